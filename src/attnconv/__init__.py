@@ -1,0 +1,41 @@
+"""attnconv: self-attention inside convolutional networks, in PyTorch.
+
+The public names load when first asked for, so that ``import attnconv``, and with it the command line, is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_LAYERS = ("AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention")
+_ROOMS = ("compat", "explain", "layers", "models", "ops")
+
+__all__ = [
+    "AugmentedConv1d",
+    "AugmentedConv2d",
+    "AugmentedConv3d",
+    "SelfAttention",
+    "SimpleSelfAttention",
+    "compat",
+    "explain",
+    "layers",
+    "models",
+    "ops",
+]
+
+if TYPE_CHECKING:
+    from attnconv import compat, explain, layers, models, ops
+    from attnconv.layers import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d, SelfAttention, SimpleSelfAttention
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAYERS:
+        return getattr(import_module("attnconv.layers"), name)
+    if name in _ROOMS:
+        return import_module(f"attnconv.{name}")
+    raise AttributeError(f"module 'attnconv' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

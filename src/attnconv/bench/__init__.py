@@ -1,0 +1,1 @@
+"""What ops, layers and networks cost."""

@@ -1,0 +1,64 @@
+"""Argument checks that every room shares: one sentence an error, naming the thing, its value and the rule.
+
+Loads nothing but the standard library, so that the command line can use it before torch is imported.
+"""
+
+import difflib
+from collections.abc import Iterable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+
+class InputError(ValueError):
+    """Something the caller gave, and can mend; the command line prints it on one line and leaves with code 2."""
+
+
+class InputTypeError(InputError, TypeError):
+    """An argument of the wrong type."""
+
+
+class MissingExtraError(InputError, ImportError):
+    """A part of the library needs a package that a plain install does not bring."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause naming the known word closest to ``name``, or, where none is close, all of them."""
+    known = [str(word) for word in known]
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"nearest: {close[0]!r}" if close else f"known: {', '.join(sorted(known))}"
+
+
+def one_of(what: str, value: Any, known: Iterable[Any]) -> Any:
+    """``value``, if it is one of ``known``."""
+    known = list(known)
+    if value not in known:
+        raise InputError(f"unknown {what} {value!r}; {nearest(value, (k for k in known if k is not None))}")
+    return value
+
+
+def integer(what: str, value: Any, *, at_least: int) -> int:
+    """``value`` as an int of ``at_least`` so much; a bool or a float is no integer."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InputTypeError(f"{what} must be an integer, got {value!r}")
+    if (value := value.__index__()) < at_least:
+        raise InputError(f"{what} must be at least {at_least}, got {value}")
+    return value
+
+
+def per_axis(what: str, value: Any, axes: int, *, at_least: int) -> tuple[int, ...]:
+    """One integer an axis: an int stands for all of them."""
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
+    if len(values) != axes:
+        raise InputError(f"{what} must be one integer or {axes}, one for each axis of the map, got {value!r}")
+    return tuple(integer(what, v, at_least=at_least) for v in values)
+
+
+def require(package: str, *, extra: str) -> ModuleType:
+    """Import an optional dependency, or say how to install it."""
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package.partition(".")[0]:
+            raise
+        raise MissingExtraError(f"this needs {package}: pip install 'attnconv[{extra}]'") from None

@@ -1,0 +1,1 @@
+"""How the ops are computed. Private: call `attnconv.ops`."""

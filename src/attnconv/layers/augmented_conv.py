@@ -1,0 +1,396 @@
+"""Attention-augmented convolution: part of the output channels comes from attention over the whole map.
+
+Source: Bello et al. 2019, arXiv:1904.09925, section 3. Departures: q, k, v sit at the centres of the convolution's
+windows, so that every padding, stride and dilation gives both parts one size; maps smaller than the tables are exact.
+Letters: B batch, H rows, W columns, N heads, D key / E value channels a head, R half the rows of a position table.
+"""
+
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnconv import checks, ops
+from attnconv.layers import position as position_features
+
+Size = int | tuple[int, ...]
+POSITIONS = ("relative", "sine", "coordconv", None)
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+def attention_widths(
+    out_channels: int, key_ratio: float, value_ratio: float, num_heads: int, min_head_dim: int
+) -> tuple[int, int]:
+    """The paper's widths: d_k = max(floor(key_ratio*F/N)*N, min_head_dim*N), d_v = max(floor(value_ratio*F/N)*N, N)."""
+    for name, ratio in (("key_ratio", key_ratio), ("value_ratio", value_ratio)):
+        if not 0 <= ratio < math.inf:
+            raise checks.InputError(f"{name} must be finite and not negative, got {ratio}")
+    checks.integer("num_heads", num_heads, at_least=1)
+    checks.integer("min_head_dim", min_head_dim, at_least=1)
+    # 0.29 * 100 is 28.999999999999996 in binary, so a hair is added before the floor.
+    key_dim, value_dim = (math.floor(r * out_channels / num_heads + 1e-9) for r in (key_ratio, value_ratio))
+    return max(key_dim, min_head_dim) * num_heads, max(value_dim, 1) * num_heads
+
+
+class AugmentedConvNd(nn.Module):
+    """The code of all three; ``_axes`` and its companions say how many axes the map has."""
+
+    _axes: ClassVar[int]
+    _conv: ClassVar[type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]]
+    _table_names: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | Literal["same", "valid"] = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        key_channels: int,
+        value_channels: int,
+        num_heads: int,
+        feat_size: Size | None = None,
+        position: str | None = "relative",
+        qkv_kernel_size: Size = 1,
+        attention_pool: int = 1,
+        impl: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        axes = self._axes
+        self.in_channels = checks.integer("in_channels", in_channels, at_least=1)
+        self.out_channels = checks.integer("out_channels", out_channels, at_least=1)
+        self.kernel_size = checks.per_axis("kernel_size", kernel_size, axes, at_least=1)
+        self.stride = checks.per_axis("stride", stride, axes, at_least=1)
+        self.dilation = checks.per_axis("dilation", dilation, axes, at_least=1)
+        self.groups = checks.integer("groups", groups, at_least=1)
+        self.padding_mode = checks.one_of("padding_mode", padding_mode, PADDING_MODES)
+        self.qkv_kernel_size = checks.per_axis("qkv_kernel_size", qkv_kernel_size, axes, at_least=1)
+        self.num_heads = checks.integer("num_heads", num_heads, at_least=1)
+        self.key_channels = checks.integer("key_channels", key_channels, at_least=0)
+        self.value_channels = checks.integer("value_channels", value_channels, at_least=0)
+        self.position = checks.one_of("position", position, POSITIONS)
+        self.attention_pool = checks.one_of("attention_pool", attention_pool, (1, 2))
+        self.impl = checks.one_of("impl", impl, ops.IMPLS)
+        self.feat_size = None if feat_size is None else checks.per_axis("feat_size", feat_size, axes, at_least=1)
+        self._check_widths()
+        reach = tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        self.padding = self._padding(padding, reach)  # (left, right) of each axis
+
+        # The centre of a window lies reach // 2 after its left end: padding beyond that is a ring of centres, and
+        # padding short of it leaves border cells out. A wider qkv kernel needs its own reach around each centre.
+        qkv_dilation = tuple(d if k > 1 else 1 for d, k in zip(self.dilation, self.qkv_kernel_size, strict=True))
+        qkv_reach = tuple(d * (k - 1) for d, k in zip(qkv_dilation, self.qkv_kernel_size, strict=True))
+        self._qkv_padding = tuple(
+            (left - r // 2 + q // 2, right - (r - r // 2) + (q - q // 2))
+            for (left, right), r, q in zip(self.padding, reach, qkv_reach, strict=True)
+        )
+        # Averaging and a 1x1 projection commute, so pooling goes first, where it is cheaper.
+        self._pool_first = self.attention_pool == 2 and qkv_reach == (0,) * axes
+
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        conv_channels = self.out_channels - self.value_channels
+        self.conv_out = None
+        if conv_channels:
+            self.conv_out = self._conv(
+                self.in_channels,
+                conv_channels,
+                self.kernel_size,  # type: ignore[arg-type]
+                self.stride,  # type: ignore[arg-type]
+                padding if isinstance(padding, str) else tuple(left for left, _ in self.padding),  # type: ignore[arg-type]
+                self.dilation,  # type: ignore[arg-type]
+                self.groups,
+                bias,
+                padding_mode,  # type: ignore[arg-type]
+                **factory,
+            )
+        self.qkv_conv = self._conv(
+            self.in_channels + (axes if position == "coordconv" else 0),
+            2 * self.key_channels + self.value_channels,
+            self.qkv_kernel_size,  # type: ignore[arg-type]
+            1 if self._pool_first else self.stride,  # type: ignore[arg-type]
+            dilation=qkv_dilation,  # type: ignore[arg-type]
+            bias=bias,
+            **factory,
+        )
+        self.attn_out = self._conv(self.value_channels, self.value_channels, 1, bias=bias, **factory)
+        for name, rows in zip(self._table_names, self._table_rows(), strict=True):
+            table = None if rows is None else nn.Parameter(torch.empty(rows, self.head_dim, **factory))
+            self.register_parameter(name, table)
+        self.reset_parameters()
+
+    @classmethod
+    def from_ratios(
+        cls,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | Literal["same", "valid"] = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        key_ratio: float,
+        value_ratio: float,
+        num_heads: int = 8,
+        min_head_dim: int = 20,
+        feat_size: Size | None = None,
+        position: str | None = "relative",
+        qkv_kernel_size: Size = 1,
+        attention_pool: int = 1,
+        impl: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        """The layer with the paper's widths; ``key_ratio`` is its kappa, ``value_ratio`` its upsilon.
+
+        d_k = max(floor(key_ratio*F/N)*N, min_head_dim*N) and d_v = max(floor(value_ratio*F/N)*N, N), with F the
+        output channels and N the heads.
+        """
+        checks.integer("out_channels", out_channels, at_least=1)
+        key_channels, value_channels = attention_widths(out_channels, key_ratio, value_ratio, num_heads, min_head_dim)
+        return cls(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            key_channels=key_channels,
+            value_channels=value_channels,
+            num_heads=num_heads,
+            feat_size=feat_size,
+            position=position,
+            qkv_kernel_size=qkv_kernel_size,
+            attention_pool=attention_pool,
+            impl=impl,
+            device=device,
+            dtype=dtype,
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """D, key channels of one head."""
+        return self.key_channels // self.num_heads
+
+    @property
+    def tables(self) -> tuple[Tensor, ...] | None:
+        """The position tables, one (2R - 1, D) for each axis in the map's order; None without relative positions."""
+        if self.position != "relative":
+            return None
+        return tuple(getattr(self, name) for name in self._table_names)
+
+    def reset_parameters(self) -> None:
+        """Draw the position tables anew, standard deviation D**-0.5; the convolutions have a method of their own."""
+        for table in self.tables or ():
+            nn.init.normal_(table, std=self.head_dim**-0.5)
+
+    def resize_feat_size(self, feat_size: Size) -> None:
+        """Fit the position tables to an output map of ``feat_size`` (rows, columns) by linear interpolation.
+
+        The tables become new parameters: build the optimiser afterwards.
+        """
+        if self.position != "relative":
+            raise checks.InputError(f"resize_feat_size needs position='relative', this layer has {self.position!r}")
+        self.feat_size = checks.per_axis("feat_size", feat_size, self._axes, at_least=1)
+        for name, rows in zip(self._table_names, self._table_rows(), strict=True):
+            old = getattr(self, name)
+            new = F.interpolate(old.detach().mT[None], size=rows, mode="linear", align_corners=True)[0].mT
+            setattr(self, name, nn.Parameter(new.contiguous(), requires_grad=old.requires_grad))
+
+    def attention_map_size(self, map_size: Size) -> tuple[int, ...]:
+        """The map on which attention runs when the output map is ``map_size``: half of it, rounded up, if pooled."""
+        sizes = checks.per_axis("map_size", map_size, self._axes, at_least=1)
+        return tuple(-(-n // self.attention_pool) for n in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        map_size = self._check_input(x)
+        q, k, v = self.queries_keys_values(x)
+        y = ops.relative_attention(q, k, v, self.tables, impl=self.impl)  # (B, N, H, W, E)
+        y = self.attn_out(self._merge_heads(y))  # (B, N*E, H, W)
+        if self.attention_pool == 2:
+            y = F.interpolate(y, size=map_size, mode=("linear", "bilinear", "trilinear")[self._axes - 1])
+        return y if self.conv_out is None else torch.cat([self.conv_out(x), y], dim=1)
+
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, in_channels, H_in, W_in) -> q, k (B, N, H, W, D) and v (B, N, H, W, E), on the map attention runs on."""
+        x = self._at_centres(x)
+        if self._pool_first:
+            x = self._pool(x[(..., *(slice(None, None, s) for s in self.stride))])
+        if self.position == "sine":
+            x = x + position_features.sine(x.shape[1], x.shape[2:], x)
+        elif self.position == "coordconv":
+            features = position_features.coordinates(x.shape[2:], x)
+            x = torch.cat([x, features.expand(x.shape[0], *features.shape)], dim=1)
+        x = self.qkv_conv(x)
+        if self.attention_pool == 2 and not self._pool_first:
+            x = self._pool(x)
+        widths = [self.key_channels, self.key_channels, self.value_channels]
+        q, k, v = (t.unflatten(1, (self.num_heads, -1)).movedim(2, -1) for t in x.split(widths, dim=1))
+        return q, k, v
+
+    def extra_repr(self) -> str:
+        text = (
+            f"{self.in_channels}, {self.out_channels}, key_channels={self.key_channels}, "
+            f"value_channels={self.value_channels}, num_heads={self.num_heads}, position={self.position!r}"
+        )
+        if self.feat_size is not None:
+            text += f", feat_size={self.feat_size}"
+        return text + (", attention_pool=2" if self.attention_pool == 2 else "")
+
+    def _at_centres(self, x: Tensor) -> Tensor:
+        """Pad or crop the input so that qkv_conv's windows are centred where the convolution's are."""
+        amounts = [amount for pair in reversed(self._qkv_padding) for amount in pair]  # F.pad wants the last axis first
+        crop, ring = [min(a, 0) for a in amounts], [max(a, 0) for a in amounts]
+        if any(crop):
+            x = F.pad(x, crop)
+        if any(ring):
+            x = F.pad(x, ring, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+        return x
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """Average over 3 cells an axis, stride 2, of the cells that exist."""
+        if self._axes == 1:
+            return F.avg_pool1d(x, 3, stride=2, padding=1, count_include_pad=False)
+        if self._axes == 2:
+            return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+        # F.avg_pool3d refuses maps of under 3 cells. The mean over a box is the mean of the means along its axes.
+        depth = x.shape[2]
+        x = F.avg_pool2d(x.flatten(1, 2), 3, stride=2, padding=1, count_include_pad=False)
+        x = x.unflatten(1, (-1, depth))  # (B, C, D, H', W')
+        rows = F.avg_pool2d(x.flatten(3), (3, 1), stride=(2, 1), padding=(1, 0), count_include_pad=False)
+        return rows.unflatten(3, x.shape[3:])
+
+    def _merge_heads(self, y: Tensor) -> Tensor:
+        """(B, N, H, W, E) -> (B, N*E, H, W)."""
+        return y.movedim(-1, 2).flatten(1, 2)
+
+    def _check_widths(self) -> None:
+        name, heads = type(self).__name__, self.num_heads
+        if self.value_channels == 0:
+            raise checks.InputError(
+                f"{name} without attention is a plain convolution: value_channels must be at least num_heads={heads}, "
+                f"that is a value_ratio of at least {heads / self.out_channels:.4g}; got 0"
+            )
+        if self.key_channels == 0:
+            raise checks.InputError(f"key_channels must be at least num_heads={heads}, got 0")
+        for what, width in (("key_channels", self.key_channels), ("value_channels", self.value_channels)):
+            if width % heads:
+                raise checks.InputError(f"{what} must be a multiple of num_heads={heads}, got {width}")
+        if self.value_channels > self.out_channels:
+            raise checks.InputError(
+                f"value_channels must be at most out_channels={self.out_channels}, got {self.value_channels}"
+            )
+        conv_channels = self.out_channels - self.value_channels
+        for what, width in (("in_channels", self.in_channels), ("out_channels - value_channels", conv_channels)):
+            if conv_channels and width % self.groups:
+                raise checks.InputError(f"{what} must be a multiple of groups={self.groups}, got {width}")
+        if self.position == "relative" and self.feat_size is None:
+            raise checks.InputError(
+                "position='relative' needs feat_size, the rows and columns of the largest output map; "
+                "or choose position='sine', 'coordconv' or None"
+            )
+        if self.position == "sine" and self.in_channels < 2 * self._axes:
+            raise checks.InputError(
+                f"position='sine' needs at least {2 * self._axes} in_channels, two an axis; got {self.in_channels}"
+            )
+
+    def _padding(self, padding: Any, reach: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        if isinstance(padding, str):
+            if checks.one_of("padding", padding, ("same", "valid")) == "valid":
+                return ((0, 0),) * self._axes
+            if self.stride != (1,) * self._axes:
+                raise checks.InputError(f"padding='same' needs stride 1, got {self.stride}")
+            return tuple((r // 2, r - r // 2) for r in reach)
+        return tuple((p, p) for p in checks.per_axis("padding", padding, self._axes, at_least=0))
+
+    def _table_rows(self) -> tuple[int | None, ...]:
+        if self.position != "relative" or self.feat_size is None:
+            return (None,) * self._axes
+        return tuple(2 * n - 1 for n in self.attention_map_size(self.feat_size))
+
+    def _check_input(self, x: Tensor) -> tuple[int, ...]:
+        """The output map's size, if ``x`` is something this layer can take."""
+        name, axes = type(self).__name__, self._axes
+        if x.dim() != axes + 2 or x.shape[1] != self.in_channels:
+            expected = ", ".join(["B", str(self.in_channels), *("D", "H", "W")[-axes:]])
+            hint = "; add the batch axis with x.unsqueeze(0)" if x.dim() == axes + 1 else ""
+            raise checks.InputError(f"{name} takes ({expected}), got {tuple(x.shape)}{hint}")
+        window = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        map_size = tuple(
+            (n + left + right - w) // s + 1
+            for n, (left, right), w, s in zip(x.shape[2:], self.padding, window, self.stride, strict=True)
+        )
+        if min(map_size) < 1:
+            raise checks.InputError(f"{name}: a map of {tuple(x.shape[2:])} is smaller than the window {window}")
+        if self.position == "relative" and any(n > r for n, r in zip(map_size, self.feat_size or (), strict=True)):
+            raise checks.InputError(
+                f"{name}: the output map is {map_size}, but the position tables cover feat_size={self.feat_size}; "
+                f"call layer.resize_feat_size({map_size})"
+            )
+        return map_size
+
+
+class AugmentedConv1d(AugmentedConvNd):
+    """Concatenate a 1-D convolution and relative self-attention over the whole sequence.
+
+    Shapes: (B, in_channels, W_in) -> (B, out_channels, W). Arguments as `AugmentedConv2d`; the table is key_rel_w.
+    """
+
+    _axes, _conv, _table_names = 1, nn.Conv1d, ("key_rel_w",)
+
+
+class AugmentedConv2d(AugmentedConvNd):
+    """Concatenate a convolution and 2-D relative self-attention over the whole map.
+
+    Shapes: (B, in_channels, H_in, W_in) -> (B, out_channels, H, W), H and W as nn.Conv2d gives them; the last
+    ``value_channels`` channels are attention.
+
+    The parameters are ``conv_out`` (absent if value_channels == out_channels), ``qkv_conv`` (its outputs in the order
+    q, k, v), ``attn_out``, and, for relative positions, ``key_rel_h`` and ``key_rel_w``.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: those of
+            nn.Conv2d. ``groups`` splits the convolution only, ``bias`` is for all three convolutions. Where padding
+            is wider than half the window, the cells of its ring are positions too; q, k, v see there what
+            ``padding_mode`` gives.
+        key_channels: width of the queries and of the keys, all heads together; the paper's d_k.
+        value_channels: width of the values, all heads together; the paper's d_v.
+        num_heads: heads; both widths are multiples of it.
+        feat_size: rows, columns of the largest output map, in cells and not image pixels; sizes the position tables.
+            Smaller maps, also non-square ones, are exact.
+        position: "relative", needing feat_size; "sine", waves added to what q, k, v are projected from; "coordconv",
+            coordinates concatenated to it; or None.
+        qkv_kernel_size: kernel of the projection to q, k, v.
+        attention_pool: 2 runs attention on a map of half the size: 3x3 average of stride 2 before, bilinear
+            upsampling after.
+        impl: the kernel; see `attnconv.ops.relative_attention`.
+    Raises:
+        ValueError: here, if arguments do not fit each other; in forward, if ``x`` has no batch axis or other channels,
+            or if the map is larger than ``feat_size``.
+    """
+
+    _axes, _conv, _table_names = 2, nn.Conv2d, ("key_rel_h", "key_rel_w")
+
+
+class AugmentedConv3d(AugmentedConvNd):
+    """Concatenate a 3-D convolution and relative self-attention over the whole volume.
+
+    Shapes: (B, in_channels, D_in, H_in, W_in) -> (B, out_channels, D, H, W). Arguments as `AugmentedConv2d`; the
+    tables are key_rel_d, key_rel_h and key_rel_w.
+    """
+
+    _axes, _conv, _table_names = 3, nn.Conv3d, ("key_rel_d", "key_rel_h", "key_rel_w")

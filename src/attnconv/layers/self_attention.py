@@ -1,0 +1,57 @@
+"""SAGAN's self-attention: one head, a residual, and a gate that starts closed.
+
+Source: Zhang et al. 2018, arXiv:1805.08318, section 3, with the names and shapes that fastai gave it.
+Letters: B batch, C channels, L positions of the map, D key channels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attnconv import checks, ops
+from attnconv.layers.spectral_norm import pointwise_conv, refuse_vmap_in_training
+
+
+class SelfAttention(nn.Module):
+    """y = gamma * o + x, where o_j = sum_i softmax_i(f_i . g_j) h_i with f, g, h = query(x), key(x), value(x).
+
+    Shapes: (B, C, *map) -> the same, any number of map axes. gamma starts at 0, where the output is x.
+
+    Args:
+        channels: C.
+        key_ratio: width of queries and keys as a part of C; at least one channel.
+        spectral_norm: divide each weight by its largest singular value, as published.
+    Raises:
+        ValueError: here, for a ratio that is not positive; in forward, for an input without batch axis or of other
+            channels.
+    """
+
+    def __init__(self, channels: int, *, key_ratio: float = 1 / 8, spectral_norm: bool = True) -> None:
+        super().__init__()
+        self.channels = checks.integer("channels", channels, at_least=1)
+        if not 0 < key_ratio <= 1:
+            raise checks.InputError(f"key_ratio must be above 0 and at most 1, got {key_ratio}")
+        key_channels = max(1, int(channels * key_ratio))
+        self.query = pointwise_conv(channels, key_channels, spectral_norm=spectral_norm)
+        self.key = pointwise_conv(channels, key_channels, spectral_norm=spectral_norm)
+        self.value = pointwise_conv(channels, channels, spectral_norm=spectral_norm)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    @refuse_vmap_in_training
+    def forward(self, x: Tensor) -> Tensor:
+        check_map(self, x, self.channels)
+        flat = x.flatten(2)  # (B, C, L)
+        # The softmax runs over the positions of query(x), so those are what the op calls keys.
+        k, q, v = (conv(flat).mT[:, None] for conv in (self.query, self.key, self.value))  # (B, 1, L, D or C)
+        o = ops.relative_attention(q, k, v, None, scale=1.0)[:, 0].mT.unflatten(2, x.shape[2:])  # (B, C, *map)
+        return (self.gamma * o + x).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}"
+
+
+def check_map(layer: nn.Module, x: Tensor, channels: int) -> None:
+    """Raise unless ``x`` is (B, channels, *map)."""
+    if x.dim() < 3 or x.shape[1] != channels:
+        raise checks.InputError(
+            f"{type(layer).__name__} takes (B, {channels}, *map), a batch axis included; got {tuple(x.shape)}"
+        )

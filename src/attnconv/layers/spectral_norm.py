@@ -1,0 +1,83 @@
+"""Bias-free 1x1 convolutions under spectral norm, and what old checkpoints call their tensors.
+
+Source: Miyato et al. 2018, arXiv:1802.05957, by torch's own parametrization.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+
+class Symmetric(nn.Module):
+    """W -> (W + W^T) / 2 for a (C, C, 1) weight; C * C parameters all the same."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return (weight + weight.transpose(0, 1)) / 2
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+def pointwise_conv(in_channels: int, out_channels: int, *, spectral_norm: bool, symmetric: bool = False) -> nn.Conv1d:
+    """A bias-free 1-D convolution of kernel 1, He-normal, divided by its largest singular value if so asked."""
+    conv = nn.Conv1d(in_channels, out_channels, 1, bias=False)
+    nn.init.kaiming_normal_(conv.weight)
+    return constrain(conv, spectral_norm=spectral_norm, symmetric=symmetric)
+
+
+def constrain(conv: nn.Conv1d, *, spectral_norm: bool, symmetric: bool = False) -> nn.Conv1d:
+    """Put the constraints on ``conv.weight``."""
+    if symmetric:  # first: what spectral norm divided would not be symmetric and of norm 1 at once otherwise
+        parametrize.register_parametrization(conv, "weight", Symmetric())
+    if spectral_norm:
+        parametrizations.spectral_norm(conv)
+    conv.register_load_state_dict_pre_hook(_rename_old_keys)
+    return conv
+
+
+def refuse_vmap_in_training(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Say in a sentence what torch.func.vmap cannot do with stacked weights: step their power iterations in place."""
+
+    @functools.wraps(forward)
+    def explained(self: nn.Module, x: Tensor) -> Tensor:
+        try:
+            return forward(self, x)
+        except RuntimeError as error:
+            if "Batching rule not implemented" not in str(error):
+                raise
+            raise RuntimeError(
+                f"vmap over stacked {type(self).__name__} weights cannot step their spectral norm: "
+                "call eval() on the layers first, or make them with spectral_norm=False"
+            ) from error
+
+    return explained
+
+
+def _rename_old_keys(conv: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give weight_orig, weight_u, weight_v, as torch.nn.utils.spectral_norm wrote them, today's names.
+
+    The oldest files, of torch 1.0, hold the divided weight in place of weight_v; v is then what makes u^T W v the
+    divisor. Without spectral norm here the weight is folded: W / (u^T W v).
+    """
+    if (weight := state.pop(f"{prefix}weight_orig", None)) is None:
+        return
+    matrix, u = weight.flatten(1), state.pop(f"{prefix}weight_u")
+    v, divided = state.pop(f"{prefix}weight_v", None), state.pop(f"{prefix}weight", None)
+    if v is None:
+        v = nn.functional.normalize(matrix.mT @ u, dim=0)
+        if divided is not None:
+            divisor = weight.norm() / divided.norm()
+            v = v * (divisor / torch.dot(u, matrix @ v))
+    chain = conv.get_submodule("parametrizations.weight").children() if parametrize.is_parametrized(conv) else ()
+    norm = next((i for i, p in enumerate(chain) if not isinstance(p, Symmetric)), None)
+    target = f"{prefix}parametrizations.weight.original" if parametrize.is_parametrized(conv) else f"{prefix}weight"
+    if norm is None:
+        state[target] = weight / torch.dot(u, matrix @ v)
+        return
+    state[target] = weight
+    state[f"{prefix}parametrizations.weight.{norm}._u"] = u
+    state[f"{prefix}parametrizations.weight.{norm}._v"] = v

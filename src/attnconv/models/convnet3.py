@@ -1,0 +1,93 @@
+"""Three convolutions, plain and augmented: the smallest network on which attention can be compared.
+
+Source: the three-layer comparison of Attention-Augmented-Conv2d (2019), channels 64, 128, 192. Departures: batch norm
+after each convolution, as the paper has it, and by default the first layer stays plain, so that no attention runs on
+the full image.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from attnconv import checks
+from attnconv.layers import AugmentedConv2d
+from attnconv.models.registry import register
+
+CHANNELS = (64, 128, 192)
+
+
+class ConvNet3(nn.Module):
+    """Three blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pooling, then mean pooling and a linear layer.
+
+    Shapes: (B, C, rows, columns) -> (B, num_classes); at least 8 pixels a side.
+
+    Args:
+        convs: the three convolutions, of 64, 128 and 192 output channels.
+        num_classes: outputs.
+    """
+
+    def __init__(self, convs: Sequence[nn.Module], num_classes: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+                for conv, channels in zip(convs, CHANNELS, strict=True)
+            )
+        )
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS[-1], num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[-2:]) < 8:
+            raise checks.InputError(f"the network needs images of at least 8 x 8 pixels, got {tuple(x.shape[-2:])}")
+        return self.head(self.blocks(x))
+
+
+@register
+def convnet3(*, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> ConvNet3:
+    """The plain network; takes images of any size."""
+    return aa_convnet3(num_classes=num_classes, in_channels=in_channels, image_size=image_size, augment=())
+
+
+@register
+def aa_convnet3(
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    augment: Sequence[int] = (2, 3),
+    num_heads: int = 4,
+    key_ratio: float = 0.5,
+    value_ratio: float = 0.25,
+    min_head_dim: int = 16,
+    position: str | None = "relative",
+) -> ConvNet3:
+    """The same with augmented convolutions.
+
+    Args:
+        augment: which of the layers 1, 2, 3; layer 1 sees the full image, 2 half of it, 3 a quarter.
+        num_heads, key_ratio, value_ratio, min_head_dim, position: as `AugmentedConv2d.from_ratios`.
+    """
+    if isinstance(augment, str) or not set(augment) <= {1, 2, 3}:
+        raise checks.InputError(f"augment must name layers among 1, 2 and 3, got {augment!r}")
+    convs = []
+    for layer, (width_in, width) in enumerate(zip((in_channels, *CHANNELS), CHANNELS, strict=False), start=1):
+        if layer not in augment:
+            # Batch norm follows, so a bias would do nothing.
+            convs.append(nn.Conv2d(width_in, width, 3, padding=1, bias=False))
+            continue
+        convs.append(
+            AugmentedConv2d.from_ratios(
+                width_in,
+                width,
+                3,
+                padding=1,
+                bias=False,
+                key_ratio=key_ratio,
+                value_ratio=value_ratio,
+                num_heads=num_heads,
+                min_head_dim=min_head_dim,
+                feat_size=tuple(max(n >> (layer - 1), 1) for n in image_size),
+                position=position,
+            )
+        )
+    return ConvNet3(convs, num_classes)

@@ -1,0 +1,6 @@
+"""The mathematics as functions: what each computes, what it accepts, and which kernel computes it."""
+
+from attnconv.ops.bilinear_attention import ORDERS, bilinear_attention
+from attnconv.ops.relative_attention import IMPLS, relative_attention
+
+__all__ = ["IMPLS", "ORDERS", "bilinear_attention", "relative_attention"]

@@ -1,0 +1,117 @@
+"""Multi-head attention over a map of one, two or three axes, with relative positions along each axis.
+
+Source: Bello et al. 2019, arXiv:1904.09925, section 3.2; any map size and number of axes are ours.
+Letters: B batch, N heads, D key / E value channels a head, R half the rows of a position table.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from attnconv import checks
+from attnconv.ops.autocast import autocast_dtype, autocast_off
+
+IMPLS = ("auto", "eager")
+
+Tables = Sequence[Tensor | None] | None
+
+
+def relative_attention(
+    q: Tensor, k: Tensor, v: Tensor, rel: Tables, *, scale: float | None = None, impl: str = "auto"
+) -> Tensor:
+    """Softmax attention of every position of a map to every other.
+
+    With positions i, j of the map and one table an axis a::
+
+        logit(i, j) = scale * q_i . (k_j + sum_a rel_a[j_a - i_a + R_a - 1])
+        out_i       = sum_j softmax_j(logit(i, j)) v_j
+
+    Logits and softmax are float32 for half precision inputs. Under autocast q, k, v and the tables are cast to its
+    dtype first, float64 excepted, as autocast does everywhere.
+
+    Args:
+        q: (B, N, *map, D), a map of 1, 2 or 3 axes.
+        k: (B, N, *map, D).
+        v: (B, N, *map, E).
+        rel: None, or one table (2*R - 1, D) for each axis of the map, with R at least the length of that axis; the
+            middle row is distance 0. An axis whose table is None has no position term.
+        scale: factor of the logits; D**-0.5 if None.
+        impl: "auto", or the name of a kernel, which then runs or raises.
+    Returns:
+        (B, N, *map, E), in the dtype of the inputs.
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit each other, or ``impl`` is unknown.
+    """
+    checks.one_of("impl", impl, IMPLS)
+    _check(q, k, v)
+    tables = _slice_tables(rel, q)
+    factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    if (dtype := autocast_dtype(q)) is not None:
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        tables = [table.to(dtype) for table in tables]
+
+    from attnconv.kernels.relative_attention import eager
+
+    with autocast_off(q):
+        return eager.forward(q, k, v, tables, factor)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor):
+            raise checks.InputTypeError(f"{name} must be a tensor, got {type(x).__name__}")
+        if not torch.is_floating_point(x):
+            raise checks.InputTypeError(f"{name} must be floating point, got {x.dtype}")
+    if not 4 <= q.dim() <= 6:
+        raise checks.InputError(
+            f"q must be (batch, heads, *map, channels) with a map of 1, 2 or 3 axes, got {_shape(q)}"
+        )
+    if k.shape != q.shape:
+        raise checks.InputError(f"k must have the shape of q, got k {_shape(k)} and q {_shape(q)}")
+    if v.shape[:-1] != q.shape[:-1]:
+        raise checks.InputError(
+            f"v must have the shape of q but for the last axis, got v {_shape(v)} and q {_shape(q)}"
+        )
+    for name, x in (("k", k), ("v", v)):
+        if x.dtype != q.dtype and autocast_dtype(x) is None:
+            raise checks.InputTypeError(f"q, k and v must share a dtype, got q {q.dtype} and {name} {x.dtype}")
+        if x.device != q.device:
+            raise checks.InputError(f"q, k and v must be on one device, got q {q.device} and {name} {x.device}")
+
+
+def _slice_tables(rel: Tables, q: Tensor) -> list[Tensor]:
+    """One (2n - 1, D) table for each axis of length n, so that no kernel knows R; empty if there are none."""
+    if rel is None:
+        return []
+    map_size, head_dim = q.shape[2:-1], q.shape[-1]
+    if isinstance(rel, Tensor) or len(rel) != len(map_size):
+        got = "a tensor" if isinstance(rel, Tensor) else f"{len(rel)}"
+        raise checks.InputError(f"rel must hold one table for each of the {len(map_size)} map axes, got {got}")
+    if all(table is None for table in rel):
+        return []
+    tables = []
+    for axis, (n, table) in enumerate(zip(map_size, rel, strict=True)):
+        if table is None:  # a mixture: no term is a term of zeros
+            tables.append(q.new_zeros(2 * n - 1, head_dim))
+            continue
+        if table.dim() != 2 or table.shape[0] % 2 == 0 or table.shape[1] != head_dim:
+            raise checks.InputError(
+                f"table {axis} of rel must be (2*R - 1, {head_dim}), D being {head_dim}; got {_shape(table)}"
+            )
+        if table.dtype != q.dtype and autocast_dtype(q) is None:
+            raise checks.InputTypeError(f"rel must have the dtype of q, got {table.dtype} and {q.dtype}")
+        if table.device != q.device:
+            raise checks.InputError(f"rel must be on the device of q, got {table.device} and {q.device}")
+        reach = (table.shape[0] + 1) // 2
+        if n > reach:
+            raise checks.InputError(
+                f"table {axis} of rel has {table.shape[0]} rows and covers a length of {reach}, "
+                f"but map axis {axis} has {n}"
+            )
+        tables.append(table[reach - n : reach + n - 1])
+    return tables
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)

@@ -1,0 +1,228 @@
+"""SelfAttention (SAGAN) and SimpleSelfAttention against loops, and under spectral norm."""
+
+import copy
+
+import oracles
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from attnconv import SelfAttention, SimpleSelfAttention
+
+KINDS = {
+    "sagan": SelfAttention,
+    "sagan without norm": lambda c: SelfAttention(c, spectral_norm=False),
+    "simple": SimpleSelfAttention,
+    "simple symmetric": lambda c: SimpleSelfAttention(c, symmetric=True),
+    "simple normalised": lambda c: SimpleSelfAttention(c, normalize=True),
+    "simple without norm": lambda c: SimpleSelfAttention(c, spectral_norm=False),
+}
+NORMED = ["sagan", "simple", "simple symmetric"]
+
+
+def make(kind, channels=6, gamma=0.7, dtype=torch.float64):
+    torch.manual_seed(0)
+    layer = KINDS[kind](channels).to(dtype).eval()
+    nn.init.constant_(layer.gamma, gamma)
+    return layer
+
+
+def image(*map_size, channels=6, dtype=torch.float64):
+    return torch.randn(2, channels, *map_size, generator=torch.Generator().manual_seed(3), dtype=dtype)
+
+
+def expected(layer, x):
+    if isinstance(layer, SelfAttention):
+        return oracles.sagan(x, layer.query.weight, layer.key.weight, layer.value.weight, layer.gamma.item())
+    return oracles.bilinear_attention(x, layer.conv.weight, layer.gamma.item(), normalize=layer.normalize)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("map_size", [(7,), (3, 5), (2, 1, 3)])
+def test_matches_the_loops(kind, map_size):
+    layer, x = make(kind), image(*map_size)
+    torch.testing.assert_close(layer(x).detach(), torch.from_numpy(expected(layer, x)))
+
+
+def test_query_and_key_are_not_interchangeable():
+    layer, x = make("sagan", 16), image(3, 5, channels=16)
+    before = layer(x)
+    layer.query, layer.key = layer.key, layer.query
+    assert (layer(x) - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_new_layer_returns_its_input_exactly(kind, dtype):
+    layer, x = KINDS[kind](6).to(dtype), image(3, 5, dtype=dtype)
+    assert torch.equal(layer(x), x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck(kind):
+    layer, x = make(kind, 3), image(2, 2, channels=3).requires_grad_()
+    names = [name for name, _ in layer.named_parameters()]
+
+    def call(x, *values):
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(call, (x, *layer.parameters()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_stays_close(kind):
+    layer, x = make(kind, dtype=torch.float32).train(), image(3, 5, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        y.square().mean().backward()
+    torch.testing.assert_close(y, layer.eval()(x), rtol=0.1, atol=0.1)
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_channels_last(kind):
+    layer, x = make(kind), image(3, 5)
+    torch.testing.assert_close(layer(x.to(memory_format=torch.channels_last)), layer(x))
+
+
+def weights_of(layer):
+    return [m.weight[:, :, 0] for m in layer.modules() if isinstance(m, nn.Conv1d)]
+
+
+@pytest.mark.parametrize("kind", NORMED)
+def test_the_largest_singular_value_is_one(kind):
+    """Above all for the symmetric weight: normalised before it was made symmetric, its value would be near 0.7."""
+    layer = make(kind, 12).train()
+    for _ in range(300):  # each reading in training is a step of the power iteration
+        weights_of(layer)
+    sizes = torch.stack([torch.linalg.matrix_norm(w, 2) for w in weights_of(layer.eval())])
+    torch.testing.assert_close(sizes, torch.ones_like(sizes), rtol=1e-6, atol=0)
+
+
+def test_the_symmetric_weight_is_symmetric_and_trains():
+    layer, x = make("simple symmetric"), image(3, 5)
+    assert torch.equal(layer.conv.weight, layer.conv.weight.transpose(0, 1))
+    before = layer.conv.weight.detach().clone()
+    layer(x).square().sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=1e-3).step()
+    assert not torch.equal(layer.conv.weight, before)
+    assert torch.equal(layer.conv.weight, layer.conv.weight.transpose(0, 1))
+
+
+def buffers(layer):
+    return {name: buffer.clone() for name, buffer in layer.named_buffers()}
+
+
+@pytest.mark.parametrize("kind", NORMED)
+def test_training_takes_one_step_of_the_power_iteration_and_eval_none(kind):
+    layer, x = make(kind, 12), image(3, 5, channels=12)
+    before = buffers(layer)
+    layer(x)
+    torch.testing.assert_close(buffers(layer), before, rtol=0, atol=0)
+
+    by_hand = copy.deepcopy(layer).train()
+    weights_of(by_hand)
+    layer.train()(x)
+    torch.testing.assert_close(buffers(layer), buffers(by_hand), rtol=0, atol=0)
+    assert any(not torch.equal(b, before[name]) for name, b in buffers(layer).items())
+
+
+@pytest.mark.parametrize("kind", NORMED)
+def test_ema_copies_keep_their_constraints(kind):
+    layer, x = make(kind).train(), image(3, 5)
+    ema = AveragedModel(layer, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    for p in layer.parameters():
+        nn.init.normal_(p)
+    ema.update_parameters(layer)
+    ema.update_parameters(layer)
+    for _ in range(300):
+        ema.train()(x)
+    sizes = [torch.linalg.matrix_norm(w, 2).item() for w in weights_of(ema.module.eval())]
+    assert sizes == pytest.approx([1] * len(sizes), rel=1e-5)
+    assert weights_of(layer)[0].shape == weights_of(ema.module)[0].shape  # the original kept its own parametrization
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_dict_round_trip(kind):
+    one, two, x = make(kind), KINDS[kind](6).double().eval(), image(3, 5)
+    two.load_state_dict(one.state_dict())
+    assert torch.equal(one(x), two(x))
+
+
+def old_style(layer_kind, channels=6, iterations=1):
+    """State dict and output of a SAGAN or simple layer under torch.nn.utils.spectral_norm, the old hooks."""
+    torch.manual_seed(5)
+    names = {"sagan": ("query", "key", "value"), "simple": ("conv",)}[layer_kind]
+    widths = {"query": 1, "key": 1}
+    module = nn.Module()
+    module.gamma = nn.Parameter(torch.full((1,), 0.4, dtype=torch.float64))
+    for name in names:
+        conv = nn.Conv1d(channels, widths.get(name, channels), 1, bias=False).double()
+        module.add_module(name, torch.nn.utils.spectral_norm(conv, n_power_iterations=iterations))
+        getattr(module, name)(torch.ones(1, channels, 1, dtype=torch.float64))
+    module.eval()
+    x = image(3, 5, channels=channels)
+    weights = [getattr(module, name)(torch.eye(channels, dtype=torch.float64)[None]).detach()[0] for name in names]
+    if layer_kind == "sagan":
+        y = oracles.sagan(x, *(w[:, :, None] for w in weights), 0.4)
+    else:
+        y = oracles.bilinear_attention(x, weights[0], 0.4)
+    return module.state_dict(), x, torch.from_numpy(y)
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*")
+@pytest.mark.parametrize("kind", ["sagan", "simple", "sagan without norm", "simple without norm"])
+def test_old_checkpoints_load_and_give_their_numbers(kind):
+    state, x, y = old_style(kind.split()[0])
+    assert any(name.endswith("weight_orig") for name in state)
+    layer = KINDS[kind](6).double().eval()
+    layer.load_state_dict(state)
+    torch.testing.assert_close(layer(x).detach(), y)
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*")
+@pytest.mark.parametrize("kind", ["sagan", "simple", "sagan without norm", "simple without norm"])
+def test_checkpoints_of_torch_1_0_hold_the_divided_weight_in_place_of_v(kind):
+    state, x, y = old_style(kind.split()[0])
+    for name in [name for name in state if name.endswith("weight_v")]:
+        v, u = state.pop(name), state[name[:-1] + "u"]
+        original = state[name[:-1] + "orig"]
+        state[name[:-2]] = original / torch.dot(u, original[:, :, 0] @ v)
+    layer = KINDS[kind](6).double().eval()
+    layer.load_state_dict(state)
+    torch.testing.assert_close(layer(x).detach(), y)
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*")
+def test_checkpoints_with_neither_get_v_from_u():
+    state, x, y = old_style("simple", iterations=500)
+    del state["conv.weight_v"]
+    layer = SimpleSelfAttention(6).double().eval()
+    layer.load_state_dict(state)
+    torch.testing.assert_close(layer(x).detach(), y, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sagan", "simple"])
+@pytest.mark.parametrize("shape", [(6, 3), (3, 5, 3, 5), (2, 5, 3)])
+def test_inputs_that_do_not_fit_get_a_sentence(kind, shape):
+    with pytest.raises(ValueError, match=r"takes \(B, 6, \*map\), a batch axis included; got"):
+        KINDS[kind](6)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"channels": 4, "key_ratio": 0}, "key_ratio must be above 0 and at most 1, got 0"),
+        ({"channels": 4, "key_ratio": 2}, "key_ratio must be above 0 and at most 1, got 2"),
+    ],
+)
+def test_settings_that_do_not_fit_get_a_sentence(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SelfAttention(**settings)
+
+
+@pytest.mark.parametrize(("channels", "ratio", "width"), [(64, 1 / 8, 8), (5, 1 / 8, 1), (20, 0.5, 10)])
+def test_key_channels(channels, ratio, width):
+    assert SelfAttention(channels, key_ratio=ratio).query.weight.shape == (width, channels, 1)

@@ -1,0 +1,149 @@
+"""ops.bilinear_attention against loops, its three orders, its precision."""
+
+import oracles
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnconv import ops
+from attnconv.ops.bilinear_attention import cheapest_order
+
+ORDERS = ["auto", "scores", "gram", "gram_weight"]
+
+
+def inputs(channels=4, map_size=(3, 5), dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, channels, *map_size, generator=generator, dtype=torch.float64)
+    weight = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+    return x.to(dtype), weight.to(dtype)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("map_size", [(6,), (3, 5), (2, 1, 3)])
+def test_matches_the_loops(order, symmetric, normalize, map_size):
+    x, weight = inputs(map_size=map_size)
+    y = ops.bilinear_attention(x, weight, 0.7, symmetric=symmetric, normalize=normalize, order=order)
+    expected = oracles.bilinear_attention(x, weight, 0.7, symmetric, normalize)
+    torch.testing.assert_close(y, torch.from_numpy(expected))
+
+
+def test_symmetric_is_not_the_plain_weight():
+    x, weight = inputs()
+    plain = ops.bilinear_attention(x, weight, 1.0)
+    assert (ops.bilinear_attention(x, weight, 1.0, symmetric=True) - plain).abs().max() > 1
+
+
+def test_symmetric_reads_the_transpose_alike():
+    x, weight = inputs()
+    torch.testing.assert_close(
+        ops.bilinear_attention(x, weight, 1.0, symmetric=True), ops.bilinear_attention(x, weight.T, 1.0, symmetric=True)
+    )
+
+
+def test_a_convolution_weight_is_accepted():
+    x, weight = inputs()
+    assert torch.equal(ops.bilinear_attention(x, weight[:, :, None], 1.0), ops.bilinear_attention(x, weight, 1.0))
+
+
+@pytest.mark.parametrize("gamma", [0.0, torch.zeros(()), torch.zeros(1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_gamma_zero_returns_x_exactly(gamma, dtype):
+    x, weight = inputs(dtype=dtype)
+    assert torch.equal(ops.bilinear_attention(x, weight, gamma), x)
+
+
+@pytest.mark.parametrize("order", ORDERS[1:])
+def test_gradients(order):
+    x, weight = inputs(channels=3, map_size=(2, 2))
+    gamma = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+    arguments = (x.requires_grad_(), weight.requires_grad_(), gamma)
+    assert torch.autograd.gradcheck(lambda *a: ops.bilinear_attention(*a, order=order, symmetric=True), arguments)
+
+
+@pytest.mark.parametrize(
+    ("channels", "positions", "macs"),
+    [(8, 3, 3 * 64 + 2 * 9 * 8), (4, 20, 2 * 20 * 16 + 64), (5, 5, 3 * 125)],
+)
+def test_auto_runs_the_cheapest_order(channels, positions, macs):
+    x, weight = inputs(channels, (positions,))
+    costs = {}
+    for order in ORDERS:
+        with FlopCounterMode(display=False) as counter:
+            ops.bilinear_attention(x[:1], weight, 1.0, order=order)
+        costs[order] = counter.get_total_flops()
+    assert costs["auto"] == 2 * macs == min(costs.values())
+
+
+@pytest.mark.parametrize(
+    ("channels", "positions", "order"),
+    [(1024, 256, "scores"), (512, 64, "scores"), (256, 1024, "gram_weight"), (256, 4096, "gram_weight")],
+)
+def test_the_choice_is_by_cost(channels, positions, order):
+    assert cheapest_order(channels, positions) == order
+
+
+def spread_of_three(seed, dtype=torch.float16):
+    """x (1, 512, 64, 64) of standard deviation 3, and a weight whose largest singular value is 1."""
+    generator = torch.Generator().manual_seed(seed)
+    x = 3 * torch.randn(1, 512, 64, 64, generator=generator)
+    weight = torch.randn(512, 512, generator=generator)
+    return x.to(dtype), (weight / torch.linalg.matrix_norm(weight, 2)).to(dtype)
+
+
+@pytest.mark.parametrize(("gamma", "normalize"), [(1.0, True), (-1.0, True), (0.1, False), (-0.1, False)])
+def test_half_precision_neither_overflows_nor_makes_nan(gamma, normalize):
+    x, weight = spread_of_three(0)
+    x.requires_grad_()
+    gate = torch.tensor([gamma], requires_grad=True)
+    y = ops.bilinear_attention(x, weight, gate, normalize=normalize)
+    y.backward(torch.full_like(y, 1e-4))
+    assert y.dtype == torch.float16
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+    assert gate.grad.isfinite().all()
+
+
+def test_the_exact_result_itself_passes_half_precision_at_gamma_one():
+    x, weight = spread_of_three(0, torch.float32)
+    assert ops.bilinear_attention(x, weight, 1.0).abs().max() > 65_504
+
+
+def test_the_gradient_of_gamma_is_summed_in_float32():
+    x, weight = inputs(64, (32, 32), torch.bfloat16)
+    gamma = torch.zeros(1, requires_grad=True)
+    ops.bilinear_attention(x, weight, gamma, normalize=True).sum().backward()
+    exact = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    ops.bilinear_attention(x.double(), weight.double(), exact, normalize=True).sum().backward()
+    assert gamma.grad.dtype == torch.float32
+    torch.testing.assert_close(gamma.grad.double(), exact.grad, rtol=1e-4, atol=1e-2)
+
+
+def test_autocast_does_not_round_the_products():
+    x, weight = inputs(8, (5, 5), torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = ops.bilinear_attention(x, weight, 0.5)
+    assert torch.equal(y, ops.bilinear_attention(x, weight, 0.5))
+
+
+def change(**replaced):
+    x, weight = inputs()
+    return {"x": x, "weight": weight, "gamma": 1.0, **replaced}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (change(order="gramm"), "unknown order 'gramm'; nearest: 'gram'"),
+        (change(x=torch.ones(2, 4)), r"x must be \(batch, channels, \*map\), got \(2, 4\)"),
+        (change(x=torch.ones(2, 4, 3, dtype=torch.int32)), r"x must be a floating point tensor, got torch\.int32"),
+        (change(weight=torch.ones(4, 5)), r"weight must be \(4, 4\), x having 4 channels; got \(4, 5\)"),
+        (change(weight=torch.ones(4, 4, 3)), r"weight must be \(4, 4\)"),
+        (change(weight=torch.ones(4, 4, device="meta")), "x and weight must be on one device"),
+        (change(gamma=torch.ones(2)), r"gamma must hold one element, got shape \(2,\)"),
+    ],
+)
+def test_bad_input_gets_a_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ops.bilinear_attention(**arguments)

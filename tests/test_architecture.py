@@ -1,0 +1,144 @@
+"""Who may import whom: the rooms' rules, read from the source without running it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "attnconv"
+
+# Beside its own room and `checks`, which all may import.
+ALLOWED = {
+    "checks": set(),
+    "kernels": set(),
+    "ops": {"kernels"},
+    "layers": {"ops"},
+    "models": {"layers"},
+    "surgery": {"layers"},
+    "compat": {"layers"},
+    "timm": {"models"},
+    "data": set(),
+    "train": set(),
+    "report": set(),
+    "recipes": {"models", "surgery", "data", "train"},
+    "study": {"recipes", "report"},
+    "bench": {"ops", "layers", "models"},
+    "explain": {"ops", "layers", "models"},
+    "export": {"ops", "layers", "models"},
+    "cli": None,  # everything
+    "__init__": {"ops", "layers", "models", "surgery", "compat", "explain"},
+}
+
+# `import attnconv` and the public rooms load none of these; each is loaded where it is used.
+OPTIONAL = (
+    "torchvision",
+    "timm",
+    "lightning_fabric",
+    "onnx",
+    "gradio",
+    "matplotlib",
+    "scipy",
+    "ray",
+    "rich",
+    "cyclopts",
+)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, inside_function: bool = False):
+    """Yield (dotted module, whether it stands inside a function) of each import of ours."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, inside_function) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", inside_function
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        else:
+            nested = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            yield from imports(node, inside_function or nested)
+
+
+def violations(path: Path, text: str) -> list[str]:
+    room, found = room_of(path), []
+    allowed = ALLOWED[room]
+    for module, inside in imports(ast.parse(text)):
+        parts = module.split(".")
+        if parts[0] != "attnconv" or len(parts) == 1:
+            continue
+        other = parts[1]
+        if other == "checks" or allowed is None:
+            continue
+        if other == room and room != "kernels":
+            continue
+        if other == room:  # kernels: one folder an op, one file a kernel, none of them imports another
+            found.append(f"{room} imports another kernel, {module}")
+        elif other not in allowed:
+            found.append(f"{room} imports {module}")
+        elif room == "ops" and not inside:
+            found.append(f"ops imports {module} outside a function")
+    return found
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def test_every_room_is_known():
+    assert len(FILES) > 5
+    assert {room_of(path) for path in FILES} <= set(ALLOWED)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_follow_the_rules(path):
+    assert violations(path, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("layers/new.py", "from attnconv.models import registry"),
+        ("layers/new.py", "def f():\n    import attnconv.train.fit"),
+        ("ops/new.py", "from attnconv.kernels.relative_attention import eager"),
+        ("kernels/new.py", "from attnconv.kernels.relative_attention import eager"),
+        ("train/new.py", "from attnconv import models"),
+        ("compat.py", "import attnconv.models"),
+        ("surgery/new.py", "from attnconv.models.registry import create_model"),
+    ],
+)
+def test_a_planted_violation_is_caught(place, text):
+    assert len(violations(SOURCE / place, text)) == 1
+
+
+def test_a_permitted_import_passes():
+    assert (
+        violations(SOURCE / "ops" / "new.py", "def f():\n    from attnconv.kernels.relative_attention import eager")
+        == []
+    )
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(' '.join(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import attnconv",
+        "from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat, models, ops",
+    ],
+)
+def test_optional_packages_stay_unloaded(statement):
+    assert loaded_by(statement) & set(OPTIONAL) == set()
+
+
+def test_the_command_line_starts_without_torch():
+    assert "torch" not in loaded_by("import attnconv.cli")

@@ -1,0 +1,38 @@
+"""The shared argument checks and their messages."""
+
+import pytest
+
+from attnconv import checks
+
+
+def test_nearest_names_the_closest_word():
+    assert checks.nearest("convnet33", ["convnet3", "aa_convnet3"]) == "nearest: 'convnet3'"
+
+
+def test_nearest_lists_all_where_none_is_close():
+    assert checks.nearest("zebra", ["cpu", "auto"]) == "known: auto, cpu"
+
+
+@pytest.mark.parametrize(("value", "message"), [(True, "got True"), (1.0, "got 1.0"), ("3", "got '3'")])
+def test_only_integers_are_integers(value, message):
+    with pytest.raises(TypeError, match=f"width must be an integer, {message}"):
+        checks.integer("width", value, at_least=0)
+
+
+def test_every_input_error_is_a_value_error():
+    with pytest.raises(ValueError, match="width must be an integer"):
+        checks.integer("width", None, at_least=0)
+
+
+def test_one_integer_stands_for_all_axes():
+    assert checks.per_axis("stride", 2, 3, at_least=1) == (2, 2, 2)
+
+
+def test_a_wrong_number_of_axes_is_refused():
+    with pytest.raises(ValueError, match=r"stride must be one integer or 2, .* got \(1, 2, 3\)"):
+        checks.per_axis("stride", (1, 2, 3), 2, at_least=1)
+
+
+def test_a_missing_package_says_how_to_install_it():
+    with pytest.raises(ImportError, match=r"this needs no_such_package: pip install 'attnconv\[train\]'"):
+        checks.require("no_such_package", extra="train")
