@@ -1,6 +1,7 @@
 """The mathematics as functions: what each computes, what it accepts, and which kernel computes it."""
 
+from attnconv.ops.attention_weights import attention_weights
 from attnconv.ops.bilinear_attention import ORDERS, bilinear_attention
 from attnconv.ops.relative_attention import IMPLS, relative_attention
 
-__all__ = ["IMPLS", "ORDERS", "bilinear_attention", "relative_attention"]
+__all__ = ["IMPLS", "ORDERS", "attention_weights", "bilinear_attention", "relative_attention"]

@@ -45,7 +45,7 @@ def relative_attention(
     """
     checks.one_of("impl", impl, IMPLS)
     _check(q, k, v)
-    tables = _slice_tables(rel, q)
+    tables = slice_tables(rel, q)
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if (dtype := autocast_dtype(q)) is not None:
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
@@ -80,7 +80,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise checks.InputError(f"q, k and v must be on one device, got q {q.device} and {name} {x.device}")
 
 
-def _slice_tables(rel: Tables, q: Tensor) -> list[Tensor]:
+def slice_tables(rel: Tables, q: Tensor) -> list[Tensor]:
     """One (2n - 1, D) table for each axis of length n, so that no kernel knows R; empty if there are none."""
     if rel is None:
         return []

@@ -1,0 +1,158 @@
+"""Image files, decoded and augmented by worker processes as they are needed.
+
+Letters: B batch, C channels, H rows, W columns.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from attnconv import checks
+from attnconv.data.decode import decode_image
+from attnconv.data.order import Batch, BatchOrder, seed_of
+from attnconv.data.view import Normalise, fit
+
+CHANNELS = 3
+RESIZE_RATIO = 8 / 7  # validation: shorter side 256 for 224, as is usual
+CROP_SCALE = (0.35, 1.0)  # training: the part of the image's area that a random crop covers
+
+
+class BadImage(NamedTuple):
+    """A file that cannot be decoded, and the sentence that says so."""
+
+    path: str
+    message: str
+
+
+Sample = tuple[Tensor, int] | BadImage  # image (C, H, W) uint8 and label
+
+
+@dataclass(frozen=True, eq=False)
+class FileSource:
+    """Paths and labels of images, which are cut to ``image_size`` (rows, columns)."""
+
+    paths: Sequence[str] = field(repr=False)
+    labels: Sequence[int] = field(repr=False)
+    image_size: tuple[int, int]
+    skip_bad_images: bool = False
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def subset(self, indices: Tensor) -> "FileSource":
+        """The images of these numbers."""
+        paths, labels = zip(*((self.paths[i], self.labels[i]) for i in indices.tolist()), strict=True)
+        return FileSource(paths, labels, self.image_size, self.skip_bad_images)
+
+    def loader(self, order: BatchOrder, normalise: Normalise, *, device: torch.device, workers: int) -> "FileLoader":
+        """Batches decoded by ``workers`` processes, or by this one if 0."""
+        return FileLoader(self, order, normalise, device=device, workers=workers)
+
+
+class FileLoader:
+    """Batches of a ``FileSource``. With workers, only one epoch's iterator can be in use at a time."""
+
+    def __init__(
+        self, source: FileSource, order: BatchOrder, normalise: Normalise, *, device: torch.device, workers: int
+    ) -> None:
+        self.order, self.normalise, self.device = order, normalise, device
+        self.skip_bad_images = source.skip_bad_images
+        self._skipped: set[str] = set()
+        self._sampler = _Sampler()
+        self._loader = DataLoader(
+            _Decoder(source, order.seed),
+            batch_sampler=self._sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=partial(_collate, image_size=source.image_size),
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # torch draws its workers' seeds from it, and leaves the run's own alone
+        )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def num_samples(self) -> int:
+        """Images an epoch, those that cannot be decoded among them."""
+        return self.order.num_samples
+
+    @property
+    def skipped(self) -> list[str]:
+        """Paths of the files met so far that could not be decoded, sorted."""
+        return sorted(self._skipped)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of ``epoch`` from number ``start`` on; earlier ones are not decoded.
+
+        A batch without a single good image comes with B = 0, so that whoever counts batches counts it too.
+
+        Raises:
+            InputError: while iterating, if a file cannot be decoded and bad images are not to be skipped.
+        """
+        return self._batches(epoch, self.order.batches(epoch, start))
+
+    def _batches(self, epoch: int, batches: tuple[Tensor, ...]) -> Iterator[Batch]:
+        self._sampler.epoch, self._sampler.batches = epoch, batches
+        for images, labels, bad in self._loader:
+            if bad and not self.skip_bad_images:
+                raise checks.InputError(f"{bad[0].message}; --skip-bad-images leaves such files out")
+            self._skipped.update(file.path for file in bad)
+            images, labels = (t.to(self.device, non_blocking=True) for t in (images, labels))
+            yield Batch(self.normalise(images), labels)
+
+
+class _Sampler:
+    """Tells the workers, image by image, the epoch too: those that persist hear of it in no other way."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.batches: tuple[Tensor, ...] = ()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        for indices in self.batches:
+            yield [(epoch, index) for index in indices.tolist()]
+
+
+class _Decoder(Dataset):
+    """(epoch, index) -> the image as training (``seed`` given) or validation sees it, but for normalisation."""
+
+    def __init__(self, source: FileSource, seed: int | None) -> None:
+        v2 = checks.require("torchvision.transforms.v2", extra="train")
+        self.source, self.seed = source, seed
+        self.augment = v2.Compose(
+            [
+                v2.RandomResizedCrop(source.image_size, scale=CROP_SCALE, antialias=True),
+                v2.RandomHorizontalFlip(),
+            ]
+        )
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        path = self.source.paths[index]
+        try:
+            image = decode_image(path, CHANNELS)
+        except checks.InputError as error:  # as a value: raised here, torch would wrap it in a page of traceback
+            return BadImage(path, str(error))
+        if self.seed is None:
+            return fit(image, self.source.image_size, RESIZE_RATIO), self.source.labels[index]
+        # The transforms draw from the global generator. It is seeded through the generator, not torch.manual_seed,
+        # which would seed the accelerator's too, and put back afterwards: workers=0 runs in the training process.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))
+            return self.augment(image), self.source.labels[index]
+
+
+def _collate(samples: list[Sample], image_size: tuple[int, int]) -> tuple[Tensor, Tensor, list[BadImage]]:
+    """(B, C, H, W) uint8, (B,) int64, and the files that are missing from them."""
+    bad = [sample for sample in samples if isinstance(sample, BadImage)]
+    good = [sample for sample in samples if not isinstance(sample, BadImage)]
+    empty = torch.empty(0, CHANNELS, *image_size, dtype=torch.uint8)
+    images = torch.stack([image for image, _ in good]) if good else empty
+    return images, torch.tensor([label for _, label in good], dtype=torch.int64), bad

@@ -1,0 +1,71 @@
+"""A folder of images, train/<class>/* and val/<class>/*, as data."""
+
+import os
+from pathlib import Path
+
+from attnconv import checks
+from attnconv.data.files import CHANNELS, RESIZE_RATIO, FileSource
+from attnconv.data.image_data import ImageData
+
+DEFAULT_SIZE = 128
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
+# ImageNet's, so that networks trained on it can be taken over; measuring a folder's own would decode all of it.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def load_folder(folder: Path, *, image_size: int | None, skip_bad_images: bool) -> ImageData:
+    """The images under ``folder``; a class is named by its folder, and labels follow the names' order.
+
+    Hidden files and folders, and files that do not end as images do, are ignored.
+
+    Raises:
+        InputError: the layout is not train/<class>/* and val/<class>/*.
+    """
+    layout = f"expected {folder}/train/<class>/* and {folder}/val/<class>/*"
+    for part in ("train", "val"):
+        if not (folder / part).is_dir():
+            raise checks.InputError(f"folder {folder} has no {part}/; {layout}")
+    train, val = _class_folders(folder / "train", layout), _class_folders(folder / "val", layout)
+    if unknown := sorted(set(val) - set(train)):
+        raise checks.InputError(f"{folder}/val has classes that train lacks: {', '.join(unknown)}")
+    side = image_size or DEFAULT_SIZE
+    size = (side, side)
+    labels = {name: label for label, name in enumerate(train)}
+    return ImageData(
+        name=folder.resolve().name,
+        classes=tuple(train),
+        channels=CHANNELS,
+        image_size=size,
+        mean=MEAN,
+        std=STD,
+        resize_ratio=RESIZE_RATIO,
+        train=_source(train, labels, size, skip_bad_images),
+        val=_source(val, labels, size, skip_bad_images),
+    )
+
+
+def _class_folders(folder: Path, layout: str) -> dict[str, list[str]]:
+    """Class name -> its images' paths, both sorted."""
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    if not names:
+        raise checks.InputError(f"folder {folder} holds no class folder; {layout}")
+    images = {name: _images(folder / name) for name in names}
+    if empty := [name for name in names if not images[name]]:
+        raise checks.InputError(f"class folder {folder / empty[0]} holds no image ({', '.join(SUFFIXES)})")
+    return images
+
+
+def _images(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        names = (e.name for e in entries if not e.name.startswith(".") and e.name.lower().endswith(SUFFIXES))
+        return sorted(str(folder / name) for name in names)
+
+
+def _source(
+    images: dict[str, list[str]], labels: dict[str, int], size: tuple[int, int], skip_bad_images: bool
+) -> FileSource:
+    pairs = [(path, labels[name]) for name, paths in images.items() for path in paths]
+    paths, numbers = zip(*pairs, strict=True)
+    return FileSource(paths, numbers, size, skip_bad_images)

@@ -1,0 +1,85 @@
+"""A data set ready to train on: its sources, and the few facts that a network and a checkpoint need of it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from attnconv import checks
+from attnconv.data.files import FileLoader, FileSource
+from attnconv.data.order import BatchOrder
+from attnconv.data.tensors import TensorLoader, TensorSource
+from attnconv.data.view import Normalise
+
+Loader = TensorLoader | FileLoader
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Training and validation images of one classification task.
+
+    Args:
+        classes: their names, in the order of the labels.
+        channels: 1 or 3.
+        image_size: rows, columns, pixels.
+        mean, std: of the training images' values in [0, 1], one a channel.
+        resize_ratio: see ``view.fit``.
+    """
+
+    name: str
+    classes: tuple[str, ...] = field(repr=False)
+    channels: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize_ratio: float
+    train: TensorSource | FileSource
+    val: TensorSource | FileSource
+
+    @property
+    def num_train(self) -> int:
+        """Training images."""
+        return len(self.train)
+
+    @property
+    def num_val(self) -> int:
+        """Validation images."""
+        return len(self.val)
+
+    def loaders(self, *, batch_size: int, seed: int, device: torch.device, workers: int) -> tuple[Loader, Loader]:
+        """The training loader, shuffled and augmented as (seed, epoch) say, and the validation loader.
+
+        Args:
+            batch_size: images a batch, in both.
+            seed: of order and augmentation.
+            device: where batches, and the whole of a small set, are put.
+            workers: processes that decode files, for each loader; 0 decodes in this one.
+        Raises:
+            InputError: a number out of its range, or fewer training images than one batch.
+        """
+        checks.integer("batch_size", batch_size, at_least=1)
+        checks.integer("seed", seed, at_least=0)
+        checks.integer("workers", workers, at_least=0)
+        if batch_size > self.num_train:
+            raise checks.InputError(
+                f"batch_size must be at most {self.num_train}, the training images of {self.name!r}, got {batch_size}"
+            )
+        device = torch.device(device)
+        normalise = Normalise(self.mean, self.std, device)
+        train, val = BatchOrder(self.num_train, batch_size, seed), BatchOrder(self.num_val, batch_size)
+        return (
+            self.train.loader(train, normalise, device=device, workers=workers),
+            self.val.loader(val, normalise, device=device, workers=workers),
+        )
+
+    def meta(self) -> dict[str, Any]:
+        """Plain values that a checkpoint keeps, for ``prepare_image`` and for naming what was predicted."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "channels": self.channels,
+            "image_size": list(self.image_size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "resize_ratio": self.resize_ratio,
+        }

@@ -1,0 +1,67 @@
+"""From what the user wrote, a name or a folder, to data."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import torch
+
+from attnconv import checks
+from attnconv.data.folder import load_folder
+from attnconv.data.image_data import ImageData
+from attnconv.data.named import DATA_SETS, load_named
+from attnconv.data.order import generator
+
+__all__ = ["DATA_SETS", "load_data"]
+
+DATA_DIR_VARIABLE = "ATTNCONV_DATA"
+DEFAULT_DATA_DIR = "~/.cache/attnconv"
+
+
+def load_data(
+    name_or_folder: str,
+    *,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    train_subset: int | None = None,
+    skip_bad_images: bool = False,
+) -> ImageData:
+    """Load a known data set, or a folder with train/<class>/* and val/<class>/*.
+
+    A known name comes before a folder of that name, which ``./name`` means. Several processes that may download the
+    same set should call this one after the other.
+
+    Args:
+        name_or_folder: one of ``DATA_SETS``, or a folder's path.
+        data_dir: holds or receives the known sets; the variable ATTNCONV_DATA, else ~/.cache/attnconv, if None.
+        image_size: side of the square images in pixels; the set's own, or 128 of a folder, if None.
+        train_subset: train on so many images only, always the same ones whatever the run's seed.
+        skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
+    Raises:
+        InputError: neither a name nor a folder, a folder of another layout, a set that cannot be read or downloaded,
+            or a number out of its range.
+    """
+    if image_size is not None:
+        checks.integer("image_size", image_size, at_least=1)
+    if train_subset is not None:
+        checks.integer("train_subset", train_subset, at_least=1)
+    name, folder = str(name_or_folder), Path(name_or_folder).expanduser()
+    if name in DATA_SETS:
+        data_dir = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or DEFAULT_DATA_DIR).expanduser()
+        data = load_named(name, data_dir=data_dir, image_size=image_size)
+    elif folder.is_dir():
+        data = load_folder(folder, image_size=image_size, skip_bad_images=skip_bad_images)
+    else:
+        raise checks.InputError(
+            f"{name!r} is neither a data set nor an existing folder; {checks.nearest(name, DATA_SETS)}"
+        )
+    return data if train_subset is None else _with_subset(data, train_subset)
+
+
+def _with_subset(data: ImageData, size: int) -> ImageData:
+    if size > data.num_train:
+        raise checks.InputError(
+            f"train_subset must be at most {data.num_train}, the training images of {data.name!r}, got {size}"
+        )
+    indices = torch.randperm(data.num_train, generator=generator(0))[:size].sort().values
+    return dataclasses.replace(data, train=data.train.subset(indices))

@@ -1,0 +1,127 @@
+"""Files of every kind, and files that are none."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attnconv.checks import InputError
+from attnconv.data import decode, decode_image
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+COLOUR = Image.fromarray(PIXELS)
+
+
+def as_tensor(image: Image.Image, mode: str = "RGB") -> torch.Tensor:
+    pixels = np.array(image.convert(mode))
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        ("RGB", "a.png"),
+        ("RGB", "a.bmp"),
+        ("RGB", "a.tiff"),
+        ("RGB", "a.ppm"),
+        ("RGB", "a.gif"),
+        ("RGB", "a.webp"),
+        ("RGB", "a.jpg"),
+        ("L", "a.png"),
+        ("L", "a.pgm"),
+        ("L", "a.jpg"),
+        ("1", "a.png"),
+        ("LA", "a.png"),
+        ("RGBA", "a.png"),
+        ("P", "a.png"),
+        ("P", "a.gif"),
+        ("CMYK", "a.tif"),
+        ("CMYK", "a.jpg"),
+    ],
+)
+def test_formats_and_colours(tmp_path, mode, name, channels):
+    COLOUR.convert(mode).save(tmp_path / name)
+    image = decode_image(tmp_path / name, channels)
+    with Image.open(tmp_path / name) as file:
+        expected = as_tensor(file, "RGB" if channels == 3 else "L")
+    assert (image.dtype, image.shape) == (torch.uint8, (channels, 9, 13))
+    # of a JPEG file, torchvision takes the grey as it is stored, and it rounds CMYK otherwise than Pillow
+    torch.testing.assert_close(image.int(), expected.int(), rtol=0, atol=4 if name == "a.jpg" else 0)
+
+
+def test_transparency_is_dropped_without_a_warning(tmp_path, recwarn):
+    COLOUR.convert("P").save(tmp_path / "a.png", transparency=bytes(range(256)))
+    assert torch.equal(decode_image(tmp_path / "a.png", 3), as_tensor(COLOUR.convert("P")))
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_jpeg_takes_the_fast_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "_decode_any", None)
+    COLOUR.save(tmp_path / "a.jpg")
+    assert decode_image(tmp_path / "a.jpg", 3).shape == (3, 9, 13)
+
+
+def test_no_warning_about_a_jpeg(tmp_path, recwarn):
+    COLOUR.save(tmp_path / "a.jpg")
+    decode_image(tmp_path / "a.jpg", 3)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    first, second = Image.new("RGB", (13, 9), (250, 0, 0)), Image.new("RGB", (13, 9), (0, 0, 250))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    assert torch.equal(decode_image(tmp_path / "a.gif", 3), as_tensor(first))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tiff"])
+def test_images_are_turned_upright(tmp_path, name):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held on its side: to be shown turned by 90 degrees clockwise
+    bright_left = Image.new("L", (16, 8))
+    bright_left.paste(255, (0, 0, 8, 8))
+    bright_left.save(tmp_path / name, exif=exif)
+    image = decode_image(tmp_path / name, 1).float()
+    assert image.shape == (1, 16, 8)
+    assert image[:, :8].mean() > 200
+    assert image[:, 8:].mean() < 55
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tiff", "a.pgm"])
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path, name):
+    pixels = np.arange(0, 65536, 600, dtype=np.uint16)[:99].reshape(9, 11)
+    Image.fromarray(pixels).save(tmp_path / name)
+    assert torch.equal(decode_image(tmp_path / name, 1)[0], torch.from_numpy((pixels >> 8).astype(np.uint8)))
+
+
+def jpeg_cut_off(path):
+    COLOUR.save(path)
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "reason"),
+    [
+        ("a.jpg", lambda path: path.write_bytes(b""), "the file is empty"),
+        ("a.jpg", lambda path: path.write_text("no picture at all"), "it is no image, or of a format unknown here"),
+        ("a.jpg", jpeg_cut_off, "image file is truncated"),
+        ("a.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n and nothing more"), ""),
+        ("a.tif", lambda path: Image.fromarray(PIXELS[..., 0] / np.float32(9)).save(path), "it holds 32-bit numbers"),
+    ],
+)
+def test_a_file_that_cannot_be_decoded(tmp_path, name, write, reason):
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=f"^cannot decode image .*{name}: {reason}.*$") as caught:
+        decode_image(tmp_path / name, 3)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("none.jpg", "No such file"), (".", "Is a directory")])
+def test_a_file_that_cannot_be_read(tmp_path, name, reason):
+    with pytest.raises(InputError, match=f"^cannot read image .*: {reason}"):
+        decode_image(tmp_path / name, 3)
+
+
+def test_channels_are_one_or_three(tmp_path):
+    with pytest.raises(InputError, match="channels must be 1 or 3, got 4"):
+        decode_image(tmp_path / "a.png", 4)

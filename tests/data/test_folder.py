@@ -1,0 +1,99 @@
+"""Folders of images: the layout expected, and every way of missing it."""
+
+import shutil
+
+import pytest
+from PIL import Image
+
+from attnconv.checks import InputError
+from attnconv.data import load_data
+
+
+def test_a_folder_becomes_data(image_folder):
+    data = load_data(str(image_folder))
+    assert data.meta() == {
+        "name": "pets",
+        "classes": ["cat", "dog", "newt"],
+        "channels": 3,
+        "image_size": [128, 128],
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "resize_ratio": 8 / 7,
+    }
+    assert (data.num_train, data.num_val) == (13, 5)
+    assert data.train.labels == (0,) * 5 + (1,) * 6 + (2,) * 2
+    assert data.val.labels == (1,) * 3 + (2,) * 2  # numbered as in train, though val lacks a class
+    assert [path.rsplit("/", 2)[1:] for path in data.val.paths[2:4]] == [["dog", "302.jpg"], ["newt", "400.jpg"]]
+
+
+def test_hidden_and_other_files_are_ignored(image_folder):
+    cat = image_folder / "train" / "cat"
+    (cat / ".hidden.jpg").write_text("")
+    (cat / "notes.txt").write_text("")
+    (image_folder / "train" / ".ipynb_checkpoints").mkdir()
+    (image_folder / "train" / "README.md").write_text("")
+    assert load_data(str(image_folder)).num_train == 13
+
+
+@pytest.mark.parametrize("suffix", ["JPEG", "png", "gif", "webp", "bmp", "tif", "TIFF", "ppm", "pgm"])
+def test_suffixes(image_folder, suffix):
+    path = image_folder / "val" / "dog" / f"z.{suffix}"
+    Image.new("L" if suffix == "pgm" else "RGB", (4, 3)).save(path)
+    assert str(path) in load_data(str(image_folder)).val.paths
+
+
+def test_a_subset_is_the_same_for_every_load_and_keeps_pairs(image_folder):
+    whole = load_data(str(image_folder))
+    subset, again = (load_data(str(image_folder), train_subset=6) for _ in range(2))
+    pairs = list(zip(subset.train.paths, subset.train.labels, strict=True))
+    assert len(pairs) == len(set(pairs)) == 6
+    assert set(pairs) < set(zip(whole.train.paths, whole.train.labels, strict=True))
+    assert subset.train.paths == again.train.paths
+    assert subset.num_val == whole.num_val
+
+
+def remove(*parts):
+    return lambda folder: shutil.rmtree(folder.joinpath(*parts))
+
+
+def empty(*parts):
+    def change(folder):
+        shutil.rmtree(folder.joinpath(*parts))
+        folder.joinpath(*parts).mkdir()
+
+    return change
+
+
+def add_class(folder):
+    shutil.copytree(folder / "val" / "dog", folder / "val" / "wolf")
+    shutil.copytree(folder / "val" / "dog", folder / "val" / "fox")
+
+
+LAYOUT = "; expected {folder}/train/<class>/* and {folder}/val/<class>/*"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove("train"), "folder {folder} has no train/" + LAYOUT),
+        (remove("val"), "folder {folder} has no val/" + LAYOUT),
+        (empty("train"), "folder {folder}/train holds no class folder" + LAYOUT),
+        (empty("val"), "folder {folder}/val holds no class folder" + LAYOUT),
+        (
+            empty("train", "dog"),
+            "class folder {folder}/train/dog holds no image"
+            " (.jpg, .jpeg, .png, .gif, .webp, .bmp, .tif, .tiff, .ppm, .pgm)",
+        ),
+        (
+            empty("val", "newt"),
+            "class folder {folder}/val/newt holds no image"
+            " (.jpg, .jpeg, .png, .gif, .webp, .bmp, .tif, .tiff, .ppm, .pgm)",
+        ),
+        (add_class, "{folder}/val has classes that train lacks: fox, wolf"),
+    ],
+)
+def test_another_layout(image_folder, change, message):
+    change(image_folder)
+    with pytest.raises(InputError) as caught:
+        load_data(str(image_folder))
+    assert str(caught.value) == message.format(folder=image_folder)
