@@ -1,0 +1,54 @@
+"""The command line: one file a subcommand, each imported when it is called, so that `attnconv --help` is quick."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from attnconv import __version__, checks
+
+COMMANDS = {
+    "models": "List the networks that can be created by name.",
+    "summary": "What a network costs: parameters, multiply-adds, FLOPs, attention memory.",
+    "train": "Train a network and leave the run in a folder.",
+    "evaluate": "Score a trained network on validation images.",
+    "predict": "Name what is on images, most likely classes first.",
+    "demo": "Train a plain and an augmented network on digits, side by side.",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0, 2 for what the user can mend, 1 for a failure, 130 after Ctrl-C."""
+    checks.require("cyclopts", extra="train")
+    from cyclopts import App, CycloptsError
+
+    app = App(
+        name="attnconv",
+        help="Self-attention inside convolutional networks.",
+        version=__version__,
+        help_format="plaintext",  # or <class> would be taken for markup
+    )
+    for name, text in COMMANDS.items():
+        app.command(f"attnconv.cli.{name}:{name}", name=name, help=text)
+    try:
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+        command(*bound.args, **bound.kwargs)
+    except CycloptsError as error:
+        return _fail(" ".join(str(error).split()), 2)
+    except checks.InputError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("ATTNCONV_TRACEBACK"):
+            raise
+        text = str(error).strip().partition("\n")[0]
+        return _fail(f"{type(error).__name__}: {text} (ATTNCONV_TRACEBACK=1 shows where)", 1)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"attnconv: error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,88 @@
+"""attnconv evaluate: the scores of a trained network."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from attnconv.cli.output import print_json
+
+
+def evaluate(
+    run: Path,
+    *,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    image_size: int | None = None,
+    checkpoint: Literal["best", "last"] = "best",
+    batch_size: int = 256,
+    workers: int = 2,
+    skip_bad_images: Annotated[bool, Parameter(negative=())] = False,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Score a trained network on validation images: loss, top-1 and top-5.
+
+    Parameters
+    ----------
+    run:
+        Folder of a run, or a checkpoint file.
+    data:
+        Data set or folder with the same classes; the run's own if not given.
+    data_dir:
+        Folder of the named data sets.
+    image_size:
+        Side of the images, pixels; the run's own if not given.
+    checkpoint:
+        Which checkpoint of the folder.
+    batch_size:
+        Images at once.
+    workers:
+        Processes that decode a folder's images.
+    skip_bad_images:
+        Count images that cannot be decoded, and go on.
+    device:
+        Where to run.
+    json:
+        Print one JSON object.
+    """
+    from attnconv import checks
+    from attnconv.data import load_data
+    from attnconv.recipes import load_trained
+    from attnconv.train.evaluate import evaluate as score
+
+    trained = load_trained(run, checkpoint=checkpoint, device=device)
+    found = load_data(
+        data or trained.config.data,
+        data_dir=data_dir or trained.config.data_dir,
+        image_size=image_size or trained.meta["image_size"][0],
+        skip_bad_images=skip_bad_images,
+    )
+    if (unknown := sorted(set(found.classes) - set(trained.meta["classes"]))) or list(found.classes) != trained.meta[
+        "classes"
+    ]:
+        what = f"{unknown[0]!r} is not among them" if unknown else "not the same ones in the same order"
+        raise checks.InputError(
+            f"{found.name!r} has {len(found.classes)} classes, the network {len(trained.meta['classes'])}: {what}"
+        )
+    # The network knows its images under the mean and standard deviation that it was trained with.
+    found = dataclasses.replace(found, mean=tuple(trained.meta["mean"]), std=tuple(trained.meta["std"]))
+    batch = min(batch_size, found.num_train)
+    _, loader = found.loaders(batch_size=batch, seed=0, device=trained.device, workers=workers)
+    scores = score(trained.model, loader)
+    if json:
+        print_json(
+            {
+                "checkpoint": str(trained.checkpoint),
+                "data": found.name,
+                **dataclasses.asdict(scores),
+                "skipped_images": loader.skipped,
+            }
+        )
+        return
+    print(
+        f"{trained.checkpoint} on {found.name}: top-1 {scores.top1:.2f}%, top-5 {scores.top5:.2f}%, "
+        f"loss {scores.loss:.4f}, {scores.count} images"
+        + (f"; {len(loader.skipped)} could not be decoded" if loader.skipped else "")
+    )

@@ -1,0 +1,33 @@
+"""How commands print: a table for people, or one JSON value for programs, on stdout."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """The first column left, the others right; never cut to the width of a pipe."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    width = console.width if console.is_terminal else max(console.width, console.measure(table).maximum)
+    console.print(table, width=width, markup=False)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def amount(number: float, unit: str = "") -> str:
+    """Three digits and a prefix: 1_234_567 is 1.23M."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {prefix}{unit}" if unit else f"{number / size:.3g}{prefix}"
+    return f"{number:.3g} {unit}".strip()

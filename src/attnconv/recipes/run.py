@@ -1,0 +1,53 @@
+"""One training run, from its configuration to its result."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnconv.data import load_data
+from attnconv.models import create_model
+from attnconv.train.config import RunConfig
+from attnconv.train.device import choose_device
+from attnconv.train.fit import fit
+from attnconv.train.run_folder import RunFolder
+
+
+def default_out(config: RunConfig) -> Path:
+    """Where a run goes if nobody says: runs/MODEL-DATA-seedN below the current folder."""
+    return Path("runs") / f"{config.model}-{Path(config.data).name}-seed{config.seed}"
+
+
+def run(config: RunConfig, out: Path, *, resume: bool = False, progress: bool = True) -> dict[str, Any]:
+    """Train as ``config`` says and leave the run in the folder ``out``; what result.json holds.
+
+    Raises:
+        InputError: what `load_data`, `create_model` and `fit` refuse; ``out`` is then as it was.
+    """
+    if not resume:
+        RunFolder(out).require_free()  # fit asks again, but loading the data can take minutes
+    device = choose_device(config.device)
+    data = load_data(
+        config.data,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        train_subset=config.train_subset,
+        skip_bad_images=config.skip_bad_images,
+    )
+    train, val = data.loaders(batch_size=config.batch_size, seed=config.seed, device=device, workers=config.workers)
+    model = network(config, data.meta())
+    return fit(model, train, val, config, out, meta=data.meta(), resume=resume, progress=progress)
+
+
+def network(config: RunConfig, meta: dict[str, Any]) -> nn.Module:
+    """The network of ``config`` for the classes and the image size in ``meta``, its weights drawn from the seed."""
+    torch.manual_seed(config.seed)
+    rows, columns = meta["image_size"]
+    return create_model(
+        config.model,
+        num_classes=len(meta["classes"]),
+        in_channels=meta["channels"],
+        image_size=(rows, columns),
+        **config.model_options,
+    )

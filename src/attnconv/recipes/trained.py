@@ -1,0 +1,52 @@
+"""A trained network read back from its run, with all that is needed to use it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnconv import checks
+from attnconv.recipes.run import network
+from attnconv.train.checkpoint import load_checkpoint, load_weights
+from attnconv.train.config import RunConfig
+from attnconv.train.device import choose_device
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in eval mode on its device, the run it comes from, and the facts of its images."""
+
+    model: nn.Module
+    config: RunConfig
+    meta: dict[str, Any]  # of ImageData.meta(): classes, channels, image_size, mean, std, ...
+    device: torch.device
+    checkpoint: Path
+
+
+def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") -> Trained:
+    """The network of a run folder, or of a checkpoint file.
+
+    Args:
+        path: RUN, or RUN/best.pt.
+        checkpoint: which of a folder's checkpoints, "best" or "last".
+        device: as RunConfig's.
+    Raises:
+        InputError: there is none, or it cannot be read, or it holds another network's weights.
+    """
+    checks.one_of("checkpoint", checkpoint, ("best", "last"))
+    path = Path(path)
+    if not path.exists():
+        raise checks.InputError(f"{path} is neither a run folder nor a checkpoint: there is no such file or folder")
+    file = path / f"{checkpoint}.pt" if path.is_dir() else path
+    if not file.exists():
+        raise checks.InputError(f"{path} holds no {file.name}; a run writes it at the end of its first epoch")
+    where = choose_device(device)
+    state = load_checkpoint(file)
+    config = RunConfig.from_dict(state["config"], source=str(file))
+    if missing := {"classes", "channels", "image_size", "mean", "std"} - set(state["meta"]):
+        raise checks.InputError(f"{file} does not say what its images are: no {sorted(missing)[0]!r} in 'meta'")
+    model = network(config, state["meta"])
+    load_weights(model, state, file)
+    return Trained(model.to(where).eval(), config, state["meta"], where, file)

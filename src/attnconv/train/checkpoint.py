@@ -1,0 +1,89 @@
+"""Checkpoints: a dict of tensors and plain values in one file, read without running any code that it may hold."""
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnconv import checks
+from attnconv.train.atomic import replacing
+
+FORMAT = 1
+# What `fit` saves. epoch: whole epochs done; step_in_epoch: batches done of the next one; sums: TrainSums of these;
+# best: the best epoch so far; history: the rows of metrics.csv; seconds: of the whole run; threads: CPU threads;
+# skipped: undecodable files; config: RunConfig.to_dict(); meta: what the caller of `fit` wants to find again.
+KEYS = {
+    *("format", "model", "optimizer", "scaler", "epoch", "step_in_epoch", "batches_per_epoch", "sums"),
+    *("best", "history", "skipped", "seconds", "threads", "config", "meta"),
+}
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write ``state``, every key of KEYS but "format", to ``path``: wholly or not at all.
+
+    Raises:
+        InputError: it could not be written; what ``path`` held before is untouched.
+    """
+    state = {"format": FORMAT, **state}
+    assert state.keys() == KEYS, state.keys() ^ KEYS
+    with replacing(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # what torch makes of an OSError, such as a full disk
+            raise checks.InputError(f"cannot write {path}, is the disk full? {_first_line(error)}") from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The dict that ``save_checkpoint`` wrote, its tensors on the CPU.
+
+    Raises:
+        InputError: the file is missing, cut short, damaged, of another origin or of a newer format, or holds anything
+            but tensors and plain values, of which nothing is run.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about damage that the error will name
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise checks.InputError(f"no checkpoint at {path}") from None
+    except pickle.UnpicklingError as error:
+        raise checks.InputError(f"{path} holds something other than tensors and plain values, or is damaged") from error
+    except Exception as error:  # a damaged file can raise nearly anything: RuntimeError, EOFError, OSError, ValueError
+        raise checks.InputError(
+            f"{path} cannot be read, is cut short or is no checkpoint: {_first_line(error)}"
+        ) from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise checks.InputError(f"{path} is not a checkpoint of attnconv: it has no 'format'")
+    if state["format"] != FORMAT:
+        raise checks.InputError(f"{path} is a checkpoint of format {state['format']!r}, this version reads {FORMAT}")
+    if missing := sorted(KEYS - state.keys()):
+        raise checks.InputError(f"{path} is not a whole checkpoint: it has no {missing[0]!r}")
+    return state
+
+
+def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Load the weights and buffers of ``checkpoint``, read from ``path``, into ``model``.
+
+    Raises:
+        InputError: they are another network's; ``model`` is then unchanged.
+    """
+    given, wanted = checkpoint["model"], model.state_dict()
+    # Compared here, because load_state_dict copies what fits before it complains about the rest.
+    problem = ""
+    if missing := [name for name in wanted if name not in given]:
+        problem = f"it lacks {missing[0]!r}"
+    elif unexpected := [name for name in given if name not in wanted]:
+        problem = f"it holds {unexpected[0]!r}, which this network has not"
+    elif other := [name for name, tensor in wanted.items() if tensor.shape != given[name].shape]:
+        name = other[0]
+        problem = f"{name!r} is {tuple(given[name].shape)} in it and {tuple(wanted[name].shape)} in this network"
+    if problem:
+        raise checks.InputError(f"{path} is a checkpoint of {checkpoint['config'].get('model')!r}: {problem}")
+    model.load_state_dict(given)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,103 @@
+"""Every choice of a run, in one frozen dataclass: what config.yaml holds and what the command line sets.
+
+Loads nothing but the standard library. ``model``, ``data`` and ``model_options`` are names here; the room that
+assembles a run looks them up.
+"""
+
+import dataclasses
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from attnconv import checks
+from attnconv.train.plain import plain
+
+
+def _option(help_text: str, **kwargs: Any) -> Any:
+    return field(metadata={"help": help_text}, **kwargs)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run. The help text of each field is also the command line's."""
+
+    model: str = _option("Network, a name of `attnconv models`.", default="aa_convnet3")
+    model_options: dict[str, Any] = _option("The network's own options.", default_factory=dict)  # noqa: RUF009
+    data: str = _option("Data set name, or a folder with train/<class>/* and val/<class>/*.", default="digits")
+    data_dir: str | None = _option("Folder that holds (or receives) the named data sets.", default=None)
+    image_size: int | None = _option("Side of the square images in pixels; the data's own if not given.", default=None)
+    train_subset: int | None = _option("Train on a fixed subset of so many images.", default=None)
+    skip_bad_images: bool = _option("Count images that cannot be decoded, and go on.", default=False)
+    workers: int = _option("Processes that decode a folder's images.", default=2)
+    epochs: int = _option("Passes over the training images.", default=30)
+    batch_size: int = _option("Images a step.", default=128)
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = _option("Optimiser.", default="sgd")
+    lr: float = _option("Largest learning rate of the schedule.", default=0.1)
+    momentum: float = _option("Momentum; Adam's first beta.", default=0.9)
+    weight_decay: float = _option("Weight decay, not on norms, biases, gammas and position tables.", default=5e-4)
+    schedule: Literal["one-cycle", "cosine", "constant"] = _option(
+        "Learning rate over the run: one-cycle rises from lr/10, cosine warms up from 0.", default="one-cycle"
+    )
+    warmup: float = _option("Fraction of the steps in which the learning rate rises.", default=0.3)
+    label_smoothing: float = _option("Probability spread over all classes.", default=0.0)
+    precision: Literal["fp32", "bf16", "fp16"] = _option("Arithmetic; 16-bit ones are mixed.", default="fp32")
+    device: Literal["auto", "cpu", "cuda", "mps"] = _option("Where to run.", default="auto")
+    seed: int = _option("Seed of weights, order and augmentation.", default=0)
+
+    def __post_init__(self) -> None:
+        for name, kind in typing.get_type_hints(RunConfig).items():
+            object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
+        for name in ("epochs", "batch_size", "train_subset", "image_size"):
+            if (value := getattr(self, name)) is not None:
+                checks.integer(name, value, at_least=1)
+        for name in ("workers", "seed"):
+            checks.integer(name, getattr(self, name), at_least=0)
+        if self.seed >= 2**63:  # what a torch.Generator takes
+            raise checks.InputError(f"seed must be below 2**63, got {self.seed}")
+        object.__setattr__(self, "model_options", plain("model_options", self.model_options))
+        for name, low, high in (("momentum", 0, 1), ("warmup", 0, 1), ("label_smoothing", 0, 1)):
+            if not low <= (value := getattr(self, name)) < high:
+                raise checks.InputError(f"{name} must be at least {low} and below {high}, got {value}")
+        if not 0 < self.lr < float("inf"):
+            raise checks.InputError(f"lr must be positive and finite, got {self.lr}")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise checks.InputError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *, source: str) -> "RunConfig":
+        """The configuration that ``values`` of ``source`` (a file, say) describe; other fields keep their defaults."""
+        if not isinstance(values, dict):
+            raise checks.InputTypeError(f"{source} must hold names and values, got {type(values).__name__}")
+        for name in values:
+            checks.one_of(f"option in {source}", name, (f.name for f in dataclasses.fields(cls)))
+        try:
+            return cls(**values)
+        except checks.InputError as error:
+            raise type(error)(f"{source}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, in the order of the fields."""
+        return dataclasses.asdict(self)
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """``value`` if it is of the annotated ``kind``; as a float, an integer passes, and text like 1e-3.
+
+    YAML 1.1 reads 1e-3 as text, since it has no point; nothing else is converted.
+    """
+    if typing.get_origin(kind) is Literal:
+        return checks.one_of(name, value, typing.get_args(kind))
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        kind = typing.get_args(kind)[0]
+    wanted = typing.get_origin(kind) or kind
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if wanted is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise checks.InputTypeError(f"{name} must be {wanted.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,113 @@
+"""Where a run stands: all that a checkpoint saves and a resumed run starts from."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from attnconv import checks
+from attnconv.train.checkpoint import load_weights, save_checkpoint
+from attnconv.train.config import RunConfig
+from attnconv.train.divergence import largest_value, require_finite
+from attnconv.train.train_sums import TrainSums
+
+if TYPE_CHECKING:
+    from lightning_fabric.plugins import Precision
+
+
+class RunState:
+    """Model, optimiser, and the count of what is done. It changes, and may be saved, between optimiser steps only.
+
+    Args:
+        precision: Fabric's, which owns the loss scaler of fp16.
+        batches: batches an epoch.
+        last: the file that messages name as the last good checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        precision: "Precision",
+        *,
+        config: RunConfig,
+        batches: int,
+        last: Path,
+    ) -> None:
+        self.model, self.optimizer, self.precision = model, optimizer, precision
+        self.config, self.batches, self.last = config, batches, last
+        self.epoch = 0  # whole epochs done
+        self.step_in_epoch = 0  # batches done of the next one
+        self.sums = TrainSums()  # of these batches
+        self.history: list[dict[str, Any]] = []  # the rows of metrics.csv
+        self.best: dict[str, Any] | None = None  # top1 and epoch of the best row
+        self.skipped: set[str] = set()  # undecodable files
+        self.threads = torch.get_num_threads()  # when the run began: sums depend on it in their last bits
+        self._began = time.perf_counter()
+
+    @property
+    def step(self) -> int:
+        """Steps done, of the whole run."""
+        return self.epoch * self.batches + self.step_in_epoch
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the last step."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, the time before it was resumed included."""
+        return time.perf_counter() - self._began
+
+    def epoch_done(self, row: dict[str, Any]) -> bool:
+        """Close an epoch with its row of metrics.csv; whether it is the best so far."""
+        self.history.append(row)
+        self.epoch, self.step_in_epoch, self.sums = self.epoch + 1, 0, TrainSums()
+        if self.best is not None and row["val_top1"] <= self.best["top1"]:
+            return False
+        self.best = {"top1": row["val_top1"], "epoch": row["epoch"]}
+        return True
+
+    def save(self, *paths: Path, meta: dict[str, Any]) -> None:
+        """Write a checkpoint to each path; InputError, and no file, if a loss or a weight is not finite."""
+        self.sums.flush(self.last)
+        largest = largest_value(self.model)
+        require_finite("the largest weight", largest, step=self.step, lr=self.lr, checkpoint=self.last)
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.state_dict(),
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "batches_per_epoch": self.batches,
+            "sums": self.sums.to_dict(),
+            "best": self.best,
+            "history": self.history,
+            "skipped": sorted(self.skipped),
+            "seconds": self.seconds,
+            "threads": self.threads,
+            "config": self.config.to_dict(),
+            "meta": meta,
+        }
+        for path in paths:
+            save_checkpoint(path, state)
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Stand where ``checkpoint``, read from ``last``, was saved; InputError if it is of other images or weights."""
+        if (then := checkpoint["batches_per_epoch"]) != self.batches:
+            raise checks.InputError(
+                f"{self.last} was saved in a run of {then} batches an epoch, and now there are {self.batches}: "
+                "the training images have changed"
+            )
+        load_weights(self.model, checkpoint, self.last)
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.precision.load_state_dict(checkpoint["scaler"])
+        self.epoch, self.step_in_epoch = checkpoint["epoch"], checkpoint["step_in_epoch"]
+        self.sums = TrainSums(**checkpoint["sums"])
+        self.history, self.best = checkpoint["history"], checkpoint["best"]
+        self.skipped, self.threads = set(checkpoint["skipped"]), checkpoint["threads"]
+        self._began = time.perf_counter() - checkpoint["seconds"]

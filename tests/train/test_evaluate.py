@@ -1,0 +1,89 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from train.toy import MemoryLoader, toy_net, val_loader
+
+from attnconv.checks import InputError
+from attnconv.train.evaluate import Scores, evaluate
+
+
+class FixedLogits(nn.Module):
+    """Gives the rows of a table, one after the other, whatever it sees."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table, self.row = table, 0
+
+    def forward(self, x):
+        self.row += len(x)
+        return self.table[self.row - len(x) : self.row]
+
+
+class Labels:
+    """A loader of labels alone, in batches of 2, 3 and 1."""
+
+    skipped = ()
+
+    def __init__(self, labels):
+        self.labels, self.num_samples = torch.tensor(labels), len(labels)
+
+    def __len__(self):
+        return 3
+
+    def epoch(self, epoch, start=0):
+        for labels in self.labels.split((2, 3, 1)):
+            yield torch.zeros(len(labels), 3, 2, 4), labels
+
+
+RANKED = torch.arange(7.0).flip(0).expand(6, 7)  # class 0 is the likeliest, class 6 the least likely
+
+
+def test_ragged_batches_count_each_image_once():
+    scores = evaluate(FixedLogits(RANKED), Labels([0, 0, 4, 5, 6, 1]))
+    total = math.log(sum(math.exp(k) for k in range(7)))
+    assert scores == Scores(
+        loss=pytest.approx(total - (6 + 6 + 2 + 1 + 0 + 5) / 6, rel=1e-6),
+        top1=pytest.approx(100 * 2 / 6),
+        top5=pytest.approx(100 * 4 / 6),
+        count=6,
+    )
+
+
+def test_with_fewer_than_five_classes_top5_is_of_all_of_them():
+    scores = evaluate(FixedLogits(RANKED[:, :3]), Labels([0, 0, 2, 1, 2, 1]))
+    assert (scores.top1, scores.top5) == (pytest.approx(100 * 2 / 6), 100)
+
+
+def test_label_smoothing():
+    loader = Labels([0, 0, 4, 5, 6, 1])
+    plain, smoothed = (evaluate(FixedLogits(RANKED), loader, label_smoothing=s).loss for s in (0.0, 0.5))
+    uniform = math.log(sum(math.exp(k) for k in range(7))) - 3
+    assert smoothed == pytest.approx((plain + uniform) / 2, rel=1e-6)
+
+
+def test_scores_are_those_of_evaluation_mode_and_modes_are_restored():
+    model = toy_net().train()
+    model.norm.eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first, second = evaluate(model, val_loader()), evaluate(model, val_loader())
+    assert first == second  # dropout would change it
+    assert first.count == 21
+    assert (model.training, model.dropout.training, model.norm.training) == (True, True, False)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_modes_are_restored_after_an_error():
+    model = toy_net().train()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, MemoryLoader(faults={(0, 1): KeyboardInterrupt()}))
+    assert model.training
+
+
+def test_nothing_to_evaluate():
+    loader = val_loader()
+    loader.epoch = lambda epoch, start=0: iter([])
+    with pytest.raises(InputError, match="the loader gave none of its 21 images: nothing to evaluate"):
+        evaluate(toy_net(), loader)

@@ -1,0 +1,40 @@
+import math
+
+import pytest
+
+from attnconv.train.schedule import SCHEDULES
+
+
+# Of 100 steps with a peak of 2; the expected values are worked out by hand.
+@pytest.mark.parametrize(
+    ("name", "warmup", "step", "expected"),
+    [
+        ("one-cycle", 0.3, 0, 0.2),
+        ("one-cycle", 0.3, 15, 1.1),  # half way up: the mean of 0.2 and 2
+        ("one-cycle", 0.3, 10, 0.2 + 1.8 * 0.25),  # a third: (1 - cos 60 degrees) / 2
+        ("one-cycle", 0.3, 30, 2.0),
+        ("one-cycle", 0.3, 65, 1.0),
+        ("one-cycle", 0.3, 99, 1 + math.cos(math.pi * 69 / 70)),
+        ("one-cycle", 0.0, 0, 2.0),
+        ("cosine", 0.05, 0, 0.0),
+        ("cosine", 0.05, 2, 0.8),
+        ("cosine", 0.05, 5, 2.0),
+        ("cosine", 0.1, 40, 1.5),  # a third of the way down: (1 + cos 60 degrees) / 2
+        ("cosine", 0.0, 0, 2.0),
+        ("cosine", 0.0, 50, 1.0),
+        ("constant", 0.3, 0, 2.0),
+        ("constant", 0.3, 99, 2.0),
+    ],
+)
+def test_learning_rates(name, warmup, step, expected):
+    assert SCHEDULES[name](step, 100, peak=2.0, warmup=warmup) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["one-cycle", "cosine"])
+def test_the_last_rate_is_nearly_zero(name):
+    assert 0 < SCHEDULES[name](9999, 10000, peak=1.0, warmup=0.3) < 1e-7
+
+
+@pytest.mark.parametrize(("name", "expected"), [("one-cycle", 0.1), ("cosine", 0.0), ("constant", 1.0)])
+def test_a_run_of_one_step(name, expected):
+    assert SCHEDULES[name](0, 1, peak=1.0, warmup=0.3) == pytest.approx(expected)
