@@ -21,8 +21,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# One thread a worker: pytest-xdist starts a worker for each core.
 test: lint
-	$(BIN)/pytest -n auto -m "not slow and not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not gpu and not network"
 
 test-slow: install
-	$(BIN)/pytest -n auto -m "slow and not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "slow and not gpu and not network"

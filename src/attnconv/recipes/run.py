@@ -1,5 +1,6 @@
 """One training run, from its configuration to its result."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, progress: bool = 
     )
     train, val = data.loaders(batch_size=config.batch_size, seed=config.seed, device=device, workers=config.workers)
     model = network(config, data.meta())
+    require_fit(model, data.channels, data.image_size)
     return fit(model, train, val, config, out, meta=data.meta(), resume=resume, progress=progress)
 
 
@@ -51,3 +53,9 @@ def network(config: RunConfig, meta: dict[str, Any]) -> nn.Module:
         image_size=(rows, columns),
         **config.model_options,
     )
+
+
+def require_fit(model: nn.Module, channels: int, image_size: tuple[int, int]) -> None:
+    """Raise what ``model`` raises for images of this size, on the meta device, before anything is written."""
+    with torch.no_grad():
+        copy.deepcopy(model).to("meta")(torch.empty(2, channels, *image_size, device="meta"))

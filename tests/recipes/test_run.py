@@ -1,0 +1,104 @@
+"""Runs assembled from a configuration, and read back."""
+
+import pytest
+import torch
+
+from attnconv.recipes import default_out, load_trained, run
+from attnconv.train.config import RunConfig
+
+TINY = {"data": "digits", "epochs": 1, "train_subset": 64, "batch_size": 32, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "one"
+    config = RunConfig(model="aa_convnet3", model_options={"augment": [2]}, **TINY)
+    return out, config, run(config, out, progress=False)
+
+
+def test_a_run_says_what_it_was(finished):
+    _, _, result = finished
+    assert (result["model"], result["data"], result["epochs"]) == ("aa_convnet3", "digits", 1)
+    assert 0 <= result["top1"] <= result["top5"] <= 100
+
+
+def test_the_network_comes_back_with_its_weights_and_classes(finished):
+    out, config, _ = finished
+    trained = load_trained(out, device="cpu")
+    assert trained.config == config
+    assert trained.meta["classes"] == [str(i) for i in range(10)]
+    assert not trained.model.training
+    stored = torch.load(out / "best.pt", weights_only=True)["model"]
+    torch.testing.assert_close(dict(trained.model.state_dict()), dict(stored), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_checkpoint_file_may_be_named_instead(finished, name):
+    out, _, _ = finished
+    assert load_trained(out / f"{name}.pt", device="cpu").checkpoint == out / f"{name}.pt"
+
+
+def test_the_same_seed_gives_the_same_run(finished, tmp_path):
+    out, config, _ = finished
+    run(config, tmp_path / "again", progress=False)
+    one, other = (load_trained(folder, device="cpu").model.state_dict() for folder in (out, tmp_path / "again"))
+    torch.testing.assert_close(dict(one), dict(other), rtol=0, atol=0)
+
+
+def test_nothing_is_loaded_or_written_where_a_run_is(finished):
+    out, config, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    with pytest.raises(ValueError, match=r"already holds a run: give --resume"):
+        run(config, out, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "convnet4"}, "unknown model 'convnet4'; nearest: 'convnet3'"),
+        ({"data": "digit"}, "'digit' is neither a data set nor an existing folder; nearest: 'digits'"),
+        ({"model_options": {"augmnt": [1]}}, "unknown option of aa_convnet3: 'augmnt'; nearest: 'augment'"),
+        ({"train_subset": 5000}, "train_subset must be at most 1437"),
+        ({"train_subset": None, "batch_size": 2000}, "batch_size must be at most 1437"),
+        ({"image_size": 4}, r"at least 8 x 8 pixels, got \(4, 4\)"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(tmp_path, change, message):
+    settings = {"model": "aa_convnet3", **TINY, **change}
+    with pytest.raises(ValueError, match=message):
+        run(RunConfig(**settings), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_of_another_network_are_refused(finished, tmp_path):
+    out, _, _ = finished
+    state = torch.load(out / "best.pt", weights_only=True)
+    state["config"]["model"] = "convnet3"
+    state["config"]["model_options"] = {}
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"is a checkpoint of 'convnet3': it lacks 'blocks\.1\.0\.weight'"):
+        load_trained(tmp_path / "other.pt", device="cpu")
+
+
+def test_a_missing_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match="neither a run folder nor a checkpoint"):
+        load_trained(tmp_path / "nothing")
+
+
+def test_a_run_without_its_first_checkpoint_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no best\.pt"):
+        load_trained(tmp_path)
+
+
+def test_images_that_the_checkpoint_does_not_describe(finished, tmp_path):
+    out, _, _ = finished
+    state = torch.load(out / "best.pt", weights_only=True)
+    del state["meta"]["classes"]
+    torch.save(state, tmp_path / "bare.pt")
+    with pytest.raises(ValueError, match="does not say what its images are: no 'classes' in 'meta'"):
+        load_trained(tmp_path / "bare.pt")
+
+
+def test_the_default_folder_names_model_data_and_seed():
+    assert str(default_out(RunConfig(model="convnet3", data="/pictures/dogs/", seed=3))) == "runs/convnet3-dogs-seed3"
