@@ -19,7 +19,7 @@ METRICS = (
     *("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5"),
     *("images_per_second", "seconds"),
 )
-MAY_DIFFER = ("device", "workers")  # they change where a run computes, not what
+MAY_DIFFER = ("device", "workers", "skip_bad_images")  # where a run computes, and what it does at a bad file
 
 
 class RunFolder:

@@ -1,0 +1,40 @@
+"""The README's Python runs, and its links and files exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+LINKS = re.findall(r"\]\((?!https?://)([^)#]+)\)", README)
+PATHS = re.findall(r"`(tests/[\w/.]+)`", README)
+
+
+def test_there_is_something_to_check():
+    assert len(BLOCKS) >= 1
+    assert len(LINKS) >= 3
+    assert len(PATHS) >= 5
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_python_blocks_run(block):
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "torch.Size([2, 128, 20, 31])\n"
+
+
+@pytest.mark.parametrize("path", sorted({*LINKS, *PATHS}))
+def test_files_that_it_names_exist(path):
+    assert (ROOT / path).exists()
+
+
+def test_commands_that_it_names_exist():
+    from attnconv.cli import COMMANDS
+
+    named = re.findall(r"^attnconv (\w+)", README, re.M)
+    assert len(named) >= 5
+    assert set(named) <= set(COMMANDS)
