@@ -101,6 +101,56 @@ def source_of(coordinate, n, mode):
     return -coordinate if coordinate < 0 else 2 * (n - 1) - coordinate
 
 
+def features(layer, channels, place, sizes):
+    """What sine adds to a cell of the map that qkv_conv reads, or what coordconv appends; nothing otherwise."""
+    if layer.position == "coordconv":
+        return [2 * p / (n - 1) - 1 if n > 1 else 0.0 for p, n in zip(place, sizes, strict=True)]
+    waves = channels // (2 * len(sizes))
+    added = []
+    for p in place:
+        angles = [p * 10_000 ** (-i / waves) for i in range(waves)]
+        added += [np.sin(a) for a in angles] + [np.cos(a) for a in angles]
+    return added + [0.0] * (channels - len(added))
+
+
+def with_features(layer, x):
+    """The map x (B, C, *map) as qkv_conv reads it."""
+    if layer.position not in ("sine", "coordconv"):
+        return x
+    extra = np.zeros((*x.shape[2:], x.shape[1] if layer.position == "sine" else x.ndim - 2))
+    for place in itertools.product(*map(range, x.shape[2:])):
+        extra[place] = features(layer, x.shape[1], place, x.shape[2:])
+    extra = np.moveaxis(extra, -1, 0)[None]
+    if layer.position == "sine":
+        return x + extra
+    return np.concatenate([x, np.broadcast_to(extra, (len(x), *extra.shape[1:]))], axis=1)
+
+
+def qkv_with_features(layer, x):
+    """The projection where features ride along: pad or crop, add the features, convolve; pooled first or last."""
+    x, axes = array(x), x.dim() - 2
+    kernel, weight = layer.qkv_conv.kernel_size, layer.qkv_conv.weight
+    dilation = [d if k > 1 else 1 for d, k in zip(layer.dilation, kernel, strict=True)]
+    for a in range(axes):
+        left, right = layer.padding[a]
+        reach, own = layer.dilation[a] * (layer.kernel_size[a] - 1), dilation[a] * (kernel[a] - 1)
+        before, after = left - reach // 2 + own // 2, right - (reach - reach // 2) + own - own // 2
+        width = [(0, 0)] * x.ndim
+        width[2 + a] = (max(before, 0), max(after, 0))
+        x = x.take(range(max(-before, 0), x.shape[2 + a] - max(-after, 0)), 2 + a)
+        x = np.pad(x, width, PAD_MODES[layer.padding_mode])
+    pool_first = layer.attention_pool == 2 and max(kernel) == 1
+    stride = layer.stride
+    if pool_first:
+        x = average_pool(x[(..., *(slice(None, None, s) for s in stride))])
+        stride = (1,) * axes
+    x = with_features(layer, x)
+    import torch
+
+    x = convolution(torch.from_numpy(x), weight, layer.qkv_conv.bias, stride, [(0, 0)] * axes, dilation, 1, "zeros")
+    return average_pool(x) if layer.attention_pool == 2 and not pool_first else x
+
+
 def qkv(layer, x):
     """The projection at each window centre: (B, 2 d_k + d_v, *map), every cell looked up on its own."""
     x = array(x)
@@ -151,14 +201,21 @@ def upsample(x, sizes):
 
 
 def augmented_conv(layer, x, scramble=False):
-    """The whole layer without sine or coordinates: (B, C, *map_in) -> (B, out_channels, *map)."""
+    """The whole layer: (B, C, *map_in) -> (B, out_channels, *map)."""
     import torch
 
     axes = x.dim() - 2
-    projected = qkv(layer, x)
-    full_size = projected.shape[2:]
-    if layer.attention_pool == 2:
-        projected = average_pool(projected)
+    if layer.position in ("sine", "coordconv"):
+        projected = qkv_with_features(layer, x)
+    else:
+        projected = qkv(layer, x)
+        projected = average_pool(projected) if layer.attention_pool == 2 else projected
+    full_size = [
+        len(window_centres(x.shape[2 + a], k, s, p, d))
+        for a, (k, s, p, d) in enumerate(
+            zip(layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
+        )
+    ]
     size = projected.shape[2:]
     n, dk, dv = layer.num_heads, layer.key_channels, layer.value_channels
     parts = np.split(projected, [dk, 2 * dk], axis=1)

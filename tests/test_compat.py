@@ -86,8 +86,10 @@ def test_plain_and_wrapped_checkpoints_load(wrap, tmp_path):
     ("call", "message"),
     [
         (lambda: AugmentedConv(3, 20, 3, 40, 4, 4, relative=True), "relative=True needs shape"),
-        (lambda: AugmentedConv(3, 20, 3, 41, 4, 4), "key_channels must be a multiple of num_heads=4, got 41"),
-        (lambda: AugmentedConv(3, 20, 3, 40, 4, 0), "num_heads must be at least 1, got 0"),
+        (lambda: AugmentedConv(3, 20, 3, 41, 4, 4), "dk must be a multiple of Nh=4, got 41"),
+        (lambda: AugmentedConv(3, 20, 3, 40, 6, 4), "dv must be a multiple of Nh=4, got 6"),
+        (lambda: AugmentedConv(3, 20, 3, 40, 4, 0), "Nh must be at least 1, got 0"),
+        (lambda: AugmentedConv.from_ratios(3, 20, 3, key_ratio=1, value_ratio=1), "takes dk and dv"),
         (lambda: AugmentedConv(3, 20, 3, 40, 4, 4, head_layout="old"), "unknown head_layout 'old'"),
         (lambda: SimpleSelfAttention(8, ks=2), "ks must be odd"),
         (lambda: SimpleSelfAttention(8, ks=3, sym=True), "sym=True needs ks=1, got ks=3"),

@@ -35,6 +35,7 @@ def test_files_that_it_names_exist(path):
 def test_commands_that_it_names_exist():
     from attnconv.cli import COMMANDS
 
-    named = re.findall(r"^attnconv (\w+)", README, re.M)
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S))
+    named = re.findall(r"^attnconv (\w+)", shell, re.M)
     assert len(named) >= 5
     assert set(named) <= set(COMMANDS)

@@ -4,6 +4,7 @@ Loads nothing but the standard library, so that the command line can use it befo
 """
 
 import difflib
+import math
 from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
@@ -62,3 +63,12 @@ def require(package: str, *, extra: str) -> ModuleType:
         if error.name != package.partition(".")[0]:
             raise
         raise MissingExtraError(f"this needs {package}: pip install 'attnconv[{extra}]'") from None
+
+
+def number(what: str, value: Any) -> float:
+    """``value`` as a finite float; text and bools are no numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputTypeError(f"{what} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise InputError(f"{what} must be finite, got {value}")
+    return float(value)

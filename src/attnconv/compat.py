@@ -6,14 +6,14 @@ Sources: Attention-Augmented-Conv2d (PyTorch 1.0), whose class is `AugmentedConv
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.layers import AugmentedConv2d
 from attnconv.layers import SimpleSelfAttention as _SimpleSelfAttention
 from attnconv.layers.self_attention import check_map
-from attnconv.layers.spectral_norm import constrain
+from attnconv.layers.simple_self_attention import wide_bilinear
+from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
 
 
 class AugmentedConv(AugmentedConv2d):
@@ -49,6 +49,10 @@ class AugmentedConv(AugmentedConv2d):
         head_layout: str = "correct",
     ) -> None:
         checks.integer("kernel_size", kernel_size, at_least=1)
+        checks.integer("Nh", Nh, at_least=1)
+        for name, width in (("dk", dk), ("dv", dv)):
+            if checks.integer(name, width, at_least=1) % Nh:
+                raise checks.InputError(f"{name} must be a multiple of Nh={Nh}, got {width}")
         if relative and shape == 0:
             raise checks.InputError("relative=True needs shape, the side of the output map; got 0")
         super().__init__(
@@ -65,6 +69,11 @@ class AugmentedConv(AugmentedConv2d):
             qkv_kernel_size=kernel_size,
         )
         self.head_layout = checks.one_of("head_layout", head_layout, ("correct", "legacy"))
+
+    @classmethod
+    def from_ratios(cls, *_: Any, **__: Any) -> Any:
+        """Not of the 2019 class; raises."""
+        raise checks.InputError("compat.AugmentedConv takes dk and dv; from_ratios is AugmentedConv2d's")
 
     def reset_parameters(self) -> None:
         """Draw the position tables anew from N(0, 1)."""
@@ -102,18 +111,11 @@ class SimpleSelfAttention(_SimpleSelfAttention):
             raise checks.InputError(f"sym=True needs ks=1, got ks={ks}")
         super().__init__(n_in, symmetric=sym)
         if ks > 1:
-            conv = nn.Conv1d(n_in, n_in, ks, padding=ks // 2, bias=False)
-            nn.init.kaiming_normal_(conv.weight)
-            self.conv = constrain(conv, spectral_norm=True)
+            self.conv = constrained_conv(n_in, n_in, ks, spectral_norm=True)
 
+    @refuse_vmap_in_training
     def forward(self, x: Tensor) -> Tensor:
         if self.conv.kernel_size == (1,):
             return super().forward(x)
         check_map(self, x, self.channels)
-        exact = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
-            flat = x.flatten(2).to(exact)  # (B, C, L)
-            wx = nn.functional.conv1d(flat, self.conv.weight.to(exact), padding=self.conv.padding)
-            few = flat.shape[2] < flat.shape[1]
-            mixed = flat @ (flat.mT @ wx) if few else (flat @ flat.mT) @ wx
-            return (flat + self.gamma.to(exact) * mixed).unflatten(2, x.shape[2:]).to(x.dtype)
+        return wide_bilinear(x, self.conv.weight, self.gamma)

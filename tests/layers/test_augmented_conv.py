@@ -58,6 +58,26 @@ def test_matches_the_loops(settings):
     torch.testing.assert_close(layer(x).detach(), torch.from_numpy(oracles.augmented_conv(layer, x)))
 
 
+FEATURES = [
+    {"padding": 1},
+    {"padding": 1, "stride": 2},
+    {"padding": 3, "padding_mode": "reflect"},
+    {"padding": 0},
+    {"padding": 1, "attention_pool": 2},
+    {"padding": 2, "attention_pool": 2, "qkv_kernel_size": 3, "dilation": 2},
+]
+
+
+@pytest.mark.parametrize("position", ["sine", "coordconv"])
+@pytest.mark.parametrize("settings", FEATURES, ids=str)
+@pytest.mark.parametrize("channels", [4, 7])
+def test_positions_given_as_features_match_the_loops(position, settings, channels):
+    layer = make(in_channels=channels, position=position, feat_size=None, **settings)
+    x = image(7, 6, channels=channels)
+    expected = torch.from_numpy(oracles.augmented_conv(layer, x))
+    torch.testing.assert_close(layer(x).detach(), expected, rtol=1e-5, atol=1e-6)  # the waves are float32
+
+
 @pytest.mark.parametrize(("axes", "map_size"), [(1, (9,)), (3, (3, 2, 4))])
 @pytest.mark.parametrize("settings", [{"padding": 1}, {"padding": 1, "stride": 2}, {"padding": 1, "attention_pool": 2}])
 def test_one_and_three_axes_match_the_loops(axes, map_size, settings):
@@ -186,6 +206,13 @@ def test_resize_feat_size_interpolates_linearly():
     layer.key_rel_h.data = torch.linspace(0, 4, 5, dtype=torch.float64)[:, None].expand(5, 3).clone()
     layer.resize_feat_size(5)
     torch.testing.assert_close(layer.key_rel_h[:, 0].detach(), torch.linspace(0, 4, 9, dtype=torch.float64))
+
+
+def test_resize_to_a_single_cell_keeps_distance_zero():
+    layer = make(feat_size=(4, 9))
+    old = layer.key_rel_h[3].clone()
+    layer.resize_feat_size((1, 9))
+    assert torch.equal(layer.key_rel_h, old[None])
 
 
 def test_resized_layer_takes_the_larger_map():
@@ -340,6 +367,7 @@ BAD_SETTINGS = [
     ({"padding_mode": "zero"}, "unknown padding_mode 'zero'; nearest: 'zeros'"),
     ({"kernel_size": 0}, "kernel_size must be at least 1, got 0"),
     ({"attention_pool": 3}, "unknown attention_pool 3; known: 1, 2"),
+    ({"attention_pool": 2.0}, "attention_pool must be an integer, got 2.0"),
     ({"impl": "fast"}, "unknown impl 'fast'"),
 ]
 
@@ -367,7 +395,16 @@ def test_inputs_that_do_not_fit_get_a_sentence(shape, message):
         make()(torch.zeros(shape, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("ratio", [-0.1, float("inf"), float("nan")])
-def test_ratios_that_make_no_sense_get_a_sentence(ratio):
-    with pytest.raises(ValueError, match="key_ratio must be finite and not negative"):
+@pytest.mark.parametrize(
+    ("ratio", "message"),
+    [
+        (-0.1, "key_ratio must not be negative, got -0.1"),
+        (float("inf"), "key_ratio must be finite, got inf"),
+        (float("nan"), "key_ratio must be finite, got nan"),
+        ("1/2", "key_ratio must be a number, got '1/2'"),
+        (True, "key_ratio must be a number, got True"),
+    ],
+)
+def test_ratios_that_make_no_sense_get_a_sentence(ratio, message):
+    with pytest.raises(ValueError, match=message):
         AugmentedConv2d.from_ratios(4, 8, 3, key_ratio=ratio, value_ratio=0.5, feat_size=4)

@@ -203,6 +203,11 @@ def test_checkpoints_with_neither_get_v_from_u():
     torch.testing.assert_close(layer(x).detach(), y, rtol=1e-6, atol=1e-6)
 
 
+def test_a_checkpoint_without_u_gets_the_report_of_torch():
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\).*conv\.parametrizations"):
+        SimpleSelfAttention(6).load_state_dict({"gamma": torch.zeros(1), "conv.weight_orig": torch.zeros(6, 6, 1)})
+
+
 @pytest.mark.parametrize("kind", ["sagan", "simple"])
 @pytest.mark.parametrize("shape", [(6, 3), (3, 5, 3, 5), (2, 5, 3)])
 def test_inputs_that_do_not_fit_get_a_sentence(kind, shape):
@@ -216,6 +221,7 @@ def test_inputs_that_do_not_fit_get_a_sentence(kind, shape):
         ({"channels": 0}, "channels must be at least 1, got 0"),
         ({"channels": 4, "key_ratio": 0}, "key_ratio must be above 0 and at most 1, got 0"),
         ({"channels": 4, "key_ratio": 2}, "key_ratio must be above 0 and at most 1, got 2"),
+        ({"channels": 4, "key_ratio": "a"}, "key_ratio must be a number, got 'a'"),
     ],
 )
 def test_settings_that_do_not_fit_get_a_sentence(settings, message):

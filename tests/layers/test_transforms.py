@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import Dim
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
-from attnconv import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d, SelfAttention, SimpleSelfAttention
+from attnconv import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d, SelfAttention, SimpleSelfAttention, compat
 
 WIDTHS = {"key_channels": 6, "value_channels": 4, "num_heads": 2, "padding": 1, "feat_size": 9}
 LAYERS = {
@@ -24,8 +24,10 @@ LAYERS = {
     "sagan": (lambda: SelfAttention(6), (7, 6)),
     "simple": (lambda: SimpleSelfAttention(6), (7, 6)),
     "symmetric": (lambda: SimpleSelfAttention(6, symmetric=True, normalize=True), (7, 6)),
+    "legacy": (lambda: compat.AugmentedConv(6, 10, 3, 6, 4, 2, 9, True, head_layout="legacy"), (7, 6)),
+    "wide": (lambda: compat.SimpleSelfAttention(6, 3), (7, 6)),
 }
-NORMED = ["sagan", "simple", "symmetric"]
+NORMED = ["sagan", "simple", "symmetric", "wide"]
 
 
 def make(name, batch=2):
@@ -35,6 +37,12 @@ def make(name, batch=2):
     if hasattr(layer, "gamma"):
         nn.init.constant_(layer.gamma, 0.7)
     return layer, torch.randn(batch, 6, *map_size)
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled_code():
+    """torch.compile gives up on a function after eight variants, and all layers here share theirs."""
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -49,11 +57,28 @@ def test_compile_in_one_graph_forward_and_backward(name):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["2d", "sagan", "symmetric"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_compile_under_autocast(name):
+    layer, x = make(name)
+    layer.eval()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = compiled(x), layer(x)
+    assert y.dtype == expected.dtype
+    torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["2d", "sagan", *(pytest.param(n, marks=pytest.mark.slow) for n in LAYERS)])
 def test_compile_to_machine_code(name):
     layer, x = make(name)
     layer.eval()
     torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_meta_device(name):
+    layer, x = make(name)
+    assert layer.to("meta")(x.to("meta")).shape == make(name)[0](x).shape
 
 
 @pytest.mark.parametrize("name", LAYERS)

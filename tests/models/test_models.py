@@ -84,7 +84,14 @@ def test_all_three_layers_can_be_augmented():
             "unknown option of aa_convnet3: 'augmnt'; nearest: 'augment'",
         ),
         (lambda: create_model("convnet3", num_classes=2, image_size=8, augment=(1,)), "unknown option of convnet3"),
-        (lambda: create_model("aa_convnet3", num_classes=2, image_size=8, augment=(4,)), "layers among 1, 2 and 3"),
+        (
+            lambda: create_model("aa_convnet3", num_classes=2, image_size=8, augment=(4,)),
+            "layers among 1, 2 and 3, got",
+        ),
+        (
+            lambda: create_model("aa_convnet3", num_classes=2, image_size=8, augment=2),
+            "must be a list of layers.* got 2",
+        ),
         (lambda: create_model("convnet3", num_classes=0, image_size=8), "num_classes must be at least 1, got 0"),
         (lambda: create_model("convnet3", num_classes=2, image_size=(8, 8, 8)), "image_size must be one integer or 2"),
         (

@@ -182,6 +182,8 @@ def change(**replaced):
             change(v=torch.ones(2, 2, 3, 4, 2, dtype=torch.float64, device="meta")),
             "on one device, got q cpu and v meta",
         ),
+        (change(rel=[3, None]), "table 0 of rel must be a tensor or None, got int"),
+        (change(q=torch.ones(2, 2, 3, 4, 0), k=torch.ones(2, 2, 3, 4, 0)), "at least one channel"),
         (change(rel=torch.ones(5, 3)), "one table for each of the 2 map axes, got a tensor"),
         (change(rel=(torch.ones(5, 3),)), "one table for each of the 2 map axes, got 1"),
         (change(rel=(torch.ones(4, 3, dtype=torch.float64), None)), r"table 0 of rel must be \(2\*R - 1, 3\)"),

@@ -7,7 +7,7 @@ import pytest
 
 from attnconv.report.curves import curves_figure
 from attnconv.report.page import heading, page, paragraph, picture, table
-from attnconv.report.records import read_metrics, read_result
+from attnconv.report.records import read_metrics
 
 ROWS = [
     {"epoch": 1.0, "train_loss": 2.0, "val_loss": 2.5, "train_top1": 20.0, "val_top1": 10.0},
@@ -25,8 +25,6 @@ def test_metrics_come_back_as_numbers(tmp_path):
     [
         ("metrics.csv", None, read_metrics),
         ("metrics.csv", "epoch\nx\n", read_metrics),
-        ("result.json", None, read_result),
-        ("result.json", "{", read_result),
     ],
 )
 def test_records_that_cannot_be_read_are_named(tmp_path, name, text, read):
@@ -34,11 +32,6 @@ def test_records_that_cannot_be_read_are_named(tmp_path, name, text, read):
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=rf"cannot read .*{name}: "):
         read(tmp_path)
-
-
-def test_a_result_comes_back(tmp_path):
-    (tmp_path / "result.json").write_text('{"top1": 1.5}')
-    assert read_result(tmp_path) == {"top1": 1.5}
 
 
 def test_curves_hold_the_numbers_of_every_run():

@@ -13,7 +13,8 @@ from attnconv.train.checkpoint import KEYS, load_checkpoint, load_weights, save_
 
 def state_of(model, **changes):
     state = dict.fromkeys(KEYS - {"format"})
-    return {**state, "model": model.state_dict(), "config": toy_config(model="toy").to_dict(), **changes}
+    config = toy_config(model="toy").to_dict()
+    return {**state, "model": model.state_dict(), "config": config, "meta": {}, **changes}
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_a_disk_that_fills_up_leaves_the_old_checkpoint(path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(InputError, match=r"^cannot write .*last.pt, is the disk full\? [^\n]+$"):
-            save_checkpoint(path, state_of(toy_net(), epoch=4, meta=torch.zeros(1_000_000)))
+            save_checkpoint(path, state_of(toy_net(), epoch=4, meta={"large": torch.zeros(1_000_000)}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert load_checkpoint(path)["epoch"] == 3

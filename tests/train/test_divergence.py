@@ -14,7 +14,7 @@ from attnconv.train.fit import fit
 def run(out, **faults):
     loaders = MemoryLoader(count=120, faults=faults.get("train")), val_loader(faults=faults.get("val"))
     config = toy_config(epochs=2, schedule="constant", lr=0.125)
-    return fit(faults.get("model") or toy_net(), *loaders, config, out, meta={}, progress=False)
+    return fit(faults.get("model") or toy_net(), *loaders, config=config, out=out, meta={}, progress=False)
 
 
 def spoil(images):

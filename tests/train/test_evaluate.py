@@ -56,13 +56,6 @@ def test_with_fewer_than_five_classes_top5_is_of_all_of_them():
     assert (scores.top1, scores.top5) == (pytest.approx(100 * 2 / 6), 100)
 
 
-def test_label_smoothing():
-    loader = Labels([0, 0, 4, 5, 6, 1])
-    plain, smoothed = (evaluate(FixedLogits(RANKED), loader, label_smoothing=s).loss for s in (0.0, 0.5))
-    uniform = math.log(sum(math.exp(k) for k in range(7))) - 3
-    assert smoothed == pytest.approx((plain + uniform) / 2, rel=1e-6)
-
-
 def test_scores_are_those_of_evaluation_mode_and_modes_are_restored():
     model = toy_net().train()
     model.norm.eval()

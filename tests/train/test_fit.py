@@ -19,8 +19,8 @@ def run(out, *, model=None, train=None, val=None, config=None, meta=None, **opti
         model or toy_net(),
         MemoryLoader() if train is None else train,
         val_loader() if val is None else val,
-        config or toy_config(),
-        out,
+        config=config or toy_config(),
+        out=out,
         meta=meta or {},
         **{"progress": False, **options},
     )

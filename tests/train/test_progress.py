@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
 
 def run(out, progress):
     train = MemoryLoader(count=120)
-    fit(toy_net(), train, val_loader(), toy_config(epochs=2), out, meta={}, progress=progress)
+    fit(toy_net(), train, val_loader(), config=toy_config(epochs=2), out=out, meta={}, progress=progress)
 
 
 LINE = r"epoch {}/2: train loss [\d.]+, top-1 [\d.]+%; val loss [\d.]+, top-1 [\d.]+%, top-5 100.00%; \d+ images/s"
@@ -40,6 +40,6 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
     run(tmp_path, progress=True)
     shown = terminal.getvalue()
-    assert "epoch 2/2 batch 10/15 loss " in shown
-    assert "83%" in shown  # 25 of 30 steps
+    assert "epoch 2/2 batch 15/15 loss " in shown
+    assert "100%" in shown
     assert "epoch 1/2: train loss " in shown

@@ -12,6 +12,7 @@ from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 from attnconv.checks import InputError
 from attnconv.train.checkpoint import load_checkpoint, save_checkpoint
 from attnconv.train.fit import fit
+from attnconv.train.run_folder import RunFolder
 
 EPOCHS, BATCHES = 3, 13  # looks at the losses come after 10 steps and at 13
 
@@ -26,7 +27,7 @@ def run(out, *, model=None, train_faults=None, val=None, resume=False, **options
     # A resumed run gets a network of other weights: all of them have to come from the checkpoint.
     model = model or toy_net(seed=7 if resume else 0)
     val = val or val_loader()
-    return fit(model, train, val, config(**options), out, meta={}, resume=resume, progress=False)
+    return fit(model, train, val, config=config(**options), out=out, meta={}, resume=resume, progress=False)
 
 
 def same(a, b):
@@ -158,7 +159,7 @@ def test_empty_batches_are_counted(tmp_path):
     def gappy_run(name, resume=False, **options):
         model = toy_net(seed=7 if resume else 0)
         loaders = Gappy(count=100, **options), val_loader()
-        return fit(model, *loaders, config(), tmp_path / name, meta={}, resume=resume, progress=False)
+        return fit(model, *loaders, config=config(), out=tmp_path / name, meta={}, resume=resume, progress=False)
 
     gappy_run("undisturbed")
     assert [row["step"] for row in rows(tmp_path / "undisturbed")] == ["13", "26", "39"]
@@ -188,11 +189,25 @@ def test_a_crash_goes_back_to_the_end_of_an_epoch_and_cuts_the_metrics(tmp_path,
     assert_same_end(tmp_path, undisturbed())
 
 
-def test_a_run_killed_before_its_first_checkpoint(tmp_path, undisturbed):
+def test_a_run_killed_before_its_first_checkpoint(tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr(RunFolder, "forget_empty_run", lambda self: None)  # a killed process tidies nothing
     with pytest.raises(ZeroDivisionError):
         run(tmp_path, train_faults={(0, 6): ZeroDivisionError()})
     assert not (tmp_path / "last.pt").exists()
     run(tmp_path, model=toy_net(), resume=True)
+    assert_same_end(tmp_path, undisturbed())
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "run", train_faults={(0, 6): ZeroDivisionError()})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_fails_later_keeps_its_checkpoint(tmp_path, undisturbed):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, train_faults={(1, 6): ZeroDivisionError()})
+    run(tmp_path, resume=True)
     assert_same_end(tmp_path, undisturbed())
 
 
@@ -265,7 +280,7 @@ def test_another_number_of_batches_is_refused(stopped):
         r"last.pt was saved in a run of 13 batches an epoch, and now there are 4: the training images have changed"
     )
     with pytest.raises(InputError, match=message):
-        fit(toy_net(), MemoryLoader(), val_loader(), config(), stopped, meta={}, resume=True, progress=False)
+        fit(toy_net(), MemoryLoader(), val_loader(), config=config(), out=stopped, meta={}, resume=True, progress=False)
 
 
 def test_another_network_is_refused(stopped):
@@ -305,7 +320,16 @@ def test_another_number_of_threads_is_noted(stopped, capsys):
     state["threads"] += 1
     del state["format"]
     save_checkpoint(stopped / "last.pt", state)
-    fit(toy_net(), MemoryLoader(count=100), val_loader(), config(), stopped, meta={}, resume=True, progress=True)
+    fit(
+        toy_net(),
+        MemoryLoader(count=100),
+        val_loader(),
+        config=config(),
+        out=stopped,
+        meta={},
+        resume=True,
+        progress=True,
+    )
     err = capsys.readouterr().err
     assert err.startswith(f"note: the run began with {state['threads']} CPU threads and goes on with ")
     assert load_checkpoint(stopped / "last.pt")["threads"] == state["threads"]

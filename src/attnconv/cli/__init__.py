@@ -18,6 +18,23 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0, 2 for what the user can mend, 1 for a failure, 130 after Ctrl-C."""
+    try:
+        return _run(arguments)
+    except checks.InputError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("ATTNCONV_TRACEBACK"):
+            raise
+        text = str(error).strip().partition("\n")[0]
+        return _fail(f"{type(error).__name__}: {text} (ATTNCONV_TRACEBACK=1 shows where)", 1)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     checks.require("cyclopts", extra="train")
     from cyclopts import App, CycloptsError
 
@@ -31,21 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app.command(f"attnconv.cli.{name}:{name}", name=name, help=text)
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-        command(*bound.args, **bound.kwargs)
     except CycloptsError as error:
-        return _fail(" ".join(str(error).split()), 2)
-    except checks.InputError as error:
-        return _fail(str(error), 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if os.environ.get("ATTNCONV_TRACEBACK"):
-            raise
-        text = str(error).strip().partition("\n")[0]
-        return _fail(f"{type(error).__name__}: {text} (ATTNCONV_TRACEBACK=1 shows where)", 1)
+        raise checks.InputError(" ".join(str(error).split())) from None
+    command(*bound.args, **bound.kwargs)
+    sys.stdout.flush()  # here, where a reader that has gone is no error
     return 0
 
 

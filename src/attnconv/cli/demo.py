@@ -1,10 +1,10 @@
 """attnconv demo: a plain and an augmented network on real scanned digits, same seed and budget, side by side."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from attnconv.cli.output import print_table
-from attnconv.train.config import RunConfig
+from attnconv.train.config import Device, RunConfig
 
 NETWORKS = ("convnet3", "aa_convnet3")
 IMAGE_SIZE = 16  # the scans are 8 x 8; enlarged, the augmented layers see maps of 8 x 8 and 4 x 4
@@ -16,7 +16,7 @@ def demo(
     out: Path = Path("demo"),
     epochs: int = 15,
     seed: int = 0,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Train a plain and an augmented network on digits, side by side, and write a page about it.
 

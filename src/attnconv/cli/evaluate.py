@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from attnconv.cli.output import print_json
+from attnconv.train.config import Device
 
 
 def evaluate(
@@ -19,7 +20,7 @@ def evaluate(
     batch_size: int = 256,
     workers: int = 2,
     skip_bad_images: Annotated[bool, Parameter(negative=())] = False,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    device: Device = "auto",
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Score a trained network on validation images: loss, top-1 and top-5.
@@ -56,7 +57,7 @@ def evaluate(
     found = load_data(
         data or trained.config.data,
         data_dir=data_dir or trained.config.data_dir,
-        image_size=image_size or trained.meta["image_size"][0],
+        image_size=trained.meta["image_size"][0] if image_size is None else image_size,
         skip_bad_images=skip_bad_images,
     )
     if (unknown := sorted(set(found.classes) - set(trained.meta["classes"]))) or list(found.classes) != trained.meta[
@@ -68,9 +69,8 @@ def evaluate(
         )
     # The network knows its images under the mean and standard deviation that it was trained with.
     found = dataclasses.replace(found, mean=tuple(trained.meta["mean"]), std=tuple(trained.meta["std"]))
-    batch = min(batch_size, found.num_train)
-    _, loader = found.loaders(batch_size=batch, seed=0, device=trained.device, workers=workers)
-    scores = score(trained.model, loader)
+    loader = found.val_loader(batch_size=batch_size, device=trained.device, workers=workers)
+    scores = score(trained.model, loader, progress=True)
     if json:
         print_json(
             {

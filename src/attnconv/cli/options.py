@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypedDict
 from cyclopts import Parameter
 
 from attnconv import checks
-from attnconv.train.config import RunConfig
+from attnconv.train.config import RunConfig, number_in_text
 
 # Written in another way on the command line: as NAME=VALUE pairs.
 ELSEWHERE = {"model_options"}
@@ -39,7 +39,7 @@ def pairs(texts: list[str] | None) -> dict[str, Any]:
         if not equals or not name:
             raise checks.InputError(f"--option must be NAME=VALUE, got {text!r}")
         try:
-            found[name.replace("-", "_")] = yaml.safe_load(value)
+            found[name.replace("-", "_")] = number_in_text(yaml.safe_load(value))
         except yaml.YAMLError:
             raise checks.InputError(f"--option {name}: {value!r} is no YAML value") from None
     return found

@@ -11,14 +11,16 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     width = console.width if console.is_terminal else max(console.width, console.measure(table).maximum)
-    console.print(table, width=width, markup=False)
+    with console.capture() as captured:  # rich would leave the process itself if the reader of a pipe has gone
+        console.print(table, width=width)
+    print(captured.get(), end="")
 
 
 def print_json(value: Any) -> None:

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from attnconv import checks
 from attnconv.cli.output import print_json, print_table
+from attnconv.train.config import Device
 
 
 def predict(
@@ -17,7 +18,7 @@ def predict(
     top: int = 5,
     checkpoint: Literal["best", "last"] = "best",
     skip_bad_images: Annotated[bool, Parameter(negative=())] = False,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    device: Device = "auto",
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Name what is on images, most likely classes first.
@@ -43,6 +44,7 @@ def predict(
 
     from attnconv.data import decode_image, prepare_image
     from attnconv.recipes import load_trained
+    from attnconv.train.progress import tracked
 
     checks.integer("--top", top, at_least=1)
     files = image_files(images)
@@ -50,7 +52,7 @@ def predict(
     classes = trained.meta["classes"]
     predictions: list[dict[str, Any]] = []
     skipped: list[str] = []
-    for file in files:
+    for file in tracked(files, total=len(files), text="predicting"):
         try:
             pixels = decode_image(file, trained.meta["channels"])
         except checks.InputError as error:
@@ -84,7 +86,11 @@ def image_files(paths: tuple[Path, ...]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside = sorted(
+                p
+                for p in path.rglob("*")
+                if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
+            )
             if not inside:
                 raise checks.InputError(f"folder {path} holds no image ({', '.join(SUFFIXES)})")
             files += inside

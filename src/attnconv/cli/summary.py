@@ -15,7 +15,7 @@ def summary(
     num_classes: int = 10,
     in_channels: int = 3,
     option: Annotated[list[str] | None, Parameter(negative=())] = None,
-    json: bool = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """What a network costs for one image: parameters, multiply-adds, FLOPs, attention memory.
 
@@ -38,10 +38,13 @@ def summary(
 
     from attnconv.bench.cost import cost
     from attnconv.models import create_model
+    from attnconv.models.registry import check_options
 
+    options = pairs(option)
+    check_options(model, options)
     with torch.device("meta"):
         network = create_model(
-            model, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **pairs(option)
+            model, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options
         )
     found = cost(network, in_channels=in_channels, image_size=(image_size, image_size))
     if json:

@@ -64,6 +64,7 @@ def train(
             f"{out or default_out(settings)}: top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}% after "
             f"{result['epochs']} epochs; best top-1 {result['best_top1']:.2f}% in epoch {result['best_epoch']}; "
             f"{result['params']:,} parameters, {result['seconds']:.0f} s"
+            + (f"; {result['skipped_images']} images could not be decoded" if result["skipped_images"] else "")
         )
 
 

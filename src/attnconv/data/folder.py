@@ -26,7 +26,10 @@ def load_folder(folder: Path, *, image_size: int | None, skip_bad_images: bool) 
     for part in ("train", "val"):
         if not (folder / part).is_dir():
             raise checks.InputError(f"folder {folder} has no {part}/; {layout}")
-    train, val = _class_folders(folder / "train", layout), _class_folders(folder / "val", layout)
+    try:
+        train, val = _class_folders(folder / "train", layout), _class_folders(folder / "val", layout)
+    except OSError as error:
+        raise checks.InputError(f"cannot read folder {error.filename}: {error.strerror}") from error
     if unknown := sorted(set(val) - set(train)):
         raise checks.InputError(f"{folder}/val has classes that train lacks: {', '.join(unknown)}")
     side = image_size or DEFAULT_SIZE

@@ -47,30 +47,42 @@ class ImageData:
         return len(self.val)
 
     def loaders(self, *, batch_size: int, seed: int, device: torch.device, workers: int) -> tuple[Loader, Loader]:
-        """The training loader, shuffled and augmented as (seed, epoch) say, and the validation loader.
+        """The training loader and the validation loader."""
+        return (
+            self.train_loader(batch_size=batch_size, seed=seed, device=device, workers=workers),
+            self.val_loader(batch_size=batch_size, device=device, workers=workers),
+        )
+
+    def train_loader(self, *, batch_size: int, seed: int, device: torch.device, workers: int) -> Loader:
+        """Shuffled and augmented as (seed, epoch) say.
 
         Args:
-            batch_size: images a batch, in both.
+            batch_size: images a batch.
             seed: of order and augmentation.
             device: where batches, and the whole of a small set, are put.
-            workers: processes that decode files, for each loader; 0 decodes in this one.
+            workers: processes that decode files; 0 decodes in this one.
         Raises:
             InputError: a number out of its range, or fewer training images than one batch.
         """
         checks.integer("batch_size", batch_size, at_least=1)
         checks.integer("seed", seed, at_least=0)
-        checks.integer("workers", workers, at_least=0)
         if batch_size > self.num_train:
             raise checks.InputError(
                 f"batch_size must be at most {self.num_train}, the training images of {self.name!r}, got {batch_size}"
             )
+        return self._loader(self.train, BatchOrder(self.num_train, batch_size, seed), device, workers)
+
+    def val_loader(self, *, batch_size: int, device: torch.device, workers: int) -> Loader:
+        """Every image once, in order; arguments as `train_loader`."""
+        checks.integer("batch_size", batch_size, at_least=1)
+        return self._loader(self.val, BatchOrder(self.num_val, batch_size), device, workers)
+
+    def _loader(
+        self, source: TensorSource | FileSource, order: BatchOrder, device: torch.device, workers: int
+    ) -> Loader:
+        checks.integer("workers", workers, at_least=0)
         device = torch.device(device)
-        normalise = Normalise(self.mean, self.std, device)
-        train, val = BatchOrder(self.num_train, batch_size, seed), BatchOrder(self.num_val, batch_size)
-        return (
-            self.train.loader(train, normalise, device=device, workers=workers),
-            self.val.loader(val, normalise, device=device, workers=workers),
-        )
+        return source.loader(order, Normalise(self.mean, self.std, device), device=device, workers=workers)
 
     def meta(self) -> dict[str, Any]:
         """Plain values that a checkpoint keeps, for ``prepare_image`` and for naming what was predicted."""

@@ -45,9 +45,9 @@ def load_data(
         checks.integer("image_size", image_size, at_least=1)
     if train_subset is not None:
         checks.integer("train_subset", train_subset, at_least=1)
-    name, folder = str(name_or_folder), Path(name_or_folder).expanduser()
+    name, folder = str(name_or_folder), Path(os.path.expanduser(name_or_folder))
     if name in DATA_SETS:
-        data_dir = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or DEFAULT_DATA_DIR).expanduser()
+        data_dir = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or DEFAULT_DATA_DIR))
         data = load_named(name, data_dir=data_dir, image_size=image_size)
     elif folder.is_dir():
         data = load_folder(folder, image_size=image_size, skip_bad_images=skip_bad_images)

@@ -48,7 +48,7 @@ def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> l
         q, k, tables, scale = _queries_keys(layer, inputs[0])
         rows, columns = q.shape[2:4]
         query = (point[0] * rows // size[0], point[1] * columns // size[1])
-        weights = ops.attention_weights(q, k, tables, query, scale=scale)[0]
+        weights = ops.attention_weights(q, k, tables, query=query, scale=scale)[0]
         found.append(AttentionMap(names[layer], query, weights))
 
     hooks = [layer.register_forward_pre_hook(look) for layer in names]

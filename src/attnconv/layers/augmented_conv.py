@@ -21,12 +21,12 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def attention_widths(
-    out_channels: int, key_ratio: float, value_ratio: float, num_heads: int, min_head_dim: int
+    out_channels: int, *, key_ratio: float, value_ratio: float, num_heads: int, min_head_dim: int
 ) -> tuple[int, int]:
     """The paper's widths: d_k = max(floor(key_ratio*F/N)*N, min_head_dim*N), d_v = max(floor(value_ratio*F/N)*N, N)."""
     for name, ratio in (("key_ratio", key_ratio), ("value_ratio", value_ratio)):
-        if not 0 <= ratio < math.inf:
-            raise checks.InputError(f"{name} must be finite and not negative, got {ratio}")
+        if checks.number(name, ratio) < 0:
+            raise checks.InputError(f"{name} must not be negative, got {ratio}")
     checks.integer("num_heads", num_heads, at_least=1)
     checks.integer("min_head_dim", min_head_dim, at_least=1)
     # 0.29 * 100 is 28.999999999999996 in binary, so a hair is added before the floor.
@@ -78,7 +78,9 @@ class AugmentedConvNd(nn.Module):
         self.key_channels = checks.integer("key_channels", key_channels, at_least=0)
         self.value_channels = checks.integer("value_channels", value_channels, at_least=0)
         self.position = checks.one_of("position", position, POSITIONS)
-        self.attention_pool = checks.one_of("attention_pool", attention_pool, (1, 2))
+        self.attention_pool = checks.one_of(
+            "attention_pool", checks.integer("attention_pool", attention_pool, at_least=1), (1, 2)
+        )
         self.impl = checks.one_of("impl", impl, ops.IMPLS)
         self.feat_size = None if feat_size is None else checks.per_axis("feat_size", feat_size, axes, at_least=1)
         self._check_widths()
@@ -158,7 +160,13 @@ class AugmentedConvNd(nn.Module):
         output channels and N the heads.
         """
         checks.integer("out_channels", out_channels, at_least=1)
-        key_channels, value_channels = attention_widths(out_channels, key_ratio, value_ratio, num_heads, min_head_dim)
+        key_channels, value_channels = attention_widths(
+            out_channels,
+            key_ratio=key_ratio,
+            value_ratio=value_ratio,
+            num_heads=num_heads,
+            min_head_dim=min_head_dim,
+        )
         return cls(
             in_channels,
             out_channels,
@@ -208,8 +216,12 @@ class AugmentedConvNd(nn.Module):
         self.feat_size = checks.per_axis("feat_size", feat_size, self._axes, at_least=1)
         for name, rows in zip(self._table_names, self._table_rows(), strict=True):
             old = getattr(self, name)
-            new = F.interpolate(old.detach().mT[None], size=rows, mode="linear", align_corners=True)[0].mT
-            setattr(self, name, nn.Parameter(new.contiguous(), requires_grad=old.requires_grad))
+            if rows == 1:  # interpolation would keep the first row; distance 0 is the middle one
+                new = old.detach()[len(old) // 2][None]
+            else:
+                new = F.interpolate(old.detach().mT[None], size=rows, mode="linear", align_corners=True)[0].mT
+            new = new.clone(memory_format=torch.contiguous_format)
+            setattr(self, name, nn.Parameter(new, requires_grad=old.requires_grad))
 
     def attention_map_size(self, map_size: Size) -> tuple[int, ...]:
         """The map on which attention runs when the output map is ``map_size``: half of it, rounded up, if pooled."""
@@ -358,6 +370,7 @@ class AugmentedConv2d(AugmentedConvNd):
 
     Shapes: (B, in_channels, H_in, W_in) -> (B, out_channels, H, W), H and W as nn.Conv2d gives them; the last
     ``value_channels`` channels are attention.
+    Memory: the square of H * W for each head, while "eager" is the only kernel.
 
     The parameters are ``conv_out`` (absent if value_channels == out_channels), ``qkv_conv`` (its outputs in the order
     q, k, v), ``attn_out``, and, for relative positions, ``key_rel_h`` and ``key_rel_w``.
@@ -372,8 +385,10 @@ class AugmentedConv2d(AugmentedConvNd):
         num_heads: heads; both widths are multiples of it.
         feat_size: rows, columns of the largest output map, in cells and not image pixels; sizes the position tables.
             Smaller maps, also non-square ones, are exact.
-        position: "relative", needing feat_size; "sine", waves added to what q, k, v are projected from; "coordconv",
-            coordinates concatenated to it; or None.
+        position: "relative", needing feat_size; "sine", waves added to the map that ``qkv_conv`` reads; "coordconv",
+            coordinates concatenated to it; or None. That map is the input with the padding ring (or without the
+            border) that the window centres ask for, before the stride; with attention_pool=2 and a
+            qkv_kernel_size of 1 it is the pooled one.
         qkv_kernel_size: kernel of the projection to q, k, v.
         attention_pool: 2 runs attention on a map of half the size: 3x3 average of stride 2 before, bilinear
             upsampling after.

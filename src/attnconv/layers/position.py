@@ -11,7 +11,8 @@ from torch import Tensor
 def sine(channels: int, map_size: tuple[int, ...], like: Tensor) -> Tensor:
     """Sine and cosine waves to be added: (channels, *map) in the dtype and on the device of ``like``.
 
-    Each axis gets ``channels // (2 * axes)`` wavelengths from 2 pi to 10,000 * 2 pi cells; channels left over are 0.
+    Each axis gets w = ``channels // (2 * axes)`` waves; wave i is 2 pi * 10,000**(i / w) cells long. Channels left
+    over are 0.
     """
     axes = len(map_size)
     waves = channels // (2 * axes)

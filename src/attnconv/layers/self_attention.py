@@ -8,32 +8,33 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks, ops
-from attnconv.layers.spectral_norm import pointwise_conv, refuse_vmap_in_training
+from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
 
 
 class SelfAttention(nn.Module):
     """y = gamma * o + x, where o_j = sum_i softmax_i(f_i . g_j) h_i with f, g, h = query(x), key(x), value(x).
 
     Shapes: (B, C, *map) -> the same, any number of map axes. gamma starts at 0, where the output is x.
+    Memory: the square of the number of positions, while "eager" is the only kernel.
 
     Args:
         channels: C.
         key_ratio: width of queries and keys as a part of C; at least one channel.
         spectral_norm: divide each weight by its largest singular value, as published.
     Raises:
-        ValueError: here, for a ratio that is not positive; in forward, for an input without batch axis or of other
-            channels.
+        ValueError: here, for a ratio that is not above 0 and at most 1; in forward, for an input without batch axis or
+            of other channels.
     """
 
     def __init__(self, channels: int, *, key_ratio: float = 1 / 8, spectral_norm: bool = True) -> None:
         super().__init__()
         self.channels = checks.integer("channels", channels, at_least=1)
-        if not 0 < key_ratio <= 1:
+        if not 0 < checks.number("key_ratio", key_ratio) <= 1:
             raise checks.InputError(f"key_ratio must be above 0 and at most 1, got {key_ratio}")
         key_channels = max(1, int(channels * key_ratio))
-        self.query = pointwise_conv(channels, key_channels, spectral_norm=spectral_norm)
-        self.key = pointwise_conv(channels, key_channels, spectral_norm=spectral_norm)
-        self.value = pointwise_conv(channels, channels, spectral_norm=spectral_norm)
+        self.query = constrained_conv(channels, key_channels, spectral_norm=spectral_norm)
+        self.key = constrained_conv(channels, key_channels, spectral_norm=spectral_norm)
+        self.value = constrained_conv(channels, channels, spectral_norm=spectral_norm)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     @refuse_vmap_in_training

@@ -7,10 +7,12 @@ Letters: B batch, C channels, L positions of the map.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers.self_attention import check_map
-from attnconv.layers.spectral_norm import pointwise_conv, refuse_vmap_in_training
+from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
+from attnconv.ops.autocast import autocast_off
 
 
 class SimpleSelfAttention(nn.Module):
@@ -34,7 +36,7 @@ class SimpleSelfAttention(nn.Module):
         super().__init__()
         self.channels = checks.integer("channels", channels, at_least=1)
         self.symmetric, self.normalize = symmetric, normalize
-        self.conv = pointwise_conv(channels, channels, spectral_norm=spectral_norm, symmetric=symmetric)
+        self.conv = constrained_conv(channels, channels, spectral_norm=spectral_norm, symmetric=symmetric)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     @refuse_vmap_in_training
@@ -45,3 +47,17 @@ class SimpleSelfAttention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, symmetric={self.symmetric}, normalize={self.normalize}"
+
+
+def wide_bilinear(x: Tensor, weight: Tensor, gamma: Tensor) -> Tensor:
+    """The same with W a convolution over the flattened map: x (B, C, *map), weight (C, C, odd kernel) -> like x.
+
+    Only two of the three orders exist: W cannot be taken out of its product with x.
+    """
+    exact = torch.promote_types(x.dtype, torch.float32)
+    with autocast_off(x):
+        flat = x.flatten(2).to(exact)  # (B, C, L)
+        wx = F.conv1d(flat, weight.to(exact), padding=weight.shape[2] // 2)
+        few = flat.shape[2] < flat.shape[1]
+        mixed = flat @ (flat.mT @ wx) if few else (flat @ flat.mT) @ wx
+        return (flat + gamma.to(exact) * mixed).unflatten(2, x.shape[2:]).to(x.dtype)

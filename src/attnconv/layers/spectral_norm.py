@@ -1,4 +1,4 @@
-"""Bias-free 1x1 convolutions under spectral norm, and what old checkpoints call their tensors.
+"""Bias-free 1-D convolutions under spectral norm, and what old checkpoints call their tensors.
 
 Source: Miyato et al. 2018, arXiv:1802.05957, by torch's own parametrization.
 """
@@ -22,15 +22,12 @@ class Symmetric(nn.Module):
         return weight
 
 
-def pointwise_conv(in_channels: int, out_channels: int, *, spectral_norm: bool, symmetric: bool = False) -> nn.Conv1d:
-    """A bias-free 1-D convolution of kernel 1, He-normal, divided by its largest singular value if so asked."""
-    conv = nn.Conv1d(in_channels, out_channels, 1, bias=False)
+def constrained_conv(
+    in_channels: int, out_channels: int, kernel_size: int = 1, *, spectral_norm: bool, symmetric: bool = False
+) -> nn.Conv1d:
+    """A bias-free, He-normal 1-D convolution that keeps the length, with the constraints asked for on its weight."""
+    conv = nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight)
-    return constrain(conv, spectral_norm=spectral_norm, symmetric=symmetric)
-
-
-def constrain(conv: nn.Conv1d, *, spectral_norm: bool, symmetric: bool = False) -> nn.Conv1d:
-    """Put the constraints on ``conv.weight``."""
     if symmetric:  # first: what spectral norm divided would not be symmetric and of norm 1 at once otherwise
         parametrize.register_parametrization(conv, "weight", Symmetric())
     if spectral_norm:
@@ -63,8 +60,9 @@ def _rename_old_keys(conv: nn.Module, state: dict[str, Any], prefix: str, *_: An
     The oldest files, of torch 1.0, hold the divided weight in place of weight_v; v is then what makes u^T W v the
     divisor. Without spectral norm here the weight is folded: W / (u^T W v).
     """
-    if (weight := state.pop(f"{prefix}weight_orig", None)) is None:
+    if not {f"{prefix}weight_orig", f"{prefix}weight_u"} <= state.keys():
         return
+    weight = state.pop(f"{prefix}weight_orig")
     matrix, u = weight.flatten(1), state.pop(f"{prefix}weight_u")
     v, divided = state.pop(f"{prefix}weight_v", None), state.pop(f"{prefix}weight", None)
     if v is None:

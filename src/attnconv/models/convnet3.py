@@ -44,7 +44,7 @@ class ConvNet3(nn.Module):
 
 @register
 def convnet3(*, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> ConvNet3:
-    """The plain network; takes images of any size."""
+    """The plain network; takes images of any size from 8 x 8 on."""
     return aa_convnet3(num_classes=num_classes, in_channels=in_channels, image_size=image_size, augment=())
 
 
@@ -67,8 +67,8 @@ def aa_convnet3(
         augment: which of the layers 1, 2, 3; layer 1 sees the full image, 2 half of it, 3 a quarter.
         num_heads, key_ratio, value_ratio, min_head_dim, position: as `AugmentedConv2d.from_ratios`.
     """
-    if isinstance(augment, str) or not set(augment) <= {1, 2, 3}:
-        raise checks.InputError(f"augment must name layers among 1, 2 and 3, got {augment!r}")
+    if not isinstance(augment, (list, tuple)) or not set(map(str, augment)) <= {"1", "2", "3"}:
+        raise checks.InputError(f"augment must be a list of layers among 1, 2 and 3, got {augment!r}")
     convs = []
     for layer, (width_in, width) in enumerate(zip((in_channels, *CHANNELS), CHANNELS, strict=False), start=1):
         if layer not in augment:

@@ -5,7 +5,7 @@ A builder is called with num_classes, in_channels, image_size (rows, columns) an
 
 import fnmatch
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from torch import nn
@@ -46,14 +46,19 @@ def create_model(
         ValueError: an unknown name or option (the nearest is named), or values that do not fit each other.
     """
     build = _BUILDERS[checks.one_of("model", name, _BUILDERS)]
-    for option in options:
-        checks.one_of(f"option of {name}:", option, model_options(name))
+    check_options(name, options)
     return build(
         num_classes=checks.integer("num_classes", num_classes, at_least=1),
         in_channels=checks.integer("in_channels", in_channels, at_least=1),
         image_size=checks.per_axis("image_size", image_size, 2, at_least=1),
         **options,
     )
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Raise unless all are names of the network's own options."""
+    for option in options:
+        checks.one_of(f"option of {name}:", option, model_options(name))
 
 
 def model_options(name: str) -> dict[str, Any]:

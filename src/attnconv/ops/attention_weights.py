@@ -12,7 +12,7 @@ from attnconv.ops.relative_attention import Tables, slice_tables
 
 
 def attention_weights(
-    q: Tensor, k: Tensor, rel: Tables, query: tuple[int, ...], *, scale: float | None = None
+    q: Tensor, k: Tensor, rel: Tables, *, query: tuple[int, ...], scale: float | None = None
 ) -> Tensor:
     """Weights of every position j for the one position i = ``query``; memory is linear in the positions.
 

@@ -73,6 +73,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise checks.InputError(
             f"v must have the shape of q but for the last axis, got v {_shape(v)} and q {_shape(q)}"
         )
+    if q.shape[-1] == 0:
+        raise checks.InputError(f"q and k must have at least one channel, got {_shape(q)}")
     for name, x in (("k", k), ("v", v)):
         if x.dtype != q.dtype and autocast_dtype(x) is None:
             raise checks.InputTypeError(f"q, k and v must share a dtype, got q {q.dtype} and {name} {x.dtype}")
@@ -95,6 +97,8 @@ def slice_tables(rel: Tables, q: Tensor) -> list[Tensor]:
         if table is None:  # a mixture: no term is a term of zeros
             tables.append(q.new_zeros(2 * n - 1, head_dim))
             continue
+        if not isinstance(table, Tensor):
+            raise checks.InputTypeError(f"table {axis} of rel must be a tensor or None, got {type(table).__name__}")
         if table.dim() != 2 or table.shape[0] % 2 == 0 or table.shape[1] != head_dim:
             raise checks.InputError(
                 f"table {axis} of rel must be (2*R - 1, {head_dim}), D being {head_dim}; got {_shape(table)}"

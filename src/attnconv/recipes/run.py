@@ -9,6 +9,7 @@ from torch import nn
 
 from attnconv.data import load_data
 from attnconv.models import create_model
+from attnconv.models.registry import check_options
 from attnconv.train.config import RunConfig
 from attnconv.train.device import choose_device
 from attnconv.train.fit import fit
@@ -39,20 +40,22 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, progress: bool = 
     train, val = data.loaders(batch_size=config.batch_size, seed=config.seed, device=device, workers=config.workers)
     model = network(config, data.meta())
     require_fit(model, data.channels, data.image_size)
-    return fit(model, train, val, config, out, meta=data.meta(), resume=resume, progress=progress)
+    return fit(model, train, val, config=config, out=out, meta=data.meta(), resume=resume, progress=progress)
 
 
 def network(config: RunConfig, meta: dict[str, Any]) -> nn.Module:
     """The network of ``config`` for the classes and the image size in ``meta``, its weights drawn from the seed."""
-    torch.manual_seed(config.seed)
+    check_options(config.model, config.model_options)
     rows, columns = meta["image_size"]
-    return create_model(
-        config.model,
-        num_classes=len(meta["classes"]),
-        in_channels=meta["channels"],
-        image_size=(rows, columns),
-        **config.model_options,
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return create_model(
+            config.model,
+            num_classes=len(meta["classes"]),
+            in_channels=meta["channels"],
+            image_size=(rows, columns),
+            **config.model_options,
+        )
 
 
 def require_fit(model: nn.Module, channels: int, image_size: tuple[int, int]) -> None:

@@ -13,6 +13,9 @@ from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
 from attnconv.train.device import choose_device
 
+# What must be known of its images before a network can be used.
+META = {"classes": list, "channels": int, "image_size": list, "mean": list, "std": list, "resize_ratio": float}
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -45,8 +48,9 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") 
     where = choose_device(device)
     state = load_checkpoint(file)
     config = RunConfig.from_dict(state["config"], source=str(file))
-    if missing := {"classes", "channels", "image_size", "mean", "std"} - set(state["meta"]):
-        raise checks.InputError(f"{file} does not say what its images are: no {sorted(missing)[0]!r} in 'meta'")
+    for name, kind in META.items():
+        if not isinstance(state["meta"].get(name), kind):
+            raise checks.InputError(f"{file} does not say what its images are: no {name!r} in 'meta'")
     model = network(config, state["meta"])
     load_weights(model, state, file)
     return Trained(model.to(where).eval(), config, state["meta"], where, file)

@@ -61,6 +61,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise checks.InputError(f"{path} is a checkpoint of format {state['format']!r}, this version reads {FORMAT}")
     if missing := sorted(KEYS - state.keys()):
         raise checks.InputError(f"{path} is not a whole checkpoint: it has no {missing[0]!r}")
+    for name in ("model", "config", "meta"):
+        if not isinstance(state[name], dict):
+            raise checks.InputError(f"{path} is damaged: its {name!r} is no dict but {type(state[name]).__name__}")
+    if wrong := [name for name, value in state["model"].items() if not isinstance(value, torch.Tensor)]:
+        raise checks.InputError(f"{path} is damaged: {wrong[0]!r} of its 'model' is no tensor")
     return state
 
 

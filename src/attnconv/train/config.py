@@ -19,6 +19,9 @@ def _option(help_text: str, **kwargs: Any) -> Any:
     return field(metadata={"help": help_text}, **kwargs)
 
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One training run. The help text of each field is also the command line's."""
@@ -43,7 +46,7 @@ class RunConfig:
     warmup: float = _option("Fraction of the steps in which the learning rate rises.", default=0.3)
     label_smoothing: float = _option("Probability spread over all classes.", default=0.0)
     precision: Literal["fp32", "bf16", "fp16"] = _option("Arithmetic; 16-bit ones are mixed.", default="fp32")
-    device: Literal["auto", "cpu", "cuda", "mps"] = _option("Where to run.", default="auto")
+    device: Device = _option("Where to run.", default="auto")  # noqa: RUF009  as dataclasses.field
     seed: int = _option("Seed of weights, order and augmentation.", default=0)
 
     def __post_init__(self) -> None:
@@ -96,8 +99,15 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     wanted = typing.get_origin(kind) or kind
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if wanted is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
+    if wanted is float:
+        value = number_in_text(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise checks.InputTypeError(f"{name} must be {wanted.__name__}, got {value!r}")
+    return value
+
+
+def number_in_text(value: Any) -> Any:
+    """Text like 1e-3 as a float, since YAML 1.1 takes it for text; anything else as it is."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
     return value

@@ -1,15 +1,15 @@
 """Where and in what arithmetic a run computes: names of RunConfig to a torch device and a Fabric."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
 from attnconv import checks
+from attnconv.train.config import Device
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -19,7 +19,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         InputError: an unknown name, or a device that this machine does not have.
     """
-    checks.one_of("device", name, DEVICES)
+    checks.one_of("device", name, get_args(Device))
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind in present if present[kind])

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from attnconv import checks
 from attnconv.train.loader import Loader
+from attnconv.train.progress import tracked
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Scores:
 
 
 @torch.no_grad()  # not inference_mode: what a layer caches here must still serve in training
-def evaluate(model: nn.Module, loader: Loader, *, label_smoothing: float = 0.0) -> Scores:
+def evaluate(model: nn.Module, loader: Loader, *, progress: bool = False) -> Scores:
     """Run ``model``, (B, C, H, W) -> logits (B, K), in evaluation mode over the loader's epoch 0.
 
     The mode of every module is restored. For another precision than the model's own, hand in
@@ -37,9 +38,9 @@ def evaluate(model: nn.Module, loader: Loader, *, label_smoothing: float = 0.0) 
     model.eval()
     try:
         count, sums = 0, []  # a batch's sums stay on the device: reading each of them would make it wait
-        for images, labels in loader.epoch(0):
+        for images, labels in tracked(loader.epoch(0), total=len(loader), text="evaluating", shown=progress):
             logits = model(images).float()  # (B, K)
-            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="sum")
+            loss = F.cross_entropy(logits, labels, reduction="sum")
             ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]  # (B, at most 5)
             sums.append(torch.stack([loss, ranked[:, 0].sum(), ranked.sum()]))
             count += len(labels)

@@ -42,9 +42,9 @@ def fit(
     model: nn.Module,
     train_loader: Loader,
     val_loader: Loader,
+    *,
     config: RunConfig,
     out: Path,
-    *,
     meta: dict[str, Any],
     resume: bool = False,
     progress: bool = True,
@@ -95,7 +95,6 @@ def fit(
         state.restore(checkpoint)
 
     folder.write_config(config)
-    folder.write_metrics(state.history)  # cuts it back to the checkpoint
     with Display(progress, epochs=config.epochs, batches=len(train_loader), step=state.step) as display:
         if state.threads != torch.get_num_threads():
             display.line(
@@ -103,6 +102,7 @@ def fit(
                 "it will not end in the very same bits"
             )
         try:
+            folder.write_metrics(state.history)  # cuts it back to the checkpoint
             while state.epoch < config.epochs:
                 train_epoch(state, wrapped, optimizer, fabric, train_loader, display)
                 scores = evaluate(wrapped, val_loader)
@@ -118,6 +118,9 @@ def fit(
             with interrupts_held():
                 state.skipped.update(train_loader.skipped, val_loader.skipped)
                 state.save(folder.last, meta=meta)
+            raise
+        except BaseException:
+            folder.forget_empty_run()
             raise
     result = summary(state, fabric.device)
     folder.write_result(result)
@@ -152,6 +155,7 @@ def train_epoch(
                 display.batch_done(state.epoch, state.step_in_epoch, sums)
     sums.flush(state.last)
     sums.seconds = time.perf_counter() - began  # once more: the flush has waited for the device
+    display.batch_done(state.epoch, state.step_in_epoch, sums)
     if not sums.images:
         raise checks.InputError(f"epoch {state.epoch + 1} brought none of {loader.num_samples} training images")
 

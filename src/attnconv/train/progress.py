@@ -1,10 +1,24 @@
 """What a run shows on stderr: a line an epoch, and on a terminal a live bar below them."""
 
+import os
 import sys
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self, TypeVar
 
 from attnconv.train.train_sums import TrainSums
+
+Item = TypeVar("Item")
+
+
+def tracked(items: Iterable[Item], *, total: int, text: str, shown: bool = True) -> Iterator[Item]:
+    """``items`` one by one, with a bar on stderr if that is a terminal."""
+    if not shown or not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, description=text, total=total, console=Console(stderr=True), transient=True)
 
 
 class Display:
@@ -52,4 +66,8 @@ class Display:
         if self.bar:
             self.bar.console.print(text, markup=False, soft_wrap=True)
         elif self.shown:
-            print(text, file=sys.stderr, flush=True)
+            try:
+                print(text, file=sys.stderr, flush=True)
+            except BrokenPipeError:  # nobody reads any more: the run goes on in silence
+                self.shown = False
+                sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for the rest of the process

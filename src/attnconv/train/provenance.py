@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-import attnconv
+from attnconv import __version__
 
 # The checkout's root, if the package lies in one as this file does: <root>/src/attnconv/train/provenance.py
 ROOT = Path(__file__).resolve().parents[3]
@@ -16,7 +16,7 @@ def provenance(device: torch.device) -> dict[str, str | None]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch": torch.__version__,
-        "attnconv": attnconv.__version__,
+        "attnconv": __version__,
         "commit": commit(ROOT),
     }
 

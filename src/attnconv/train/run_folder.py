@@ -81,6 +81,15 @@ class RunFolder:
             raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
         _write(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
 
+    def forget_empty_run(self) -> None:
+        """Undo ``write_config`` if no checkpoint has been saved: with other options the folder can be used again."""
+        if self.last.exists() or self.best.exists():
+            return
+        self.config.unlink(missing_ok=True)
+        self.metrics.unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write one row an epoch: all of them each time, so that the file is never half a row, nor ahead of last.pt."""
         table = io.StringIO()

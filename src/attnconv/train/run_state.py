@@ -104,10 +104,14 @@ class RunState:
                 "the training images have changed"
             )
         load_weights(self.model, checkpoint, self.last)
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.precision.load_state_dict(checkpoint["scaler"])
+        try:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.precision.load_state_dict(checkpoint["scaler"])
+            self.sums = TrainSums(**checkpoint["sums"])
+            self.skipped = set(checkpoint["skipped"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise checks.InputError(f"{self.last} is damaged: {type(error).__name__}: {error}") from error
         self.epoch, self.step_in_epoch = checkpoint["epoch"], checkpoint["step_in_epoch"]
-        self.sums = TrainSums(**checkpoint["sums"])
         self.history, self.best = checkpoint["history"], checkpoint["best"]
-        self.skipped, self.threads = set(checkpoint["skipped"]), checkpoint["threads"]
+        self.threads = checkpoint["threads"]
         self._began = time.perf_counter() - checkpoint["seconds"]
