@@ -133,7 +133,7 @@ def loaded_by(statement: str) -> set[str]:
     "statement",
     [
         "import attnconv",
-        "from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat, models, ops",
+        "from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat, models, ops, surgery",
     ],
 )
 def test_optional_packages_stay_unloaded(statement):
