@@ -130,7 +130,9 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-ROOMS = "from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat, explain, models, ops"
+ROOMS = (
+    "from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat, explain, models, ops, surgery"
+)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAYERS = ("AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention")
-_ROOMS = ("compat", "explain", "layers", "models", "ops")
+_ROOMS = ("compat", "explain", "layers", "models", "ops", "surgery")
 
 __all__ = [
     "AugmentedConv1d",
@@ -22,10 +22,11 @@ __all__ = [
     "layers",
     "models",
     "ops",
+    "surgery",
 ]
 
 if TYPE_CHECKING:
-    from attnconv import compat, explain, layers, models, ops
+    from attnconv import compat, explain, layers, models, ops, surgery
     from attnconv.layers import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d, SelfAttention, SimpleSelfAttention
 
 

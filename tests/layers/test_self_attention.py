@@ -83,7 +83,10 @@ def test_autocast_stays_close(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_channels_last(kind):
     layer, x = make(kind), image(3, 5)
-    torch.testing.assert_close(layer(x.to(memory_format=torch.channels_last)), layer(x))
+    y, last = layer(x), layer(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, y)
+    assert y.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last)
 
 
 def weights_of(layer):

@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
         # The softmax runs over the positions of query(x), so those are what the op calls keys.
         k, q, v = (conv(flat).mT[:, None] for conv in (self.query, self.key, self.value))  # (B, 1, L, D or C)
         o = ops.relative_attention(q, k, v, None, scale=1.0)[:, 0].mT.unflatten(2, x.shape[2:])  # (B, C, *map)
-        return (self.gamma * o + x).to(x.dtype)
+        return (x + self.gamma * o).to(x.dtype)  # x first: the sum takes its memory format
 
     def extra_repr(self) -> str:
         return f"{self.channels}"

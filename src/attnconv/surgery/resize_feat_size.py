@@ -1,0 +1,63 @@
+"""The position tables of a whole network fitted to images of another size."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from attnconv import checks
+from attnconv.layers.augmented_conv import AugmentedConvNd, Size
+from attnconv.surgery.changes import Change, Changes, params, size_text
+from attnconv.surgery.places import places
+from attnconv.surgery.trace import Example, trace
+
+
+def resize_feat_size(model: nn.Module, image_size: Size | None = None, *, example: Example | None = None) -> Changes:
+    """Fit the position tables of every augmented convolution to ``image_size``, in place: the list of changes.
+
+    Each layer's output map is taken from one forward of the network, traced in evaluation mode; of several calls of a
+    layer the largest counts, and a layer that does not run keeps its tables. Resized tables are interpolated, and are
+    new parameters: build the optimiser afterwards.
+
+    Args:
+        model: a network with augmented convolutions of position="relative".
+        image_size: side, or rows and columns, of the largest images in pixels. The trace runs on zeros
+            (1, C, *image_size), with the channels C of the model's first convolution.
+        example: a tensor, or a tuple of positional arguments, for the trace to run on instead of zeros.
+    Raises:
+        InputError: there is no such layer, or the model does not run at that size.
+    """
+    layers = {
+        place.module: place.name
+        for place in places(model)
+        if isinstance(place.module, AugmentedConvNd) and place.module.position == "relative"
+    }
+    if not layers:
+        raise checks.InputError(f"{type(model).__name__} has no augmented convolution with position tables")
+    with _without_tables(layers):
+        outputs = trace(model, layers, image_size=image_size, example=example)
+    changes = Changes()
+    for layer, name in layers.items():
+        calls = [output.map_size for output in outputs[layer]]
+        largest = tuple(max(sizes) for sizes in zip(*calls, strict=True))
+        if calls and largest != layer.feat_size:
+            before, params_before = _text(layer), params(layer)
+            layer.resize_feat_size(largest)
+            changes.append(Change(name, before, _text(layer), largest, params_before, params(layer)))
+    return changes
+
+
+@contextmanager
+def _without_tables(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Positions do not change the size of a map, and tables too small for it would stop the trace."""
+    for layer in layers:
+        layer.position = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.position = "relative"  # type: ignore[assignment]
+
+
+def _text(layer: AugmentedConvNd) -> str:
+    return f"feat_size {size_text(layer.feat_size or ())}"
