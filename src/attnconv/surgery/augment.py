@@ -60,7 +60,11 @@ def augment(
         if len(output.shape) != len(conv.kernel_size) + 2:
             raise checks.InputError(f"{place.name} runs without a batch axis, which an augmented convolution needs")
         key_channels, value_channels = attention_widths(
-            conv.out_channels, key_ratio, value_ratio, num_heads, min_head_dim
+            conv.out_channels,
+            key_ratio=key_ratio,
+            value_ratio=value_ratio,
+            num_heads=num_heads,
+            min_head_dim=min_head_dim,
         )
         _check_split(place.name, conv, value_channels, value_ratio, num_heads)
         layer = _augmented(conv, output.map_size, key_channels, value_channels, num_heads)
