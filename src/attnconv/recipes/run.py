@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from attnconv import checks
 from attnconv.data import load_data
 from attnconv.models import create_model
 from attnconv.train.config import RunConfig
@@ -44,6 +45,8 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, progress: bool = 
 
 def network(config: RunConfig, meta: dict[str, Any]) -> nn.Module:
     """The network of ``config`` for the classes and the image size in ``meta``, its weights drawn from the seed."""
+    if "init_from" in config.model_options:
+        raise checks.InputError("init_from is an argument of create_model; a run draws its weights")
     torch.manual_seed(config.seed)
     rows, columns = meta["image_size"]
     return create_model(

@@ -1,12 +1,11 @@
-"""The registry, and every registered network."""
+"""The three-layer network."""
 
 import pytest
 import torch
 from torch import nn
 
 from attnconv import AugmentedConv2d
-from attnconv.models import create_model, list_models
-from attnconv.models.registry import model_options
+from attnconv.models import create_model
 
 
 def count(model):
@@ -15,33 +14,6 @@ def count(model):
 
 def augmented(model):
     return [layer for layer in model.modules() if isinstance(layer, AugmentedConv2d)]
-
-
-def test_list_models_matches_shell_patterns():
-    assert list_models() == sorted(list_models())
-    assert list_models("*convnet3") == ["aa_convnet3", "convnet3"]
-    assert list_models("aa_*") == ["aa_convnet3"]
-    assert list_models("nothing") == []
-
-
-@pytest.mark.parametrize("name", list_models())
-@pytest.mark.parametrize("size", [(9, 15), (16, 16)])
-def test_every_network_runs_forward_and_backward(name, size):
-    """At an odd, non-square size below image_size, and at image_size."""
-    torch.manual_seed(0)
-    model = create_model(name, num_classes=7, in_channels=2, image_size=16)
-    y = model(torch.randn(2, 2, *size))
-    y.square().mean().backward()
-    assert y.shape == (2, 7)
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
-@pytest.mark.parametrize("name", list_models())
-def test_every_network_compiles_and_exports(name):
-    model = create_model(name, num_classes=7, image_size=16).eval()
-    x = torch.randn(2, 3, 16, 11)
-    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))
-    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
 
 
 def test_convnet3_has_the_published_widths():
@@ -75,18 +47,7 @@ def test_all_three_layers_can_be_augmented():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: create_model("convnet4", num_classes=2, image_size=8),
-            "unknown model 'convnet4'; nearest: 'convnet3'",
-        ),
-        (
-            lambda: create_model("aa_convnet3", num_classes=2, image_size=8, augmnt=(1,)),
-            "unknown option of aa_convnet3: 'augmnt'; nearest: 'augment'",
-        ),
-        (lambda: create_model("convnet3", num_classes=2, image_size=8, augment=(1,)), "unknown option of convnet3"),
         (lambda: create_model("aa_convnet3", num_classes=2, image_size=8, augment=(4,)), "layers among 1, 2 and 3"),
-        (lambda: create_model("convnet3", num_classes=0, image_size=8), "num_classes must be at least 1, got 0"),
-        (lambda: create_model("convnet3", num_classes=2, image_size=(8, 8, 8)), "image_size must be one integer or 2"),
         (
             lambda: create_model("convnet3", num_classes=2, image_size=8)(torch.zeros(1, 3, 7, 9)),
             r"at least 8 x 8 pixels, got \(7, 9\)",
@@ -100,8 +61,3 @@ def test_all_three_layers_can_be_augmented():
 def test_bad_input_gets_a_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_options_and_their_defaults():
-    assert model_options("convnet3") == {}
-    assert model_options("aa_convnet3")["augment"] == (2, 3)
