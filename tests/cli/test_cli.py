@@ -78,7 +78,7 @@ def test_version(attnconv):
 
 
 FLAGS = {
-    "models": "--json --pattern",
+    "models": "--json --pattern --table",
     "summary": "--image-size --in-channels --json --model --num-classes --option",
     "train": (
         "--batch-size --config --data --data-dir --device --epochs --image-size --json --label-smoothing --lr --model "
@@ -105,7 +105,18 @@ def test_models(attnconv):
     assert "convnet3" in out
     assert "augment=(2, 3)" in out
     _, out, _ = attnconv("models", "aa_*", "--json")
-    assert [entry["name"] for entry in json.loads(out)] == ["aa_convnet3"]
+    assert {entry["name"]: entry["options"] for entry in json.loads(out)}["aa_convnet3"]["augment"] == [2, 3]
+
+
+def test_models_table(attnconv):
+    _, out, _ = attnconv("models", "aa_wide_*", "--table")
+    assert re.search(r"aa_wide_resnet28_10 +CIFAR-100 +36.05 +36.2 +12.29 +11.40 +10.9 +no: params, FLOPs *\n", out)
+    _, out, _ = attnconv("models", "resnet34", "--table", "--json")
+    (row,) = json.loads(out)
+    assert row["published"] == {
+        "name": "resnet34", "data": "ImageNet", "params": "21.8", "gflops": "7.4", "options": {},
+    }  # fmt: skip
+    assert (row["params"], row["agrees"]) == (21_797_672, "no: FLOPs")
 
 
 def test_summary(attnconv):
@@ -249,7 +260,8 @@ BAD_COMMANDS = [
     (["train", "--resume"], "--resume needs --out"),
     (["train", "--config", "nothing.yaml"], "no file at nothing.yaml"),
     (["summary", "convnet4"], "unknown model 'convnet4'; nearest: 'convnet3'"),
-    (["models", "bb_*"], r"no network matches 'bb_\*'; known: aa_convnet3, convnet3"),
+    (["models", "bb_*"], r"no network matches 'bb_\*'; known: aa_convnet3, aa_resnet101, "),
+    (["models", "bb_*", "--table"], r"no published network matches 'bb_\*'; known: aa_resnet101, "),
     (["evaluate", "nowhere"], "nowhere is neither a run folder nor a checkpoint"),
     (["predict", "nowhere", "a.png"], "no image or folder at a.png"),
     (["predict", "nowhere"], "predict needs at least one image or folder"),

@@ -1,15 +1,17 @@
-"""attnconv models: the registry."""
+"""attnconv models: the registry, and the published networks beside ours."""
 
 from attnconv.cli.output import print_json, print_table
 
 
-def models(pattern: str = "*", *, json: bool = False) -> None:
+def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> None:
     """List the networks that can be created by name.
 
     Parameters
     ----------
     pattern:
         Shell pattern, such as 'aa_*'.
+    table:
+        Print the published networks instead: our parameters and FLOPs beside the paper's.
     json:
         Print one JSON list.
     """
@@ -17,6 +19,9 @@ def models(pattern: str = "*", *, json: bool = False) -> None:
     from attnconv.models import list_models
     from attnconv.models.registry import model_options
 
+    if table:
+        _table(pattern, json)
+        return
     names = list_models(pattern)
     if not names:
         raise checks.InputError(f"no network matches {pattern!r}; {checks.nearest(pattern, list_models())}")
@@ -25,3 +30,18 @@ def models(pattern: str = "*", *, json: bool = False) -> None:
         return
     rows = [(name, ", ".join(f"{k}={v}" for k, v in model_options(name).items())) for name in names]
     print_table(("network", "options and their defaults"), rows)
+
+
+def _table(pattern: str, json: bool) -> None:
+    from attnconv import checks
+    from attnconv.bench.published import HEADER, PUBLISHED, compare
+
+    found = compare(pattern)
+    if not found:
+        known = dict.fromkeys(row.name for row in PUBLISHED)
+        raise checks.InputError(f"no published network matches {pattern!r}; {checks.nearest(pattern, known)}")
+    if json:
+        print_json([row.to_dict() for row in found])
+        return
+    print_table(HEADER, [row.cells() for row in found])
+    print("GFLOPs: 2 a MAC of everything; its way: as the paper counts, attention products 1 a MAC, no position terms.")
