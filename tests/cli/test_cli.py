@@ -26,7 +26,7 @@ def test_version(attnconv):
 
 
 FLAGS = {
-    "models": "--json --pattern",
+    "models": "--json --pattern --table",
     "summary": "--image-size --in-channels --json --model --num-classes --option",
     "train": (
         "--batch-size --config --data --data-dir --device --epochs --image-size --json --label-smoothing --lr --model "
@@ -54,7 +54,18 @@ def test_models(attnconv):
     assert "augment=[2,3]" in out
     assert "key_ratio=0.5" in out
     _, out, _ = attnconv("models", "aa_*", "--json")
-    assert [entry["name"] for entry in json.loads(out)] == ["aa_convnet3"]
+    assert {entry["name"]: entry["options"] for entry in json.loads(out)}["aa_convnet3"]["augment"] == [2, 3]
+
+
+def test_models_table(attnconv):
+    _, out, _ = attnconv("models", "aa_wide_*", "--table")
+    assert re.search(r"aa_wide_resnet28_10 +CIFAR-100 +36.05 +36.2 +12.29 +11.40 +10.9 +no: params, FLOPs *\n", out)
+    _, out, _ = attnconv("models", "resnet34", "--table", "--json")
+    (row,) = json.loads(out)
+    assert row["published"] == {
+        "name": "resnet34", "data": "ImageNet", "params": "21.8", "gflops": "7.4", "options": {},
+    }  # fmt: skip
+    assert (row["params"], row["agrees"]) == (21_797_672, "no: FLOPs")
 
 
 def test_summary(attnconv):
@@ -217,20 +228,20 @@ def test_demo_trains_both_and_writes_the_page(attnconv, tmp_path):
 def test_ctrl_c_saves_the_run_and_resume_ends_it(tmp_path):
     """Interrupted in the middle of an epoch, the resumed run ends in the same bits as one never interrupted."""
     command = [sys.executable, "-c", "import sys; from attnconv.cli import main; sys.exit(main())"]
-    settings = ["--epochs", "40", "--train-subset", "640"]
+    settings = ["--epochs", "15", "--train-subset", "640"]
     run = subprocess.Popen(
         [*command, *TRAIN, *settings, "--out", str(tmp_path / "run")],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert run.stderr is not None
-    assert run.stderr.readline().startswith("epoch 1/40")
+    assert run.stderr.readline().startswith("epoch 1/15")
     time.sleep(0.2)
     os.killpg(run.pid, signal.SIGINT)
     rest = run.stderr.read()
     assert run.wait(60) == 130
     assert rest.splitlines()[-1] == "attnconv: error: interrupted"
     stopped = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    assert stopped["epoch"] < 40
+    assert stopped["epoch"] < 15
     assert not (tmp_path / "run" / "result.json").exists()
 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

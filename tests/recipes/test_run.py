@@ -59,6 +59,7 @@ def test_nothing_is_loaded_or_written_where_a_run_is(finished):
         ({"model": "convnet4"}, "unknown model 'convnet4'; nearest: 'convnet3'"),
         ({"data": "digit"}, "'digit' is neither a data set nor an existing folder; nearest: 'digits'"),
         ({"model_options": {"augmnt": [1]}}, "unknown option of aa_convnet3: 'augmnt'; nearest: 'augment'"),
+        ({"model_options": {"init_from": "w.pt"}}, "unknown option of aa_convnet3: 'init_from'"),
         ({"train_subset": 5000}, "train_subset must be at most 1437"),
         ({"train_subset": None, "batch_size": 2000}, "batch_size must be at most 1437"),
         ({"image_size": 4}, r"at least 8 x 8 pixels, got \(4, 4\)"),

@@ -159,7 +159,7 @@ def test_a_model_that_is_the_convolution():
         ({"image_size": 0}, "image_size must be at least 1"),
         ({"example": [1]}, "example must be a tensor or a tuple, got list"),
         ({"example": torch.zeros(1, 5, 6, 6)}, "Net does not run on the example: Given groups=1, weight of size"),
-        ({"key_ratio": -1}, "key_ratio must be finite and not negative"),
+        ({"key_ratio": -1}, "key_ratio must not be negative, got -1"),
         ({"num_heads": 0}, "num_heads must be at least 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""attnconv models: the registry."""
+"""attnconv models: the registry, and the published networks beside ours."""
 
 from typing import Annotated, Any
 
@@ -7,13 +7,20 @@ from cyclopts import Parameter
 from attnconv.cli.output import print_json, print_table
 
 
-def models(pattern: str = "*", *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
+def models(
+    pattern: str = "*",
+    *,
+    table: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
     """List the networks that can be created by name.
 
     Parameters
     ----------
     pattern:
         Shell pattern, such as 'aa_*'.
+    table:
+        Print the published networks instead: our parameters and FLOPs beside the paper's.
     json:
         Print one JSON list.
     """
@@ -21,6 +28,9 @@ def models(pattern: str = "*", *, json: Annotated[bool, Parameter(negative=())] 
     from attnconv.models import list_models
     from attnconv.models.registry import model_options
 
+    if table:
+        _table(pattern, json)
+        return
     names = list_models(pattern)
     if not names:
         raise checks.InputError(f"no network matches {pattern!r}; {checks.nearest(pattern, list_models())}")
@@ -38,3 +48,18 @@ def as_yaml(value: Any) -> str:
     value = list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
     return text.replace(", ", ",")
+
+
+def _table(pattern: str, json: bool) -> None:
+    from attnconv import checks
+    from attnconv.bench.published import HEADER, PUBLISHED, compare
+
+    found = compare(pattern)
+    if not found:
+        known = dict.fromkeys(row.name for row in PUBLISHED)
+        raise checks.InputError(f"no published network matches {pattern!r}; {checks.nearest(pattern, known)}")
+    if json:
+        print_json([row.to_dict() for row in found])
+        return
+    print_table(HEADER, [row.cells() for row in found])
+    print("GFLOPs: 2 a MAC of everything; its way: as the paper counts, attention products 1 a MAC, no position terms.")

@@ -12,14 +12,15 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
     from rich.table import Table
 
     console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 10_000  # a pipe has no width to fold at
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    width = console.width if console.is_terminal else max(console.width, console.measure(table).maximum)
     with console.capture() as captured:  # rich would leave the process itself if the reader of a pipe has gone
-        console.print(table, width=width)
+        console.print(table)
     print(captured.get(), end="")
 
 

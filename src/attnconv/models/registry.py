@@ -1,58 +1,125 @@
 """Every network under its name.
 
-A builder is called with num_classes, in_channels, image_size (rows, columns) and its own keyword-only options.
+A builder is called with num_classes, in_channels, image_size (rows, columns), the integers in the network's name, and
+its own keyword-only options.
 """
 
 import fnmatch
 import inspect
+import re
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
 
 from torch import nn
 
 from attnconv import checks
+from attnconv.models.init_from import Source, Transfer, initialise
 
 Builder = Callable[..., nn.Module]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
 
-_BUILDERS: dict[str, Builder] = {}
 _COMMON = ("num_classes", "in_channels", "image_size")
+
+
+@dataclass(frozen=True)
+class _Family:
+    """One builder, every name that it answers to, and those of them that are listed."""
+
+    build: Builder
+    pattern: re.Pattern[str]
+    listed: tuple[str, ...]
+
+
+_FAMILIES: list[_Family] = []
 
 
 def register(build: AnyBuilder) -> AnyBuilder:
     """Decorator: ``build`` is the network of its own name."""
-    assert build.__name__ not in _BUILDERS, build.__name__
-    _BUILDERS[build.__name__] = build
-    return build
+    return register_family(build.__name__, (build.__name__,))(build)
+
+
+def register_family(pattern: str, listed: tuple[str, ...]) -> Callable[[AnyBuilder], AnyBuilder]:
+    """Decorator: ``build`` makes every network whose whole name matches.
+
+    Args:
+        pattern: a regular expression; its named groups match integers, which ``build`` takes under these names.
+        listed: the names that `list_models` shows.
+    """
+    compiled = re.compile(pattern)
+    for name in listed:
+        assert compiled.fullmatch(name), (pattern, name)
+        assert not any(family.pattern.fullmatch(name) for family in _FAMILIES), name
+
+    def add(build: AnyBuilder) -> AnyBuilder:
+        _FAMILIES.append(_Family(build, compiled, listed))
+        return build
+
+    return add
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names that match a shell pattern, sorted."""
-    return sorted(fnmatch.filter(_BUILDERS, pattern))
+    """Names that match a shell pattern, sorted; a family such as wide_resnet{depth}_{k} has more than these."""
+    return sorted(name for family in _FAMILIES for name in fnmatch.filter(family.listed, pattern))
+
+
+@overload
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int | tuple[int, int],
+    init_from: None = None,
+    **options: Any,
+) -> nn.Module: ...
+
+
+@overload
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int | tuple[int, int],
+    init_from: Source,
+    **options: Any,
+) -> tuple[nn.Module, Transfer]: ...
 
 
 def create_model(
-    name: str, *, num_classes: int, in_channels: int = 3, image_size: int | tuple[int, int], **options: Any
-) -> nn.Module:
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int | tuple[int, int],
+    init_from: Source | None = None,
+    **options: Any,
+) -> nn.Module | tuple[nn.Module, Transfer]:
     """A new network: (B, in_channels, rows, columns) -> logits (B, num_classes).
 
     Args:
-        name: one of `list_models`.
+        name: one of `list_models`, or another of its family.
         num_classes: outputs.
         in_channels: image channels.
         image_size: side, or rows and columns, of the largest images in pixels; position tables are sized by it.
+        init_from: trained weights to start from, of the plain network of the same family: "torchvision", a file, or
+            a state dict. The result is then (network, `Transfer`).
         options: the network's own, as its builder documents them.
     Raises:
-        ValueError: an unknown name or option (the nearest is named), or values that do not fit each other.
+        ValueError: an unknown name or option (the nearest is named), values that do not fit each other, or weights
+            that cannot be read or fit nowhere.
     """
-    build = _BUILDERS[checks.one_of("model", name, _BUILDERS)]
+    family, numbers = _find(name)
     check_options(name, options)
-    return build(
+    model = family.build(
         num_classes=checks.integer("num_classes", num_classes, at_least=1),
         in_channels=checks.integer("in_channels", in_channels, at_least=1),
         image_size=checks.per_axis("image_size", image_size, 2, at_least=1),
+        **numbers,
         **options,
     )
+    return model if init_from is None else (model, initialise(model, name, init_from))
 
 
 def check_options(name: str, options: Iterable[str]) -> None:
@@ -63,5 +130,14 @@ def check_options(name: str, options: Iterable[str]) -> None:
 
 def model_options(name: str) -> dict[str, Any]:
     """The network's own options and their defaults."""
-    parameters = inspect.signature(_BUILDERS[checks.one_of("model", name, _BUILDERS)]).parameters
-    return {key: p.default for key, p in parameters.items() if key not in _COMMON}
+    family, numbers = _find(name)
+    parameters = inspect.signature(family.build).parameters
+    return {key: p.default for key, p in parameters.items() if key not in (*_COMMON, *numbers)}
+
+
+def _find(name: str) -> tuple[_Family, dict[str, int]]:
+    """The family of ``name`` and the integers in it."""
+    for family in _FAMILIES:
+        if match := family.pattern.fullmatch(str(name)):
+            return family, {key: int(digits) for key, digits in match.groupdict().items()}
+    raise checks.InputError(f"unknown model {name!r}; {checks.nearest(name, list_models())}")

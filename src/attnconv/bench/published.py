@@ -1,0 +1,116 @@
+"""The networks whose sizes were published, and ours beside them.
+
+Sources: Bello et al. 2019, arXiv:1904.09925, tables 1 and 2 and the comparison of attention fractions; for the network
+of Attention-Augmented-Conv2d (2019), which states none, the size that its code has. XResNet-50's were never stated.
+"""
+
+import fnmatch
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from attnconv.bench.cost import cost
+from attnconv.models import create_model
+
+# Classes, and the side of the images in pixels.
+DATA = {"CIFAR-100": (100, 32), "ImageNet": (1000, 224), "Imagewoof": (10, 256)}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One network and its published size, as printed: millions of parameters, and 10^9 FLOPs for one image."""
+
+    name: str
+    data: str
+    params: str | None = None
+    gflops: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+PUBLISHED = (
+    Published("wide_resnet28_10", "CIFAR-100", "36.3", "10.4"),
+    Published("se_wide_resnet28_10", "CIFAR-100", "36.5", "10.4"),
+    Published("aa_wide_resnet28_10", "CIFAR-100", "36.2", "10.9"),
+    Published("seed_aa_wide_resnet28_10", "CIFAR-100", "206"),
+    Published("resnet34", "ImageNet", "21.8", "7.4"),
+    Published("se_resnet34", "ImageNet", "22.0", "7.4"),
+    Published("aa_resnet34", "ImageNet", "20.7", "7.1"),
+    Published("resnet50", "ImageNet", "25.6", "8.2"),
+    Published("se_resnet50", "ImageNet", "28.1", "8.2"),
+    Published("aa_resnet50", "ImageNet", "25.8", "8.3"),
+    Published("resnet101", "ImageNet", "44.5", "15.6"),
+    Published("se_resnet101", "ImageNet", "49.3", "15.6"),
+    Published("aa_resnet101", "ImageNet", "45.4", "16.1"),
+    Published("resnet152", "ImageNet", "60.2", "23.0"),
+    Published("se_resnet152", "ImageNet", "66.8", "23.1"),
+    Published("aa_resnet152", "ImageNet", "61.6", "23.8"),
+    *(
+        Published("aa_resnet50", "ImageNet", params, options={"key_ratio": ratio, "value_ratio": ratio})
+        for ratio, params in ((0.25, "24.3"), (0.5, "22.3"), (0.75, "20.7"), (1.0, "19.4"))
+    ),
+    *(Published(f"{attention}xresnet50", "Imagewoof") for attention in ("", "sa_", "ssa_")),
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A published network, and what ours of that name has."""
+
+    published: Published
+    params: int
+    flops: int  # 2 a MAC of all
+    paper_flops: int  # as the paper counts, see `attnconv.bench.cost`
+
+    @property
+    def agrees(self) -> str:
+        """Whether ours, rounded to the digits that were printed, is the same; "-" if none were."""
+        pairs = {
+            "params": (self.published.params, self.params / 1e6),
+            "FLOPs": (self.published.gflops, self.paper_flops / 1e9),
+        }
+        known = {what: (text, ours) for what, (text, ours) in pairs.items() if text is not None}
+        wrong = [what for what, (text, ours) in known.items() if f"{ours:.{_decimals(text)}f}" != text]
+        if not known:
+            return "-"
+        return f"no: {', '.join(wrong)}" if wrong else "yes"
+
+    def cells(self) -> tuple[str, ...]:
+        """A row of the table that HEADER heads."""
+        row = self.published
+        options = "".join(f" {key}={value}" for key, value in row.options.items())
+        return (
+            row.name + options,
+            row.data,
+            f"{self.params / 1e6:.2f}",
+            row.params or "-",
+            f"{self.flops / 1e9:.2f}",
+            f"{self.paper_flops / 1e9:.2f}",
+            row.gflops or "-",
+            self.agrees,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        ours = {"params": self.params, "flops": self.flops, "paper_flops": self.paper_flops}
+        return {**ours, "published": asdict(self.published), "agrees": self.agrees}
+
+
+HEADER = ("network", "data", "M params", "paper", "GFLOPs", "its way", "paper", "agrees")
+
+
+def compare(pattern: str = "*") -> list[Compared]:
+    """Build the published networks whose names match a shell pattern, on the meta device, and count them."""
+    found = []
+    for row in PUBLISHED:
+        if not fnmatch.fnmatchcase(row.name, pattern):
+            continue
+        num_classes, side = DATA[row.data]
+        with torch.device("meta"):
+            model = create_model(row.name, num_classes=num_classes, image_size=side, **row.options)
+        ours = cost(model, in_channels=3, image_size=(side, side))
+        found.append(Compared(row, ours.params, ours.flops, ours.paper_flops))
+    return found
+
+
+def _decimals(text: str) -> int:
+    return len(text.partition(".")[2])

@@ -1,0 +1,137 @@
+"""Trained weights of a plain network as the start of an augmented one.
+
+An augmented convolution keeps, as its ``conv_out``, the first filters of the convolution that it replaces; its
+attention starts as it was drawn.
+"""
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnconv import checks
+
+Source = str | PathLike[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Where the weights of a network came from; str() is a table.
+
+    Args:
+        copied: names of tensors taken over whole.
+        cut: of convolutions of which the first filters were taken.
+        left: of tensors that stayed as they were drawn, for want of one that fits.
+    """
+
+    copied: tuple[str, ...]
+    cut: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"copied {len(self.copied):4}"]
+        for what, names in (("cut", self.cut), ("left", self.left)):
+            first, *others = names or ("",)
+            lines.append(f"{what:6} {len(names):4}  {first}".rstrip())
+            lines += [f"{'':13}{name}" for name in others]
+        return "\n".join(lines)
+
+
+def initialise(model: nn.Module, name: str, source: Source) -> Transfer:
+    """Copy into ``model``, the network ``name``, what fits of ``source``.
+
+    Args:
+        source: "torchvision", for the weights that torchvision calls its default; a file of torch.save or of
+            safetensors; or a state dict. Files and dicts may hold it under "model" or "state_dict".
+    Raises:
+        InputError: it cannot be had or read, or nothing in it fits ``model``.
+    """
+    if isinstance(source, Mapping):
+        label, given = "the state dict", source
+    elif source == "torchvision":
+        label, given = "torchvision's file", _torchvision(name)
+    elif isinstance(source, (str, PathLike)):
+        label, given = str(source), _read(Path(source))
+    else:
+        raise checks.InputTypeError(
+            f"init_from must be 'torchvision', a path or a state dict, got {type(source).__name__}"
+        )
+    given = _state_dict(given, label)
+    copied, cut, left, trained = [], [], [], False
+    for key, tensor in model.state_dict().items():
+        old = given.get(key)
+        plain = given.get(key.replace(".conv_out.", "."))
+        if old is not None and old.shape == tensor.shape:
+            copied.append(key)
+        elif key not in given and plain is not None and _has_more_filters(plain, tensor):
+            cut.append(key)
+            old = plain[: len(tensor)]
+        else:
+            left.append(key)
+            continue
+        with torch.no_grad():
+            tensor.copy_(old)
+        trained |= tensor.dim() > 1 and not key.startswith("fc.")
+    if not trained:
+        key, tensor = next(iter(given.items()))
+        raise checks.InputError(f"nothing in {label} fits {name}: it holds {key!r} of shape {tuple(tensor.shape)}, ...")
+    return Transfer(tuple(copied), tuple(cut), tuple(left))
+
+
+def _has_more_filters(old: Tensor, new: Tensor) -> bool:
+    return old.shape[1:] == new.shape[1:] and len(old) > len(new)
+
+
+def _torchvision(name: str) -> Mapping[str, Any]:
+    """The default weights of torchvision's network of that name, aa_ or se_ apart."""
+    models = checks.require("torchvision", extra="train").models
+    plain = name.removeprefix("aa_").removeprefix("se_")
+    try:
+        weights = models.get_model_weights(plain).DEFAULT
+    except ValueError:
+        raise checks.InputError(
+            f"torchvision has no weights for {plain}; give init_from a file or a state dict"
+        ) from None
+    try:
+        return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise checks.InputError(f"cannot get {weights.url}: {_first_line(error)}") from error
+
+
+def _read(path: Path) -> Any:
+    """What a file holds; nothing in it is run."""
+    if not path.is_file():
+        raise checks.InputError(f"no file {path} to take weights from")
+    try:
+        if path.suffix == ".safetensors":
+            return checks.require("safetensors.torch", extra="train").load_file(path)
+        with warnings.catch_warnings(action="ignore"):  # about damage that the error will name
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except checks.InputError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise checks.InputError(f"{path} holds something other than tensors and plain values, or is damaged") from error
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise checks.InputError(f"{path} cannot be read as a file of weights: {_first_line(error)}") from error
+
+
+def _state_dict(given: Any, label: str) -> dict[str, Tensor]:
+    """The tensors in ``given`` under their names, without the prefix that DataParallel gives them."""
+    for key in ("model", "state_dict"):
+        if isinstance(given, Mapping) and isinstance(given.get(key), Mapping):
+            given = given[key]
+    named = given.items() if isinstance(given, Mapping) else ()
+    tensors = {str(key).removeprefix("module."): value for key, value in named if isinstance(value, Tensor)}
+    if not tensors:
+        raise checks.InputError(f"{label} holds no tensors by name")
+    return tensors
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,217 @@
+"""Residual networks for ImageNet: plain, with squeeze-excitation, and attention-augmented.
+
+Sources: He et al. 2015, arXiv:1512.03385, with the stride in the 3x3 convolution, and parameter names, as torchvision;
+Hu et al. 2017, arXiv:1709.01507; Bello et al. 2019, arXiv:1904.09925, section 4.2, which augments 3x3 convolutions of
+the last three stages. Departures: none known.
+"""
+
+from torch import Tensor, nn
+
+from attnconv import checks
+from attnconv.models.augmentation import Augmentation, Conv3x3, conv3x3
+from attnconv.models.registry import register_family
+from attnconv.models.stages import chosen, halved
+
+STAGES = (1, 2, 3, 4)
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BASIC, BOTTLENECK = (18, 34), (50, 101, 152)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; (B, in_channels, H, W) -> (B, planes, H / stride, W / stride), rounded up.
+
+    Args:
+        conv: makes the first convolution, the one with the stride.
+        se: squeeze-excitation before the addition.
+    """
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, planes: int, stride: int, *, conv: Conv3x3, se: bool) -> None:
+        super().__init__()
+        self.conv1 = conv(in_channels, planes, stride)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.se = _squeeze_excitation(planes) if se else nn.Identity()
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _downsample(in_channels, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.se(self.bn2(self.conv2(y)))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions; (B, in_channels, H, W) -> (B, 4 * planes, H / stride, W / stride), rounded up.
+
+    Args:
+        conv: makes the 3x3 convolution, the one with the stride.
+        se: squeeze-excitation before the addition.
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, planes: int, stride: int, *, conv: Conv3x3, se: bool) -> None:
+        super().__init__()
+        out_channels = self.expansion * planes
+        self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv(planes, planes, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.se = _squeeze_excitation(out_channels) if se else nn.Identity()
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _downsample(in_channels, out_channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.se(self.bn3(self.conv3(y)))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """A 7x7 convolution and a max pooling, four stages of blocks, mean pooling and a linear layer.
+
+    Shapes: (B, in_channels, rows, columns) -> (B, num_classes), images of any size; the stages' maps have 1/4, 1/8,
+    1/16 and 1/32 of their side.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        num_classes: outputs.
+        in_channels: image channels.
+        image_size: rows, columns of the largest images; only attention needs it.
+        augmentation: of which stages the 3x3 convolutions (the first in a basic block) are augmented, and how.
+        se: squeeze-excitation in every block.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        num_classes: int,
+        in_channels: int,
+        image_size: tuple[int, int],
+        augmentation: Augmentation | None = None,
+        se: bool = False,
+    ) -> None:
+        super().__init__()
+        block = BasicBlock if depth in BASIC else Bottleneck
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        channels, map_size, layers = 64, halved(halved(image_size)), []
+        for stage, blocks in zip(STAGES, DEPTHS[depth], strict=True):
+            stride, planes = (1 if stage == 1 else 2), 64 * 2 ** (stage - 1)
+            map_size = map_size if stage == 1 else halved(map_size)
+            conv = conv3x3 if augmentation is None else augmentation.of(stage, map_size)
+            layer = nn.Sequential()
+            for _ in range(blocks):
+                layer.append(block(channels, planes, stride, conv=conv, se=se))
+                channels, stride = block.expansion * planes, 1
+            layers.append(layer)
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+
+
+def _squeeze_excitation(channels: int) -> nn.Module:
+    return checks.require("torchvision", extra="train").ops.SqueezeExcitation(channels, channels // 16)
+
+
+@register_family(r"resnet(?P<depth>18|34|50|101|152)", tuple(f"resnet{depth}" for depth in DEPTHS))
+def resnet(*, depth: int, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> ResNet:
+    """resnet{depth}, the plain network; torchvision's checkpoints load."""
+    return ResNet(depth, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+
+
+@register_family(r"se_resnet(?P<depth>18|34|50|101|152)", tuple(f"se_resnet{depth}" for depth in DEPTHS))
+def se_resnet(*, depth: int, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> ResNet:
+    """The same with squeeze-excitation, reduction 16, in every block."""
+    return ResNet(depth, num_classes=num_classes, in_channels=in_channels, image_size=image_size, se=True)
+
+
+@register_family(r"aa_resnet(?P<depth>18|34)", tuple(f"aa_resnet{depth}" for depth in BASIC))
+def aa_basic_resnet(
+    *,
+    depth: int,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    stages: tuple[int, ...] = (2, 3, 4),
+    key_ratio: float = 0.25,
+    value_ratio: float = 0.25,
+    num_heads: int = 8,
+    min_head_dim: int = 20,
+    position: str | None = "relative",
+    pool_first: bool = True,
+) -> ResNet:
+    """The same with the first 3x3 convolution of each block augmented.
+
+    Args:
+        stages: which of the stages 1 to 4.
+        key_ratio, value_ratio, num_heads, min_head_dim, position: as `AugmentedConv2d.from_ratios`; value_ratio=1
+            leaves attention alone.
+        pool_first: run the attention of the first augmented stage on a map of half the size.
+    """
+    augmentation = Augmentation(
+        stages=chosen("stages", stages, STAGES),
+        key_ratio=key_ratio,
+        value_ratio=value_ratio,
+        num_heads=num_heads,
+        min_head_dim=min_head_dim,
+        position=position,
+        pool_first=pool_first,
+    )
+    return ResNet(
+        depth, num_classes=num_classes, in_channels=in_channels, image_size=image_size, augmentation=augmentation
+    )
+
+
+@register_family(r"aa_resnet(?P<depth>50|101|152)", tuple(f"aa_resnet{depth}" for depth in BOTTLENECK))
+def aa_resnet(
+    *,
+    depth: int,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    stages: tuple[int, ...] = (2, 3, 4),
+    key_ratio: float = 0.2,
+    value_ratio: float = 0.1,
+    num_heads: int = 8,
+    min_head_dim: int = 20,
+    position: str | None = "relative",
+    pool_first: bool = True,
+) -> ResNet:
+    """The same with the 3x3 convolution of each block augmented; arguments as `aa_basic_resnet`."""
+    return aa_basic_resnet(
+        depth=depth,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        stages=stages,
+        key_ratio=key_ratio,
+        value_ratio=value_ratio,
+        num_heads=num_heads,
+        min_head_dim=min_head_dim,
+        position=position,
+        pool_first=pool_first,
+    )

@@ -1,0 +1,238 @@
+"""Wide residual networks for small images: plain, with squeeze-excitation, and attention-augmented.
+
+Sources: Zagoruyko and Komodakis 2016, arXiv:1605.07146, sections 2 and 3; Bello et al. 2019, arXiv:1904.09925, section
+4.1, which augments the first convolution of every block. Departures: none known; the published 36.3M parameters need
+``shortcut="pad"``, which the paper does not mention, and its 36.2M with attention come out of no reading found.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnconv import checks
+from attnconv.models.augmentation import Augmentation, Conv3x3, conv3x3
+from attnconv.models.registry import register_family
+from attnconv.models.stages import chosen, halved
+
+STAGES = (1, 2, 3)
+SIZES = ("28_10", "16_4", "22_6", "40_2")
+NUMBERS = r"wide_resnet(?P<depth>[1-9]\d*)_(?P<width>[1-9]\d*)"
+
+
+class PadShortcut(nn.Module):
+    """A shortcut without parameters: average pooling, then channels of zeros.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(stride, ceil_mode=True)
+        self.added = out_channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(self.pool(x), (0, 0, 0, 0, 0, self.added))
+
+
+class PreActBlock(nn.Module):
+    """Twice batch norm, ReLU and a 3x3 convolution, beside a shortcut that starts after the first ReLU.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up.
+
+    Args:
+        first: makes the first convolution.
+        shortcut: "pad" or "conv"; blocks that change no shape have none, and add their input.
+        dropout: probability, between the convolutions.
+        se: squeeze-excitation of the second convolution's output.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        first: Conv3x3,
+        shortcut: str,
+        dropout: float,
+        se: bool,
+    ) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = first(in_channels, out_channels, stride)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = conv3x3(out_channels, out_channels)
+        self.se = None
+        if se:
+            ops = checks.require("torchvision", extra="train").ops
+            self.se = ops.SqueezeExcitation(out_channels, out_channels // 16)
+        self.shortcut = None
+        if stride != 1 or in_channels != out_channels:
+            if shortcut == "pad":
+                self.shortcut = PadShortcut(in_channels, out_channels, stride)
+            else:
+                self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(x))
+        skip = x if self.shortcut is None else self.shortcut(y)
+        y = self.conv1(y)
+        y = self.conv2(self.dropout(F.relu(self.bn2(y))))
+        return skip + (y if self.se is None else self.se(y))
+
+
+class WideResNet(nn.Module):
+    """A 3x3 convolution, three stages of blocks at full, half and quarter size, mean pooling and a linear layer.
+
+    Shapes: (B, in_channels, rows, columns) -> (B, num_classes), images of any size.
+
+    Args:
+        conv1: the first convolution.
+        stages: three modules, of which the second and the third halve the map.
+        channels: of the last stage.
+        num_classes: outputs.
+    """
+
+    def __init__(self, conv1: nn.Module, stages: list[nn.Module], *, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = conv1
+        self.layer1, self.layer2, self.layer3 = stages
+        self.bn = nn.BatchNorm2d(channels)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        return self.fc(F.relu(self.bn(x)).mean((2, 3)))
+
+
+def _build(
+    depth: int,
+    width: int,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    shortcut: str,
+    dropout: float,
+    augmentation: Augmentation | None = None,
+    se: bool = False,
+) -> WideResNet:
+    blocks, rest = divmod(depth - 4, 6)
+    if rest or blocks < 1:
+        below = depth - rest
+        near = f"{below} or {below + 6}" if blocks > 0 else "10"
+        raise checks.InputError(f"the depth of a wide_resnet must be 6n + 4; got {depth}, nearest: {near}")
+    checks.one_of("shortcut", shortcut, ("pad", "conv"))
+    if not 0 <= dropout < 1:
+        raise checks.InputError(f"dropout must be at least 0 and below 1, got {dropout}")
+    channels, map_size, stages = 16, image_size, []
+    for stage in STAGES:
+        stride = 1 if stage == 1 else 2
+        map_size = map_size if stage == 1 else halved(map_size)
+        first = conv3x3 if augmentation is None else augmentation.of(stage, map_size)
+        layer = nn.Sequential()
+        for _ in range(blocks):
+            planes = width * 16 * 2 ** (stage - 1)
+            layer.append(PreActBlock(channels, planes, stride, first=first, shortcut=shortcut, dropout=dropout, se=se))
+            channels, stride = planes, 1
+        stages.append(layer)
+    model = WideResNet(conv3x3(in_channels, 16), stages, channels=channels, num_classes=num_classes)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+@register_family(NUMBERS, tuple(f"wide_resnet{size}" for size in SIZES))
+def wide_resnet(
+    *,
+    depth: int,
+    width: int,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    shortcut: str = "pad",
+    dropout: float = 0.0,
+) -> WideResNet:
+    """wide_resnet{depth}_{k}: stages of 16k, 32k and 64k channels, each of (depth - 4) / 6 blocks.
+
+    Args:
+        shortcut: where a block changes the shape, "pad" (average pooling and channels of zeros) or "conv" (1x1).
+        dropout: probability, between the two convolutions of a block.
+    """
+    return _build(
+        depth,
+        width,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        shortcut=shortcut,
+        dropout=dropout,
+    )
+
+
+@register_family(f"se_{NUMBERS}", ("se_wide_resnet28_10",))
+def se_wide_resnet(
+    *,
+    depth: int,
+    width: int,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    shortcut: str = "pad",
+    dropout: float = 0.0,
+) -> WideResNet:
+    """The same with squeeze-excitation (Hu et al. 2017, arXiv:1709.01507), reduction 16, in every block."""
+    return _build(
+        depth,
+        width,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        shortcut=shortcut,
+        dropout=dropout,
+        se=True,
+    )
+
+
+@register_family(f"aa_{NUMBERS}", tuple(f"aa_wide_resnet{size}" for size in SIZES))
+def aa_wide_resnet(
+    *,
+    depth: int,
+    width: int,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    shortcut: str = "pad",
+    dropout: float = 0.0,
+    stages: tuple[int, ...] = STAGES,
+    key_ratio: float = 0.2,
+    value_ratio: float = 0.1,
+    num_heads: int = 8,
+    min_head_dim: int = 20,
+    position: str | None = "relative",
+) -> WideResNet:
+    """The same with the first convolution of every block augmented.
+
+    Args:
+        shortcut, dropout: as `wide_resnet`.
+        stages: which of the stages 1, 2, 3 are augmented; stage 1 sees the full image.
+        key_ratio, value_ratio, num_heads, min_head_dim, position: as `AugmentedConv2d.from_ratios`.
+    """
+    return _build(
+        depth,
+        width,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        shortcut=shortcut,
+        dropout=dropout,
+        augmentation=Augmentation(
+            stages=chosen("stages", stages, STAGES),
+            key_ratio=key_ratio,
+            value_ratio=value_ratio,
+            num_heads=num_heads,
+            min_head_dim=min_head_dim,
+            position=position,
+        ),
+    )

@@ -1,0 +1,62 @@
+"""Every listed network runs forward and backward; one of each family compiles and exports."""
+
+import pytest
+import torch
+
+from attnconv.models import create_model, list_models
+
+# Too large for a quick test on a CPU: their shapes are followed on the meta device.
+LARGE = ("101", "152", "28_10")
+IMAGE_SIZE = (33, 26)
+
+FAMILIES = (
+    "convnet3",
+    "aa_convnet3",
+    "wide_resnet10_1",
+    "se_wide_resnet10_1",
+    "aa_wide_resnet10_1",
+    "resnet18",
+    "se_resnet18",
+    "aa_resnet18",
+    "xresnet18",
+    "sa_xresnet18",
+    "ssa_xresnet18",
+)
+
+
+def device_of(name):
+    return torch.device("meta" if name.endswith(LARGE) else "cpu")
+
+
+@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("size", [(27, 17), IMAGE_SIZE], ids=str)
+def test_it_runs_forward_and_backward(name, size):
+    """At an odd, non-square size below image_size, and at image_size."""
+    torch.manual_seed(0)
+    with device_of(name):
+        model = create_model(name, num_classes=7, in_channels=2, image_size=IMAGE_SIZE)
+        y = model(torch.randn(2, 2, *size))
+    y.square().mean().backward()
+    assert y.shape == (2, 7)
+    grads = [p.grad for p in model.parameters()]
+    assert all(grad is not None for grad in grads)
+    if not y.is_meta:
+        assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_it_compiles_and_exports(name):
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=7, image_size=20).eval()
+    x = torch.randn(2, 3, 20, 13)
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), expected)
+        torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected)
+
+
+def test_the_seed_s_network_exports():
+    with torch.device("meta"):
+        model = create_model("seed_aa_wide_resnet28_10", num_classes=7, image_size=20).eval()
+        exported = torch.export.export(model, (torch.randn(2, 3, 20, 13),))
+        assert exported.module()(torch.randn(2, 3, 20, 13)).shape == (2, 7)
