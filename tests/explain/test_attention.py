@@ -16,7 +16,7 @@ def network():
 
 def test_one_map_for_each_layer_and_head():
     maps = attention_maps(network(), torch.randn(3, 16, 12), (5, 11))
-    assert [m.layer for m in maps] == ["blocks.0.0", "blocks.1.0", "blocks.2.0"]
+    assert [m.layer for m in maps] == ["layer1.0", "layer2.0", "layer3.0"]
     assert [tuple(m.weights.shape) for m in maps] == [(4, 16, 12), (4, 8, 6), (4, 4, 3)]
     assert [m.query for m in maps] == [(5, 11), (2, 5), (1, 2)]
 
@@ -54,11 +54,11 @@ def test_sagan_attention_is_explained_too():
 
 def test_the_network_is_left_as_it_was():
     model = network().train()
-    model.blocks[1].eval()
+    model.layer2.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     attention_maps(model, torch.randn(3, 16, 16), (0, 0))
     assert model.training
-    assert not model.blocks[1].training
+    assert not model.layer2.training
     assert not any(m._forward_pre_hooks for m in model.modules())
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 

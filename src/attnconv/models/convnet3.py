@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.layers import AugmentedConv2d
+from attnconv.models.network import Network
 from attnconv.models.registry import register
 
 CHANNELS = (64, 128, 192)
 
 
-class ConvNet3(nn.Module):
+class ConvNet3(Network):
     """Three blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pooling, then mean pooling and a linear layer.
 
     Shapes: (B, C, rows, columns) -> (B, num_classes); at least 8 pixels a side.
@@ -28,18 +29,16 @@ class ConvNet3(nn.Module):
 
     def __init__(self, convs: Sequence[nn.Module], num_classes: int) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(
-            *(
-                nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(2))
-                for conv, channels in zip(convs, CHANNELS, strict=True)
-            )
+        self.layer1, self.layer2, self.layer3 = (
+            nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+            for conv, channels in zip(convs, CHANNELS, strict=True)
         )
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS[-1], num_classes))
+        self.add_classifier(CHANNELS[-1], num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
         if min(x.shape[-2:]) < 8:
             raise checks.InputError(f"the network needs images of at least 8 x 8 pixels, got {tuple(x.shape[-2:])}")
-        return self.head(self.blocks(x))
+        return self.layer3(self.layer2(self.layer1(x)))
 
 
 @register

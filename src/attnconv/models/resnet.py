@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.models.augmentation import Augmentation, Conv3x3, conv3x3
+from attnconv.models.network import Network
 from attnconv.models.registry import register_family
 from attnconv.models.stages import chosen, halved
 
@@ -73,7 +74,7 @@ class Bottleneck(nn.Module):
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """A 7x7 convolution and a max pooling, four stages of blocks, mean pooling and a linear layer.
 
     Shapes: (B, in_channels, rows, columns) -> (B, num_classes), images of any size; the stages' maps have 1/4, 1/8,
@@ -115,16 +116,14 @@ class ResNet(nn.Module):
                 channels, stride = block.expansion * planes, 1
             layers.append(layer)
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.add_classifier(channels, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.avgpool(x).flatten(1))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from attnconv import checks
 from attnconv.models.augmentation import Augmentation, Conv3x3, conv3x3
+from attnconv.models.network import Network
 from attnconv.models.registry import register_family
 from attnconv.models.stages import chosen, halved
 
@@ -81,7 +82,7 @@ class PreActBlock(nn.Module):
         return skip + (y if self.se is None else self.se(y))
 
 
-class WideResNet(nn.Module):
+class WideResNet(Network):
     """A 3x3 convolution, three stages of blocks at full, half and quarter size, mean pooling and a linear layer.
 
     Shapes: (B, in_channels, rows, columns) -> (B, num_classes), images of any size.
@@ -98,11 +99,10 @@ class WideResNet(nn.Module):
         self.conv1 = conv1
         self.layer1, self.layer2, self.layer3 = stages
         self.bn = nn.BatchNorm2d(channels)
-        self.fc = nn.Linear(channels, num_classes)
+        self.add_classifier(channels, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        return self.fc(F.relu(self.bn(x)).mean((2, 3)))
+    def forward_features(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.layer3(self.layer2(self.layer1(self.conv1(x))))))
 
 
 def _build(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.layers import SelfAttention, SimpleSelfAttention
+from attnconv.models.network import Network
 from attnconv.models.registry import register_family
 from attnconv.models.resnet import BASIC, DEPTHS, STAGES
 from attnconv.models.stages import chosen
@@ -18,7 +19,7 @@ from attnconv.models.xresnet_block import Style, XResBlock, conv_bn
 NUMBERS = r"xresnet(?P<depth>18|34|50|101|152)"
 
 
-class XResNet(nn.Module):
+class XResNet(Network):
     """Three 3x3 convolutions and a max pooling, four stages of blocks, mean pooling and a linear layer.
 
     Shapes: (B, in_channels, rows, columns) -> (B, num_classes), images of any size; the stages' maps have 1/4, 1/8,
@@ -67,18 +68,15 @@ class XResNet(nn.Module):
                 channels, stride = expansion * planes, 1
             layers.append(layer)
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.add_classifier(channels, num_classes)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.avgpool(x).flatten(1))
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
 
 
 @register_family(NUMBERS, tuple(f"xresnet{depth}" for depth in DEPTHS))

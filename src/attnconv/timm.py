@@ -1,0 +1,109 @@
+"""Our networks in timm's registry: after ``import attnconv.timm``, ``timm.create_model("aa_resnet50")`` makes one.
+
+Generated from `attnconv.models`: each listed name is an entrypoint, which takes timm's arguments (num_classes,
+in_chans, img_size, drop_rate, global_pool, features_only, out_indices) and the network's own options. The few names
+that timm has already (its plain ResNets, the same networks) stay timm's; ours answer with "attnconv_" in front.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnconv import checks
+from attnconv.models import create_model, list_models
+from attnconv.models.network import Network
+
+checks.require("timm", extra="timm")
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # noqa: E402
+from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model  # noqa: E402
+
+SMALL_IMAGES = ("convnet", "wide_resnet")  # networks that were published for CIFAR: 32 px, 100 classes
+
+
+def _is_small(name: str) -> bool:
+    return any(family in name for family in SMALL_IMAGES)
+
+
+def _default_cfg(name: str) -> dict[str, Any]:
+    small = _is_small(name)
+    return {
+        "url": "",
+        "num_classes": 100 if small else 1000,
+        "input_size": (3, 32, 32) if small else (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 1.0 if small else 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "classifier": "fc",
+    }
+
+
+NAMES = {f"attnconv_{name}" if is_model(name) else name: name for name in list_models()}
+default_cfgs = generate_default_cfgs({timm_name: _default_cfg(name) for timm_name, name in NAMES.items()})
+__all__ = ["NAMES", "default_cfgs"]
+
+
+def _network(
+    *,
+    name: str,
+    num_classes: int,
+    in_chans: int = 3,
+    img_size: int | tuple[int, int] | None = None,
+    drop_rate: float = 0.0,
+    global_pool: str = "avg",
+    **options: Any,
+) -> nn.Module:
+    """A network with what timm reads from it: num_classes may be 0, and each stage is described in feature_info."""
+    image_size = _default_cfg(name)["input_size"][1:] if img_size is None else img_size
+    model = create_model(name, num_classes=max(num_classes, 1), in_channels=in_chans, image_size=image_size, **options)
+    assert isinstance(model, Network)
+    model.drop_rate = drop_rate
+    model.feature_info = _feature_info(name, in_chans, options)
+    if num_classes == 0 or not global_pool:
+        model.reset_classifier(num_classes, global_pool)
+    return model
+
+
+def _feature_info(name: str, in_channels: int, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Channels and reduction of each stage, seen on the meta device at a size that every stage divides."""
+    side = 256
+    found: list[dict[str, Any]] = []
+    with torch.device("meta"), torch.no_grad():
+        model = create_model(name, num_classes=1, in_channels=in_channels, image_size=side, **options).eval()
+        assert isinstance(model, Network)
+        names = {model.get_submodule(stage): stage for stage in model.stage_names()}
+
+        def see(stage: nn.Module, _: Any, y: Any) -> None:
+            found.append({"num_chs": y.shape[1], "reduction": side // y.shape[2], "module": names[stage]})
+
+        for stage in names:
+            stage.register_forward_hook(see)
+        model(torch.empty(1, in_channels, side, side))
+    return found
+
+
+def _entrypoint(timm_name: str, name: str) -> Callable[..., nn.Module]:
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        if pretrained:
+            raise checks.InputError(f"{timm_name} has no pretrained weights; leave pretrained=True out")
+        stages = range(3 if _is_small(name) else 4)
+        return build_model_with_cfg(
+            _network,
+            timm_name,
+            False,
+            # The whole network runs, and hooks take the stages' outputs: a network does more than call its children.
+            feature_cfg={"feature_cls": "hook", "no_rewrite": True, "out_indices": tuple(stages)},
+            name=name,
+            **kwargs,
+        )
+
+    build.__name__ = build.__qualname__ = timm_name
+    build.__doc__ = f"`attnconv.models.create_model({name!r})`."
+    return build
+
+
+for _timm_name, _name in NAMES.items():
+    globals()[_timm_name] = register_model(_entrypoint(_timm_name, _name))

@@ -1,0 +1,148 @@
+"""Every network of ours behind timm's own functions."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from attnconv.models import create_model, list_models
+
+timm = pytest.importorskip("timm")
+bridge = pytest.importorskip("attnconv.timm")
+
+SMALL = ["aa_convnet3", "aa_wide_resnet16_4", "aa_resnet18", "attnconv_resnet18", "sa_xresnet18", "ssa_xresnet18"]
+
+
+def make(name, **settings):
+    torch.manual_seed(0)
+    settings = {"num_classes": 7, "img_size": 64, **settings}
+    return timm.create_model(name, **settings).eval()
+
+
+def test_every_network_is_listed():
+    assert set(bridge.NAMES.values()) == set(list_models())
+    assert set(bridge.NAMES) <= set(timm.list_models())
+    assert set(list_models("aa_*")) <= set(timm.list_models("aa_*"))
+
+
+def test_the_names_of_timm_stay_those_of_timm():
+    assert type(timm.create_model("resnet18")).__module__ == "timm.models.resnet"
+    taken = set(bridge.NAMES) - set(bridge.NAMES.values())
+    assert taken == {f"attnconv_resnet{depth}" for depth in (18, 34, 50, 101, 152)}
+
+
+@pytest.mark.parametrize("name", bridge.NAMES)
+def test_every_name_makes_its_network(name):
+    with torch.device("meta"):
+        found = timm.create_model(name, num_classes=5, img_size=32)
+        expected = create_model(bridge.NAMES[name], num_classes=5, image_size=32)
+    assert {k: v.shape for k, v in found.state_dict().items()} == {k: v.shape for k, v in expected.state_dict().items()}
+    assert found.default_cfg["architecture"] == name
+    assert found.default_cfg["classifier"] == "fc"
+    assert found.num_classes == 5
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_classifier_can_be_reset_and_left_out(name):
+    model, x = make(name), torch.randn(2, 3, 64, 40)
+    assert model(x).shape == (2, 7)
+    features = model.forward_features(x)
+    pooled = model.forward_head(features, pre_logits=True)
+    assert pooled.shape == (2, model.num_features)
+    torch.testing.assert_close(model.get_classifier()(pooled), model(x))
+    model.reset_classifier(3)
+    assert (model(x).shape, model.num_classes) == ((2, 3), 3)
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(x), pooled)
+    model.reset_classifier(0, "")
+    torch.testing.assert_close(model(x), features)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_num_classes_zero_gives_pooled_features(name):
+    model = make(name, num_classes=0)
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, model.num_features)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_features_only(name):
+    model = make(name, features_only=True)
+    maps = model(torch.randn(2, 3, 64, 64))
+    assert len(maps) == (3 if "convnet" in name or "wide" in name else 4)
+    for found, channels, reduction in zip(
+        maps, model.feature_info.channels(), model.feature_info.reduction(), strict=True
+    ):
+        assert found.shape == (2, channels, 64 // reduction, 64 // reduction)
+
+
+def test_chosen_stages():
+    maps = make("aa_resnet18", features_only=True, out_indices=(1, 3))(torch.randn(1, 3, 64, 64))
+    assert [tuple(found.shape) for found in maps] == [(1, 128, 8, 8), (1, 512, 2, 2)]
+
+
+def test_options_and_channels_pass_through():
+    model = make("aa_resnet18", in_chans=1, key_ratio=0.5, position="sine", drop_rate=0.5)
+    assert model.conv1.in_channels == 1
+    assert model.drop_rate == 0.5
+    assert model(torch.randn(1, 1, 64, 64)).shape == (1, 7)
+
+
+def test_dropout_is_of_the_pooled_features_in_training():
+    model, x = make("convnet3", drop_rate=0.9), torch.randn(4, 3, 32, 32)
+    assert torch.equal(model(x), model(x))
+    features = model.forward_features(x)
+    model.train()
+    dropped = model.forward_head(features, pre_logits=True)
+    assert (dropped == 0).float().mean() > 0.5
+
+
+def test_timm_can_train_one_step():
+    """Layer-wise decay, weight decay groups and data settings, as timm's training script asks for them."""
+    from timm.data import resolve_data_config
+    from timm.optim import create_optimizer_v2
+
+    model = make("aa_resnet18").train()
+    assert resolve_data_config({}, model=model)["input_size"] == (3, 224, 224)
+    optimizer = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.9)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {decays[id(p)] for name, p in model.named_parameters() if "key_rel" in name} == {0.0}
+    assert decays[id(model.conv1.weight)] == 0.05
+    rates = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(model.conv1.weight)] < rates[id(model.layer4[1].conv2.weight)] < rates[id(model.fc.weight)]
+    before = model.fc.weight.detach().clone()
+    torch.nn.functional.cross_entropy(model(torch.randn(2, 3, 64, 64)), torch.tensor([1, 2])).backward()
+    optimizer.step()
+    assert not torch.equal(model.fc.weight, before)
+
+
+def test_saved_weights_load_through_timm(tmp_path):
+    model, x = make("aa_resnet18"), torch.randn(1, 3, 64, 64)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    again = timm.create_model("aa_resnet18", num_classes=7, img_size=64, checkpoint_path=str(tmp_path / "weights.pth"))
+    assert torch.equal(again.eval()(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"key_ratoi": 0.5}, "unknown option of aa_resnet18: 'key_ratoi'; nearest: 'key_ratio'"),
+        ({"pretrained": True}, "aa_resnet18 has no pretrained weights"),
+        ({"global_pool": "max", "num_classes": 0}, "unknown global_pool 'max'"),
+        ({"global_pool": ""}, "global_pool='' leaves a map, for which num_classes must be 0, got 7"),
+    ],
+)
+def test_bad_input_gets_a_sentence(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make("aa_resnet18", **settings)
+
+
+def test_gradient_checkpointing_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="ResNet has no gradient checkpointing"):
+        make("aa_resnet18").set_grad_checkpointing()
+
+
+def test_without_timm_the_import_says_how_to_install_it():
+    code = "import sys; sys.modules['timm'] = None\nimport attnconv.timm"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "this needs timm: pip install 'attnconv[timm]'" in done.stderr
