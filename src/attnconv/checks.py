@@ -34,7 +34,8 @@ def one_of(what: str, value: Any, known: Iterable[Any]) -> Any:
     """``value``, if it is one of ``known``."""
     known = list(known)
     if value not in known:
-        raise InputError(f"unknown {what} {value!r}; {nearest(value, (k for k in known if k is not None))}")
+        or_none = " or None (null in YAML)" if None in known else ""
+        raise InputError(f"unknown {what} {value!r}; {nearest(value, (k for k in known if k is not None))}{or_none}")
     return value
 
 
@@ -72,3 +73,10 @@ def number(what: str, value: Any) -> float:
     if not math.isfinite(value):
         raise InputError(f"{what} must be finite, got {value}")
     return float(value)
+
+
+def flag(what: str, value: Any) -> bool:
+    """``value`` if it is True or False; text such as "no" is neither."""
+    if not isinstance(value, bool):
+        raise InputTypeError(f"{what} must be true or false, got {value!r}")
+    return value

@@ -1,8 +1,8 @@
 """Our networks in timm's registry: after ``import attnconv.timm``, ``timm.create_model("aa_resnet50")`` makes one.
 
 Generated from `attnconv.models`: each listed name is an entrypoint, which takes timm's arguments (num_classes,
-in_chans, img_size, drop_rate, global_pool, features_only, out_indices) and the network's own options. The few names
-that timm has already (its plain ResNets, the same networks) stay timm's; ours answer with "attnconv_" in front.
+in_chans, img_size, drop_rate, global_pool, features_only, out_indices), ``init_from`` and the network's own options.
+The few names that timm has already (its plain ResNets, the same networks) stay timm's; ours have "attnconv_" in front.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,13 @@ from torch import nn
 
 from attnconv import checks
 from attnconv.models import create_model, list_models
+from attnconv.models.init_from import Source
 from attnconv.models.network import Network
+from attnconv.models.registry import check_options
 
 checks.require("timm", extra="timm")
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # noqa: E402
-from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model  # noqa: E402
+from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, model_entrypoint, register_model  # noqa: E402
 
 SMALL_IMAGES = ("convnet", "wide_resnet")  # networks that were published for CIFAR: 32 px, 100 classes
 
@@ -41,7 +43,11 @@ def _default_cfg(name: str) -> dict[str, Any]:
     }
 
 
-NAMES = {f"attnconv_{name}" if is_model(name) else name: name for name in list_models()}
+def _is_timms(name: str) -> bool:
+    return is_model(name) and model_entrypoint(name).__module__ != __name__
+
+
+NAMES = {f"attnconv_{name}" if _is_timms(name) else name: name for name in list_models()}
 default_cfgs = generate_default_cfgs({timm_name: _default_cfg(name) for timm_name, name in NAMES.items()})
 __all__ = ["NAMES", "default_cfgs"]
 
@@ -50,15 +56,21 @@ def _network(
     *,
     name: str,
     num_classes: int,
-    in_chans: int = 3,
-    img_size: int | tuple[int, int] | None = None,
+    in_chans: int,
+    img_size: int | tuple[int, int],
     drop_rate: float = 0.0,
     global_pool: str = "avg",
+    init_from: Source | None = None,
     **options: Any,
 ) -> nn.Module:
     """A network with what timm reads from it: num_classes may be 0, and each stage is described in feature_info."""
-    image_size = _default_cfg(name)["input_size"][1:] if img_size is None else img_size
-    model = create_model(name, num_classes=max(num_classes, 1), in_channels=in_chans, image_size=image_size, **options)
+    check_options(name, options)
+    settings: dict[str, Any] = {"in_channels": in_chans, "image_size": img_size, **options}
+    if init_from is None:
+        model = create_model(name, num_classes=num_classes or 1, **settings)
+    else:
+        model, transfer = create_model(name, num_classes=num_classes or 1, init_from=init_from, **settings)
+        model.transfer = transfer  # type: ignore[assignment]
     assert isinstance(model, Network)
     model.drop_rate = drop_rate
     model.feature_info = _feature_info(name, in_chans, options)
@@ -89,6 +101,11 @@ def _entrypoint(timm_name: str, name: str) -> Callable[..., nn.Module]:
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if pretrained:
             raise checks.InputError(f"{timm_name} has no pretrained weights; leave pretrained=True out")
+        default = _default_cfg(name)
+        in_chans = kwargs.pop("in_chans", 3)
+        img_size = kwargs.pop("img_size", default["input_size"][1:])
+        rows, columns = checks.per_axis("img_size", img_size, 2, at_least=1)
+        overlay = {"input_size": (in_chans, rows, columns), **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
         stages = range(3 if _is_small(name) else 4)
         return build_model_with_cfg(
             _network,
@@ -96,8 +113,11 @@ def _entrypoint(timm_name: str, name: str) -> Callable[..., nn.Module]:
             False,
             # The whole network runs, and hooks take the stages' outputs: a network does more than call its children.
             feature_cfg={"feature_cls": "hook", "no_rewrite": True, "out_indices": tuple(stages)},
+            pretrained_cfg_overlay=overlay,
             name=name,
-            **kwargs,
+            in_chans=in_chans,
+            img_size=(rows, columns),
+            **{"num_classes": default["num_classes"], **kwargs},
         )
 
     build.__name__ = build.__qualname__ = timm_name

@@ -31,7 +31,7 @@ BAD_COMMANDS = [
     (["train", "--option", "num_head=4"], "unknown option of aa_convnet3: 'num_head'; nearest: 'num_heads'"),
     (["train", "--option", "num_heads=0"], "num_heads must be at least 1, got 0"),
     (["train", "--option", "num_heads=four"], "num_heads must be an integer, got 'four'"),
-    (["train", "--option", "augment=2"], "augment must be a list of layers among 1, 2 and 3, got 2"),
+    (["train", "--option", "augment=2"], "augment must be a list of stages among 1, 2 and 3, got 2"),
     (["train", "--option", "key_ratio=1/2"], "key_ratio must be a number, got '1/2'"),
     (["train", "--option", "num_classes=5"], "unknown option of aa_convnet3: 'num_classes'"),
     (["train", "--data", "~nobody-here/images"], "neither a data set nor an existing folder"),

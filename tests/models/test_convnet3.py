@@ -47,8 +47,12 @@ def test_all_three_layers_can_be_augmented():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: create_model("aa_convnet3", num_classes=2, image_size=8, augment=(4,)), "layers among 1, 2 and 3"),
-        (lambda: create_model("aa_convnet3", num_classes=2, image_size=8, augment=2), "a list of layers.* got 2"),
+        (
+            lambda: create_model("aa_convnet3", num_classes=2, image_size=8, augment=(4,)),
+            "a list of stages among 1, 2 and 3",
+        ),
+        (lambda: create_model("aa_convnet3", num_classes=2, image_size=8, augment=["2"]), "a list of stages.* got"),
+        (lambda: create_model("aa_convnet3", num_classes=2, image_size=8, augment=2), "a list of stages.* got 2"),
         (
             lambda: create_model("convnet3", num_classes=2, image_size=8)(torch.zeros(1, 3, 7, 9)),
             r"at least 8 x 8 pixels, got \(7, 9\)",

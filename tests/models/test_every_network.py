@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from attnconv import AugmentedConv2d
 from attnconv.models import create_model, list_models
 
 # Too large for a quick test on a CPU: their shapes are followed on the meta device.
@@ -18,10 +19,17 @@ FAMILIES = (
     "resnet18",
     "se_resnet18",
     "aa_resnet18",
+    "aa_resnet50",
     "xresnet18",
     "sa_xresnet18",
     "ssa_xresnet18",
 )
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled_code():
+    """torch.compile gives up on a function after eight variants, and networks share their layers'."""
+    torch.compiler.reset()
 
 
 def device_of(name):
@@ -60,3 +68,19 @@ def test_the_seed_s_network_exports():
         model = create_model("seed_aa_wide_resnet28_10", num_classes=7, image_size=20).eval()
         exported = torch.export.export(model, (torch.randn(2, 3, 20, 13),))
         assert exported.module()(torch.randn(2, 3, 20, 13)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["aa_convnet3", "aa_wide_resnet10_1", "aa_resnet18", "aa_resnet50"])
+@pytest.mark.parametrize("position", ["relative", "sine", "coordconv", None])
+def test_every_position_on_every_augmented_family(name, position):
+    with torch.device("meta"):
+        model = create_model(name, num_classes=7, image_size=IMAGE_SIZE, position=position)
+        assert model(torch.randn(2, 3, 27, 17)).shape == (2, 7)
+    layers = [layer for layer in model.modules() if isinstance(layer, AugmentedConv2d)]
+    assert layers
+    assert {layer.position for layer in layers} == {position}
+
+
+def test_positions_that_do_not_exist_name_those_that_do():
+    with pytest.raises(ValueError, match=r"unknown position 'none'; .* or None \(null in YAML\)"):
+        create_model("aa_convnet3", num_classes=7, image_size=32, position="none")

@@ -74,14 +74,16 @@ def test_weights_of_our_own_augmented_network():
 
 
 def test_a_transfer_prints_as_a_table():
-    transfer = Transfer(copied=("conv1.weight", "bn1.weight"), cut=("layer2.0.conv2.conv_out.weight",), left=("a", "b"))
+    cut = ("layer2.0.conv2.conv_out.weight",)
+    transfer = Transfer(copied=("conv1.weight", "bn1.weight"), cut=cut, left=("a", "b"), unused=("c",))
     assert str(transfer).splitlines() == [
         "copied    2",
         "cut       1  layer2.0.conv2.conv_out.weight",
         "left      2  a",
         "             b",
+        "unused    1  c",
     ]
-    assert str(Transfer((), (), ())).splitlines() == ["copied    0", "cut       0", "left      0"]
+    assert str(Transfer((), (), (), ())).splitlines() == ["copied    0", "cut       0", "left      0", "unused    0"]
 
 
 @pytest.mark.parametrize("wrap", [None, "model", "state_dict", "module."])
@@ -198,3 +200,31 @@ def test_bad_sources_get_a_sentence(tmp_path, capsys, source, message):
 def test_networks_that_torchvision_has_not(name):
     with pytest.raises(ValueError, match=f"torchvision has no weights for {name}; give init_from a file"):
         make(name, init_from="torchvision")
+
+
+@pytest.mark.parametrize(("source", "name"), [("resnet18", "wide_resnet16_4"), ("resnet18", "aa_resnet50")])
+def test_another_family_is_refused_and_leaves_the_network_alone(source, name):
+    state = create_model(source, num_classes=7, image_size=32).state_dict()
+    with pytest.raises(ValueError, match=f"is not of a plain network of {name}'s family: it has nothing for"):
+        create_model(name, num_classes=7, image_size=32, init_from=state)
+
+
+def test_what_was_not_used_is_told():
+    state = create_model("resnet18", num_classes=7, image_size=32).state_dict()
+    _, transfer = create_model("aa_resnet18", num_classes=7, image_size=32, value_ratio=1.0, init_from=state)
+    assert len(transfer.unused) == 6
+    assert all(name.endswith("conv1.weight") for name in transfer.unused)
+    assert "unused    6" in str(transfer)
+
+
+def test_prefixes_of_compile_and_data_parallel_are_stripped():
+    plain = create_model("resnet18", num_classes=7, image_size=32)
+    state = {f"module._orig_mod.{name}": value for name, value in plain.state_dict().items()}
+    model, _ = create_model("aa_resnet18", num_classes=7, image_size=32, init_from=state)
+    assert torch.equal(model.conv1.weight, plain.conv1.weight)
+
+
+def test_the_meta_device_has_no_room_for_weights():
+    state = create_model("resnet18", num_classes=7, image_size=32).state_dict()
+    with torch.device("meta"), pytest.raises(ValueError, match="aa_resnet18 is on the meta device"):
+        create_model("aa_resnet18", num_classes=7, image_size=32, init_from=state)

@@ -103,7 +103,7 @@ def test_at_gamma_0_it_is_the_plain_network(name):
 
 
 def test_squeeze_excitation_and_groups():
-    """fastai's xse_resnext50: 32 groups in bottlenecks no wider than the plain ones."""
+    """32 groups in bottlenecks no wider than the plain ones."""
     model = on_meta("ssa_xresnet50", se=True, groups=32, width_per_group=2)
     block = model.layer1[2]
     conv = block.convs[3]

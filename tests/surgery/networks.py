@@ -95,8 +95,8 @@ CASES = {
     ),
     "retinanet_backbone": Case(
         lambda: vision.detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None).backbone,
-        r"body\.layer4\.2\.conv2|fpn\.layer_layer1\.0",
-        {"body.layer4.2.conv2": (2, 2), "fpn.layer_layer1.0": (8, 8)},
+        r"body\.layer4\.2\.conv2|fpn\.layer_blocks\.0\.0",
+        {"body.layer4.2.conv2": (2, 2), "fpn.layer_blocks.0.0": (8, 8)},
         {"body.layer2": 512, "fpn.layer_blocks.1": 256},
     ),
     "timm_resnet50": Case(

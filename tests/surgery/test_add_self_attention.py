@@ -302,3 +302,24 @@ def test_a_model_without_convolutions_needs_an_example():
         add(model, "1")
     attended, _ = add(model, "1", example=torch.zeros(5, 3))
     assert attended[1].attention.channels == 4
+
+
+class WithAttention(nn.Module):
+    """A block that has a child called attention of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return self.attention(x)
+
+
+def test_an_old_state_dict_loads_though_the_block_has_an_attention_of_its_own():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), WithAttention())
+    attended, _ = surgery.add_self_attention(model, after="1", image_size=8)
+    old = {name: torch.randn_like(value) for name, value in model.state_dict().items()}
+    found = attended.load_state_dict(old, strict=False)
+    assert found.unexpected_keys == []
+    assert all(name.startswith("1.attention.") for name in found.missing_keys)
+    assert torch.equal(attended[1].inner.attention.weight, old["1.attention.weight"])

@@ -91,3 +91,13 @@ def test_a_failed_trace_leaves_the_layers_as_they_were():
         surgery.resize_feat_size(model, 1)
     assert model.bottom[0].position == "relative"
     assert model.bottom[0].feat_size == (4, 4)
+
+
+def test_a_large_map_is_not_attended_to():
+    """At 2,048 px the logits of one layer would take terabytes; sizes are found without them."""
+    layer = AugmentedConv2d(3, 8, 3, padding=1, key_channels=4, value_channels=4, num_heads=2, feat_size=8)
+    changes = surgery.resize_feat_size(nn.Sequential(layer, nn.MaxPool2d(2)), 2048)
+    assert len(changes) == 1
+    assert layer.feat_size == (2048, 2048)
+    assert "forward" not in vars(layer)
+    assert layer(torch.randn(1, 3, 5, 7)).shape == (1, 8, 5, 7)

@@ -1,7 +1,9 @@
 """Every network of ours behind timm's own functions."""
 
+import importlib
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -76,6 +78,33 @@ def test_features_only(name):
         assert found.shape == (2, channels, 64 // reduction, 64 // reduction)
 
 
+def test_the_last_features_are_those_of_the_head():
+    model, x = make("aa_wide_resnet16_4", features_only=True), torch.randn(1, 3, 32, 32)
+    whole = make("aa_wide_resnet16_4")
+    torch.testing.assert_close(model(x)[-1], whole.forward_features(x))
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"), [({}, (3, 224, 224)), ({"img_size": (64, 48), "in_chans": 1}, (1, 64, 48))]
+)
+def test_the_default_cfg_tells_the_size_it_was_built_for(settings, size):
+    with torch.device("meta"):
+        assert timm.create_model("aa_resnet18", **settings).default_cfg["input_size"] == size
+
+
+def test_a_second_import_changes_nothing():
+    names = dict(bridge.NAMES)
+    with warnings.catch_warnings(action="ignore"):  # timm says that names are registered anew
+        assert dict(importlib.reload(bridge).NAMES) == names
+
+
+def test_a_trained_start():
+    plain = create_model("resnet18", num_classes=7, image_size=64)
+    model = make("aa_resnet18", init_from=plain.state_dict())
+    assert torch.equal(model.conv1.weight, plain.conv1.weight)
+    assert len(model.transfer.cut) == 6
+
+
 def test_chosen_stages():
     maps = make("aa_resnet18", features_only=True, out_indices=(1, 3))(torch.randn(1, 3, 64, 64))
     assert [tuple(found.shape) for found in maps] == [(1, 128, 8, 8), (1, 512, 2, 2)]
@@ -103,7 +132,7 @@ def test_timm_can_train_one_step():
     from timm.optim import create_optimizer_v2
 
     model = make("aa_resnet18").train()
-    assert resolve_data_config({}, model=model)["input_size"] == (3, 224, 224)
+    assert resolve_data_config({}, model=model)["input_size"] == (3, 64, 64)
     optimizer = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.9)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert {decays[id(p)] for name, p in model.named_parameters() if "key_rel" in name} == {0.0}
@@ -127,6 +156,8 @@ def test_saved_weights_load_through_timm(tmp_path):
     ("settings", "message"),
     [
         ({"key_ratoi": 0.5}, "unknown option of aa_resnet18: 'key_ratoi'; nearest: 'key_ratio'"),
+        ({"image_size": 64}, "unknown option of aa_resnet18: 'image_size'"),
+        ({"num_classes": -1}, "num_classes must be at least 1, got -1"),
         ({"pretrained": True}, "aa_resnet18 has no pretrained weights"),
         ({"global_pool": "max", "num_classes": 0}, "unknown global_pool 'max'"),
         ({"global_pool": ""}, "global_pool='' leaves a map, for which num_classes must be 0, got 7"),

@@ -95,7 +95,7 @@ class Compared:
         return {**ours, "published": asdict(self.published), "agrees": self.agrees}
 
 
-HEADER = ("network", "data", "M params", "paper", "GFLOPs", "its way", "paper", "agrees")
+HEADER = ("network", "data", "M params", "published", "GFLOPs", "paper's way", "published", "agrees")
 
 
 def compare(pattern: str = "*") -> list[Compared]:

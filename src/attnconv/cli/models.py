@@ -62,4 +62,4 @@ def _table(pattern: str, json: bool) -> None:
         print_json([row.to_dict() for row in found])
         return
     print_table(HEADER, [row.cells() for row in found])
-    print("GFLOPs: 2 a MAC of everything; its way: as the paper counts, attention products 1 a MAC, no position terms.")
+    print("GFLOPs: 2 a MAC of everything; paper's way: as it counts, attention products 1 a MAC, no position terms.")

@@ -228,8 +228,29 @@ class AugmentedConvNd(nn.Module):
         sizes = checks.per_axis("map_size", map_size, self._axes, at_least=1)
         return tuple(-(-n // self.attention_pool) for n in sizes)
 
+    def output_size(self, x: Tensor) -> tuple[int, ...]:
+        """The size of the output map for ``x``; InputError if this layer cannot take it."""
+        name, axes = type(self).__name__, self._axes
+        if x.dim() != axes + 2 or x.shape[1] != self.in_channels:
+            expected = ", ".join(["B", str(self.in_channels), *("D", "H", "W")[-axes:]])
+            hint = "; add the batch axis with x.unsqueeze(0)" if x.dim() == axes + 1 else ""
+            raise checks.InputError(f"{name} takes ({expected}), got {tuple(x.shape)}{hint}")
+        window = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        map_size = tuple(
+            (n + left + right - w) // s + 1
+            for n, (left, right), w, s in zip(x.shape[2:], self.padding, window, self.stride, strict=True)
+        )
+        if min(map_size) < 1:
+            raise checks.InputError(f"{name}: a map of {tuple(x.shape[2:])} is smaller than the window {window}")
+        if self.position == "relative" and any(n > r for n, r in zip(map_size, self.feat_size or (), strict=True)):
+            raise checks.InputError(
+                f"{name}: the output map is {map_size}, but the position tables cover feat_size={self.feat_size}; "
+                f"call layer.resize_feat_size({map_size})"
+            )
+        return map_size
+
     def forward(self, x: Tensor) -> Tensor:
-        map_size = self._check_input(x)
+        map_size = self.output_size(x)
         q, k, v = self.queries_keys_values(x)
         y = ops.relative_attention(q, k, v, self.tables, impl=self.impl)  # (B, N, H, W, E)
         y = self.attn_out(self._merge_heads(y))  # (B, N*E, H, W)
@@ -333,27 +354,6 @@ class AugmentedConvNd(nn.Module):
         if self.position != "relative" or self.feat_size is None:
             return (None,) * self._axes
         return tuple(2 * n - 1 for n in self.attention_map_size(self.feat_size))
-
-    def _check_input(self, x: Tensor) -> tuple[int, ...]:
-        """The output map's size, if ``x`` is something this layer can take."""
-        name, axes = type(self).__name__, self._axes
-        if x.dim() != axes + 2 or x.shape[1] != self.in_channels:
-            expected = ", ".join(["B", str(self.in_channels), *("D", "H", "W")[-axes:]])
-            hint = "; add the batch axis with x.unsqueeze(0)" if x.dim() == axes + 1 else ""
-            raise checks.InputError(f"{name} takes ({expected}), got {tuple(x.shape)}{hint}")
-        window = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
-        map_size = tuple(
-            (n + left + right - w) // s + 1
-            for n, (left, right), w, s in zip(x.shape[2:], self.padding, window, self.stride, strict=True)
-        )
-        if min(map_size) < 1:
-            raise checks.InputError(f"{name}: a map of {tuple(x.shape[2:])} is smaller than the window {window}")
-        if self.position == "relative" and any(n > r for n, r in zip(map_size, self.feat_size or (), strict=True)):
-            raise checks.InputError(
-                f"{name}: the output map is {map_size}, but the position tables cover feat_size={self.feat_size}; "
-                f"call layer.resize_feat_size({map_size})"
-            )
-        return map_size
 
 
 class AugmentedConv1d(AugmentedConvNd):

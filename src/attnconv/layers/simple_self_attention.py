@@ -35,7 +35,8 @@ class SimpleSelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = checks.integer("channels", channels, at_least=1)
-        self.symmetric, self.normalize = symmetric, normalize
+        self.symmetric = checks.flag("symmetric", symmetric)
+        self.normalize = checks.flag("normalize", normalize)
         self.conv = constrained_conv(channels, channels, spectral_norm=spectral_norm, symmetric=symmetric)
         self.gamma = nn.Parameter(torch.zeros(1))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from attnconv import checks
 from attnconv.layers import AugmentedConv2d
 
 Conv3x3 = Callable[[int, int, int], nn.Module]  # of in_channels, out_channels, stride
@@ -35,6 +36,9 @@ class Augmentation:
     min_head_dim: int
     position: str | None
     pool_first: bool = False
+
+    def __post_init__(self) -> None:
+        checks.flag("pool_first", self.pool_first)
 
     def of(self, stage: int, map_size: tuple[int, int]) -> Conv3x3:
         """The convolution of ``stage``, whose output maps are of ``map_size`` at most."""

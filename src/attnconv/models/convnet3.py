@@ -13,6 +13,7 @@ from attnconv import checks
 from attnconv.layers import AugmentedConv2d
 from attnconv.models.network import Network
 from attnconv.models.registry import register
+from attnconv.models.stages import chosen
 
 CHANNELS = (64, 128, 192)
 
@@ -66,8 +67,7 @@ def aa_convnet3(
         augment: which of the layers 1, 2, 3; layer 1 sees the full image, 2 half of it, 3 a quarter.
         num_heads, key_ratio, value_ratio, min_head_dim, position: as `AugmentedConv2d.from_ratios`.
     """
-    if not isinstance(augment, (list, tuple)) or not set(map(str, augment)) <= {"1", "2", "3"}:
-        raise checks.InputError(f"augment must be a list of layers among 1, 2 and 3, got {augment!r}")
+    augment = chosen("augment", augment, (1, 2, 3))
     convs = []
     for layer, (width_in, width) in enumerate(zip((in_channels, *CHANNELS), CHANNELS, strict=False), start=1):
         if layer not in augment:

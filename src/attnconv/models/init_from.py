@@ -5,6 +5,7 @@ attention starts as it was drawn.
 """
 
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,15 +29,17 @@ class Transfer:
         copied: names of tensors taken over whole.
         cut: of convolutions of which the first filters were taken.
         left: of tensors that stayed as they were drawn, for want of one that fits.
+        unused: of tensors of the source of which nothing was taken.
     """
 
     copied: tuple[str, ...]
     cut: tuple[str, ...]
     left: tuple[str, ...]
+    unused: tuple[str, ...]
 
     def __str__(self) -> str:
         lines = [f"copied {len(self.copied):4}"]
-        for what, names in (("cut", self.cut), ("left", self.left)):
+        for what, names in (("cut", self.cut), ("left", self.left), ("unused", self.unused)):
             first, *others = names or ("",)
             lines.append(f"{what:6} {len(names):4}  {first}".rstrip())
             lines += [f"{'':13}{name}" for name in others]
@@ -50,7 +53,7 @@ def initialise(model: nn.Module, name: str, source: Source) -> Transfer:
         source: "torchvision", for the weights that torchvision calls its default; a file of torch.save or of
             safetensors; or a state dict. Files and dicts may hold it under "model" or "state_dict".
     Raises:
-        InputError: it cannot be had or read, or nothing in it fits ``model``.
+        InputError: it cannot be had or read, or is of another family than ``model``, which is then as it was.
     """
     if isinstance(source, Mapping):
         label, given = "the state dict", source
@@ -63,25 +66,48 @@ def initialise(model: nn.Module, name: str, source: Source) -> Transfer:
             f"init_from must be 'torchvision', a path or a state dict, got {type(source).__name__}"
         )
     given = _state_dict(given, label)
-    copied, cut, left, trained = [], [], [], False
-    for key, tensor in model.state_dict().items():
-        old = given.get(key)
-        plain = given.get(key.replace(".conv_out.", "."))
-        if old is not None and old.shape == tensor.shape:
+    state = model.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
+        raise checks.InputError(f"init_from needs a network with memory, and {name} is on the meta device")
+    taken: dict[str, Tensor] = {}
+    copied, cut, left, used = [], [], [], set()
+    for key, tensor in state.items():
+        plain = key.replace(".conv_out.", ".")
+        if key in given and given[key].shape == tensor.shape:
             copied.append(key)
-        elif key not in given and plain is not None and _has_more_filters(plain, tensor):
+            used.add(key)
+            taken[key] = given[key]
+        elif key not in given and plain in given and _has_more_filters(given[plain], tensor):
             cut.append(key)
-            old = plain[: len(tensor)]
+            used.add(plain)
+            taken[key] = given[plain][: len(tensor)]
         else:
             left.append(key)
-            continue
-        with torch.no_grad():
-            tensor.copy_(old)
-        trained |= tensor.dim() > 1 and not key.startswith("fc.")
-    if not trained:
+    if not any(tensor.dim() > 1 and not key.startswith("fc.") for key, tensor in taken.items()):
         key, tensor = next(iter(given.items()))
         raise checks.InputError(f"nothing in {label} fits {name}: it holds {key!r} of shape {tuple(tensor.shape)}, ...")
-    return Transfer(tuple(copied), tuple(cut), tuple(left))
+    for key in left:
+        if _is_the_trunk(key, state[key]) and not _differs_in_channels(given.get(key), state[key]):
+            raise checks.InputError(
+                f"{label} is not of a plain network of {name}'s family: it has nothing for {key!r} "
+                f"of shape {tuple(state[key].shape)}"
+            )
+    with torch.no_grad():
+        for key, tensor in taken.items():
+            state[key].copy_(tensor)
+    unused = tuple(key for key in given if key not in used)
+    return Transfer(tuple(copied), tuple(cut), tuple(left), unused)
+
+
+def _is_the_trunk(key: str, tensor: Tensor) -> bool:
+    """A convolution that the plain network has too: not of an attention, nor of squeeze-excitation."""
+    added = {"qkv_conv", "attn_out", "attention", "se"}
+    return tensor.dim() == 4 and not added.intersection(key.split("."))
+
+
+def _differs_in_channels(old: Tensor | None, new: Tensor) -> bool:
+    """The first convolution, for images of another number of channels."""
+    return old is not None and len(old) == len(new) and old.shape[2:] == new.shape[2:]
 
 
 def _has_more_filters(old: Tensor, new: Tensor) -> bool:
@@ -122,12 +148,13 @@ def _read(path: Path) -> Any:
 
 
 def _state_dict(given: Any, label: str) -> dict[str, Tensor]:
-    """The tensors in ``given`` under their names, without the prefix that DataParallel gives them."""
+    """The tensors in ``given`` under their names, without what DataParallel and torch.compile put in front."""
     for key in ("model", "state_dict"):
         if isinstance(given, Mapping) and isinstance(given.get(key), Mapping):
             given = given[key]
     named = given.items() if isinstance(given, Mapping) else ()
-    tensors = {str(key).removeprefix("module."): value for key, value in named if isinstance(value, Tensor)}
+    wrapped = re.compile(r"^(module\.|_orig_mod\.)+")
+    tensors = {wrapped.sub("", str(key)): value for key, value in named if isinstance(value, Tensor)}
     if not tensors:
         raise checks.InputError(f"{label} holds no tensors by name")
     return tensors

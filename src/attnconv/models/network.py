@@ -47,7 +47,7 @@ class Network(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def stage_names(self) -> list[str]:
-        """layer1, layer2, ..., in their order."""
+        """The modules whose outputs are the stages' features: layer1, layer2, ..., in their order."""
         return [name for name, _ in self.named_children() if name.startswith("layer")]
 
     def get_classifier(self) -> nn.Module:
@@ -55,11 +55,11 @@ class Network(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new ``fc`` of so many outputs; with 0 the network gives pooled features, unpooled ones if pool is ""."""
-        self.num_classes = checks.integer("num_classes", num_classes, at_least=0)
-        if global_pool is not None:
-            self.global_pool = checks.one_of("global_pool", global_pool, ("avg", ""))
-        if not self.global_pool and num_classes:
+        checks.integer("num_classes", num_classes, at_least=0)
+        pool = self.global_pool if global_pool is None else checks.one_of("global_pool", global_pool, ("avg", ""))
+        if not pool and num_classes:
             raise checks.InputError(f"global_pool='' leaves a map, for which num_classes must be 0, got {num_classes}")
+        self.num_classes, self.global_pool = num_classes, pool
         like = next(self.parameters(), torch.empty(0))
         self.fc = nn.Identity()
         if num_classes:

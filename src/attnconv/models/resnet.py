@@ -7,10 +7,10 @@ the last three stages. Departures: none known.
 
 from torch import Tensor, nn
 
-from attnconv import checks
 from attnconv.models.augmentation import Augmentation, Conv3x3, conv3x3
 from attnconv.models.network import Network
 from attnconv.models.registry import register_family
+from attnconv.models.squeeze_excitation import squeeze_excitation
 from attnconv.models.stages import chosen, halved
 
 STAGES = (1, 2, 3, 4)
@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.se = _squeeze_excitation(planes) if se else nn.Identity()
+        self.se = squeeze_excitation(planes, planes // 16) if se else nn.Identity()
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _downsample(in_channels, planes, stride)
 
@@ -63,7 +63,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.se = _squeeze_excitation(out_channels) if se else nn.Identity()
+        self.se = squeeze_excitation(out_channels, out_channels // 16) if se else nn.Identity()
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _downsample(in_channels, out_channels, stride)
 
@@ -130,10 +130,6 @@ def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module |
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
-
-
-def _squeeze_excitation(channels: int) -> nn.Module:
-    return checks.require("torchvision", extra="train").ops.SqueezeExcitation(channels, channels // 16)
 
 
 @register_family(r"resnet(?P<depth>18|34|50|101|152)", tuple(f"resnet{depth}" for depth in DEPTHS))

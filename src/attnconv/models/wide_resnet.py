@@ -12,6 +12,7 @@ from attnconv import checks
 from attnconv.models.augmentation import Augmentation, Conv3x3, conv3x3
 from attnconv.models.network import Network
 from attnconv.models.registry import register_family
+from attnconv.models.squeeze_excitation import squeeze_excitation
 from attnconv.models.stages import chosen, halved
 
 STAGES = (1, 2, 3)
@@ -65,8 +66,7 @@ class PreActBlock(nn.Module):
         self.conv2 = conv3x3(out_channels, out_channels)
         self.se = None
         if se:
-            ops = checks.require("torchvision", extra="train").ops
-            self.se = ops.SqueezeExcitation(out_channels, out_channels // 16)
+            self.se = squeeze_excitation(out_channels, out_channels // 16)
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             if shortcut == "pad":
@@ -99,10 +99,15 @@ class WideResNet(Network):
         self.conv1 = conv1
         self.layer1, self.layer2, self.layer3 = stages
         self.bn = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
         self.add_classifier(channels, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.layer3(self.layer2(self.layer1(self.conv1(x))))))
+        return self.relu(self.bn(self.layer3(self.layer2(self.layer1(self.conv1(x))))))
+
+    def stage_names(self) -> list[str]:
+        """The last stage ends behind the norm and the activation, which its blocks have in front."""
+        return ["layer1", "layer2", "relu"]
 
 
 def _build(
@@ -123,7 +128,7 @@ def _build(
         near = f"{below} or {below + 6}" if blocks > 0 else "10"
         raise checks.InputError(f"the depth of a wide_resnet must be 6n + 4; got {depth}, nearest: {near}")
     checks.one_of("shortcut", shortcut, ("pad", "conv"))
-    if not 0 <= dropout < 1:
+    if not 0 <= checks.number("dropout", dropout) < 1:
         raise checks.InputError(f"dropout must be at least 0 and below 1, got {dropout}")
     channels, map_size, stages = 16, image_size, []
     for stage in STAGES:

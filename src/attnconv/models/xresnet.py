@@ -98,8 +98,7 @@ def xresnet(
 
     Args:
         stem: channels of the first three convolutions.
-        act, shortcut_pool, blur_pool, se, groups, width_per_group: as `Style`. fastai's xse_resnext50 is se=True,
-            groups=32, width_per_group=2 on xresnet50.
+        act, shortcut_pool, blur_pool, se, groups, width_per_group: as `Style`.
     """
     style = Style(
         act=act,

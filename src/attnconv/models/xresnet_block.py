@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from attnconv import checks
+from attnconv.models.squeeze_excitation import squeeze_excitation
 
 ACTIVATIONS = {"relu": nn.ReLU, "mish": nn.Mish}
 
@@ -22,7 +23,7 @@ class Style:
     Args:
         act: "relu" or "mish".
         shortcut_pool: "average" or "max"; 2x2, before the 1x1 convolution of a shortcut that halves the map.
-        blur_pool: every max pool runs at stride 1, and its output is blurred before each second cell is taken.
+        blur_pool: every max pool is 3x3 at stride 1, and its output is blurred before each second cell is taken.
         se: squeeze-excitation, reduction 16, in every block.
         groups: of the 3x3 convolutions in bottlenecks.
         width_per_group: channels of one group in the first stage, doubled from stage to stage.
@@ -38,6 +39,8 @@ class Style:
     def __post_init__(self) -> None:
         checks.one_of("act", self.act, ACTIVATIONS)
         checks.one_of("shortcut_pool", self.shortcut_pool, ("average", "max"))
+        checks.flag("blur_pool", self.blur_pool)
+        checks.flag("se", self.se)
         checks.integer("groups", self.groups, at_least=1)
         checks.integer("width_per_group", self.width_per_group, at_least=1)
 
@@ -103,9 +106,8 @@ class XResBlock(nn.Module):
         nn.init.zeros_(self.convs[-1].weight)  # type: ignore[arg-type]
         self.se = nn.Identity()
         if style.se:
-            ops = checks.require("torchvision", extra="train").ops
             # A sixteenth, but a multiple of 8, as fastai rounds.
-            self.se = ops.SqueezeExcitation(out_channels, -(-out_channels // 128) * 8, activation=style.activation)
+            self.se = squeeze_excitation(out_channels, -(-out_channels // 128) * 8, style.activation)
         self.attention = nn.Identity() if attention is None else attention(out_channels)
         self.shortcut = nn.Sequential()
         if stride == 2:

@@ -1,6 +1,6 @@
 """A module of somebody else's network with attention behind it.
 
-A wrapper and not a forward hook: both go through compile, export, deepcopy and pickle, but with a hook the attention
+A wrapper and not a forward hook: both go through compile, export and deepcopy, but with a hook the attention
 would have to live among the module's own children, where a forward that loops over them (nn.Sequential, DenseNet's
 blocks) runs it once more, and tools that replace or fuse a module they know (convolution with batch norm) lose it.
 """
@@ -57,7 +57,24 @@ class Attended(nn.Module):
 
 def _take_names_without_attention(attended: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Move "layer1.*" to "layer1.inner.*", unless the state dict knows of the attention."""
-    names = [name for name in state if name.startswith(prefix)]
-    if not any(name.startswith((f"{prefix}inner.", f"{prefix}attention.")) for name in names):
+    assert isinstance(attended, Attended)
+    names = _names_without_attention(attended.inner)
+    if not any(f"{prefix}inner.{name}" in state for name in (*names, *attended.inner.state_dict())):
         for name in names:
-            state[f"{prefix}inner.{name.removeprefix(prefix)}"] = state.pop(name)
+            if f"{prefix}{name}" in state:
+                state[f"{prefix}inner.{name}"] = state.pop(f"{prefix}{name}")
+
+
+def _names_without_attention(module: nn.Module) -> list[str]:
+    """The names of ``module``'s state as they were before any module inside it was wrapped."""
+    wrapped = [f"{name}." if name else "" for name, m in module.named_modules() if isinstance(m, Attended)]
+    names = []
+    for name in module.state_dict():
+        for outer in sorted(wrapped, key=len, reverse=True):  # the innermost first, whose name holds the others
+            if name.startswith(f"{outer}attention."):
+                break
+            if name.startswith(f"{outer}inner."):
+                name = outer + name.removeprefix(f"{outer}inner.")
+        else:
+            names.append(name)
+    return names

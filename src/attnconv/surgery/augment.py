@@ -35,6 +35,7 @@ def augment(
     Each new layer has the geometry, bias, dtype, device and mode of the convolution it replaces, and keeps its first
     F - d_v filters of F (of each group, if it has groups: so every filter sees the channels that it was trained on).
     The position tables cover the convolution's output map in one forward of the network, traced in evaluation mode.
+    Code that reads a replaced convolution's own ``weight`` or ``bias`` finds them in its ``conv_out`` from then on.
 
     Args:
         model: any network of nn.Conv1d, nn.Conv2d or nn.Conv3d.

@@ -40,6 +40,7 @@ def _by_function(convs: list[Place], where: Callable[[str, nn.Module], bool]) ->
 def _by_pattern(below: list[Place], convs: list[Place], where: str | re.Pattern[str]) -> list[Place]:
     try:
         pattern = re.compile(where)
+        pattern.search("")  # a pattern of bytes compiles, too
     except (re.error, TypeError) as error:
         raise checks.InputError(
             f"where must be a regular expression or a function of (name, conv), got {where!r}: {error}"

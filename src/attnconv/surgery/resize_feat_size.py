@@ -1,9 +1,9 @@
 """The position tables of a whole network fitted to images of another size."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.layers.augmented_conv import AugmentedConvNd, Size
@@ -34,7 +34,7 @@ def resize_feat_size(model: nn.Module, image_size: Size | None = None, *, exampl
     }
     if not layers:
         raise checks.InputError(f"{type(model).__name__} has no augmented convolution with position tables")
-    with _without_tables(layers):
+    with _sizes_only(layers):
         outputs = trace(model, layers, image_size=image_size, example=example)
     changes = Changes()
     for layer, name in layers.items():
@@ -48,15 +48,25 @@ def resize_feat_size(model: nn.Module, image_size: Size | None = None, *, exampl
 
 
 @contextmanager
-def _without_tables(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Positions do not change the size of a map, and tables too small for it would stop the trace."""
+def _sizes_only(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Each layer answers zeros of its output's size: attention itself could need more memory than there is.
+
+    Without tables, because those too small for the map would stop the trace.
+    """
+
+    def sizes_of(layer: AugmentedConvNd) -> Callable[[Tensor], Tensor]:
+        return lambda x: x.new_zeros(len(x), layer.out_channels, *layer.output_size(x))
+
     for layer in layers:
-        layer.position = None  # type: ignore[assignment]
+        assert isinstance(layer, AugmentedConvNd)
+        layer.position = None
+        layer.forward = sizes_of(layer)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
         for layer in layers:
             layer.position = "relative"  # type: ignore[assignment]
+            del layer.forward
 
 
 def _text(layer: AugmentedConvNd) -> str:

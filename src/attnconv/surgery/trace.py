@@ -1,4 +1,4 @@
-"""One forward that shows what modules return, and leaves no trace in the model."""
+"""One forward that shows what modules return, and leaves a model's modes, buffers and hooks as they were."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
