@@ -370,7 +370,7 @@ class AugmentedConv2d(AugmentedConvNd):
 
     Shapes: (B, in_channels, H_in, W_in) -> (B, out_channels, H, W), H and W as nn.Conv2d gives them; the last
     ``value_channels`` channels are attention.
-    Memory: the square of H * W for each head, while "eager" is the only kernel.
+    Memory: linear in H * W with impl "blocked"; its square for each head with "eager", which "auto" takes so far.
 
     The parameters are ``conv_out`` (absent if value_channels == out_channels), ``qkv_conv`` (its outputs in the order
     q, k, v), ``attn_out``, and, for relative positions, ``key_rel_h`` and ``key_rel_w``.

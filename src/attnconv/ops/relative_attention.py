@@ -11,8 +11,9 @@ from torch import Tensor
 
 from attnconv import checks
 from attnconv.ops.autocast import autocast_dtype, autocast_off
+from attnconv.ops.blocked_attention import run_blocked
 
-IMPLS = ("auto", "eager")
+IMPLS = ("auto", "eager", "blocked")
 
 Tables = Sequence[Tensor | None] | None
 
@@ -37,11 +38,14 @@ def relative_attention(
         rel: None, or one table (2*R - 1, D) for each axis of the map, with R at least the length of that axis; the
             middle row is distance 0. An axis whose table is None has no position term.
         scale: factor of the logits; D**-0.5 if None.
-        impl: "auto", or the name of a kernel, which then runs or raises.
+        impl: "eager" holds the logits of all pairs of positions, and has second derivatives; "blocked" holds those of a
+            few queries at a time, so that memory is linear in the positions; "auto" is "eager" so far. A named one
+            runs or raises.
     Returns:
         (B, N, *map, E), in the dtype of the inputs.
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other, or ``impl`` is unknown.
+        ValueError: shapes, dtypes or devices do not fit each other, or ``impl`` is unknown, or is "blocked" under
+            torch.export.
     """
     checks.one_of("impl", impl, IMPLS)
     _check(q, k, v)
@@ -51,9 +55,11 @@ def relative_attention(
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         tables = [table.to(dtype) for table in tables]
 
-    from attnconv.kernels.relative_attention import eager
-
     with autocast_off(q):
+        if impl == "blocked":
+            return run_blocked(q, k, v, tables, factor)
+        from attnconv.kernels.relative_attention import eager
+
         return eager.forward(q, k, v, tables, factor)
 
 

@@ -1,0 +1,173 @@
+"""Relative attention a block of queries at a time: exact, memory linear in the number of positions, plain torch.
+
+The logits of a block live in one buffer of about the size of a core's cache. They start as the sum of the position
+terms, the product q k^T is added by the matrix product itself, and the exponential is taken in place. Of the forward
+only the log-sum-exp of each query is kept; the backward makes each block again from it.
+Letters: B batch, N heads, M heads of one block; L positions of the map, Q queries of one block; D key / E value
+channels a head; n length of one axis.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+BLOCK_LOGITS = 2**20  # logits of a block: 4 MiB in float32
+
+Block = tuple[int | slice, ...]  # image, range of heads, range along each axis of the map
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+    """q, k (B, N, *map, D), v (B, N, *map, E), rel empty or one (2n - 1, D) an axis.
+
+    Returns the output (B, N, *map, E), laid out as (B, *map, N, E) in memory, and the log-sum-exp of each query's
+    logits (B, N, *map), in float32 or wider.
+    """
+    exact = torch.promote_types(q.dtype, torch.float32)
+    map_size = q.shape[2:-1]
+    tables = [table.to(exact) for table in rel]
+    out = empty_output(q, v)
+    lse = q.new_empty(q.shape[:-1], dtype=exact)
+    logits = q.new_empty(0, dtype=exact)
+    for image, heads, ranges in _groups(q):
+        keys = k[image, heads].to(exact).flatten(1, -2)  # (M, L, D)
+        values = _append(v[image, heads].to(exact), 1.0).flatten(1, -2).mT.contiguous()  # (M, E + 1, L)
+        for place in ranges:
+            queries = q[(image, heads, *place)].to(exact) * scale  # (M, *block, D)
+            logits = _logits(queries, keys, tables, place, map_size, None, logits)  # (M, Q, L)
+            largest = logits.amax(dim=2, keepdim=True)
+            weights = logits.sub_(largest).exp_()
+            sums = torch.bmm(values, weights.mT).mT  # (M, Q, E + 1): the one beside v sums the weights
+            total = sums[..., -1:]
+            out[(image, heads, *place)] = (sums[..., :-1] / total).unflatten(1, queries.shape[1:-1])
+            lse[(image, heads, *place)] = (largest + total.log()).view(queries.shape[:-1])
+    return out, lse
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel: Sequence[Tensor],
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """The gradients of q, k, v and of each table, from ``grad``, that of the output (B, N, *map, E)."""
+    exact = lse.dtype
+    map_size = q.shape[2:-1]
+    tables = [table.to(exact) for table in rel]
+    grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    grad_tables = [torch.zeros_like(table) for table in tables]
+    weights = slopes = q.new_empty(0, dtype=exact)
+    for image, heads, ranges in _groups(q):
+        keys = k[image, heads].to(exact).flatten(1, -2)  # (M, L, D)
+        values = _append(v[image, heads].to(exact), 1.0).flatten(1, -2)  # (M, L, E + 1)
+        # Transposed, as all narrow products here: the matrix libraries are up to nine times faster at them.
+        sum_k, sum_v = keys.new_zeros(keys.mT.shape), values.new_zeros(values.mT.shape)  # (M, D, L), (M, E + 1, L)
+        for place in ranges:
+            here = (image, heads, *place)
+            queries = q[here].to(exact) * scale  # (M, *block, D)
+            weights = _logits(queries, keys, tables, place, map_size, lse[here], weights).exp_()  # (M, Q, L)
+            upper = grad[here].to(exact)
+            # With -grad . out beside grad and a one beside v, one product gives grad_i . v_j - grad_i . out_i.
+            upper = torch.cat([upper, -(upper * out[here].to(exact)).sum(-1, keepdim=True)], dim=-1).flatten(1, -2)
+            slopes = _buffer(slopes, weights.shape)
+            torch.bmm(upper, values.mT, out=slopes)
+            slopes.mul_(weights)  # (M, Q, L): the gradient of the logits
+            sum_v.baddbmm_(upper.mT, weights)
+            sum_k.baddbmm_(queries.flatten(1, -2).mT, slopes)
+            slope_q = torch.bmm(slopes, keys).view(queries.shape)
+            by_map = slopes.view(*queries.shape[:-1], *map_size)
+            for axis, (n, table) in enumerate(zip(map_size, tables, strict=True) if tables else ()):
+                others = [a - len(map_size) for a in range(len(map_size)) if a != axis]
+                along = by_map.sum(dim=others) if others else by_map  # (M, *block, n)
+                spread = along.new_zeros(*along.shape[:-1], 2 * n - 1)
+                _by_distance(spread, axis, place[axis].start, n).copy_(along)
+                slope_q += spread @ table
+                grad_tables[axis] += spread.flatten(0, -2).mT @ queries.flatten(0, -2)
+            grad_q[here] = (slope_q * scale).to(q.dtype)
+        grad_k[image, heads] = sum_k.mT.unflatten(1, map_size).to(k.dtype)
+        grad_v[image, heads] = sum_v[:, :-1].mT.unflatten(1, map_size).to(v.dtype)
+    return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
+
+
+def empty_output(q: Tensor, v: Tensor) -> Tensor:
+    """(B, N, *map, E) laid out as (B, *map, N, E): then the heads merge into channels_last without a copy."""
+    batch, heads, *map_size = q.shape[:-1]
+    return q.new_empty(batch, *map_size, heads, v.shape[-1]).movedim(-2, 1)
+
+
+def _groups(q: Tensor) -> Iterator[tuple[int, slice, list[tuple[slice, ...]]]]:
+    """Image, heads, and the ranges of the map that one block after the other takes.
+
+    Several heads of an image share a block if all of their logits fit; else one head is cut along its first axis, and
+    along the next one where a single step of the first is too much.
+    """
+    batch, heads, *map_size = q.shape[:-1]
+    length = math.prod(map_size)
+    together = min(heads, max(1, BLOCK_LOGITS // length**2))
+    queries = max(1, BLOCK_LOGITS // (together * length))
+    ranges: list[tuple[slice, ...]] = [()]
+    for axis, n in enumerate(map_size):
+        step = min(n, max(1, queries // math.prod(map_size[axis + 1 :])))
+        ranges = [(*r, slice(i, min(i + step, n))) for r in ranges for i in range(0, n, step)]
+    for image in range(batch):
+        for first in range(0, heads, together):
+            yield image, slice(first, min(first + together, heads)), ranges
+
+
+def _logits(
+    queries: Tensor,
+    keys: Tensor,
+    tables: Sequence[Tensor],
+    place: tuple[slice, ...],
+    map_size: Sequence[int],
+    minus: Tensor | None,
+    buffer: Tensor,
+) -> Tensor:
+    """q_i . (k_j + r[j - i]), less ``minus`` of each query, in ``buffer``: queries (M, *block, D) -> (M, Q, L)."""
+    flat = queries.flatten(1, -2)  # (M, Q, D)
+    logits = _buffer(buffer, (*flat.shape[:2], keys.shape[1]))
+    if not tables:
+        torch.bmm(flat, keys.mT, out=logits)
+        return logits if minus is None else logits.sub_(minus.flatten(1).unsqueeze(-1))
+    terms = []
+    for axis, (n, table) in enumerate(zip(map_size, tables, strict=True)):
+        term = _by_distance(queries @ table.mT, axis, place[axis].start, n)  # (M, *block, n)
+        if minus is not None and axis == 0:
+            term = term - minus.unsqueeze(-1)
+        own_axis = [1] * len(map_size)
+        own_axis[axis] = n
+        terms.append(term.unflatten(-1, own_axis))
+    by_map = logits.view(*queries.shape[:-1], *map_size)
+    if len(terms) == 1:
+        by_map.copy_(terms[0])
+    else:
+        torch.add(terms[0], terms[1].expand_as(by_map), out=by_map)
+    for term in terms[2:]:
+        by_map.add_(term)
+    return logits.baddbmm_(flat, keys.mT)
+
+
+def _by_distance(rows: Tensor, axis: int, start: int, n: int) -> Tensor:
+    """A view of ``rows`` (M, *block, 2n - 1), a column a distance, as (M, *block, n), a column a position.
+
+    Query i of ``axis``, the block beginning at ``start``, finds position j in column j - i + n - 1: one step along the
+    axis is one column less.
+    """
+    strides = list(rows.stride())
+    strides[1 + axis] -= 1
+    return rows.as_strided((*rows.shape[:-1], n), strides, rows.storage_offset() + n - 1 - start)
+
+
+def _append(t: Tensor, value: float) -> Tensor:
+    """(..., E) -> (..., E + 1)."""
+    return torch.nn.functional.pad(t, (0, 1), value=value)
+
+
+def _buffer(buffer: Tensor, shape: Sequence[int]) -> Tensor:
+    """``buffer`` if it has this shape (it has, but for the last block of an axis), or else a new one."""
+    return buffer if buffer.shape == tuple(shape) else buffer.new_empty(tuple(shape))
