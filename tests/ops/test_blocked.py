@@ -170,6 +170,19 @@ def test_checkpointing():
         torch.testing.assert_close(one.grad, other.grad)
 
 
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
+def test_forward_mode_is_refused_and_not_answered_with_zeros(index):
+    q, k, v, rel = inputs((2, 3))
+    arguments = [q, k, v, *rel]
+
+    def call(moved):
+        given = [moved if i == index else t for i, t in enumerate(arguments)]
+        return ops.relative_attention(*given[:3], given[3:], impl="blocked")
+
+    with pytest.raises(RuntimeError, match="has no forward-mode derivative; impl='eager' has one"):
+        torch.func.jvp(call, (arguments[index],), (torch.ones_like(arguments[index]),))
+
+
 def test_torch_func_gradients_are_refused_and_name_the_form_that_has_them():
     module = layer()
     parameters = dict(module.named_parameters())

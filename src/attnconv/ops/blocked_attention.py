@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import register_flop_formula
 
@@ -20,12 +21,19 @@ def run_blocked(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: f
     """The output (B, N, *map, E), or a sentence on what this kernel cannot do and which one can."""
     if torch.compiler.is_exporting():
         raise checks.InputError("impl='blocked' cannot be exported; impl='eager' can")
+    if _has_tangent(q, k, v, *rel):  # custom operators drop it in silence
+        raise RuntimeError("impl='blocked' has no forward-mode derivative; impl='eager' has one")
     try:
         return blocked_attention(q, k, v, rel, scale)[0]
     except RuntimeError as error:
         if "functorch transforms" not in str(error):
             raise
         raise RuntimeError("torch.func cannot differentiate impl='blocked'; with impl='eager' it can") from error
+
+
+def _has_tangent(*tensors: Tensor) -> bool:
+    """Whether forward-mode differentiation (torch.func.jvp, for one) runs through any of the tensors."""
+    return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
 @torch.library.custom_op("attnconv::blocked_attention", mutates_args=())
