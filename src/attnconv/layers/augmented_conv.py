@@ -5,7 +5,6 @@ windows, so that every padding, stride and dilation gives both parts one size; m
 Letters: B batch, H rows, W columns, N heads, D key / E value channels a head, R half the rows of a position table.
 """
 
-import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,24 +13,11 @@ from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers import position as position_features
+from attnconv.layers.widths import attention_widths, require_widths
 
 Size = int | tuple[int, ...]
 POSITIONS = ("relative", "sine", "coordconv", None)
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
-
-
-def attention_widths(
-    out_channels: int, *, key_ratio: float, value_ratio: float, num_heads: int, min_head_dim: int
-) -> tuple[int, int]:
-    """The paper's widths: d_k = max(floor(key_ratio*F/N)*N, min_head_dim*N), d_v = max(floor(value_ratio*F/N)*N, N)."""
-    for name, ratio in (("key_ratio", key_ratio), ("value_ratio", value_ratio)):
-        if checks.number(name, ratio) < 0:
-            raise checks.InputError(f"{name} must not be negative, got {ratio}")
-    checks.integer("num_heads", num_heads, at_least=1)
-    checks.integer("min_head_dim", min_head_dim, at_least=1)
-    # 0.29 * 100 is 28.999999999999996 in binary, so a hair is added before the floor.
-    key_dim, value_dim = (math.floor(r * out_channels / num_heads + 1e-9) for r in (key_ratio, value_ratio))
-    return max(key_dim, min_head_dim) * num_heads, max(value_dim, 1) * num_heads
 
 
 class AugmentedConvNd(nn.Module):
@@ -83,7 +69,16 @@ class AugmentedConvNd(nn.Module):
         )
         self.impl = checks.one_of("impl", impl, ops.IMPLS)
         self.feat_size = None if feat_size is None else checks.per_axis("feat_size", feat_size, axes, at_least=1)
-        self._check_widths()
+        require_widths(
+            type(self).__name__,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            key_channels=key_channels,
+            value_channels=value_channels,
+            num_heads=num_heads,
+            groups=groups,
+        )
+        self._check_position()
         reach = tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
         self.padding = self._padding(padding, reach)  # (left, right) of each axis
 
@@ -311,26 +306,7 @@ class AugmentedConvNd(nn.Module):
         """(B, N, H, W, E) -> (B, N*E, H, W)."""
         return y.movedim(-1, 2).flatten(1, 2)
 
-    def _check_widths(self) -> None:
-        name, heads = type(self).__name__, self.num_heads
-        if self.value_channels == 0:
-            raise checks.InputError(
-                f"{name} without attention is a plain convolution: value_channels must be at least num_heads={heads}, "
-                f"that is a value_ratio of at least {heads / self.out_channels:.4g}; got 0"
-            )
-        if self.key_channels == 0:
-            raise checks.InputError(f"key_channels must be at least num_heads={heads}, got 0")
-        for what, width in (("key_channels", self.key_channels), ("value_channels", self.value_channels)):
-            if width % heads:
-                raise checks.InputError(f"{what} must be a multiple of num_heads={heads}, got {width}")
-        if self.value_channels > self.out_channels:
-            raise checks.InputError(
-                f"value_channels must be at most out_channels={self.out_channels}, got {self.value_channels}"
-            )
-        conv_channels = self.out_channels - self.value_channels
-        for what, width in (("in_channels", self.in_channels), ("out_channels - value_channels", conv_channels)):
-            if conv_channels and width % self.groups:
-                raise checks.InputError(f"{what} must be a multiple of groups={self.groups}, got {width}")
+    def _check_position(self) -> None:
         if self.position == "relative" and self.feat_size is None:
             raise checks.InputError(
                 "position='relative' needs feat_size, the rows and columns of the largest output map; "

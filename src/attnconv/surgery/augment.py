@@ -7,7 +7,8 @@ from torch import nn
 
 from attnconv import checks
 from attnconv.layers import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d
-from attnconv.layers.augmented_conv import AugmentedConvNd, Size, attention_widths
+from attnconv.layers.augmented_conv import AugmentedConvNd, Size
+from attnconv.layers.widths import attention_widths
 from attnconv.surgery.changes import Change, Changes, params, size_text
 from attnconv.surgery.choice import Where, chosen
 from attnconv.surgery.places import places, working_copy
