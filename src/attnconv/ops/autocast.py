@@ -8,11 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+# Asked once: torch 2.11 cannot trace the question. Of other devices, meta for one, one may not ask if autocast is on.
+DEVICES = frozenset(
+    kind for kind in ("cpu", "cuda", "mps", "xpu", "xla", "hpu", "mtia") if torch.amp.is_autocast_available(kind)
+)
+
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype that autocast asks of ``x``; None where it is off or, as for float64, leaves a tensor alone."""
     kind = x.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+    if kind not in DEVICES or not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
         return None
     return torch.get_autocast_dtype(kind)
 
@@ -20,6 +25,6 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 def autocast_off(x: Tensor) -> AbstractContextManager:
     """A context in which autocast leaves the products of tensors on ``x``'s device alone."""
     kind = x.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if kind not in DEVICES or not torch.is_autocast_enabled(kind):
         return nullcontext()
     return torch.autocast(kind, enabled=False)

@@ -16,10 +16,12 @@ from torch.utils.flop_counter import register_flop_formula
 
 from attnconv import checks
 
+COMPILE_IS_EXPORT = torch.__version__ < "2.12"  # torch 2.11 says that it exports when torch.compile traces
+
 
 def run_blocked(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> Tensor:
     """The output (B, N, *map, E), or a sentence on what this kernel cannot do and which one can."""
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() and not (COMPILE_IS_EXPORT and torch.compiler.is_dynamo_compiling()):
         raise checks.InputError("impl='blocked' cannot be exported; impl='eager' can")
     if _has_tangent(q, k, v, *rel):  # custom operators drop it in silence
         raise RuntimeError("impl='blocked' has no forward-mode derivative; impl='eager' has one")
