@@ -57,6 +57,13 @@ def test_gradients_are_those_of_the_eager_form(map_size, tables):
     torch.testing.assert_close(gradients("blocked", *given), gradients("eager", *given))
 
 
+def test_images_share_a_block_and_the_last_block_may_hold_fewer(monkeypatch):
+    monkeypatch.setattr(blocked, "BLOCK_LOGITS", 2 * 3 * 15**2)  # two images of three heads
+    given = inputs((3, 5), batch=5)
+    assert [group[0] for group, _ in blocked._groups(given[0])] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    torch.testing.assert_close(gradients("blocked", *given), gradients("eager", *given))
+
+
 def test_gradcheck():
     q, k, v, rel = inputs((2, 3), batch=1, heads=2)
     arguments = [t.requires_grad_() for t in (q, k, v, *rel)]

@@ -3,8 +3,8 @@
 The logits of a block live in one buffer of about the size of a core's cache. They start as the sum of the position
 terms, the product q k^T is added by the matrix product itself, and the exponential is taken in place. Of the forward
 only the log-sum-exp of each query is kept; the backward makes each block again from it.
-Letters: B batch, N heads, M heads of one block; L positions of the map, Q queries of one block; D key / E value
-channels a head; n length of one axis.
+Letters: B batch, N heads, M heads of one block, of one image or of several; L positions of the map, Q queries of one
+block; D key / E value channels a head; n length of one axis.
 """
 
 import math
@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 BLOCK_LOGITS = 2**20  # logits of a block: 4 MiB in float32
-
-Block = tuple[int | slice, ...]  # image, range of heads, range along each axis of the map
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
@@ -30,18 +28,19 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float
     out = empty_output(q, v)
     lse = q.new_empty(q.shape[:-1], dtype=exact)
     logits = q.new_empty(0, dtype=exact)
-    for image, heads, ranges in _groups(q):
-        keys = k[image, heads].to(exact).flatten(1, -2)  # (M, L, D)
-        values = _append(v[image, heads].to(exact), 1.0).flatten(1, -2).mT.contiguous()  # (M, E + 1, L)
+    for group, ranges in _groups(q):
+        keys = k[group].to(exact).flatten(0, 1).flatten(1, -2)  # (M, L, D)
+        values = _append(v[group].to(exact), 1.0).flatten(0, 1).flatten(1, -2).mT.contiguous()  # (M, E + 1, L)
         for place in ranges:
-            queries = q[(image, heads, *place)].to(exact) * scale  # (M, *block, D)
+            here = (*group, *place)
+            queries = (q[here].to(exact) * scale).flatten(0, 1)  # (M, *block, D)
             logits = _logits(queries, keys, tables, place, map_size, None, logits)  # (M, Q, L)
             largest = logits.amax(dim=2, keepdim=True)
             weights = logits.sub_(largest).exp_()
             sums = torch.bmm(values, weights.mT).mT  # (M, Q, E + 1): the one beside v sums the weights
             total = sums[..., -1:]
-            out[(image, heads, *place)] = (sums[..., :-1] / total).unflatten(1, queries.shape[1:-1])
-            lse[(image, heads, *place)] = (largest + total.log()).view(queries.shape[:-1])
+            _fill(out[here], sums[..., :-1] / total)
+            _fill(lse[here], largest + total.log())
     return out, lse
 
 
@@ -62,18 +61,20 @@ def backward(
     grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     grad_tables = [torch.zeros_like(table) for table in tables]
     weights = slopes = q.new_empty(0, dtype=exact)
-    for image, heads, ranges in _groups(q):
-        keys = k[image, heads].to(exact).flatten(1, -2)  # (M, L, D)
-        values = _append(v[image, heads].to(exact), 1.0).flatten(1, -2)  # (M, L, E + 1)
+    for group, ranges in _groups(q):
+        keys = k[group].to(exact).flatten(0, 1).flatten(1, -2)  # (M, L, D)
+        values = _append(v[group].to(exact), 1.0).flatten(0, 1).flatten(1, -2)  # (M, L, E + 1)
         # Transposed, as all narrow products here: the matrix libraries are up to nine times faster at them.
         sum_k, sum_v = keys.new_zeros(keys.mT.shape), values.new_zeros(values.mT.shape)  # (M, D, L), (M, E + 1, L)
         for place in ranges:
-            here = (image, heads, *place)
-            queries = q[here].to(exact) * scale  # (M, *block, D)
-            weights = _logits(queries, keys, tables, place, map_size, lse[here], weights).exp_()  # (M, Q, L)
+            here = (*group, *place)
+            queries = (q[here].to(exact) * scale).flatten(0, 1)  # (M, *block, D)
+            minus = lse[here].flatten(0, 1)
+            weights = _logits(queries, keys, tables, place, map_size, minus, weights).exp_()  # (M, Q, L)
             upper = grad[here].to(exact)
             # With -grad . out beside grad and a one beside v, one product gives grad_i . v_j - grad_i . out_i.
-            upper = torch.cat([upper, -(upper * out[here].to(exact)).sum(-1, keepdim=True)], dim=-1).flatten(1, -2)
+            upper = torch.cat([upper, -(upper * out[here].to(exact)).sum(-1, keepdim=True)], dim=-1)
+            upper = upper.flatten(0, 1).flatten(1, -2)  # (M, Q, E + 1)
             slopes = _buffer(slopes, weights.shape)
             torch.bmm(upper, values.mT, out=slopes)
             slopes.mul_(weights)  # (M, Q, L): the gradient of the logits
@@ -88,9 +89,9 @@ def backward(
                 _by_distance(spread, axis, place[axis].start, n).copy_(along)
                 slope_q += spread @ table
                 grad_tables[axis] += spread.flatten(0, -2).mT @ queries.flatten(0, -2)
-            grad_q[here] = (slope_q * scale).to(q.dtype)
-        grad_k[image, heads] = sum_k.mT.unflatten(1, map_size).to(k.dtype)
-        grad_v[image, heads] = sum_v[:, :-1].mT.unflatten(1, map_size).to(v.dtype)
+            _fill(grad_q[here], slope_q * scale)
+        _fill(grad_k[group], sum_k.mT)
+        _fill(grad_v[group], sum_v[:, :-1].mT)
     return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
 
 
@@ -100,23 +101,30 @@ def empty_output(q: Tensor, v: Tensor) -> Tensor:
     return q.new_empty(batch, *map_size, heads, v.shape[-1]).movedim(-2, 1)
 
 
-def _groups(q: Tensor) -> Iterator[tuple[int, slice, list[tuple[slice, ...]]]]:
-    """Image, heads, and the ranges of the map that one block after the other takes.
+def _groups(q: Tensor) -> Iterator[tuple[tuple[slice, slice], list[tuple[slice, ...]]]]:
+    """Images and heads that share a block, and the ranges of the map that one block after the other takes.
 
-    Several heads of an image share a block if all of their logits fit; else one head is cut along its first axis, and
-    along the next one where a single step of the first is too much.
+    Whole images, or several heads of one, share a block if all of their logits fit; else one head is cut along its
+    first axis, and along the next one where a single step of the first is too much.
     """
     batch, heads, *map_size = q.shape[:-1]
     length = math.prod(map_size)
     together = min(heads, max(1, BLOCK_LOGITS // length**2))
+    images = max(1, BLOCK_LOGITS // (heads * length**2))
     queries = max(1, BLOCK_LOGITS // (together * length))
     ranges: list[tuple[slice, ...]] = [()]
     for axis, n in enumerate(map_size):
         step = min(n, max(1, queries // math.prod(map_size[axis + 1 :])))
         ranges = [(*r, slice(i, min(i + step, n))) for r in ranges for i in range(0, n, step)]
-    for image in range(batch):
+    for image in range(0, batch, images):
         for first in range(0, heads, together):
-            yield image, slice(first, min(first + together, heads)), ranges
+            group = slice(image, min(image + images, batch)), slice(first, min(first + together, heads))
+            yield group, ranges
+
+
+def _fill(part: Tensor, flat: Tensor) -> None:
+    """Write ``flat`` (M, ...), of the same elements in the same order, to ``part`` (images, heads, ...)."""
+    part.copy_(flat.reshape(part.shape))
 
 
 def _logits(
