@@ -408,3 +408,78 @@ def test_inputs_that_do_not_fit_get_a_sentence(shape, message):
 def test_ratios_that_make_no_sense_get_a_sentence(ratio, message):
     with pytest.raises(ValueError, match=message):
         AugmentedConv2d.from_ratios(4, 8, 3, key_ratio=ratio, value_ratio=0.5, feat_size=4)
+
+
+ONE_CONVOLUTION = [
+    {"padding": 1},
+    {"padding": 2, "stride": 2, "dilation": 2},
+    {"kernel_size": 4, "qkv_kernel_size": 4, "padding": "same"},
+    {"padding": 1, "padding_mode": "reflect"},
+    {"padding": 1, "bias": False},
+    {"padding": 1, "attention_pool": 2},
+    {"kernel_size": 1, "qkv_kernel_size": 1},
+    {"padding": 1, "position": None},
+    {"axes": 1, "padding": 1},
+    {"axes": 3, "padding": (1, 0, 1)},
+]
+
+
+@pytest.mark.parametrize("settings", ONE_CONVOLUTION, ids=str)
+def test_equal_windows_run_as_one_convolution(settings, monkeypatch):
+    layer = make(**{"qkv_kernel_size": 3, **settings})
+    x = image(*(7, 5, 6)[: settings.get("axes", 2)]).requires_grad_()
+    upper = torch.randn_like(layer(x))
+    calls = []
+    convolve = type(layer)._convolve_and_project
+    monkeypatch.setattr(type(layer), "_convolve_and_project", lambda *a: calls.append(1) or convolve(*a))
+
+    def slopes():
+        y = layer(x)
+        return y, *torch.autograd.grad(y, [x, *layer.parameters()], upper)
+
+    together = slopes()
+    assert calls == [1]
+    monkeypatch.setattr(type(layer), "_one_convolution", lambda _: False)
+    for found, expected in zip(together, slopes(), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"qkv_kernel_size": 1},
+        {"groups": 2},
+        {"position": "sine"},
+        {"position": "coordconv"},
+        {"key_channels": 10, "value_channels": 10},
+    ],
+    ids=str,
+)
+def test_other_windows_run_as_two(settings):
+    assert not make(**{"qkv_kernel_size": 3, **settings})._one_convolution()
+
+
+def test_a_hook_on_either_convolution_is_called():
+    layer, seen = make(qkv_kernel_size=3), []
+    layer.qkv_conv.register_forward_hook(lambda *_: seen.append("qkv"))
+    layer.conv_out.register_forward_hook(lambda *_: seen.append("out"))
+    layer(image(5, 6))
+    assert sorted(seen) == ["out", "qkv"]
+
+
+@pytest.mark.parametrize("qkv_kernel_size", [1, 3])
+def test_channels_last_is_kept_and_the_layer_copies_no_map(qkv_kernel_size):
+    layer = make(padding=1, feat_size=24, qkv_kernel_size=qkv_kernel_size, impl="blocked", dtype=torch.float32)
+    layer, x = layer.to(memory_format=torch.channels_last), image(24, 20).float()
+    x = x.to(memory_format=torch.channels_last)
+    layer(x)
+    with torch.no_grad(), torch.profiler.profile() as seen:
+        y = layer(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    inside = [
+        e.time_range for e in seen.events() if e.name in ("attnconv::blocked_attention", "aten::conv2d", "aten::cat")
+    ]
+    assert len(inside) > 3
+    layer_itself = {e.name for e in seen.events() if not any(r.start <= e.time_range.start <= r.end for r in inside)}
+    assert not {"aten::clone", "aten::contiguous", "aten::copy_"} & layer_itself

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers import position as position_features
+from attnconv.layers.half_map import halve
 from attnconv.layers.widths import attention_widths, require_widths
 
 Size = int | tuple[int, ...]
@@ -246,26 +247,52 @@ class AugmentedConvNd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         map_size = self.output_size(x)
-        q, k, v = self.queries_keys_values(x)
+        if self._one_convolution():
+            convolved, projected = self._convolve_and_project(x)
+            q, k, v = self._heads(projected)
+        else:
+            convolved = None if self.conv_out is None else self.conv_out(x)
+            q, k, v = self.queries_keys_values(x)
         y = ops.relative_attention(q, k, v, self.tables, impl=self.impl)  # (B, N, H, W, E)
         y = self.attn_out(self._merge_heads(y))  # (B, N*E, H, W)
         if self.attention_pool == 2:
             y = F.interpolate(y, size=map_size, mode=("linear", "bilinear", "trilinear")[self._axes - 1])
-        return y if self.conv_out is None else torch.cat([self.conv_out(x), y], dim=1)
+        return y if convolved is None else torch.cat([convolved, y], dim=1)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, in_channels, H_in, W_in) -> q, k (B, N, H, W, D) and v (B, N, H, W, E), on the map attention runs on."""
         x = self._at_centres(x)
         if self._pool_first:
-            x = self._pool(x[(..., *(slice(None, None, s) for s in self.stride))])
+            x = halve(x[(..., *(slice(None, None, s) for s in self.stride))])
         if self.position == "sine":
             x = x + position_features.sine(x.shape[1], x.shape[2:], x)
         elif self.position == "coordconv":
             features = position_features.coordinates(x.shape[2:], x)
             x = torch.cat([x, features.expand(x.shape[0], *features.shape)], dim=1)
-        x = self.qkv_conv(x)
+        return self._heads(self.qkv_conv(x))
+
+    def _one_convolution(self) -> bool:
+        """Whether conv_out and qkv_conv read the same windows of the same map, and nobody listens to either of them."""
+        convs = [conv for conv in (self.conv_out, self.qkv_conv) if type(conv) is self._conv]
+        return (
+            len({conv.bias is None for conv in convs}) == 1 < len(convs)
+            and (self.qkv_kernel_size, self.groups, self._pool_first) == (self.kernel_size, 1, False)
+            and self.position not in ("sine", "coordconv")
+            and not any(c._forward_hooks or c._forward_pre_hooks or c._backward_hooks for c in convs)
+        )
+
+    def _convolve_and_project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """conv_out(x), and the map that qkv_conv makes, as one convolution: x is read once."""
+        first, second = self.conv_out, self.qkv_conv
+        assert first is not None
+        bias = None if first.bias is None or second.bias is None else torch.cat([first.bias, second.bias])
+        both = first._conv_forward(x, torch.cat([first.weight, second.weight]), bias)
+        return both[:, : first.out_channels], both[:, first.out_channels :]
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The map of qkv_conv -> q, k (B, N, H, W, D) and v (B, N, H, W, E)."""
         if self.attention_pool == 2 and not self._pool_first:
-            x = self._pool(x)
+            x = halve(x)
         widths = [self.key_channels, self.key_channels, self.value_channels]
         q, k, v = (t.unflatten(1, (self.num_heads, -1)).movedim(2, -1) for t in x.split(widths, dim=1))
         return q, k, v
@@ -288,19 +315,6 @@ class AugmentedConvNd(nn.Module):
         if any(ring):
             x = F.pad(x, ring, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
         return x
-
-    def _pool(self, x: Tensor) -> Tensor:
-        """Average over 3 cells an axis, stride 2, of the cells that exist."""
-        if self._axes == 1:
-            return F.avg_pool1d(x, 3, stride=2, padding=1, count_include_pad=False)
-        if self._axes == 2:
-            return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
-        # F.avg_pool3d refuses maps of under 3 cells. The mean over a box is the mean of the means along its axes.
-        depth = x.shape[2]
-        x = F.avg_pool2d(x.flatten(1, 2), 3, stride=2, padding=1, count_include_pad=False)
-        x = x.unflatten(1, (-1, depth))  # (B, C, D, H', W')
-        rows = F.avg_pool2d(x.flatten(3), (3, 1), stride=(2, 1), padding=(1, 0), count_include_pad=False)
-        return rows.unflatten(3, x.shape[3:])
 
     def _merge_heads(self, y: Tensor) -> Tensor:
         """(B, N, H, W, E) -> (B, N*E, H, W)."""
@@ -346,7 +360,7 @@ class AugmentedConv2d(AugmentedConvNd):
 
     Shapes: (B, in_channels, H_in, W_in) -> (B, out_channels, H, W), H and W as nn.Conv2d gives them; the last
     ``value_channels`` channels are attention.
-    Memory: linear in H * W with impl "blocked"; its square for each head with "eager", which "auto" takes so far.
+    Memory: linear in H * W; its square for each head with impl "eager", which "auto" takes for small maps alone.
 
     The parameters are ``conv_out`` (absent if value_channels == out_channels), ``qkv_conv`` (its outputs in the order
     q, k, v), ``attn_out``, and, for relative positions, ``key_rel_h`` and ``key_rel_w``.
