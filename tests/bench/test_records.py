@@ -6,7 +6,7 @@ import pytest
 import torch
 from bench.contestants import CPU, FakeTime, contest, refusing, settings
 
-from attnconv.bench import records
+from attnconv.bench import run as run_room
 from attnconv.bench.records import FORMAT, append, load, load_folder, origin
 from attnconv.bench.run import run
 
@@ -15,7 +15,7 @@ RATES = {"matmul_flops_per_s": 1e9, "exps_per_s": 1e6}
 
 @pytest.fixture(autouse=True)
 def _known_rates(monkeypatch):
-    monkeypatch.setattr(records, "rates", lambda device, dtype: RATES)
+    monkeypatch.setattr(run_room, "rates", lambda device, dtype: RATES)
 
 
 def held(tmp_path, contestants, file="ops.jsonl", **more):

@@ -33,15 +33,15 @@ def test_a_table_by_hand():
     assert table.title == "S1 (B 2, H 8), forward, float32, floor 200 ms; ratios to auto"
     assert table.machine == "Abacus 2, 2 threads, torch 2.99"
     assert table.rows == (
-        ("auto", "2e+03", "1e+03 - 4e+03", "1.00", "1.00 - 1.00", "2.5", "0.5", "5.0 %", "10.0"),
-        ("slow", "4e+03", "3e+03 - 6e+03", "2.00", "1.50 - 3.00", "2.5", "0.25", "2.5 %", "20.0"),
+        ("auto", "2000", "1000 - 4000", "1.00", "1.00 - 1.00", "2.5", "0.5", "5.0 %", "10.0"),
+        ("slow", "4000", "3000 - 6000", "2.00", "1.50 - 3.00", "2.5", "0.25", "2.5 %", "20.0"),
     )
     assert table.absent == (("gone", "needs a unicorn"),)
 
 
 def test_unknown_quantities_are_dashes():
     (table,) = tables([record("slow", [1.0], flops=None, exps=None, peak_bytes=None)])
-    assert table.rows == (("slow", "1e+03", "1e+03 - 1e+03", "-", "-", "-", "-", "-", "-"),)
+    assert table.rows == (("slow", "1000", "1000 - 1000", "-", "-", "-", "-", "-", "-"),)
     assert "floor" not in table.title
 
 
@@ -100,12 +100,13 @@ def test_drawings_are_log_log_and_hold_the_numbers():
     assert list(drawn["slow"].get_xdata()) == [8, 16, 32]
     assert list(drawn["slow"].get_ydata()) == [12e3, 24e3, 48e3]  # ms an image
     assert list(memory.lines[0].get_ydata()) == [1.25] * 3
+    assert [label.get_text() for label in times.get_xticklabels()] == [f"{n} x {n}\nbatch 2" for n in (8, 16, 32)]
 
 
 def test_the_page_holds_tables_reasons_drawings_and_commands(tmp_path):
     text, figures = markdown([AUTO, SLOW, ABSENT, *SWEEP])
     assert "## Abacus 2, 2 threads, torch 2.99" in text
-    assert "| slow | 4e+03 | 3e+03 - 6e+03 | 2.00 | 1.50 - 3.00 |" in text
+    assert "| slow | 4000 | 3000 - 6000 | 2.00 | 1.50 - 3.00 |" in text
     assert "- gone: needs a unicorn" in text
     assert text.count("- `attnconv bench ops` (2026-01-01, commit 012345678)") == 1
     ((name, figure),) = figures.items()

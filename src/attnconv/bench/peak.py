@@ -37,11 +37,8 @@ def peak_bytes(call: Call, device: torch.device) -> int:
     return peak
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that a new tensor could have; None where the system does not say."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+def free_bytes() -> int | None:
+    """Main memory that new tensors could have; None where the system does not say."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -60,12 +57,13 @@ def _container_bytes(otherwise: int) -> int:
 
 def fits_memory(contestant: Contestant, device: torch.device) -> None:
     """Raise CannotRunError if the contestant's probe, scaled up, holds more than may be asked for."""
-    free = free_bytes(device)
-    if contestant.probe is None or free is None:
+    if contestant.probe is None or device.type == "cuda":  # which refuses what does not fit, and goes on
+        return
+    if (free := free_bytes()) is None:
         return
     needed = peak_bytes(contestant.probe.build(), device) * contestant.probe.factor
     if needed > PART * free:
         raise CannotRunError(
             f"would hold about {needed / 1e9:.1f} GB ({contestant.probe.factor:g} x what it held "
-            f"{contestant.probe.text}), of {free / 1e9:.1f} GB free"
+            f"{contestant.probe.text}), more than {PART:.0%} of the {free / 1e9:.1f} GB free"
         )

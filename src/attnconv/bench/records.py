@@ -16,7 +16,7 @@ from typing import Any
 
 from attnconv import checks
 from attnconv.bench.contest import Contest, Contestant, Settings
-from attnconv.bench.machine import machine, rates
+from attnconv.bench.machine import machine
 from attnconv.bench.timing import Outcome
 
 FORMAT = 1
@@ -35,17 +35,21 @@ def origin(settings: Settings, *, commit: str | None, command: Sequence[str] | N
 
 
 def record(
-    contest: Contest, contestant: Contestant, outcome: Outcome, settings: Settings, origin: Mapping[str, Any]
+    contest: Contest,
+    contestant: Contestant,
+    outcome: Outcome,
+    settings: Settings,
+    rates: Mapping[str, float],
+    origin: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One contestant's line: seconds of a call in each round, or the reason why there are none."""
     flops = contestant.flops
     dtype = str(settings.dtype).removeprefix("torch.")
-    peak = rates(settings.device, settings.dtype)
     median = statistics.median(outcome.seconds) if outcome.seconds else None
     floor = None
     if flops is not None and contest.exps is not None:
-        floor = flops / peak["matmul_flops_per_s"] + contest.exps / peak["exps_per_s"]
-    fraction = flops / median / peak["matmul_flops_per_s"] if flops is not None and median else None
+        floor = flops / rates["matmul_flops_per_s"] + contest.exps / rates["exps_per_s"]
+    fraction = flops / median / rates["matmul_flops_per_s"] if flops is not None and median else None
     return {
         "format": FORMAT,
         "study": contest.study,
@@ -64,7 +68,7 @@ def record(
         "exps": contest.exps,
         "floor_seconds": floor,
         "peak_fraction": fraction,
-        **peak,
+        **rates,
         **origin,
     }
 

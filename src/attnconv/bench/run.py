@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from attnconv.bench.contest import Contest, Settings
+from attnconv.bench.machine import rates
 from attnconv.bench.records import append, record
 from attnconv.bench.timing import Clock, Tell, hold
 
@@ -30,8 +31,9 @@ def run(
         torch.manual_seed(settings.seed)
         entered = [c for c in contest.enter() if settings.takes_part(c.name)]
         outcomes = hold(entered, settings, clock=clock, tell=lambda text, title=title: tell(f"{title}: {text}"))
+        fastest = rates(settings.device, settings.dtype)
         found = [
-            record(contest, contestant, outcome, settings, origin)
+            record(contest, contestant, outcome, settings, fastest, origin)
             for contestant, outcome in zip(entered, outcomes, strict=True)
         ]
         del entered  # and with it the inputs, before the next ones are made

@@ -49,11 +49,12 @@ def sweep_figure(title: str, records: Sequence[Mapping[str, Any]]) -> "Figure":
         held = [(r["size"], r["peak_bytes"] / r["shape"]["B"] / 1e6) for r in rows if r["peak_bytes"]]
         if held:
             memory.plot(*zip(*held, strict=True), **style)
-    all_sizes = sorted({record["size"] for record in records})
+    batches = {record["size"]: record["shape"]["B"] for record in records}
+    all_sizes = sorted(batches)
     for axes, label in ((times, "ms an image"), (memory, "peak MB an image")):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xticks(all_sizes, [f"{n} x {n}" for n in all_sizes])
+        axes.set_xticks(all_sizes, [f"{n} x {n}\nbatch {batches[n]}" for n in all_sizes])
         axes.minorticks_off()
         axes.set_xlabel("map")
         axes.set_ylabel(label)

@@ -59,7 +59,7 @@ def _table(contest: Sequence[Record], records: Sequence[Record]) -> Table:
     ]
     parts = [f"{first['case']} ({shape(first)})", first["pass"], first["dtype"]]
     if floor is not None:
-        parts.append(f"floor {floor * 1e3:.3g} ms")
+        parts.append(f"floor {digits(floor * 1e3)} ms")
     return Table(", ".join(parts) + f"; ratios to {first['baseline']}", machine_line(first), tuple(rows), tuple(absent))
 
 
@@ -70,15 +70,20 @@ def _row(record: Record, baseline: Record | None, peak: float, floor: float | No
     flops = record["flops"]
     return (
         record["contestant"],
-        f"{median * 1e3:.3g}",
-        f"{min(seconds) * 1e3:.3g} - {max(seconds) * 1e3:.3g}",
+        digits(median * 1e3),
+        f"{digits(min(seconds) * 1e3)} - {digits(max(seconds) * 1e3)}",
         "-" if ratio is None else f"{ratio:.2f}",
         "-" if spread is None else f"{spread[0]:.2f} - {spread[1]:.2f}",
         "-" if record["peak_bytes"] is None else f"{record['peak_bytes'] / 1e6:.1f}",
-        "-" if flops is None else f"{flops / median / 1e9:.3g}",
+        "-" if flops is None else digits(flops / median / 1e9),
         "-" if flops is None else f"{100 * flops / median / peak:.1f} %",
         "-" if floor is None else f"{median / floor:.1f}",
     )
+
+
+def digits(number: float) -> str:
+    """Three significant digits, or all that stand before the point."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def ratios(seconds: Sequence[float], base: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
