@@ -37,6 +37,7 @@ FLAGS = {
         "--batch-size --checkpoint --data --data-dir --device --image-size --json --run --skip-bad-images --workers"
     ),
     "predict": "--checkpoint --device --json --skip-bad-images --top",
+    "bench": "",  # those of its commands: test_bench.py
     "demo": "--device --epochs --out --seed",
 }
 

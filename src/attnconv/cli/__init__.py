@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "Train a network and leave the run in a folder.",
     "evaluate": "Score a trained network on validation images.",
     "predict": "Name what is on images, most likely classes first.",
+    "bench": "Time, memory and FLOPs of ops, layers and networks, beside what one would use otherwise.",
     "demo": "Train a plain and an augmented network on digits, side by side.",
 }
 

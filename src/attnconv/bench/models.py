@@ -1,0 +1,160 @@
+"""A training step of each network with attention against that of its plain twin."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnconv import checks, ops
+from attnconv.bench.contest import STEP, Call, Contest, Contestant, Settings
+from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.models import create_model, list_models
+from attnconv.models.registry import model_options
+
+NAMED = ("aa_convnet3", "aa_wide_resnet28_10", "aa_resnet50", "sa_xresnet50", "ssa_xresnet50")
+
+# What a name with attention or squeeze-excitation has before its plain twin's.
+PREFIXES = ("seed_aa_", "aa_", "ssa_", "sa_", "se_")
+
+# Part of a name -> images of a step, their side in pixels, classes: the first that fits.
+STEPS = {"convnet3": (32, 32, 100), "wide_resnet": (4, 32, 100), "xresnet": (4, 128, 10), "resnet": (2, 224, 1000)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, and the images of a step."""
+
+    name: str
+    batch: int
+    image_size: int
+    num_classes: int
+
+    @property
+    def twin(self) -> str:
+        return self.name.removeprefix(next(p for p in PREFIXES if self.name.startswith(p)))
+
+
+def case_of(name: str, *, batch: int | None = None, image_size: int | None = None) -> Case:
+    """The case of a network, of its family's usual size where none is given.
+
+    Raises:
+        InputError: no such network, or one that has no plain twin.
+    """
+    model_options(name)  # refuses an unknown name
+    if not name.startswith(PREFIXES):
+        relatives = [known for known in list_models() if known in {prefix + name for prefix in PREFIXES}]
+        hint = f"; {relatives[0]!r} is compared with it" if relatives else ""
+        raise checks.InputError(f"model {name!r} is plain and has no twin to be compared with{hint}")
+    usual = next((step for part, step in STEPS.items() if part in name), STEPS["resnet"])
+    return Case(
+        name,
+        usual[0] if batch is None else checks.integer("batch size", batch, at_least=1),
+        usual[1] if image_size is None else checks.integer("image size", image_size, at_least=1),
+        usual[2],
+    )
+
+
+def twinned_models() -> list[str]:
+    """Every listed network that has a plain twin."""
+    return [name for name in list_models() if name.startswith(PREFIXES)]
+
+
+def contest(
+    case: Case,
+    settings: Settings,
+    *,
+    impls: Sequence[str] = ("auto",),
+    channels_last: bool = False,
+    compiled: Callable[[nn.Module], Callable[[Tensor], Tensor]] | None = None,
+) -> Contest:
+    """The twin and the network take turns at training steps on the same images.
+
+    Args:
+        impls: of relative attention; the network takes part once with each of them.
+        compiled: what torch.compile or a stand-in makes of either network; None leaves them as they are.
+    """
+    for impl in impls:
+        checks.one_of("impl", impl, ops.IMPLS)
+
+    def enter() -> list[Contestant]:
+        data = functools.cache(lambda: draw(case, settings, channels_last))
+
+        def contestant(label: str, name: str, impl: str) -> Contestant:
+            def build() -> Call:
+                model = _with_impl(_create(name, case, settings), impl).train().to(settings.device)
+                if channels_last:
+                    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+                return step_of(model, model if compiled is None else compiled(model), *data(), settings.dtype)
+
+            return Contestant(label, build, flops=flops(name, case, settings))
+
+        labels = {case.name if len(impls) == 1 else f"{case.name}-{impl}": impl for impl in impls}
+        return [
+            contestant(case.twin, case.twin, "auto"),
+            *(contestant(label, case.name, impl) for label, impl in labels.items()),
+        ]
+
+    return Contest(
+        study="models",
+        case=case.name,
+        shape={"B": case.batch, "image": case.image_size, "classes": case.num_classes},
+        what=STEP,
+        baseline=case.twin,
+        enter=enter,
+    )
+
+
+def draw(case: Case, settings: Settings, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, side, side) and labels (B,)."""
+    torch.manual_seed(settings.seed)
+    images = torch.randn(case.batch, 3, case.image_size, case.image_size)
+    labels = torch.randint(case.num_classes, (case.batch,))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return images.to(settings.device).contiguous(memory_format=layout), labels.to(settings.device)
+
+
+def step_of(
+    model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, dtype: torch.dtype
+) -> Call:
+    """Forward, loss, backward and a step of SGD with momentum; under autocast for half precision."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+    def step() -> Tensor:
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            loss = F.cross_entropy(forward(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return step
+
+
+def flops(name: str, case: Case, settings: Settings) -> int:
+    """2 a multiply-add of a step's forward and backward, counted on the meta device in the plain form."""
+    with torch.device("meta"):
+        model = _with_impl(_create(name, case, settings), "eager").train()
+        image = torch.empty(1, 3, case.image_size, case.image_size)
+    # Batch norm refuses to train on a single value a channel, of which one image can leave no more.
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    with FlopCounterMode(display=False) as counter:
+        model(image).sum().backward()
+    return counter.get_total_flops() * case.batch
+
+
+def _create(name: str, case: Case, settings: Settings) -> nn.Module:
+    torch.manual_seed(settings.seed)
+    return create_model(name, num_classes=case.num_classes, image_size=case.image_size)
+
+
+def _with_impl(model: nn.Module, impl: str) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, AugmentedConvNd):
+            module.impl = impl
+    return model

@@ -1,0 +1,310 @@
+"""attnconv bench: time, memory and FLOPs of ops, layers and networks, appended to records; and a report of those."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from cyclopts import App, Parameter
+
+from attnconv import checks
+from attnconv.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from attnconv.bench.contest import Contest, Settings
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Device = Literal["auto", "cpu", "cuda"]
+Flag = Annotated[bool, Parameter(negative=())]
+Records = list[dict[str, Any]]
+
+RESULTS = Path("benchmarks/results")
+QUICK = {"cpu": "S1,S4,S6,X3", "cuda": "G1,G2,G3,X1"}
+QUICK_LAYERS = "L1,L4"
+BUDGET = 30.0  # seconds that the rounds of one contest may take, but for its least three rounds
+
+bench = App(name="bench", help_format="plaintext")
+
+
+@bench.command
+def ops(
+    *,
+    case: str | None = None,
+    sizes: str | None = None,
+    impl: str | None = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    rounds: int = 5,
+    backward: bool = True,
+    out: Path = RESULTS,
+    json: Flag = False,
+) -> None:
+    """Relative attention against what one would use otherwise, and the orders of bilinear attention's products.
+
+    Two to three minutes on two CPU cores; all cases and sizes take over half an hour.
+
+    Parameters
+    ----------
+    case:
+        S1 to S6, for a GPU G1 to G3, and X1 to X5 for the orders of products, separated by commas, or all. By default
+        a few of them, or none beside --sizes.
+    sizes:
+        Sides of square maps for a sweep of relative attention, such as 8,16,32,64,128.
+    impl:
+        Contestants that take part, such as auto,eager,flex. By default all.
+    dtype:
+        Of inputs and tables.
+    device:
+        Where to run.
+    rounds:
+        Turns of each contestant; at least 3 take place, and fewer than these where they are slow.
+    backward:
+        Time forward and backward together, too.
+    out:
+        Folder of the records, to which ops.jsonl is added.
+    json:
+        Print the new records as one JSON list.
+    """
+    from attnconv.bench import bilinear_attention as bilinear
+    from attnconv.bench import relative_attention as relative
+
+    settings = _settings(device, dtype, rounds, backward)
+    kind = settings.device.type
+    named = {c.name: c for c in (*relative.NAMED, *bilinear.NAMED)}
+    possible = [name for name in named if kind == "cuda" or not name.startswith("G")]
+    chosen, swept = _chosen(case, sizes, quick=QUICK[kind], possible=possible, known=named, all_sizes=relative.SIZES)
+    attention = [c for c in relative.NAMED if c.name in chosen] + relative.sweep(swept)
+    orders = [c for c in bilinear.NAMED if c.name in chosen]
+    known = [*(relative.contestant_names() if attention else ()), *(bilinear.contestant_names() if orders else ())]
+    settings = _restricted(settings, "impl", impl, known)
+    contests = [*relative.contests(attention, settings), *bilinear.contests(orders, settings)]
+    _hold(contests, settings, out / "ops.jsonl", json)
+
+
+@bench.command
+def layers(
+    *,
+    case: str | None = None,
+    sizes: str | None = None,
+    layer: str | None = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    rounds: int = 5,
+    backward: bool = True,
+    out: Path = RESULTS,
+    json: Flag = False,
+) -> None:
+    """Attention layers, timm's among them, against the convolution of equal output.
+
+    Under a minute on two CPU cores; all cases and sizes take over half an hour.
+
+    Parameters
+    ----------
+    case:
+        L1 to L4, separated by commas, or all. By default a few of them, or none beside --sizes.
+    sizes:
+        Sides of square maps for a sweep, such as 8,16,32,64,128.
+    layer:
+        Contestants that take part, such as conv2d,augmented-auto. By default all.
+    dtype:
+        Of inputs and parameters.
+    device:
+        Where to run.
+    rounds:
+        Turns of each contestant; at least 3 take place, and fewer than these where they are slow.
+    backward:
+        Time forward and backward together, too.
+    out:
+        Folder of the records, to which layers.jsonl is added.
+    json:
+        Print the new records as one JSON list.
+    """
+    from attnconv.bench import layers as room
+    from attnconv.bench import relative_attention as relative
+
+    names = [c.name for c in room.NAMED]
+    chosen, swept = _chosen(case, sizes, quick=QUICK_LAYERS, possible=names, known=names, all_sizes=relative.SIZES)
+    settings = _settings(device, dtype, rounds, backward)
+    settings = _restricted(settings, "layer", layer, room.contestant_names())
+    cases = [*(c for c in room.NAMED if c.name in chosen), *room.sweep(swept)]
+    _hold(room.contests(cases, settings), settings, out / "layers.jsonl", json)
+
+
+@bench.command
+def models(
+    *,
+    model: str | None = None,
+    impl: str = "auto",
+    batch_size: int | None = None,
+    image_size: int | None = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    rounds: int = 5,
+    out: Path = RESULTS,
+    json: Flag = False,
+) -> None:
+    """A training step of networks with attention against that of their plain twins.
+
+    Two to four minutes on two CPU cores.
+
+    Parameters
+    ----------
+    model:
+        Names of `attnconv models`, separated by commas, or all. By default five that stand for their families.
+    impl:
+        How relative attention is computed, such as auto,eager: a network takes part once with each.
+    batch_size:
+        Images of a step; by default a few, so that a CPU can do it.
+    image_size:
+        Side of the square images, pixels; by default what the family is usually trained on.
+    dtype:
+        Of autocast, if not float32.
+    device:
+        Where to run.
+    rounds:
+        Turns of each contestant; at least 3 take place, and fewer than these where they are slow.
+    out:
+        Folder of the records, to which models.jsonl is added.
+    json:
+        Print the new records as one JSON list.
+    """
+    from attnconv.bench import models as room
+
+    names = room.twinned_models() if model == "all" else room.NAMED if model is None else _words(model)
+    cases = [room.case_of(name, batch=batch_size, image_size=image_size) for name in names]
+    settings = _settings(device, dtype, rounds, True)
+    contests = [room.contest(case, settings, impls=_words(impl)) for case in cases]
+    _hold(contests, settings, out / "models.jsonl", json)
+
+
+@bench.command
+def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
+    """Tables of all records in a folder, and drawings of its sweeps on log-log axes.
+
+    Parameters
+    ----------
+    folder:
+        Where the *.jsonl files are.
+    out:
+        Markdown file to write, its drawings beside it. By default report.md in that folder.
+    """
+    from attnconv.bench.records import load_folder
+    from attnconv.report.bench_page import markdown, save_figure
+    from attnconv.train.atomic import replacing
+
+    text, figures = markdown(load_folder(folder))
+    out = folder / "report.md" if out is None else out
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            save_figure(figure, out.parent / name)
+    except OSError as error:
+        raise checks.InputError(f"cannot write into {out.parent}: {error.strerror or error}") from error
+    with replacing(out) as file:
+        file.write(text.encode())
+    print(f"{out}, with {len(figures)} drawing{'' if len(figures) == 1 else 's'} beside it")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _chosen(
+    case: str | None,
+    sizes: str | None,
+    *,
+    quick: str,
+    possible: Sequence[str],
+    known: Iterable[str],
+    all_sizes: Sequence[int],
+) -> tuple[list[str], list[int]]:
+    """Names of cases, and sides of the maps of a sweep."""
+    if case == "all":
+        names, swept = list(possible), list(all_sizes)
+    else:
+        names, swept = _words(case if case is not None else "" if sizes else quick), []
+        for name in names:
+            checks.one_of("case", name, known)
+    if sizes is not None:
+        try:
+            swept = [int(word) for word in _words(sizes)]
+        except ValueError:
+            raise checks.InputError(f"--sizes must be integers such as 8,16,32, got {sizes!r}") from None
+    if not names and not swept:
+        raise checks.InputError(f"no case is left to run: got --case {case!r} and --sizes {sizes!r}")
+    return names, swept
+
+
+def _settings(device: Device, dtype: Dtype, rounds: int, backward: bool) -> "Settings":
+    import torch
+
+    from attnconv.bench.contest import Settings
+    from attnconv.train.device import choose_device
+
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    return Settings(
+        device=choose_device(kind),
+        dtype=getattr(torch, checks.one_of("dtype", dtype, get_args(Dtype))),
+        rounds=checks.integer("rounds", rounds, at_least=1),
+        backward=backward,
+        budget=BUDGET,
+    )
+
+
+def _restricted(settings: "Settings", what: str, names: str | None, known: Sequence[str]) -> "Settings":
+    """The settings with only these contestants."""
+    from dataclasses import replace
+
+    if names is None:
+        return settings
+    return replace(settings, names=tuple(checks.one_of(what, name, known) for name in _words(names)))
+
+
+def _hold(contests: Sequence["Contest"], settings: "Settings", file: Path, json: bool) -> None:
+    """Hold the contests, add their records to the file, and print them."""
+    from attnconv.bench.records import append, origin
+    from attnconv.bench.run import run
+    from attnconv.report.bench_table import HEADER, tables
+    from attnconv.train.provenance import ROOT, commit
+
+    append(file, [])  # rather now than after minutes of work
+    with _status() as tell:
+        found: Records = []
+        begin = time.perf_counter()
+        command = ["attnconv", *sys.argv[1:]]
+        for records in run(
+            contests, settings, origin(settings, commit=commit(ROOT), command=command), file=file, tell=tell
+        ):
+            found += records
+            if records and not sys.stderr.isatty():
+                seconds = time.perf_counter() - begin
+                print(
+                    f"{records[0]['case']} {records[0]['pass']}: done after {seconds:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    if json:
+        print_json(found)
+        return
+    for table in tables(found):
+        print(table.title)
+        if table.rows:
+            print_table(HEADER, table.rows)
+        for name, reason in table.absent:
+            print(f"{name}: {reason}")
+        print()
+    print(f"{len(found)} records added to {file}; attnconv bench report draws them together")
+
+
+@contextlib.contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what is being measured, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True, highlight=False, markup=False).status("") as status:
+        yield status.update

@@ -1,0 +1,139 @@
+"""Records: what a line says, appending to files, and files that are damaged or another's."""
+
+import json
+
+import pytest
+import torch
+from bench.contestants import CPU, FakeTime, contest, refusing, settings
+
+from attnconv.bench import run as run_room
+from attnconv.bench.records import FORMAT, append, load, load_folder, origin
+from attnconv.bench.run import run
+
+RATES = {"matmul_flops_per_s": 1e9, "exps_per_s": 1e6}
+
+
+@pytest.fixture(autouse=True)
+def _known_rates(monkeypatch):
+    monkeypatch.setattr(run_room, "rates", lambda device, dtype: RATES)
+
+
+def held(tmp_path, contestants, file="ops.jsonl", **more):
+    given = settings(seed=3)
+    time = FakeTime()
+    made = origin(given, commit="abc", command=["attnconv", "bench", "a b"])
+    contests = [contest(contestants(time), **more)]
+    return [line for found in run(contests, given, made, file=tmp_path / file, clock=time.clock) for line in found]
+
+
+def pair(time):
+    return [time.contestant("a", 5.0, 0.0, 2.0, 2.0, 2.0, 4.0, 3.0, flops=10**9), refusing("b")]
+
+
+def test_a_line_says_what_was_measured_and_where(tmp_path):
+    first, second = held(tmp_path, pair, exps=10**6, size=8)
+    assert first["seconds"] == [2.0, 4.0, 3.0]
+    assert first["median_seconds"] == 3.0
+    assert first["floor_seconds"] == 2.0  # a second for the products, a second for the exponentials
+    assert first["peak_fraction"] == pytest.approx(1 / 3)
+    assert first["peak_bytes"] == 0
+    assert (first["format"], first["study"], first["case"], first["size"]) == (FORMAT, "toys", "T1", 8)
+    assert (first["shape"], first["pass"], first["dtype"], first["baseline"]) == ({"B": 2}, "forward", "float32", "a")
+    assert (first["contestant"], first["why_not"]) == ("a", None)
+    assert (first["seed"], first["commit"], first["command"]) == (3, "abc", "attnconv bench 'a b'")
+    assert first["machine"]["threads"] == torch.get_num_threads()
+    assert {"name", "device", "torch", "triton"} <= set(first["machine"])
+    assert first["date"].endswith("+00:00")
+    assert first["session"] == second["session"]
+    assert {key: first[key] for key in RATES} == RATES
+    assert (second["contestant"], second["why_not"], second["seconds"]) == ("b", "needs a unicorn", [])
+    assert second["median_seconds"] is second["peak_bytes"] is second["peak_fraction"] is None
+
+
+def test_without_exponentials_there_is_no_floor(tmp_path):
+    assert held(tmp_path, pair)[0]["floor_seconds"] is None
+
+
+def test_contestants_that_were_not_asked_for_are_left_out(tmp_path):
+    given, time = settings(names=("b",)), FakeTime()
+    (found,) = run([contest(pair(time))], given, origin(given, commit=None), clock=time.clock)
+    assert [line["contestant"] for line in found] == ["b"]
+    assert time.log == []
+
+
+def test_records_are_added_and_come_back(tmp_path):
+    first, second = held(tmp_path, pair), held(tmp_path, pair)
+    assert load(tmp_path / "ops.jsonl") == first + second
+    assert len({line["session"] for line in first + second}) == 2
+
+
+def test_records_of_ended_contests_stay_when_a_later_one_is_interrupted(tmp_path):
+    given, time = settings(), FakeTime()
+    contests = [contest(pair(time)), contest([refusing("c", KeyboardInterrupt())])]
+    with pytest.raises(KeyboardInterrupt):
+        list(run(contests, given, origin(given, commit=None), file=tmp_path / "ops.jsonl", clock=time.clock))
+    assert [line["contestant"] for line in load(tmp_path / "ops.jsonl")] == ["a", "b"]
+
+
+LINE = {"format": FORMAT, "contestant": "a"}
+
+
+def test_a_last_line_that_was_cut_off_is_left_out_and_makes_room(tmp_path):
+    file = tmp_path / "ops.jsonl"
+    append(file, [LINE])
+    file.write_text(file.read_text() + json.dumps(LINE)[:15])
+    assert load(file) == [LINE]
+    append(file, [LINE, LINE])
+    assert load(file) == [LINE] * 3
+    assert file.read_text() == (json.dumps(LINE) + "\n") * 3
+
+
+def test_a_whole_last_line_without_an_end_is_kept(tmp_path):
+    file = tmp_path / "ops.jsonl"
+    file.write_text(json.dumps(LINE))
+    assert load(file) == [LINE]
+    append(file, [LINE])
+    assert load(file) == [LINE] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"format": 1}\nnot json\n{"format": 1}\n', r"ops\.jsonl, line 2 is no record of a benchmark"),
+        ("[1, 2]\n", "line 1 is no record of a benchmark"),
+        ('{"name": "x"}\n', "line 1 is no record of a benchmark"),
+        ('{"format": 1}\n\n{"format": 7}\n', "line 3 has format 7; this version reads 1"),
+    ],
+)
+def test_lines_that_are_no_records_are_named(tmp_path, text, message):
+    (tmp_path / "ops.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "ops.jsonl")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot read .*ops\.jsonl: No such file"):
+        load(tmp_path / "ops.jsonl")
+
+
+def test_a_file_that_cannot_be_written(tmp_path):
+    (tmp_path / "results").write_text("a file where the folder should be")
+    with pytest.raises(ValueError, match=r"cannot write .*ops\.jsonl: "):
+        append(tmp_path / "results" / "ops.jsonl", [LINE])
+
+
+def test_a_folder_gives_the_records_of_its_files(tmp_path):
+    append(tmp_path / "ops.jsonl", [LINE])
+    append(tmp_path / "layers.jsonl", [{**LINE, "contestant": "b"}])
+    assert [line["contestant"] for line in load_folder(tmp_path)] == ["b", "a"]
+
+
+def test_folders_without_records(tmp_path):
+    with pytest.raises(ValueError, match=r"no records in .*; attnconv bench ops, layers or models makes some"):
+        load_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"no folder at .*nowhere; attnconv bench ops, layers or models makes one"):
+        load_folder(tmp_path / "nowhere")
+
+
+def test_the_machine_of_the_records_is_this_one():
+    assert origin(settings(), commit=None)["machine"]["device"] == CPU.type

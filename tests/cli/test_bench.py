@@ -1,0 +1,139 @@
+"""attnconv bench: records, tables, reports, and bad input. No time is asserted anywhere."""
+
+import json
+import re
+
+import pytest
+from cli.test_bad_input import assert_refused
+
+from attnconv.bench import machine
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """The machine's rates in a moment, and no compiler."""
+    monkeypatch.setattr(machine, "SECONDS", 0.0)
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")
+
+FLAGS = {
+    "ops": "--backward --no-backward --case --device --dtype --impl --json --out --rounds --sizes",
+    "layers": "--backward --no-backward --case --device --dtype --json --layer --out --rounds --sizes",
+    "models": "--batch-size --device --dtype --image-size --impl --json --model --out --rounds",
+    "report": "--folder --out",
+}
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_every_flag_is_listed_here(attnconv, command):
+    _, out, _ = attnconv("bench", command, "--help")
+    assert set(re.findall(r"--[a-z][a-z0-9-]*", out)) == set(FLAGS[command].split())
+
+
+def test_alone_it_prints_help(attnconv):
+    code, out, _ = attnconv("bench")
+    assert code == 0
+    assert all(command in out for command in FLAGS)
+
+
+def test_ops_leave_records_and_print_tables(attnconv, tmp_path):
+    code, out, err = attnconv("bench", "ops", "--sizes", "2,3", "--rounds", "1", "--out", tmp_path, "--device", "cpu")
+    assert code == 0, err
+    lines = [json.loads(line) for line in (tmp_path / "ops.jsonl").read_text().splitlines()]
+    assert {(line["case"], line["pass"]) for line in lines} == {
+        (case, what) for case in ("map2", "map3") for what in ("forward", "forward+backward")
+    }
+    assert {line["device"] for line in (line["machine"] for line in lines)} == {"cpu"}
+    assert all(line["command"].startswith("attnconv") for line in lines)
+    assert all(len(line["seconds"]) == 1 or line["why_not"] for line in lines)
+    assert re.search(
+        r"^map2 \(B 64, N 8, H 2, W 2, D 20, E 2\), forward, float32, floor .* ms; ratios to auto$", out, re.M
+    )
+    assert re.search(r"^ auto +\S", out, re.M)
+    assert f"{len(lines)} records added to {tmp_path / 'ops.jsonl'}" in out
+    assert "map3 forward+backward: done" in err
+
+
+def test_ops_as_json_of_some_contestants(attnconv, tmp_path):
+    _, out, _ = attnconv(
+        "bench", "ops", "--sizes", "2", "--impl", "eager,einsum", "--no-backward", "--dtype", "bfloat16", "--rounds",
+        "1", "--out", tmp_path, "--json", "--device", "cpu",
+    )  # fmt: skip
+    found = json.loads(out)
+    assert [(line["contestant"], line["pass"], line["dtype"]) for line in found] == [
+        ("eager", "forward", "bfloat16"), ("einsum", "forward", "bfloat16"),
+    ]  # fmt: skip
+    assert found == [json.loads(line) for line in (tmp_path / "ops.jsonl").read_text().splitlines()]
+
+
+def test_cases_by_name(attnconv, tmp_path, monkeypatch):
+    from attnconv.bench import bilinear_attention
+
+    monkeypatch.setattr(bilinear_attention, "NAMED", (bilinear_attention.Case("X1", 2, 3, 5),))
+    _, out, _ = attnconv(
+        "bench", "ops", "--case", "X1", "--rounds", "1", "--out", tmp_path, "--json", "--device", "cpu"
+    )
+    assert {line["study"] for line in json.loads(out)} == {"bilinear_attention"}
+
+
+def test_all_cases_are_those_of_the_device_and_the_whole_sweep(attnconv, tmp_path, monkeypatch):
+    held = []
+    monkeypatch.setattr("attnconv.bench.run.run", lambda contests, *_, **__: held.extend(contests) or iter(()))
+    attnconv("bench", "ops", "--case", "all", "--out", tmp_path, "--device", "cpu")
+    names = list(dict.fromkeys(contest.case for contest in held))
+    sweep = [f"map{n}" for n in (8, 16, 32, 64, 128)]
+    assert names == [*(f"S{i}" for i in range(1, 7)), *sweep, *(f"X{i}" for i in range(1, 6))]
+    held.clear()
+    attnconv("bench", "ops", "--case", "S1", "--sizes", "16", "--no-backward", "--out", tmp_path, "--device", "cpu")
+    assert [contest.case for contest in held] == ["S1", "map16"]
+
+
+def test_a_report_of_the_records(attnconv, tmp_path):
+    attnconv("bench", "ops", "--sizes", "2,3", "--impl", "auto", "--rounds", "1", "--out", tmp_path, "--device", "cpu")
+    code, out, _ = attnconv("bench", "report", tmp_path, "--out", tmp_path / "page" / "kernels.md")
+    assert code == 0
+    assert out == f"{tmp_path / 'page' / 'kernels.md'}, with 2 drawings beside it\n"
+    text = (tmp_path / "page" / "kernels.md").read_text()
+    drawings = re.findall(r"\]\((\S+\.svg)\)", text)
+    assert len(drawings) == 2
+    assert all((tmp_path / "page" / name).is_file() for name in drawings)
+    assert attnconv("bench", "report", tmp_path)[0] == 0
+    assert (tmp_path / "report.md").is_file()
+
+
+BAD_COMMANDS = [
+    (["opz"], 'Unknown command "opz". Did you mean "ops"'),
+    (["ops", "--case", "S11"], "unknown case 'S11'; nearest: 'S1'"),
+    (["ops", "--impl", "egar"], "unknown impl 'egar'; nearest: 'eager'"),
+    (
+        ["ops", "--case", "X1", "--impl", "blocked"],
+        "unknown impl 'blocked'; known: auto, plain-gram, plain-gram_weight",
+    ),
+    (["ops", "--dtype", "int8"], 'Invalid value "int8" for --dtype'),
+    (["ops", "--rounds", "0"], "rounds must be at least 1, got 0"),
+    (["ops", "--sizes", "8,large"], "--sizes must be integers such as 8,16,32, got '8,large'"),
+    (["ops", "--sizes", "0"], "a size of the sweep must be at least 1, got 0"),
+    (["ops", "--case", ","], "no case is left to run: got --case ','"),
+    (["report"], "no folder at benchmarks/results; attnconv bench ops, layers or models makes one"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_COMMANDS, ids=[" ".join(a) for a, _ in BAD_COMMANDS])
+def test_bad_commands_get_one_line_and_leave_nothing(attnconv, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(attnconv("bench", *arguments), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_of_another_version(attnconv, tmp_path):
+    (tmp_path / "ops.jsonl").write_text('{"format": 99}\n')
+    assert_refused(attnconv("bench", "report", tmp_path), r"ops\.jsonl, line 1 has format 99; this version reads 1")
+
+
+def test_a_folder_that_is_a_file(attnconv, tmp_path):
+    (tmp_path / "taken").write_text("")
+    assert_refused(
+        attnconv("bench", "ops", "--sizes", "2", "--out", tmp_path / "taken"), r"cannot write .*ops\.jsonl: "
+    )

@@ -1,0 +1,104 @@
+"""The benchmark of `make gpu`: what it needs, its table, and machines without a GPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnconv.bench import gpu
+from attnconv.cli import bench_gpu
+
+ROOT = Path(__file__).parents[2]
+
+
+def record(contestant, seconds, **more):
+    return {
+        "study": "relative_attention", "case": "G1", "shape": {"B": 128}, "pass": "forward+backward",
+        "dtype": "bfloat16", "contestant": contestant, "baseline": "auto", "seconds": seconds, "peak_bytes": 10**6,
+        "flops": 10**9, "exps": 10**6, "why_not": None if seconds else "not measured: the time was up",
+        "matmul_flops_per_s": 1e12, "exps_per_s": 1e12, "session": "s", "date": "2026-01-01",
+        "machine": {"name": "GPU 1", "device": "cuda", "threads": 1, "torch": "2.11", "triton": "3.6"}, **more,
+    }  # fmt: skip
+
+
+RECORDS = [record("auto", [0.5, 1.0, 2.0]), record("flex", [2.0, 2.0, 2.0]), record("eager", [])]
+TABLE = """GPU 1, torch 2.11, triton 3.6
+
+G1 (B 128), forward+backward, bfloat16, floor 1 ms; ratios to auto
+contestant  median ms      min - max  ratio  ratios of rounds  peak MB
+auto            1000  500 - 2000   1.00       1.00 - 1.00      1.0
+flex            2000  2000 - 2000   2.00       1.00 - 4.00      1.0
+eager: not measured: the time was up"""
+
+
+def words(text):
+    return [line.split() for line in text.splitlines()]
+
+
+def test_the_table_in_plain_text():
+    found = bench_gpu.text(RECORDS)
+    assert words(found) == words(TABLE)
+    _, _, _, header, first, second, _ = found.splitlines()
+    assert len(header) == len(first) == len(second)
+    assert bench_gpu.text([]) == ""
+
+
+def test_without_a_gpu_it_says_so_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert bench_gpu.main([]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "attnconv: error: no CUDA device here, so nothing was measured\n"
+
+
+def test_with_a_gpu_the_records_are_shown(monkeypatch, capsys, tmp_path):
+    asked = {}
+
+    def measure(settings, origin, **more):
+        asked.update(more, settings=settings, origin=origin)
+        yield RECORDS[:2]
+        yield RECORDS[2:]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("attnconv.bench.records.machine", lambda device: {"device": device.type})
+    monkeypatch.setattr(gpu, "measure", measure)
+    assert bench_gpu.main(["--seconds", "7", "--out", str(tmp_path)]) == 0
+    assert words(capsys.readouterr().out) == words(TABLE)
+    assert (asked["seconds"], asked["file"]) == (7.0, tmp_path / "gpu.jsonl")
+    assert (asked["settings"].device.type, asked["settings"].dtype) == ("cuda", torch.bfloat16)
+
+
+def test_it_needs_torch_and_numpy_alone():
+    blocked = ["cyclopts", "rich", "matplotlib", "torchvision", "lightning_fabric", "timm", "scipy", "sklearn", "yaml"]
+    code = (
+        f"import sys\nfor name in {blocked}:\n    sys.modules[name] = None\n"
+        "import attnconv.bench.gpu, attnconv.train.provenance\nfrom attnconv.cli import bench_gpu\n"
+        "sys.exit(bench_gpu.main([]))"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("no CUDA device here, so nothing was measured\n")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would run all of it")
+def test_make_gpu_without_a_gpu_ends_at_once():
+    done = subprocess.run(["make", "gpu", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2  # make's own, for a command that left with 1
+    assert done.stderr.splitlines()[0] == "no CUDA device: nothing to do"
+    assert "pytest" not in done.stdout
+
+
+def test_the_gpu_tests_are_found_without_the_ini_file():
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir=.", "-p", "no:cacheprovider", "-q", "-m",
+            "gpu", "--collect-only", "tests/test_gpu.py",
+        ],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "src"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_gpu.py::test_layers_under_autocast" in done.stdout
