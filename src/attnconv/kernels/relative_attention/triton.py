@@ -1,0 +1,142 @@
+"""Relative attention as one GPU program over tiles of queries and keys: exact, memory linear in the positions.
+
+Of the forward only the log-sum-exp of each query is kept; the backward makes the weights again from it, with sums in
+a fixed order, so that gradients are the same each time.
+Letters: B batch, N heads, A planes, H lines (rows), W columns of the map (a map of fewer axes has one plane, or one
+line); L positions of the map; D key / E value channels a head; n length of one axis; P programs of the backward.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_HEAD_DIM = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """The sizes of the tiles, all powers of two: rows x columns queries, lines x key_columns keys (both at least 16).
+
+    A tile of keys of several lines needs all columns of the map; ``channels`` of v are taken at a time.
+    """
+
+    rows: int
+    columns: int
+    lines: int
+    key_columns: int
+    channels: int
+    num_warps: int = 4
+    num_stages: int = 2
+
+    @property
+    def group(self) -> int:
+        """Lines whose position terms are made at a time."""
+        return 16 if self.lines == 1 else self.lines
+
+
+def blocks_for(q: Tensor, v: Tensor, *, backward: bool) -> Blocks:
+    head_dim, value_dim = q.shape[-1], v.shape[-1]
+    *_, height, width = _map3(q)
+    key_columns = min(64, _power(width))
+    columns = min(16, key_columns)
+    rows = min(64 // columns, _power(height))
+    columns = min(64 // rows, key_columns)
+    rows = max(rows, 16 // columns)
+    lines = 1 if key_columns > 16 else max(16 // key_columns, min(64 // key_columns, _power(height)))
+    return Blocks(rows, columns, lines, key_columns, min(128, max(16, _power(value_dim))))
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, *, blocks: Blocks | None = None
+) -> tuple[Tensor, Tensor]:
+    """q, k (B, N, *map, D), v (B, N, *map, E), rel empty or one (2n - 1, D) an axis.
+
+    Returns the output (B, N, *map, E), laid out as (B, *map, N, E) in memory, and the log-sum-exp of each query's
+    logits (B, N, *map), in float32.
+    """
+    from attnconv.kernels.relative_attention import triton_programs
+
+    batch, heads, *map_size, _ = q.shape
+    out = empty_output(q, v)
+    lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
+    if lse.numel() == 0:
+        return out, lse
+    blocks = blocks or blocks_for(q, v, backward=False)
+    shared = _arguments(q, v, rel, scale, blocks)
+    a, h, w = _map3(q)
+    tiles = a * -(-h // blocks.rows) * -(-w // blocks.columns)
+    with _on_device_of(q):
+        triton_programs.forward[(batch * heads * tiles * shared["CHUNKS"],)](
+            q, k, v, *_tables3(rel, q), out, lse, _magnitude(scale) * math.log2(math.e),
+            *_strides(q), *_strides(k), *_strides(v), heads, a, h, w, **shared,
+        )  # fmt: skip
+    return out, lse
+
+
+def empty_output(q: Tensor, v: Tensor) -> Tensor:
+    """(B, N, *map, E) laid out as (B, *map, N, E): then the heads merge into channels_last without a copy."""
+    batch, heads, *map_size = q.shape[:-1]
+    return q.new_empty(batch, *map_size, heads, v.shape[-1]).movedim(-2, 1)
+
+
+def _arguments(q: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, blocks: Blocks) -> dict[str, Any]:
+    """What both programs are compiled for."""
+    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return {
+        "D": q.shape[-1],
+        "E": v.shape[-1],
+        "BLOCK_D": max(16, _power(q.shape[-1])),
+        "BLOCK_E": blocks.channels,
+        "CHUNKS": max(1, -(-v.shape[-1] // blocks.channels)),
+        "TABLES": len(rel),
+        "SIGN": (scale > 0) - (scale < 0),
+        "PRECISION": "tf32" if tf32 else "ieee",
+        "ROWS": blocks.rows,
+        "COLUMNS": blocks.columns,
+        "LINES": blocks.lines,
+        "KEY_COLUMNS": blocks.key_columns,
+        "GROUP": blocks.group,
+        "LINE_WINDOW": max(16, _power(blocks.rows + blocks.group - 1)),
+        "COLUMN_WINDOW": max(16, _power(blocks.columns + blocks.key_columns - 1)),
+        "num_warps": blocks.num_warps,
+        "num_stages": blocks.num_stages,
+    }
+
+
+def _map3(x: Tensor) -> tuple[int, int, int]:
+    """A, H, W."""
+    a, h, w = (1, 1, *x.shape[2:-1])[-3:]
+    return a, h, w
+
+
+def _strides(x: Tensor) -> tuple[int, ...]:
+    """Of b, n, a, h, w and the channels, zero for an axis that the map lacks."""
+    b, n, *places, channel = x.stride()
+    return b, n, *((0, 0, *places)[-3:]), channel
+
+
+def _tables3(rel: Sequence[Tensor], q: Tensor) -> tuple[Tensor, ...]:
+    """One of each axis; q stands for those that there are not, and is not read as such."""
+    return (q, q, *(table.contiguous() for table in rel))[-3:] if rel else (q, q, q)
+
+
+def _magnitude(scale: float) -> float:
+    """The factor of the logits that is left when q takes the sign of ``scale``, itself 0 if the scale is."""
+    return abs(scale) or 1.0
+
+
+def _power(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _on_device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
