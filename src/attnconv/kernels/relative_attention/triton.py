@@ -19,6 +19,7 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
+MAX_SPLITS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,55 @@ def forward(
     return out, lse
 
 
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel: Sequence[Tensor],
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    *,
+    blocks: Blocks | None = None,
+    splits: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """The gradients of q, k, v and of each table, from ``grad``, that of the output (B, N, *map, E).
+
+    The queries of a head are shared among ``splits`` programs, each with sums of its own.
+    """
+    from attnconv.kernels.relative_attention import triton_programs
+
+    grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    if lse.numel() == 0:
+        return grad_q, grad_k, grad_v, [torch.zeros_like(table) for table in rel]
+    batch, heads, *map_size, head_dim = q.shape
+    blocks = blocks or blocks_for(q, v, backward=True)
+    a, h, w = _map3(q)
+    tiles = a * -(-h // blocks.rows) * -(-w // blocks.columns)
+    if splits is None:
+        splits = max(1, min(2 * _processors(q) // (batch * heads), tiles, MAX_SPLITS))
+    splits = -(-tiles // -(-tiles // splits))  # none is left without a tile: its sums would stay unset
+    programs = batch * heads * splits
+    sum_k = q.new_empty(batch, heads, splits, *map_size, head_dim, dtype=torch.float32)
+    sum_v = q.new_empty(batch, heads, splits, *map_size, v.shape[-1], dtype=torch.float32)
+    sum_tables = [q.new_zeros(programs, *table.shape, dtype=torch.float32) for table in rel]
+    magnitude = _magnitude(scale)
+    with _on_device_of(q):
+        triton_programs.backward[(programs,)](
+            _heads_last(grad), q, k, v, *_tables3(rel, q), _heads_last(out), lse,
+            grad_q, sum_k, sum_v, *_tables3(sum_tables, sum_k), scale, magnitude * math.log2(math.e),
+            *_strides(q), *_strides(k), *_strides(v), *_strides(grad_q), heads, a, h, w, splits,
+            **_arguments(q, v, rel, scale, blocks),
+        )  # fmt: skip
+    grad_k.copy_(sum_k.sum(2).mul_(magnitude))
+    grad_v.copy_(sum_v.sum(2))
+    grad_tables = [
+        s.sum(0).mul_(magnitude).to(table.dtype) for s, table in zip(sum_tables, rel, strict=True)
+    ]
+    return grad_q, grad_k, grad_v, grad_tables
+
+
 def empty_output(q: Tensor, v: Tensor) -> Tensor:
     """(B, N, *map, E) laid out as (B, *map, N, E): then the heads merge into channels_last without a copy."""
     batch, heads, *map_size = q.shape[:-1]
@@ -126,6 +176,15 @@ def _strides(x: Tensor) -> tuple[int, ...]:
 def _tables3(rel: Sequence[Tensor], q: Tensor) -> tuple[Tensor, ...]:
     """One of each axis; q stands for those that there are not, and is not read as such."""
     return (q, q, *(table.contiguous() for table in rel))[-3:] if rel else (q, q, q)
+
+
+def _heads_last(x: Tensor) -> Tensor:
+    """(B, N, *map, E) -> (B, *map, N, E), contiguous."""
+    return x.movedim(1, -2).contiguous()
+
+
+def _processors(x: Tensor) -> int:
+    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
 
 
 def _magnitude(scale: float) -> float:

@@ -13,6 +13,12 @@ import triton.language as tl
 
 
 @triton.jit
+def _at(a, h, w, stride_a, stride_h, stride_w):
+    """The offset of one position: between tiles offsets may pass 2**31, inside a tile they do not."""
+    return tl.cast(a, tl.int64) * stride_a + tl.cast(h, tl.int64) * stride_h + tl.cast(w, tl.int64) * stride_w
+
+
+@triton.jit
 def _window(table, first, length, D: tl.constexpr, BLOCK_D: tl.constexpr, WINDOW: tl.constexpr):
     """The rows ``first`` and on of a table (2 * length - 1, D), zero beyond its ends: (T, D)."""
     row = first + tl.arange(0, WINDOW)
@@ -118,12 +124,9 @@ def forward(
     j_line, j_col = tl.arange(0, LINES * KEY_COLUMNS) // KEY_COLUMNS, tl.arange(0, LINES * KEY_COLUMNS) % KEY_COLUMNS
     d = tl.arange(0, BLOCK_D)
     e = chunk * BLOCK_E + tl.arange(0, BLOCK_E)
-    q += b * q_b + n * q_n + tl.cast(a, tl.int64) * q_a + tl.cast(h0, tl.int64) * q_h + tl.cast(w0, tl.int64) * q_w
+    q += b * q_b + n * q_n + _at(a, h0, w0, q_a, q_h, q_w)
     k += b * k_b + n * k_n
     v += b * v_b + n * v_n
-    # Offsets between tiles may pass 2**31, those inside a tile not.
-    k_plane, k_line, k_column = tl.cast(k_a, tl.int64), tl.cast(k_h, tl.int64), tl.cast(k_w, tl.int64)
-    v_plane, v_line, v_column = tl.cast(v_a, tl.int64), tl.cast(v_h, tl.int64), tl.cast(v_w, tl.int64)
     k_inner = (j_line * k_h + j_col * k_w)[None, :] + (d * k_d)[:, None]  # (D, J)
     v_inner = (j_line * v_h + j_col * v_w)[:, None] + (e * v_d)[None, :]  # (J, E)
 
@@ -152,7 +155,7 @@ def forward(
                 for l in range(0, LINES if LINES > 1 else tl.minimum(GROUP, H - g), LINES):
                     j_inside = (g + l + j_line < H) & (c + j_col < W)
                     keys = tl.load(
-                        k + (p * k_plane + (g + l) * k_line + c * k_column) + k_inner,
+                        k + _at(p, g + l, c, k_a, k_h, k_w) + k_inner,
                         mask=j_inside[None, :] & (d < D)[:, None],
                         other=0.0,
                     )  # (D, J)
@@ -168,7 +171,7 @@ def forward(
                     shrink = tl.exp2((largest - above) * factor)
                     total = total * shrink + tl.sum(weights, axis=1)
                     values = tl.load(
-                        v + (p * v_plane + (g + l) * v_line + c * v_column) + v_inner,
+                        v + _at(p, g + l, c, v_a, v_h, v_w) + v_inner,
                         mask=j_inside[:, None] & (e < E)[None, :],
                         other=0.0,
                     )  # (J, E)
@@ -177,7 +180,7 @@ def forward(
                     )  # (M, E)
                     largest = above
 
-    place = tl.cast((a * H + h0) * W + w0, tl.int64)
+    place = _at(a, h0, w0, H * W, W, 1)
     i = i_row * W + i_col
     tl.store(
         out + ((b * A * H * W + place) * N + n) * E + i[:, None] * N * E + e[None, :],
@@ -187,3 +190,196 @@ def forward(
     if chunk == 0:
         natural = (largest * factor + tl.log2(total)) * 0.6931471805599453
         tl.store(lse + head * A * H * W + place + i, natural, mask=i_inside)
+
+
+@triton.jit
+def _add(pointer, change, mask, held):
+    """Add to numbers that this program alone owns, of which those not ``held`` are still unset."""
+    tl.store(pointer, tl.load(pointer, mask=held, other=0.0) + change, mask=mask)
+
+
+@triton.jit
+def _fold(
+    slopes, q, grad_q, table, grad_table, place, first, length,
+    D: tl.constexpr, SPAN: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The way back through `_terms`: ``slopes`` (M, keys along the axis), queries at ``place`` (M,) below SPAN.
+
+    Adds to the table's gradient and returns grad_q (M, D) with this term's part.
+    """
+    d = tl.arange(0, q.shape[1])
+    j = tl.arange(0, WINDOW)[None, :] + place[:, None] - (SPAN - 1)  # (M, T)
+    inside = (j >= 0) & (j < slopes.shape[1])
+    spread = tl.where(inside, tl.gather(slopes, tl.where(inside, j, 0), axis=1), 0.0).to(q.dtype)
+    window = _window(table, first, length, D, q.shape[1], WINDOW)  # (T, D)
+    grad_q = tl.dot(spread, window, grad_q, input_precision=PRECISION)
+    change = tl.dot(tl.trans(spread), q, input_precision=PRECISION)  # (T, D)
+    row = first + tl.arange(0, WINDOW)
+    mask = ((row >= 0) & (row < 2 * length - 1))[:, None] & (d < D)[None, :]
+    tl.debug_barrier()  # the windows of one fold and the next overlap
+    _add(grad_table + row[:, None] * D + d[None, :], change, mask, mask)
+    return grad_q
+
+
+@triton.jit
+def backward(
+    grad, q, k, v, rel_a, rel_h, rel_w, out, lse, grad_q, grad_k, grad_v, grad_a, grad_h, grad_w, scale, factor,
+    q_b, q_n, q_a, q_h, q_w, q_d, k_b, k_n, k_a, k_h, k_w, k_d, v_b, v_n, v_a, v_h, v_w, v_d,
+    grad_q_b, grad_q_n, grad_q_a, grad_q_h, grad_q_w, grad_q_d, N, A, H, W, SPLITS,
+    D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, CHUNKS: tl.constexpr,
+    TABLES: tl.constexpr, SIGN: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, LINES: tl.constexpr, KEY_COLUMNS: tl.constexpr, GROUP: tl.constexpr,
+    LINE_WINDOW: tl.constexpr, COLUMN_WINDOW: tl.constexpr,
+):  # fmt: skip
+    """One of SPLITS parts of the queries of one head, tile after tile, each against all keys.
+
+    grad and out (B, A, H, W, N, E) are contiguous. grad_k (P, A, H, W, D), grad_v (P, A, H, W, E), both unset at
+    first, and grad_a, grad_h, grad_w (P, 2n - 1, D), zero at first, are float32, have a part for each of P programs,
+    and lack the factor |scale|.
+    """
+    program = tl.cast(tl.program_id(0), tl.int64)
+    head = program // SPLITS
+    b, n = head // N, head % N
+    tiles_w, tiles_h = tl.cdiv(W, COLUMNS), tl.cdiv(H, ROWS)
+    each = tl.cdiv(A * tiles_h * tiles_w, SPLITS)
+    first = tl.program_id(0) % SPLITS * each
+
+    i_row, i_col = tl.arange(0, ROWS * COLUMNS) // COLUMNS, tl.arange(0, ROWS * COLUMNS) % COLUMNS
+    j_line, j_col = tl.arange(0, LINES * KEY_COLUMNS) // KEY_COLUMNS, tl.arange(0, LINES * KEY_COLUMNS) % KEY_COLUMNS
+    d, e = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E)
+    q += b * q_b + n * q_n
+    k += b * k_b + n * k_n
+    v += b * v_b + n * v_n
+    grad_q += b * grad_q_b + n * grad_q_n
+    grad += (b * A * H * W * N + n) * E
+    out += (b * A * H * W * N + n) * E
+    lse += head * A * H * W
+    grad_k += program * A * H * W * D
+    grad_v += program * A * H * W * E
+    grad_a += program * (2 * A - 1) * D
+    grad_h += program * (2 * H - 1) * D
+    grad_w += program * (2 * W - 1) * D
+    i = i_row * W + i_col
+    j = j_line * W + j_col
+    k_inner = (j_line * k_h + j_col * k_w)[:, None] + (d * k_d)[None, :]  # (J, D)
+    v_inner = (j_line * v_h + j_col * v_w)[:, None] + (e * v_d)[None, :]  # (J, E)
+
+    for tile in range(first, tl.minimum(first + each, A * tiles_h * tiles_w)):
+        tl.debug_barrier()  # grad_k and grad_v are read again, by other threads than those that wrote them
+        again = tl.full((1, 1), tile, tl.int32) > first  # whether an earlier tile has been
+        w0, h0, a = tile % tiles_w * COLUMNS, tile // tiles_w % tiles_h * ROWS, tile // tiles_w // tiles_h
+        i_inside = (h0 + i_row < H) & (w0 + i_col < W)
+        i_mask = i_inside[:, None] & (d < D)[None, :]
+        place = _at(a, h0, w0, H * W, W, 1)
+        queries = tl.load(
+            q + _at(a, h0, w0, q_a, q_h, q_w) + (i_row * q_h + i_col * q_w)[:, None] + (d * q_d)[None, :],
+            mask=i_mask,
+            other=0.0,
+        )  # (M, D)
+        if SIGN != 1:
+            queries = (queries * SIGN).to(q.dtype.element_ty)
+        minus = tl.load(lse + place + i, mask=i_inside, other=float("inf")) * 1.4426950408889634
+        upper_at = place * N * E + (i * N * E)[:, None] + e[None, :]
+        upper_mask = i_inside[:, None] & (e < E)[None, :]
+        upper = tl.load(grad + upper_at, mask=upper_mask, other=0.0)  # (M, E)
+        own = tl.load(out + upper_at, mask=upper_mask, other=0.0)
+        level = tl.sum(upper.to(tl.float32) * own.to(tl.float32), axis=1)  # grad_i . out_i
+        for s in range(1, CHUNKS):
+            part_mask = i_inside[:, None] & (s * BLOCK_E + e < E)[None, :]
+            part = tl.load(grad + upper_at + s * BLOCK_E, mask=part_mask, other=0.0)
+            own = tl.load(out + upper_at + s * BLOCK_E, mask=part_mask, other=0.0)
+            level += tl.sum(part.to(tl.float32) * own.to(tl.float32), axis=1)
+
+        slope_q = tl.zeros((ROWS * COLUMNS, BLOCK_D), tl.float32)
+        for c in range(0, W, KEY_COLUMNS):
+            columns = _column_terms(
+                queries, rel_w, c, w0, W, TABLES, D, ROWS, COLUMNS, LINES, KEY_COLUMNS, COLUMN_WINDOW, PRECISION
+            )  # (M, J)
+            along_w = tl.zeros((ROWS * COLUMNS, LINES * KEY_COLUMNS), tl.float32)
+            for p in range(0, A):
+                plane = _plane_terms(queries, rel_a, p - a + A - 1, TABLES, D)  # (M,)
+                along_a = tl.zeros((ROWS * COLUMNS,), tl.float32)
+                for g in range(0, H, GROUP):
+                    if LINES > 1 or TABLES >= 2:
+                        group = _line_terms(
+                            queries, rel_h, plane, g, h0, H, TABLES, D, ROWS, COLUMNS, LINES, KEY_COLUMNS, GROUP,
+                            LINE_WINDOW, PRECISION,
+                        )  # fmt: skip
+                    along_h = tl.zeros((ROWS * COLUMNS, GROUP), tl.float32)
+                    for l in range(0, LINES if LINES > 1 else tl.minimum(GROUP, H - g), LINES):
+                        j_inside = (g + l + j_line < H) & (c + j_col < W)
+                        k_mask = j_inside[:, None] & (d < D)[None, :]
+                        keys = tl.load(k + _at(p, g + l, c, k_a, k_h, k_w) + k_inner, mask=k_mask, other=0.0)  # (J, D)
+                        if LINES > 1:
+                            logits = columns + group
+                        elif TABLES >= 2:
+                            logits = columns + _pick(group, l)[:, None]
+                        else:
+                            logits = columns
+                        logits = tl.dot(queries, tl.trans(keys), logits, input_precision=PRECISION)  # (M, J)
+                        weights = tl.exp2(logits * factor - minus[:, None])
+                        slopes = tl.zeros((ROWS * COLUMNS, LINES * KEY_COLUMNS), tl.float32)
+                        position = _at(p, g + l, c, H * W, W, 1)
+                        for s in range(0, CHUNKS):
+                            v_mask = j_inside[:, None] & (s * BLOCK_E + e < E)[None, :]
+                            values = tl.load(
+                                v + _at(p, g + l, c, v_a, v_h, v_w) + s * BLOCK_E * v_d + v_inner, mask=v_mask, other=0.0
+                            )  # (J, E)
+                            if CHUNKS > 1:
+                                part_mask = i_inside[:, None] & (s * BLOCK_E + e < E)[None, :]
+                                part = tl.load(grad + upper_at + s * BLOCK_E, mask=part_mask, other=0.0)
+                            else:
+                                part = upper
+                            slopes = tl.dot(part, tl.trans(values), slopes, input_precision=PRECISION)
+                            change = tl.dot(
+                                tl.trans(weights.to(part.dtype)), part, input_precision=PRECISION
+                            )  # (J, E)
+                            _add(
+                                grad_v + position * E + s * BLOCK_E + (j * E)[:, None] + e[None, :],
+                                change, v_mask, v_mask & again,
+                            )  # fmt: skip
+                        slopes = weights * (slopes - level[:, None])  # the gradient of the logits
+                        rounded = slopes.to(keys.dtype)
+                        slope_q = tl.dot(rounded, keys, slope_q, input_precision=PRECISION)
+                        change = tl.dot(tl.trans(rounded), queries, input_precision=PRECISION)  # (J, D)
+                        _add(
+                            grad_k + position * D + (j * D)[:, None] + d[None, :], change, k_mask, k_mask & again
+                        )
+                        if TABLES >= 1:
+                            along_w += slopes
+                        if TABLES >= 2:
+                            if LINES > 1:
+                                along_h += tl.sum(tl.reshape(slopes, (ROWS * COLUMNS, LINES, KEY_COLUMNS)), axis=2)
+                            else:
+                                here = (tl.arange(0, GROUP) == l)[None, :]
+                                along_h += tl.where(here, tl.sum(slopes, axis=1)[:, None], 0.0)
+                    if TABLES >= 2:
+                        slope_q = _fold(
+                            along_h, queries, slope_q, rel_h, grad_h, i_row, g - h0 - (ROWS - 1) + H - 1, H, D, ROWS,
+                            LINE_WINDOW, PRECISION,
+                        )  # fmt: skip
+                        along_a += tl.sum(along_h, axis=1)
+                if TABLES == 3:
+                    row = (p - a + A - 1) * D + d
+                    distance = tl.load(rel_a + row, mask=d < D, other=0.0).to(tl.float32)
+                    slope_q += along_a[:, None] * distance[None, :]
+                    change = tl.sum(along_a[:, None] * queries.to(tl.float32), axis=0)
+                    tl.debug_barrier()
+                    _add(grad_a + row, change, d < D, d < D)
+            if TABLES >= 1:
+                if LINES > 1:
+                    along = tl.sum(tl.reshape(along_w, (ROWS * COLUMNS, LINES, KEY_COLUMNS)), axis=1)
+                else:
+                    along = along_w
+                slope_q = _fold(
+                    along, queries, slope_q, rel_w, grad_w, i_col, c - w0 - (COLUMNS - 1) + W - 1, W, D, COLUMNS,
+                    COLUMN_WINDOW, PRECISION,
+                )  # fmt: skip
+        tl.store(
+            grad_q
+            + _at(a, h0, w0, grad_q_a, grad_q_h, grad_q_w)
+            + (i_row * grad_q_h + i_col * grad_q_w)[:, None]
+            + (d * grad_q_d)[None, :],
+            (slope_q * scale).to(grad_q.dtype.element_ty),
+            mask=i_mask,
+        )
