@@ -40,7 +40,7 @@ class Blocks:
     @property
     def group(self) -> int:
         """Lines whose position terms are made at a time."""
-        return 16 if self.lines == 1 else self.lines
+        return 16
 
 
 def blocks_for(q: Tensor, v: Tensor, *, backward: bool) -> Blocks:

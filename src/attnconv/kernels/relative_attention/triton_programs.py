@@ -1,100 +1,13 @@
 """The GPU programs of the kernel "triton": relative attention of a map of three axes, forward and backward.
 
-A tile of queries is ROWS x COLUMNS neighbours of one plane, a tile of keys LINES lines of one plane by KEY_COLUMNS.
-The position term of an axis depends on the distance alone: the queries of a tile times a window of the table give it
-for every distance, and a gather puts it in order of keys. That of the columns is made once for all lines below one
-another and is what the product of q and k is added to; that of the lines is made for GROUP lines at a time.
-Letters: B batch, N heads, A planes, H lines (rows), W columns of the map; M queries, J keys of one tile, T distances
-of one window; D key / E value channels a head.
+Letters: B batch, N heads, A planes, H lines (rows), W columns of the map; M queries, J keys of one tile; D key / E
+value channels a head; P programs of the backward.
 """
 
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _at(a, h, w, stride_a, stride_h, stride_w):
-    """The offset of one position: between tiles offsets may pass 2**31, inside a tile they do not."""
-    return tl.cast(a, tl.int64) * stride_a + tl.cast(h, tl.int64) * stride_h + tl.cast(w, tl.int64) * stride_w
-
-
-@triton.jit
-def _window(table, first, length, D: tl.constexpr, BLOCK_D: tl.constexpr, WINDOW: tl.constexpr):
-    """The rows ``first`` and on of a table (2 * length - 1, D), zero beyond its ends: (T, D)."""
-    row = first + tl.arange(0, WINDOW)
-    d = tl.arange(0, BLOCK_D)
-    inside = (row >= 0) & (row < 2 * length - 1)
-    return tl.load(table + row[:, None] * D + d[None, :], mask=inside[:, None] & (d < D)[None, :], other=0.0)
-
-
-@triton.jit
-def _terms(q, table, first, length, index, D: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr):
-    """The position term of one axis: column ``index`` (M, keys) of q times the window that begins at ``first``."""
-    window = _window(table, first, length, D, q.shape[1], WINDOW)
-    by_distance = tl.dot(q, tl.trans(window), input_precision=PRECISION)  # (M, T)
-    return tl.gather(by_distance, index, axis=1)
-
-
-@triton.jit
-def _column_terms(
-    q, table, start, first, W,
-    TABLES: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, LINES: tl.constexpr,
-    KEY_COLUMNS: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """What the columns from ``start`` on add to the logits of queries from column ``first`` on, -inf beyond the map:
-    (M, J)."""
-    i = tl.arange(0, ROWS * COLUMNS) % COLUMNS
-    j = tl.arange(0, LINES * KEY_COLUMNS) % KEY_COLUMNS
-    index = j[None, :] - i[:, None] + (COLUMNS - 1)
-    if TABLES >= 1:
-        terms = _terms(q, table, start - first - (COLUMNS - 1) + W - 1, W, index, D, WINDOW, PRECISION)
-    else:
-        terms = tl.zeros(index.shape, tl.float32)
-    return tl.where((start + j < W)[None, :], terms, float("-inf"))
-
-
-@triton.jit
-def _line_terms(
-    q, table, plane, start, first, H,
-    TABLES: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, LINES: tl.constexpr,
-    KEY_COLUMNS: tl.constexpr, GROUP: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """The same of the lines from ``start`` on and of their ``plane`` (M,).
-
-    (M, GROUP) if a tile of keys is a single line, else for the keys of one tile, (M, J), and -inf beyond the map.
-    """
-    i = tl.arange(0, ROWS * COLUMNS) // COLUMNS
-    if LINES == 1:
-        j = tl.arange(0, GROUP)
-    else:
-        j = tl.arange(0, LINES * KEY_COLUMNS) // KEY_COLUMNS
-    index = j[None, :] - i[:, None] + (ROWS - 1)
-    if TABLES >= 2:
-        terms = _terms(q, table, start - first - (ROWS - 1) + H - 1, H, index, D, WINDOW, PRECISION)
-        terms += plane[:, None]
-    else:
-        terms = tl.zeros(index.shape, tl.float32)
-    if LINES > 1:
-        terms = tl.where((start + j < H)[None, :], terms, float("-inf"))
-    return terms
-
-
-@triton.jit
-def _plane_terms(q, table, row, TABLES: tl.constexpr, D: tl.constexpr):
-    """q times one row of the table of planes, the same distance for the whole tile: (M,)."""
-    if TABLES == 3:
-        d = tl.arange(0, q.shape[1])
-        distance = tl.load(table + row * D + d, mask=d < D, other=0.0).to(tl.float32)
-        terms = tl.sum(q.to(tl.float32) * distance[None, :], axis=1)
-    else:
-        terms = tl.zeros((q.shape[0],), tl.float32)
-    return terms
-
-
-@triton.jit
-def _pick(group, l):
-    """Column ``l`` of (M, GROUP)."""
-    return tl.sum(tl.where((tl.arange(0, group.shape[1]) == l)[None, :], group, 0.0), axis=1)
+from attnconv.kernels.relative_attention import triton_terms as terms
 
 
 @triton.jit
@@ -124,7 +37,7 @@ def forward(
     j_line, j_col = tl.arange(0, LINES * KEY_COLUMNS) // KEY_COLUMNS, tl.arange(0, LINES * KEY_COLUMNS) % KEY_COLUMNS
     d = tl.arange(0, BLOCK_D)
     e = chunk * BLOCK_E + tl.arange(0, BLOCK_E)
-    q += b * q_b + n * q_n + _at(a, h0, w0, q_a, q_h, q_w)
+    q += b * q_b + n * q_n + terms.offset(a, h0, w0, q_a, q_h, q_w)
     k += b * k_b + n * k_n
     v += b * v_b + n * v_n
     k_inner = (j_line * k_h + j_col * k_w)[None, :] + (d * k_d)[:, None]  # (D, J)
@@ -141,37 +54,35 @@ def forward(
     total = tl.zeros((ROWS * COLUMNS,), tl.float32)
     sums = tl.zeros((ROWS * COLUMNS, BLOCK_E), tl.float32)
     for c in range(0, W, KEY_COLUMNS):
-        columns = _column_terms(
+        columns = terms.column_terms(
             queries, rel_w, c, w0, W, TABLES, D, ROWS, COLUMNS, LINES, KEY_COLUMNS, COLUMN_WINDOW, PRECISION
         )  # (M, J)
         for p in range(0, A):
-            plane = _plane_terms(queries, rel_a, p - a + A - 1, TABLES, D)  # (M,)
+            plane = terms.plane_terms(queries, rel_a, p - a + A - 1, TABLES, D)  # (M,)
             for g in range(0, H, GROUP):
-                if LINES > 1 or TABLES >= 2:
-                    group = _line_terms(
-                        queries, rel_h, plane, g, h0, H, TABLES, D, ROWS, COLUMNS, LINES, KEY_COLUMNS, GROUP,
-                        LINE_WINDOW, PRECISION,
-                    )  # fmt: skip
-                for l in range(0, LINES if LINES > 1 else tl.minimum(GROUP, H - g), LINES):
+                if TABLES >= 2:
+                    group = terms.line_terms(
+                        queries, rel_h, plane, g, h0, H, D, ROWS, COLUMNS, GROUP, PRECISION
+                    )  # (M, GROUP)
+                for l in range(0, tl.minimum(GROUP, H - g), LINES):
                     j_inside = (g + l + j_line < H) & (c + j_col < W)
                     keys = tl.load(
-                        k + _at(p, g + l, c, k_a, k_h, k_w) + k_inner,
+                        k + terms.offset(p, g + l, c, k_a, k_h, k_w) + k_inner,
                         mask=j_inside[None, :] & (d < D)[:, None],
                         other=0.0,
                     )  # (D, J)
+                    logits = columns
+                    if TABLES >= 2:
+                        logits += terms.pick_lines(group, l, LINES, KEY_COLUMNS)
                     if LINES > 1:
-                        logits = columns + group
-                    elif TABLES >= 2:
-                        logits = columns + _pick(group, l)[:, None]
-                    else:
-                        logits = columns
+                        logits = tl.where((g + l + j_line < H)[None, :], logits, float("-inf"))
                     logits = tl.dot(queries, keys, logits, input_precision=PRECISION)  # (M, J)
                     above = tl.maximum(largest, tl.max(logits, axis=1))
                     weights = tl.exp2(logits * factor - (above * factor)[:, None])
                     shrink = tl.exp2((largest - above) * factor)
                     total = total * shrink + tl.sum(weights, axis=1)
                     values = tl.load(
-                        v + _at(p, g + l, c, v_a, v_h, v_w) + v_inner,
+                        v + terms.offset(p, g + l, c, v_a, v_h, v_w) + v_inner,
                         mask=j_inside[:, None] & (e < E)[None, :],
                         other=0.0,
                     )  # (J, E)
@@ -180,7 +91,7 @@ def forward(
                     )  # (M, E)
                     largest = above
 
-    place = _at(a, h0, w0, H * W, W, 1)
+    place = terms.offset(a, h0, w0, H * W, W, 1)
     i = i_row * W + i_col
     tl.store(
         out + ((b * A * H * W + place) * N + n) * E + i[:, None] * N * E + e[None, :],
@@ -190,35 +101,6 @@ def forward(
     if chunk == 0:
         natural = (largest * factor + tl.log2(total)) * 0.6931471805599453
         tl.store(lse + head * A * H * W + place + i, natural, mask=i_inside)
-
-
-@triton.jit
-def _add(pointer, change, mask, held):
-    """Add to numbers that this program alone owns, of which those not ``held`` are still unset."""
-    tl.store(pointer, tl.load(pointer, mask=held, other=0.0) + change, mask=mask)
-
-
-@triton.jit
-def _fold(
-    slopes, q, grad_q, table, grad_table, place, first, length,
-    D: tl.constexpr, SPAN: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """The way back through `_terms`: ``slopes`` (M, keys along the axis), queries at ``place`` (M,) below SPAN.
-
-    Adds to the table's gradient and returns grad_q (M, D) with this term's part.
-    """
-    d = tl.arange(0, q.shape[1])
-    j = tl.arange(0, WINDOW)[None, :] + place[:, None] - (SPAN - 1)  # (M, T)
-    inside = (j >= 0) & (j < slopes.shape[1])
-    spread = tl.where(inside, tl.gather(slopes, tl.where(inside, j, 0), axis=1), 0.0).to(q.dtype)
-    window = _window(table, first, length, D, q.shape[1], WINDOW)  # (T, D)
-    grad_q = tl.dot(spread, window, grad_q, input_precision=PRECISION)
-    change = tl.dot(tl.trans(spread), q, input_precision=PRECISION)  # (T, D)
-    row = first + tl.arange(0, WINDOW)
-    mask = ((row >= 0) & (row < 2 * length - 1))[:, None] & (d < D)[None, :]
-    tl.debug_barrier()  # the windows of one fold and the next overlap
-    _add(grad_table + row[:, None] * D + d[None, :], change, mask, mask)
-    return grad_q
 
 
 @triton.jit
@@ -270,9 +152,9 @@ def backward(
         w0, h0, a = tile % tiles_w * COLUMNS, tile // tiles_w % tiles_h * ROWS, tile // tiles_w // tiles_h
         i_inside = (h0 + i_row < H) & (w0 + i_col < W)
         i_mask = i_inside[:, None] & (d < D)[None, :]
-        place = _at(a, h0, w0, H * W, W, 1)
+        place = terms.offset(a, h0, w0, H * W, W, 1)
         queries = tl.load(
-            q + _at(a, h0, w0, q_a, q_h, q_w) + (i_row * q_h + i_col * q_w)[:, None] + (d * q_d)[None, :],
+            q + terms.offset(a, h0, w0, q_a, q_h, q_w) + (i_row * q_h + i_col * q_w)[:, None] + (d * q_d)[None, :],
             mask=i_mask,
             other=0.0,
         )  # (M, D)
@@ -292,38 +174,36 @@ def backward(
 
         slope_q = tl.zeros((ROWS * COLUMNS, BLOCK_D), tl.float32)
         for c in range(0, W, KEY_COLUMNS):
-            columns = _column_terms(
+            columns = terms.column_terms(
                 queries, rel_w, c, w0, W, TABLES, D, ROWS, COLUMNS, LINES, KEY_COLUMNS, COLUMN_WINDOW, PRECISION
             )  # (M, J)
             along_w = tl.zeros((ROWS * COLUMNS, LINES * KEY_COLUMNS), tl.float32)
             for p in range(0, A):
-                plane = _plane_terms(queries, rel_a, p - a + A - 1, TABLES, D)  # (M,)
+                plane = terms.plane_terms(queries, rel_a, p - a + A - 1, TABLES, D)  # (M,)
                 along_a = tl.zeros((ROWS * COLUMNS,), tl.float32)
                 for g in range(0, H, GROUP):
-                    if LINES > 1 or TABLES >= 2:
-                        group = _line_terms(
-                            queries, rel_h, plane, g, h0, H, TABLES, D, ROWS, COLUMNS, LINES, KEY_COLUMNS, GROUP,
-                            LINE_WINDOW, PRECISION,
-                        )  # fmt: skip
+                    if TABLES >= 2:
+                        group = terms.line_terms(
+                            queries, rel_h, plane, g, h0, H, D, ROWS, COLUMNS, GROUP, PRECISION
+                        )  # (M, GROUP)
                     along_h = tl.zeros((ROWS * COLUMNS, GROUP), tl.float32)
-                    for l in range(0, LINES if LINES > 1 else tl.minimum(GROUP, H - g), LINES):
+                    for l in range(0, tl.minimum(GROUP, H - g), LINES):
                         j_inside = (g + l + j_line < H) & (c + j_col < W)
                         k_mask = j_inside[:, None] & (d < D)[None, :]
-                        keys = tl.load(k + _at(p, g + l, c, k_a, k_h, k_w) + k_inner, mask=k_mask, other=0.0)  # (J, D)
+                        keys = tl.load(k + terms.offset(p, g + l, c, k_a, k_h, k_w) + k_inner, mask=k_mask, other=0.0)  # (J, D)
+                        logits = columns
+                        if TABLES >= 2:
+                            logits += terms.pick_lines(group, l, LINES, KEY_COLUMNS)
                         if LINES > 1:
-                            logits = columns + group
-                        elif TABLES >= 2:
-                            logits = columns + _pick(group, l)[:, None]
-                        else:
-                            logits = columns
+                            logits = tl.where((g + l + j_line < H)[None, :], logits, float("-inf"))
                         logits = tl.dot(queries, tl.trans(keys), logits, input_precision=PRECISION)  # (M, J)
                         weights = tl.exp2(logits * factor - minus[:, None])
                         slopes = tl.zeros((ROWS * COLUMNS, LINES * KEY_COLUMNS), tl.float32)
-                        position = _at(p, g + l, c, H * W, W, 1)
+                        position = terms.offset(p, g + l, c, H * W, W, 1)
                         for s in range(0, CHUNKS):
                             v_mask = j_inside[:, None] & (s * BLOCK_E + e < E)[None, :]
                             values = tl.load(
-                                v + _at(p, g + l, c, v_a, v_h, v_w) + s * BLOCK_E * v_d + v_inner, mask=v_mask, other=0.0
+                                v + terms.offset(p, g + l, c, v_a, v_h, v_w) + s * BLOCK_E * v_d + v_inner, mask=v_mask, other=0.0
                             )  # (J, E)
                             if CHUNKS > 1:
                                 part_mask = i_inside[:, None] & (s * BLOCK_E + e < E)[None, :]
@@ -334,7 +214,7 @@ def backward(
                             change = tl.dot(
                                 tl.trans(weights.to(part.dtype)), part, input_precision=PRECISION
                             )  # (J, E)
-                            _add(
+                            terms.add(
                                 grad_v + position * E + s * BLOCK_E + (j * E)[:, None] + e[None, :],
                                 change, v_mask, v_mask & again,
                             )  # fmt: skip
@@ -342,22 +222,17 @@ def backward(
                         rounded = slopes.to(keys.dtype)
                         slope_q = tl.dot(rounded, keys, slope_q, input_precision=PRECISION)
                         change = tl.dot(tl.trans(rounded), queries, input_precision=PRECISION)  # (J, D)
-                        _add(
+                        terms.add(
                             grad_k + position * D + (j * D)[:, None] + d[None, :], change, k_mask, k_mask & again
                         )
                         if TABLES >= 1:
                             along_w += slopes
                         if TABLES >= 2:
-                            if LINES > 1:
-                                along_h += tl.sum(tl.reshape(slopes, (ROWS * COLUMNS, LINES, KEY_COLUMNS)), axis=2)
-                            else:
-                                here = (tl.arange(0, GROUP) == l)[None, :]
-                                along_h += tl.where(here, tl.sum(slopes, axis=1)[:, None], 0.0)
+                            along_h += terms.put_lines(slopes, l, LINES, GROUP)
                     if TABLES >= 2:
-                        slope_q = _fold(
-                            along_h, queries, slope_q, rel_h, grad_h, i_row, g - h0 - (ROWS - 1) + H - 1, H, D, ROWS,
-                            LINE_WINDOW, PRECISION,
-                        )  # fmt: skip
+                        slope_q = terms.fold_lines(
+                            along_h, queries, slope_q, rel_h, grad_h, g, h0, H, D, ROWS, COLUMNS, LINE_WINDOW, PRECISION
+                        )
                         along_a += tl.sum(along_h, axis=1)
                 if TABLES == 3:
                     row = (p - a + A - 1) * D + d
@@ -365,19 +240,14 @@ def backward(
                     slope_q += along_a[:, None] * distance[None, :]
                     change = tl.sum(along_a[:, None] * queries.to(tl.float32), axis=0)
                     tl.debug_barrier()
-                    _add(grad_a + row, change, d < D, d < D)
+                    terms.add(grad_a + row, change, d < D, d < D)
             if TABLES >= 1:
-                if LINES > 1:
-                    along = tl.sum(tl.reshape(along_w, (ROWS * COLUMNS, LINES, KEY_COLUMNS)), axis=1)
-                else:
-                    along = along_w
-                slope_q = _fold(
-                    along, queries, slope_q, rel_w, grad_w, i_col, c - w0 - (COLUMNS - 1) + W - 1, W, D, COLUMNS,
-                    COLUMN_WINDOW, PRECISION,
-                )  # fmt: skip
+                slope_q = terms.fold_columns(
+                    along_w, queries, slope_q, rel_w, grad_w, c, w0, W, D, ROWS, COLUMNS, LINES, COLUMN_WINDOW, PRECISION
+                )
         tl.store(
             grad_q
-            + _at(a, h0, w0, grad_q_a, grad_q_h, grad_q_w)
+            + terms.offset(a, h0, w0, grad_q_a, grad_q_h, grad_q_w)
             + (i_row * grad_q_h + i_col * grad_q_w)[:, None]
             + (d * grad_q_d)[None, :],
             (slope_q * scale).to(grad_q.dtype.element_ty),
