@@ -20,13 +20,14 @@ from torch import Tensor
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
 MAX_SPLITS = 8
+GROUP = 16  # lines whose position terms are made at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """The sizes of the tiles, all powers of two: rows x columns queries, lines x key_columns keys (both at least 16).
+    """The sizes of the tiles, all powers of two: rows x columns queries, lines x key_columns keys, both at least 16.
 
-    A tile of keys of several lines needs all columns of the map; ``channels`` of v are taken at a time.
+    ``channels`` of v are taken at a time; lines are at most 16.
     """
 
     rows: int
@@ -37,22 +38,42 @@ class Blocks:
     num_warps: int = 4
     num_stages: int = 2
 
-    @property
-    def group(self) -> int:
-        """Lines whose position terms are made at a time."""
-        return 16
+
+def choose_blocks(
+    map_size: tuple[int, int, int], head_dim: int, value_dim: int, dtype: torch.dtype, *, backward: bool
+) -> Blocks:
+    """Tiles as large as the registers hold in the inner loop; what the compiler says of them is in the tests."""
+    _, height, width = map_size
+    wide = dtype == torch.float32
+    channels = min(64 if wide else 128, max(16, _power(value_dim)))
+    widest = max(_power(head_dim), channels)
+    if wide:
+        queries, keys, warps = (32, 32, 4) if widest <= 64 else (16, 32, 4) if backward else (32, 32, 8)
+    elif not backward:
+        queries, keys, warps = (64, 64, 4) if widest <= 64 else (64, 64, 8) if widest <= 128 else (64, 32, 8)
+    elif widest <= 64:
+        queries, keys, warps = 64, 64 if widest <= 32 else 32, 4
+    else:
+        queries, keys, warps = (64, 32, 8) if widest <= 128 else (32, 16, 8)
+    if height == 1:  # each tile of keys has column terms of its own
+        queries = min(queries, 32)
+
+    key_columns = _step(width, keys)
+    lines = max(16 // key_columns, min(keys // key_columns, _power(height)))
+    columns = _step(width, min(queries, 32) if backward else queries)  # else the window is too long for registers
+    rows = min(queries // columns, _power(height))
+    columns = max(columns, 16 // rows)
+    return Blocks(rows, columns, lines, key_columns, channels, warps)
 
 
-def blocks_for(q: Tensor, v: Tensor, *, backward: bool) -> Blocks:
-    head_dim, value_dim = q.shape[-1], v.shape[-1]
-    *_, height, width = _map3(q)
-    key_columns = min(64, _power(width))
-    columns = min(16, key_columns)
-    rows = min(64 // columns, _power(height))
-    columns = min(64 // rows, key_columns)
-    rows = max(rows, 16 // columns)
-    lines = 1 if key_columns > 16 else max(16 // key_columns, min(64 // key_columns, _power(height)))
-    return Blocks(rows, columns, lines, key_columns, min(128, max(16, _power(value_dim))))
+def _step(n: int, most: int) -> int:
+    """The largest power of two up to ``most`` in whose steps n is not much longer than in steps of 16."""
+    if n <= 16:
+        return min(max(4, _power(n)), most)
+    step = min(most, _power(n))
+    while step > 16 and -(-n // step) * step > 1.25 * (-(-n // 16) * 16):
+        step //= 2
+    return step
 
 
 def forward(
@@ -70,7 +91,7 @@ def forward(
     lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
     if lse.numel() == 0:
         return out, lse
-    blocks = blocks or blocks_for(q, v, backward=False)
+    blocks = blocks or choose_blocks(_map3(q), q.shape[-1], v.shape[-1], q.dtype, backward=False)
     shared = _arguments(q, v, rel, scale, blocks)
     a, h, w = _map3(q)
     tiles = a * -(-h // blocks.rows) * -(-w // blocks.columns)
@@ -105,7 +126,7 @@ def backward(
     if lse.numel() == 0:
         return grad_q, grad_k, grad_v, [torch.zeros_like(table) for table in rel]
     batch, heads, *map_size, head_dim = q.shape
-    blocks = blocks or blocks_for(q, v, backward=True)
+    blocks = blocks or choose_blocks(_map3(q), head_dim, v.shape[-1], q.dtype, backward=True)
     a, h, w = _map3(q)
     tiles = a * -(-h // blocks.rows) * -(-w // blocks.columns)
     if splits is None:
@@ -148,13 +169,13 @@ def _arguments(q: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, blocks
         "CHUNKS": max(1, -(-v.shape[-1] // blocks.channels)),
         "TABLES": len(rel),
         "SIGN": (scale > 0) - (scale < 0),
-        "PRECISION": "tf32" if tf32 else "ieee",
+        "PRECISION": "tf32" if tf32 else "tf32x3",
         "ROWS": blocks.rows,
         "COLUMNS": blocks.columns,
         "LINES": blocks.lines,
         "KEY_COLUMNS": blocks.key_columns,
-        "GROUP": blocks.group,
-        "LINE_WINDOW": max(16, _power(blocks.rows + blocks.group - 1)),
+        "GROUP": GROUP,
+        "LINE_WINDOW": _power(blocks.rows + GROUP - 1),
         "COLUMN_WINDOW": max(16, _power(blocks.columns + blocks.key_columns - 1)),
         "num_warps": blocks.num_warps,
         "num_stages": blocks.num_stages,

@@ -190,6 +190,9 @@ def backward(
                     for l in range(0, tl.minimum(GROUP, H - g), LINES):
                         j_inside = (g + l + j_line < H) & (c + j_col < W)
                         k_mask = j_inside[:, None] & (d < D)[None, :]
+                        position = terms.offset(p, g + l, c, H * W, W, 1)
+                        at_k = grad_k + position * D + (j * D)[:, None] + d[None, :]
+                        earlier_k = tl.load(at_k, mask=k_mask & again, other=0.0)  # (J, D), early: it is far away
                         keys = tl.load(k + terms.offset(p, g + l, c, k_a, k_h, k_w) + k_inner, mask=k_mask, other=0.0)  # (J, D)
                         logits = columns
                         if TABLES >= 2:
@@ -199,9 +202,10 @@ def backward(
                         logits = tl.dot(queries, tl.trans(keys), logits, input_precision=PRECISION)  # (M, J)
                         weights = tl.exp2(logits * factor - minus[:, None])
                         slopes = tl.zeros((ROWS * COLUMNS, LINES * KEY_COLUMNS), tl.float32)
-                        position = terms.offset(p, g + l, c, H * W, W, 1)
                         for s in range(0, CHUNKS):
                             v_mask = j_inside[:, None] & (s * BLOCK_E + e < E)[None, :]
+                            at_v = grad_v + position * E + s * BLOCK_E + (j * E)[:, None] + e[None, :]
+                            earlier_v = tl.load(at_v, mask=v_mask & again, other=0.0)  # (J, E)
                             values = tl.load(
                                 v + terms.offset(p, g + l, c, v_a, v_h, v_w) + s * BLOCK_E * v_d + v_inner, mask=v_mask, other=0.0
                             )  # (J, E)
@@ -211,20 +215,15 @@ def backward(
                             else:
                                 part = upper
                             slopes = tl.dot(part, tl.trans(values), slopes, input_precision=PRECISION)
-                            change = tl.dot(
-                                tl.trans(weights.to(part.dtype)), part, input_precision=PRECISION
+                            sum_v = tl.dot(
+                                tl.trans(weights.to(part.dtype)), part, earlier_v, input_precision=PRECISION
                             )  # (J, E)
-                            terms.add(
-                                grad_v + position * E + s * BLOCK_E + (j * E)[:, None] + e[None, :],
-                                change, v_mask, v_mask & again,
-                            )  # fmt: skip
+                            tl.store(at_v, sum_v, mask=v_mask)
                         slopes = weights * (slopes - level[:, None])  # the gradient of the logits
                         rounded = slopes.to(keys.dtype)
                         slope_q = tl.dot(rounded, keys, slope_q, input_precision=PRECISION)
-                        change = tl.dot(tl.trans(rounded), queries, input_precision=PRECISION)  # (J, D)
-                        terms.add(
-                            grad_k + position * D + (j * D)[:, None] + d[None, :], change, k_mask, k_mask & again
-                        )
+                        sum_k = tl.dot(tl.trans(rounded), queries, earlier_k, input_precision=PRECISION)  # (J, D)
+                        tl.store(at_k, sum_k, mask=k_mask)
                         if TABLES >= 1:
                             along_w += slopes
                         if TABLES >= 2:
