@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MAX_HEAD_DIM = 256
+# Above them the registers no longer hold a tile.
+MAX_HEAD_DIM = {torch.float32: 128, torch.bfloat16: 256, torch.float16: 256}
 MAX_SPLITS = 8
 GROUP = 16  # lines whose position terms are made at a time
 
@@ -37,6 +37,37 @@ class Blocks:
     channels: int
     num_warps: int = 4
     num_stages: int = 2
+
+
+def why_not(
+    *,
+    head_dim: int,
+    value_dim: int,
+    dtype: torch.dtype,
+    device_type: str,
+    capability: tuple[int, int] | None = None,
+) -> str | None:
+    """Why this kernel cannot run, in one clause, or None if it can.
+
+    Args:
+        value_dim: any: it is taken in parts.
+        capability: of the GPU; that of the current one if None.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if device_type != "cuda" and not (device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return f"the device is {device_type}, not cuda"
+    if torch.version.hip is not None:
+        return "it is untried on AMD GPUs"
+    if dtype not in MAX_HEAD_DIM:
+        return f"{dtype} is none of float32, bfloat16, float16"
+    if head_dim > MAX_HEAD_DIM[dtype]:
+        return f"head dim {head_dim} is above {MAX_HEAD_DIM[dtype]}" + (" in float32" if dtype == torch.float32 else "")
+    if device_type == "cuda":
+        capability = capability or torch.cuda.get_device_capability()
+        if capability < (8, 0):
+            return f"compute capability {capability[0]}.{capability[1]} is below 8.0"
+    return None
 
 
 def choose_blocks(
@@ -86,7 +117,7 @@ def forward(
     """
     from attnconv.kernels.relative_attention import triton_programs
 
-    batch, heads, *map_size, _ = q.shape
+    batch, heads = q.shape[:2]
     out = empty_output(q, v)
     lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
     if lse.numel() == 0:
@@ -95,8 +126,9 @@ def forward(
     shared = _arguments(q, v, rel, scale, blocks)
     a, h, w = _map3(q)
     tiles = a * -(-h // blocks.rows) * -(-w // blocks.columns)
+    program: Any = triton_programs.forward  # typed as what the compiler sees
     with _on_device_of(q):
-        triton_programs.forward[(batch * heads * tiles * shared["CHUNKS"],)](
+        program[(batch * heads * tiles * shared["CHUNKS"],)](
             q, k, v, *_tables3(rel, q), out, lse, _magnitude(scale) * math.log2(math.e),
             *_strides(q), *_strides(k), *_strides(v), heads, a, h, w, **shared,
         )  # fmt: skip
@@ -137,18 +169,17 @@ def backward(
     sum_v = q.new_empty(batch, heads, splits, *map_size, v.shape[-1], dtype=torch.float32)
     sum_tables = [q.new_zeros(programs, *table.shape, dtype=torch.float32) for table in rel]
     magnitude = _magnitude(scale)
+    program: Any = triton_programs.backward
     with _on_device_of(q):
-        triton_programs.backward[(programs,)](
+        program[(programs,)](
             _heads_last(grad), q, k, v, *_tables3(rel, q), _heads_last(out), lse,
-            grad_q, sum_k, sum_v, *_tables3(sum_tables, sum_k), scale, magnitude * math.log2(math.e),
+            grad_q, sum_k, sum_v, *_tables3(sum_tables, sum_k), float(scale), magnitude * math.log2(math.e),
             *_strides(q), *_strides(k), *_strides(v), *_strides(grad_q), heads, a, h, w, splits,
             **_arguments(q, v, rel, scale, blocks),
         )  # fmt: skip
     grad_k.copy_(sum_k.sum(2).mul_(magnitude))
     grad_v.copy_(sum_v.sum(2))
-    grad_tables = [
-        s.sum(0).mul_(magnitude).to(table.dtype) for s, table in zip(sum_tables, rel, strict=True)
-    ]
+    grad_tables = [s.sum(0).mul_(magnitude).to(table.dtype) for s, table in zip(sum_tables, rel, strict=True)]
     return grad_q, grad_k, grad_v, grad_tables
 
 
@@ -160,7 +191,8 @@ def empty_output(q: Tensor, v: Tensor) -> Tensor:
 
 def _arguments(q: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, blocks: Blocks) -> dict[str, Any]:
     """What both programs are compiled for."""
-    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    # The float32 units take no tile that the registers hold; three products of tensor cores are as exact.
+    precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
     return {
         "D": q.shape[-1],
         "E": v.shape[-1],
@@ -169,7 +201,7 @@ def _arguments(q: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, blocks
         "CHUNKS": max(1, -(-v.shape[-1] // blocks.channels)),
         "TABLES": len(rel),
         "SIGN": (scale > 0) - (scale < 0),
-        "PRECISION": "tf32" if tf32 else "tf32x3",
+        "PRECISION": precision if q.dtype == torch.float32 else "ieee",
         "ROWS": blocks.rows,
         "COLUMNS": blocks.columns,
         "LINES": blocks.lines,

@@ -57,9 +57,10 @@ def forward(
         columns = terms.column_terms(
             queries, rel_w, c, w0, W, TABLES, D, ROWS, COLUMNS, LINES, KEY_COLUMNS, COLUMN_WINDOW, PRECISION
         )  # (M, J)
-        for p in range(0, A):
+        for p in range(A):
             plane = terms.plane_terms(queries, rel_a, p - a + A - 1, TABLES, D)  # (M,)
             for g in range(0, H, GROUP):
+                group = tl.zeros((ROWS * COLUMNS, GROUP), tl.float32)
                 if TABLES >= 2:
                     group = terms.line_terms(
                         queries, rel_h, plane, g, h0, H, D, ROWS, COLUMNS, GROUP, PRECISION
@@ -178,10 +179,11 @@ def backward(
                 queries, rel_w, c, w0, W, TABLES, D, ROWS, COLUMNS, LINES, KEY_COLUMNS, COLUMN_WINDOW, PRECISION
             )  # (M, J)
             along_w = tl.zeros((ROWS * COLUMNS, LINES * KEY_COLUMNS), tl.float32)
-            for p in range(0, A):
+            for p in range(A):
                 plane = terms.plane_terms(queries, rel_a, p - a + A - 1, TABLES, D)  # (M,)
                 along_a = tl.zeros((ROWS * COLUMNS,), tl.float32)
                 for g in range(0, H, GROUP):
+                    group = tl.zeros((ROWS * COLUMNS, GROUP), tl.float32)
                     if TABLES >= 2:
                         group = terms.line_terms(
                             queries, rel_h, plane, g, h0, H, D, ROWS, COLUMNS, GROUP, PRECISION
@@ -193,7 +195,9 @@ def backward(
                         position = terms.offset(p, g + l, c, H * W, W, 1)
                         at_k = grad_k + position * D + (j * D)[:, None] + d[None, :]
                         earlier_k = tl.load(at_k, mask=k_mask & again, other=0.0)  # (J, D), early: it is far away
-                        keys = tl.load(k + terms.offset(p, g + l, c, k_a, k_h, k_w) + k_inner, mask=k_mask, other=0.0)  # (J, D)
+                        keys = tl.load(
+                            k + terms.offset(p, g + l, c, k_a, k_h, k_w) + k_inner, mask=k_mask, other=0.0
+                        )  # (J, D)
                         logits = columns
                         if TABLES >= 2:
                             logits += terms.pick_lines(group, l, LINES, KEY_COLUMNS)
@@ -202,12 +206,14 @@ def backward(
                         logits = tl.dot(queries, tl.trans(keys), logits, input_precision=PRECISION)  # (M, J)
                         weights = tl.exp2(logits * factor - minus[:, None])
                         slopes = tl.zeros((ROWS * COLUMNS, LINES * KEY_COLUMNS), tl.float32)
-                        for s in range(0, CHUNKS):
+                        for s in range(CHUNKS):
                             v_mask = j_inside[:, None] & (s * BLOCK_E + e < E)[None, :]
                             at_v = grad_v + position * E + s * BLOCK_E + (j * E)[:, None] + e[None, :]
                             earlier_v = tl.load(at_v, mask=v_mask & again, other=0.0)  # (J, E)
                             values = tl.load(
-                                v + terms.offset(p, g + l, c, v_a, v_h, v_w) + s * BLOCK_E * v_d + v_inner, mask=v_mask, other=0.0
+                                v + terms.offset(p, g + l, c, v_a, v_h, v_w) + s * BLOCK_E * v_d + v_inner,
+                                mask=v_mask,
+                                other=0.0,
                             )  # (J, E)
                             if CHUNKS > 1:
                                 part_mask = i_inside[:, None] & (s * BLOCK_E + e < E)[None, :]
@@ -219,7 +225,7 @@ def backward(
                                 tl.trans(weights.to(part.dtype)), part, earlier_v, input_precision=PRECISION
                             )  # (J, E)
                             tl.store(at_v, sum_v, mask=v_mask)
-                        slopes = weights * (slopes - level[:, None])  # the gradient of the logits
+                        slopes = weights * (slopes - tl.expand_dims(level, 1))  # the gradient of the logits
                         rounded = slopes.to(keys.dtype)
                         slope_q = tl.dot(rounded, keys, slope_q, input_precision=PRECISION)
                         sum_k = tl.dot(tl.trans(rounded), queries, earlier_k, input_precision=PRECISION)  # (J, D)
@@ -230,20 +236,22 @@ def backward(
                             along_h += terms.put_lines(slopes, l, LINES, GROUP)
                     if TABLES >= 2:
                         slope_q = terms.fold_lines(
-                            along_h, queries, slope_q, rel_h, grad_h, g, h0, H, D, ROWS, COLUMNS, LINE_WINDOW, PRECISION
-                        )
+                            along_h, queries, slope_q, rel_h, grad_h, g, h0, H, D, ROWS, COLUMNS, GROUP, LINE_WINDOW,
+                            PRECISION,
+                        )  # fmt: skip
                         along_a += tl.sum(along_h, axis=1)
-                if TABLES == 3:
+                if TABLES >= 3:
                     row = (p - a + A - 1) * D + d
                     distance = tl.load(rel_a + row, mask=d < D, other=0.0).to(tl.float32)
-                    slope_q += along_a[:, None] * distance[None, :]
-                    change = tl.sum(along_a[:, None] * queries.to(tl.float32), axis=0)
+                    slope_q += tl.expand_dims(along_a, 1) * distance[None, :]
+                    change = tl.sum(tl.expand_dims(along_a, 1) * queries.to(tl.float32), axis=0)
                     tl.debug_barrier()
                     terms.add(grad_a + row, change, d < D, d < D)
             if TABLES >= 1:
                 slope_q = terms.fold_columns(
-                    along_w, queries, slope_q, rel_w, grad_w, c, w0, W, D, ROWS, COLUMNS, LINES, COLUMN_WINDOW, PRECISION
-                )
+                    along_w, queries, slope_q, rel_w, grad_w, c, w0, W, D, ROWS, COLUMNS, LINES, KEY_COLUMNS,
+                    COLUMN_WINDOW, PRECISION,
+                )  # fmt: skip
         tl.store(
             grad_q
             + terms.offset(a, h0, w0, grad_q_a, grad_q_h, grad_q_w)

@@ -58,7 +58,7 @@ def line_terms(
     (M, GROUP)."""
     i = tl.arange(0, ROWS * COLUMNS) // COLUMNS
     terms = tl.broadcast_to(plane[:, None], (ROWS * COLUMNS, GROUP))
-    for r in range(0, ROWS):
+    for r in range(ROWS):
         window = _window(table, start - first - r + H - 1, H, D, q.shape[1], GROUP)
         own = q if ROWS == 1 else tl.where((i == r)[:, None], q, 0.0).to(q.dtype)
         terms = tl.dot(own, tl.trans(window), terms, input_precision=PRECISION)
@@ -68,7 +68,7 @@ def line_terms(
 @triton.jit
 def plane_terms(q, table, row, TABLES: tl.constexpr, D: tl.constexpr):
     """q times one row of the table of planes, the same distance for the whole tile: (M,)."""
-    if TABLES == 3:
+    if TABLES >= 3:
         d = tl.arange(0, q.shape[1])
         distance = tl.load(table + row * D + d, mask=d < D, other=0.0).to(tl.float32)
         terms = tl.sum(q.to(tl.float32) * distance[None, :], axis=1)
@@ -84,7 +84,7 @@ def pick_lines(group, l, LINES: tl.constexpr, KEY_COLUMNS: tl.constexpr):
     parts = tl.reshape(group, (M, group.shape[1] // LINES, LINES))
     here = tl.arange(0, parts.shape[1]) == l // LINES
     terms = tl.sum(tl.where(here[None, :, None], parts, 0.0), axis=1)  # (M, LINES)
-    return tl.reshape(tl.broadcast_to(terms[:, :, None], (M, LINES, KEY_COLUMNS)), (M, LINES * KEY_COLUMNS))
+    return tl.reshape(tl.broadcast_to(tl.expand_dims(terms, 2), (M, LINES, KEY_COLUMNS)), (M, LINES * KEY_COLUMNS))
 
 
 @triton.jit
@@ -93,7 +93,7 @@ def put_lines(slopes, l, LINES: tl.constexpr, GROUP: tl.constexpr):
     M: tl.constexpr = slopes.shape[0]
     sums = tl.sum(tl.reshape(slopes, (M, LINES, slopes.shape[1] // LINES)), axis=2)  # (M, LINES)
     here = tl.arange(0, GROUP // LINES) == l // LINES
-    return tl.reshape(tl.where(here[None, :, None], sums[:, None, :], 0.0), (M, GROUP))
+    return tl.reshape(tl.where(here[None, :, None], tl.expand_dims(sums, 1), 0.0), (M, GROUP))
 
 
 @triton.jit
@@ -120,40 +120,50 @@ def _fold(
 
 
 @triton.jit
+def _by_distance(slopes, i, j, dtype: tl.constexpr, SPAN: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr):
+    """Sums of (M, keys) by distance: those of key at ``j`` and query at ``i``, which is below SPAN, go to column
+    j - i + SPAN - 1 of (M, T)."""
+    t = tl.arange(0, WINDOW)
+    sums = tl.zeros((slopes.shape[0], WINDOW), tl.float32)
+    for r in range(SPAN):
+        own = tl.where((i == r)[:, None], slopes, 0.0).to(dtype)
+        shift = (t[None, :] == j[:, None] - r + (SPAN - 1)).to(dtype)  # one 1 in each row
+        sums = tl.dot(own, shift, sums, input_precision=PRECISION)
+    return sums.to(dtype)
+
+
+@triton.jit
 def fold_columns(
     slopes, q, slope_q, table, grad_table, start, first, W,
-    D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, LINES: tl.constexpr, WINDOW: tl.constexpr,
-    PRECISION: tl.constexpr,
+    D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, LINES: tl.constexpr, KEY_COLUMNS: tl.constexpr,
+    WINDOW: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The way back through `column_terms` of ``slopes`` (M, J)."""
-    M: tl.constexpr = ROWS * COLUMNS
-    KEY_COLUMNS: tl.constexpr = slopes.shape[1] // LINES
-    i = tl.arange(0, M) % COLUMNS
-    if LINES > 1:
-        slopes = tl.sum(tl.reshape(slopes, (M, LINES, KEY_COLUMNS)), axis=1)
-    j = tl.arange(0, WINDOW)[None, :] + i[:, None] - (COLUMNS - 1)  # (M, T)
-    inside = (j >= 0) & (j < KEY_COLUMNS)
-    spread = tl.where(inside, tl.gather(slopes, tl.where(inside, j, 0), axis=1), 0.0).to(q.dtype)
-    return _fold(
-        spread, q, slope_q, table, grad_table, start - first - (COLUMNS - 1) + W - 1, W, D, WINDOW, PRECISION
-    )
+    i = tl.arange(0, ROWS * COLUMNS) % COLUMNS
+    if KEY_COLUMNS < 16:  # Triton 3.6 fails on a gather from so few
+        spread = _by_distance(
+            slopes, i, tl.arange(0, LINES * KEY_COLUMNS) % KEY_COLUMNS, q.dtype, COLUMNS, WINDOW, PRECISION
+        )
+    else:
+        along = slopes
+        if LINES > 1:
+            along = tl.sum(tl.reshape(slopes, (ROWS * COLUMNS, LINES, KEY_COLUMNS)), axis=1)
+        j = tl.arange(0, WINDOW)[None, :] + i[:, None] - (COLUMNS - 1)  # (M, T)
+        inside = (j >= 0) & (j < KEY_COLUMNS)
+        spread = tl.where(inside, tl.gather(along, tl.where(inside, j, 0), axis=1), 0.0).to(q.dtype)
+    return _fold(spread, q, slope_q, table, grad_table, start - first - (COLUMNS - 1) + W - 1, W, D, WINDOW, PRECISION)
 
 
 @triton.jit
 def fold_lines(
     slopes, q, slope_q, table, grad_table, start, first, H,
-    D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr, WINDOW: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The way back through `line_terms` of ``slopes`` (M, GROUP)."""
-    i = tl.arange(0, ROWS * COLUMNS) // COLUMNS
     if ROWS == 1:
         spread = slopes.to(q.dtype)
     else:
-        shifted = tl.zeros((ROWS * COLUMNS, WINDOW), tl.float32)
-        c, t = tl.arange(0, slopes.shape[1]), tl.arange(0, WINDOW)
-        for r in range(0, ROWS):
-            own = tl.where((i == r)[:, None], slopes, 0.0).to(q.dtype)
-            shift = (t[None, :] == c[:, None] - r + (ROWS - 1)).to(q.dtype)  # one 1 in each row
-            shifted = tl.dot(own, shift, shifted, input_precision=PRECISION)
-        spread = shifted.to(q.dtype)
+        i = tl.arange(0, ROWS * COLUMNS) // COLUMNS
+        spread = _by_distance(slopes, i, tl.arange(0, GROUP), q.dtype, ROWS, WINDOW, PRECISION)
     return _fold(spread, q, slope_q, table, grad_table, start - first - (ROWS - 1) + H - 1, H, D, WINDOW, PRECISION)
