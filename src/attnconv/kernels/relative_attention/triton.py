@@ -1,0 +1,254 @@
+"""Relative attention as one GPU program over tiles of queries and keys: exact, memory linear in the positions.
+
+Of the forward only the log-sum-exp of each query is kept; the backward makes the weights again from it, with sums in
+a fixed order, so that gradients are the same each time.
+Letters: B batch, N heads, A planes, H lines (rows), W columns of the map (a map of fewer axes has one plane, or one
+line); L positions of the map; D key / E value channels a head; n length of one axis; P programs of the backward.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Above them the registers no longer hold a tile.
+MAX_HEAD_DIM = {torch.float32: 128, torch.bfloat16: 256, torch.float16: 256}
+MAX_SPLITS = 8
+GROUP = 16  # lines whose position terms are made at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """The sizes of the tiles, all powers of two: rows x columns queries, lines x key_columns keys, both at least 16.
+
+    ``channels`` of v are taken at a time; lines are at most 16.
+    """
+
+    rows: int
+    columns: int
+    lines: int
+    key_columns: int
+    channels: int
+    num_warps: int = 4
+    num_stages: int = 2
+
+
+def why_not(
+    *,
+    head_dim: int,
+    value_dim: int,
+    dtype: torch.dtype,
+    device_type: str,
+    capability: tuple[int, int] | None = None,
+) -> str | None:
+    """Why this kernel cannot run, in one clause, or None if it can.
+
+    Args:
+        value_dim: any: it is taken in parts.
+        capability: of the GPU; that of the current one if None.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if device_type != "cuda" and not (device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return f"the device is {device_type}, not cuda"
+    if torch.version.hip is not None:
+        return "it is untried on AMD GPUs"
+    if dtype not in MAX_HEAD_DIM:
+        return f"{dtype} is none of float32, bfloat16, float16"
+    if head_dim > MAX_HEAD_DIM[dtype]:
+        return f"head dim {head_dim} is above {MAX_HEAD_DIM[dtype]}" + (" in float32" if dtype == torch.float32 else "")
+    if device_type == "cuda":
+        capability = capability or torch.cuda.get_device_capability()
+        if capability < (8, 0):
+            return f"compute capability {capability[0]}.{capability[1]} is below 8.0"
+    return None
+
+
+def choose_blocks(
+    map_size: tuple[int, int, int], head_dim: int, value_dim: int, dtype: torch.dtype, *, backward: bool
+) -> Blocks:
+    """Tiles as large as the registers hold in the inner loop; what the compiler says of them is in the tests."""
+    _, height, width = map_size
+    wide = dtype == torch.float32
+    channels = min(64 if wide else 128, max(16, _power(value_dim)))
+    widest = max(_power(head_dim), channels)
+    if wide:
+        queries, keys, warps = (32, 32, 4) if widest <= 64 else (16, 32, 4) if backward else (32, 32, 8)
+    elif not backward:
+        queries, keys, warps = (64, 64, 4) if widest <= 64 else (64, 64, 8) if widest <= 128 else (64, 32, 8)
+    elif widest <= 64:
+        queries, keys, warps = 64, 64 if widest <= 32 else 32, 4
+    else:
+        queries, keys, warps = (64, 32, 8) if widest <= 128 else (32, 16, 8)
+    if height == 1:  # each tile of keys has column terms of its own
+        queries = min(queries, 32)
+
+    key_columns = _step(width, keys)
+    lines = max(16 // key_columns, min(keys // key_columns, _power(height)))
+    columns = _step(width, min(queries, 32) if backward else queries)  # else the window is too long for registers
+    rows = min(queries // columns, _power(height))
+    columns = max(columns, 16 // rows)
+    return Blocks(rows, columns, lines, key_columns, channels, warps)
+
+
+def _step(n: int, most: int) -> int:
+    """The largest power of two up to ``most`` in whose steps n is not much longer than in steps of 16."""
+    if n <= 16:
+        return min(max(4, _power(n)), most)
+    step = min(most, _power(n))
+    while step > 16 and -(-n // step) * step > 1.25 * (-(-n // 16) * 16):
+        step //= 2
+    return step
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, *, blocks: Blocks | None = None
+) -> tuple[Tensor, Tensor]:
+    """q, k (B, N, *map, D), v (B, N, *map, E), rel empty or one (2n - 1, D) an axis.
+
+    Returns the output (B, N, *map, E), laid out as (B, *map, N, E) in memory, and the log-sum-exp of each query's
+    logits (B, N, *map), in float32.
+    """
+    from attnconv.kernels.relative_attention import triton_programs
+
+    batch, heads = q.shape[:2]
+    out = empty_output(q, v)
+    lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
+    if lse.numel() == 0:
+        return out, lse
+    blocks = blocks or choose_blocks(_map3(q), q.shape[-1], v.shape[-1], q.dtype, backward=False)
+    shared = _arguments(q, v, rel, scale, blocks)
+    a, h, w = _map3(q)
+    tiles = a * -(-h // blocks.rows) * -(-w // blocks.columns)
+    program: Any = triton_programs.forward  # typed as what the compiler sees
+    with _on_device_of(q):
+        program[(batch * heads * tiles * shared["CHUNKS"],)](
+            q, k, v, *_tables3(rel, q), out, lse, _magnitude(scale) * math.log2(math.e),
+            *_strides(q), *_strides(k), *_strides(v), heads, a, h, w, **shared,
+        )  # fmt: skip
+    return out, lse
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel: Sequence[Tensor],
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    *,
+    blocks: Blocks | None = None,
+    splits: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """The gradients of q, k, v and of each table, from ``grad``, that of the output (B, N, *map, E).
+
+    The queries of a head are shared among ``splits`` programs, each with sums of its own.
+    """
+    from attnconv.kernels.relative_attention import triton_programs
+
+    grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    if lse.numel() == 0:
+        return grad_q, grad_k, grad_v, [torch.zeros_like(table) for table in rel]
+    batch, heads, *map_size, head_dim = q.shape
+    blocks = blocks or choose_blocks(_map3(q), head_dim, v.shape[-1], q.dtype, backward=True)
+    a, h, w = _map3(q)
+    tiles = a * -(-h // blocks.rows) * -(-w // blocks.columns)
+    if splits is None:
+        splits = max(1, min(2 * _processors(q) // (batch * heads), tiles, MAX_SPLITS))
+    splits = -(-tiles // -(-tiles // splits))  # none is left without a tile: its sums would stay unset
+    programs = batch * heads * splits
+    sum_k = q.new_empty(batch, heads, splits, *map_size, head_dim, dtype=torch.float32)
+    sum_v = q.new_empty(batch, heads, splits, *map_size, v.shape[-1], dtype=torch.float32)
+    sum_tables = [q.new_zeros(programs, *table.shape, dtype=torch.float32) for table in rel]
+    magnitude = _magnitude(scale)
+    program: Any = triton_programs.backward
+    with _on_device_of(q):
+        program[(programs,)](
+            _heads_last(grad), q, k, v, *_tables3(rel, q), _heads_last(out), lse,
+            grad_q, sum_k, sum_v, *_tables3(sum_tables, sum_k), float(scale), magnitude * math.log2(math.e),
+            *_strides(q), *_strides(k), *_strides(v), *_strides(grad_q), heads, a, h, w, splits,
+            **_arguments(q, v, rel, scale, blocks),
+        )  # fmt: skip
+    grad_k.copy_(sum_k.sum(2).mul_(magnitude))
+    grad_v.copy_(sum_v.sum(2))
+    grad_tables = [s.sum(0).mul_(magnitude).to(table.dtype) for s, table in zip(sum_tables, rel, strict=True)]
+    return grad_q, grad_k, grad_v, grad_tables
+
+
+def empty_output(q: Tensor, v: Tensor) -> Tensor:
+    """(B, N, *map, E) laid out as (B, *map, N, E): then the heads merge into channels_last without a copy."""
+    batch, heads, *map_size = q.shape[:-1]
+    return q.new_empty(batch, *map_size, heads, v.shape[-1]).movedim(-2, 1)
+
+
+def _arguments(q: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, blocks: Blocks) -> dict[str, Any]:
+    """What both programs are compiled for."""
+    # The float32 units take no tile that the registers hold; three products of tensor cores are as exact.
+    precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+    return {
+        "D": q.shape[-1],
+        "E": v.shape[-1],
+        "BLOCK_D": max(16, _power(q.shape[-1])),
+        "BLOCK_E": blocks.channels,
+        "CHUNKS": max(1, -(-v.shape[-1] // blocks.channels)),
+        "TABLES": len(rel),
+        "SIGN": (scale > 0) - (scale < 0),
+        "PRECISION": precision if q.dtype == torch.float32 else "ieee",
+        "ROWS": blocks.rows,
+        "COLUMNS": blocks.columns,
+        "LINES": blocks.lines,
+        "KEY_COLUMNS": blocks.key_columns,
+        "GROUP": GROUP,
+        "LINE_WINDOW": _power(blocks.rows + GROUP - 1),
+        "COLUMN_WINDOW": max(16, _power(blocks.columns + blocks.key_columns - 1)),
+        "num_warps": blocks.num_warps,
+        "num_stages": blocks.num_stages,
+    }
+
+
+def _map3(x: Tensor) -> tuple[int, int, int]:
+    """A, H, W."""
+    a, h, w = (1, 1, *x.shape[2:-1])[-3:]
+    return a, h, w
+
+
+def _strides(x: Tensor) -> tuple[int, ...]:
+    """Of b, n, a, h, w and the channels, zero for an axis that the map lacks."""
+    b, n, *places, channel = x.stride()
+    return b, n, *((0, 0, *places)[-3:]), channel
+
+
+def _tables3(rel: Sequence[Tensor], q: Tensor) -> tuple[Tensor, ...]:
+    """One of each axis; q stands for those that there are not, and is not read as such."""
+    return (q, q, *(table.contiguous() for table in rel))[-3:] if rel else (q, q, q)
+
+
+def _heads_last(x: Tensor) -> Tensor:
+    """(B, N, *map, E) -> (B, *map, N, E), contiguous."""
+    return x.movedim(1, -2).contiguous()
+
+
+def _processors(x: Tensor) -> int:
+    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
+
+
+def _magnitude(scale: float) -> float:
+    """The factor of the logits that is left when q takes the sign of ``scale``, itself 0 if the scale is."""
+    return abs(scale) or 1.0
+
+
+def _power(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _on_device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
