@@ -66,6 +66,12 @@ def imports(tree: ast.AST, inside_function: bool = False):
             yield from imports(node, inside_function or nested)
 
 
+def is_kernel(parts: list[str]) -> bool:
+    """Whether attnconv.kernels.<op>.<file>[.<name>] is a kernel, and not a piece that kernels share."""
+    file = SOURCE.joinpath(*parts[1:4]).with_suffix(".py")
+    return not file.exists() or "\ndef forward(" in file.read_text()
+
+
 def violations(path: Path, text: str) -> list[str]:
     room, found = room_of(path), []
     allowed = ALLOWED[room]
@@ -78,8 +84,11 @@ def violations(path: Path, text: str) -> list[str]:
             continue
         if other == room and room != "kernels":
             continue
-        if other == room:  # kernels: one folder an op, one file a kernel, none of them imports another
-            found.append(f"{room} imports another kernel, {module}")
+        if other == room:
+            # One folder an op. A file with a `forward` is a kernel, and x_*.py are parts of the kernel x.py.
+            family = [path.parent.name, path.stem.partition("_")[0]]
+            if is_kernel(parts) and [parts[2], *(part.partition("_")[0] for part in parts[3:4])] != family:
+                found.append(f"{room} imports another kernel, {module}")
         elif other not in allowed:
             found.append(f"{room} imports {module}")
         elif room == "ops" and not inside:
@@ -107,6 +116,8 @@ def test_imports_follow_the_rules(path):
         ("layers/new.py", "def f():\n    import attnconv.train.fit"),
         ("ops/new.py", "from attnconv.kernels.relative_attention import eager"),
         ("kernels/new.py", "from attnconv.kernels.relative_attention import eager"),
+        ("kernels/one/new.py", "from attnconv.kernels.one import newer_part"),
+        ("kernels/one/new.py", "from attnconv.kernels.two import new_part"),
         ("train/new.py", "from attnconv import models"),
         ("compat.py", "import attnconv.models"),
         ("train/new.py", "import attnconv"),
@@ -115,6 +126,23 @@ def test_imports_follow_the_rules(path):
 )
 def test_a_planted_violation_is_caught(place, text):
     assert len(violations(SOURCE / place, text)) == 1
+
+
+def test_a_piece_that_kernels_share_is_no_kernel():
+    place, folder = SOURCE / "kernels/relative_attention/new.py", "attnconv.kernels.relative_attention"
+    assert violations(place, f"from {folder}.position_term import position_term") == []
+    assert len(violations(place, f"from {folder}.eager import forward")) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("kernels/one/new.py", "from attnconv.kernels.one import new_part"),
+        ("kernels/one/new_part.py", "from attnconv.kernels.one.new_other import thing"),
+    ],
+)
+def test_the_parts_of_one_kernel_import_each_other(place, text):
+    assert violations(SOURCE / place, text) == []
 
 
 def test_a_permitted_import_passes():

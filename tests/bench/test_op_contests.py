@@ -57,7 +57,6 @@ def test_contestants_are_ours_and_the_peers():
     names = [contestant.name for contestant in contest.enter()]
     assert names == relative.contestant_names()
     assert set(ops.IMPLS) <= set(names)
-    assert ("sdpa-fold" in names) != ("sdpa" in ops.IMPLS)
 
 
 def test_all_contestants_of_one_contest_run_or_say_why(monkeypatch):

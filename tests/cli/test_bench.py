@@ -32,6 +32,46 @@ def test_every_flag_is_listed_here(attnconv, command):
     assert set(re.findall(r"--[a-z][a-z0-9-]*", out)) == set(FLAGS[command].split())
 
 
+CPU = ("--device", "cpu")
+CHOICE = "--backward --device --dtype --explain-choice --json --key-dim --map-size --positions --value-dim"
+
+
+def test_every_flag_of_the_explanation_is_listed_here(attnconv):
+    _, out, _ = attnconv("bench", "--help")
+    found = set(re.findall(r"--[a-z][a-z0-9-]*", out)) - {"--no-backward", "--no-positions", "--help", "--version"}
+    assert found == set(CHOICE.split())
+
+
+def test_the_choice_of_a_kernel_is_explained(attnconv):
+    code, out, err = attnconv("bench", "--explain-choice", "--device", "cpu")
+    assert code == 0, err
+    assert out.startswith("map 32,32, D 20, E 2, float32, cpu: blocked\n")
+    assert re.search(r"^ *sdpa +could run; blocked goes first: the fastest on maps of 61 positions", out, re.M)
+    assert re.search(r"^ *triton +\S", out, re.M)
+
+
+def test_the_choice_as_json(attnconv):
+    _, out, _ = attnconv(
+        "bench", "--explain-choice", "--map-size", "7,7", "--value-dim", "8", "--device", "cpu", "--json"
+    )
+    found = json.loads(out)
+    assert found["kernel"] == "eager"
+    assert list(found["reasons"]) == ["eager", "blocked", "sdpa", "triton"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--map-size", "a,3"), "--map-size must be integers such as 8,16,32, got 'a,3'"),
+        (("--map-size", "1,2,3,4"), "--map-size must have one to three numbers, got '1,2,3,4'"),
+        (("--map-size", "0,3"), "map-size must be at least 1"),
+        (("--key-dim", "0"), "key-dim must be at least 1"),
+    ],
+)
+def test_a_shape_that_is_none_gets_a_sentence(attnconv, flags, sentence):
+    assert_refused(attnconv("bench", "--explain-choice", *flags), sentence)
+
+
 def test_alone_it_prints_help(attnconv):
     code, out, _ = attnconv("bench")
     assert code == 0
@@ -104,7 +144,7 @@ def test_a_report_of_the_records(attnconv, tmp_path):
 
 
 BAD_COMMANDS = [
-    (["opz"], 'Unknown command "opz". Did you mean "ops"'),
+    (["opz"], "unknown command 'opz'; nearest: 'ops'"),
     (["ops", "--case", "S11"], "unknown case 'S11'; nearest: 'S1'"),
     (["ops", "--impl", "egar"], "unknown impl 'egar'; nearest: 'eager'"),
     (

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnconv import ops
-from attnconv.ops.bilinear_attention import cheapest_order
+from attnconv.ops.bilinear_attention import fastest_order
 
 ORDERS = ["auto", "scores", "gram", "gram_weight"]
 
@@ -62,11 +62,60 @@ def test_gradients(order):
     assert torch.autograd.gradcheck(lambda *a: ops.bilinear_attention(*a, order=order, symmetric=True), arguments)
 
 
+@pytest.mark.parametrize("order", ORDERS[1:])
+def test_second_derivatives(order):
+    x, weight = inputs(channels=3, map_size=(2, 1))
+    gamma = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    arguments = (x[:1].requires_grad_(), weight.requires_grad_(), gamma)
+    assert torch.autograd.gradgradcheck(lambda *a: ops.bilinear_attention(*a, order=order), arguments)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("channels", "map_size"), [(4, (3, 5)), (9, (2, 3))], ids=["gram_weight", "scores"])
+def test_gradients_are_those_of_the_literal_form(channels, map_size, channels_last):
+    x, weight = inputs(channels, map_size)
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    gamma = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+    arguments = (x.requires_grad_(), weight.requires_grad_(), gamma)
+    upper = torch.linspace(-1, 1, x.numel(), dtype=torch.float64).reshape(x.shape)
+
+    def slopes(order):
+        return torch.autograd.grad(ops.bilinear_attention(*arguments, order=order, normalize=True), arguments, upper)
+
+    for found, expected in zip(slopes("auto"), slopes("gram"), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_channels_last_stays_so():
+    x, weight = inputs(4, (3, 5))
+    y = ops.bilinear_attention(x.to(memory_format=torch.channels_last), weight, 0.5)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_the_maps_only_the_input_is_kept_for_the_backward(dtype):
+    x, weight = inputs(6, (8, 5), dtype=dtype)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        ops.bilinear_attention(x.requires_grad_(), weight.requires_grad_(), torch.ones(1, requires_grad=True))
+    maps = [t for t in kept if t.shape[-1:] == (40,)]
+    assert [t.data_ptr() for t in maps] == [x.data_ptr()]
+
+
+@pytest.mark.parametrize("positions", [4, 40])
+def test_half_precision_errs_no_more_than_its_own_rounding(positions):
+    x, weight = inputs(6, (positions,))
+    exact = ops.bilinear_attention(x.bfloat16().double(), weight.bfloat16().double(), 0.1)
+    y = ops.bilinear_attention(x.bfloat16(), weight.bfloat16(), 0.1)
+    torch.testing.assert_close(y.double(), exact, rtol=torch.finfo(torch.bfloat16).eps, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("channels", "positions", "macs"),
     [(8, 3, 3 * 64 + 2 * 9 * 8), (4, 20, 2 * 20 * 16 + 64), (5, 5, 3 * 125)],
 )
-def test_auto_runs_the_cheapest_order(channels, positions, macs):
+def test_auto_runs_the_fastest_order(channels, positions, macs):
     x, weight = inputs(channels, (positions,))
     costs = {}
     for order in ORDERS:
@@ -81,7 +130,7 @@ def test_auto_runs_the_cheapest_order(channels, positions, macs):
     [(1024, 256, "scores"), (512, 64, "scores"), (256, 1024, "gram_weight"), (256, 4096, "gram_weight")],
 )
 def test_the_choice_is_by_cost(channels, positions, order):
-    assert cheapest_order(channels, positions) == order
+    assert fastest_order(channels, positions) == order
 
 
 def spread_of_three(seed, dtype=torch.float16):

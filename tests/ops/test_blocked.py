@@ -71,38 +71,6 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(call, arguments)
 
 
-def low_precision(q, k, v, rel):
-    """Every product and the softmax in the dtype of the inputs: the error that a fused form is measured by."""
-    axes = q.dim() - 3
-    logits = torch.einsum("bn...d,bnjd->bn...j", q, k.flatten(2, -2)).unflatten(-1, q.shape[2:-1])
-    for axis, table in enumerate(rel):
-        n = q.shape[2 + axis]
-        steps = torch.arange(n)
-        r = table[steps[None] - steps[:, None] + n - 1]
-        term = torch.einsum("...id,ijd->...ij", q.movedim(2 + axis, -2), r).movedim(-2, 2 + axis)
-        logits = logits + term.unflatten(-1, [n if a == axis else 1 for a in range(axes)])
-    weights = (logits.flatten(-axes) * q.shape[-1] ** -0.5).softmax(-1)
-    return torch.einsum("bn...j,bnje->bn...e", weights, v.flatten(2, -2))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_error_is_at_most_twice_that_of_plain_arithmetic(dtype):
-    q, k, v, rel = inputs((9, 7), d=20, e=4, dtype=dtype)
-    exact = torch.from_numpy(oracles.relative_attention(q, k, v, rel))
-    error = (ops.relative_attention(q, k, v, rel, impl="blocked").double() - exact).abs().max()
-    plain = (low_precision(q, k, v, rel).double() - exact).abs().max()
-    assert error <= 2 * plain + 2 * torch.finfo(dtype).eps * exact.abs().max()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_gradients(dtype):
-    given = [t.to(dtype) if isinstance(t, torch.Tensor) else [r.to(dtype) for r in t] for t in inputs((5, 7), d=16)]
-    exact = gradients("eager", *(t.double() if isinstance(t, torch.Tensor) else [r.double() for r in t] for t in given))
-    for found, expected in zip(gradients("blocked", *given), exact, strict=True):
-        assert found.dtype == dtype
-        torch.testing.assert_close(found.double(), expected, rtol=0.03, atol=0.03 * expected.abs().max().item())
-
-
 def test_the_output_merges_into_channels_last_without_a_copy():
     q, k, v, rel = inputs((3, 5))
     y = ops.relative_attention(q, k, v, rel, impl="blocked")
@@ -154,7 +122,7 @@ def test_compile_in_one_graph_forward_and_backward(dynamic):
 
 
 def test_export_is_refused_and_names_the_form_that_can():
-    with pytest.raises(Exception, match="impl='blocked' cannot be exported; impl='eager' can"):
+    with pytest.raises(Exception, match="impl='blocked' cannot be exported; impl='sdpa' and impl='eager' can"):
         torch.export.export(layer(), (IMAGE,))
 
 

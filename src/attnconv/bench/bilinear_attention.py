@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnconv import ops
 from attnconv.bench.contest import BOTH, Call, Contest, Contestant, Probe, Settings
-from attnconv.ops.bilinear_attention import cheapest_order
+from attnconv.ops.bilinear_attention import fastest_order
 
 PROBE_BYTES = 2**30
 
@@ -85,7 +85,7 @@ def _contest(case: Case, what: str, settings: Settings) -> Contest:
         large = 5 * 4 * case.batch * max(case.positions, case.channels) ** 2 > PROBE_BYTES
 
         def contestant(name: str) -> Contestant:
-            order = cheapest_order(case.channels, case.positions) if name == "auto" else name.removeprefix("plain-")
+            order = fastest_order(case.channels, case.positions) if name == "auto" else name.removeprefix("plain-")
             return Contestant(
                 name,
                 lambda: call_of(name, *inputs()),

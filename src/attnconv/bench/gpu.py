@@ -20,7 +20,7 @@ from attnconv.bench.timing import Tell
 
 OP_CASES = tuple(case for case in relative_attention.NAMED if case.name.startswith("G"))
 OPS_PART = 0.5  # of the time, at most, for attention alone
-CONTESTANTS = ("auto", "triton", "eager", "sdpa", "sdpa-fold", "flex")  # those of them that there are
+CONTESTANTS = ("auto", "triton", "eager", "blocked", "sdpa", "flex")
 NETWORK = Case("aa_wide_resnet28_10", 128, 32, 100)
 
 

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnconv import ops
-
 FLEX_CHANNELS = 16  # FlexAttention on CUDA takes no fewer a head
 
 
@@ -32,19 +30,6 @@ def sdpa_mask(q: Tensor, k: Tensor, v: Tensor, rel: list[Tensor]) -> Tensor:
     mask = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(4).flatten(2, 3)  # (B, N, L, L)
     y = F.scaled_dot_product_attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), attn_mask=mask)
     return y.unflatten(2, q.shape[2:4])
-
-
-def sdpa_fold(q: Tensor, k: Tensor, v: Tensor, rel: list[Tensor]) -> Tensor:
-    """The position terms as further channels of q, and one-hot rows and columns as further channels of k."""
-    batch, heads, height, width, depth = q.shape
-    rows, columns = _terms(q, rel)
-    wide_q = torch.cat([q * depth**-0.5, rows, columns], dim=-1)  # (B, N, H, W, D + H + W)
-    one_row = torch.eye(height, dtype=q.dtype, device=q.device)[:, None].expand(height, width, height)
-    one_column = torch.eye(width, dtype=q.dtype, device=q.device)[None].expand(height, width, width)
-    ones = torch.cat([one_row, one_column], dim=-1).expand(batch, heads, height, width, height + width)
-    wide_k = torch.cat([k, ones], dim=-1)
-    y = F.scaled_dot_product_attention(wide_q.flatten(2, 3), wide_k.flatten(2, 3), v.flatten(2, 3), scale=1.0)
-    return y.unflatten(2, (height, width))
 
 
 def flex(compiled: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, rel: list[Tensor]) -> Tensor:
@@ -87,6 +72,5 @@ def _compiled_flex() -> Callable[..., Tensor]:
 PEERS: dict[str, Callable[[], Callable[..., Tensor]]] = {
     "einsum": lambda: einsum,
     "sdpa-mask": lambda: sdpa_mask,
-    **({} if "sdpa" in ops.IMPLS else {"sdpa-fold": lambda: sdpa_fold}),
     "flex": _compiled_flex,
 }

@@ -28,6 +28,74 @@ BUDGET = 30.0  # seconds that the rounds of one contest may take, but for its le
 bench = App(name="bench", help_format="plaintext")
 
 
+@bench.default
+def choice(
+    command: Annotated[str | None, Parameter(show=False)] = None,
+    /,
+    *,
+    explain_choice: Flag = False,
+    map_size: str = "32,32",
+    key_dim: int = 20,
+    value_dim: int = 2,
+    positions: bool = True,
+    backward: bool = True,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    json: Flag = False,
+) -> None:
+    """What things cost, measured: see the commands. With --explain-choice, nothing is run.
+
+    Parameters
+    ----------
+    explain_choice:
+        Print which kernel relative attention takes for a shape, and why not the others.
+    map_size:
+        Rows, columns; or one or three numbers.
+    key_dim:
+        Key channels a head, D.
+    value_dim:
+        Value channels a head, E.
+    positions:
+        With relative positions.
+    backward:
+        Where a gradient is needed.
+    dtype:
+        Of the inputs.
+    device:
+        Where the inputs are.
+    json:
+        Print one JSON object.
+    """
+    if command is not None:  # a name that is none of the commands
+        checks.one_of("command", command, ("ops", "layers", "models", "report"))
+    if not explain_choice:
+        bench.help_print()
+        return
+    import torch
+
+    from attnconv.ops import AttentionProblem
+    from attnconv.ops import explain_choice as explain
+
+    sides = _integers("map-size", map_size)
+    if len(sides) > 3:
+        raise checks.InputError(f"--map-size must have one to three numbers, got {map_size!r}")
+    problem = AttentionProblem(
+        map_size=tuple(checks.integer("map-size", n, at_least=1) for n in sides),
+        head_dim=checks.integer("key-dim", key_dim, at_least=1),
+        value_dim=checks.integer("value-dim", value_dim, at_least=1),
+        dtype=getattr(torch, dtype),
+        device_type=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
+        tables=positions,
+        needs_grad=backward,
+    )
+    chosen, reasons = explain(problem)
+    if json:
+        print_json({"kernel": chosen, "reasons": reasons})
+        return
+    print(f"map {map_size}, D {key_dim}, E {value_dim}, {dtype}, {problem.device_type}: {chosen}")
+    print_table(("kernel", "why, or why not"), list(reasons.items()), right=False)
+
+
 @bench.command
 def ops(
     *,
@@ -211,6 +279,13 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _integers(flag: str, text: str) -> list[int]:
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError:
+        raise checks.InputError(f"--{flag} must be integers such as 8,16,32, got {text!r}") from None
+
+
 def _chosen(
     case: str | None,
     sizes: str | None,
@@ -228,10 +303,7 @@ def _chosen(
         for name in names:
             checks.one_of("case", name, known)
     if sizes is not None:
-        try:
-            swept = [int(word) for word in _words(sizes)]
-        except ValueError:
-            raise checks.InputError(f"--sizes must be integers such as 8,16,32, got {sizes!r}") from None
+        swept = _integers("sizes", sizes)
     if not names and not swept:
         raise checks.InputError(f"no case is left to run: got --case {case!r} and --sizes {sizes!r}")
     return names, swept

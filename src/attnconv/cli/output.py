@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """The first column left, the others right; never cut to the width of a pipe."""
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: bool = True) -> None:
+    """The first column left, the others right, if they are numbers; never cut to the width of a pipe."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -16,7 +16,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         console.width = 10_000  # a pipe has no width to fold at
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+        table.add_column(name, justify="right" if i and right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     with console.capture() as captured:  # rich would leave the process itself if the reader of a pipe has gone

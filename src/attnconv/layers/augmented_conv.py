@@ -273,9 +273,9 @@ class AugmentedConvNd(nn.Module):
 
     def _one_convolution(self) -> bool:
         """Whether conv_out and qkv_conv read the same windows of the same map, and nobody listens to either of them."""
-        convs = [conv for conv in (self.conv_out, self.qkv_conv) if type(conv) is self._conv]
+        convs = [c for c in (self.conv_out, self.qkv_conv) if c is not None and type(c) is self._conv]
         return (
-            len({conv.bias is None for conv in convs}) == 1 < len(convs)
+            len({c.bias is None for c in convs}) == 1 < len(convs)
             and (self.qkv_kernel_size, self.groups, self._pool_first) == (self.kernel_size, 1, False)
             and self.position not in ("sine", "coordconv")
             and not any(c._forward_hooks or c._forward_pre_hooks or c._backward_hooks for c in convs)
@@ -283,8 +283,7 @@ class AugmentedConvNd(nn.Module):
 
     def _convolve_and_project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """conv_out(x), and the map that qkv_conv makes, as one convolution: x is read once."""
-        first, second = self.conv_out, self.qkv_conv
-        assert first is not None
+        first, second = self.conv_out or self.qkv_conv, self.qkv_conv
         bias = None if first.bias is None or second.bias is None else torch.cat([first.bias, second.bias])
         both = first._conv_forward(x, torch.cat([first.weight, second.weight]), bias)
         return both[:, : first.out_channels], both[:, first.out_channels :]

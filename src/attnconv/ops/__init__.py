@@ -2,6 +2,15 @@
 
 from attnconv.ops.attention_weights import attention_weights
 from attnconv.ops.bilinear_attention import ORDERS, bilinear_attention
+from attnconv.ops.kernel_choice import AttentionProblem, explain_choice
 from attnconv.ops.relative_attention import IMPLS, relative_attention
 
-__all__ = ["IMPLS", "ORDERS", "attention_weights", "bilinear_attention", "relative_attention"]
+__all__ = [
+    "IMPLS",
+    "ORDERS",
+    "AttentionProblem",
+    "attention_weights",
+    "bilinear_attention",
+    "explain_choice",
+    "relative_attention",
+]

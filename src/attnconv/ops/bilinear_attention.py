@@ -13,6 +13,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from attnconv import checks
 from attnconv.ops.autocast import autocast_off
+from attnconv.ops.tracing import exporting, has_tangent, transforming
 
 ORDERS = ("auto", "scores", "gram", "gram_weight")
 
@@ -39,7 +40,7 @@ def bilinear_attention(
         symmetric: use (W + W^T) / 2.
         normalize: divide S by L.
         order: "scores" is x (x^T (W x)), L C^2 + 2 L^2 C multiply-adds, and holds the (L, L) scores; "gram" is
-            (x x^T)(W x), 3 L C^2; "gram_weight" is ((x x^T) W) x, 2 L C^2 + C^3; "auto" takes the cheapest.
+            (x x^T)(W x), 3 L C^2; "gram_weight" is ((x x^T) W) x, 2 L C^2 + C^3; "auto" takes the fastest.
     Returns:
         The shape and dtype of x; exactly x where gamma is 0.
     Raises:
@@ -47,22 +48,34 @@ def bilinear_attention(
     """
     checks.one_of("order", order, ORDERS)
     _check(x, weight, gamma)
-    weight = weight.flatten(1)  # (C, C)
+    map_size = x.shape[2:]
+    exact = torch.promote_types(x.dtype, torch.float32)
+    weight = weight.flatten(1).to(exact)  # (C, C)
     if symmetric:
         weight = (weight + weight.mT) / 2
+    if normalize:
+        weight = weight / math.prod(map_size)
+    gate = torch.as_tensor(gamma, dtype=exact, device=x.device).reshape(())
     if order == "auto":
-        order = cheapest_order(x.shape[1], math.prod(x.shape[2:]))
+        order = fastest_order(x.shape[1], math.prod(map_size))
+    # The form with derivatives of its own is for torch to differentiate in the ordinary way.
+    literal = order == "gram" or exporting() or transforming() or has_tangent(x, weight, gate)
 
-    from attnconv.kernels.bilinear_attention import eager
+    from attnconv.kernels.bilinear_attention import eager, recomputing
 
     with autocast_off(x):
-        return eager.forward(x, weight, gamma, normalize, order)
+        y = (eager if literal else recomputing).forward(x.flatten(2), weight, gate, order)
+        return y.unflatten(2, map_size)
 
 
-def cheapest_order(channels: int, positions: int) -> str:
-    """The order with the fewest multiply-adds; "gram" never beats both others, so it is only ever asked for."""
-    fewer = positions < channels
-    if torch.compiler.is_exporting():  # a dynamic map must not be tied to one side of the comparison
+def fastest_order(channels: int, positions: int) -> str:
+    """The faster of "scores" and "gram_weight"; "gram" never beats both others, so it is only ever asked for.
+
+    Forward multiply-adds cross at L = C, those of forward and backward together at 0.904 C, and measured times of
+    both at about 0.9 C for C = 64, 256 and 512 (docs/results/kernels.md).
+    """
+    fewer = 10 * positions < 9 * channels
+    if exporting():  # a dynamic map must not be tied to one side of the comparison
         fewer = statically_known_true(fewer)
     return "scores" if fewer else "gram_weight"
 

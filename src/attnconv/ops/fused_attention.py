@@ -1,6 +1,6 @@
-"""The kernel "blocked" as torch operators, so that compile, autograd, checkpointing and the FLOP counter know it.
+"""The kernels "blocked" and "triton" as torch operators: what compile, autograd, checkpointing, the FLOP counter know.
 
-Names, shapes and FLOPs are registered when `attnconv.ops` is imported; the kernel itself loads when first called.
+Names, shapes and FLOPs are registered when `attnconv.ops` is imported; a kernel itself loads when first called.
 Letters: B batch, N heads, L positions of the map, D key / E value channels a head.
 """
 
@@ -10,68 +10,83 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import register_flop_formula
 
 from attnconv import checks
+from attnconv.ops.tracing import exporting, has_tangent
 
-COMPILE_IS_EXPORT = torch.__version__ < "2.12"  # torch 2.11 says that it exports when torch.compile traces
+FUSED = ("blocked", "triton")
 
 
-def run_blocked(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> Tensor:
-    """The output (B, N, *map, E), or a sentence on what this kernel cannot do and which one can."""
-    if torch.compiler.is_exporting() and not (COMPILE_IS_EXPORT and torch.compiler.is_dynamo_compiling()):
-        raise checks.InputError("impl='blocked' cannot be exported; impl='eager' can")
-    if _has_tangent(q, k, v, *rel):  # custom operators drop it in silence
-        raise RuntimeError("impl='blocked' has no forward-mode derivative; impl='eager' has one")
+def run_fused(impl: str, q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> Tensor:
+    """The output (B, N, *map, E) by one of FUSED, or a sentence on what it cannot do and which kernel can."""
+    if exporting():
+        raise checks.InputError(f"impl={impl!r} cannot be exported; impl='sdpa' and impl='eager' can")
+    if has_tangent(q, k, v, *rel):  # custom operators drop it in silence
+        raise RuntimeError(f"impl={impl!r} has no forward-mode derivative; impl='eager' has one")
     try:
-        return blocked_attention(q, k, v, rel, scale)[0]
+        return _OPS[impl](q, k, v, rel, scale)[0]
     except RuntimeError as error:
         if "functorch transforms" not in str(error):
             raise
-        raise RuntimeError("torch.func cannot differentiate impl='blocked'; with impl='eager' it can") from error
+        raise RuntimeError(f"torch.func cannot differentiate impl={impl!r}; with impl='eager' it can") from error
 
 
-def _has_tangent(*tensors: Tensor) -> bool:
-    """Whether forward-mode differentiation (torch.func.jvp, for one) runs through any of the tensors."""
-    return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+def _kernel(impl: str) -> Any:
+    from attnconv.kernels.relative_attention import blocked, triton
+
+    return {"blocked": blocked, "triton": triton}[impl]
 
 
-@torch.library.custom_op("attnconv::blocked_attention", mutates_args=())
-def blocked_attention(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
-    """The output (B, N, *map, E) and the log-sum-exp of each query (B, N, *map), as `kernels` says."""
-    from attnconv.kernels.relative_attention import blocked
+def _register(impl: str) -> Any:
+    """Define attnconv::<impl>_attention and its backward."""
 
-    return blocked.forward(q, k, v, rel, scale)
+    def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+        return _kernel(impl).forward(q, k, v, rel, scale)
+
+    def backward(
+        grad: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rel: Sequence[Tensor],
+        out: Tensor,
+        lse: Tensor,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        return _kernel(impl).backward(grad, q, k, v, rel, out, lse, scale)
+
+    # The output (B, N, *map, E) and each query's log-sum-exp (B, N, *map); the gradients of q, k, v and the tables.
+    forward_op = torch.library.custom_op(f"attnconv::{impl}_attention", forward, mutates_args=())
+    backward_op = torch.library.custom_op(f"attnconv::{impl}_attention_backward", backward, mutates_args=())
+
+    def differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | list[Tensor] | None, ...]:
+        q, k, v, out, lse, *rel = ctx.saved_tensors
+        return *backward_op(grad, q, k, v, rel, out, lse, ctx.scale), None
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError(f"impl={impl!r} has no second derivative; impl='eager' has one")
+
+    forward_op.register_fake(_fake_forward)
+    backward_op.register_fake(_fake_backward)
+    forward_op.register_autograd(differentiate, setup_context=_save)
+    backward_op.register_autograd(refuse)
+    for op in (forward_op, backward_op):
+        op.register_vmap(_one_by_one(op))
+    packets = torch.ops.attnconv
+    register_flop_formula(getattr(packets, f"{impl}_attention"))(_forward_flops)
+    register_flop_formula(getattr(packets, f"{impl}_attention_backward"))(_backward_flops)
+    return forward_op
 
 
-@blocked_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
-    from attnconv.kernels.relative_attention import blocked
-
-    return blocked.empty_output(q, v), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
-
-
-@torch.library.custom_op("attnconv::blocked_attention_backward", mutates_args=())
-def blocked_attention_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rel: Sequence[Tensor],
-    out: Tensor,
-    lse: Tensor,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """The gradients of q, k, v and the tables."""
-    from attnconv.kernels.relative_attention import blocked
-
-    return blocked.backward(grad, q, k, v, rel, out, lse, scale)
+def _fake_forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+    batch, heads, *map_size = q.shape[:-1]
+    out = q.new_empty(batch, *map_size, heads, v.shape[-1]).movedim(-2, 1)
+    return out, q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
 
 
-@blocked_attention_backward.register_fake
-def _(
+def _fake_backward(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -91,15 +106,6 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.save_for_backward(q, k, v, out, lse, *rel)
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | list[Tensor] | None, ...]:
-    q, k, v, out, lse, *rel = ctx.saved_tensors
-    return *torch.ops.attnconv.blocked_attention_backward(grad, q, k, v, rel, out, lse, ctx.scale), None
-
-
-def _refuse(*_: Any) -> None:
-    raise RuntimeError("impl='blocked' has no second derivative; impl='eager' has one")
-
-
 def _one_by_one(op: Any) -> Any:
     """A rule for vmap: one call a slice, since the tables of the slices may differ."""
 
@@ -116,12 +122,6 @@ def _one_by_one(op: Any) -> Any:
     return rule
 
 
-blocked_attention.register_autograd(_differentiate, setup_context=_save)
-blocked_attention_backward.register_autograd(_refuse)
-blocked_attention.register_vmap(_one_by_one(blocked_attention))
-blocked_attention_backward.register_vmap(_one_by_one(blocked_attention_backward))
-
-
 def _flops(q: Sequence[int], v: Sequence[int], rel: Sequence[Any], *, keys: int, values: int) -> int:
     """2 a multiply-add: ``keys`` products of length D for each pair of positions, and for each position term that a
     query needs, and ``values`` products of length E for each pair."""
@@ -130,11 +130,12 @@ def _flops(q: Sequence[int], v: Sequence[int], rel: Sequence[Any], *, keys: int,
     return 2 * q[0] * q[1] * (keys * q[-1] * (pairs + terms) + values * v[-1] * pairs)
 
 
-@register_flop_formula(torch.ops.attnconv.blocked_attention)
-def _(q: Any, k: Any, v: Any, rel: Any, *_: Any, **__: Any) -> int:
+def _forward_flops(q: Any, k: Any, v: Any, rel: Any, *_: Any, **__: Any) -> int:
     return _flops(q, v, rel, keys=1, values=1)
 
 
-@register_flop_formula(torch.ops.attnconv.blocked_attention_backward)
-def _(grad: Any, q: Any, k: Any, v: Any, rel: Any, *_: Any, **__: Any) -> int:
+def _backward_flops(grad: Any, q: Any, k: Any, v: Any, rel: Any, *_: Any, **__: Any) -> int:
     return _flops(q, v, rel, keys=3, values=2)  # the logits again, and their slopes times k and q
+
+
+_OPS = {impl: _register(impl) for impl in FUSED}

@@ -5,15 +5,18 @@ Letters: B batch, N heads, D key / E value channels a head, R half the rows of a
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from attnconv import checks
 from attnconv.ops.autocast import autocast_dtype, autocast_off
-from attnconv.ops.blocked_attention import run_blocked
+from attnconv.ops.fused_attention import FUSED, run_fused
+from attnconv.ops.kernel_choice import KERNELS, AttentionProblem, choose_kernel, why_not
+from attnconv.ops.tracing import exporting, exporting_to_onnx, has_tangent, transforming
 
-IMPLS = ("auto", "eager", "blocked")
+IMPLS = ("auto", *KERNELS)
 
 Tables = Sequence[Tensor | None] | None
 
@@ -38,14 +41,16 @@ def relative_attention(
         rel: None, or one table (2*R - 1, D) for each axis of the map, with R at least the length of that axis; the
             middle row is distance 0. An axis whose table is None has no position term.
         scale: factor of the logits; D**-0.5 if None.
-        impl: "eager" holds the logits of all pairs of positions, and has second derivatives; "blocked" holds those of a
-            few queries at a time, so that memory is linear in the positions; "auto" is "eager" so far. A named one
-            runs or raises.
+        impl: "eager" is the mathematics, literally: it holds the logits of all pairs of positions and has second
+            derivatives; "blocked" holds the logits of a few queries at a time, so that memory is linear in the
+            positions, on any device; "triton" is fused for CUDA, at linear memory; "sdpa" folds the position terms
+            into torch's fused attention, so that it exports, and rounds them to the dtype of q. "auto" is chosen by
+            `explain_choice`'s rules. A named one runs or raises.
     Returns:
         (B, N, *map, E), in the dtype of the inputs.
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other, or ``impl`` is unknown, or is "blocked" under
-            torch.export.
+        ValueError: shapes, dtypes or devices do not fit each other, or ``impl`` is unknown or cannot run.
+        RuntimeError: in the derivative of a derivative through "blocked" or "triton", and under torch.func.grad.
     """
     checks.one_of("impl", impl, IMPLS)
     _check(q, k, v)
@@ -55,12 +60,33 @@ def relative_attention(
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         tables = [table.to(dtype) for table in tables]
 
-    with autocast_off(q):
-        if impl == "blocked":
-            return run_blocked(q, k, v, tables, factor)
-        from attnconv.kernels.relative_attention import eager
+    problem = _problem(q, k, v, tables)
+    if impl == "auto":
+        impl = choose_kernel(problem)
+    elif (reason := why_not(impl, replace(problem, transformed=False, export=None))) is not None:
+        raise checks.InputError(f"impl={impl!r} cannot run here: {reason}; impl='blocked' can")
 
-        return eager.forward(q, k, v, tables, factor)
+    with autocast_off(q):
+        if impl in FUSED:
+            return run_fused(impl, q, k, v, tables, factor)
+        from attnconv.kernels.relative_attention import eager, sdpa
+
+        return (eager if impl == "eager" else sdpa).forward(q, k, v, tables, factor)
+
+
+def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor]) -> AttentionProblem:
+    inputs = (q, k, v, *tables)
+    return AttentionProblem(
+        map_size=tuple(q.shape[2:-1]),
+        head_dim=q.shape[-1],
+        value_dim=v.shape[-1],
+        dtype=q.dtype,
+        device_type=q.device.type,
+        tables=bool(tables),
+        needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in inputs),
+        transformed=transforming() or has_tangent(*inputs),
+        export="onnx" if exporting_to_onnx() else "torch" if exporting() else None,
+    )
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:

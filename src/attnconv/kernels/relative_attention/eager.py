@@ -1,13 +1,15 @@
 """Relative attention as the mathematics says it: the reference that every other kernel is held to.
 
 Holds all logits, so memory grows with the square of the number of positions. Twice differentiable.
-Letters: B batch, N heads, L positions of the map, D key / E value channels a head, n length of one axis.
+Letters: B batch, N heads, L positions of the map, D key / E value channels a head.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from attnconv.kernels.relative_attention.position_term import position_term
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> Tensor:
@@ -26,13 +28,3 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float
     weights = logits.flatten(-axes).softmax(dim=-1)  # (B, N, *map, L)
     y = weights.flatten(2, -2) @ v.flatten(2, -2)  # (B, N, L, E)
     return y.unflatten(2, map_size).to(dtype)
-
-
-def position_term(q: Tensor, table: Tensor, axis: int) -> Tensor:
-    """q_i . r[j - i] for all coordinates j along one axis: (B, N, *map, D), (2n - 1, D) -> (B, N, *map, n)."""
-    n = q.shape[2 + axis]
-    i = torch.arange(n, device=table.device)
-    r = table[i[None, :] - i[:, None] + n - 1]  # (n, n, D): r[i, j] is the row of distance j - i
-    lines = q.movedim(2 + axis, 0)  # (n, B, N, *other axes, D)
-    term = lines.flatten(1, -2) @ r.mT  # (n, B * N * others, n)
-    return term.unflatten(1, lines.shape[1:-1]).movedim(0, 2 + axis)

@@ -1,0 +1,49 @@
+"""Relative attention folded into torch's own fused attention: the kernel that exports.
+
+The position terms of a query become further channels of it, and one-hot coordinates those of the keys, so that
+[q, rows, columns] . [k, one-hot row, one-hot column] is the logit. Exact, but the terms round to the dtype of q.
+Memory: L * (D + sum of the axes) a head, and torch's fused kernels add no L * L.
+Letters: B batch, N heads, L positions of the map, D key / E value channels a head, n length of one axis.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnconv.kernels.relative_attention.position_term import position_term
+
+WIDEST_ON_CUDA = 256  # channels of a head that torch's fused kernels take there
+
+
+def why_not(*, map_size: Sequence[int], head_dim: int, value_dim: int, device_type: str, tables: bool) -> str | None:
+    """Why these inputs cannot run, as a clause; None if they can."""
+    width = max(head_dim + (sum(map_size) if tables else 0), value_dim)
+    if device_type == "cuda" and width > WIDEST_ON_CUDA:
+        return f"a folded head of {width} channels (D + axes of the map, or E) is above {WIDEST_ON_CUDA} on CUDA"
+    return None
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> Tensor:
+    """q, k (B, N, *map, D), v (B, N, *map, E), rel empty or one (2n - 1, D) an axis -> (B, N, *map, E)."""
+    map_size, value_dim = q.shape[2:-1], v.shape[-1]
+    axes = len(map_size)
+    queries, keys = [q * scale], [k]
+    for axis, (n, table) in enumerate(zip(map_size, rel, strict=True) if len(rel) else ()):
+        queries.append(position_term(queries[0], table, axis))
+        own_axis = [1] * axes
+        own_axis[axis] = n
+        one_hot = torch.eye(n, dtype=q.dtype, device=q.device).view(*own_axis, n)
+        keys.append(one_hot.expand(*k.shape[:-1], n))
+    folded_q = torch.cat(queries, dim=-1).flatten(2, -2)  # (B, N, L, D + axes)
+    folded_k = torch.cat(keys, dim=-1).flatten(2, -2)
+    values = v.flatten(2, -2)
+    # On a CPU only heads of one width run fused.
+    short = folded_q.shape[-1] - value_dim
+    if short > 0:
+        values = F.pad(values, (0, short))
+    elif short < 0:
+        folded_q, folded_k = F.pad(folded_q, (0, -short)), F.pad(folded_k, (0, -short))
+    y = F.scaled_dot_product_attention(folded_q, folded_k, values, scale=1.0)
+    return y[..., :value_dim].unflatten(2, map_size)
