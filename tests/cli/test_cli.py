@@ -25,19 +25,24 @@ def test_version(attnconv):
     assert attnconv("--version")[1].strip() == "0.1.0"
 
 
+RUN_FLAGS = (
+    "--batch-size --config --data --data-dir --device --epochs --image-size --json --label-smoothing --lr --model "
+    "--momentum --optimizer --option --out --precision --schedule --seed --skip-bad-images --train-subset --warmup "
+    "--weight-decay --workers"
+)
 FLAGS = {
     "models": "--json --pattern --table",
     "summary": "--image-size --in-channels --json --model --num-classes --option",
-    "train": (
-        "--batch-size --config --data --data-dir --device --epochs --image-size --json --label-smoothing --lr --model "
-        "--momentum --optimizer --option --out --precision --resume --schedule --seed --skip-bad-images "
-        "--train-subset --warmup --weight-decay --workers"
-    ),
+    "train": f"{RUN_FLAGS} --resume",
+    "lr-find": f"{RUN_FLAGS} --high --low --steps",
     "evaluate": (
         "--batch-size --checkpoint --data --data-dir --device --image-size --json --run --skip-bad-images --workers"
     ),
     "predict": "--checkpoint --device --json --skip-bad-images --top",
-    "bench": "",  # those of its commands: test_bench.py
+    "bench": (  # those of its commands: test_bench.py
+        "--backward --device --dtype --explain-choice --json --key-dim --map-size --no-backward --no-positions "
+        "--positions --value-dim"
+    ),
     "demo": "--device --epochs --out --seed",
 }
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "models": "List the networks that can be created by name.",
     "summary": "What a network costs: parameters, multiply-adds, FLOPs, attention memory.",
     "train": "Train a network and leave the run in a folder.",
+    "lr-find": "Say which learning rates a run could take.",
     "evaluate": "Score a trained network on validation images.",
     "predict": "Name what is on images, most likely classes first.",
     "bench": "Time, memory and FLOPs of ops, layers and networks, beside what one would use otherwise.",
@@ -46,7 +47,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         help_format="plaintext",  # or <class> would be taken for markup
     )
     for name, text in COMMANDS.items():
-        app.command(f"attnconv.cli.{name}:{name}", name=name, help=text)
+        function = name.replace("-", "_")
+        app.command(f"attnconv.cli.{function}:{function}", name=name, help=text)
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:

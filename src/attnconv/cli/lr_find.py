@@ -1,0 +1,76 @@
+"""attnconv lr-find: how large a learning rate can be."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from attnconv import checks
+from attnconv.cli.options import pairs, run_options
+from attnconv.cli.output import print_json
+from attnconv.cli.train import read_yaml
+from attnconv.train.config import RunConfig
+
+RunOptions = run_options()
+
+
+def lr_find(
+    *,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 100,
+    out: Path | None = None,
+    config: Path | None = None,
+    option: Annotated[list[str] | None, Parameter(negative=())] = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
+) -> None:
+    """Train for a few steps with a growing learning rate, and say which ones the loss suggests.
+
+    Leaves lr-find.json and lr-find.png in --out. Options of a run that this does not need are read and left aside.
+
+    Parameters
+    ----------
+    low:
+        Learning rate of the first step.
+    high:
+        Learning rate of the last step.
+    steps:
+        Steps, whatever the epochs.
+    out:
+        Folder of the curve; runs/lr-find-MODEL-DATA if not given.
+    config:
+        YAML file of options, in the names of config.yaml.
+    option:
+        An option of the network, NAME=VALUE; may be repeated.
+    json:
+        Print the curve as one JSON object.
+    """
+    import json as encoder
+
+    from attnconv.recipes.lr_find import lr_find as find
+    from attnconv.report.lr_curve import lr_drawing, lr_figure
+
+    values: dict[str, Any] = read_yaml(config, missing=f"no file at {config}") if config is not None else {}
+    RunConfig.from_dict(values, source=str(config))
+    values |= options
+    if option:
+        values["model_options"] = {**values.get("model_options", {}), **pairs(option)}
+    settings = RunConfig.from_dict(values, source="the command line")
+    folder = out or Path("runs") / f"lr-find-{settings.model}-{Path(settings.data).name}"
+    curve = find(settings, low=low, high=high, steps=steps).to_dict()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lr-find.json").write_text(encoder.dumps(curve, indent=2), encoding="utf-8")
+        lr_figure(curve).savefig(folder / "lr-find.png", dpi=150)
+    except OSError as error:
+        raise checks.InputError(f"cannot write into {folder}: {error.strerror or error}") from error
+    if json:
+        print_json(curve)
+        return
+    print(lr_drawing(curve))
+    for name, where in (("steepest", "where the loss falls fastest"), ("valley", "two thirds down its longest fall")):
+        print(
+            f"{name}: {curve[name]:.2g}, {where}" if curve[name] is not None else f"{name}: none, the loss never falls"
+        )
+    print(f"{folder}: lr-find.json, lr-find.png; {len(curve['lrs'])} steps" + ", then it diverged" * curve["diverged"])

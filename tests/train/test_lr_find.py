@@ -1,0 +1,142 @@
+"""The learning-rate range test: what it leaves as it was, and what it suggests."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from train.toy import MemoryLoader, toy_net
+
+from attnconv.checks import InputError
+from attnconv.train.lr_find import curve, find_lr, smoothed
+
+
+def search(model=None, loader=None, optimizer=None, **options):
+    model = model or toy_net()
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+    return find_lr(model, optimizer, loader or MemoryLoader(), **{"progress": False, **options})
+
+
+def equal(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_model_optimiser_and_random_numbers_end_as_they_began():
+    model = toy_net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.3)
+    model(MemoryLoader().images).square().mean().backward()
+    optimizer.step()  # so that there is a state to lose
+    model.dropout.eval()
+    torch.manual_seed(5)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict())), torch.get_rng_state()
+    search(model, optimizer=optimizer)
+    assert equal(dict(model.state_dict()), dict(before[0][0]))
+    assert equal(optimizer.state_dict(), before[0][1])
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert (model.training, model.dropout.training) == (True, False)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_they_do_so_after_a_failure_too():
+    model = toy_net()
+    before = copy.deepcopy(model.state_dict())
+    loader = MemoryLoader(faults={(1, 2): RuntimeError("the disk is gone")})
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        search(model, loader)
+    assert equal(dict(model.state_dict()), dict(before))
+
+
+def test_the_learning_rate_grows_evenly_in_its_logarithm_over_more_steps_than_an_epoch_has():
+    found = search(low=1e-4, high=1e-2, steps=11)
+    assert len(MemoryLoader()) < 11
+    torch.testing.assert_close(torch.tensor(found.lrs).log10(), torch.linspace(-4, -2, 11))
+    assert len(found.losses) == 11
+    assert not found.diverged
+
+
+class Bowl(nn.Module):
+    """Two logits (w, -w) for every image, of class 0: plain gradient steps of any size are easy to follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return torch.stack([self.w, -self.w]).expand(len(x), 2)
+
+
+class OneClass(MemoryLoader):
+    def epoch(self, epoch, start=0):
+        for images, labels in super().epoch(epoch, start):
+            yield images, torch.zeros_like(labels)
+
+
+def test_the_weights_take_the_steps_that_the_learning_rates_say():
+    found = search(Bowl(), OneClass(), low=0.1, high=1.0, steps=10)
+    w, expected = 0.0, []
+    for lr in found.lrs:
+        expected.append(math.log(1 + math.exp(-2 * w)))
+        w += lr * 2 / (1 + math.exp(2 * w))
+    plain = search(Bowl(), OneClass(), optimizer=None, low=0.1, high=1.0, steps=10)
+    assert plain.losses == found.losses
+    assert found.losses[0] == pytest.approx(math.log(2))
+    assert found.losses[1] == pytest.approx(expected[1])  # later ones have momentum
+
+
+def test_it_stops_where_the_loss_diverges():
+    found = search(low=1e-3, high=1e6, steps=60)
+    assert found.diverged
+    assert len(found.losses) < 60
+    assert all(map(math.isfinite, found.losses))
+
+
+def test_a_loss_that_is_never_finite_is_refused():
+    model = toy_net()
+    nn.init.constant_(model.head.bias, math.nan)
+    with pytest.raises(InputError, match="not finite at the least learning rate, 1e-06: give a smaller low"):
+        search(model)
+
+
+def test_a_set_without_images_is_refused():
+    loader = MemoryLoader(count=8)
+    loader.epoch = lambda *_: iter([(loader.images[:0], loader.labels[:0])])
+    with pytest.raises(InputError, match="epoch 1 brought none of 8 training images"):
+        search(loader=loader)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 0.1), (0.0, 1.0), (-1.0, 1.0), (1.0, math.inf), (math.nan, 1.0)])
+def test_bad_ends(low, high):
+    with pytest.raises(InputError, match=r"low and high must be positive|must be finite"):
+        search(low=low, high=high)
+
+
+def test_too_few_steps():
+    with pytest.raises(InputError, match="steps must be at least 10, got 9"):
+        search(steps=9)
+
+
+def test_smoothing_starts_at_the_first_loss():
+    means = smoothed([2.0, 1.0])
+    assert means == pytest.approx([2.0, (0.09 * 2 * 10 + 0.1 * 1 * 10) / 1.9])
+
+
+def drawn(losses):
+    lrs = [10.0**i for i in range(len(losses))]
+    return curve(lrs, losses, diverged=False)
+
+
+def test_steepest_and_valley_of_a_planted_curve(monkeypatch):
+    monkeypatch.setattr("attnconv.train.lr_find.SMOOTHING", 0.0)
+    found = drawn([5.0, 4.9, 4.8, 3.0, 2.5, 2.4, 2.3, 4.0, 9.0])
+    assert found.steepest == 1e2  # from 4.8 to 3.0
+    assert found.valley == 1e4  # the fifth of the seven that fall
+
+
+def test_a_loss_that_never_falls_suggests_nothing():
+    found = drawn([1.0, 2.0, 3.0])
+    assert (found.steepest, found.valley) == (None, None)
