@@ -179,7 +179,9 @@ def backward(
         )  # fmt: skip
     grad_k.copy_(sum_k.sum(2).mul_(magnitude))
     grad_v.copy_(sum_v.sum(2))
-    grad_tables = [s.sum(0).mul_(magnitude).to(table.dtype) for s, table in zip(sum_tables, rel, strict=True)]
+    grad_tables = [
+        torch.empty_like(table).copy_(sums.sum(0).mul_(magnitude)) for sums, table in zip(sum_tables, rel, strict=True)
+    ]
     return grad_q, grad_k, grad_v, grad_tables
 
 
@@ -211,6 +213,7 @@ def _arguments(q: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, blocks
         "COLUMN_WINDOW": max(16, _power(blocks.columns + blocks.key_columns - 1)),
         "num_warps": blocks.num_warps,
         "num_stages": blocks.num_stages,
+        "enable_fp_fusion": True,  # of a product and a sum: the default of Triton changes
     }
 
 
