@@ -28,9 +28,9 @@ BLOCK_MEMORY = 227 * 1024  # shared memory that a program may have on the GPUs c
 )
 def test_in_the_interpreter(cases, count):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    file = str(Path(__file__).with_name("triton_interpreted.py"))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", cases]
-        + [str(Path(__file__).with_name("triton_interpreted.py"))],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", cases, file],
         env=environment | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         cwd=Path(__file__).parents[2],
         capture_output=True,

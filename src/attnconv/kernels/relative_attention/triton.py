@@ -20,6 +20,7 @@ from torch import Tensor
 # Above them the registers no longer hold a tile.
 MAX_HEAD_DIM = {torch.float32: 128, torch.bfloat16: 256, torch.float16: 256}
 MAX_SPLITS = 8
+INSTALLED = importlib.util.find_spec("triton") is not None
 GROUP = 16  # lines whose position terms are made at a time
 
 
@@ -53,7 +54,7 @@ def why_not(
         value_dim: any: it is taken in parts.
         capability: of the GPU; that of the current one if None.
     """
-    if importlib.util.find_spec("triton") is None:
+    if not INSTALLED:
         return "triton is not installed"
     if device_type != "cuda" and not (device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"the device is {device_type}, not cuda"
@@ -64,10 +65,15 @@ def why_not(
     if head_dim > MAX_HEAD_DIM[dtype]:
         return f"head dim {head_dim} is above {MAX_HEAD_DIM[dtype]}" + (" in float32" if dtype == torch.float32 else "")
     if device_type == "cuda":
-        capability = capability or torch.cuda.get_device_capability()
+        capability = capability or _capability()
         if capability < (8, 0):
             return f"compute capability {capability[0]}.{capability[1]} is below 8.0"
     return None
+
+
+@torch.compiler.assume_constant_result
+def _capability() -> tuple[int, int]:
+    return torch.cuda.get_device_capability()
 
 
 def choose_blocks(
