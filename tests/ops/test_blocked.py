@@ -30,7 +30,8 @@ def inputs(map_size, *, d=3, e=2, batch=2, heads=3, dtype=torch.float64, tables=
 @pytest.fixture(params=[1, 7, 60, 2**19], ids=lambda size: f"blocks of {size}")
 def block_logits(request, monkeypatch):
     """From a single query a block, over parts of a row and some heads, to everything at once."""
-    monkeypatch.setattr(blocked, "BLOCK_LOGITS", request.param)
+    for name in ("FORWARD_LOGITS", "BACKWARD_LOGITS"):
+        monkeypatch.setattr(blocked, name, request.param)
 
 
 @pytest.mark.usefixtures("block_logits")
@@ -58,9 +59,11 @@ def test_gradients_are_those_of_the_eager_form(map_size, tables):
 
 
 def test_images_share_a_block_and_the_last_block_may_hold_fewer(monkeypatch):
-    monkeypatch.setattr(blocked, "BLOCK_LOGITS", 2 * 3 * 15**2)  # two images of three heads
+    two = 2 * 3 * 15**2  # two images of three heads
+    for name in ("FORWARD_LOGITS", "BACKWARD_LOGITS"):
+        monkeypatch.setattr(blocked, name, two)
     given = inputs((3, 5), batch=5)
-    assert [group[0] for group, _ in blocked._groups(given[0])] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert [group[0] for group, _ in blocked._groups(given[0], two)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
     torch.testing.assert_close(gradients("blocked", *given), gradients("eager", *given))
 
 

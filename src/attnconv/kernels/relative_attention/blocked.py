@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-BLOCK_LOGITS = 2**20  # logits of a block: 4 MiB in float32
+# Logits of a block, 4 MiB in float32 forward. The backward has more narrow products a block and gains from longer ones.
+FORWARD_LOGITS, BACKWARD_LOGITS = 2**20, 2**21
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
@@ -28,7 +29,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float
     out = empty_output(q, v)
     lse = q.new_empty(q.shape[:-1], dtype=exact)
     logits = q.new_empty(0, dtype=exact)
-    for group, ranges in _groups(q):
+    for group, ranges in _groups(q, FORWARD_LOGITS):
         keys = k[group].to(exact).flatten(0, 1).flatten(1, -2)  # (M, L, D)
         values = _append(v[group].to(exact), 1.0).flatten(0, 1).flatten(1, -2).mT.contiguous()  # (M, E + 1, L)
         for place in ranges:
@@ -61,7 +62,7 @@ def backward(
     grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     grad_tables = [torch.zeros_like(table) for table in tables]
     weights = slopes = q.new_empty(0, dtype=exact)
-    for group, ranges in _groups(q):
+    for group, ranges in _groups(q, BACKWARD_LOGITS):
         keys = k[group].to(exact).flatten(0, 1).flatten(1, -2)  # (M, L, D)
         values = _append(v[group].to(exact), 1.0).flatten(0, 1).flatten(1, -2)  # (M, L, E + 1)
         # Transposed, as all narrow products here: the matrix libraries are up to nine times faster at them.
@@ -101,17 +102,17 @@ def empty_output(q: Tensor, v: Tensor) -> Tensor:
     return q.new_empty(batch, *map_size, heads, v.shape[-1]).movedim(-2, 1)
 
 
-def _groups(q: Tensor) -> Iterator[tuple[tuple[slice, slice], list[tuple[slice, ...]]]]:
-    """Images and heads that share a block, and the ranges of the map that one block after the other takes.
+def _groups(q: Tensor, most: int) -> Iterator[tuple[tuple[slice, slice], list[tuple[slice, ...]]]]:
+    """Images and heads that share a block of up to ``most`` logits, and the ranges of the map of each of its blocks.
 
     Whole images, or several heads of one, share a block if all of their logits fit; else one head is cut along its
     first axis, and along the next one where a single step of the first is too much.
     """
     batch, heads, *map_size = q.shape[:-1]
     length = math.prod(map_size)
-    together = min(heads, max(1, BLOCK_LOGITS // length**2))
-    images = max(1, BLOCK_LOGITS // (heads * length**2))
-    queries = max(1, BLOCK_LOGITS // (together * length))
+    together = min(heads, max(1, most // length**2))
+    images = max(1, most // (heads * length**2))
+    queries = max(1, most // (together * length))
     ranges: list[tuple[slice, ...]] = [()]
     for axis, n in enumerate(map_size):
         step = min(n, max(1, queries // math.prod(map_size[axis + 1 :])))
