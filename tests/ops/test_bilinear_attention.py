@@ -87,8 +87,9 @@ def test_gradients_are_those_of_the_literal_form(channels, map_size, channels_la
         torch.testing.assert_close(found, expected)
 
 
-def test_channels_last_stays_so():
-    x, weight = inputs(4, (3, 5))
+@pytest.mark.parametrize(("channels", "map_size"), [(4, (3, 5)), (9, (2, 3))], ids=["gram_weight", "scores"])
+def test_channels_last_stays_so(channels, map_size):
+    x, weight = inputs(channels, map_size)
     y = ops.bilinear_attention(x.to(memory_format=torch.channels_last), weight, 0.5)
     assert y.is_contiguous(memory_format=torch.channels_last)
 

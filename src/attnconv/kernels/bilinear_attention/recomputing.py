@@ -26,7 +26,7 @@ class _GramWeight(torch.autograd.Function):
         flat = x.to(weight.dtype)
         gram = torch.bmm(flat, flat.mT)
         ctx.save_for_backward(x, weight, gamma, gram)
-        return _add_mixed(flat, gamma * (gram @ weight), flat).to(x.dtype)
+        return _add_mixed(flat, gram @ (gamma * weight), flat).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,6 +56,8 @@ class _Scores(torch.autograd.Function):
         flat = x.to(weight.dtype)
         h, scores = _scores(flat, weight)
         ctx.save_for_backward(x, weight, gamma, h, scores)
+        if flat.stride(1) == 1:  # channels_last, and so is the result
+            return torch.baddbmm(flat.mT, gamma * scores.mT, flat.mT).mT.to(x.dtype)
         return torch.baddbmm(flat, flat, gamma * scores).to(x.dtype)
 
     @staticmethod
@@ -70,12 +72,14 @@ class _Scores(torch.autograd.Function):
         grad_h = torch.bmm(flat, slope)
         grad_weight = grad_h.transpose(0, 1).flatten(1) @ flat.transpose(0, 1).flatten(1).mT
         grad_x = torch.baddbmm(grad, grad, gamma * scores.mT)
-        grad_x = grad_x.baddbmm_(h, slope.mT).add_((grad_h.mT @ weight).mT)
+        grad_x = grad_x.baddbmm_(h, slope.mT).add_((grad_h.mT.flatten(0, 1) @ weight).view_as(grad.mT).mT)
         return grad_x.to(x.dtype), grad_weight, grad_gamma
 
 
 def _scores(flat: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    h = (flat.mT @ weight.mT).mT  # transposed, all images meet W in one product
+    # Transposed and one below the other, all images meet W in one product; left to itself, matmul repeats W instead.
+    lines = flat.mT.flatten(0, 1)  # (B * L, C)
+    h = (lines @ weight.mT).unflatten(0, (len(flat), -1)).mT
     return h, torch.bmm(flat.mT, h)
 
 
