@@ -66,7 +66,7 @@ def test_cuda_without_triton_takes_the_fold_and_then_blocks(monkeypatch):
 def test_every_kernel_gets_one_clause():
     chosen, reasons = explain_choice(LARGE)
     assert tuple(reasons) == kernel_choice.KERNELS
-    assert reasons[chosen] == "the fastest on maps of 61 positions or more, at linear memory"
+    assert reasons[chosen] == "the fastest on maps of 71 positions or more, at linear memory"
     assert reasons["eager"] == f"could run; blocked goes first: {reasons[chosen]}"
     assert reasons["triton"]
     assert "\n" not in "".join(reasons.values())

@@ -94,4 +94,4 @@ def _choose(problem: AttentionProblem) -> tuple[str, str]:
 def smallest_blocked(head_dim: int, value_dim: int, *, needs_grad: bool) -> int:
     """Positions of the smallest map on which "blocked" beats "eager" on a CPU: lines through measured crossings."""
     width = head_dim + value_dim
-    return 50 + width // 2 if needs_grad else 24 + width // 3
+    return 60 + width // 2 if needs_grad else 24 + width // 3
