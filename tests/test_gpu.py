@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, ops
+from attnconv.kernels.relative_attention import eager
+from attnconv.kernels.relative_attention import triton as kernel
 
 pytestmark = [
     pytest.mark.gpu,
@@ -68,3 +70,156 @@ def test_a_run(precision, tmp_path):
 
     result = run(RunConfig(epochs=4, lr=0.05, device="cuda", precision=precision), tmp_path / "run", progress=False)
     assert result["best_top1"] > 80
+
+
+# The kernel "triton", called by its launchers.
+
+# Of errors, in units of the largest number of a tensor.
+KERNEL_BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+
+def kernel_inputs(map_size, d, e, dtype, *, tables=True, batch=2, heads=3):
+    """q, k, v as a convolution in channels_last makes them, the tables, and the gradient of the output."""
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, device="cuda").to(dtype)
+
+    qkv = draw(batch, *map_size, heads * (2 * d + e)).split([heads * d, heads * d, heads * e], dim=-1)
+    q, k, v = (t.unflatten(-1, (heads, -1)).movedim(-2, 1) for t in qkv)
+    rel = [draw(2 * n + 3, d)[2:-2] for n in map_size] if tables else []
+    return q, k, v, rel, draw(batch, heads, *map_size, e)
+
+
+def run_kernel(q, k, v, rel, grad, scale, **options):
+    """Output and gradients of q, k, v and the tables."""
+    reason = kernel.why_not(head_dim=q.shape[-1], value_dim=v.shape[-1], dtype=q.dtype, device_type="cuda")
+    if reason is not None:
+        pytest.skip(reason)
+    out, lse = kernel.forward(q, k, v, rel, scale)
+    *grads, grad_rel = kernel.backward(grad, q, k, v, rel, out, lse, scale, **options)
+    return [out, *grads, *grad_rel]
+
+
+def run_eager(q, k, v, rel, grad, scale, dtype=torch.float64):
+    leaves = [t.to(dtype).requires_grad_() for t in (q, k, v, *rel)]
+    out = eager.forward(*leaves[:3], leaves[3:], scale)
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(dtype))]
+
+
+def errors(found, expected):
+    assert [f.shape for f in found] == [x.shape for x in expected]
+    return [((f.double() - x).abs().max() / x.abs().max()).item() for f, x in zip(found, expected, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", KERNEL_BOUND, ids=str)
+@pytest.mark.parametrize(
+    ("map_size", "d", "e", "tables"),
+    [
+        ((9,), 16, 4, True),
+        ((300,), 64, 64, True),
+        ((5, 7), 20, 2, True),
+        ((5, 7), 20, 2, False),
+        ((7, 7), 64, 64, True),
+        ((14, 14), 40, 64, True),
+        ((31, 33), 20, 2, True),
+        ((40, 23), 64, 20, False),
+        ((2, 3), 128, 130, True),
+        ((56, 56), 64, 64, True),
+        ((12, 13), 32, 512, True),
+        ((3, 5, 20), 20, 2, True),
+        ((8, 9, 10), 32, 32, True),
+        ((2, 3, 5), 16, 3, False),
+    ],
+)
+def test_kernel(map_size, d, e, tables, dtype):
+    given = kernel_inputs(map_size, d, e, dtype, tables=tables)
+    found = run_kernel(*given, d**-0.5)
+    assert all(f.dtype == dtype for f in found)
+    assert max(errors(found, run_eager(*given, d**-0.5))) <= KERNEL_BOUND[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_kernel_with_wide_heads(dtype):
+    given = kernel_inputs((10, 11), 256, 64, dtype)
+    assert max(errors(run_kernel(*given, 0.05), run_eager(*given, 0.05))) <= KERNEL_BOUND[dtype]
+
+
+@pytest.mark.parametrize("dtype", KERNEL_BOUND, ids=str)
+def test_kernel_on_a_large_map(dtype):
+    given = kernel_inputs((96, 100), 32, 32, dtype, batch=1, heads=1)
+    assert max(errors(run_kernel(*given, 0.2), run_eager(*given, 0.2))) <= KERNEL_BOUND[dtype]
+
+
+def test_kernel_in_float32_is_as_exact_as_the_eager_form():
+    given = kernel_inputs((17, 19), 64, 40, torch.float32)
+    exact = run_eager(*given, 0.125)
+    found = errors(run_kernel(*given, 0.125), exact)
+    plain = errors(run_eager(*given, 0.125, dtype=torch.float32), exact)
+    assert all(f <= 2 * p + 1e-6 for f, p in zip(found, plain, strict=True)), (found, plain)
+
+
+def test_kernel_takes_tf32_where_torch_does(monkeypatch):
+    given = kernel_inputs((17, 19), 64, 40, torch.float32)
+    exact = run_eager(*given, 0.125)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
+    assert KERNEL_BOUND[torch.float32] < max(errors(run_kernel(*given, 0.125), exact)) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", KERNEL_BOUND, ids=str)
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
+def test_kernel_scale(scale, dtype):
+    given = kernel_inputs((5, 7), 16, 4, dtype)
+    found, expected = run_kernel(*given, scale), run_eager(*given, scale)
+    for f, x in zip(found, expected, strict=True):
+        assert (f.double() - x).abs().max() <= KERNEL_BOUND[dtype] * max(1.0, x.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_kernel_reads_any_strides(dtype):
+    q, k, v, rel, grad = kernel_inputs((9, 11), 20, 6, dtype)
+    first = run_kernel(q, k, v, rel, grad, 0.2)
+    q, k = (t.movedim(-1, 2).contiguous().movedim(2, -1) for t in (q, k))  # (B, N, D, *map) in memory
+    second = run_kernel(q, k, v.contiguous(), rel, grad.movedim(1, -2).contiguous().movedim(-2, 1), 0.2)
+    assert max(errors(second, [t.double() for t in first])) <= KERNEL_BOUND[dtype]
+
+
+@pytest.mark.parametrize("dtype", KERNEL_BOUND, ids=str)
+@pytest.mark.parametrize("map_size", [(200,), (33, 40), (5, 9, 10)])
+def test_kernel_gives_the_same_bits_again(map_size, dtype):
+    given = kernel_inputs(map_size, 32, 32, dtype)
+    first = run_kernel(*given, 0.2)
+    for _ in range(5):
+        assert all(map(torch.equal, run_kernel(*given, 0.2), first))
+
+
+@pytest.mark.parametrize("splits", [1, 3, 8])
+def test_kernel_splits(splits):
+    given = kernel_inputs((20, 21), 32, 32, torch.float32)
+    found = run_kernel(*given, 0.2, splits=splits)
+    assert max(errors(found, run_eager(*given, 0.2))) <= KERNEL_BOUND[torch.float32]
+
+
+def test_kernel_memory_is_linear_in_the_positions():
+    peaks = []
+    for n in (32, 64, 128):
+        given = kernel_inputs((n, n), 32, 32, torch.bfloat16, batch=1, heads=8)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run_kernel(*given, 0.2, splits=2)
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+    assert peaks[1] < 5 * peaks[0]  # four times the positions
+    assert peaks[2] < 5 * peaks[1]
+
+
+def test_kernel_on_tensors_of_more_than_2_to_the_31_numbers():
+    if torch.cuda.get_device_properties().total_memory < 100e9:
+        pytest.skip("needs a GPU of 100 GB")
+    batch, heads, d = 8300, 64, 64
+    q = torch.randn(batch, heads, 8, 8, d, device="cuda", dtype=torch.bfloat16)
+    v, grad = torch.randn(2, batch, heads, 8, 8, 2, device="cuda", dtype=torch.bfloat16)
+    assert q.numel() > 2**31
+    rel = [torch.randn(15, d, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
+    found = run_kernel(q, q, v, rel, grad, 0.125)[:4]
+    alone = run_kernel(q[-1:], q[-1:], v[-1:], rel, grad[-1:], 0.125)[:4]
+    assert max(errors([f[-1:] for f in found], [a.double() for a in alone])) <= KERNEL_BOUND[torch.bfloat16]
