@@ -21,6 +21,8 @@ LAYERS = {
     "coordconv": (lambda: AugmentedConv2d(6, 10, 3, **WIDTHS, position="coordconv"), (7, 6)),
     "pooled": (lambda: AugmentedConv2d(6, 10, 3, **WIDTHS, attention_pool=2), (7, 6)),
     "strided": (lambda: AugmentedConv2d(6, 10, 3, **WIDTHS, stride=2), (7, 6)),
+    "large": (lambda: AugmentedConv2d(6, 10, 3, **{**WIDTHS, "feat_size": 10}), (9, 10)),  # "auto" is "blocked" here
+    "one convolution": (lambda: AugmentedConv2d(6, 10, 3, **WIDTHS, qkv_kernel_size=3), (7, 6)),
     "sagan": (lambda: SelfAttention(6), (7, 6)),
     "simple": (lambda: SimpleSelfAttention(6), (7, 6)),
     "symmetric": (lambda: SimpleSelfAttention(6, symmetric=True, normalize=True), (7, 6)),
