@@ -460,6 +460,19 @@ def test_other_windows_run_as_two(settings):
     assert not make(**{"qkv_kernel_size": 3, **settings})._one_convolution()
 
 
+def test_listeners_of_any_kind_get_two_convolutions():
+    layer = make(qkv_kernel_size=3)
+    assert layer._one_convolution()
+    handle = layer.conv_out.register_full_backward_pre_hook(lambda *_: None)
+    assert not layer._one_convolution()
+    handle.remove()
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert not layer._one_convolution()
+    handle.remove()
+    layer.qkv_conv.forward = lambda x: x
+    assert not layer._one_convolution()
+
+
 def test_a_hook_on_either_convolution_is_called():
     layer, seen = make(qkv_kernel_size=3), []
     layer.qkv_conv.register_forward_hook(lambda *_: seen.append("qkv"))

@@ -104,6 +104,49 @@ def test_of_the_maps_only_the_input_is_kept_for_the_backward(dtype):
     assert [t.data_ptr() for t in maps] == [x.data_ptr()]
 
 
+@pytest.mark.parametrize("positions", [4, 40], ids=["scores", "gram_weight"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_backward_inside_autocast_is_as_exact_as_one_outside(positions, compiled):
+    x, weight = inputs(6, (positions,), dtype=torch.float32)
+    torch.compiler.reset()
+    call = ops.bilinear_attention
+    if compiled:
+        call = torch.compile(call, fullgraph=True, backend="aot_eager")
+
+    def slopes(inside):
+        given = x.clone().requires_grad_(), weight.clone().requires_grad_(), torch.full((1,), 0.1, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = call(*given).square().sum()
+            if inside:
+                y.backward()
+        if not inside:
+            y.backward()
+        return [t.grad for t in given]
+
+    for found, expected in zip(slopes(True), slopes(False), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_no_images(order):
+    x, weight = inputs()
+    assert ops.bilinear_attention(x[:0], weight, 0.5, order=order).shape == (0, *x.shape[1:])
+
+
+def test_a_frozen_weight_costs_no_product():
+    x, weight = inputs()
+
+    def flops():
+        y = ops.bilinear_attention(x.requires_grad_(), weight, 0.5)
+        with FlopCounterMode(display=False) as counter:
+            y.sum().backward()
+        return counter.get_total_flops()
+
+    frozen = flops()
+    weight.requires_grad_()
+    assert frozen < flops()
+
+
 @pytest.mark.parametrize("positions", [4, 40])
 def test_half_precision_errs_no_more_than_its_own_rounding(positions):
     x, weight = inputs(6, (positions,))

@@ -89,6 +89,36 @@ def test_opcheck(tables):
     torch.library.opcheck(torch.ops.attnconv.blocked_attention.default, (*arguments[0], arguments[1], 0.4))
 
 
+def test_opcheck_of_the_backward():
+    q, k, v, rel = inputs((3, 4))
+    out, lse = torch.ops.attnconv.blocked_attention(q, k, v, rel, 0.4)
+    arguments = (torch.ones_like(out), q, k, v, rel, out, lse, 0.4)
+    torch.library.opcheck(torch.ops.attnconv.blocked_attention_backward.default, arguments)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3, 4), (2, 0, 3, 4), (2, 2, 0, 4)], ids=["batch", "heads", "map"])
+def test_without_elements(shape):
+    given = [torch.zeros(*shape, d, requires_grad=True) for d in (3, 3, 2)]
+    y = ops.relative_attention(*given, None, impl="blocked")
+    y.sum().backward()
+    assert y.shape == (*shape, 2)
+    assert [t.grad.shape for t in given] == [t.shape for t in given]
+
+
+def test_the_output_may_be_changed_in_place():
+    q, k, v, rel = inputs((3, 4))
+    y = ops.relative_attention(q.requires_grad_(), k, v, rel, impl="blocked")
+    expected = y.detach().clone().relu()
+    assert torch.equal(y.relu_(), expected)
+
+
+def test_gradients_in_batches_are_refused_and_name_the_form_that_has_them():
+    q, k, v, rel = inputs((3, 4))
+    y = ops.relative_attention(q.requires_grad_(), k, v, rel, impl="blocked")
+    with pytest.raises(RuntimeError, match=r"no gradients in batches .*; impl='eager' has them"):
+        torch.autograd.grad(y, q, torch.ones(3, *y.shape, dtype=y.dtype), is_grads_batched=True)
+
+
 def test_the_second_derivative_is_refused_and_names_the_form_that_has_one():
     q, k, v, rel = inputs((2, 3))
     q.requires_grad_()

@@ -3,7 +3,8 @@
 The measure is plain arithmetic, with every product and the softmax in the dtype of the inputs. A kernel may err twice
 as much, plus a floor in roundings of the largest number: two of the dtype in which results are stored, and eight of
 float32, in which all kernels accumulate and a backward makes the weights again from the log-sum-exp. (The largest seen
-of a gradient in float32 is 7 roundings, in half precision 1.5.)
+of a gradient in float32 is 7 roundings, in half precision 1.5.) The bound of "sdpa", whose position terms round to the
+dtype of q before they enter the logits, is the same: plain arithmetic rounds them as well.
 """
 
 import oracles
@@ -14,11 +15,12 @@ from attnconv import ops
 
 STORED, ACCUMULATED = 2, 8
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-KERNELS = ["eager", "blocked", "sdpa"]  # test_triton.py has the same for "triton"
+KERNELS = ["eager", "blocked", "sdpa"]  # "triton": test_triton.py in float32, test_gpu.py in all
 SHAPES = {  # map, D, E
     "short": ((3, 2), 4, 3),
     "uneven": ((9, 7), 20, 4),
     "sequence": ((31,), 8, 2),
+    "larger": ((17, 19), 8, 2),
     "volume": ((3, 5, 2), 16, 8),
     "wide heads": ((5, 7), 64, 32),
     "values wider than keys": ((6, 5), 3, 40),
@@ -84,6 +86,24 @@ def test_gradients_err_at_most_twice_as_much_as_those_of_plain_arithmetic(impl, 
     for found, exactly, usual in zip(gradients(kernel(impl), inputs), exact, ordinary, strict=True):
         assert found.dtype == dtype
         assert (found.double() - exactly).abs().max() <= bound(usual, exactly, dtype)
+
+
+@pytest.mark.parametrize("impl", ["auto", "blocked"])
+def test_a_backward_inside_autocast_is_as_exact_as_one_outside(impl):
+    inputs = draw("larger", torch.float32)
+
+    def slopes(inside):
+        given = [t.clone().requires_grad_() for t in inputs]
+        with torch.autocast("cpu", torch.bfloat16):
+            y = kernel(impl)(*given).float().square().sum()
+            if inside:
+                y.backward()
+        if not inside:
+            y.backward()
+        return [t.grad for t in given]
+
+    for found, expected in zip(slopes(True), slopes(False), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_the_bound_catches_a_wrong_table():

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from attnconv import checks, ops
 from attnconv.layers import position as position_features
 from attnconv.layers.half_map import halve
+from attnconv.layers.heard import heard
 from attnconv.layers.widths import attention_widths, require_widths
 
 Size = int | tuple[int, ...]
@@ -278,7 +279,7 @@ class AugmentedConvNd(nn.Module):
             len({c.bias is None for c in convs}) == 1 < len(convs)
             and (self.qkv_kernel_size, self.groups, self._pool_first) == (self.kernel_size, 1, False)
             and self.position not in ("sine", "coordconv")
-            and not any(c._forward_hooks or c._forward_pre_hooks or c._backward_hooks for c in convs)
+            and not any(map(heard, convs))
         )
 
     def _convolve_and_project(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from attnconv import checks
-from attnconv.ops.autocast import autocast_off
+from attnconv.ops.autocast import autocast_dtype, autocast_off
 from attnconv.ops.tracing import exporting, has_tangent, transforming
 
 ORDERS = ("auto", "scores", "gram", "gram_weight")
@@ -29,7 +29,8 @@ def bilinear_attention(
 ) -> Tensor:
     """y = gamma * x S + x with S = x^T W x, x taken as (C, L).
 
-    Every product and the gradient of ``gamma`` accumulate in float32 (float64 for float64), under autocast too. The
+    Every product and the gradient of ``gamma`` accumulate in float32 (float64 for float64), under autocast too, but for
+    the backward of the orders that run in plain torch ("gram", and all of them compiled inside autocast). The
     result is exact up to rounding to the dtype of x: without ``normalize`` it grows with L, and passes the largest
     float16 number (65,504) for x of standard deviation 3 at C = 512, L = 4096, gamma = 1.
 
@@ -58,13 +59,15 @@ def bilinear_attention(
     gate = torch.as_tensor(gamma, dtype=exact, device=x.device).reshape(())
     if order == "auto":
         order = fastest_order(x.shape[1], math.prod(map_size))
-    # The form with derivatives of its own is for torch to differentiate in the ordinary way.
-    literal = order == "gram" or exporting() or transforming() or has_tangent(x, weight, gate)
+    # The form with a backward of its own is for torch to differentiate in the ordinary way, and its backward cannot be
+    # compiled where autocast is on.
+    compiled_mix = torch.compiler.is_compiling() and autocast_dtype(x) is not None
+    literal = compiled_mix or order == "gram" or exporting() or transforming() or has_tangent(x, weight, gate)
 
-    from attnconv.kernels.bilinear_attention import eager, recomputing
+    from attnconv.kernels.bilinear_attention import eager, own_backward
 
     with autocast_off(x):
-        y = (eager if literal else recomputing).forward(x.flatten(2), weight, gate, order)
+        y = (eager if literal else own_backward).forward(x.flatten(2), weight, gate, order)
         return y.unflatten(2, map_size)
 
 

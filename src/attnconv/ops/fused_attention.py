@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import register_flop_formula
 
 from attnconv import checks
+from attnconv.ops.autocast import autocast_off
 from attnconv.ops.tracing import exporting, has_tangent
 
 FUSED = ("blocked", "triton")
@@ -43,7 +44,8 @@ def _register(impl: str) -> Any:
     """Define attnconv::<impl>_attention and its backward."""
 
     def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
-        return _kernel(impl).forward(q, k, v, rel, scale)
+        with autocast_off(q):
+            return _kernel(impl).forward(q, k, v, rel, scale)
 
     def backward(
         grad: Tensor,
@@ -55,7 +57,8 @@ def _register(impl: str) -> Any:
         lse: Tensor,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        return _kernel(impl).backward(grad, q, k, v, rel, out, lse, scale)
+        with autocast_off(q):  # a backward may well be called inside
+            return _kernel(impl).backward(grad, q, k, v, rel, out, lse, scale)
 
     # The output (B, N, *map, E) and each query's log-sum-exp (B, N, *map); the gradients of q, k, v and the tables.
     forward_op = torch.library.custom_op(f"attnconv::{impl}_attention", forward, mutates_args=())
@@ -63,6 +66,8 @@ def _register(impl: str) -> Any:
 
     def differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | list[Tensor] | None, ...]:
         q, k, v, out, lse, *rel = ctx.saved_tensors
+        if torch._C._functorch.is_legacy_batchedtensor(grad):  # pyright: ignore[reportAttributeAccessIssue]
+            raise RuntimeError(f"impl={impl!r} has no gradients in batches (is_grads_batched); impl='eager' has them")
         return *backward_op(grad, q, k, v, rel, out, lse, ctx.scale), None
 
     def refuse(*_: Any) -> None:
@@ -81,9 +86,9 @@ def _register(impl: str) -> Any:
 
 
 def _fake_forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
-    batch, heads, *map_size = q.shape[:-1]
-    out = q.new_empty(batch, *map_size, heads, v.shape[-1]).movedim(-2, 1)
-    return out, q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+    from attnconv.kernels.relative_attention.output import empty_output
+
+    return empty_output(q, v), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
 
 
 def _fake_backward(

@@ -50,6 +50,7 @@ def why_not(impl: str, problem: AttentionProblem) -> str | None:
         map_size=problem.map_size,
         head_dim=head_dim,
         value_dim=value_dim,
+        dtype=problem.dtype,
         device_type=device_type,
         tables=problem.tables,
     )

@@ -11,12 +11,14 @@ COMPILE_IS_EXPORT = torch.__version__ < "2.12"  # torch 2.11 says that it export
 
 
 def exporting() -> bool:
-    """Whether torch.export, or the ONNX exporter above it, is tracing."""
+    """Whether torch.export or an exporter to ONNX is tracing."""
+    if torch.onnx.is_in_onnx_export():  # by the older exporter, which is none of torch.export
+        return True
     return torch.compiler.is_exporting() and not (COMPILE_IS_EXPORT and torch.compiler.is_dynamo_compiling())
 
 
 def exporting_to_onnx() -> bool:
-    return exporting() and torch.onnx.is_in_onnx_export()
+    return torch.onnx.is_in_onnx_export()
 
 
 def transforming() -> bool:

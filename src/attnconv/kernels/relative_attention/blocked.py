@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from attnconv.kernels.relative_attention.output import empty_output
+
 # Logits of a block, 4 MiB in float32 forward. The backward has more narrow products a block and gains from longer ones.
 FORWARD_LOGITS, BACKWARD_LOGITS = 2**20, 2**21
 
@@ -96,12 +98,6 @@ def backward(
     return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
 
 
-def empty_output(q: Tensor, v: Tensor) -> Tensor:
-    """(B, N, *map, E) laid out as (B, *map, N, E): then the heads merge into channels_last without a copy."""
-    batch, heads, *map_size = q.shape[:-1]
-    return q.new_empty(batch, *map_size, heads, v.shape[-1]).movedim(-2, 1)
-
-
 def _groups(q: Tensor, most: int) -> Iterator[tuple[tuple[slice, slice], list[tuple[slice, ...]]]]:
     """Images and heads that share a block of up to ``most`` logits, and the ranges of the map of each of its blocks.
 
@@ -110,6 +106,8 @@ def _groups(q: Tensor, most: int) -> Iterator[tuple[tuple[slice, slice], list[tu
     """
     batch, heads, *map_size = q.shape[:-1]
     length = math.prod(map_size)
+    if batch * heads * length == 0:
+        return
     together = min(heads, max(1, most // length**2))
     images = max(1, most // (heads * length**2))
     queries = max(1, most // (together * length))

@@ -17,9 +17,13 @@ from attnconv.kernels.relative_attention.position_term import position_term
 WIDEST_ON_CUDA = 256  # channels of a head that torch's fused kernels take there
 
 
-def why_not(*, map_size: Sequence[int], head_dim: int, value_dim: int, device_type: str, tables: bool) -> str | None:
+def why_not(
+    *, map_size: Sequence[int], head_dim: int, value_dim: int, dtype: torch.dtype, device_type: str, tables: bool
+) -> str | None:
     """Why these inputs cannot run, as a clause; None if they can."""
     width = max(head_dim + (sum(map_size) if tables else 0), value_dim)
+    if device_type == "cuda" and dtype == torch.float64:
+        return "torch has no fused kernel for float64 on CUDA"
     if device_type == "cuda" and width > WIDEST_ON_CUDA:
         return f"a folded head of {width} channels (D + axes of the map, or E) is above {WIDEST_ON_CUDA} on CUDA"
     return None
@@ -39,11 +43,10 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float
     folded_q = torch.cat(queries, dim=-1).flatten(2, -2)  # (B, N, L, D + axes)
     folded_k = torch.cat(keys, dim=-1).flatten(2, -2)
     values = v.flatten(2, -2)
-    # On a CPU only heads of one width run fused.
-    short = folded_q.shape[-1] - value_dim
-    if short > 0:
-        values = F.pad(values, (0, short))
-    elif short < 0:
-        folded_q, folded_k = F.pad(folded_q, (0, -short)), F.pad(folded_k, (0, -short))
+    # On a CPU only heads of one width run fused, and on CUDA widths that are multiples of 8 run everywhere.
+    width = max(folded_q.shape[-1], value_dim)
+    if q.device.type == "cuda":
+        width = -(-width // 8) * 8
+    folded_q, folded_k, values = (F.pad(t, (0, width - t.shape[-1])) for t in (folded_q, folded_k, values))
     y = F.scaled_dot_product_attention(folded_q, folded_k, values, scale=1.0)
     return y[..., :value_dim].unflatten(2, map_size)

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnconv.kernels.relative_attention.output import empty_output
+
 # Above them the registers no longer hold a tile.
 MAX_HEAD_DIM = {torch.float32: 128, torch.bfloat16: 256, torch.float16: 256}
 MAX_SPLITS = 8
@@ -189,12 +191,6 @@ def backward(
         torch.empty_like(table).copy_(sums.sum(0).mul_(magnitude)) for sums, table in zip(sum_tables, rel, strict=True)
     ]
     return grad_q, grad_k, grad_v, grad_tables
-
-
-def empty_output(q: Tensor, v: Tensor) -> Tensor:
-    """(B, N, *map, E) laid out as (B, *map, N, E): then the heads merge into channels_last without a copy."""
-    batch, heads, *map_size = q.shape[:-1]
-    return q.new_empty(batch, *map_size, heads, v.shape[-1]).movedim(-2, 1)
 
 
 def _arguments(q: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, blocks: Blocks) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Bilinear attention with derivatives of its own: fewer products, and fewer maps kept between forward and backward.
+"""Bilinear attention with a backward of its own: fewer products, and of the maps only x kept, or x and W x.
 
 gamma is folded into the small matrix and the residual into the last product: y = x + x S or y = x + A x. The backward
 merges the two gradients that x gets from x^T x or x x^T, and sums that of the weight over all images in one product.
@@ -6,6 +6,9 @@ It can be differentiated once more, but not by torch.func: the plain form is for
 Letters: B batch, C channels, L positions of the map.
 """
 
+import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +19,18 @@ def forward(x: Tensor, weight: Tensor, gamma: Tensor, order: str) -> Tensor:
     """x (B, C, L), weight (C, C) and gamma () in the dtype to compute in -> (B, C, L): x + gamma * x x^T W x."""
     function = _Scores if order == "scores" else _GramWeight
     return function.apply(x, weight, gamma)  # type: ignore[return-value]
+
+
+def _autocast_off(backward: Callable) -> Callable:
+    """The forward runs without autocast; so has the backward to, wherever it is called."""
+
+    @functools.wraps(backward)
+    def call(ctx: Any, *grad_outputs: Tensor) -> tuple:
+        kind = grad_outputs[0].device.type
+        with contextlib.nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
+            return backward(ctx, *grad_outputs)
+
+    return call
 
 
 class _GramWeight(torch.autograd.Function):
@@ -29,7 +44,8 @@ class _GramWeight(torch.autograd.Function):
         return _add_mixed(flat, gram @ (gamma * weight), flat).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @_autocast_off
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         x, weight, gamma, gram = ctx.saved_tensors
         flat, grad = x.to(weight.dtype), grad_outputs[0].to(weight.dtype)
         if torch.is_grad_enabled():  # a second derivative has to pass through it
@@ -38,7 +54,9 @@ class _GramWeight(torch.autograd.Function):
         slope = torch.bmm(grad, flat.mT)  # (B, C, C), of A
         grad_gamma = (slope * mixing).sum()
         slope = gamma * slope  # of G W
-        grad_weight = gram.flatten(0, 1).mT @ slope.flatten(0, 1)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = gram.reshape(-1, len(weight)).mT @ slope.reshape(-1, len(weight))
         grad_gram = slope @ weight.mT
         grad_x = _add_mixed(grad, gamma * mixing.mT, grad)
         grad_x = _add_mixed(grad_x, grad_gram + grad_gram.mT, flat)
@@ -61,7 +79,8 @@ class _Scores(torch.autograd.Function):
         return torch.baddbmm(flat, flat, gamma * scores).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @_autocast_off
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         x, weight, gamma, h, scores = ctx.saved_tensors
         flat, grad = x.to(weight.dtype), grad_outputs[0].to(weight.dtype)
         if torch.is_grad_enabled():  # a second derivative has to pass through them
@@ -70,17 +89,22 @@ class _Scores(torch.autograd.Function):
         grad_gamma = (slope * scores).sum()
         slope = gamma * slope
         grad_h = torch.bmm(flat, slope)
-        grad_weight = grad_h.transpose(0, 1).flatten(1) @ flat.transpose(0, 1).flatten(1).mT
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = _lines(grad_h).mT @ _lines(flat)
         grad_x = torch.baddbmm(grad, grad, gamma * scores.mT)
-        grad_x = grad_x.baddbmm_(h, slope.mT).add_((grad_h.mT.flatten(0, 1) @ weight).view_as(grad.mT).mT)
+        grad_x = grad_x.baddbmm_(h, slope.mT).add_((_lines(grad_h) @ weight).view(grad.mT.shape).mT)
         return grad_x.to(x.dtype), grad_weight, grad_gamma
 
 
 def _scores(flat: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    # Transposed and one below the other, all images meet W in one product; left to itself, matmul repeats W instead.
-    lines = flat.mT.flatten(0, 1)  # (B * L, C)
-    h = (lines @ weight.mT).unflatten(0, (len(flat), -1)).mT
+    h = (_lines(flat) @ weight.mT).view(flat.mT.shape).mT
     return h, torch.bmm(flat.mT, h)
+
+
+def _lines(x: Tensor) -> Tensor:
+    """(B, C, L) -> (B * L, C): so all images meet W in one product, where matmul by itself may repeat W for each."""
+    return x.mT.reshape(-1, x.shape[1])
 
 
 def _add_mixed(base: Tensor, mixing: Tensor, x: Tensor) -> Tensor:
