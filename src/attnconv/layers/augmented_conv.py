@@ -360,7 +360,7 @@ class AugmentedConv2d(AugmentedConvNd):
 
     Shapes: (B, in_channels, H_in, W_in) -> (B, out_channels, H, W), H and W as nn.Conv2d gives them; the last
     ``value_channels`` channels are attention.
-    Memory: linear in H * W; its square for each head with impl "eager", which "auto" takes for small maps alone.
+    Memory: linear in H * W; its square with impl "eager", which "auto" takes on small maps and under torch.func.
 
     The parameters are ``conv_out`` (absent if value_channels == out_channels), ``qkv_conv`` (its outputs in the order
     q, k, v), ``attn_out``, and, for relative positions, ``key_rel_h`` and ``key_rel_w``.

@@ -15,7 +15,7 @@ class SelfAttention(nn.Module):
     """y = gamma * o + x, where o_j = sum_i softmax_i(f_i . g_j) h_i with f, g, h = query(x), key(x), value(x).
 
     Shapes: (B, C, *map) -> the same, any number of map axes. gamma starts at 0, where the output is x.
-    Memory: linear in the number of positions, but on small maps its square.
+    Memory: linear in the number of positions; its square on small maps, under torch.func and in forward mode.
 
     Args:
         channels: C.
