@@ -9,11 +9,13 @@ import torch
 from attnconv import checks
 from attnconv.data.folder import load_folder
 from attnconv.data.image_data import ImageData
-from attnconv.data.named import DATA_SETS, load_named
+from attnconv.data.imagenette import IMAGENETTE_SETS, load_imagenette
+from attnconv.data.named import SMALL_SETS, load_named
 from attnconv.data.order import generator
 
 __all__ = ["DATA_SETS", "load_data"]
 
+DATA_SETS = (*SMALL_SETS, *IMAGENETTE_SETS)
 DATA_DIR_VARIABLE = "ATTNCONV_DATA"
 DEFAULT_DATA_DIR = "~/.cache/attnconv"
 
@@ -29,7 +31,7 @@ def load_data(
     """Load a known data set, or a folder with train/<class>/* and val/<class>/*.
 
     A known name comes before a folder of that name, which ``./name`` means. Several processes that may download the
-    same set should call this one after the other.
+    same set of torchvision's should call this one after the other; Imagenette and Imagewoof see to that themselves.
 
     Args:
         name_or_folder: one of ``DATA_SETS``, or a folder's path.
@@ -48,7 +50,10 @@ def load_data(
     name, folder = str(name_or_folder), Path(os.path.expanduser(name_or_folder))
     if name in DATA_SETS:
         data_dir = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or DEFAULT_DATA_DIR))
-        data = load_named(name, data_dir=data_dir, image_size=image_size)
+        if name in SMALL_SETS:
+            data = load_named(name, data_dir=data_dir, image_size=image_size)
+        else:
+            data = load_imagenette(name, data_dir=data_dir, image_size=image_size, skip_bad_images=skip_bad_images)
     elif folder.is_dir():
         data = load_folder(folder, image_size=image_size, skip_bad_images=skip_bad_images)
     else:
