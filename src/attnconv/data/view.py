@@ -11,6 +11,8 @@ from torch import Tensor
 
 from attnconv import checks
 
+LONGEST = 16  # times the shorter side: of longer images the ends, which are far outside the centre, are cut off first
+
 
 def fit(images: Tensor, image_size: Sequence[int], resize_ratio: float) -> Tensor:
     """Resize the shorter side to ``resize_ratio`` times the size wanted and cut out the centre.
@@ -23,6 +25,9 @@ def fit(images: Tensor, image_size: Sequence[int], resize_ratio: float) -> Tenso
         (..., C, *image_size) uint8.
     """
     functional = checks.require("torchvision.transforms.v2.functional", extra="train")
+    rows, columns = images.shape[-2:]
+    if max(rows, columns) > LONGEST * min(rows, columns):  # or 20,000 x 1 pixels would become 20,000 times as many
+        images = functional.center_crop(images, [min(rows, LONGEST * columns), min(columns, LONGEST * rows)])
     shorter = round(max(image_size) * resize_ratio)
     return functional.center_crop(functional.resize(images, [shorter], antialias=True), list(image_size))
 
