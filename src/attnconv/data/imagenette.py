@@ -11,6 +11,7 @@ from pathlib import Path
 
 from attnconv import checks
 from attnconv.data.archive import Archive, fetch
+from attnconv.data.files import PLAIN, FileOptions
 from attnconv.data.folder import DEFAULT_SIZE, load_folder
 from attnconv.data.image_data import ImageData
 
@@ -120,7 +121,7 @@ def edition_for(image_size: int) -> str:
     return next((edition for limit, edition in EDITIONS if image_size <= limit), "full")
 
 
-def load_imagenette(name: str, *, data_dir: Path, image_size: int | None, skip_bad_images: bool) -> ImageData:
+def load_imagenette(name: str, *, data_dir: Path, image_size: int | None, options: FileOptions = PLAIN) -> ImageData:
     """The set ``name`` of ``IMAGENETTE_SETS``, in the edition for ``image_size`` (128 if None).
 
     It is downloaded to ``data_dir`` if its folder, such as imagewoof2-160, is not there.
@@ -131,7 +132,7 @@ def load_imagenette(name: str, *, data_dir: Path, image_size: int | None, skip_b
     known = IMAGENETTE_SETS[name]
     size = image_size or DEFAULT_SIZE
     folder = fetch(known.archives[edition_for(size)], data_dir)
-    data = load_folder(folder, image_size=size, skip_bad_images=skip_bad_images)
+    data = load_folder(folder, image_size=size, options=options)
     if data.classes != tuple(known.classes):
         other = sorted(set(data.classes) ^ set(known.classes))
         raise checks.InputError(

@@ -44,6 +44,8 @@ class Normalise:
         self.scale = torch.tensor(scale, dtype=torch.float32, device=device).view(-1, 1, 1)  # (C, 1, 1)
         self.shift = torch.tensor(shift, dtype=torch.float32, device=device).view(-1, 1, 1)
 
+        self.colour = tuple(round(255 * m) for m in mean)  # the uint8 values that come nearest to 0
+
     def __call__(self, images: Tensor) -> Tensor:
         return images.to(torch.float32).mul_(self.scale).add_(self.shift)
 
