@@ -26,8 +26,8 @@ def test_version(attnconv):
 
 
 RUN_FLAGS = (
-    "--batch-size --config --crop-scale --cutmix --data --data-dir --device --epochs --image-size --json "
-    "--label-smoothing --lr --mixup --model --momentum --optimizer --option --out --precision --presize "
+    "--batch-size --cache-images --config --crop-scale --cutmix --data --data-dir --device --epochs --image-size "
+    "--json --label-smoothing --lr --mixup --model --momentum --optimizer --option --out --precision --presize "
     "--random-erasing --schedule --seed --skip-bad-images --train-subset --trivial-augment --warmup --weight-decay "
     "--workers"
 )

@@ -69,6 +69,17 @@ def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
         raise checks.InputError(f"cannot decode image {name}: {_reason(error)}") from error
 
 
+def count_pixels(path: str | Path) -> int:
+    """Of the image at ``path``, from its header alone; 0 if that cannot be read or tells of more than MAX_PIXELS."""
+    from PIL import Image
+
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        with Image.open(path) as file:
+            return count if (count := file.width * file.height) <= MAX_PIXELS else 0
+    return 0
+
+
 @functools.cache
 def _simplejpeg() -> ModuleType | None:
     try:

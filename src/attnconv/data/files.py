@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from attnconv import checks
 from attnconv.data.augment import Augmentation, batch_mixer, drawn_from, image_transforms
-from attnconv.data.decode import decode_image
+from attnconv.data.cache import ImageCache, forked_workers
+from attnconv.data.decode import count_pixels, decode_image
 from attnconv.data.order import Batch, BatchOrder, seed_of
 from attnconv.data.view import Normalise, fit
 
@@ -36,10 +37,12 @@ class FileOptions:
     Args:
         skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
         presize: validation images as in 2019: shorter side the image size + 32 pixels, else 8/7 of it; then the centre.
+        cache_images: keep decoded images in memory, so that each file is decoded once.
     """
 
     skip_bad_images: bool = False
     presize: bool = False
+    cache_images: bool = False
 
 
 PLAIN = FileOptions()
@@ -107,6 +110,7 @@ class FileLoader:
         self._sampler = _Sampler()
         self._loader = DataLoader(
             _Decoder(source, order.seed, augmentation, normalise.colour),
+            multiprocessing_context=forked_workers() if source.options.cache_images and workers else None,
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -170,6 +174,9 @@ class _Decoder(Dataset):
     ) -> None:
         v2 = checks.require("torchvision.transforms.v2", extra="train")
         self.source, self.seed = source, seed
+        self.cache: ImageCache | None = None
+        if source.options.cache_images:
+            self.cache = ImageCache([CHANNELS * count_pixels(path) for path in source.paths], CHANNELS)
         self.augment = v2.Compose(
             [
                 v2.RandomResizedCrop(source.image_size, scale=(augmentation.crop_scale, 1.0), antialias=True),
@@ -182,13 +189,21 @@ class _Decoder(Dataset):
         epoch, index = key
         path = self.source.paths[index]
         try:
-            image = decode_image(path, CHANNELS)
+            image = self._decoded(index)
         except checks.InputError as error:  # as a value: raised here, torch would wrap it in a page of traceback
             return BadImage(path, str(error))
         if self.seed is None:
             return fit(image, self.source.image_size, self.source.resize_ratio), self.source.labels[index]
         with drawn_from(seed_of(self.seed, epoch, index)):
             return self.augment(image), self.source.labels[index]
+
+    def _decoded(self, index: int) -> Tensor:
+        image = None if self.cache is None else self.cache.get(index)
+        if image is None:
+            image = decode_image(self.source.paths[index], CHANNELS)
+            if self.cache is not None:
+                self.cache.put(index, image)
+        return image
 
 
 def _collate(samples: list[Sample], image_size: tuple[int, int]) -> tuple[Tensor, Tensor, list[BadImage]]:

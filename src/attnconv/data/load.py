@@ -29,6 +29,7 @@ def load_data(
     train_subset: int | None = None,
     skip_bad_images: bool = False,
     presize: bool = False,
+    cache_images: bool = False,
 ) -> ImageData:
     """Load a known data set, or a folder with train/<class>/* and val/<class>/*.
 
@@ -41,6 +42,7 @@ def load_data(
         image_size: side of the square images in pixels; the set's own, or 128 of a folder, if None.
         train_subset: train on so many images only, always the same ones whatever the run's seed.
         presize: validation images as in 2019: shorter side ``image_size`` + 32 pixels, then the centre. Of files only.
+        cache_images: keep decoded images in memory; of files only. H * W * 3 bytes each, at their files' own size.
         skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
     Raises:
         InputError: neither a name nor a folder, a folder of another layout, a set that cannot be read or downloaded,
@@ -50,7 +52,7 @@ def load_data(
         checks.integer("image_size", image_size, at_least=1)
     if train_subset is not None:
         checks.integer("train_subset", train_subset, at_least=1)
-    options = FileOptions(skip_bad_images=skip_bad_images, presize=presize)
+    options = FileOptions(skip_bad_images=skip_bad_images, presize=presize, cache_images=cache_images)
     name, folder = str(name_or_folder), Path(os.path.expanduser(name_or_folder))
     if name in DATA_SETS:
         data_dir = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or DEFAULT_DATA_DIR))

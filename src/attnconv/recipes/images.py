@@ -17,6 +17,7 @@ def images_of(config: RunConfig) -> ImageData:
         train_subset=config.train_subset,
         skip_bad_images=config.skip_bad_images,
         presize=config.presize,
+        cache_images=config.cache_images,
     )
 
 

@@ -39,6 +39,7 @@ class RunConfig:
     random_erasing: float = _option("Share of images of which a rectangle is blotted out.", default=0.0)
     mixup: float = _option("Alpha of the Beta distribution by which images are blended; 0 for none.", default=0.0)
     cutmix: float = _option("Alpha of that by which rectangles of images are swapped; 0 for none.", default=0.0)
+    cache_images: bool = _option("Keep a folder's decoded images in memory.", default=False)
     workers: int = _option("Processes that decode a folder's images.", default=2)
     epochs: int = _option("Passes over the training images.", default=30)
     batch_size: int = _option("Images a step.", default=128)
