@@ -24,7 +24,7 @@ ALLOWED = {
     "report": set(),
     "recipes": {"models", "surgery", "data", "train"},
     "study": {"recipes", "report"},
-    "bench": {"ops", "layers", "models"},
+    "bench": {"ops", "layers", "models", "data"},
     "explain": {"ops", "layers", "models"},
     "export": {"ops", "layers", "models"},
     "cli": None,  # everything

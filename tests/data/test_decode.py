@@ -1,5 +1,8 @@
 """Files of every kind, and files that are none."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -125,3 +128,118 @@ def test_a_file_that_cannot_be_read(tmp_path, name, reason):
 def test_channels_are_one_or_three(tmp_path):
     with pytest.raises(InputError, match="channels must be 1 or 3, got 4"):
         decode_image(tmp_path / "a.png", 4)
+
+
+def wide(path, **options):
+    """An image that is too large by far for a limit of 1,000 pixels, bright on the left."""
+    image = Image.new("L", (80, 48))
+    image.paste(255, (0, 0, 40, 48))
+    image.save(path, **options)
+
+
+@pytest.fixture
+def low_limit(monkeypatch):
+    monkeypatch.setattr(decode, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(decode, "LARGE_JPEG", 1)
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_a_jpeg_above_the_limit_is_read_at_a_reduced_size(tmp_path, low_limit, channels, mode):
+    wide(tmp_path / "a.jpg")
+    image = decode_image(tmp_path / "a.jpg", channels).float()
+    assert image.shape == (channels, 24, 40)  # 3,840 pixels / 4
+    assert image[..., :20].mean() > 250
+    assert image[..., 20:].mean() < 5
+
+
+def test_a_jpeg_far_above_the_limit(tmp_path, low_limit, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_PIXELS", 60)
+    wide(tmp_path / "a.jpg")
+    assert decode_image(tmp_path / "a.jpg", 3).shape == (3, 6, 10)
+
+
+def test_a_jpeg_at_the_limit_is_read_as_it_is(tmp_path, low_limit, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_PIXELS", 80 * 48)
+    wide(tmp_path / "a.jpg")
+    assert decode_image(tmp_path / "a.jpg", 3).shape == (3, 48, 80)
+
+
+def test_a_reduced_jpeg_is_turned_upright(tmp_path, low_limit):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide(tmp_path / "a.jpg", exif=exif)
+    image = decode_image(tmp_path / "a.jpg", 1).float()
+    assert image.shape == (1, 40, 24)
+    assert image[:, :20].mean() > 250
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif", "a.tiff"])
+def test_other_files_above_the_limit_are_refused(tmp_path, low_limit, name):
+    wide(tmp_path / name)
+    line = "it has more than 134,217,728 pixels; make it smaller, or a JPEG file, which is read at a reduced size"
+    with pytest.raises(InputError, match=f"^cannot decode image .*{name}: {line}$"):
+        decode_image(tmp_path / name, 3)
+
+
+def test_a_png_of_20000_by_20000_pixels_is_refused_before_it_is_decoded(tmp_path):
+    """Its header alone, as a bomb of a few bytes has it; Pillow stops at it in its own words."""
+    wide(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[16:24] = struct.pack(">II", 20000, 20000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.png: it has more than 134,217,728 pixels; make it smaller"):
+        decode_image(tmp_path / "a.png", 3)
+
+
+@pytest.mark.parametrize("shape", [(3, 20000), (20000, 3)])
+def test_long_thin_images(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert torch.equal(decode_image(tmp_path / "a.png", 3), torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+@pytest.mark.slow
+def test_a_jpeg_of_20000_by_20000_pixels(tmp_path):
+    Image.new("L", (20000, 20000), 128).save(tmp_path / "a.jpg")
+    image = decode_image(tmp_path / "a.jpg", 3)
+    assert image.shape == (3, 10000, 10000)
+    assert image.unique().tolist() == [128]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_simplejpeg_gives_the_pixels_that_torchvision_gives(tmp_path, monkeypatch, mode, channels):
+    pytest.importorskip("simplejpeg")
+    pixels = np.random.default_rng(0).integers(0, 256, (45, 67, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(tmp_path / "a.jpg", quality=85)
+    fast = decode_image(tmp_path / "a.jpg", channels)
+    monkeypatch.setattr(decode, "_simplejpeg", lambda: None)
+    assert torch.equal(fast, decode_image(tmp_path / "a.jpg", channels))
+
+
+class TakesPart:
+    """In the place of simplejpeg: every image is one black pixel."""
+
+    @staticmethod
+    def decode_jpeg(data, colours):
+        return np.zeros((1, 1, len(colours) if colours == "RGB" else 1), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("exif", "side"), [(False, 1), (True, 9)])
+def test_simplejpeg_is_left_out_where_there_is_exif(tmp_path, monkeypatch, exif, side):
+    monkeypatch.setattr(decode, "_simplejpeg", lambda: TakesPart)
+    orientation = Image.Exif()
+    orientation[0x0112] = 3
+    COLOUR.save(tmp_path / "a.jpg", **({"exif": orientation} if exif else {}))
+    assert decode_image(tmp_path / "a.jpg", 3).shape[1] == side
+
+
+def test_a_jpeg_that_simplejpeg_cannot_read(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ValueError("not this one")
+
+    monkeypatch.setattr(TakesPart, "decode_jpeg", refuse)
+    monkeypatch.setattr(decode, "_simplejpeg", lambda: TakesPart)
+    COLOUR.save(tmp_path / "a.jpg")
+    assert decode_image(tmp_path / "a.jpg", 3).shape == (3, 9, 13)

@@ -1,227 +1,167 @@
-"""CIFAR and MNIST from a small server on this machine."""
+"""Downloads that are cut, resumed, changed in between, damaged, refused."""
 
-import functools
-import gzip
+import errno
 import hashlib
-import http.server
 import io
-import pickle
-import shutil
-import struct
-import tarfile
-import threading
+import re
 
-import numpy as np
 import pytest
-import torch
-import torchvision
+from data.web import Serving
 
 from attnconv.checks import InputError
-from attnconv.data import load_data
+from attnconv.data import download as module
+from attnconv.data.download import download, fits
 
-COUNTS = {"train": 10, "test": 4}
+DATA = bytes(range(256)) * 40
+MD5 = "md5:" + hashlib.md5(DATA).hexdigest()
+SHA = "sha256:" + hashlib.sha256(DATA).hexdigest()
 
 
 @pytest.fixture
-def server(tmp_path):
-    """A folder whose files are served, the address, and the paths asked for."""
-    folder, asked = tmp_path / "served", []
-    folder.mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format, *args):
-            asked.append(self.path)
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield folder, f"http://127.0.0.1:{httpd.server_address[1]}/", asked
-        httpd.shutdown()
-        thread.join()
+def web(monkeypatch):
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    with Serving() as web:
+        web.files["a.tgz"] = DATA
+        yield web
 
 
-def md5(data: bytes) -> str:
-    return hashlib.md5(data).hexdigest()
+@pytest.fixture
+def get(web, tmp_path):
+    def run(*digests: str) -> bytes:
+        download(web.address + "a.tgz", tmp_path / "a.tgz", digests=digests)
+        assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]  # nothing else is left
+        return (tmp_path / "a.tgz").read_bytes()
+
+    return run
 
 
-def pixels(split: str, *shape: int) -> np.ndarray:
-    return np.random.default_rng(len(split)).integers(0, 256, (COUNTS[split], *shape), dtype=np.uint8)
+@pytest.mark.parametrize("digests", [(), (MD5,), (SHA,), ("md5:0", SHA), ("sha256:0", MD5)])
+def test_a_file_arrives(web, get, digests):
+    assert get(*digests) == DATA
+    assert web.asked == [("/a.tgz", None)]
 
 
-def serve_cifar10(folder, address, monkeypatch):
-    """An archive as the official one, but of two training images a file and four test images."""
-    train, labels = pixels("train", 3072), list(range(10))
-    files = {
-        f"data_batch_{i + 1}": {"data": train[2 * i : 2 * i + 2], "labels": labels[2 * i : 2 * i + 2]} for i in range(5)
-    }
-    files["test_batch"] = {"data": pixels("test", 3072), "labels": [3, 2, 1, 0]}
-    files["batches.meta"] = {"label_names": [f"thing {i}" for i in range(10)]}
-    raw = {name: pickle.dumps(content) for name, content in files.items()}
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for name, content in raw.items():
-            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    (folder / "cifar-10-python.tar.gz").write_bytes(archive.getvalue())
-    kind = torchvision.datasets.CIFAR10
-    monkeypatch.setattr(kind, "url", f"{address}cifar-10-python.tar.gz")
-    monkeypatch.setattr(kind, "tgz_md5", md5(archive.getvalue()))
-    monkeypatch.setattr(kind, "train_list", [[name, md5(raw[name])] for name in raw if name.startswith("data")])
-    monkeypatch.setattr(kind, "test_list", [["test_batch", md5(raw["test_batch"])]])
-    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(raw["batches.meta"])})
+def test_a_file_of_unknown_length(web, get):
+    web.lengths = False
+    assert get(MD5) == DATA
 
 
-def serve_mnist(kind, folder, address, monkeypatch):
-    """Four gzipped IDX files as the official ones, of ten and four images."""
-    resources = []
-    for split, prefix in (("train", "train"), ("test", "t10k")):
-        n = COUNTS[split]
-        images = struct.pack(">4B3I", 0, 0, 8, 3, n, 28, 28) + pixels(split, 28, 28).tobytes()
-        labels = struct.pack(">4BI", 0, 0, 8, 1, n) + bytes(range(n))
-        for name, content in ((f"{prefix}-images-idx3-ubyte.gz", images), (f"{prefix}-labels-idx1-ubyte.gz", labels)):
-            (folder / name).write_bytes(gzip.compress(content))
-            resources.append((name, md5((folder / name).read_bytes())))
-    monkeypatch.setattr(kind, "mirrors", [address])
-    monkeypatch.setattr(kind, "resources", resources)
+def test_a_cut_connection_is_taken_up_where_it_broke_off(web, get):
+    web.cut_after = [3000, 100, 1]
+    assert get(MD5) == DATA
+    assert [wanted for _, wanted in web.asked] == [None, "bytes=3000-", "bytes=3100-", "bytes=3101-"]
 
 
-@pytest.fixture(params=["cifar10", "mnist", "fashion-mnist"])
-def served(request, server, monkeypatch):
-    """Name of a set that the server has, the folder served and the paths asked for."""
-    folder, address, asked = server
-    if request.param == "cifar10":
-        serve_cifar10(folder, address, monkeypatch)
-    else:
-        kind = {"mnist": torchvision.datasets.MNIST, "fashion-mnist": torchvision.datasets.FashionMNIST}[request.param]
-        serve_mnist(kind, folder, address, monkeypatch)
-    return request.param, folder, asked
+@pytest.mark.parametrize("tags", [True, False])
+def test_the_next_call_goes_on_where_the_last_one_stopped(web, get, tmp_path, tags):
+    web.tags = tags
+    web.cut_after = [3000]
+    interrupted(web, get)
+    assert (tmp_path / "a.tgz.part").stat().st_size == 3000
+    web.asked.clear()
+    assert get(MD5) == DATA
+    assert web.asked == [("/a.tgz", "bytes=3000-")]
 
 
-EXPECTED = {  # channels, side, pad, flip
-    "cifar10": (3, 32, 4, True),
-    "mnist": (1, 28, 2, False),
-    "fashion-mnist": (1, 28, 2, True),
-}
+def interrupted(web, get) -> None:
+    """A call of which only one connection brings something."""
+    answer, answers = web.answer, []
+
+    def once(request):
+        answers.append(request)
+        if len(answers) > 1:
+            web.status = [503]
+        answer(request)
+
+    web.answer = once
+    kept = r"HTTP 503 Service Unavailable; the 3,000 bytes in .*a\.tgz\.part are kept, and the next try goes on there$"
+    with pytest.raises(InputError, match=kept):
+        get(MD5)
+    web.answer = answer
+    web.status = []
 
 
-def test_a_download(served, tmp_path):
-    name, _, _ = served
-    data = load_data(name, data_dir=tmp_path / "data")
-    channels, side, pad, flip = EXPECTED[name]
-    shape = (channels, side, side)
-    assert (data.name, data.channels, data.image_size, len(data.classes)) == (name, channels, (side, side), 10)
-    assert (data.train.pad, data.train.flip, data.val.pad, data.val.flip) == (pad, flip, 0, False)
-    assert torch.equal(data.train.images, torch.from_numpy(pixels("train", *shape)))
-    assert torch.equal(data.val.images, torch.from_numpy(pixels("test", *shape)))
-    assert data.train.labels.tolist() == list(range(10))
-    assert data.train.labels.dtype == torch.int64
+def test_a_server_that_knows_no_ranges_sends_all_again(web, get):
+    web.ranges, web.cut_after = False, [3000]
+    assert get(MD5) == DATA
+    assert len(web.asked) == 2
 
 
-def test_stdout_stays_clean(served, tmp_path, capsys, monkeypatch):
-    """Older versions of torchvision print where they download from."""
-    name, _, _ = served
-    kind = torchvision.datasets.CIFAR10 if name == "cifar10" else torchvision.datasets.MNIST
-    download = kind.download
-    monkeypatch.setattr(kind, "download", lambda self: print("Downloading") or download(self))
-    load_data(name, data_dir=tmp_path / "data")
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "Downloading" in captured.err
+@pytest.mark.parametrize("tags", [True, False])
+def test_a_file_that_changed_since_is_fetched_as_a_whole(web, get, tmp_path, tags):
+    """With an ETag the server says so; without, the checksum of the two halves together does."""
+    web.tags = tags
+    web.cut_after, web.files["a.tgz"] = [3000], b"?" * 9000
+    interrupted(web, get)
+    web.files["a.tgz"] = DATA
+    assert get(MD5) == DATA
 
 
-def test_the_second_time_nothing_is_asked_for(served, tmp_path):
-    name, _, asked = served
-    first = load_data(name, data_dir=tmp_path / "data")
-    assert asked
-    asked.clear()
-    second = load_data(name, data_dir=tmp_path / "data")
-    assert asked == []
-    assert torch.equal(first.train.images, second.train.images)
+@pytest.mark.parametrize(("length", "asked"), [(len(DATA), 1), (len(DATA) + 7, 2)])
+def test_a_part_as_long_as_the_file_or_longer(web, get, tmp_path, length, asked):
+    (tmp_path / "a.tgz.part").write_bytes((DATA + b"surplus")[:length])
+    assert get(MD5) == DATA
+    assert len(web.asked) == asked
 
 
-def test_the_environment_names_the_folder(served, tmp_path, monkeypatch):
-    name, _, _ = served
-    monkeypatch.setenv("ATTNCONV_DATA", str(tmp_path / "elsewhere"))
-    load_data(name)
-    assert list((tmp_path / "elsewhere").iterdir())
+def test_a_server_that_recovers(web, get):
+    web.status = [503, 500]
+    assert get(MD5) == DATA
 
 
-def test_the_folder_without_any_wish_is_in_the_cache(served, tmp_path, monkeypatch):
-    name, _, _ = served
-    monkeypatch.delenv("ATTNCONV_DATA", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    load_data(name)
-    assert list((tmp_path / ".cache" / "attnconv").iterdir())
+def test_a_wrong_checksum(web, get, tmp_path):
+    web.files["a.tgz"] = DATA[:-1] + b"?"
+    with pytest.raises(
+        InputError, match=rf"^cannot download http://.*/a\.tgz: its checksum is none of {MD5}, sha256:1$"
+    ):
+        get(MD5, "sha256:1")
+    assert list(tmp_path.iterdir()) == []
 
 
-def failure(name, folder) -> str:
-    """The one line of a load that fails, less its beginning, which names the set and the folder."""
-    with pytest.raises(InputError) as caught:
-        load_data(name, data_dir=folder)
-    line, start = str(caught.value), f"cannot read or download data set {name!r} in {folder}: "
-    assert line.startswith(start)
-    assert "\n" not in line
-    return line.removeprefix(start)
+def test_a_file_that_is_not_there(web, get):
+    del web.files["a.tgz"]
+    with pytest.raises(InputError, match=r"^cannot download http://.*/a\.tgz: HTTP 404 Not Found$"):
+        get(MD5)
+    assert len(web.asked) == 1
 
 
-def damage(folder) -> None:
-    for path in folder.iterdir():
-        path.write_bytes(path.read_bytes()[:-1] + b"?")
+def test_no_server(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    with pytest.raises(InputError, match=r"^cannot download http://127\.0\.0\.1:1/a: .*refused$"):
+        download("http://127.0.0.1:1/a", tmp_path / "a", digests=())
 
 
-def test_a_wrong_checksum(served, tmp_path):
-    name, folder, _ = served
-    damage(folder)
-    assert "File not found or corrupted" in failure(name, tmp_path / "data")
+def test_a_server_that_answers_with_another_part(web, get, tmp_path):
+    (tmp_path / "a.tgz.part").write_bytes(DATA[:10])
+
+    def wrong(request):
+        request.send_response(206)
+        request.send_header("Content-Range", "bytes 5-9/10")
+        request.end_headers()
+
+    web.answer = wrong
+    with pytest.raises(InputError, match=re.escape("asked for bytes from 10 on, got bytes 5-9/10")):
+        get(MD5)
 
 
-def test_a_download_that_failed_is_repeated(served, tmp_path):
-    name, folder, _ = served
-    shutil.copytree(folder, tmp_path / "whole")
-    damage(folder)
-    failure(name, tmp_path / "data")
-    shutil.copytree(tmp_path / "whole", folder, dirs_exist_ok=True)
-    assert load_data(name, data_dir=tmp_path / "data").num_train == 10
+@pytest.mark.parametrize("method", ["write", "close"])
+def test_a_full_disk(web, get, monkeypatch, tmp_path, method):
+    """The system says so at a write, or when the last bytes are flushed."""
+
+    class Full(io.BytesIO):
+        def fail(self, *_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    setattr(Full, method, Full.fail)
+    real = module.Path.open
+    opened = lambda path, *args, **kwargs: Full() if path.suffix == ".part" else real(path, *args, **kwargs)  # noqa: E731
+    monkeypatch.setattr(module.Path, "open", opened)
+    with pytest.raises(InputError, match=r"^cannot write .*a\.tgz\.part: No space left on device$"):
+        get(MD5)
 
 
-def test_files_that_the_server_lacks(served, tmp_path):
-    name, folder, _ = served
-    shutil.rmtree(folder)
-    assert "404" in failure(name, tmp_path / "data")
-
-
-def test_no_network(served, tmp_path, monkeypatch):
-    name, _, _ = served
-    nowhere = "http://127.0.0.1:1/"  # a port that nobody listens on
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", f"{nowhere}cifar-10-python.tar.gz")
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [nowhere])
-    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [nowhere])
-    assert "refused" in failure(name, tmp_path / "data")
-
-
-def test_a_folder_that_cannot_be_written(served, tmp_path):
-    name, _, _ = served
-    (tmp_path / "data").write_text("a file where the folder should be")
-    assert "[Errno " in failure(name, tmp_path / "data")
-
-
-def cut_off(folder, file_name) -> None:
-    (path,) = folder.rglob(file_name)
-    path.write_bytes(path.read_bytes()[:-10])
-
-
-@pytest.mark.parametrize("served", ["cifar10"], indirect=True)
-def test_a_cifar_file_that_is_cut_off_is_downloaded_again(served, tmp_path):
-    load_data("cifar10", data_dir=tmp_path / "data")
-    cut_off(tmp_path / "data", "data_batch_1")
-    assert load_data("cifar10", data_dir=tmp_path / "data").num_train == 10
-
-
-@pytest.mark.parametrize("served", ["mnist", "fashion-mnist"], indirect=True)
-def test_an_mnist_file_that_is_cut_off_is_to_be_deleted(served, tmp_path):
-    """torchvision takes extracted files as they are; an extraction that was broken off leaves such a one."""
-    name, _, _ = served
-    load_data(name, data_dir=tmp_path / "data")
-    cut_off(tmp_path / "data", "train-images-idx3-ubyte")
-    assert failure(name, tmp_path / "data").endswith("; if files there are damaged, delete them")
+def test_fits(tmp_path):
+    (tmp_path / "a").write_bytes(DATA)
+    assert fits(tmp_path / "a", ())
+    assert fits(tmp_path / "a", ("md5:0", SHA))
+    assert not fits(tmp_path / "a", ("md5:0", "sha256:0"))

@@ -3,10 +3,12 @@
 import shutil
 
 import pytest
+import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from attnconv.checks import InputError
-from attnconv.data import load_data
+from attnconv.data import decode_image, load_data
 
 
 def test_a_folder_becomes_data(image_folder):
@@ -97,3 +99,14 @@ def test_another_layout(image_folder, change, message):
     with pytest.raises(InputError) as caught:
         load_data(str(image_folder))
     assert str(caught.value) == message.format(folder=image_folder)
+
+
+@pytest.mark.parametrize(("presize", "shorter"), [(False, 73), (True, 96)])
+def test_validation_images_at_64_pixels(image_folder, presize, shorter):
+    """8/7 of the side, or 32 pixels more than it, and then the centre."""
+    data = load_data(str(image_folder), image_size=64, presize=presize)
+    _, val = data.loaders(batch_size=1, seed=0, device=torch.device("cpu"), workers=0)
+    usual = v2.Compose([v2.Resize(shorter, antialias=True), v2.CenterCrop(64)])
+    expected = usual(decode_image(data.val.paths[0], 3))
+    assert torch.equal(next(val.epoch(0)).images[0], val.normalise(expected))
+    assert round(64 * data.meta()["resize_ratio"]) == shorter

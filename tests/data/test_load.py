@@ -14,7 +14,10 @@ CPU = torch.device("cpu")
 
 
 def test_the_known_names():
-    assert list(DATA_SETS) == ["digits", "cifar10", "cifar100", "mnist", "fashion-mnist"]
+    assert (
+        *("digits", "cifar10", "cifar100", "mnist", "fashion-mnist"),
+        *("imagenette", "imagewoof", "imagenette-old", "imagewoof-old"),
+    ) == DATA_SETS
 
 
 def test_digits():
@@ -90,7 +93,8 @@ def test_a_subset_may_be_the_whole():
             {},
             InputError,
             "'/no/such/place' is neither a data set nor an existing folder;"
-            " known: cifar10, cifar100, digits, fashion-mnist, mnist",
+            " known: cifar10, cifar100, digits, fashion-mnist, imagenette, imagenette-old, imagewoof, imagewoof-old,"
+            " mnist",
         ),
         (
             "digits",

@@ -53,3 +53,19 @@ def test_prepare_image():
 def test_prepare_image_refuses(image, error, message):
     with pytest.raises(error, match=message):
         prepare_image(image, META)
+
+
+@pytest.mark.parametrize("shape", [(3, 20000, 2), (3, 2, 20000)])
+def test_a_long_thin_image_is_not_blown_up(monkeypatch, shape):
+    """At 14 pixels, 20,000 x 2 would first become 140,000 x 14."""
+    from torchvision.transforms.v2 import functional
+
+    sizes, resize = [], functional.resize
+    monkeypatch.setattr(
+        functional, "resize", lambda x, *args, **kwargs: sizes.append(x.numel()) or resize(x, *args, **kwargs)
+    )
+    images = torch.zeros(shape, dtype=torch.uint8)
+    images[..., 9950:10050] = 200 if shape[2] == 20000 else 0
+    images[:, 9950:10050] = 200 if shape[1] == 20000 else images[:, 9950:10050]
+    assert fit(images, (14, 14), 1.0).unique().tolist() == [200]
+    assert sizes == [3 * 2 * 32]

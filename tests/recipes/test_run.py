@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from attnconv.data import Augmentation, ImageData
 from attnconv.recipes import default_out, load_trained, run
 from attnconv.train.config import RunConfig
 
@@ -62,6 +63,7 @@ def test_nothing_is_loaded_or_written_where_a_run_is(finished):
         ({"model_options": {"init_from": "w.pt"}}, "unknown option of aa_convnet3: 'init_from'"),
         ({"train_subset": 5000}, "train_subset must be at most 1437"),
         ({"train_subset": None, "batch_size": 2000}, "batch_size must be at most 1437"),
+        ({"mixup": -1.0}, r"mixup must be at least 0, got -1\.0"),
         ({"image_size": 4}, r"at least 8 x 8 pixels, got \(4, 4\)"),
     ],
 )
@@ -70,6 +72,27 @@ def test_bad_settings_leave_nothing_behind(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         run(RunConfig(**settings), tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+AUGMENTED = {"trivial_augment": True, "random_erasing": 0.5, "mixup": 0.4, "cutmix": 1.0, "crop_scale": 0.5}
+
+
+def test_augmentation_reaches_the_loaders(monkeypatch, tmp_path):
+    seen = []
+    loaders = ImageData.loaders
+    monkeypatch.setattr(ImageData, "loaders", lambda self, **options: seen.append(options) or loaders(self, **options))
+    run(RunConfig(model="convnet3", **TINY, **AUGMENTED), tmp_path / "out", progress=False)
+    assert seen[0]["augmentation"] == Augmentation(crop_scale=0.5, trivial=True, erasing=0.5, mixup=0.4, cutmix=1.0)
+
+
+def test_an_augmented_run_repeats_itself_and_differs_from_a_plain_one(tmp_path):
+    settings = {"plain": {}, "one": AUGMENTED, "again": AUGMENTED}
+    states = {}
+    for name, options in settings.items():
+        run(RunConfig(model="convnet3", **TINY, **options), tmp_path / name, progress=False)
+        states[name] = load_trained(tmp_path / name, device="cpu").model.state_dict()
+    torch.testing.assert_close(dict(states["one"]), dict(states["again"]), rtol=0, atol=0)
+    assert not all(torch.equal(a, b) for a, b in zip(states["one"].values(), states["plain"].values(), strict=True))
 
 
 def test_checkpoints_of_another_network_are_refused(finished, tmp_path):

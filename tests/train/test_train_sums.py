@@ -34,3 +34,11 @@ def test_stored_sums_go_on(tmp_path):
 def test_before_the_first_image():
     sums = TrainSums()
     assert (sums.mean_loss, sums.top1, sums.images_per_second) == (0, 0, 0)
+
+
+def test_the_larger_share_of_a_mixed_image_counts(tmp_path):
+    sums = TrainSums()
+    shares = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
+    sums.add(1, 0.1, torch.tensor(1.0), torch.tensor([[2, 1], [1, 2], [1, 2]]), shares)
+    sums.flush(tmp_path)
+    assert (sums.hits, sums.images) == (2, 3)

@@ -26,6 +26,7 @@ QUICK_LAYERS = "L1,L4"
 BUDGET = 30.0  # seconds that the rounds of one contest may take, but for its least three rounds
 
 bench = App(name="bench", help_format="plaintext")
+bench.command("attnconv.cli.bench_data:data", name="data", help="Images a second of the loader, beside Pillow's.")
 
 
 @bench.default
@@ -138,7 +139,7 @@ def ops(
     from attnconv.bench import bilinear_attention as bilinear
     from attnconv.bench import relative_attention as relative
 
-    settings = _settings(device, dtype, rounds, backward)
+    settings = settings_of(device, dtype, rounds, backward)
     kind = settings.device.type
     named = {c.name: c for c in (*relative.NAMED, *bilinear.NAMED)}
     possible = [name for name in named if kind == "cuda" or not name.startswith("G")]
@@ -148,7 +149,7 @@ def ops(
     known = [*(relative.contestant_names() if attention else ()), *(bilinear.contestant_names() if orders else ())]
     settings = _restricted(settings, "impl", impl, known)
     contests = [*relative.contests(attention, settings), *bilinear.contests(orders, settings)]
-    _hold(contests, settings, out / "ops.jsonl", json)
+    hold_contests(contests, settings, out / "ops.jsonl", json)
 
 
 @bench.command
@@ -194,10 +195,10 @@ def layers(
 
     names = [c.name for c in room.NAMED]
     chosen, swept = _chosen(case, sizes, quick=QUICK_LAYERS, possible=names, known=names, all_sizes=relative.SIZES)
-    settings = _settings(device, dtype, rounds, backward)
+    settings = settings_of(device, dtype, rounds, backward)
     settings = _restricted(settings, "layer", layer, room.contestant_names())
     cases = [*(c for c in room.NAMED if c.name in chosen), *room.sweep(swept)]
-    _hold(room.contests(cases, settings), settings, out / "layers.jsonl", json)
+    hold_contests(room.contests(cases, settings), settings, out / "layers.jsonl", json)
 
 
 @bench.command
@@ -242,9 +243,9 @@ def models(
 
     names = room.twinned_models() if model == "all" else room.NAMED if model is None else _words(model)
     cases = [room.case_of(name, batch=batch_size, image_size=image_size) for name in names]
-    settings = _settings(device, dtype, rounds, True)
+    settings = settings_of(device, dtype, rounds, True)
     contests = [room.contest(case, settings, impls=_words(impl)) for case in cases]
-    _hold(contests, settings, out / "models.jsonl", json)
+    hold_contests(contests, settings, out / "models.jsonl", json)
 
 
 @bench.command
@@ -309,7 +310,7 @@ def _chosen(
     return names, swept
 
 
-def _settings(device: Device, dtype: Dtype, rounds: int, backward: bool) -> "Settings":
+def settings_of(device: Device, dtype: Dtype, rounds: int, backward: bool) -> "Settings":
     import torch
 
     from attnconv.bench.contest import Settings
@@ -334,8 +335,8 @@ def _restricted(settings: "Settings", what: str, names: str | None, known: Seque
     return replace(settings, names=tuple(checks.one_of(what, name, known) for name in _words(names)))
 
 
-def _hold(contests: Sequence["Contest"], settings: "Settings", file: Path, json: bool) -> None:
-    """Hold the contests, add their records to the file, and print them."""
+def hold_contests(contests: Sequence["Contest"], settings: "Settings", file: Path, json: bool) -> Records:
+    """Hold the contests, add their records to the file, print and return them."""
     from attnconv.bench.records import append, origin
     from attnconv.bench.run import run
     from attnconv.report.bench_table import HEADER, tables
@@ -359,7 +360,7 @@ def _hold(contests: Sequence["Contest"], settings: "Settings", file: Path, json:
                 )
     if json:
         print_json(found)
-        return
+        return found
     for table in tables(found):
         print(table.title)
         if table.rows:
@@ -368,6 +369,7 @@ def _hold(contests: Sequence["Contest"], settings: "Settings", file: Path, json:
             print(f"{name}: {reason}")
         print()
     print(f"{len(found)} records added to {file}; attnconv bench report draws them together")
+    return found
 
 
 @contextlib.contextmanager

@@ -59,6 +59,7 @@ def evaluate(
         data_dir=data_dir or trained.config.data_dir,
         image_size=trained.meta["image_size"][0] if image_size is None else image_size,
         skip_bad_images=skip_bad_images,
+        presize=trained.config.presize,
     )
     if (unknown := sorted(set(found.classes) - set(trained.meta["classes"]))) or list(found.classes) != trained.meta[
         "classes"

@@ -3,9 +3,13 @@
 Letters: C channels, H rows, W columns.
 """
 
+import contextlib
+import functools
+import importlib
 import io
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -14,6 +18,13 @@ from torch import Tensor
 from attnconv import checks
 
 JPEG_START = b"\xff\xd8\xff"
+
+# An image of more pixels is read at a half, a quarter or an eighth of its size if it is a JPEG file, else refused: as
+# uint8 in three colours it takes 400 MB in each process that decodes.
+MAX_PIXELS = 2**27
+TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels; make it smaller, or a JPEG file, which is read at a reduced size"
+LARGE_JPEG = 2**18  # bytes; a smaller file cannot hold so many pixels, since 8 x 8 of them take a bit at least
+EXIF_REACH = 2**16  # bytes; EXIF stands in one of the first segments, none of which is longer
 
 
 def decode_image(path: str | Path, channels: int) -> Tensor:
@@ -25,30 +36,64 @@ def decode_image(path: str | Path, channels: int) -> Tensor:
     Returns:
         (C, H, W) uint8.
     Raises:
-        InputError: the file cannot be read or decoded; the message names it and says why.
+        InputError: the file cannot be read or decoded, or has more than ``MAX_PIXELS``; the message names it and says
+            why.
     """
     if channels not in (1, 3):
         raise checks.InputError(f"channels must be 1 or 3, got {channels!r}")
+    return decode_bytes(read_bytes(path), channels, name=str(path))
+
+
+def read_bytes(path: str | Path) -> np.ndarray:
+    """The content of a file, uint8; InputError if it cannot be read."""
     try:
-        data = np.fromfile(path, dtype=np.uint8)
+        return np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise checks.InputError(f"cannot read image {path}: {error.strerror or error}") from None
+
+
+def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
+    """As ``decode_image``, of a file's content (uint8); messages call it ``name``."""
     if data.size == 0:
-        raise checks.InputError(f"cannot decode image {path}: the file is empty")
-    if data[:3].tobytes() == JPEG_START:
-        try:
-            return _decode_jpeg(data, channels)
-        except Exception:  # Pillow reads some files that it cannot, and says better what is wrong with the others
-            pass
+        raise checks.InputError(f"cannot decode image {name}: the file is empty")
     # Decoders raise nearly anything on a broken file (OSError, SyntaxError, struct.error, their own bomb warnings).
+    jpeg = data[:3].tobytes() == JPEG_START
     try:
+        if jpeg and data.size >= LARGE_JPEG and (shrink := _shrink(*_open_jpeg(data).size)) > 1:
+            return _decode_shrunk_jpeg(data, channels, shrink)
+        if jpeg:
+            with contextlib.suppress(Exception):  # Pillow reads some more files, and says better what is wrong
+                return _decode_jpeg(data, channels)
         return _decode_any(data, channels)
     except Exception as error:
-        raise checks.InputError(f"cannot decode image {path}: {_reason(error)}") from error
+        raise checks.InputError(f"cannot decode image {name}: {_reason(error)}") from error
+
+
+def count_pixels(path: str | Path) -> int:
+    """Of the image at ``path``, from its header alone; 0 if that cannot be read or tells of more than MAX_PIXELS."""
+    from PIL import Image
+
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        with Image.open(path) as file:
+            return count if (count := file.width * file.height) <= MAX_PIXELS else 0
+    return 0
+
+
+@functools.cache
+def _simplejpeg() -> ModuleType | None:
+    try:
+        return importlib.import_module("simplejpeg")
+    except ImportError:
+        return None
 
 
 def _decode_jpeg(data: np.ndarray, channels: int) -> Tensor:
-    """torchvision's decoder: the same pixels as Pillow's in half the time."""
+    """The same pixels as Pillow's in less time: by simplejpeg if it is there (but for EXIF), else by torchvision."""
+    fast = _simplejpeg()
+    if fast is not None and b"Exif\0" not in data[:EXIF_REACH].tobytes():
+        pixels = fast.decode_jpeg(data, "RGB" if channels == 3 else "GRAY")
+        return torch.from_numpy(pixels).permute(2, 0, 1)  # (C, H, W), stored as (H, W, C)
     import torchvision.io
 
     mode = torchvision.io.ImageReadMode.RGB if channels == 3 else torchvision.io.ImageReadMode.GRAY
@@ -59,17 +104,46 @@ def _decode_jpeg(data: np.ndarray, channels: int) -> Tensor:
     return image
 
 
+def _open_jpeg(data: np.ndarray):
+    """Only the header is read; without Pillow's own limit, which `Image.open` applies."""
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    return JpegImageFile(io.BytesIO(data))  # pyright: ignore[reportArgumentType]  a buffer as any other
+
+
+def _shrink(width: int, height: int) -> int:
+    """The factor of 1, 2, 4 or 8 that leaves at most MAX_PIXELS; 8 suffices for the largest JPEG file there can be."""
+    return next(factor for factor in (1, 2, 4, 8) if width * height <= MAX_PIXELS * factor**2)
+
+
+def _decode_shrunk_jpeg(data: np.ndarray, channels: int, factor: int) -> Tensor:
+    """JPEG's transform yields every image at 1/2, 1/4 or 1/8 of its sides too, without the full one in memory."""
+    with _open_jpeg(data) as file:
+        file.draft(None, (file.width // factor, file.height // factor))
+        return _to_tensor(file, channels)
+
+
 def _decode_any(data: np.ndarray, channels: int) -> Tensor:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about transparency that is dropped, and about large images
-        with Image.open(io.BytesIO(data.tobytes())) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith(("I", "F")):
-                image = _to_8_bits(image)
-            pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1).contiguous()  # (C, H, W)
+        with Image.open(io.BytesIO(data)) as file:  # pyright: ignore[reportArgumentType]
+            if file.width * file.height > MAX_PIXELS:
+                raise ValueError(TOO_LARGE)
+            return _to_tensor(file, channels)
+
+
+def _to_tensor(image, channels: int) -> Tensor:
+    """Pillow's image upright in 8 bits, without a copy that is not needed: (C, H, W), stored as (H, W, C)."""
+    from PIL import ImageOps
+
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith(("I", "F")):
+        image = _to_8_bits(image)
+    mode = "RGB" if channels == 3 else "L"
+    pixels = np.array(image if image.mode == mode else image.convert(mode))
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)
 
 
 def _to_8_bits(image):
@@ -85,4 +159,6 @@ def _to_8_bits(image):
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":  # Pillow's; its own text names a memory address
         return "it is no image, or of a format unknown here"
+    if type(error).__name__ == "DecompressionBombError":  # Pillow's own limit lies higher
+        return TOO_LARGE
     return " ".join(str(error).split()) or type(error).__name__

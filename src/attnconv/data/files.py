@@ -3,6 +3,7 @@
 Letters: B batch, C channels, H rows, W columns.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,13 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from attnconv import checks
-from attnconv.data.decode import decode_image
+from attnconv.data.augment import Augmentation, batch_mixer, drawn_from, image_transforms
+from attnconv.data.cache import ImageCache, forked_workers
+from attnconv.data.decode import count_pixels, decode_image
 from attnconv.data.order import Batch, BatchOrder, seed_of
 from attnconv.data.view import Normalise, fit
 
 CHANNELS = 3
-RESIZE_RATIO = 8 / 7  # validation: shorter side 256 for 224, as is usual
-CROP_SCALE = (0.35, 1.0)  # training: the part of the image's area that a random crop covers
 
 
 class BadImage(NamedTuple):
@@ -29,17 +30,34 @@ class BadImage(NamedTuple):
     message: str
 
 
+@dataclass(frozen=True)
+class FileOptions:
+    """How image files are treated.
+
+    Args:
+        skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
+        presize: validation images as in 2019: shorter side the image size + 32 pixels, else 8/7 of it; then the centre.
+        cache_images: keep decoded images in memory, so that each file is decoded once.
+    """
+
+    skip_bad_images: bool = False
+    presize: bool = False
+    cache_images: bool = False
+
+
+PLAIN = FileOptions()
 Sample = tuple[Tensor, int] | BadImage  # image (C, H, W) uint8 and label
 
 
 @dataclass(frozen=True, eq=False)
 class FileSource:
-    """Paths and labels of images, which are cut to ``image_size`` (rows, columns)."""
+    """Paths and labels of images, which are cut to ``image_size`` (rows, columns); in validation by ``view.fit``."""
 
     paths: Sequence[str] = field(repr=False)
     labels: Sequence[int] = field(repr=False)
     image_size: tuple[int, int]
-    skip_bad_images: bool = False
+    resize_ratio: float
+    options: FileOptions = PLAIN
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -47,25 +65,52 @@ class FileSource:
     def subset(self, indices: Tensor) -> "FileSource":
         """The images of these numbers."""
         paths, labels = zip(*((self.paths[i], self.labels[i]) for i in indices.tolist()), strict=True)
-        return FileSource(paths, labels, self.image_size, self.skip_bad_images)
+        return dataclasses.replace(self, paths=paths, labels=labels)
 
-    def loader(self, order: BatchOrder, normalise: Normalise, *, device: torch.device, workers: int) -> "FileLoader":
+    def loader(
+        self,
+        order: BatchOrder,
+        normalise: Normalise,
+        *,
+        augmentation: Augmentation,
+        num_classes: int,
+        device: torch.device,
+        workers: int,
+    ) -> "FileLoader":
         """Batches decoded by ``workers`` processes, or by this one if 0."""
-        return FileLoader(self, order, normalise, device=device, workers=workers)
+        return FileLoader(
+            self,
+            order,
+            normalise,
+            augmentation=augmentation,
+            num_classes=num_classes,
+            device=device,
+            workers=workers,
+        )
 
 
 class FileLoader:
     """Batches of a ``FileSource``. With workers, only one epoch's iterator can be in use at a time."""
 
     def __init__(
-        self, source: FileSource, order: BatchOrder, normalise: Normalise, *, device: torch.device, workers: int
+        self,
+        source: FileSource,
+        order: BatchOrder,
+        normalise: Normalise,
+        *,
+        augmentation: Augmentation,
+        num_classes: int,
+        device: torch.device,
+        workers: int,
     ) -> None:
         self.order, self.normalise, self.device = order, normalise, device
-        self.skip_bad_images = source.skip_bad_images
+        self.skip_bad_images = source.options.skip_bad_images
         self._skipped: set[str] = set()
+        self._mix = batch_mixer(augmentation, seed=order.seed, num_classes=num_classes)
         self._sampler = _Sampler()
         self._loader = DataLoader(
-            _Decoder(source, order.seed),
+            _Decoder(source, order.seed, augmentation, normalise.colour),
+            multiprocessing_context=forked_workers() if source.options.cache_images and workers else None,
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -95,16 +140,17 @@ class FileLoader:
         Raises:
             InputError: while iterating, if a file cannot be decoded and bad images are not to be skipped.
         """
-        return self._batches(epoch, self.order.batches(epoch, start))
+        return self._batches(epoch, start, self.order.batches(epoch, start))
 
-    def _batches(self, epoch: int, batches: tuple[Tensor, ...]) -> Iterator[Batch]:
+    def _batches(self, epoch: int, start: int, batches: tuple[Tensor, ...]) -> Iterator[Batch]:
         self._sampler.epoch, self._sampler.batches = epoch, batches
-        for images, labels, bad in self._loader:
+        for number, (images, labels, bad) in enumerate(self._loader, start):
             if bad and not self.skip_bad_images:
                 raise checks.InputError(f"{bad[0].message}; --skip-bad-images leaves such files out")
             self._skipped.update(file.path for file in bad)
             images, labels = (t.to(self.device, non_blocking=True) for t in (images, labels))
-            yield Batch(self.normalise(images), labels)
+            batch = Batch(self.normalise(images), labels)
+            yield batch if self._mix is None else self._mix(batch, epoch, number)
 
 
 class _Sampler:
@@ -123,13 +169,19 @@ class _Sampler:
 class _Decoder(Dataset):
     """(epoch, index) -> the image as training (``seed`` given) or validation sees it, but for normalisation."""
 
-    def __init__(self, source: FileSource, seed: int | None) -> None:
+    def __init__(
+        self, source: FileSource, seed: int | None, augmentation: Augmentation, colour: tuple[int, ...]
+    ) -> None:
         v2 = checks.require("torchvision.transforms.v2", extra="train")
         self.source, self.seed = source, seed
+        self.cache: ImageCache | None = None
+        if source.options.cache_images:
+            self.cache = ImageCache([CHANNELS * count_pixels(path) for path in source.paths], CHANNELS)
         self.augment = v2.Compose(
             [
-                v2.RandomResizedCrop(source.image_size, scale=CROP_SCALE, antialias=True),
+                v2.RandomResizedCrop(source.image_size, scale=(augmentation.crop_scale, 1.0), antialias=True),
                 v2.RandomHorizontalFlip(),
+                *image_transforms(augmentation, colour),
             ]
         )
 
@@ -137,16 +189,21 @@ class _Decoder(Dataset):
         epoch, index = key
         path = self.source.paths[index]
         try:
-            image = decode_image(path, CHANNELS)
+            image = self._decoded(index)
         except checks.InputError as error:  # as a value: raised here, torch would wrap it in a page of traceback
             return BadImage(path, str(error))
         if self.seed is None:
-            return fit(image, self.source.image_size, RESIZE_RATIO), self.source.labels[index]
-        # The transforms draw from the global generator. It is seeded through the generator, not torch.manual_seed,
-        # which would seed the accelerator's too, and put back afterwards: workers=0 runs in the training process.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))
+            return fit(image, self.source.image_size, self.source.resize_ratio), self.source.labels[index]
+        with drawn_from(seed_of(self.seed, epoch, index)):
             return self.augment(image), self.source.labels[index]
+
+    def _decoded(self, index: int) -> Tensor:
+        image = None if self.cache is None else self.cache.get(index)
+        if image is None:
+            image = decode_image(self.source.paths[index], CHANNELS)
+            if self.cache is not None:
+                self.cache.put(index, image)
+        return image
 
 
 def _collate(samples: list[Sample], image_size: tuple[int, int]) -> tuple[Tensor, Tensor, list[BadImage]]:

@@ -4,17 +4,19 @@ import os
 from pathlib import Path
 
 from attnconv import checks
-from attnconv.data.files import CHANNELS, RESIZE_RATIO, FileSource
+from attnconv.data.files import CHANNELS, PLAIN, FileOptions, FileSource
 from attnconv.data.image_data import ImageData
 
 DEFAULT_SIZE = 128
+RESIZE_RATIO = 8 / 7  # validation: shorter side 256 for 224, as is usual
+PRESIZE_MARGIN = 32  # pixels more than the image size, whatever that is: what fastai's presize did in 2019
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 # ImageNet's, so that networks trained on it can be taken over; measuring a folder's own would decode all of it.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def load_folder(folder: Path, *, image_size: int | None, skip_bad_images: bool) -> ImageData:
+def load_folder(folder: Path, *, image_size: int | None, options: FileOptions = PLAIN) -> ImageData:
     """The images under ``folder``; a class is named by its folder, and labels follow the names' order.
 
     Hidden files and folders, and files that do not end as images do, are ignored.
@@ -34,7 +36,14 @@ def load_folder(folder: Path, *, image_size: int | None, skip_bad_images: bool) 
         raise checks.InputError(f"{folder}/val has classes that train lacks: {', '.join(unknown)}")
     side = image_size or DEFAULT_SIZE
     size = (side, side)
+    ratio = (side + PRESIZE_MARGIN) / side if options.presize else RESIZE_RATIO
     labels = {name: label for label, name in enumerate(train)}
+
+    def source(images: dict[str, list[str]]) -> FileSource:
+        pairs = [(path, labels[name]) for name, paths in images.items() for path in paths]
+        paths, numbers = zip(*pairs, strict=True)
+        return FileSource(paths, numbers, size, ratio, options)
+
     return ImageData(
         name=folder.resolve().name,
         classes=tuple(train),
@@ -42,9 +51,9 @@ def load_folder(folder: Path, *, image_size: int | None, skip_bad_images: bool) 
         image_size=size,
         mean=MEAN,
         std=STD,
-        resize_ratio=RESIZE_RATIO,
-        train=_source(train, labels, size, skip_bad_images),
-        val=_source(val, labels, size, skip_bad_images),
+        resize_ratio=ratio,
+        train=source(train),
+        val=source(val),
     )
 
 
@@ -64,11 +73,3 @@ def _images(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         names = (e.name for e in entries if not e.name.startswith(".") and e.name.lower().endswith(SUFFIXES))
         return sorted(str(folder / name) for name in names)
-
-
-def _source(
-    images: dict[str, list[str]], labels: dict[str, int], size: tuple[int, int], skip_bad_images: bool
-) -> FileSource:
-    pairs = [(path, labels[name]) for name, paths in images.items() for path in paths]
-    paths, numbers = zip(*pairs, strict=True)
-    return FileSource(paths, numbers, size, skip_bad_images)

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 
 from attnconv import checks
+from attnconv.data.augment import Augmentation
 from attnconv.data.files import FileLoader, FileSource
 from attnconv.data.order import BatchOrder
 from attnconv.data.tensors import TensorLoader, TensorSource
 from attnconv.data.view import Normalise
 
 Loader = TensorLoader | FileLoader
+PLAIN = Augmentation()
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +48,20 @@ class ImageData:
         """Validation images."""
         return len(self.val)
 
-    def loaders(self, *, batch_size: int, seed: int, device: torch.device, workers: int) -> tuple[Loader, Loader]:
+    def loaders(
+        self, *, batch_size: int, seed: int, device: torch.device, workers: int, augmentation: Augmentation = PLAIN
+    ) -> tuple[Loader, Loader]:
         """The training loader and the validation loader."""
         return (
-            self.train_loader(batch_size=batch_size, seed=seed, device=device, workers=workers),
+            self.train_loader(
+                batch_size=batch_size, seed=seed, device=device, workers=workers, augmentation=augmentation
+            ),
             self.val_loader(batch_size=batch_size, device=device, workers=workers),
         )
 
-    def train_loader(self, *, batch_size: int, seed: int, device: torch.device, workers: int) -> Loader:
+    def train_loader(
+        self, *, batch_size: int, seed: int, device: torch.device, workers: int, augmentation: Augmentation = PLAIN
+    ) -> Loader:
         """Shuffled and augmented as (seed, epoch) say.
 
         Args:
@@ -61,6 +69,7 @@ class ImageData:
             seed: of order and augmentation.
             device: where batches, and the whole of a small set, are put.
             workers: processes that decode files; 0 decodes in this one.
+            augmentation: what is done to images beyond the crop and the flip.
         Raises:
             InputError: a number out of its range, or fewer training images than one batch.
         """
@@ -70,7 +79,7 @@ class ImageData:
             raise checks.InputError(
                 f"batch_size must be at most {self.num_train}, the training images of {self.name!r}, got {batch_size}"
             )
-        return self._loader(self.train, BatchOrder(self.num_train, batch_size, seed), device, workers)
+        return self._loader(self.train, BatchOrder(self.num_train, batch_size, seed), device, workers, augmentation)
 
     def val_loader(self, *, batch_size: int, device: torch.device, workers: int) -> Loader:
         """Every image once, in order; arguments as `train_loader`."""
@@ -78,11 +87,23 @@ class ImageData:
         return self._loader(self.val, BatchOrder(self.num_val, batch_size), device, workers)
 
     def _loader(
-        self, source: TensorSource | FileSource, order: BatchOrder, device: torch.device, workers: int
+        self,
+        source: TensorSource | FileSource,
+        order: BatchOrder,
+        device: torch.device,
+        workers: int,
+        augmentation: Augmentation = PLAIN,
     ) -> Loader:
         checks.integer("workers", workers, at_least=0)
         device = torch.device(device)
-        return source.loader(order, Normalise(self.mean, self.std, device), device=device, workers=workers)
+        return source.loader(
+            order,
+            Normalise(self.mean, self.std, device),
+            augmentation=augmentation,
+            num_classes=len(self.classes),
+            device=device,
+            workers=workers,
+        )
 
     def meta(self) -> dict[str, Any]:
         """Plain values that a checkpoint keeps, for ``prepare_image`` and for naming what was predicted."""

@@ -7,13 +7,16 @@ from pathlib import Path
 import torch
 
 from attnconv import checks
+from attnconv.data.files import FileOptions
 from attnconv.data.folder import load_folder
 from attnconv.data.image_data import ImageData
-from attnconv.data.named import DATA_SETS, load_named
+from attnconv.data.imagenette import IMAGENETTE_SETS, load_imagenette
+from attnconv.data.named import SMALL_SETS, load_named
 from attnconv.data.order import generator
 
 __all__ = ["DATA_SETS", "load_data"]
 
+DATA_SETS = (*SMALL_SETS, *IMAGENETTE_SETS)
 DATA_DIR_VARIABLE = "ATTNCONV_DATA"
 DEFAULT_DATA_DIR = "~/.cache/attnconv"
 
@@ -25,17 +28,21 @@ def load_data(
     image_size: int | None = None,
     train_subset: int | None = None,
     skip_bad_images: bool = False,
+    presize: bool = False,
+    cache_images: bool = False,
 ) -> ImageData:
     """Load a known data set, or a folder with train/<class>/* and val/<class>/*.
 
     A known name comes before a folder of that name, which ``./name`` means. Several processes that may download the
-    same set should call this one after the other.
+    same set of torchvision's should call this one after the other; Imagenette and Imagewoof see to that themselves.
 
     Args:
         name_or_folder: one of ``DATA_SETS``, or a folder's path.
         data_dir: holds or receives the known sets; the variable ATTNCONV_DATA, else ~/.cache/attnconv, if None.
         image_size: side of the square images in pixels; the set's own, or 128 of a folder, if None.
         train_subset: train on so many images only, always the same ones whatever the run's seed.
+        presize: validation images as in 2019: shorter side ``image_size`` + 32 pixels, then the centre. Of files only.
+        cache_images: keep decoded images in memory; of files only. H * W * 3 bytes each, at their files' own size.
         skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
     Raises:
         InputError: neither a name nor a folder, a folder of another layout, a set that cannot be read or downloaded,
@@ -45,12 +52,16 @@ def load_data(
         checks.integer("image_size", image_size, at_least=1)
     if train_subset is not None:
         checks.integer("train_subset", train_subset, at_least=1)
+    options = FileOptions(skip_bad_images=skip_bad_images, presize=presize, cache_images=cache_images)
     name, folder = str(name_or_folder), Path(os.path.expanduser(name_or_folder))
     if name in DATA_SETS:
         data_dir = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or DEFAULT_DATA_DIR))
-        data = load_named(name, data_dir=data_dir, image_size=image_size)
+        if name in SMALL_SETS:
+            data = load_named(name, data_dir=data_dir, image_size=image_size)
+        else:
+            data = load_imagenette(name, data_dir=data_dir, image_size=image_size, options=options)
     elif folder.is_dir():
-        data = load_folder(folder, image_size=image_size, skip_bad_images=skip_bad_images)
+        data = load_folder(folder, image_size=image_size, options=options)
     else:
         raise checks.InputError(
             f"{name!r} is neither a data set nor an existing folder; {checks.nearest(name, DATA_SETS)}"

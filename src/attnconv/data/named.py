@@ -29,7 +29,7 @@ class NamedSet:
     torchvision_name: str | None
 
 
-DATA_SETS = {
+SMALL_SETS = {
     "digits": NamedSet(pad=1, flip=False, torchvision_name=None),
     "cifar10": NamedSet(pad=4, flip=True, torchvision_name="CIFAR10"),
     "cifar100": NamedSet(pad=4, flip=True, torchvision_name="CIFAR100"),
@@ -39,14 +39,14 @@ DATA_SETS = {
 
 
 def load_named(name: str, *, data_dir: Path, image_size: int | None) -> ImageData:
-    """The set ``name`` of ``DATA_SETS``, downloaded to ``data_dir`` if it is not there.
+    """The set ``name`` of ``SMALL_SETS``, downloaded to ``data_dir`` if it is not there.
 
     Memory: N * C * image_size ** 2 bytes.
 
     Raises:
         InputError: the set cannot be read or downloaded.
     """
-    known = DATA_SETS[name]
+    known = SMALL_SETS[name]
     if known.torchvision_name is None:
         train, val, classes = _read_digits()
     else:

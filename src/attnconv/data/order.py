@@ -25,7 +25,10 @@ def generator(seed: int, *key: int) -> torch.Generator:
 
 
 class Batch(NamedTuple):
-    """What a loader yields: ``images`` (B, C, H, W) float32, normalised; ``labels`` (B,) int64."""
+    """What a loader yields: ``images`` (B, C, H, W) float32, normalised; ``labels`` (B,) int64.
+
+    Where images are mixed, ``labels`` are (B, K) float32, the classes' shares of each.
+    """
 
     images: Tensor
     labels: Tensor

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnconv.data.order import Batch, BatchOrder, generator
+from attnconv.data.augment import Augmentation, batch_mixer, drawn_from, image_transforms
+from attnconv.data.order import Batch, BatchOrder, generator, seed_of
 from attnconv.data.view import Normalise
 
 
@@ -34,18 +35,41 @@ class TensorSource:
         """The images of these numbers."""
         return TensorSource(self.images[indices], self.labels[indices], self.pad, self.flip)
 
-    def loader(self, order: BatchOrder, normalise: Normalise, *, device: torch.device, workers: int) -> "TensorLoader":
+    def loader(
+        self,
+        order: BatchOrder,
+        normalise: Normalise,
+        *,
+        augmentation: Augmentation,
+        num_classes: int,
+        device: torch.device,
+        workers: int,
+    ) -> "TensorLoader":
         """``workers`` is for sources that decode; there is nothing for them to do here."""
-        return TensorLoader(self, order, normalise, device=device)
+        return TensorLoader(self, order, normalise, augmentation=augmentation, num_classes=num_classes, device=device)
 
 
 class TensorLoader:
-    """Batches of a ``TensorSource``; all of its images move to ``device`` here, and stay (N * C * H * W bytes)."""
+    """Batches of a ``TensorSource``; all of its images move to ``device`` here, and stay (N * C * H * W bytes).
 
-    def __init__(self, source: TensorSource, order: BatchOrder, normalise: Normalise, *, device: torch.device) -> None:
+    Crops and flips run on a batch at once; TrivialAugment and erasing, if asked for, image by image.
+    """
+
+    def __init__(
+        self,
+        source: TensorSource,
+        order: BatchOrder,
+        normalise: Normalise,
+        *,
+        augmentation: Augmentation,
+        num_classes: int,
+        device: torch.device,
+    ) -> None:
         self.images, self.labels = source.images.to(device), source.labels.to(device)
         self.pad, self.flip = source.pad, source.flip
         self.order, self.normalise, self.device = order, normalise, device
+        self._transforms = image_transforms(augmentation, normalise.colour) if order.seed is not None else []
+        self._mix = batch_mixer(augmentation, seed=order.seed, num_classes=num_classes)
         self.skipped: list[str] = []  # nothing to decode, so nothing that cannot be
 
     def __len__(self) -> int:
@@ -58,15 +82,26 @@ class TensorLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` from number ``start`` on."""
-        return self._batches(self.order.batches(epoch, start), self._moves(epoch))
+        return self._batches(epoch, start, self.order.batches(epoch, start))
 
-    def _batches(self, batches: tuple[Tensor, ...], moves: Tensor | None) -> Iterator[Batch]:
-        for indices in batches:
-            indices = indices.to(self.device)
+    def _batches(self, epoch: int, start: int, batches: tuple[Tensor, ...]) -> Iterator[Batch]:
+        moves = self._moves(epoch)
+        for number, numbers in enumerate(batches, start):
+            indices = numbers.to(self.device)
             images = self.images[indices]  # (B, C, H, W)
             if moves is not None:
                 images = crop_and_flip(images, moves[indices], self.pad)
-            yield Batch(self.normalise(images), self.labels[indices])
+            if self._transforms:
+                images = torch.stack([self._transformed(x, epoch, i) for x, i in zip(images, numbers, strict=True)])
+            batch = Batch(self.normalise(images), self.labels[indices])
+            yield batch if self._mix is None else self._mix(batch, epoch, number)
+
+    def _transformed(self, image: Tensor, epoch: int, index: Tensor) -> Tensor:
+        assert self.order.seed is not None  # there are transforms in training only
+        with drawn_from(seed_of(self.order.seed, epoch, int(index), 1)):
+            for transform in self._transforms:
+                image = transform(image)
+        return image
 
     def _moves(self, epoch: int) -> Tensor | None:
         """(N, 3) int64: each image's crop offsets (top, left) and whether it is mirrored (0, 1) in ``epoch``.

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from attnconv import checks
 
+LONGEST = 16  # times the shorter side: of longer images the ends, which are far outside the centre, are cut off first
+
 
 def fit(images: Tensor, image_size: Sequence[int], resize_ratio: float) -> Tensor:
     """Resize the shorter side to ``resize_ratio`` times the size wanted and cut out the centre.
@@ -23,6 +25,9 @@ def fit(images: Tensor, image_size: Sequence[int], resize_ratio: float) -> Tenso
         (..., C, *image_size) uint8.
     """
     functional = checks.require("torchvision.transforms.v2.functional", extra="train")
+    rows, columns = images.shape[-2:]
+    if max(rows, columns) > LONGEST * min(rows, columns):  # or 20,000 x 1 pixels would become 20,000 times as many
+        images = functional.center_crop(images, [min(rows, LONGEST * columns), min(columns, LONGEST * rows)])
     shorter = round(max(image_size) * resize_ratio)
     return functional.center_crop(functional.resize(images, [shorter], antialias=True), list(image_size))
 
@@ -38,6 +43,8 @@ class Normalise:
         scale, shift = [1 / (255 * s) for _, s in pairs], [-m / s for m, s in pairs]
         self.scale = torch.tensor(scale, dtype=torch.float32, device=device).view(-1, 1, 1)  # (C, 1, 1)
         self.shift = torch.tensor(shift, dtype=torch.float32, device=device).view(-1, 1, 1)
+
+        self.colour = tuple(round(255 * m) for m in mean)  # the uint8 values that come nearest to 0
 
     def __call__(self, images: Tensor) -> Tensor:
         return images.to(torch.float32).mul_(self.scale).add_(self.shift)

@@ -1,6 +1,6 @@
 """The learning rates that a run could take, found on its own network and data."""
 
-from attnconv.data import load_data
+from attnconv.recipes.images import images_of, loaders_of
 from attnconv.recipes.run import network, require_fit
 from attnconv.train.config import RunConfig
 from attnconv.train.device import choose_device
@@ -13,14 +13,8 @@ def lr_find(
 ) -> LrCurve:
     """The curve of the network, data, batches and optimiser that ``config`` describes, in float32."""
     device = choose_device(config.device)
-    data = load_data(
-        config.data,
-        data_dir=config.data_dir,
-        image_size=config.image_size,
-        train_subset=config.train_subset,
-        skip_bad_images=config.skip_bad_images,
-    )
-    train, _ = data.loaders(batch_size=config.batch_size, seed=config.seed, device=device, workers=config.workers)
+    data = images_of(config)
+    train, _ = loaders_of(config, data, device)
     model = network(config, data.meta())
     require_fit(model, data.channels, data.image_size)
     model.to(device)

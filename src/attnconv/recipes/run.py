@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnconv.data import load_data
 from attnconv.models import create_model
 from attnconv.models.registry import check_options
+from attnconv.recipes.images import images_of, loaders_of
 from attnconv.train.config import RunConfig
 from attnconv.train.device import choose_device
 from attnconv.train.fit import fit
@@ -30,14 +30,8 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, progress: bool = 
     if not resume:
         RunFolder(out).require_free()  # fit asks again, but loading the data can take minutes
     device = choose_device(config.device)
-    data = load_data(
-        config.data,
-        data_dir=config.data_dir,
-        image_size=config.image_size,
-        train_subset=config.train_subset,
-        skip_bad_images=config.skip_bad_images,
-    )
-    train, val = data.loaders(batch_size=config.batch_size, seed=config.seed, device=device, workers=config.workers)
+    data = images_of(config)
+    train, val = loaders_of(config, data, device)
     model = network(config, data.meta())
     require_fit(model, data.channels, data.image_size)
     return fit(model, train, val, config=config, out=out, meta=data.meta(), resume=resume, progress=progress)

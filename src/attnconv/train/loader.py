@@ -28,7 +28,8 @@ class Loader(Protocol):
     def epoch(self, epoch: int, start: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
         """The batches of ``epoch`` (from 0), without its first ``start``: none where all have come.
 
-        Each is images (B, C, H, W), float32, normalised, and labels (B,), int64, both on the device. A batch of which
-        no image could be decoded comes with B = 0, for a run that resumes inside the epoch counts batches.
+        Each is images (B, C, H, W), float32, normalised, and labels (B,), int64, both on the device; where images are
+        mixed, labels are the classes' shares (B, K), float32. A batch of which no image could be decoded comes with
+        B = 0, for a run that resumes inside the epoch counts batches.
         """
         ...

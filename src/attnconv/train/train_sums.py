@@ -22,7 +22,12 @@ class TrainSums:
         self._waiting: list[tuple[int, float, int, Tensor]] = []
 
     def add(self, step: int, lr: float, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Note the mean ``loss`` and the logits (B, K) of ``step``, counted from 1, for labels (B,)."""
+        """Note the mean ``loss`` and the logits (B, K) of ``step``, counted from 1, for labels (B,).
+
+        Of labels (B, K), shares of mixed images, the class with the largest share counts.
+        """
+        if labels.ndim == 2:
+            labels = labels.argmax(1)
         hits = (logits.detach().argmax(1) == labels).sum()
         self._waiting.append((step, lr, len(labels), torch.stack([loss.detach().float(), hits.float()])))
 

@@ -1,0 +1,162 @@
+"""Fetch a file over HTTP: a download that was cut goes on where it stopped, and only what its checksum fits is kept."""
+
+import contextlib
+import hashlib
+import http.client
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from attnconv import checks
+
+TRIES = 4  # in a row that bring nothing
+PAUSE = 1.0  # seconds before the second of them, doubled from then on
+TIMEOUT = 60.0  # seconds without a byte
+CHUNK = 1 << 20
+
+Told = Callable[[int, int | None], object]  # bytes so far, bytes in all if the server says so
+
+
+def download(url: str, path: Path, *, digests: tuple[str, ...]) -> None:
+    """Fetch ``url`` to ``path``, which appears only when it is whole.
+
+    Until then the bytes are in ``path``.part, where the next call goes on. Calls for one path must not overlap.
+
+    Args:
+        digests: checksums such as "md5:d41d8..." of which one must fit; none if no checksum is known.
+    Raises:
+        InputError: no such file, no connection, no room, or a checksum that does not fit.
+    """
+    part = path.with_name(path.name + ".part")
+    with _bar(f"downloading {path.name}") as told:
+        resumed = _fetch(url, part, told)
+        if resumed and not fits(part, digests):  # the file may have changed between the two halves
+            part.unlink()
+            _fetch(url, part, told)
+    if not fits(part, digests):
+        part.unlink()
+        raise checks.InputError(f"cannot download {url}: its checksum is none of {', '.join(digests)}")
+    part.replace(path)
+
+
+def fits(path: Path, digests: tuple[str, ...]) -> bool:
+    """Whether the file has one of the checksums, or none is known."""
+    for kind in {digest.partition(":")[0] for digest in digests}:
+        with path.open("rb") as file:
+            if f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}" in digests:
+                return True
+    return not digests
+
+
+def _fetch(url: str, part: Path, told: Told) -> bool:
+    """Bring ``part`` to the full length; whether bytes of an earlier connection are in it."""
+    resumed, idle = False, 0
+    while True:
+        before = _size(part)
+        try:
+            whole = _go_on(url, part, told)
+            resumed |= 0 < before <= _size(part)
+            if whole:
+                return resumed
+            reason = "the connection was cut"
+        except urllib.error.HTTPError as error:
+            reason = f"HTTP {error.code} {error.reason}"
+            if error.code < 500:
+                raise checks.InputError(f"cannot download {url}: {reason}") from None
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            cause = error.reason if isinstance(error, urllib.error.URLError) else error
+            reason = " ".join(str(cause).split()) or type(cause).__name__
+        idle = 0 if _size(part) > before else idle + 1
+        if idle == TRIES:
+            kept = f"; the {_size(part):,} bytes in {part} are kept, and the next try goes on there"
+            raise checks.InputError(f"cannot download {url}: {reason}" + (kept if _size(part) else ""))
+        if idle:
+            time.sleep(PAUSE * 2 ** (idle - 1))
+
+
+def _go_on(url: str, part: Path, told: Told) -> bool:
+    """One connection: append what it brings to ``part``; whether the file is then whole."""
+    have, tag = _size(part), part.with_name(part.name + ".tag")
+    headers = {"User-Agent": "attnconv", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if tag.exists():  # a server whose file has changed since then answers with all of it
+            headers["If-Range"] = tag.read_text()
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
+            raise
+        if error.headers.get("Content-Range") == f"bytes */{have}":
+            tag.unlink(missing_ok=True)
+            return True
+        part.unlink()  # longer than the file: no beginning of it
+        return False
+    with answer:
+        goes_on = answer.status == http.HTTPStatus.PARTIAL_CONTENT
+        if goes_on and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            raise http.client.HTTPException(f"asked for bytes from {have} on, got {answer.headers['Content-Range']}")
+        have = have if goes_on else 0
+        length = answer.headers.get("Content-Length")
+        total = None if length is None else have + int(length)
+        with _writing(part):
+            validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+            if validator and not validator.startswith("W/"):  # weak ones say nothing of single bytes
+                tag.write_text(validator)
+            else:
+                tag.unlink(missing_ok=True)
+            file = part.open("ab" if goes_on else "wb")
+        try:
+            while chunk := _read(answer):
+                with _writing(part):
+                    file.write(chunk)
+                have += len(chunk)
+                told(have, total)
+        finally:
+            with _writing(part):  # the last bytes go to the disk here
+                file.close()
+    if total is not None and have < total:
+        return False
+    tag.unlink(missing_ok=True)
+    return True
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    try:
+        return answer.read1(CHUNK)
+    except http.client.IncompleteRead as error:
+        return error.partial
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What the system refuses here is no fault of the connection."""
+    try:
+        yield
+    except OSError as error:
+        raise checks.InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _bar(text: str) -> Iterator[Told]:
+    """A progress bar on stderr, if that is a terminal and rich is there."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    try:
+        from rich import progress
+        from rich.console import Console
+    except ImportError:
+        yield lambda done, total: None
+        return
+    columns = ("{task.description}", progress.BarColumn(), progress.DownloadColumn(), progress.TransferSpeedColumn())
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,206 @@
+"""Augmentation: what it does to images and labels, and that (seed, epoch, index) decide all of it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from attnconv.checks import InputError, InputTypeError
+from attnconv.data import Augmentation, decode_image, load_data
+from attnconv.data.augment import batch_mixer
+from attnconv.data.order import Batch, seed_of
+
+CPU = torch.device("cpu")
+ALL = Augmentation(crop_scale=0.5, trivial=True, erasing=0.5, mixup=0.4, cutmix=1.0)
+
+
+@pytest.fixture(params=["digits", "folder-0", "folder-2"])
+def make_loaders(request, image_folder):
+    """For a set of 13 training images: (augmentation, seed) -> training and validation loader."""
+    kind, _, workers = request.param.partition("-")
+    data = load_data("digits", train_subset=13) if kind == "digits" else load_data(str(image_folder), image_size=16)
+
+    def make(augmentation=ALL, seed=3):
+        return data.loaders(batch_size=4, seed=seed, device=CPU, workers=int(workers or 0), augmentation=augmentation)
+
+    return make
+
+
+def stacked(batches) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(stacked(a), stacked(b), strict=True))
+
+
+def test_seed_and_epoch_decide_all(make_loaders):
+    (train, _), (again, _) = make_loaders(), make_loaders()
+    list(again.epoch(7))
+    assert same(train.epoch(2), again.epoch(2))
+    assert not same(train.epoch(2), train.epoch(1))
+    assert not same(train.epoch(2), make_loaders(seed=4)[0].epoch(2))
+
+
+@pytest.mark.parametrize("start", [1, 2])
+def test_going_on_in_the_middle_of_an_epoch(make_loaders, start):
+    whole = list(make_loaders()[0].epoch(1))
+    assert same(make_loaders()[0].epoch(1, start), whole[start:])
+
+
+def test_the_global_generator_is_left_alone_and_decides_nothing(make_loaders, global_random_state):
+    train, _ = make_loaders()
+    first = list(train.epoch(0))
+    assert torch.equal(torch.get_rng_state(), global_random_state)
+    torch.manual_seed(8)
+    assert same(train.epoch(0), first)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [Augmentation(trivial=True), Augmentation(erasing=1.0), Augmentation(mixup=0.4), Augmentation(cutmix=1)],
+)
+def test_each_part_changes_the_images(make_loaders, augmentation):
+    (plain, _), (other, _) = make_loaders(Augmentation()), make_loaders(augmentation)
+    images, changed = stacked(plain.epoch(0))[0], stacked(other.epoch(0))[0]
+    assert changed.shape == images.shape
+    assert ((images != changed).flatten(1).any(1)).sum() >= 6  # of 12; some operations leave an image as it is
+
+
+def test_validation_is_never_augmented(make_loaders):
+    (_, plain), (_, val) = make_loaders(Augmentation()), make_loaders()
+    assert same(plain.epoch(0), val.epoch(0))
+
+
+def test_labels_are_shares_where_images_are_mixed(make_loaders):
+    train, _ = make_loaders()
+    plain, _ = make_loaders(Augmentation())
+    for batch, unmixed in zip(train.epoch(0), plain.epoch(0), strict=True):
+        assert (batch.labels.dtype, batch.labels.ndim) == (torch.float32, 2)
+        torch.testing.assert_close(batch.labels.sum(1), torch.ones(4))
+        assert (batch.labels[torch.arange(4), unmixed.labels] > 0).all()
+
+
+def test_workers_change_nothing(image_folder):
+    data = load_data(str(image_folder), image_size=16)
+    here, there = (
+        data.train_loader(batch_size=4, seed=0, device=CPU, workers=n, augmentation=ALL).epoch(1) for n in (0, 2)
+    )
+    assert same(here, there)
+
+
+def test_an_image_of_a_file_is_that_of_its_own_seed(image_folder):
+    """Crop, flip, TrivialAugment and erasing to the mean colour, in this order, under the seed of (seed, epoch, i)."""
+    data = load_data(str(image_folder), image_size=16)
+    augmentation = Augmentation(crop_scale=0.2, trivial=True, erasing=1.0)
+    train = data.train_loader(batch_size=1, seed=5, device=CPU, workers=0, augmentation=augmentation)
+    number = train.order.batches(2)[0].item()
+    torch.default_generator.manual_seed(seed_of(5, 2, number))
+    augment = v2.Compose(
+        [
+            v2.RandomResizedCrop(16, scale=(0.2, 1), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.TrivialAugmentWide(),
+            v2.RandomErasing(1.0, value=[124, 116, 104]),
+        ]
+    )
+    expected = train.normalise(augment(decode_image(data.train.paths[number], 3)))
+    assert torch.equal(next(train.epoch(2)).images[0], expected)
+
+
+def test_erasing_leaves_the_mean_colour():
+    data = load_data("digits", train_subset=40)
+    train = data.train_loader(batch_size=40, seed=0, device=CPU, workers=0, augmentation=Augmentation(erasing=1.0))
+    plain = data.train_loader(batch_size=40, seed=0, device=CPU, workers=0)
+    images, unchanged = next(train.epoch(0)).images, next(plain.epoch(0)).images
+    erased = images[images != unchanged]
+    assert len(erased) > 40
+    assert erased.abs().max() < 0.01
+
+
+def mixed(augmentation: Augmentation, images: torch.Tensor, number: int = 0) -> Batch:
+    mix = batch_mixer(augmentation, seed=0, num_classes=7)
+    assert mix is not None
+    return mix(Batch(images, torch.arange(len(images))), 0, number)
+
+
+def test_mixup_blends_each_image_with_the_one_before_it():
+    images = torch.randn(5, 3, 6, 4, generator=torch.Generator().manual_seed(0))
+    batch = mixed(Augmentation(mixup=0.4), images.clone())
+    share = batch.labels[0, 0]
+    assert 0 < share < 1
+    labels = torch.eye(7)[:5]
+    torch.testing.assert_close(batch.images, share * images + (1 - share) * images.roll(1, 0))
+    torch.testing.assert_close(batch.labels, share * labels + (1 - share) * labels.roll(1, 0))
+
+
+def test_cutmix_swaps_a_rectangle_of_the_share_that_labels_say():
+    images = torch.arange(5.0)[:, None, None, None].expand(5, 3, 16, 12)
+    for number in range(5):
+        batch = mixed(Augmentation(cutmix=1.0), images.clone(), number)
+        kept = (batch.images == images).double().mean((1, 2, 3))
+        torch.testing.assert_close(batch.labels.diagonal().double(), kept, rtol=0, atol=1e-6)
+        assert (batch.images == images).logical_or(batch.images == images.roll(1, 0)).all()
+
+
+def test_with_both_each_batch_has_one_or_the_other():
+    images = torch.arange(5.0)[:, None, None, None].expand(5, 3, 16, 12)
+    swapped = [
+        bool((batch.images == batch.images.round()).all())
+        for batch in (mixed(Augmentation(mixup=0.4, cutmix=1.0), images.clone(), number) for number in range(20))
+    ]
+    assert 4 <= sum(swapped) <= 16
+
+
+def test_a_share_is_drawn_for_each_batch():
+    images = torch.zeros(5, 1, 2, 3)
+    shares = {mixed(Augmentation(mixup=1.0), images, number).labels[0, 0].item() for number in range(5)}
+    assert len(shares) == 5
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_batch_too_small_to_mix(count):
+    images = torch.randn(count, 3, 6, 4)
+    batch = mixed(Augmentation(mixup=0.4), images.clone())
+    torch.testing.assert_close(batch.images, images)
+    torch.testing.assert_close(batch.labels, torch.eye(7)[:count])
+
+
+def test_an_empty_batch_of_files_is_mixed_without_a_fault(image_folder):
+    for path in (image_folder / "train").rglob("*.jpg"):
+        path.write_bytes(b"")
+    data = load_data(str(image_folder), image_size=16, skip_bad_images=True)
+    train = data.train_loader(batch_size=4, seed=0, device=CPU, workers=0, augmentation=ALL)
+    assert [batch.labels.shape for batch in train.epoch(0)] == [(0, 3)] * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"crop_scale": 0.0}, InputError, "crop_scale must be above 0 and at most 1, got 0.0"),
+        ({"crop_scale": 1.5}, InputError, "crop_scale must be above 0 and at most 1, got 1.5"),
+        ({"trivial": "yes"}, InputTypeError, "trivial_augment must be true or false, got 'yes'"),
+        ({"erasing": -0.1}, InputError, "random_erasing must be at least 0 and at most 1, got -0.1"),
+        ({"erasing": 1.1}, InputError, "random_erasing must be at least 0 and at most 1, got 1.1"),
+        ({"mixup": -1.0}, InputError, "mixup must be at least 0, got -1.0"),
+        ({"cutmix": float("nan")}, InputError, "cutmix must be finite, got nan"),
+        ({"cutmix": -0.5}, InputError, "cutmix must be at least 0, got -0.5"),
+    ],
+)
+def test_settings_out_of_range(settings, error, message):
+    with pytest.raises(error, match=f"^{message}$"):
+        Augmentation(**settings)
+
+
+def test_plain_digits_need_no_torchvision():
+    code = (
+        "import sys, torch; sys.modules['torchvision'] = None\n"
+        "from attnconv.data import load_data\n"
+        "train, _ = load_data('digits').loaders(batch_size=4, seed=0, device=torch.device('cpu'), workers=0)\n"
+        "print(next(train.epoch(0)).images.shape[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "4"
