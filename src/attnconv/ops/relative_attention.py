@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attnconv import checks
 from attnconv.ops.autocast import autocast_dtype, autocast_off
-from attnconv.ops.blocked_attention import run_blocked
+from attnconv.ops.fused_attention import run_blocked
 
 IMPLS = ("auto", "eager", "blocked")
 
