@@ -62,13 +62,17 @@ def test_a_lock_ends_with_its_block(tmp_path):
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     ended, end = os.pipe()
+    runs, running = os.pipe()
     with locked(tmp_path):
         child = os.fork()
         if not child:
             os.close(end)
+            os.write(running, b"1")
             os.read(ended, 1)
             os._exit(0)
-    os.close(ended)
+        assert os.read(runs, 1) == b"1"
+    for number in (ended, runs, running):
+        os.close(number)
     try:
         assert not is_locked(tmp_path)
     finally:
