@@ -26,7 +26,7 @@ def test_version(attnconv):
 
 
 RUN_FLAGS = (
-    "--batch-size --cache-images --config --crop-scale --cutmix --data --data-dir --device --epochs --image-size "
+    "--batch-size --cache-images --checkpoint-steps --config --crop-scale --cutmix --data --data-dir --device --epochs --image-size "
     "--json --label-smoothing --lr --mixup --model --momentum --optimizer --option --out --precision --presize "
     "--random-erasing --schedule --seed --skip-bad-images --train-subset --trivial-augment --warmup --weight-decay "
     "--workers"
@@ -231,8 +231,11 @@ def test_demo_trains_both_and_writes_the_page(attnconv, tmp_path):
     assert "found in" in again
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process group")
-def test_ctrl_c_saves_the_run_and_resume_ends_it(tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="sends signals to a process group")
+@pytest.mark.parametrize(
+    ("sent", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_saves_the_run_and_resume_ends_it(tmp_path, sent, code, word):
     """Interrupted in the middle of an epoch, the resumed run ends in the same bits as one never interrupted."""
     command = [sys.executable, "-c", "import sys; from attnconv.cli import main; sys.exit(main())"]
     settings = ["--epochs", "15", "--train-subset", "640"]
@@ -243,10 +246,10 @@ def test_ctrl_c_saves_the_run_and_resume_ends_it(tmp_path):
     assert run.stderr is not None
     assert run.stderr.readline().startswith("epoch 1/15")
     time.sleep(0.2)
-    os.killpg(run.pid, signal.SIGINT)
+    os.killpg(run.pid, sent)
     rest = run.stderr.read()
-    assert run.wait(60) == 130
-    assert rest.splitlines()[-1] == "attnconv: error: interrupted"
+    assert run.wait(60) == code
+    assert rest.splitlines()[-1] == f"attnconv: error: {word}"
     stopped = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert stopped["epoch"] < 15
     assert not (tmp_path / "run" / "result.json").exists()

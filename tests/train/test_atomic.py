@@ -59,3 +59,29 @@ def test_what_a_killed_process_left_is_written_over(path):
         file.write(b"new")
     assert path.read_bytes() == b"new"
     assert os.listdir(path.parent) == ["file"]
+
+
+def refuse(*args):
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_old_file_is_kept_under_another_name(path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    previous = path.with_name("previous")
+    previous.write_bytes(b"older")
+    path.with_name("previous.tmp").write_bytes(b"of a killed process")
+    with replacing(path, previous=previous) as file:
+        file.write(b"new")
+    assert (path.read_bytes(), previous.read_bytes()) == (b"new", b"old")
+    assert sorted(os.listdir(path.parent)) == ["file", "previous"]
+
+
+def test_a_failed_write_leaves_the_older_file_too(path, monkeypatch):
+    previous = path.with_name("previous")
+    previous.write_bytes(b"older")
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(InputError, match="No space left"), replacing(path, previous=previous) as file:
+        file.write(b"new")
+    assert (path.read_bytes(), previous.read_bytes()) == (b"old", b"older")

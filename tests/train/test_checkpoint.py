@@ -26,7 +26,7 @@ def path(tmp_path):
 
 def test_what_is_saved_is_loaded(path):
     state = load_checkpoint(path)
-    assert state["format"] == 1
+    assert state["format"] == 2
     assert state["epoch"] == 3
     model = toy_net(seed=1)
     load_weights(model, state, path)
@@ -67,7 +67,9 @@ def test_a_missing_checkpoint(tmp_path):
 def test_a_checkpoint_cut_short(path, part):
     data = path.read_bytes()
     path.write_bytes(data[: int(part * len(data))])
-    with pytest.raises(InputError, match=r"^\S*last.pt cannot be read, is cut short or is no checkpoint: [^\n]+$"):
+    with pytest.raises(
+        InputError, match=r"^\S*last.pt (cannot be read, )?is cut short or (is no checkpoint|damaged): [^\n]+$"
+    ):
         load_checkpoint(path)
 
 
@@ -115,14 +117,51 @@ def test_objects_are_refused_by_name(tmp_path):
     [
         ({"model": {}}, r"last.pt is not a checkpoint of attnconv: it has no 'format'$"),
         ([1, 2], r"last.pt is not a checkpoint of attnconv: it has no 'format'$"),
-        ({"format": 2}, r"last.pt is a checkpoint of format 2, this version reads 1$"),
-        ({"format": 1, "model": {}}, r"last.pt is not a whole checkpoint: it has no 'batches_per_epoch'$"),
+        ({"format": 1}, r"last.pt is a checkpoint of format 1, this version reads 2$"),
+        ({"format": 2, "model": {}}, r"last.pt is not a whole checkpoint: it has no 'batches_per_epoch'$"),
     ],
 )
 def test_other_peoples_files(path, content, message):
     torch.save(content, path)
     with pytest.raises(InputError, match=message):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda data: data[:-1], lambda data: data[:-80], lambda data: data.replace(b"sha", b"SHA")]
+)
+def test_a_lost_checksum(path, harm):
+    path.write_bytes(harm(path.read_bytes()))
+    with pytest.raises(InputError, match=r"last.pt is cut short or damaged: it has lost its checksum$"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.003, 0.3, 0.5, 0.7, 0.97, 0.99, 0.999, 1.0])
+def test_a_flipped_bit(path, part):
+    data = bytearray(path.read_bytes())
+    data[int(part * (len(data) - 1))] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"^\S*last.pt [^\n]+$"):
+        load_checkpoint(path)
+
+
+def test_a_flipped_bit_of_a_weight_is_what_the_checksum_finds(path):
+    weights = load_checkpoint(path)["model"]["conv.weight"].numpy().tobytes()
+    data = bytearray(path.read_bytes())
+    data[data.index(weights) + 5] ^= 1
+    path.write_bytes(data)
+    torch.load(path, weights_only=True)  # which does not see it
+    with pytest.raises(InputError, match=r"last.pt is damaged: its contents do not have the checksum that was saved w"):
+        load_checkpoint(path)
+
+
+def test_the_checkpoint_before_is_kept(path):
+    previous = path.with_name("previous.pt")
+    for epoch in (4, 5):
+        save_checkpoint(path, state_of(toy_net(), epoch=epoch), previous=previous)
+        assert load_checkpoint(path)["epoch"] == epoch
+        assert load_checkpoint(previous)["epoch"] == epoch - 1
+    assert sorted(os.listdir(path.parent)) == ["last.pt", "previous.pt"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
+import os
 import signal
 import threading
 
 import pytest
 
-from attnconv.train.interrupts import interrupts_held
+from attnconv.train.interrupts import Terminated, interrupts_held, termination_raised
 
 
 def test_ctrl_c_waits_for_the_end_of_the_block():
@@ -63,3 +64,47 @@ def test_outside_the_main_thread_the_block_just_runs():
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_sigterm_is_raised_in_its_block_alone():
+    with pytest.raises(Terminated), termination_raised():
+        terminate()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_sigterm_waits_for_the_end_of_the_inner_block():
+    done = []
+
+    def block():
+        with interrupts_held():
+            terminate()
+            done.append(True)
+
+    with pytest.raises(Terminated), termination_raised():
+        block()
+    assert done == [True]
+
+
+def test_a_handler_of_the_program_is_left_alone():
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda *args: came.append(args[0]))
+    try:
+        with termination_raised():
+            terminate()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert came == [signal.SIGTERM]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_goes_on():
+    with termination_raised():
+        child = os.fork()
+        if not child:
+            terminate()
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -1,7 +1,9 @@
 """A run that was stopped and resumed ends in the same bits as one that was not."""
 
 import csv
+import errno
 import os
+import re
 import signal
 
 import pytest
@@ -12,6 +14,7 @@ from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 from attnconv.checks import InputError
 from attnconv.train.checkpoint import load_checkpoint, save_checkpoint
 from attnconv.train.fit import fit
+from attnconv.train.interrupts import Terminated
 from attnconv.train.run_folder import RunFolder
 
 EPOCHS, BATCHES = 3, 13  # looks at the losses come after 10 steps and at 13
@@ -21,13 +24,13 @@ def config(**options):
     return toy_config(epochs=EPOCHS, label_smoothing=0.1, **options)
 
 
-def run(out, *, model=None, train_faults=None, val=None, resume=False, **options):
+def run(out, *, model=None, train_faults=None, val=None, resume=False, progress=False, **options):
     train = MemoryLoader(count=100, faults=train_faults)
     assert len(train) == BATCHES
     # A resumed run gets a network of other weights: all of them have to come from the checkpoint.
     model = model or toy_net(seed=7 if resume else 0)
     val = val or val_loader()
-    return fit(model, train, val, config=config(**options), out=out, meta={}, resume=resume, progress=False)
+    return fit(model, train, val, config=config(**options), out=out, meta={}, resume=resume, progress=progress)
 
 
 def same(a, b):
@@ -195,6 +198,97 @@ def test_a_run_killed_before_its_first_checkpoint(tmp_path, undisturbed, monkeyp
         run(tmp_path, train_faults={(0, 6): ZeroDivisionError()})
     assert not (tmp_path / "last.pt").exists()
     run(tmp_path, model=toy_net(), resume=True)
+    assert_same_end(tmp_path, undisturbed())
+
+
+def fail_at(number, call=os.fsync):
+    """os.fsync that finds the disk full from its ``number``-th call on."""
+    calls = []
+
+    def fsync(file):
+        calls.append(file)
+        if len(calls) >= number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        call(file)
+
+    return fsync
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 12, 15, 17, 19])
+def test_a_disk_that_fills_up_costs_no_more_than_what_was_not_saved(tmp_path, undisturbed, monkeypatch, number):
+    monkeypatch.setattr(os, "fsync", fail_at(number))
+    with pytest.raises(InputError, match=r"^cannot write .*: No space left on device$"):
+        run(tmp_path / "run")
+    monkeypatch.undo()
+    started = (tmp_path / "run").exists()
+    assert started == (number > 5)  # config.yaml, its folder, metrics.csv, its folder: then the first checkpoint
+    run(tmp_path / "run", resume=started)
+    assert_same_end(tmp_path / "run", undisturbed())
+
+
+def test_checkpoints_between_the_ends_of_epochs(tmp_path, undisturbed):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, train_faults={(1, 9): ZeroDivisionError()}, checkpoint_steps=4)
+    state = load_checkpoint(tmp_path / "last.pt")
+    assert (state["epoch"], state["step_in_epoch"]) == (1, 7)  # step 20 of 13 an epoch
+    assert load_checkpoint(tmp_path / "previous.pt")["step_in_epoch"] == 3
+    run(tmp_path, resume=True)
+    for name in ("last.pt", "best.pt"):  # whose configurations differ in checkpoint_steps
+        assert same(untimed(tmp_path / name)["model"], untimed(undisturbed() / name)["model"])
+    assert rows(tmp_path) == rows(undisturbed())
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize("harm", [damage, cut, lambda path: path.unlink()])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, undisturbed, capsys, harm):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, train_faults={(2, 3): ZeroDivisionError()})
+    harm(tmp_path / "last.pt")
+    run(tmp_path, resume=True, progress=True)
+    note = capsys.readouterr().err.splitlines()[0]
+    assert re.fullmatch(r"note: .*last\.pt.*; the run goes on from (previous|best)\.pt, at epoch [23], batch 1", note)
+    assert_same_end(tmp_path, undisturbed())
+    assert not (tmp_path / "previous.pt").exists()
+
+
+def test_the_good_checkpoint_outlives_the_damaged_one(tmp_path, undisturbed):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, train_faults={(2, 3): ZeroDivisionError()})
+    (tmp_path / "best.pt").unlink()
+    damage(tmp_path / "last.pt")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, resume=True, train_faults={(1, 3): KeyboardInterrupt()})
+    assert load_checkpoint(tmp_path / "previous.pt")["step_in_epoch"] == 0
+    damage(tmp_path / "last.pt")
+    run(tmp_path, resume=True)
+    assert same(untimed(tmp_path / "last.pt"), untimed(undisturbed() / "last.pt"))
+
+
+def test_where_all_checkpoints_are_damaged_the_last_is_named(stopped):
+    (stopped / "previous.pt").write_bytes((stopped / "last.pt").read_bytes())
+    damage(stopped / "last.pt")
+    damage(stopped / "previous.pt")
+    with pytest.raises(InputError, match=r"last.pt is damaged: its contents do not have the checksum"):
+        run(stopped, resume=True)
+
+
+def test_sigterm_saves_and_leaves(tmp_path, undisturbed):
+    before = signal.getsignal(signal.SIGTERM)
+    train = MemoryLoader(count=100, faults={(1, 6): lambda images: (signal.raise_signal(signal.SIGTERM), images)[1]})
+    with pytest.raises(Terminated):
+        fit(toy_net(), train, val_loader(), config=config(), out=tmp_path, meta={}, progress=False)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert load_checkpoint(tmp_path / "last.pt")["step_in_epoch"] == 6
+    run(tmp_path, resume=True)
     assert_same_end(tmp_path, undisturbed())
 
 

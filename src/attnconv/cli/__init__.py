@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from attnconv import __version__, checks
+from attnconv.train.interrupts import Terminated
 
 COMMANDS = {
     "models": "List the networks that can be created by name.",
@@ -19,11 +20,16 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0, 2 for what the user can mend, 1 for a failure, 130 after Ctrl-C."""
+    """Run one command; the exit code: 0, 2 for what the user can mend, 1 for a failure, 130 or 143 after a signal.
+
+    130 is Ctrl-C, 143 SIGTERM.
+    """
     try:
         return _run(arguments)
     except checks.InputError as error:
         return _fail(str(error), 2)
+    except Terminated:
+        return _fail("terminated", 143)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # whoever read our output has seen enough

@@ -11,8 +11,9 @@ from torch import nn
 
 from attnconv import checks
 from attnconv.train.atomic import replacing
+from attnconv.train.checksum import append_checksum, verify_checksum
 
-FORMAT = 1
+FORMAT = 2
 # What `fit` saves. epoch: whole epochs done; step_in_epoch: batches done of the next one; sums: TrainSums of these;
 # best: the best epoch so far; history: the rows of metrics.csv; seconds: of the whole run; threads: CPU threads;
 # skipped: undecodable files; config: RunConfig.to_dict(); meta: what the caller of `fit` wants to find again.
@@ -22,19 +23,24 @@ KEYS = {
 }
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write ``state``, every key of KEYS but "format", to ``path``: wholly or not at all.
+def save_checkpoint(path: Path, state: Mapping[str, Any], *, previous: Path | None = None) -> None:
+    """Write ``state``, every key of KEYS but "format", to ``path``, with a checksum: wholly or not at all.
 
+    Args:
+        path: the checkpoint.
+        state: see KEYS.
+        previous: where the checkpoint that was at ``path`` is kept.
     Raises:
         InputError: it could not be written; what ``path`` held before is untouched.
     """
     state = {"format": FORMAT, **state}
     assert state.keys() == KEYS, state.keys() ^ KEYS
-    with replacing(path) as file:
+    with replacing(path, previous=previous) as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:  # what torch makes of an OSError, such as a full disk
             raise checks.InputError(f"cannot write {path}, is the disk full? {_first_line(error)}") from error
+        append_checksum(file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -45,8 +51,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             but tensors and plain values, of which nothing is run.
     """
     try:
+        verify_checksum(path)
         with warnings.catch_warnings(action="ignore"):  # about damage that the error will name
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except checks.InputError:
+        raise
     except FileNotFoundError:
         raise checks.InputError(f"no checkpoint at {path}") from None
     except pickle.UnpicklingError as error:

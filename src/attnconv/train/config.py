@@ -53,13 +53,14 @@ class RunConfig:
     warmup: float = _option("Fraction of the steps in which the learning rate rises.", default=0.3)
     label_smoothing: float = _option("Probability spread over all classes.", default=0.0)
     precision: Literal["fp32", "bf16", "fp16"] = _option("Arithmetic; 16-bit ones are mixed.", default="fp32")
+    checkpoint_steps: int | None = _option("Save a checkpoint every so many steps, too.", default=None)
     device: Device = _option("Where to run.", default="auto")  # noqa: RUF009  as dataclasses.field
     seed: int = _option("Seed of weights, order and augmentation.", default=0)
 
     def __post_init__(self) -> None:
         for name, kind in typing.get_type_hints(RunConfig).items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
-        for name in ("epochs", "batch_size", "train_subset", "image_size"):
+        for name in ("epochs", "batch_size", "train_subset", "image_size", "checkpoint_steps"):
             if (value := getattr(self, name)) is not None:
                 checks.integer(name, value, at_least=1)
         for name in ("workers", "seed"):

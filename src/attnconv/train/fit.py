@@ -21,13 +21,14 @@ from attnconv.train.config import RunConfig
 from attnconv.train.device import make_fabric
 from attnconv.train.divergence import require_finite
 from attnconv.train.evaluate import Scores, evaluate
-from attnconv.train.interrupts import interrupts_held
+from attnconv.train.interrupts import interrupts_held, termination_raised
 from attnconv.train.loader import Loader
 from attnconv.train.optim import build_optimizer
 from attnconv.train.plain import plain
 from attnconv.train.progress import Display
 from attnconv.train.provenance import provenance
-from attnconv.train.run_folder import RunFolder
+from attnconv.train.run_folder import Found, RunFolder
+from attnconv.train.run_lock import locked
 from attnconv.train.run_state import RunState
 from attnconv.train.schedule import SCHEDULES
 from attnconv.train.seeding import reseed
@@ -52,8 +53,9 @@ def fit(
     """Train ``model``, (B, C, H, W) -> logits (B, K), in place; leave the run in the folder ``out``.
 
     The folder receives config.yaml, metrics.csv (a row an epoch), last.pt and best.pt (by validation top-1), and at
-    the end result.json. The loss is cross-entropy, smoothed in training and plain in validation. Ctrl-C saves last.pt
-    at the step it came in, and is raised again. torch's random generators are left at an arbitrary state.
+    the end result.json; until then previous.pt is what last.pt was before. The loss is cross-entropy, smoothed in
+    training and plain in validation. Ctrl-C and SIGTERM save last.pt at the step they came in, and are raised.
+    torch's random generators are left at an arbitrary state.
 
     Args:
         meta: plain values that the checkpoints carry for whoever rebuilds the network: class names, say.
@@ -62,15 +64,14 @@ def fit(
     Returns:
         What result.json holds. Accuracies in percent; seconds are of the run, train_seconds_per_epoch their median.
     Raises:
-        InputError: ``out`` holds a run already (or, to resume, none or another one), cannot be written or the disk is
-            full; the device or the precision is not to be had; a loader brings nothing; ``meta`` is not plain; the
-            loss or a weight is not finite.
-        KeyboardInterrupt: after Ctrl-C.
+        InputError: ``out`` holds a run already (or, to resume, none or another one), cannot be written, the disk is
+            full or another process trains into it; the device or the precision is not to be had; a loader brings
+            nothing; ``meta`` is not plain; the loss or a weight is not finite.
+        KeyboardInterrupt: after Ctrl-C; after SIGTERM its subclass Terminated.
     """
     folder = RunFolder(out)
-    checkpoint = None
     if resume:
-        checkpoint = folder.reopen(config)
+        folder.reopen(config)
         if (result := folder.stored_result()) is not None:
             return result
     else:
@@ -83,48 +84,64 @@ def fit(
             )
     fabric = make_fabric(config.device, config.precision)
     wrapped, optimizer = fabric.setup(model, build_optimizer(model, config))
+    precision = fabric.strategy.precision
     state = RunState(
-        model,
-        optimizer.optimizer,
-        fabric.strategy.precision,
-        config=config,
-        batches=len(train_loader),
-        last=folder.last,
+        model, optimizer.optimizer, precision, config=config, batches=len(train_loader), folder=folder, meta=meta
     )
-    if checkpoint is not None:
-        state.restore(checkpoint)
-
-    folder.write_config(config)
-    with Display(progress, epochs=config.epochs, batches=len(train_loader), step=state.step) as display:
-        if state.threads != torch.get_num_threads():
-            display.line(
-                f"note: the run began with {state.threads} CPU threads and goes on with {torch.get_num_threads()}: "
-                "it will not end in the very same bits"
-            )
-        try:
-            folder.write_metrics(state.history)  # cuts it back to the checkpoint
-            while state.epoch < config.epochs:
-                train_epoch(state, wrapped, optimizer, fabric, train_loader, display)
-                scores = evaluate(wrapped, val_loader)
-                with interrupts_held():
-                    row = metrics_row(state, scores)
-                    state.skipped.update(train_loader.skipped, val_loader.skipped)
-                    improved = state.epoch_done(row)
-                    # best.pt first: killed between the two, the run goes on from the older last.pt, and makes it anew
-                    state.save(*([folder.best] if improved else []), folder.last, meta=meta)
-                    folder.write_metrics(state.history)
-                    display.epoch_done(row)
-        except KeyboardInterrupt:
-            with interrupts_held():
-                state.skipped.update(train_loader.skipped, val_loader.skipped)
-                state.save(folder.last, meta=meta)
-            raise
-        except BaseException:
-            folder.forget_empty_run()
-            raise
-    result = summary(state, fabric.device)
-    folder.write_result(result)
+    folder.make()
+    with locked(folder.path), termination_raised():
+        if resume:
+            found = folder.reopen(config)  # once more: only now nobody else writes to it
+            if found.checkpoint is not None:
+                state.restore(found)
+        else:
+            folder.require_free()
+            found = Found(None, folder.last)
+        with Display(progress, epochs=config.epochs, batches=len(train_loader), step=state.step) as display:
+            if found.note:
+                display.line(f"note: {found.note}")
+            if state.threads != torch.get_num_threads():
+                display.line(
+                    f"note: the run began with {state.threads} CPU threads and goes on with "
+                    f"{torch.get_num_threads()}: it will not end in the very same bits"
+                )
+            train(state, wrapped, optimizer, fabric, (train_loader, val_loader), display)
+        result = summary(state, fabric.device)
+        folder.write_result(result)
+        folder.previous.unlink(missing_ok=True)
     return result
+
+
+def train(
+    state: RunState,
+    model: nn.Module,
+    optimizer: Any,
+    fabric: "Fabric",
+    loaders: tuple[Loader, Loader],
+    display: Display,
+) -> None:
+    """Do the epochs that are left, each with its validation and its checkpoint; ``loaders``: training, validation."""
+    folder, (train_loader, val_loader) = state.folder, loaders
+    try:
+        folder.write_config(state.config)
+        folder.write_metrics(state.history)  # cuts it back to the checkpoint
+        while state.epoch < state.config.epochs:
+            train_epoch(state, model, optimizer, fabric, train_loader, display)
+            scores = evaluate(model, val_loader)
+            with interrupts_held():
+                row = metrics_row(state, scores)
+                state.skipped.update(train_loader.skipped, val_loader.skipped)
+                state.save(best=state.epoch_done(row))
+                folder.write_metrics(state.history)
+                display.epoch_done(row)
+    except KeyboardInterrupt:
+        with interrupts_held():
+            state.skipped.update(train_loader.skipped, val_loader.skipped)
+            state.save()
+        raise
+    except BaseException:
+        folder.forget_empty_run()
+        raise
 
 
 def train_epoch(
@@ -150,6 +167,9 @@ def train_epoch(
                 sums.add(state.step + 1, lr, loss, logits, labels)
             state.step_in_epoch += 1
             sums.seconds = time.perf_counter() - began
+            if config.checkpoint_steps and state.step % config.checkpoint_steps == 0:
+                state.skipped.update(loader.skipped)
+                state.save()
             if state.step_in_epoch % STEPS_BETWEEN_LOOKS == 0:
                 sums.flush(state.last)
                 display.batch_done(state.epoch, state.step_in_epoch, sums)

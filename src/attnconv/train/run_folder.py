@@ -1,8 +1,10 @@
 """The folder of a run: its file names, who may write to it, and what it holds."""
 
+import contextlib
 import csv
 import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,17 @@ METRICS = (
     *("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5"),
     *("images_per_second", "seconds"),
 )
-MAY_DIFFER = ("device", "workers", "skip_bad_images")  # where a run computes, and what it does at a bad file
+# Where a run computes, what it does at a bad file, and when it saves.
+MAY_DIFFER = ("device", "workers", "skip_bad_images", "checkpoint_steps")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint to go on from: None before the first; ``note`` says so if it is not the one it should be."""
+
+    checkpoint: dict[str, Any] | None
+    path: Path
+    note: str | None = None
 
 
 class RunFolder:
@@ -30,6 +42,7 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.csv"
         self.last = self.path / "last.pt"
+        self.previous = self.path / "previous.pt"  # what last.pt was before; none once the run is done
         self.best = self.path / "best.pt"
         self.result = self.path / "result.json"
 
@@ -45,19 +58,18 @@ class RunFolder:
                 f"{self.path} already holds a run: give --resume to go on with it, or another --out"
             )
 
-    def reopen(self, config: RunConfig) -> dict[str, Any] | None:
-        """The last checkpoint of the run in this folder, or None if it was stopped before the first.
+    def reopen(self, config: RunConfig) -> Found:
+        """The last checkpoint of the run in this folder; a damaged one gives way to the newest that can be read.
 
         Raises:
             InputError: there is no run here, it is one of another configuration, or its files cannot be read.
         """
         if not self.holds_run():
             raise checks.InputError(f"{self.path} holds no run to resume: leave --resume out to start one there")
-        if self.last.exists():
-            checkpoint = load_checkpoint(self.last)
-            stored = RunConfig.from_dict(checkpoint["config"], source=str(self.last))
+        found = self._newest()
+        if found.checkpoint is not None:
+            stored = RunConfig.from_dict(found.checkpoint["config"], source=str(found.path))
         else:
-            checkpoint = None
             stored = RunConfig.from_dict(_read(self.config, yaml.safe_load, yaml.YAMLError), source=str(self.config))
         then, now = stored.to_dict(), config.to_dict()
         differences = [
@@ -67,23 +79,43 @@ class RunFolder:
         ]
         if differences:
             raise checks.InputError(f"{self.path} holds a run of another configuration: {'; '.join(differences)}")
-        return checkpoint
+        return found
+
+    def _newest(self) -> Found:
+        others = [path for path in (self.previous, self.best) if path.exists()]
+        if not self.last.exists() and not others:
+            return Found(None, self.last)
+        try:
+            return Found(load_checkpoint(self.last), self.last)
+        except checks.InputError as error:
+            problem = error
+        found = []
+        for path in others:
+            with contextlib.suppress(checks.InputError):
+                found.append((load_checkpoint(path), path))
+        if not found:
+            raise problem
+        checkpoint, path = max(found, key=lambda pair: (pair[0]["epoch"], pair[0]["step_in_epoch"]))
+        where = f"epoch {checkpoint['epoch'] + 1}, batch {checkpoint['step_in_epoch'] + 1}"
+        return Found(checkpoint, path, f"{problem}; the run goes on from {path.name}, at {where}")
 
     def stored_result(self) -> dict[str, Any] | None:
         """The result of a finished run, None of an unfinished one; InputError if it cannot be read."""
         return _read(self.result, json.loads, ValueError) if self.result.exists() else None
 
-    def write_config(self, config: RunConfig) -> None:
-        """Make the folder, if need be, and write config.yaml; InputError if that cannot be done."""
+    def make(self) -> None:
+        """Make the folder, if need be; InputError if that cannot be done."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
+
+    def write_config(self, config: RunConfig) -> None:
         _write(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def forget_empty_run(self) -> None:
-        """Undo ``write_config`` if no checkpoint has been saved: with other options the folder can be used again."""
-        if self.last.exists() or self.best.exists():
+        """Undo ``make`` and ``write_config`` if no checkpoint has been saved, so that another run finds no trace."""
+        if self.last.exists() or self.best.exists() or self.previous.exists():
             return
         self.config.unlink(missing_ok=True)
         self.metrics.unlink(missing_ok=True)
@@ -99,6 +131,7 @@ class RunFolder:
         _write(self.metrics, table.getvalue())
 
     def write_result(self, result: dict[str, Any]) -> None:
+        """Write what a finished run has come to."""
         _write(self.result, json.dumps(result, indent=2) + "\n")
 
 

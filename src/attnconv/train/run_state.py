@@ -1,7 +1,6 @@
 """Where a run stands: all that a checkpoint saves and a resumed run starts from."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,7 @@ from attnconv import checks
 from attnconv.train.checkpoint import load_weights, save_checkpoint
 from attnconv.train.config import RunConfig
 from attnconv.train.divergence import largest_value, require_finite
+from attnconv.train.run_folder import Found, RunFolder
 from attnconv.train.train_sums import TrainSums
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ class RunState:
     Args:
         precision: Fabric's, which owns the loss scaler of fp16.
         batches: batches an epoch.
-        last: the file that messages name as the last good checkpoint.
+        folder: where checkpoints go.
+        meta: plain values that they carry for whoever rebuilds the network.
     """
 
     def __init__(
@@ -35,10 +36,13 @@ class RunState:
         *,
         config: RunConfig,
         batches: int,
-        last: Path,
+        folder: RunFolder,
+        meta: dict[str, Any],
     ) -> None:
         self.model, self.optimizer, self.precision = model, optimizer, precision
-        self.config, self.batches, self.last = config, batches, last
+        self.config, self.batches, self.folder, self.meta = config, batches, folder, meta
+        self.last = folder.last  # the file that messages name as the last good checkpoint
+        self.last_is_good = False
         self.epoch = 0  # whole epochs done
         self.step_in_epoch = 0  # batches done of the next one
         self.sums = TrainSums()  # of these batches
@@ -72,8 +76,12 @@ class RunState:
         self.best = {"top1": row["val_top1"], "epoch": row["epoch"]}
         return True
 
-    def save(self, *paths: Path, meta: dict[str, Any]) -> None:
-        """Write a checkpoint to each path; InputError, and no file, if a loss or a weight is not finite."""
+    def save(self, *, best: bool = False) -> None:
+        """Write last.pt, whose old contents previous.pt keeps, and best.pt too if ``best``.
+
+        Raises:
+            InputError: a loss or a weight is not finite, or a file cannot be written; the files are as they were.
+        """
         self.sums.flush(self.last)
         largest = largest_value(self.model)
         require_finite("the largest weight", largest, step=self.step, lr=self.lr, checkpoint=self.last)
@@ -91,27 +99,33 @@ class RunState:
             "seconds": self.seconds,
             "threads": self.threads,
             "config": self.config.to_dict(),
-            "meta": meta,
+            "meta": self.meta,
         }
-        for path in paths:
-            save_checkpoint(path, state)
+        if best:  # first: killed between the two, the run goes on from the older last.pt, and makes it anew
+            save_checkpoint(self.folder.best, state)
+        # A damaged last.pt must not take the place of the good one before it.
+        save_checkpoint(self.last, state, previous=self.folder.previous if self.last_is_good else None)
+        self.last_is_good = True
 
-    def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Stand where ``checkpoint``, read from ``last``, was saved; InputError if it is of other images or weights."""
+    def restore(self, found: Found) -> None:
+        """Stand where the checkpoint was saved; InputError if it is of other images or weights."""
+        checkpoint = found.checkpoint
+        assert checkpoint is not None
         if (then := checkpoint["batches_per_epoch"]) != self.batches:
             raise checks.InputError(
-                f"{self.last} was saved in a run of {then} batches an epoch, and now there are {self.batches}: "
+                f"{found.path} was saved in a run of {then} batches an epoch, and now there are {self.batches}: "
                 "the training images have changed"
             )
-        load_weights(self.model, checkpoint, self.last)
+        load_weights(self.model, checkpoint, found.path)
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             self.precision.load_state_dict(checkpoint["scaler"])
             self.sums = TrainSums(**checkpoint["sums"])
             self.skipped = set(checkpoint["skipped"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise checks.InputError(f"{self.last} is damaged: {type(error).__name__}: {error}") from error
+            raise checks.InputError(f"{found.path} is damaged: {type(error).__name__}: {error}") from error
         self.epoch, self.step_in_epoch = checkpoint["epoch"], checkpoint["step_in_epoch"]
         self.history, self.best = checkpoint["history"], checkpoint["best"]
         self.threads = checkpoint["threads"]
         self._began = time.perf_counter() - checkpoint["seconds"]
+        self.last_is_good = found.path == self.last

@@ -1,0 +1,53 @@
+"""A checksum inside a file of torch.save, in the comment of the zip archive that such a file is.
+
+The format's own checksums are per record, and torch reads without looking at them; a flipped bit in a weight would
+pass. Other programs read the archive as before.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from attnconv import checks
+
+MARK = b"attnconv-sha256:"
+SIZE = len(MARK) + 64  # bytes of the comment: the mark and the digest in hexadecimal
+END_MARK, END_RECORD = b"PK\5\6", 22  # of the record that ends an archive, just before the comment: mark and bytes
+BLOCK = 1 << 20  # bytes read at once
+
+
+def append_checksum(file: BinaryIO) -> None:
+    """Close the archive in ``file``, open for reading and writing, with the SHA-256 of all bytes before the comment."""
+    file.seek(-2, os.SEEK_END)  # the archive's last two bytes: the length of its comment, which torch leaves at 0
+    file.write(SIZE.to_bytes(2, "little"))
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+    file.seek(0, os.SEEK_END)
+    file.write(MARK + digest.encode())
+
+
+def verify_checksum(path: Path) -> None:
+    """Compare the file with its checksum; a file that torch.save wrote without one passes.
+
+    Raises:
+        InputError: the bytes are not those that were summed, or the checksum itself is cut off or damaged.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(-min(size, SIZE + END_RECORD), os.SEEK_END)
+        tail = file.read()
+        comment = tail[-SIZE:]
+        if not comment.startswith(MARK):
+            end = tail.rfind(END_MARK)
+            if end >= 0 and tail[end + END_RECORD - 2 : end + END_RECORD] != b"\0\0":  # it announces a comment
+                raise checks.InputError(f"{path} is cut short or damaged: it has lost its checksum")
+            return
+        file.seek(0)
+        digest, left = hashlib.sha256(), size - SIZE
+        while block := file.read(min(left, BLOCK)):
+            digest.update(block)
+            left -= len(block)
+    if digest.hexdigest().encode() != comment[len(MARK) :]:
+        raise checks.InputError(f"{path} is damaged: its contents do not have the checksum that was saved with them")
