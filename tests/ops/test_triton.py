@@ -15,7 +15,7 @@ from attnconv.kernels.relative_attention import triton as kernel
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 
 BLOCK_MEMORY = 227 * 1024  # bytes of shared memory that a program may have on the GPUs compiled for here
-MOST_SPILLED = 1536  # bytes a thread, all of it outside the inner loops; a tile that is too large takes 5000 and more
+MOST_SPILLED = 1536  # bytes a thread, most of it outside the inner loops; a tile that is too large takes 5000 and more
 
 
 @needs_triton

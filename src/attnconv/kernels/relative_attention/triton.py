@@ -81,12 +81,12 @@ def _capability() -> tuple[int, int]:
 def choose_blocks(
     map_size: tuple[int, int, int], head_dim: int, value_dim: int, dtype: torch.dtype, *, backward: bool
 ) -> Blocks:
-    """Tiles as large as the registers hold in the inner loop; what the compiler says of them is in the tests."""
+    """Tiles as large as the registers hold in the inner loops, by what the compiler reports for Hopper."""
     _, height, width = map_size
-    wide = dtype == torch.float32
-    channels = min(64 if wide else 128, max(16, _power(value_dim)))
+    single = dtype == torch.float32
+    channels = min(64 if single else 128, max(16, _power(value_dim)))
     widest = max(_power(head_dim), channels)
-    if wide:
+    if single:
         queries, keys, warps = (32, 32, 4) if widest <= 64 else (16, 32, 4) if backward else (32, 32, 8)
     elif not backward:
         queries, keys, warps = (64, 64, 4) if widest <= 64 else (64, 64, 8) if widest <= 128 else (64, 32, 8)

@@ -22,7 +22,7 @@ def forward(
 ):  # fmt: skip
     """One tile of queries of one head, and one of CHUNKS parts of its output's channels.
 
-    The tables number TABLES, the last axes having them. ``factor`` is positive, SIGN that of the scale. out
+    The last TABLES axes have tables. ``factor`` is |scale| in powers of two, SIGN the sign of the scale. out
     (B, A, H, W, N, E) and lse (B, N, A, H, W) are contiguous, q, k and v have a stride for each axis.
     """
     tiles_w, tiles_h = tl.cdiv(W, COLUMNS), tl.cdiv(H, ROWS)
@@ -100,7 +100,7 @@ def forward(
         mask=i_inside[:, None] & (e < E)[None, :],
     )
     if chunk == 0:
-        natural = (largest * factor + tl.log2(total)) * 0.6931471805599453
+        natural = (largest * factor + tl.log2(total)) * 0.6931471805599453  # log 2
         tl.store(lse + head * A * H * W + place + i, natural, mask=i_inside)
 
 
@@ -161,7 +161,7 @@ def backward(
         )  # (M, D)
         if SIGN != 1:
             queries = (queries * SIGN).to(q.dtype.element_ty)
-        minus = tl.load(lse + place + i, mask=i_inside, other=float("inf")) * 1.4426950408889634
+        minus = tl.load(lse + place + i, mask=i_inside, other=float("inf")) * 1.4426950408889634  # log2 e
         upper_at = place * N * E + (i * N * E)[:, None] + e[None, :]
         upper_mask = i_inside[:, None] & (e < E)[None, :]
         upper = tl.load(grad + upper_at, mask=upper_mask, other=0.0)  # (M, E)
