@@ -26,10 +26,10 @@ def test_version(attnconv):
 
 
 RUN_FLAGS = (
-    "--batch-size --cache-images --checkpoint-steps --config --crop-scale --cutmix --data --data-dir --device --epochs --image-size "
-    "--json --label-smoothing --lr --mixup --model --momentum --optimizer --option --out --precision --presize "
-    "--random-erasing --schedule --seed --skip-bad-images --train-subset --trivial-augment --warmup --weight-decay "
-    "--workers"
+    "--batch-size --cache-images --checkpoint-steps --config --crop-scale --cutmix --data --data-dir --device --epochs "
+    "--image-size --json --label-smoothing --lr --mixup --model --momentum --optimizer --option --out --precision "
+    "--presize --random-erasing --schedule --seed --skip-bad-images --train-subset --trivial-augment --warmup "
+    "--weight-decay --workers"
 )
 FLAGS = {
     "models": "--json --pattern --table",
