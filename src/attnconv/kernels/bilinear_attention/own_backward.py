@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+WIDE = 32  # positions
+
 
 def forward(x: Tensor, weight: Tensor, gamma: Tensor, order: str) -> Tensor:
     """x (B, C, L), weight (C, C) and gamma () in the dtype to compute in -> (B, C, L): x + gamma * x x^T W x."""
@@ -93,17 +95,24 @@ class _Scores(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_weight = _lines(grad_h).mT @ _lines(flat)
         grad_x = torch.baddbmm(grad, grad, gamma * scores.mT)
-        grad_x = grad_x.baddbmm_(h, slope.mT).add_((_lines(grad_h) @ weight).view(grad.mT.shape).mT)
+        grad_x = grad_x.baddbmm_(h, slope.mT).add_(_times(weight.mT, grad_h))
         return grad_x.to(x.dtype), grad_weight, grad_gamma
 
 
 def _scores(flat: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    h = (_lines(flat) @ weight.mT).view(flat.mT.shape).mT
+    h = _times(weight, flat)
     return h, torch.bmm(flat.mT, h)
 
 
+def _times(weight: Tensor, x: Tensor) -> Tensor:
+    """W x of each image: one product an image, or one of all, where the images are too narrow to pay for reading W."""
+    if x.shape[2] >= WIDE:
+        return torch.bmm(weight.expand(len(x), -1, -1), x)
+    return (_lines(x) @ weight.mT).view(x.mT.shape).mT
+
+
 def _lines(x: Tensor) -> Tensor:
-    """(B, C, L) -> (B * L, C): so all images meet W in one product, where matmul by itself may repeat W for each."""
+    """(B, C, L) -> (B * L, C)."""
     return x.mT.reshape(-1, x.shape[1])
 
 
