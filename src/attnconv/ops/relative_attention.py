@@ -82,7 +82,7 @@ def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor]) -> Attention
         value_dim=v.shape[-1],
         dtype=q.dtype,
         device_type=q.device.type,
-        tables=bool(tables),
+        tables=len(tables) > 0,  # not bool(): torch 2.11 cannot trace that of a list
         needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in inputs),
         transformed=transforming() or has_tangent(*inputs),
         export="onnx" if exporting_to_onnx() else "torch" if exporting() else None,
