@@ -204,3 +204,16 @@ def test_plain_digits_need_no_torchvision():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "4"
+
+
+@pytest.mark.parametrize("name", ["trivial", "erasing", "mixup", "cutmix"])
+def test_what_would_part_images_from_the_labels_of_their_pixels_is_refused(name):
+    field = {"trivial": "trivial_augment", "erasing": "random_erasing"}.get(name, name)
+    settings = {"batch_size": 4, "device": torch.device("cpu"), "workers": 0}
+    data, augmentation = load_data("far-context"), Augmentation(**{name: True if name == "trivial" else 0.5})
+    with pytest.raises(InputError, match=f"^{field} would part the images from their labels, which are one a pixel"):
+        data.train_loader(seed=0, augmentation=augmentation, **settings)
+    assert len(load_data("far-pairs").train_loader(seed=0, augmentation=augmentation, **settings)) == 528
+    plain = data.train_loader(seed=0, augmentation=Augmentation(crop_scale=0.5), **settings)  # of files only
+    images, labels = next(iter(plain.epoch(0)))
+    assert (images.shape, labels.shape) == ((4, 1, 32, 32), (4, 32, 32))

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from attnconv.checks import InputError
-from attnconv.data import cache, decode_image, files, load_data
+from attnconv.data import cache, files, load_data
 from attnconv.data.cache import ImageCache, forked_workers
-from attnconv.data.decode import count_pixels
+from attnconv.data.decode import count_pixels, decode_bytes
 
 CPU = torch.device("cpu")
 
@@ -41,7 +41,7 @@ def test_batches_are_the_same_without_files_to_decode(image_folder, workers):
 def test_each_file_is_decoded_once(image_folder, monkeypatch):
     decoded = []
     monkeypatch.setattr(
-        files, "decode_image", lambda path, channels: decoded.append(path) or decode_image(path, channels)
+        files, "decode_bytes", lambda *args, name: decoded.append(name) or decode_bytes(*args, name=name)
     )
     data = load_data(str(image_folder), image_size=16, cache_images=True)
     train, val = data.loaders(batch_size=4, seed=0, device=CPU, workers=0)

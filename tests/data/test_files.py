@@ -8,6 +8,7 @@ from torchvision.transforms import v2
 
 from attnconv.checks import InputError
 from attnconv.data import decode_image, files, load_data, prepare_image
+from attnconv.data.decode import decode_bytes
 from attnconv.data.order import seed_of
 
 CPU = torch.device("cpu")
@@ -58,7 +59,9 @@ def test_training_augments(image_folder):
 @pytest.mark.parametrize("start", [0, 1, 2])
 def test_batches_before_the_start_are_not_decoded(image_folder, monkeypatch, start):
     decoded = []
-    monkeypatch.setattr(files, "decode_image", lambda *args: decoded.append(args) or decode_image(*args))
+    monkeypatch.setattr(
+        files, "decode_bytes", lambda *args, name: decoded.append(name) or decode_bytes(*args, name=name)
+    )
     train, _ = make_loaders(image_folder)
     assert len(list(train.epoch(0, start))) == 3 - start
     assert len(decoded) == 4 * (3 - start)

@@ -13,7 +13,10 @@ from attnconv.data import decode_image, load_data
 
 def test_a_folder_becomes_data(image_folder):
     data = load_data(str(image_folder))
-    assert data.meta() == {
+    meta = data.meta()
+    images = meta.pop("images")
+    assert (images["training"]["count"], images["validation"]["count"]) == (13, 5)
+    assert meta == {
         "name": "pets",
         "classes": ["cat", "dog", "newt"],
         "channels": 3,
@@ -72,13 +75,14 @@ def add_class(folder):
 
 
 LAYOUT = "; expected {folder}/train/<class>/* and {folder}/val/<class>/*"
+SHARDS = ", or shards train-*.tar and val-*.tar"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove("train"), "folder {folder} has no train/" + LAYOUT),
-        (remove("val"), "folder {folder} has no val/" + LAYOUT),
+        (remove("train"), "folder {folder} has no train/" + LAYOUT + SHARDS),
+        (remove("val"), "folder {folder} has no val/" + LAYOUT + SHARDS),
         (empty("train"), "folder {folder}/train holds no class folder" + LAYOUT),
         (empty("val"), "folder {folder}/val holds no class folder" + LAYOUT),
         (

@@ -8,7 +8,7 @@ import torch
 
 from attnconv.checks import InputError, InputTypeError
 from attnconv.data import DATA_SETS, decode_image, load_data, prepare_image
-from attnconv.data.named import _mean_and_std
+from attnconv.data.named import mean_and_std
 
 CPU = torch.device("cpu")
 
@@ -17,6 +17,7 @@ def test_the_known_names():
     assert (
         *("digits", "cifar10", "cifar100", "mnist", "fashion-mnist"),
         *("imagenette", "imagewoof", "imagenette-old", "imagewoof-old"),
+        *("far-pairs", "textures", "far-context"),
     ) == DATA_SETS
 
 
@@ -37,23 +38,23 @@ def test_digits_are_split_alike_in_every_class_and_every_time():
     assert torch.equal(data.val.images, again.val.images)
 
 
-def test_mean_and_std_are_those_of_the_training_images():
+def testmean_and_std_are_those_of_the_training_images():
     data = load_data("digits")
     values = data.train.images.double() / 255
     assert data.mean == pytest.approx((values.mean().item(),), rel=1e-12)
     assert data.std == pytest.approx((values.std(correction=0).item(),), rel=1e-12)
 
 
-def test_mean_and_std_channel_by_channel():
+def testmean_and_std_channel_by_channel():
     images = torch.randint(0, 256, (5, 3, 4, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    mean, std = _mean_and_std(images)
+    mean, std = mean_and_std(images)
     values = images.double().transpose(0, 1).flatten(1) / 255
     assert mean == pytest.approx(values.mean(1).tolist(), rel=1e-12)
     assert std == pytest.approx(values.std(1, correction=0).tolist(), rel=1e-12)
 
 
 def test_images_of_one_colour_can_be_normalised():
-    assert _mean_and_std(torch.full((2, 1, 3, 4), 51, dtype=torch.uint8)) == ((pytest.approx(0.2),), (1.0,))
+    assert mean_and_std(torch.full((2, 1, 3, 4), 51, dtype=torch.uint8)) == ((pytest.approx(0.2),), (1.0,))
 
 
 @pytest.mark.parametrize(("image_size", "pad"), [(4, 1), (8, 1), (20, 2), (32, 4)])
@@ -93,8 +94,8 @@ def test_a_subset_may_be_the_whole():
             {},
             InputError,
             "'/no/such/place' is neither a data set nor an existing folder;"
-            " known: cifar10, cifar100, digits, fashion-mnist, imagenette, imagenette-old, imagewoof, imagewoof-old,"
-            " mnist",
+            " known: cifar10, cifar100, digits, far-context, far-pairs, fashion-mnist, imagenette, imagenette-old,"
+            " imagewoof, imagewoof-old, mnist, textures",
         ),
         (
             "digits",

@@ -23,9 +23,19 @@ def test_fit_is_the_usual_resize_and_centre_crop(shape):
     assert torch.equal(fit(images, (14, 14), 8 / 7), expected)
 
 
-def test_an_image_of_the_right_size_stays_as_it_is():
-    images = noise(4, 3, 14, 14)
-    assert torch.equal(fit(images, (14, 14), 1.0), images)
+@pytest.mark.parametrize("size", [(14, 14), (16, 32), (9, 5)])
+def test_an_image_of_the_right_size_stays_as_it_is(size):
+    images = noise(4, 3, *size)
+    assert torch.equal(fit(images, size, 1.0), images)
+
+
+@pytest.mark.parametrize(
+    ("shape", "resized"), [((32, 64), (18, 36)), ((40, 40), (36, 36)), ((10, 90), (18, 162)), ((90, 10), (324, 36))]
+)
+def test_where_no_square_is_wanted_the_image_covers_it_in_its_own_shape(shape, resized):
+    images = noise(2, 3, *shape)
+    expected = v2.functional.center_crop(v2.functional.resize(images, list(resized), antialias=True), [16, 32])
+    assert torch.equal(fit(images, (16, 32), 9 / 8), expected)
 
 
 def test_normalise():

@@ -46,6 +46,17 @@ class Augmentation:
                 raise checks.InputError(f"{name} must be at least 0, got {getattr(self, name)}")
 
     @property
+    def of_tensors(self) -> list[str]:
+        """What it does to small sets, in the names of RunConfig's fields."""
+        settings = {
+            "trivial_augment": self.trivial,
+            "random_erasing": self.erasing,
+            "mixup": self.mixup,
+            "cutmix": self.cutmix,
+        }
+        return [name for name, setting in settings.items() if setting]
+
+    @property
     def of_one_image(self) -> bool:
         """Whether there is anything to do to single images after the crop and the flip."""
         return self.trivial or self.erasing > 0

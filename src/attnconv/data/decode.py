@@ -10,6 +10,7 @@ import io
 import warnings
 from pathlib import Path
 from types import ModuleType
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -69,14 +70,14 @@ def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
         raise checks.InputError(f"cannot decode image {name}: {_reason(error)}") from error
 
 
-def count_pixels(path: str | Path) -> int:
-    """Of the image at ``path``, from its header alone; 0 if that cannot be read or tells of more than MAX_PIXELS."""
+def count_pixels(file: str | Path | BinaryIO) -> int:
+    """Of the image in ``file``, from its header alone; 0 if that cannot be read or tells of more than MAX_PIXELS."""
     from PIL import Image
 
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
-        with Image.open(path) as file:
-            return count if (count := file.width * file.height) <= MAX_PIXELS else 0
+        with Image.open(file) as image:
+            return count if (count := image.width * image.height) <= MAX_PIXELS else 0
     return 0
 
 

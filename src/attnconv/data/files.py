@@ -1,14 +1,17 @@
-"""Image files, decoded and augmented by worker processes as they are needed.
+"""Encoded images, in files of their own or elsewhere, decoded and augmented by worker processes as they are needed.
 
 Letters: B batch, C channels, H rows, W columns.
 """
 
 import dataclasses
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -16,9 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 from attnconv import checks
 from attnconv.data.augment import Augmentation, batch_mixer, drawn_from, image_transforms
 from attnconv.data.cache import ImageCache, forked_workers
-from attnconv.data.decode import count_pixels, decode_image
+from attnconv.data.decode import count_pixels, decode_bytes, read_bytes
+from attnconv.data.fingerprint import fingerprint
 from attnconv.data.order import Batch, BatchOrder, seed_of
 from attnconv.data.view import Normalise, fit
+from attnconv.data.workers import shield_worker
 
 CHANNELS = 3
 
@@ -49,23 +54,48 @@ PLAIN = FileOptions()
 Sample = tuple[Tensor, int] | BadImage  # image (C, H, W) uint8 and label
 
 
-@dataclass(frozen=True, eq=False)
-class FileSource:
-    """Paths and labels of images, which are cut to ``image_size`` (rows, columns); in validation by ``view.fit``."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EncodedSource(ABC):
+    """Images to be decoded, and their labels, cut to ``image_size`` (rows, columns); in validation by ``view.fit``."""
 
-    paths: Sequence[str] = field(repr=False)
-    labels: Sequence[int] = field(repr=False)
+    labels: Sequence[int] | np.ndarray = field(repr=False)
     image_size: tuple[int, int]
     resize_ratio: float
     options: FileOptions = PLAIN
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.labels)
 
-    def subset(self, indices: Tensor) -> "FileSource":
+    @abstractmethod
+    def subset(self, indices: Tensor) -> Self:
         """The images of these numbers."""
-        paths, labels = zip(*((self.paths[i], self.labels[i]) for i in indices.tolist()), strict=True)
-        return dataclasses.replace(self, paths=paths, labels=labels)
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Where the image is, as messages and counts of bad images say it."""
+
+    @abstractmethod
+    def read(self, index: int) -> np.ndarray:
+        """The encoded image, uint8; InputError if it cannot be read or has changed since it was listed."""
+
+    @abstractmethod
+    def listing(self) -> Iterator[tuple[str, int]]:
+        """Of each image its name within the set, which does not change when the set is moved, and its bytes."""
+
+    @abstractmethod
+    def count_pixels(self, index: int) -> int:
+        """From the header alone; 0 if that cannot be read."""
+
+    def decode(self, index: int) -> Tensor:
+        """(C, H, W) uint8; InputError as `read`, or if it cannot be decoded."""
+        return decode_bytes(self.read(index), CHANNELS, name=self.name(index))
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """Which images these are: see ``fingerprint.fingerprint``."""
+        return fingerprint(
+            (name, int(label), size) for (name, size), label in zip(self.listing(), self.labels, strict=True)
+        )
 
     def loader(
         self,
@@ -89,12 +119,53 @@ class FileSource:
         )
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileSource(EncodedSource):
+    """Images in files of their own, by class in folders.
+
+    ``sizes``: bytes of each file when it was listed; -1 where that was not known.
+    """
+
+    paths: Sequence[str] = field(repr=False)
+    sizes: Sequence[int] = field(repr=False)
+
+    def subset(self, indices: Tensor) -> "FileSource":
+        """The images of these numbers."""
+        paths, sizes, labels = (
+            tuple(values[i] for i in indices.tolist()) for values in (self.paths, self.sizes, self.labels)
+        )
+        return dataclasses.replace(self, paths=paths, sizes=sizes, labels=labels)
+
+    def name(self, index: int) -> str:
+        """Its path."""
+        return self.paths[index]
+
+    def read(self, index: int) -> np.ndarray:
+        """The content of the file; InputError if it cannot be read or has another size than when it was listed."""
+        data, size = read_bytes(self.paths[index]), self.sizes[index]
+        if size not in (-1, data.size):
+            raise checks.InputError(
+                f"image {self.paths[index]} has changed: it has {data.size} bytes, and had {size} when it was listed"
+            )
+        return data
+
+    def count_pixels(self, index: int) -> int:
+        """From the header alone; 0 if that cannot be read."""
+        return count_pixels(self.paths[index])
+
+    def listing(self) -> Iterator[tuple[str, int]]:
+        """class/file and bytes."""
+        for path, size in zip(self.paths, self.sizes, strict=True):
+            folder, file = os.path.split(path)
+            yield f"{os.path.basename(folder)}/{file}", size
+
+
 class FileLoader:
-    """Batches of a ``FileSource``. With workers, only one epoch's iterator can be in use at a time."""
+    """Batches of an ``EncodedSource``. With workers, only one epoch's iterator can be in use at a time."""
 
     def __init__(
         self,
-        source: FileSource,
+        source: EncodedSource,
         order: BatchOrder,
         normalise: Normalise,
         *,
@@ -114,6 +185,7 @@ class FileLoader:
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=shield_worker if workers else None,
             collate_fn=partial(_collate, image_size=source.image_size),
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # torch draws its workers' seeds from it, and leaves the run's own alone
@@ -170,13 +242,13 @@ class _Decoder(Dataset):
     """(epoch, index) -> the image as training (``seed`` given) or validation sees it, but for normalisation."""
 
     def __init__(
-        self, source: FileSource, seed: int | None, augmentation: Augmentation, colour: tuple[int, ...]
+        self, source: EncodedSource, seed: int | None, augmentation: Augmentation, colour: tuple[int, ...]
     ) -> None:
         v2 = checks.require("torchvision.transforms.v2", extra="train")
         self.source, self.seed = source, seed
         self.cache: ImageCache | None = None
         if source.options.cache_images:
-            self.cache = ImageCache([CHANNELS * count_pixels(path) for path in source.paths], CHANNELS)
+            self.cache = ImageCache([CHANNELS * source.count_pixels(i) for i in range(len(source))], CHANNELS)
         self.augment = v2.Compose(
             [
                 v2.RandomResizedCrop(source.image_size, scale=(augmentation.crop_scale, 1.0), antialias=True),
@@ -187,20 +259,20 @@ class _Decoder(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        path = self.source.paths[index]
+        label = int(self.source.labels[index])
         try:
             image = self._decoded(index)
         except checks.InputError as error:  # as a value: raised here, torch would wrap it in a page of traceback
-            return BadImage(path, str(error))
+            return BadImage(self.source.name(index), str(error))
         if self.seed is None:
-            return fit(image, self.source.image_size, self.source.resize_ratio), self.source.labels[index]
+            return fit(image, self.source.image_size, self.source.resize_ratio), label
         with drawn_from(seed_of(self.seed, epoch, index)):
-            return self.augment(image), self.source.labels[index]
+            return self.augment(image), label
 
     def _decoded(self, index: int) -> Tensor:
         image = None if self.cache is None else self.cache.get(index)
         if image is None:
-            image = decode_image(self.source.paths[index], CHANNELS)
+            image = self.source.decode(index)
             if self.cache is not None:
                 self.cache.put(index, image)
         return image

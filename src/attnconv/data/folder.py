@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from attnconv import checks
-from attnconv.data.files import CHANNELS, PLAIN, FileOptions, FileSource
+from attnconv.data.files import CHANNELS, PLAIN, EncodedSource, FileOptions, FileSource
 from attnconv.data.image_data import ImageData
 
 DEFAULT_SIZE = 128
@@ -14,6 +14,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", "
 
 # ImageNet's, so that networks trained on it can be taken over; measuring a folder's own would decode all of it.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Image = tuple[str, int]  # path and bytes of a file
 
 
 def load_folder(folder: Path, *, image_size: int | None, options: FileOptions = PLAIN) -> ImageData:
@@ -27,38 +29,49 @@ def load_folder(folder: Path, *, image_size: int | None, options: FileOptions = 
     layout = f"expected {folder}/train/<class>/* and {folder}/val/<class>/*"
     for part in ("train", "val"):
         if not (folder / part).is_dir():
-            raise checks.InputError(f"folder {folder} has no {part}/; {layout}")
+            raise checks.InputError(f"folder {folder} has no {part}/; {layout}, or shards train-*.tar and val-*.tar")
     try:
         train, val = _class_folders(folder / "train", layout), _class_folders(folder / "val", layout)
     except OSError as error:
         raise checks.InputError(f"cannot read folder {error.filename}: {error.strerror}") from error
     if unknown := sorted(set(val) - set(train)):
         raise checks.InputError(f"{folder}/val has classes that train lacks: {', '.join(unknown)}")
-    side = image_size or DEFAULT_SIZE
-    size = (side, side)
-    ratio = (side + PRESIZE_MARGIN) / side if options.presize else RESIZE_RATIO
+    size, ratio = size_and_ratio(image_size, options)
     labels = {name: label for label, name in enumerate(train)}
 
-    def source(images: dict[str, list[str]]) -> FileSource:
-        pairs = [(path, labels[name]) for name, paths in images.items() for path in paths]
-        paths, numbers = zip(*pairs, strict=True)
-        return FileSource(paths, numbers, size, ratio, options)
+    def source(images: dict[str, list[Image]]) -> FileSource:
+        found = [(*image, labels[name]) for name, images_of_class in images.items() for image in images_of_class]
+        paths, sizes, numbers = zip(*found, strict=True)
+        return FileSource(
+            paths=paths, sizes=sizes, labels=numbers, image_size=size, resize_ratio=ratio, options=options
+        )
 
+    return data_of_sources(folder, tuple(train), source(train), source(val))
+
+
+def size_and_ratio(image_size: int | None, options: FileOptions) -> tuple[tuple[int, int], float]:
+    """Rows and columns of the images that the network gets, and the ratio that ``view.fit`` takes."""
+    side = image_size or DEFAULT_SIZE
+    return (side, side), (side + PRESIZE_MARGIN) / side if options.presize else RESIZE_RATIO
+
+
+def data_of_sources(folder: Path, classes: tuple[str, ...], train: EncodedSource, val: EncodedSource) -> ImageData:
+    """The data set that is called as its ``folder`` is."""
     return ImageData(
         name=folder.resolve().name,
-        classes=tuple(train),
+        classes=classes,
         channels=CHANNELS,
-        image_size=size,
+        image_size=train.image_size,
         mean=MEAN,
         std=STD,
-        resize_ratio=ratio,
-        train=source(train),
-        val=source(val),
+        resize_ratio=train.resize_ratio,
+        train=train,
+        val=val,
     )
 
 
-def _class_folders(folder: Path, layout: str) -> dict[str, list[str]]:
-    """Class name -> its images' paths, both sorted."""
+def _class_folders(folder: Path, layout: str) -> dict[str, list[Image]]:
+    """Class name -> its images, both sorted."""
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     if not names:
@@ -69,7 +82,14 @@ def _class_folders(folder: Path, layout: str) -> dict[str, list[str]]:
     return images
 
 
-def _images(folder: Path) -> list[str]:
+def _images(folder: Path) -> list[Image]:
     with os.scandir(folder) as entries:
-        names = (e.name for e in entries if not e.name.startswith(".") and e.name.lower().endswith(SUFFIXES))
-        return sorted(str(folder / name) for name in names)
+        images = (e for e in entries if not e.name.startswith(".") and e.name.lower().endswith(SUFFIXES))
+        return sorted((str(folder / image.name), _size(image)) for image in images)
+
+
+def _size(entry: os.DirEntry) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # a link that leads nowhere, say: reading it will tell
+        return -1

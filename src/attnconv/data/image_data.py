@@ -7,7 +7,7 @@ import torch
 
 from attnconv import checks
 from attnconv.data.augment import Augmentation
-from attnconv.data.files import FileLoader, FileSource
+from attnconv.data.files import EncodedSource, FileLoader
 from attnconv.data.order import BatchOrder
 from attnconv.data.tensors import TensorLoader, TensorSource
 from attnconv.data.view import Normalise
@@ -18,7 +18,7 @@ PLAIN = Augmentation()
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Training and validation images of one classification task.
+    """Training and validation images of one classification task, of images or of their pixels.
 
     Args:
         classes: their names, in the order of the labels.
@@ -35,8 +35,13 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize_ratio: float
-    train: TensorSource | FileSource
-    val: TensorSource | FileSource
+    train: TensorSource | EncodedSource
+    val: TensorSource | EncodedSource
+
+    @property
+    def dense(self) -> bool:
+        """Whether each pixel has a label."""
+        return isinstance(self.train, TensorSource) and self.train.dense
 
     @property
     def num_train(self) -> int:
@@ -88,7 +93,7 @@ class ImageData:
 
     def _loader(
         self,
-        source: TensorSource | FileSource,
+        source: TensorSource | EncodedSource,
         order: BatchOrder,
         device: torch.device,
         workers: int,
@@ -106,7 +111,10 @@ class ImageData:
         )
 
     def meta(self) -> dict[str, Any]:
-        """Plain values that a checkpoint keeps, for ``prepare_image`` and for naming what was predicted."""
+        """Plain values that a checkpoint keeps.
+
+        For ``prepare_image``, for naming what was predicted, and ("images") for noticing other images on resume.
+        """
         return {
             "name": self.name,
             "classes": list(self.classes),
@@ -115,4 +123,6 @@ class ImageData:
             "mean": list(self.mean),
             "std": list(self.std),
             "resize_ratio": self.resize_ratio,
+            "images": {"training": self.train.fingerprint, "validation": self.val.fingerprint},
+            **({"dense": True} if self.dense else {}),
         }

@@ -9,14 +9,17 @@ import torch
 from attnconv import checks
 from attnconv.data.files import FileOptions
 from attnconv.data.folder import load_folder
+from attnconv.data.generated import GENERATED_SETS, load_generated
 from attnconv.data.image_data import ImageData
 from attnconv.data.imagenette import IMAGENETTE_SETS, load_imagenette
 from attnconv.data.named import SMALL_SETS, load_named
 from attnconv.data.order import generator
+from attnconv.data.shard_index import is_shard_folder
+from attnconv.data.shards import load_shards
 
 __all__ = ["DATA_SETS", "load_data"]
 
-DATA_SETS = (*SMALL_SETS, *IMAGENETTE_SETS)
+DATA_SETS = (*SMALL_SETS, *IMAGENETTE_SETS, *GENERATED_SETS)
 DATA_DIR_VARIABLE = "ATTNCONV_DATA"
 DEFAULT_DATA_DIR = "~/.cache/attnconv"
 
@@ -31,7 +34,7 @@ def load_data(
     presize: bool = False,
     cache_images: bool = False,
 ) -> ImageData:
-    """Load a known data set, or a folder with train/<class>/* and val/<class>/*.
+    """Load a known data set, a folder with train/<class>/* and val/<class>/*, or one of shards.
 
     A known name comes before a folder of that name, which ``./name`` means. Several processes that may download the
     same set of torchvision's should call this one after the other; Imagenette and Imagewoof see to that themselves.
@@ -39,14 +42,15 @@ def load_data(
     Args:
         name_or_folder: one of ``DATA_SETS``, or a folder's path.
         data_dir: holds or receives the known sets; the variable ATTNCONV_DATA, else ~/.cache/attnconv, if None.
-        image_size: side of the square images in pixels; the set's own, or 128 of a folder, if None.
+        image_size: side of the square images in pixels; the set's own, or 128 of a folder, if None. Generated sets
+            have no other.
         train_subset: train on so many images only, always the same ones whatever the run's seed.
         presize: validation images as in 2019: shorter side ``image_size`` + 32 pixels, then the centre. Of files only.
         cache_images: keep decoded images in memory; of files only. H * W * 3 bytes each, at their files' own size.
         skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
     Raises:
-        InputError: neither a name nor a folder, a folder of another layout, a set that cannot be read or downloaded,
-            or a number out of its range.
+        InputError: neither a name nor a folder, a folder of another layout, shards that are damaged or changed, a set
+            that cannot be read or downloaded, or a number out of its range.
     """
     if image_size is not None:
         checks.integer("image_size", image_size, at_least=1)
@@ -54,12 +58,16 @@ def load_data(
         checks.integer("train_subset", train_subset, at_least=1)
     options = FileOptions(skip_bad_images=skip_bad_images, presize=presize, cache_images=cache_images)
     name, folder = str(name_or_folder), Path(os.path.expanduser(name_or_folder))
-    if name in DATA_SETS:
+    if name in GENERATED_SETS:
+        data = load_generated(name, image_size=image_size)
+    elif name in DATA_SETS:
         data_dir = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or DEFAULT_DATA_DIR))
         if name in SMALL_SETS:
             data = load_named(name, data_dir=data_dir, image_size=image_size)
         else:
             data = load_imagenette(name, data_dir=data_dir, image_size=image_size, options=options)
+    elif folder.is_dir() and is_shard_folder(folder):
+        data = load_shards(folder, image_size=image_size, options=options)
     elif folder.is_dir():
         data = load_folder(folder, image_size=image_size, options=options)
     else:

@@ -54,7 +54,7 @@ def load_named(name: str, *, data_dir: Path, image_size: int | None) -> ImageDat
     own_size = train[0].shape[-1]
     size = image_size or own_size
     train, val = ((_resized(images, size), labels) for images, labels in (train, val))
-    mean, std = _mean_and_std(train[0])
+    mean, std = mean_and_std(train[0])
     return ImageData(
         name=name,
         classes=classes,
@@ -110,7 +110,7 @@ def _resized(images: Tensor, size: int) -> Tensor:
     return torch.cat([fit(part, (size, size), 1.0) for part in images.split(4096)])
 
 
-def _mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Of each channel's values in [0, 1], in float64; from counts of the 256 values, so that no float copy is made."""
     values = torch.arange(256, dtype=torch.float64) / 255
     counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)])  # (C, 256)

@@ -1,5 +1,6 @@
 """Which images form which batch of which epoch: a function of (seed, epoch), never of what ran before."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,7 +28,8 @@ def generator(seed: int, *key: int) -> torch.Generator:
 class Batch(NamedTuple):
     """What a loader yields: ``images`` (B, C, H, W) float32, normalised; ``labels`` (B,) int64.
 
-    Where images are mixed, ``labels`` are (B, K) float32, the classes' shares of each.
+    Where images are mixed, ``labels`` are (B, K) float32, the classes' shares of each. Of a set with a label a pixel
+    they are (B, H, W) int64.
     """
 
     images: Tensor
@@ -39,12 +41,19 @@ class BatchOrder:
     """How ``num_images`` are dealt into batches.
 
     With a ``seed`` (training): shuffled, and the last, incomplete batch is left out, since batch norm needs more than
-    one image. Without (validation): every image once, in order.
+    one image. Without (validation): every image once, in order. Of ``world`` processes, number ``rank`` has its part
+    of every batch, none of which is another's; all have equally many batches, so that a part may be empty.
     """
 
     num_images: int
     batch_size: int
     seed: int | None = None
+    rank: int = 0
+    world: int = 1
+
+    def shard(self, rank: int, world: int) -> "BatchOrder":
+        """The part of process ``rank`` of ``world``."""
+        return dataclasses.replace(self, rank=rank, world=world)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -56,7 +65,7 @@ class BatchOrder:
         return self.num_images - (self.num_images % self.batch_size if self.seed is not None else 0)
 
     def batches(self, epoch: int, start: int = 0) -> tuple[Tensor, ...]:
-        """The image numbers, (B,) int64, of each batch of ``epoch`` without its first ``start``."""
+        """The image numbers, (B,) int64, of this process in each batch of ``epoch`` without its first ``start``."""
         checks.integer("epoch", epoch, at_least=0)
         if checks.integer("start", start, at_least=0) > len(self):
             raise checks.InputError(f"start must be at most {len(self)}, the batches of an epoch, got {start}")
@@ -64,4 +73,5 @@ class BatchOrder:
             order = torch.arange(self.num_images)
         else:
             order = torch.randperm(self.num_images, generator=generator(self.seed, epoch))
-        return order[: self.num_samples].split(self.batch_size)[start:]
+        batches = order[: self.num_samples].split(self.batch_size)[start:]
+        return tuple(batch[self.rank :: self.world] for batch in batches)

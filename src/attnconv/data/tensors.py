@@ -5,12 +5,16 @@ Letters: B batch, C channels, H rows, W columns, N images of the set.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnconv import checks
 from attnconv.data.augment import Augmentation, batch_mixer, drawn_from, image_transforms
+from attnconv.data.fingerprint import fingerprint
 from attnconv.data.order import Batch, BatchOrder, generator, seed_of
 from attnconv.data.view import Normalise
 
@@ -19,8 +23,9 @@ from attnconv.data.view import Normalise
 class TensorSource:
     """Images and labels, with the augmentation that suits them in training.
 
-    ``images`` (N, C, H, W) uint8; ``labels`` (N,) int64; ``pad`` black pixels are added on each side before a random
-    crop of the old size; ``flip``: mirror every second image on average.
+    ``images`` (N, C, H, W) uint8; ``labels`` (N,) int64, or (N, H, W) of a label a pixel; ``pad`` black pixels are
+    added on each side before a random crop of the old size; ``flip``: mirror every second image on average. Labels of
+    pixels would not move with them, so their images stay as they are.
     """
 
     images: Tensor = field(repr=False)
@@ -28,12 +33,26 @@ class TensorSource:
     pad: int = 0
     flip: bool = False
 
+    def __post_init__(self) -> None:
+        assert not (self.dense and (self.pad or self.flip))
+
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def dense(self) -> bool:
+        """Whether each pixel has a label."""
+        return self.labels.ndim == 3
 
     def subset(self, indices: Tensor) -> "TensorSource":
         """The images of these numbers."""
         return TensorSource(self.images[indices], self.labels[indices], self.pad, self.flip)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """Which images these are, by number, since they have no names: see ``fingerprint.fingerprint``."""
+        size = self.images[0].numel()
+        return fingerprint((str(number), label, size) for number, label in enumerate(self.labels.tolist()))
 
     def loader(
         self,
@@ -45,7 +64,16 @@ class TensorSource:
         device: torch.device,
         workers: int,
     ) -> "TensorLoader":
-        """``workers`` is for sources that decode; there is nothing for them to do here."""
+        """``workers`` is for sources that decode; there is nothing for them to do here.
+
+        Raises:
+            InputError: ``augmentation`` changes images whose pixels have labels.
+        """
+        if self.dense and order.seed is not None and augmentation.of_tensors:
+            raise checks.InputError(
+                f"{', '.join(augmentation.of_tensors)} would part the images from their labels, which are one a pixel: "
+                "leave it out"
+            )
         return TensorLoader(self, order, normalise, augmentation=augmentation, num_classes=num_classes, device=device)
 
 

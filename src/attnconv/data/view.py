@@ -15,7 +15,7 @@ LONGEST = 16  # times the shorter side: of longer images the ends, which are far
 
 
 def fit(images: Tensor, image_size: Sequence[int], resize_ratio: float) -> Tensor:
-    """Resize the shorter side to ``resize_ratio`` times the size wanted and cut out the centre.
+    """Resize images so that they cover ``resize_ratio`` times the size wanted, and cut out the centre.
 
     Args:
         images: (..., C, H, W) uint8.
@@ -28,8 +28,11 @@ def fit(images: Tensor, image_size: Sequence[int], resize_ratio: float) -> Tenso
     rows, columns = images.shape[-2:]
     if max(rows, columns) > LONGEST * min(rows, columns):  # or 20,000 x 1 pixels would become 20,000 times as many
         images = functional.center_crop(images, [min(rows, LONGEST * columns), min(columns, LONGEST * rows)])
-    shorter = round(max(image_size) * resize_ratio)
-    return functional.center_crop(functional.resize(images, [shorter], antialias=True), list(image_size))
+    size = [round(max(image_size) * resize_ratio)]  # of the shorter side
+    if image_size[0] != image_size[1]:
+        scale = resize_ratio * max(wanted / n for wanted, n in zip(image_size, images.shape[-2:], strict=True))
+        size = [max(round(n * scale), wanted) for wanted, n in zip(image_size, images.shape[-2:], strict=True)]
+    return functional.center_crop(functional.resize(images, size, antialias=True), list(image_size))
 
 
 class Normalise:
