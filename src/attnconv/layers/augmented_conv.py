@@ -15,6 +15,7 @@ from attnconv import checks, ops
 from attnconv.layers import position as position_features
 from attnconv.layers.half_map import halve
 from attnconv.layers.heard import heard
+from attnconv.layers.recompute import Attention
 from attnconv.layers.widths import attention_widths, require_widths
 
 Size = int | tuple[int, ...]
@@ -22,7 +23,7 @@ POSITIONS = ("relative", "sine", "coordconv", None)
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class AugmentedConvNd(nn.Module):
+class AugmentedConvNd(Attention):
     """The code of all three; ``_axes`` and its companions say how many axes the map has."""
 
     _axes: ClassVar[int]
@@ -92,9 +93,7 @@ class AugmentedConvNd(nn.Module):
             (left - r // 2 + q // 2, right - (r - r // 2) + (q - q // 2))
             for (left, right), r, q in zip(self.padding, reach, qkv_reach, strict=True)
         )
-        # Averaging and a 1x1 projection commute, so pooling goes first, where it is cheaper.
-        self._pool_first = self.attention_pool == 2 and qkv_reach == (0,) * axes
-
+        self._pool_first = self.attention_pool == 2 and qkv_reach == (0,) * axes  # commutes with a 1x1, and is cheaper
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         conv_channels = self.out_channels - self.value_channels
         self.conv_out = None
@@ -254,7 +253,7 @@ class AugmentedConvNd(nn.Module):
         else:
             convolved = None if self.conv_out is None else self.conv_out(x)
             q, k, v = self.queries_keys_values(x)
-        y = ops.relative_attention(q, k, v, self.tables, impl=self.impl)  # (B, N, H, W, E)
+        y = self.attend(ops.relative_attention, q, k, v, self.tables, impl=self.impl)  # (B, N, H, W, E)
         y = self.attn_out(self._merge_heads(y))  # (B, N*E, H, W)
         if self.attention_pool == 2:
             y = F.interpolate(y, size=map_size, mode=("linear", "bilinear", "trilinear")[self._axes - 1])

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks, ops
+from attnconv.layers.recompute import Attention
 from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Attention):
     """y = gamma * o + x, where o_j = sum_i softmax_i(f_i . g_j) h_i with f, g, h = query(x), key(x), value(x).
 
     Shapes: (B, C, *map) -> the same, any number of map axes. gamma starts at 0, where the output is x.
@@ -43,7 +44,8 @@ class SelfAttention(nn.Module):
         flat = x.flatten(2)  # (B, C, L)
         # The softmax runs over the positions of query(x), so those are what the op calls keys.
         k, q, v = (conv(flat).mT[:, None] for conv in (self.query, self.key, self.value))  # (B, 1, L, D or C)
-        o = ops.relative_attention(q, k, v, None, scale=1.0)[:, 0].mT.unflatten(2, x.shape[2:])  # (B, C, *map)
+        o = self.attend(ops.relative_attention, q, k, v, None, scale=1.0)  # (B, 1, L, C)
+        o = o[:, 0].mT.unflatten(2, x.shape[2:])  # (B, C, *map)
         return (x + self.gamma * o).to(x.dtype)  # x first: the sum takes its memory format
 
     def extra_repr(self) -> str:

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks, ops
+from attnconv.layers.recompute import Attention
 from attnconv.layers.self_attention import check_map
 from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
 from attnconv.ops.autocast import autocast_off
 
 
-class SimpleSelfAttention(nn.Module):
+class SimpleSelfAttention(Attention):
     """y = gamma * x S + x with S = x^T W x, the influence of each position on each other.
 
     Shapes: (B, C, *map) -> the same, any number of map axes. gamma starts at 0, where the output is x.
@@ -44,7 +45,7 @@ class SimpleSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_map(self, x, self.channels)
         # The weight is read once: under spectral norm each reading in training is a step of the power iteration.
-        return ops.bilinear_attention(x, self.conv.weight, self.gamma, normalize=self.normalize)
+        return self.attend(ops.bilinear_attention, x, self.conv.weight, self.gamma, normalize=self.normalize)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, symmetric={self.symmetric}, normalize={self.normalize}"

@@ -1,12 +1,15 @@
 """Networks by name: `list_models` and `create_model`."""
 
+from attnconv.layers.recompute import set_recompute
+
 # Their import fills the registry.
 from attnconv.models import convnet3 as _convnet3  # noqa: F401
 from attnconv.models import resnet as _resnet  # noqa: F401
 from attnconv.models import seed_wide_resnet as _seed_wide_resnet  # noqa: F401
+from attnconv.models import unet as _unet  # noqa: F401
 from attnconv.models import wide_resnet as _wide_resnet  # noqa: F401
 from attnconv.models import xresnet as _xresnet  # noqa: F401
 from attnconv.models.init_from import Transfer
 from attnconv.models.registry import create_model, list_models
 
-__all__ = ["Transfer", "create_model", "list_models"]
+__all__ = ["Transfer", "create_model", "list_models", "set_recompute"]

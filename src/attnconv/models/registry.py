@@ -24,11 +24,12 @@ _COMMON = ("num_classes", "in_channels", "image_size")
 
 @dataclass(frozen=True)
 class _Family:
-    """One builder, every name that it answers to, and those of them that are listed."""
+    """One builder, every name that it answers to, those of them that are listed, and whether it answers a pixel."""
 
     build: Builder
     pattern: re.Pattern[str]
     listed: tuple[str, ...]
+    dense: bool
 
 
 _FAMILIES: list[_Family] = []
@@ -39,12 +40,20 @@ def register(build: AnyBuilder) -> AnyBuilder:
     return register_family(build.__name__, (build.__name__,))(build)
 
 
-def register_family(pattern: str, listed: tuple[str, ...]) -> Callable[[AnyBuilder], AnyBuilder]:
+def register_dense(build: AnyBuilder) -> AnyBuilder:
+    """Decorator: ``build`` is the network of its own name, with a class a pixel."""
+    return register_family(build.__name__, (build.__name__,), dense=True)(build)
+
+
+def register_family(
+    pattern: str, listed: tuple[str, ...], *, dense: bool = False
+) -> Callable[[AnyBuilder], AnyBuilder]:
     """Decorator: ``build`` makes every network whose whole name matches.
 
     Args:
         pattern: a regular expression; its named groups match integers, which ``build`` takes under these names.
         listed: the names that `list_models` shows.
+        dense: whether they give logits (B, num_classes, rows, columns).
     """
     compiled = re.compile(pattern)
     for name in listed:
@@ -52,15 +61,19 @@ def register_family(pattern: str, listed: tuple[str, ...]) -> Callable[[AnyBuild
         assert not any(family.pattern.fullmatch(name) for family in _FAMILIES), name
 
     def add(build: AnyBuilder) -> AnyBuilder:
-        _FAMILIES.append(_Family(build, compiled, listed))
+        _FAMILIES.append(_Family(build, compiled, listed, dense))
         return build
 
     return add
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names that match a shell pattern, sorted; a family such as wide_resnet{depth}_{k} has more than these."""
-    return sorted(name for family in _FAMILIES for name in fnmatch.filter(family.listed, pattern))
+def list_models(pattern: str = "*", *, dense: bool = False) -> list[str]:
+    """Names that match a shell pattern, sorted; a family such as wide_resnet{depth}_{k} has more than these.
+
+    Those of networks with a class an image or, if ``dense``, those of networks with a class a pixel.
+    """
+    listed = (family.listed for family in _FAMILIES if family.dense == dense)
+    return sorted(name for names in listed for name in fnmatch.filter(names, pattern))
 
 
 @overload
@@ -96,10 +109,10 @@ def create_model(
     init_from: Source | None = None,
     **options: Any,
 ) -> nn.Module | tuple[nn.Module, Transfer]:
-    """A new network: (B, in_channels, rows, columns) -> logits (B, num_classes).
+    """A new network: (B, in_channels, rows, columns) -> logits (B, num_classes), of dense ones a map of them.
 
     Args:
-        name: one of `list_models`, or another of its family.
+        name: one of `list_models`, dense or not, or another of its family.
         num_classes: outputs.
         in_channels: image channels.
         image_size: side, or rows and columns, of the largest images in pixels; position tables are sized by it.
@@ -140,4 +153,5 @@ def _find(name: str) -> tuple[_Family, dict[str, int]]:
     for family in _FAMILIES:
         if match := family.pattern.fullmatch(str(name)):
             return family, {key: int(digits) for key, digits in match.groupdict().items()}
-    raise checks.InputError(f"unknown model {name!r}; {checks.nearest(name, list_models())}")
+    known = [*list_models(), *list_models(dense=True)]
+    raise checks.InputError(f"unknown model {name!r}; {checks.nearest(name, known)}")

@@ -1,0 +1,100 @@
+"""A small U-Net, plain and with attention at its bottleneck: the smallest network for a label a pixel.
+
+Source: Ronneberger et al. 2015, arXiv:1505.04597. Departures: two halvings, one convolution a level, padded so that
+maps keep their sizes, batch norm, and nearest-neighbour upsampling in place of transposed convolutions. Each pixel of
+the plain network's output then depends on those at most 13 rows and columns away, and on no others.
+
+Letters: B batch, C channels, H rows, W columns.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnconv import checks
+from attnconv.layers import AugmentedConv2d
+from attnconv.models.registry import register_dense
+
+CHANNELS = (16, 32, 64)
+
+
+def block(conv: nn.Module, channels: int) -> nn.Sequential:
+    """Convolution, batch norm, ReLU."""
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
+def conv3x3(width_in: int, width: int) -> nn.Conv2d:
+    """Without a bias, for batch norm follows."""
+    return nn.Conv2d(width_in, width, 3, padding=1, bias=False)
+
+
+class UNet(nn.Module):
+    """Two levels down to a quarter of the size, the bottleneck, two levels up beside the maps from the way down.
+
+    Shapes: (B, in_channels, rows, columns) -> logits (B, num_classes, rows, columns); at least 4 pixels a side.
+
+    Args:
+        in_channels: image channels.
+        bottleneck: the convolution of 32 to 64 channels at a quarter of the size.
+        num_classes: outputs a pixel.
+    """
+
+    def __init__(self, in_channels: int, bottleneck: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        first, second, third = CHANNELS
+        self.down1 = block(conv3x3(in_channels, first), first)
+        self.down2 = block(conv3x3(first, second), second)
+        self.bottleneck = block(bottleneck, third)
+        self.up2 = block(conv3x3(third + second, second), second)
+        self.up1 = block(conv3x3(second + first, first), first)
+        self.head = nn.Conv2d(first, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[-2:]) < 4:
+            raise checks.InputError(f"the network needs images of at least 4 x 4 pixels, got {tuple(x.shape[-2:])}")
+        x1 = self.down1(x)  # (B, 16, H, W)
+        x2 = self.down2(F.max_pool2d(x1, 2))  # (B, 32, H / 2, W / 2)
+        y = self.bottleneck(F.max_pool2d(x2, 2))  # (B, 64, H / 4, W / 4)
+        for skip, level in ((x2, self.up2), (x1, self.up1)):
+            y = F.interpolate(y, size=skip.shape[-2:], mode="nearest")
+            y = level(torch.cat([y, skip], dim=1))
+        return self.head(y)
+
+
+@register_dense
+def unet(*, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> UNet:
+    """The plain network; takes images of any size from 4 x 4 on."""
+    return UNet(in_channels, conv3x3(*CHANNELS[1:]), num_classes)
+
+
+@register_dense
+def aa_unet(
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    num_heads: int = 4,
+    key_ratio: float = 0.5,
+    value_ratio: float = 0.25,
+    min_head_dim: int = 16,
+    position: str | None = "relative",
+) -> UNet:
+    """The same with an augmented convolution as its bottleneck.
+
+    Args:
+        num_heads, key_ratio, value_ratio, min_head_dim, position: as `AugmentedConv2d.from_ratios`.
+    """
+    rows, columns = image_size
+    bottleneck = AugmentedConv2d.from_ratios(
+        *CHANNELS[1:],
+        3,
+        padding=1,
+        bias=False,
+        key_ratio=key_ratio,
+        value_ratio=value_ratio,
+        num_heads=num_heads,
+        min_head_dim=min_head_dim,
+        feat_size=(max(rows // 4, 1), max(columns // 4, 1)),
+        position=position,
+    )
+    return UNet(in_channels, bottleneck, num_classes)
