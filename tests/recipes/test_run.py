@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from attnconv.checks import InputError
 from attnconv.data import Augmentation, ImageData
 from attnconv.recipes import default_out, load_trained, run
 from attnconv.train.config import RunConfig
@@ -65,6 +66,13 @@ def test_nothing_is_loaded_or_written_where_a_run_is(finished):
         ({"train_subset": None, "batch_size": 2000}, "batch_size must be at most 1437"),
         ({"mixup": -1.0}, r"mixup must be at least 0, got -1\.0"),
         ({"image_size": 4}, r"at least 8 x 8 pixels, got \(4, 4\)"),
+        (
+            {"data": "far-context"},
+            "'far-context' has a label for each pixel, and model 'aa_convnet3' an answer for each image; models of "
+            "pixels: aa_unet, unet",
+        ),
+        ({"model": "unet"}, "'digits' has a label for each image, and model 'unet' an answer for each pixel"),
+        ({"data": "far-context", "model": "unet", "mixup": 0.2}, "mixup would part the images from their labels"),
     ],
 )
 def test_bad_settings_leave_nothing_behind(tmp_path, change, message):
@@ -93,6 +101,15 @@ def test_an_augmented_run_repeats_itself_and_differs_from_a_plain_one(tmp_path):
         states[name] = load_trained(tmp_path / name, device="cpu").model.state_dict()
     torch.testing.assert_close(dict(states["one"]), dict(states["again"]), rtol=0, atol=0)
     assert not all(torch.equal(a, b) for a, b in zip(states["one"].values(), states["plain"].values(), strict=True))
+
+
+def test_labels_of_pixels(tmp_path):
+    config = RunConfig(model="aa_unet", **{**TINY, "data": "far-context"})
+    result = run(config, tmp_path / "run", progress=False)
+    assert 0 < result["miou"] <= 100
+    trained = load_trained(tmp_path / "run", device="cpu")
+    assert trained.meta["dense"]
+    assert trained.model(torch.zeros(1, 1, 32, 32)).shape == (1, 3, 32, 32)
 
 
 def test_checkpoints_of_another_network_are_refused(finished, tmp_path):
@@ -126,3 +143,24 @@ def test_images_that_the_checkpoint_does_not_describe(finished, tmp_path):
 
 def test_the_default_folder_names_model_data_and_seed():
     assert str(default_out(RunConfig(model="convnet3", data="/pictures/dogs/", seed=3))) == "runs/convnet3-dogs-seed3"
+
+
+def test_attention_is_computed_again_where_there_is_some(tmp_path):
+    results = [
+        run(RunConfig(model="aa_convnet3", recompute_attention=recompute, **TINY), tmp_path / str(recompute))["loss"]
+        for recompute in (False, True)
+    ]
+    assert results[0] == results[1]
+    with pytest.raises(InputError, match="recompute_attention needs attention layers, and model 'convnet3' has none"):
+        run(RunConfig(model="convnet3", recompute_attention=True, **TINY), tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+
+
+def test_the_averaged_weights_are_what_is_used(tmp_path):
+    config = RunConfig(model="convnet3", ema=0.5, **TINY)
+    run(config, tmp_path, progress=False)
+    stored = torch.load(tmp_path / "best.pt", weights_only=True)
+    used = load_trained(tmp_path, device="cpu").model.state_dict()
+    name = next(iter(stored["average"]))
+    assert torch.equal(used[name], stored["average"][name])
+    assert not torch.equal(used[name], stored["model"][name])

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from attnconv.checks import InputError
-from attnconv.train.atomic import replacing
+from attnconv.train.atomic import forget_halves, replacing
 
 
 @pytest.fixture
@@ -85,3 +85,19 @@ def test_a_failed_write_leaves_the_older_file_too(path, monkeypatch):
     with pytest.raises(InputError, match="No space left"), replacing(path, previous=previous) as file:
         file.write(b"new")
     assert (path.read_bytes(), previous.read_bytes()) == (b"old", b"older")
+
+
+def test_a_process_killed_between_the_two_names_leaves_nothing_in_the_end(path):
+    previous = path.with_name("previous")
+    os.link(path, previous)  # as it was when the process was killed: both are names of the old file
+    with replacing(path, previous=previous) as file:
+        file.write(b"new")
+    assert (path.read_bytes(), previous.read_bytes()) == (b"new", b"old")
+    assert sorted(os.listdir(path.parent)) == ["file", "previous"]
+
+
+def test_halves_are_removed_and_nothing_else(path):
+    path.with_name("file.tmp").write_bytes(b"half")
+    path.with_name("notes.tmp").write_bytes(b"mine")
+    forget_halves((path, path.with_name("none")))
+    assert sorted(os.listdir(path.parent)) == ["file", "notes.tmp"]

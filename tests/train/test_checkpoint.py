@@ -118,7 +118,7 @@ def test_objects_are_refused_by_name(tmp_path):
         ({"model": {}}, r"last.pt is not a checkpoint of attnconv: it has no 'format'$"),
         ([1, 2], r"last.pt is not a checkpoint of attnconv: it has no 'format'$"),
         ({"format": 1}, r"last.pt is a checkpoint of format 1, this version reads 2$"),
-        ({"format": 2, "model": {}}, r"last.pt is not a whole checkpoint: it has no 'batches_per_epoch'$"),
+        ({"format": 2, "model": {}}, r"last.pt is not a whole checkpoint: it has no 'average'$"),
     ],
 )
 def test_other_peoples_files(path, content, message):

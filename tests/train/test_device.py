@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from attnconv.checks import InputError
-from attnconv.train.device import choose_device, make_fabric
+from attnconv.train.device import choose_device, float32_products, make_fabric
 
 
 @pytest.fixture
@@ -40,6 +40,8 @@ def test_absent_and_unknown_devices(machine):
 def test_fp16_needs_cuda():
     with pytest.raises(InputError, match=r"^precision 'fp16' needs device 'cuda', this run is on 'cpu'; use 'bf16'"):
         make_fabric("cpu", "fp16")
+    with pytest.raises(InputError, match=r"^precision 'tf32' needs device 'cuda', this run is on 'cpu'; use 'bf16'"):
+        make_fabric("cpu", "tf32")
     with pytest.raises(InputError, match="unknown precision 'bf61'; nearest: 'bf16'"):
         make_fabric("cpu", "bf61")
 
@@ -53,3 +55,18 @@ def test_precision_inside_the_model(precision, expected):
     assert seen == [expected]
     assert output.dtype == torch.float32
     assert model.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("precision", "products", "convolutions"), [("fp32", "highest", False), ("tf32", "high", True)]
+)
+def test_float32_products_of_a_gpu_are_as_asked_and_put_back(precision, products, convolutions):
+    def settings():
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = settings()
+    with float32_products(precision, torch.device("cuda")):
+        assert settings() == (products, convolutions)
+    assert settings() == before
+    with float32_products(precision, torch.device("cpu")):
+        assert settings() == before

@@ -11,10 +11,18 @@ from attnconv.train.divergence import largest_value, require_finite
 from attnconv.train.fit import fit
 
 
-def run(out, **faults):
+def run(out, on_nan="stop", **faults):
     loaders = MemoryLoader(count=120, faults=faults.get("train")), val_loader(faults=faults.get("val"))
-    config = toy_config(epochs=2, schedule="constant", lr=0.125)
-    return fit(faults.get("model") or toy_net(), *loaders, config=config, out=out, meta={}, progress=False)
+    config = toy_config(epochs=2, schedule="constant", lr=0.125, on_nan=on_nan)
+    return fit(
+        faults.get("model") or toy_net(),
+        *loaders,
+        config=config,
+        out=out,
+        meta={},
+        progress=faults.get("progress", False),
+        resume=faults.get("resume", False),
+    )
 
 
 def spoil(images):
@@ -85,3 +93,65 @@ def test_a_mask_of_minus_infinity_is_no_fault():
 def test_the_faults_are_what_stops_it(tmp_path):
     assert run(tmp_path)["loss"] < 1.2
     assert finite(tmp_path / "last.pt")
+
+
+def test_skip_leaves_the_step_out(tmp_path):
+    result = run(tmp_path, "skip", train={(0, 3): spoil, (1, 7): lambda images: images * float("inf")})
+    assert result["left_out_steps"] == 2
+    assert load_checkpoint(tmp_path / "last.pt")["left_out"] == [3, 22]
+    assert finite(tmp_path / "last.pt")  # the statistics of batch norm, too
+
+
+def test_skip_is_as_if_the_batch_had_been_empty(tmp_path):
+    run(tmp_path / "skip", "skip", train={(0, 3): spoil})
+    run(tmp_path / "empty", "skip", train={(0, 3): lambda images: images[:0]})
+    one, other = (load_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("skip", "empty"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_skip_sees_gradients_that_are_not_finite(tmp_path):
+    model = toy_net()
+    calls = []
+    model.head.weight.register_hook(lambda g: (calls.append(1), g * float("nan") if len(calls) == 5 else g)[1])
+    run(tmp_path, "skip", model=model)
+    assert load_checkpoint(tmp_path / "last.pt")["left_out"] == [4]
+    assert finite(tmp_path / "last.pt")
+
+
+def test_skip_gives_up_in_the_end(tmp_path):
+    message = r"^the loss or a gradient was not finite in 10 steps in a row, up to step 13 \(lr 0.125\): give a smaller"
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, "skip", train={(0, batch): spoil for batch in range(3, 15)})
+
+
+def test_rollback_goes_on_from_the_last_checkpoint(tmp_path, capsys):
+    result = run(tmp_path, "rollback", train={(1, 4): spoil}, progress=True)
+    note = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("note: "))
+    assert re.match(r"note: the loss is nan at step 20 .*; back to epoch 2, batch 1, at 0.5 times the learning", note)
+    state = load_checkpoint(tmp_path / "last.pt")
+    assert (state["lr_factor"], state["left_out"], result["left_out_steps"]) == (0.5, [19], 1)
+    assert [row["lr"] for row in state["history"]] == [0.125, 0.0625]
+    assert finite(tmp_path / "last.pt")
+
+
+def test_rollback_before_the_first_epoch_is_done(tmp_path):
+    run(tmp_path, "rollback", train={(0, 4): spoil, (0, 6): spoil})
+    state = load_checkpoint(tmp_path / "last.pt")
+    assert (state["lr_factor"], state["left_out"]) == (0.25, [4, 6])
+
+
+def test_rollback_gives_up_in_the_end(tmp_path):
+    with pytest.raises(InputError, match="the loss is nan at step 6 "):
+        run(tmp_path, "rollback", train={(0, batch): spoil for batch in range(12)})
+    assert load_checkpoint(tmp_path / "last.pt")["lr_factor"] == 2**-5
+
+
+def test_a_resumed_run_knows_what_was_left_out(tmp_path):
+    faults = {(0, 3): spoil, (1, 4): spoil}
+    run(tmp_path / "whole", "rollback", train=faults)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", "rollback", train={**faults, (1, 9): KeyboardInterrupt()})
+    run(tmp_path / "run", "rollback", train=faults, model=toy_net(seed=7), resume=True)
+    one, other = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "run"))
+    assert one["left_out"] == other["left_out"] == [3, 19]
+    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])

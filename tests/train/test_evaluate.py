@@ -80,3 +80,33 @@ def test_nothing_to_evaluate():
     loader.epoch = lambda epoch, start=0: iter([])
     with pytest.raises(InputError, match="the loader gave none of its 21 images: nothing to evaluate"):
         evaluate(toy_net(), loader)
+
+
+class Part:
+    """One of several processes, which keeps what it would add to the others' sums."""
+
+    def __init__(self, world):
+        self.world = world
+
+    def sum(self, total):
+        self.total = total
+        return total + 1  # the others have images, too
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 8, 11])
+def test_each_image_counts_once_whatever_the_number_of_processes(world):
+    """21 images in batches of 8: the last one has 5, fewer than some worlds have processes."""
+    model, calls = toy_net(), []
+    model.register_forward_hook(lambda module, args, output: calls.append(len(output)))
+    whole = evaluate(model, val_loader())
+    totals = []
+    for rank in range(world):
+        loader, ranks = val_loader(), Part(world)
+        loader.rank, loader.world = rank, world
+        calls.clear()
+        evaluate(model, loader, ranks=ranks)
+        assert len(calls) == 3  # each process runs the network equally often
+        totals.append(ranks.total)
+    loss, top1, top5, count = sum(totals).tolist()
+    assert count == 21
+    assert (loss / count, 100 * top1 / count, 100 * top5 / count) == pytest.approx((whole.loss, whole.top1, whole.top5))

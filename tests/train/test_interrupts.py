@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from attnconv.train.interrupts import Terminated, interrupts_held, termination_raised
+from attnconv.train.interrupts import Noted, Terminated, interrupts_held, termination_raised
 
 
 def test_ctrl_c_waits_for_the_end_of_the_block():
@@ -108,3 +108,40 @@ def test_a_forked_child_goes_on():
             terminate()
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+class Alone:
+    """Ranks of a single process."""
+
+    def largest(self, number):
+        return number
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_noted_signal_waits_until_it_is_heeded(number, error):
+    before = signal.getsignal(number)
+    with Noted(active=True) as noted:
+        noted.heed(Alone())
+        signal.raise_signal(number)
+        with pytest.raises(error):
+            noted.heed(Alone())
+    assert signal.getsignal(number) is before
+
+
+def test_the_second_ctrl_c_ends_the_process_and_the_second_sigterm_does_not():
+    with Noted(active=True) as noted:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert noted.came == signal.SIGTERM
+        with pytest.raises(SystemExit) as caught:
+            signal.raise_signal(signal.SIGINT)
+    assert caught.value.code == 130
+
+
+def test_all_processes_heed_the_signal_of_one():
+    class Two(Alone):
+        def largest(self, number):
+            return max(number, signal.SIGTERM)
+
+    with Noted(active=True) as noted, pytest.raises(Terminated):
+        noted.heed(Two())

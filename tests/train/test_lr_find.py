@@ -1,21 +1,32 @@
 """The learning-rate range test: what it leaves as it was, and what it suggests."""
 
 import copy
+import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
-from train.toy import MemoryLoader, toy_net
+from train.toy import MemoryLoader, toy_config, toy_net
 
 from attnconv.checks import InputError
+from attnconv.train.device import make_fabric
+from attnconv.train.engine import make_engine
 from attnconv.train.lr_find import curve, find_lr, smoothed
 
 
-def search(model=None, loader=None, optimizer=None, **options):
-    model = model or toy_net()
-    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
-    return find_lr(model, optimizer, loader or MemoryLoader(), **{"progress": False, **options})
+def engine_of(model=None, fabric=None, **options):
+    """The engine and the configuration of a run."""
+    config = toy_config(weight_decay=0, **options)
+    return make_engine(model or toy_net(), config, fabric or make_fabric("cpu", config.precision)), config
+
+
+def search(model=None, loader=None, engine=None, **options):
+    engine = engine or engine_of(model)
+    return find_lr(*engine, loader or MemoryLoader(), **{"progress": False, **options})
 
 
 def equal(one, other):
@@ -28,13 +39,14 @@ def equal(one, other):
 
 def test_model_optimiser_and_random_numbers_end_as_they_began():
     model = toy_net()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.3)
+    engine = engine_of(model, optimizer="adam")
+    optimizer = engine[0].optimizer.optimizer
     model(MemoryLoader().images).square().mean().backward()
     optimizer.step()  # so that there is a state to lose
     model.dropout.eval()
     torch.manual_seed(5)
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict())), torch.get_rng_state()
-    search(model, optimizer=optimizer)
+    search(engine=engine)
     assert equal(dict(model.state_dict()), dict(before[0][0]))
     assert equal(optimizer.state_dict(), before[0][1])
     assert torch.equal(torch.get_rng_state(), before[1])
@@ -82,10 +94,38 @@ def test_the_weights_take_the_steps_that_the_learning_rates_say():
     for lr in found.lrs:
         expected.append(math.log(1 + math.exp(-2 * w)))
         w += lr * 2 / (1 + math.exp(2 * w))
-    plain = search(Bowl(), OneClass(), optimizer=None, low=0.1, high=1.0, steps=10)
-    assert plain.losses == found.losses
     assert found.losses[0] == pytest.approx(math.log(2))
     assert found.losses[1] == pytest.approx(expected[1])  # later ones have momentum
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"precision": "bf16"}, {"accumulate": 4}, {"clip": 0.01}, {"label_smoothing": 0.2}, {"optimizer": "adam"}],
+)
+def test_the_steps_are_those_of_the_run(options):
+    plain = search(toy_net(dropout=0.0), low=1e-3, high=1.0, steps=12)
+    found = search(engine=engine_of(toy_net(dropout=0.0), **options), low=1e-3, high=1.0, steps=12)
+    assert found.losses != plain.losses
+    assert found.losses[0] == pytest.approx(plain.losses[0], rel=0.1)
+
+
+def test_channels_last_and_compile_reach_the_engine(monkeypatch):
+    compiled, compile = [], torch.compile
+    eager = partial(compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", lambda model=None, **_: compiled.append(model) or eager(model))
+    model = toy_net()
+    search(engine=engine_of(model, compile=True, channels_last=True), steps=10)
+    assert model in compiled
+    assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_loss_scaler_ends_as_it_began():
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=3)
+    model = toy_net()
+    fabric = Fabric(accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    before = copy.deepcopy(scaler.state_dict())
+    search(engine=engine_of(model, fabric))
+    assert scaler.state_dict() == before
 
 
 def test_it_stops_where_the_loss_diverges():
@@ -140,3 +180,12 @@ def test_steepest_and_valley_of_a_planted_curve(monkeypatch):
 def test_a_loss_that_never_falls_suggests_nothing():
     found = drawn([1.0, 2.0, 3.0])
     assert (found.steepest, found.valley) == (None, None)
+
+
+def test_the_steepest_is_not_among_the_first_noisy_losses():
+    losses = [3.0, 2.5] + [2.9 + 0.2 * (-1) ** i for i in range(38)] + [2.8 - 0.1 * i for i in range(20)]
+    found = curve([1e-6 * 1.2**i for i in range(60)], losses, diverged=False)
+    means = smoothed(losses)
+    assert means[0] - means[1] > max(a - b for a, b in itertools.pairwise(means[1:]))  # the trap
+    assert found.steepest is not None
+    assert found.steepest > found.lrs[40]

@@ -140,7 +140,18 @@ def test_a_signal_inside_a_step_is_raised_after_it(tmp_path, undisturbed):
 
 
 @pytest.mark.parametrize(
-    "options", [{"optimizer": "adam"}, {"optimizer": "adamw"}, {"optimizer": "rmsprop"}, {"precision": "bf16"}]
+    "options",
+    [
+        {"optimizer": "adam"},
+        {"optimizer": "adamw"},
+        {"optimizer": "rmsprop"},
+        {"optimizer": "radam", "schedule": "flat-cosine"},
+        {"optimizer": "ranger", "schedule": "flat-cosine"},  # 18 steps: between two looks ahead
+        {"precision": "bf16"},
+        {"ema": 0.9},
+        {"accumulate": 3, "clip": 0.1},
+        {"channels_last": True},
+    ],
 )
 def test_other_optimizers_and_precisions(tmp_path, undisturbed, options):
     with pytest.raises(KeyboardInterrupt):
@@ -248,7 +259,16 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-@pytest.mark.parametrize("harm", [damage, cut, lambda path: path.unlink()])
+class Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("the code in a checkpoint was run",)
+
+
+def bomb(path):
+    torch.save({"format": 2, "meta": Bomb()}, path)
+
+
+@pytest.mark.parametrize("harm", [damage, cut, bomb, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, undisturbed, capsys, harm):
     with pytest.raises(ZeroDivisionError):
         run(tmp_path, train_faults={(2, 3): ZeroDivisionError()})

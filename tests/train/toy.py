@@ -11,10 +11,10 @@ CLASSES = 3
 class ToyNet(nn.Module):
     """Everything that makes resuming hard: batch norm's statistics and dropout; a position table for the groups."""
 
-    def __init__(self, classes=CLASSES, width=4, dropout=0.3):
+    def __init__(self, classes=CLASSES, width=4, dropout=0.3, norm=nn.BatchNorm2d):
         super().__init__()
         self.conv = nn.Conv2d(3, width, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = norm(width)
         self.key_rel_w = nn.Parameter(torch.zeros(width, 2))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, classes)
@@ -43,6 +43,7 @@ class MemoryLoader:
         self.images[torch.arange(count), self.labels] += 1.5
         self.batch_size, self.shuffle, self.faults = batch_size, shuffle, faults or {}
         self.skipped = []
+        self.rank, self.world = 0, 1  # of several processes, each has every so-manieth image of a batch
         self.num_samples = count
 
     def __len__(self):
@@ -55,12 +56,14 @@ class MemoryLoader:
         for batch, rows in enumerate(order.split(self.batch_size)):
             if batch < start:
                 continue
+            rows = rows[self.rank :: self.world]
             images = self.images[rows]
             fault = self.faults.get((epoch, batch))
             if isinstance(fault, BaseException):
                 del self.faults[epoch, batch]
                 raise fault
-            yield (fault(images) if fault else images), self.labels[rows]
+            images = fault(images) if fault else images
+            yield images, self.labels[rows][: len(images)]
 
 
 def val_loader(**options):

@@ -1,6 +1,9 @@
-"""Runs put together: from a RunConfig to a network, its data and the training loop."""
+"""Runs put together: from a RunConfig, or a recipe's name, to a network, its data and the training loop."""
 
+from attnconv.recipes.catalog import find_recipe, list_recipes
+from attnconv.recipes.known import require_known
+from attnconv.recipes.recipe import Recipe
 from attnconv.recipes.run import default_out, run
 from attnconv.recipes.trained import Trained, load_trained
 
-__all__ = ["Trained", "default_out", "load_trained", "run"]
+__all__ = ["Recipe", "Trained", "default_out", "find_recipe", "list_recipes", "load_trained", "require_known", "run"]

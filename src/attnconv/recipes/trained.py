@@ -52,5 +52,5 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") 
         if not isinstance(state["meta"].get(name), kind):
             raise checks.InputError(f"{file} does not say what its images are: no {name!r} in 'meta'")
     model = network(config, state["meta"])
-    load_weights(model, state, file)
+    load_weights(model, state, file, averaged=True)
     return Trained(model.to(where).eval(), config, state["meta"], where, file)

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +21,7 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]
     """
     # In the same folder, because only there is the replacement one step. The name is fixed, so that what a killed
     # process left behind is overwritten by the next one.
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
     try:
         with open(temporary, "w+b") as file:
             yield file
@@ -39,9 +39,20 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]
         raise
 
 
+def forget_halves(paths: Iterable[Path]) -> None:
+    """Remove what a killed process may have left beside ``paths``."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            _temporary(path).unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
+
+
 def _keep(path: Path, previous: Path) -> None:
     """Give the file at ``path`` a second name, in the place of what had that name."""
-    link = previous.with_name(previous.name + ".tmp")
+    link = _temporary(previous)
     with contextlib.suppress(FileNotFoundError):
         link.unlink()
     try:
@@ -50,6 +61,8 @@ def _keep(path: Path, previous: Path) -> None:
         os.replace(path, previous)
     else:
         os.replace(link, previous)
+        with contextlib.suppress(FileNotFoundError):  # still there if both were names of one file already
+            link.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

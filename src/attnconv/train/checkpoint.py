@@ -14,12 +14,25 @@ from attnconv.train.atomic import replacing
 from attnconv.train.checksum import append_checksum, verify_checksum
 
 FORMAT = 2
-# What `fit` saves. epoch: whole epochs done; step_in_epoch: batches done of the next one; sums: TrainSums of these;
-# best: the best epoch so far; history: the rows of metrics.csv; seconds: of the whole run; threads: CPU threads;
+# What `fit` saves. average: of the weights, or None; epoch: whole epochs done; step_in_epoch: batches done of the next
+# one; sums: TrainSums of these; lr_factor, left_out: what losses that were not finite have led to; best: the best epoch
+# so far; history: the rows of metrics.csv; seconds: of the whole run; threads, processes: with which it began;
 # skipped: undecodable files; config: RunConfig.to_dict(); meta: what the caller of `fit` wants to find again.
 KEYS = {
     *("format", "model", "optimizer", "scaler", "epoch", "step_in_epoch", "batches_per_epoch", "sums"),
-    *("best", "history", "skipped", "seconds", "threads", "config", "meta"),
+    *(
+        "average",
+        "lr_factor",
+        "left_out",
+        "processes",
+        "best",
+        "history",
+        "skipped",
+        "seconds",
+        "threads",
+        "config",
+        "meta",
+    ),
 }
 
 
@@ -78,14 +91,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
+def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path, *, averaged: bool = False) -> None:
     """Load the weights and buffers of ``checkpoint``, read from ``path``, into ``model``.
+
+    ``averaged``: the average of the weights, where there is one; it is what the run's scores are those of.
 
     Raises:
         InputError: they are another network's; ``model`` is then unchanged.
     """
+    given = {**checkpoint["model"], **((averaged and checkpoint["average"]) or {})}
+    require_weights(model, checkpoint, path)
+    model.load_state_dict(given)
+
+
+def require_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Pass if the weights and buffers of ``checkpoint``, read from ``path``, are of the shapes of ``model``'s.
+
+    Raises:
+        InputError: they are another network's.
+    """
     given, wanted = checkpoint["model"], model.state_dict()
-    # Compared here, because load_state_dict copies what fits before it complains about the rest.
     problem = ""
     if missing := [name for name in wanted if name not in given]:
         problem = f"it lacks {missing[0]!r}"
@@ -96,7 +121,6 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) ->
         problem = f"{name!r} is {tuple(given[name].shape)} in it and {tuple(wanted[name].shape)} in this network"
     if problem:
         raise checks.InputError(f"{path} is a checkpoint of {checkpoint['config'].get('model')!r}: {problem}")
-    model.load_state_dict(given)
 
 
 def _first_line(error: Exception) -> str:

@@ -51,3 +51,16 @@ def verify_checksum(path: Path) -> None:
             left -= len(block)
     if digest.hexdigest().encode() != comment[len(MARK) :]:
         raise checks.InputError(f"{path} is damaged: its contents do not have the checksum that was saved with them")
+
+
+def ends_whole(path: Path) -> bool:
+    """Whether the file ends as an archive does, with or without a checksum: a look at its last bytes alone.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        file.seek(-min(file.seek(0, os.SEEK_END), SIZE + END_RECORD), os.SEEK_END)
+        tail = file.read()
+    end = tail.rfind(END_MARK)
+    return end >= 0 and len(tail) - end - END_RECORD == int.from_bytes(tail[end + 20 : end + 22], "little")

@@ -20,6 +20,7 @@ def _option(help_text: str, **kwargs: Any) -> Any:
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class RunConfig:
 
     model: str = _option("Network, a name of `attnconv models`.", default="aa_convnet3")
     model_options: dict[str, Any] = _option("The network's own options.", default_factory=dict)  # noqa: RUF009
-    data: str = _option("Data set name, or a folder with train/<class>/* and val/<class>/*.", default="digits")
+    data: str = _option(
+        "Data set name, or a folder with train/<class>/* and val/<class>/*, or of shards.", default="digits"
+    )
     data_dir: str | None = _option("Folder that holds (or receives) the named data sets.", default=None)
     image_size: int | None = _option("Side of the square images in pixels; the data's own if not given.", default=None)
     train_subset: int | None = _option("Train on a fixed subset of so many images.", default=None)
@@ -43,24 +46,49 @@ class RunConfig:
     workers: int = _option("Processes that decode a folder's images.", default=2)
     epochs: int = _option("Passes over the training images.", default=30)
     batch_size: int = _option("Images a step.", default=128)
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = _option("Optimiser.", default="sgd")
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "radam", "ranger"] = _option(
+        "Optimiser; ranger is radam with Lookahead.", default="sgd"
+    )
     lr: float = _option("Largest learning rate of the schedule.", default=0.1)
     momentum: float = _option("Momentum; Adam's first beta.", default=0.9)
     weight_decay: float = _option("Weight decay, not on norms, biases, gammas and position tables.", default=5e-4)
-    schedule: Literal["one-cycle", "cosine", "constant"] = _option(
-        "Learning rate over the run: one-cycle rises from lr/10, cosine warms up from 0.", default="one-cycle"
+    schedule: Literal["one-cycle", "cosine", "flat-cosine", "constant"] = _option(
+        "Learning rate over the run: one-cycle rises from lr/10, cosine from 0; flat-cosine falls in the last quarter.",
+        default="one-cycle",
     )
-    warmup: float = _option("Fraction of the steps in which the learning rate rises.", default=0.3)
+    warmup: float = _option("Fraction of the steps in which one-cycle and cosine rise.", default=0.3)
     label_smoothing: float = _option("Probability spread over all classes.", default=0.0)
-    precision: Literal["fp32", "bf16", "fp16"] = _option("Arithmetic; 16-bit ones are mixed.", default="fp32")
+    precision: Precision = _option("Arithmetic; the 16-bit ones are mixed.", default="fp32")  # noqa: RUF009
+    channels_last: bool = _option("Keep maps in memory with the channels of a position side by side.", default=False)
+    compile: bool = _option("Run the network through torch.compile.", default=False)
+    accumulate: int = _option("Parts that a step's images are computed in, to save memory.", default=1)
+    recompute_attention: bool = _option("Compute attention anew in the backward pass, to save memory.", default=False)
+    clip: float | None = _option("Largest norm of all gradients together.", default=None)
+    ema: float | None = _option("Average the weights with this decay, and score the average.", default=None)
+    on_nan: Literal["stop", "skip", "rollback"] = _option(
+        "At a loss that is not finite: stop, leave the step out, or go back to the last checkpoint at half the rate.",
+        default="stop",
+    )
     checkpoint_steps: int | None = _option("Save a checkpoint every so many steps, too.", default=None)
+    devices: int | Literal["auto"] | None = _option(
+        "Processes on this machine; auto: one a GPU. If not given: one, or what torchrun or srun started.",
+        default=None,
+    )
+    nodes: int = _option("Machines; each needs a launcher, see docs/clusters.md.", default=1)
+    strategy: Literal["ddp", "fsdp"] = _option(
+        "Of several processes: ddp has all weights in each, fsdp a part of them.", default="ddp"
+    )
+    sync_batchnorm: bool = _option("Batch norm over the images of all processes; GPUs only.", default=False)
+    track: Literal["none", "tensorboard", "wandb"] = _option(
+        "Record the epochs in RUN/tensorboard, or for Weights & Biases, too.", default="none"
+    )
     device: Device = _option("Where to run.", default="auto")  # noqa: RUF009  as dataclasses.field
     seed: int = _option("Seed of weights, order and augmentation.", default=0)
 
     def __post_init__(self) -> None:
         for name, kind in typing.get_type_hints(RunConfig).items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
-        for name in ("epochs", "batch_size", "train_subset", "image_size", "checkpoint_steps"):
+        for name in ("epochs", "batch_size", "accumulate", "nodes", "train_subset", "image_size", "checkpoint_steps"):
             if (value := getattr(self, name)) is not None:
                 checks.integer(name, value, at_least=1)
         for name in ("workers", "seed"):
@@ -73,6 +101,18 @@ class RunConfig:
                 raise checks.InputError(f"{name} must be at least {low} and below {high}, got {value}")
         if not 0 < self.lr < float("inf"):
             raise checks.InputError(f"lr must be positive and finite, got {self.lr}")
+        if self.clip is not None and not self.clip > 0:
+            raise checks.InputError(f"clip must be positive, got {self.clip}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise checks.InputError(f"ema must be above 0 and below 1, got {self.ema}")
+        if self.devices is not None and self.devices != "auto":
+            checks.integer("devices", self.devices, at_least=1)
+        if self.strategy == "fsdp" and self.ema is not None:
+            raise checks.InputError(
+                "ema averages whole weights, which strategy 'fsdp' has not; use 'ddp' or leave ema out"
+            )
+        if self.accumulate > self.batch_size:
+            raise checks.InputError(f"accumulate must be at most batch_size, {self.batch_size}, got {self.accumulate}")
         if not 0 <= self.weight_decay < float("inf"):
             raise checks.InputError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
 
@@ -100,10 +140,14 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     """
     if typing.get_origin(kind) is Literal:
         return checks.one_of(name, value, typing.get_args(kind))
-    if isinstance(kind, types.UnionType):
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        kinds = typing.get_args(kind)
         if value is None:
             return None
-        kind = typing.get_args(kind)[0]
+        words = [k for k in kinds if typing.get_origin(k) is Literal]
+        if words and isinstance(value, str):
+            return checks.one_of(name, value, typing.get_args(words[0]))
+        kind = kinds[0]
     wanted = typing.get_origin(kind) or kind
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -7,36 +7,38 @@ the same number of threads, a resumed run ends in the same bits as one that was 
 Letters: B batch, K classes.
 """
 
-import statistics
-import time
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from attnconv import checks
+from attnconv.train.checkpoint import load_checkpoint
 from attnconv.train.config import RunConfig
-from attnconv.train.device import make_fabric
-from attnconv.train.divergence import require_finite
-from attnconv.train.evaluate import Scores, evaluate
-from attnconv.train.interrupts import interrupts_held, termination_raised
+from attnconv.train.device import fabric_of, float32_products
+from attnconv.train.divergence import Diverged
+from attnconv.train.engine import Engine, make_engine
+from attnconv.train.evaluate import evaluate
+from attnconv.train.interrupts import Noted, interrupts_held, termination_raised
 from attnconv.train.loader import Loader
-from attnconv.train.optim import build_optimizer
 from attnconv.train.plain import plain
 from attnconv.train.progress import Display
-from attnconv.train.provenance import provenance
-from attnconv.train.run_folder import Found, RunFolder
+from attnconv.train.ranks import FAILED, Ranks
+from attnconv.train.result import metrics_row, summary
+from attnconv.train.run_folder import RunFolder
 from attnconv.train.run_lock import locked
 from attnconv.train.run_state import RunState
-from attnconv.train.schedule import SCHEDULES
-from attnconv.train.seeding import reseed
+from attnconv.train.sharding import broadcast_buffers
+from attnconv.train.step_profile import StepProfile
+from attnconv.train.track import Tracker, require_service
+from attnconv.train.train_epoch import train_epoch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-STEPS_BETWEEN_LOOKS = 10  # at the losses: each look waits for the device
+MOST_RETURNS = 5  # to a checkpoint, with on_nan "rollback"
 
 
 def fit(
@@ -47,20 +49,24 @@ def fit(
     config: RunConfig,
     out: Path,
     meta: dict[str, Any],
+    fabric: "Fabric | None" = None,
     resume: bool = False,
     progress: bool = True,
+    profile: bool = False,
 ) -> dict[str, Any]:
-    """Train ``model``, (B, C, H, W) -> logits (B, K), in place; leave the run in the folder ``out``.
+    """Train ``model``, (B, C, H, W) -> logits (B, K) or (B, K, H, W), in place; leave the run in the folder ``out``.
 
-    The folder receives config.yaml, metrics.csv (a row an epoch), last.pt and best.pt (by validation top-1), and at
-    the end result.json; until then previous.pt is what last.pt was before. The loss is cross-entropy, smoothed in
-    training and plain in validation. Ctrl-C and SIGTERM save last.pt at the step they came in, and are raised.
-    torch's random generators are left at an arbitrary state.
+    The folder receives config.yaml, metrics.csv (a row an epoch), last.pt and best.pt (by validation top-1, or by mean
+    IoU where each pixel has a label), and at the end result.json; until then previous.pt is what last.pt was before.
+    The loss is cross-entropy, smoothed in training and plain in validation. Ctrl-C and SIGTERM save last.pt at the step
+    they came in, and are raised. torch's random generators are left at an arbitrary state.
 
     Args:
         meta: plain values that the checkpoints carry for whoever rebuilds the network: class names, say.
+        fabric: of `fabric_of`, which is called if None; of several processes, each brings its part of every batch.
         resume: go on with the run in ``out``; a finished one is not trained again.
-        progress: show a line an epoch on stderr, and a live bar if that is a terminal.
+        progress: show a line an epoch on stderr, and live bars if that is a terminal.
+        profile: see where the time of a step goes, and say it under "profile" of the result.
     Returns:
         What result.json holds. Accuracies in percent; seconds are of the run, train_seconds_per_epoch their median.
     Raises:
@@ -69,151 +75,160 @@ def fit(
             nothing; ``meta`` is not plain; the loss or a weight is not finite.
         KeyboardInterrupt: after Ctrl-C; after SIGTERM its subclass Terminated.
     """
-    folder = RunFolder(out)
-    if resume:
-        folder.reopen(config)
-        if (result := folder.stored_result()) is not None:
-            return result
-    else:
-        folder.require_free()
+    fabric = fabric_of(config) if fabric is None else fabric
+    ranks, folder = Ranks(fabric), RunFolder(out)
+    if (result := ranks.on_first(lambda: folder.finished(config) if resume else folder.require_free())) is not None:
+        return result
+    ranks.on_first(lambda: require_service(config))
     meta = plain("meta", meta)
     for kind, loader in (("training", train_loader), ("validation", val_loader)):
         if not len(loader):
             raise checks.InputError(
                 f"the {kind} images do not fill one batch: lower batch_size ({config.batch_size}) or give more images"
             )
-    fabric = make_fabric(config.device, config.precision)
-    wrapped, optimizer = fabric.setup(model, build_optimizer(model, config))
-    precision = fabric.strategy.precision
-    state = RunState(
-        model, optimizer.optimizer, precision, config=config, batches=len(train_loader), folder=folder, meta=meta
-    )
-    folder.make()
-    with locked(folder.path), termination_raised():
-        if resume:
-            found = folder.reopen(config)  # once more: only now nobody else writes to it
-            if found.checkpoint is not None:
-                state.restore(found)
-        else:
-            folder.require_free()
-            found = Found(None, folder.last)
-        with Display(progress, epochs=config.epochs, batches=len(train_loader), step=state.step) as display:
-            if found.note:
-                display.line(f"note: {found.note}")
-            if state.threads != torch.get_num_threads():
-                display.line(
-                    f"note: the run began with {state.threads} CPU threads and goes on with "
-                    f"{torch.get_num_threads()}: it will not end in the very same bits"
-                )
-            train(state, wrapped, optimizer, fabric, (train_loader, val_loader), display)
-        result = summary(state, fabric.device)
-        folder.write_result(result)
-        folder.previous.unlink(missing_ok=True)
+    engine = make_engine(model, config, fabric)
+    state = RunState(engine, config=config, batches=len(train_loader), folder=folder, meta=meta)
+    noted = Noted(active=ranks.world > 1)
+    with contextlib.ExitStack() as stack:
+        ranks.on_first(lambda: enter(stack, folder))
+        stack.enter_context(float32_products(config.precision, fabric.device))
+        stack.enter_context(noted if noted.active else termination_raised())
+        note = stand_at_checkpoint(state) if resume else ranks.on_first(folder.require_free)
+        shown = progress and ranks.first
+        with Display(shown, epochs=config.epochs, batches=len(train_loader)) as display:
+            for text in (note, *differences(state)):
+                if text:
+                    display.note(text)
+            tracker = Tracker(config, folder.path, fresh=not resume, say=display.note, active=ranks.first)
+            profiled = StepProfile(fabric.device, folder.path, ranks) if profile else None
+            with tracker, profiled or contextlib.nullcontext():
+                try:
+                    train(engine, state, (train_loader, val_loader), display, noted, tracker, profiled)
+                except Diverged:
+                    if ranks.first:
+                        raise
+                    raise SystemExit(FAILED) from None  # the first process says it
+                result = summary(state, fabric.device)
+                if profiled is not None:
+                    result["profile"] = profiled.summary()
+                ranks.on_first(lambda: folder.finish(result))
     return result
 
 
+def enter(stack: contextlib.ExitStack, folder: RunFolder) -> None:
+    """Make the folder and hold its lock until ``stack`` is left."""
+    folder.make()
+    stack.enter_context(locked(folder.path))
+
+
+def stand_at_checkpoint(state: RunState) -> str | None:
+    """Restore the newest checkpoint that can be read, if there is one; what is to be said about it."""
+    folder, found = state.folder, []
+
+    def look() -> tuple[str, bool, str | None]:
+        found.append(folder.reopen(state.config))
+        return found[0].path.name, found[0].checkpoint is not None, found[0].note
+
+    name, there, note = state.engine.ranks.on_first(look)
+    if there:
+        path = folder.path / name
+        state.restore(found[0].checkpoint if found else load_checkpoint(path), path)
+    return note
+
+
+def differences(state: RunState) -> list[str]:
+    """Why the run may not end in the bits in which it would have ended where it began."""
+    found = list(state.changes)
+    for name, then, now in (
+        ("CPU threads", state.threads, torch.get_num_threads()),
+        ("processes", state.processes, state.engine.ranks.world),
+    ):
+        if then != now:
+            found.append(
+                f"the run began with {then} {name} and goes on with {now}: it will not end in the very same bits"
+            )
+    return found
+
+
 def train(
+    engine: Engine,
     state: RunState,
-    model: nn.Module,
-    optimizer: Any,
-    fabric: "Fabric",
     loaders: tuple[Loader, Loader],
     display: Display,
+    noted: Noted,
+    tracker: Tracker,
+    profile: StepProfile | None,
 ) -> None:
     """Do the epochs that are left, each with its validation and its checkpoint; ``loaders``: training, validation."""
-    folder, (train_loader, val_loader) = state.folder, loaders
+    folder, ranks = state.folder, engine.ranks
     try:
-        folder.write_config(state.config)
-        folder.write_metrics(state.history)  # cuts it back to the checkpoint
+        ranks.on_first(lambda: folder.begin(state.config, state.history))
+        if state.config.on_nan == "rollback" and not state.last_is_good:
+            state.save()  # something to go back to
+        tracker.follow(state.history)
         while state.epoch < state.config.epochs:
-            train_epoch(state, model, optimizer, fabric, train_loader, display)
-            scores = evaluate(model, val_loader)
-            with interrupts_held():
-                row = metrics_row(state, scores)
-                state.skipped.update(train_loader.skipped, val_loader.skipped)
-                state.save(best=state.epoch_done(row))
-                folder.write_metrics(state.history)
-                display.epoch_done(row)
+            try:
+                do_epoch(engine, state, loaders, display, noted, profile)
+            except Diverged as error:
+                display.note(go_back(state, error))
+            tracker.follow(state.history)
     except KeyboardInterrupt:
         with interrupts_held():
-            state.skipped.update(train_loader.skipped, val_loader.skipped)
-            state.save()
-        raise
-    except BaseException:
-        folder.forget_empty_run()
-        raise
-
-
-def train_epoch(
-    state: RunState, model: nn.Module, optimizer: Any, fabric: "Fabric", loader: Loader, display: Display
-) -> None:
-    """Do what is left of the epoch at which ``state`` stands. A Ctrl-C is raised between two steps."""
-    config, sums = state.config, state.sums
-    schedule, total_steps = SCHEDULES[config.schedule], config.epochs * len(loader)
-    model.train()
-    began = time.perf_counter() - sums.seconds
-    for images, labels in loader.epoch(state.epoch, start=state.step_in_epoch):
-        with interrupts_held():
-            if len(labels):
-                lr = schedule(state.step, total_steps, peak=config.lr, warmup=config.warmup)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                reseed(config.seed, state.step)
-                logits = model(images)  # (B, K)
-                loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-                fabric.backward(loss)
-                optimizer.step()
-                optimizer.zero_grad()
-                sums.add(state.step + 1, lr, loss, logits, labels)
-            state.step_in_epoch += 1
-            sums.seconds = time.perf_counter() - began
-            if config.checkpoint_steps and state.step % config.checkpoint_steps == 0:
+            for loader in loaders:
                 state.skipped.update(loader.skipped)
+            try:
                 state.save()
-            if state.step_in_epoch % STEPS_BETWEEN_LOOKS == 0:
-                sums.flush(state.last)
-                display.batch_done(state.epoch, state.step_in_epoch, sums)
-    sums.flush(state.last)
-    sums.seconds = time.perf_counter() - began  # once more: the flush has waited for the device
-    display.batch_done(state.epoch, state.step_in_epoch, sums)
-    if not sums.images:
-        raise checks.InputError(f"epoch {state.epoch + 1} brought none of {loader.num_samples} training images")
+            except Diverged as error:
+                go_back(state, error)
+        raise
+    except BaseException as error:
+        if ranks.first:
+            folder.forget_empty_run()
+        if ranks.world > 1 and type(error) is RuntimeError:  # all that the collectives say when a process has gone
+            raise RuntimeError(
+                f"process {ranks.rank} of {ranks.world} cannot go on, perhaps because another one has ended; "
+                f"--resume goes on from the last checkpoint ({error})"
+            ) from error
+        raise
 
 
-def metrics_row(state: RunState, scores: Scores) -> dict[str, Any]:
-    """The row of metrics.csv for the epoch at whose end ``state`` stands; InputError if the loss is not finite."""
-    require_finite("the validation loss", scores.loss, step=state.step, lr=state.lr, checkpoint=state.last)
-    return {
-        "epoch": state.epoch + 1,
-        "step": state.step,
-        "lr": state.lr,
-        "train_loss": state.sums.mean_loss,
-        "train_top1": state.sums.top1,
-        "val_loss": scores.loss,
-        "val_top1": scores.top1,
-        "val_top5": scores.top5,
-        "images_per_second": state.sums.images_per_second,
-        "seconds": state.sums.seconds,
-    }
+def do_epoch(
+    engine: Engine,
+    state: RunState,
+    loaders: tuple[Loader, Loader],
+    display: Display,
+    noted: Noted,
+    profile: StepProfile | None,
+) -> None:
+    """What is left of an epoch, its validation, its row of metrics.csv, its checkpoint."""
+    train_epoch(engine, state, loaders[0], display, noted, profile)
+    if engine.sharded:
+        broadcast_buffers(engine.bare)
+    display.validating(len(loaders[1]))
+    with engine.average.in_place() if engine.average is not None else contextlib.nullcontext():
+        scores = evaluate(engine.model, loaders[1], ranks=engine.ranks, on_batch=display.batch_done)
+    with interrupts_held():
+        row = metrics_row(state, scores)
+        for loader in loaders:
+            state.skipped.update(loader.skipped)
+        state.save(best=state.epoch_done(row))
+        engine.ranks.on_first(lambda: state.folder.write_metrics(state.history))
+        display.epoch_done(row)
+    noted.heed(engine.ranks)
 
 
-def summary(state: RunState, device: torch.device) -> dict[str, Any]:
-    """What result.json holds of a run that is done; top1, top5 and loss are the last epoch's, on validation."""
-    assert state.best is not None
-    last = state.history[-1]
-    return {
-        "model": state.config.model,
-        "data": state.config.data,
-        "epochs": state.config.epochs,
-        "seed": state.config.seed,
-        "top1": last["val_top1"],
-        "top5": last["val_top5"],
-        "loss": last["val_loss"],
-        "best_top1": state.best["top1"],
-        "best_epoch": state.best["epoch"],
-        "params": sum(parameter.numel() for parameter in state.model.parameters()),
-        "seconds": state.seconds,
-        "train_seconds_per_epoch": statistics.median(row["seconds"] for row in state.history),
-        **provenance(device),
-        "skipped_images": len(state.skipped),
-    }
+def go_back(state: RunState, error: Diverged) -> str:
+    """Return to the last checkpoint, halve the learning rate and leave the bad step out; what is to be said about it.
+
+    Raises:
+        Diverged: ``error`` itself, if the run is to stop at it, or has gone back too often.
+    """
+    if state.config.on_nan != "rollback" or state.lr_factor <= 0.5**MOST_RETURNS:
+        raise error
+    factor, left_out = state.lr_factor / 2, [*state.left_out, error.step - 1]
+    note = stand_at_checkpoint(state)
+    state.lr_factor, state.left_out = factor, left_out
+    with interrupts_held():
+        state.save()
+    where = f"epoch {state.epoch + 1}, batch {state.step_in_epoch + 1}"
+    return f"{error}; back to {where}, at {factor:g} times the learning rate{'; ' + note if note else ''}"

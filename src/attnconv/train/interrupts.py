@@ -5,6 +5,10 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from attnconv.train.ranks import Ranks
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -52,3 +56,41 @@ def interrupts_held() -> Iterator[None]:
             signal.signal(number, handler)
     if came:
         handlers[came[0][0]](*came[0])
+
+
+class Noted:
+    """A context in which signals wait until all processes of a run stand at the same step; a second Ctrl-C does not.
+
+    A second SIGTERM waits as the first: a scheduler and the launcher below it may each send one.
+
+    ``active=False``: for a single process, where they are raised as usual.
+    """
+
+    def __init__(self, active: bool) -> None:
+        self.active = active and threading.current_thread() is threading.main_thread()
+        self.came = 0
+
+    def __enter__(self) -> "Noted":
+        if self.active:
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._owner = os.getpid()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.active:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if os.getpid() != self._owner:
+            return  # a loader's worker: its end would look like a failure
+        if self.came and number == signal.SIGINT:
+            raise SystemExit(128 + number)
+        self.came = self.came or number
+
+    def heed(self, ranks: "Ranks") -> None:
+        """Raise Terminated or KeyboardInterrupt, in all processes, if a signal came in one."""
+        if (number := ranks.largest(self.came)) == 0:
+            return
+        self.came = number  # so that the next Ctrl-C ends this process at once
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

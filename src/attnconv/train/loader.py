@@ -29,7 +29,7 @@ class Loader(Protocol):
         """The batches of ``epoch`` (from 0), without its first ``start``: none where all have come.
 
         Each is images (B, C, H, W), float32, normalised, and labels (B,), int64, both on the device; where images are
-        mixed, labels are the classes' shares (B, K), float32. A batch of which no image could be decoded comes with
-        B = 0, for a run that resumes inside the epoch counts batches.
+        mixed, labels are the classes' shares (B, K), float32; where each pixel has one, (B, H, W), int64. A batch of
+        which no image could be decoded comes with B = 0, for a run that resumes inside the epoch counts batches.
         """
         ...

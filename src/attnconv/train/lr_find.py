@@ -11,25 +11,27 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim import Optimizer
+from torch import Tensor
 
 from attnconv import checks
+from attnconv.train.config import RunConfig
+from attnconv.train.engine import Engine
 from attnconv.train.loader import Loader
 from attnconv.train.progress import tracked
+from attnconv.train.step import clip_gradients, compute_gradients
 
 SMOOTHING = 0.9  # of the running mean of the loss
 DIVERGED = 4.0  # times the least smoothed loss
 FEWEST = 10  # steps
+BEGINNING = 10  # one in so many steps is too early to be the steepest
 
 
 @dataclass(frozen=True)
 class LrCurve:
     """The learning rate and the loss of each step, and what the curve suggests.
 
-    ``steepest`` is where the smoothed loss falls fastest over the logarithm of the learning rate; ``valley`` lies two
-    thirds down the longest fall. Both are None where the loss never falls.
+    ``steepest`` is where the smoothed loss falls fastest over the logarithm of the learning rate, after the first tenth
+    of the steps; ``valley`` lies two thirds down the longest fall. Both are None where the loss never falls.
     """
 
     lrs: tuple[float, ...]
@@ -44,19 +46,20 @@ class LrCurve:
 
 
 def find_lr(
-    model: nn.Module,
-    optimizer: Optimizer,
+    engine: Engine,
+    config: RunConfig,
     loader: Loader,
     *,
     low: float = 1e-6,
     high: float = 10.0,
     steps: int = 100,
-    label_smoothing: float = 0.0,
     progress: bool = True,
 ) -> LrCurve:
-    """Train ``model`` on ``loader``'s batches with a learning rate that grows from ``low`` to ``high``.
+    """Train ``engine``'s network on ``loader``'s batches with a learning rate that grows from ``low`` to ``high``.
 
-    Stops early where the loss is not finite or four times its least. Batches begin again when an epoch's are used up.
+    The steps are those of a run of ``config`` in one process: its precision, memory format, compiler, parts of a batch,
+    smoothing of labels and clipping; no average of weights. Stops early where the loss is not finite or four times its
+    least. Batches begin again when an epoch's are used up.
 
     Raises:
         InputError: ``low`` and ``high`` are not positive and in this order, there are fewer than 10 steps, or the loss
@@ -65,28 +68,30 @@ def find_lr(
     if not 0 < checks.number("low", low) < checks.number("high", high):
         raise checks.InputError(f"low and high must be positive and in this order, got {low} and {high}")
     checks.integer("steps", steps, at_least=FEWEST)
-    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    model, optimizer, precision = engine.bare, engine.optimizer, engine.fabric.strategy.precision
+    before = copy.deepcopy((model.state_dict(), optimizer.optimizer.state_dict(), precision.state_dict()))
     training = {module: module.training for module in model.modules()}
     lrs = [low * (high / low) ** (i / (steps - 1)) for i in range(steps)]
     losses: list[float] = []
     with torch.random.fork_rng():
         try:
-            model.train()
+            engine.model.train()
             batches = tracked(_endless(loader), total=steps, text="learning rate", shown=progress)
             for lr, (images, labels) in zip(lrs, batches, strict=False):
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                loss = F.cross_entropy(model(images), labels, label_smoothing=label_smoothing)
-                losses.append(loss.item())
+                sums = compute_gradients(engine, config, images, labels, 1 / len(labels))
+                losses.append(sums[0].item() / len(labels))
                 if _has_diverged(losses):
                     break
-                optimizer.zero_grad()
-                loss.backward()
+                clip_gradients(engine, config)
                 optimizer.step()
+                optimizer.zero_grad()
         finally:
             optimizer.zero_grad()
             model.load_state_dict(before[0])
-            optimizer.load_state_dict(before[1])
+            optimizer.optimizer.load_state_dict(before[1])
+            precision.load_state_dict(before[2])
             for module, mode in training.items():
                 module.training = mode
     diverged = _has_diverged(losses)
@@ -101,13 +106,15 @@ def curve(lrs: Sequence[float], losses: Sequence[float], *, diverged: bool) -> L
     """What the losses of such a run suggest."""
     means = smoothed(losses)
     least = min(range(len(means)), key=means.__getitem__)
-    slopes = [means[i + 1] - means[i] for i in range(least)]  # the learning rates are spaced evenly in the logarithm
+    first = len(means) // BEGINNING  # before it, a mean of so few losses moves with each of them
+    # The learning rates are spaced evenly in the logarithm.
+    slopes = [means[i + 1] - means[i] for i in range(first, least)]
     fall = _longest_fall(means)
     return LrCurve(
         lrs=tuple(lrs),
         losses=tuple(losses),
         smoothed=tuple(means),
-        steepest=lrs[slopes.index(min(slopes))] if slopes else None,
+        steepest=lrs[first + slopes.index(min(slopes))] if slopes else None,
         valley=lrs[fall[len(fall) * 2 // 3]] if len(fall) > 2 else None,
         diverged=diverged,
     )

@@ -1,4 +1,7 @@
-"""The folder of a run: its file names, who may write to it, and what it holds."""
+"""The folder of a run: its file names, who may write to it, and what it holds.
+
+Loads torch only where a checkpoint is read, so that `attnconv runs` need not.
+"""
 
 import contextlib
 import csv
@@ -11,18 +14,18 @@ from typing import Any
 import yaml
 
 from attnconv import checks
-from attnconv.train.atomic import replacing
-from attnconv.train.checkpoint import load_checkpoint
+from attnconv.train.atomic import forget_halves, replacing
 from attnconv.train.config import RunConfig
 
 # A row of metrics.csv. epoch and step count from 1; lr is that of the last step; accuracies are in percent; seconds
-# are those of training, without validation, and images_per_second follows from them.
+# are those of training, without validation, and images_per_second follows from them. Where each pixel has a label,
+# val_miou comes last.
 METRICS = (
     *("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5"),
     *("images_per_second", "seconds"),
 )
-# Where a run computes, what it does at a bad file, and when it saves.
-MAY_DIFFER = ("device", "workers", "skip_bad_images", "checkpoint_steps")
+# Where a run computes, what it does at a bad file, when it saves, and who is told.
+MAY_DIFFER = ("device", "workers", "skip_bad_images", "checkpoint_steps", "devices", "nodes", "track")
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class RunFolder:
         return found
 
     def _newest(self) -> Found:
+        from attnconv.train.checkpoint import load_checkpoint
+
         others = [path for path in (self.previous, self.best) if path.exists()]
         if not self.last.exists() and not others:
             return Found(None, self.last)
@@ -99,8 +104,9 @@ class RunFolder:
         where = f"epoch {checkpoint['epoch'] + 1}, batch {checkpoint['step_in_epoch'] + 1}"
         return Found(checkpoint, path, f"{problem}; the run goes on from {path.name}, at {where}")
 
-    def stored_result(self) -> dict[str, Any] | None:
-        """The result of a finished run, None of an unfinished one; InputError if it cannot be read."""
+    def finished(self, config: RunConfig) -> dict[str, Any] | None:
+        """The result of a finished run, None of an unfinished one; InputError as `reopen`, or if it cannot be read."""
+        self.reopen(config)
         return _read(self.result, json.loads, ValueError) if self.result.exists() else None
 
     def make(self) -> None:
@@ -110,11 +116,14 @@ class RunFolder:
         except OSError as error:
             raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
 
-    def write_config(self, config: RunConfig) -> None:
+    def begin(self, config: RunConfig, history: list[dict[str, Any]]) -> None:
+        """Write config.yaml, and metrics.csv cut back to where the run stands; clear what a killed process left."""
+        forget_halves((self.config, self.metrics, self.last, self.previous, self.best, self.result))
         _write(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        self.write_metrics(history)
 
     def forget_empty_run(self) -> None:
-        """Undo ``make`` and ``write_config`` if no checkpoint has been saved, so that another run finds no trace."""
+        """Undo ``make`` and ``begin`` if no checkpoint has been saved, so that another run finds no trace."""
         if self.last.exists() or self.best.exists() or self.previous.exists():
             return
         self.config.unlink(missing_ok=True)
@@ -126,13 +135,15 @@ class RunFolder:
         """Write one row an epoch: all of them each time, so that the file is never half a row, nor ahead of last.pt."""
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(METRICS)
-        writer.writerows([row[name] for name in METRICS] for row in history)
+        names = [*METRICS, *("val_miou" for row in history[:1] if "val_miou" in row)]
+        writer.writerow(names)
+        writer.writerows([row[name] for name in names] for row in history)
         _write(self.metrics, table.getvalue())
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        """Write what a finished run has come to."""
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write what the run has come to; no checkpoint but the last and the best is wanted any more."""
         _write(self.result, json.dumps(result, indent=2) + "\n")
+        self.previous.unlink(missing_ok=True)
 
 
 def _write(path: Path, text: str) -> None:

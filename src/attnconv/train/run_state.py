@@ -1,45 +1,39 @@
 """Where a run stands: all that a checkpoint saves and a resumed run starts from."""
 
+import math
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 from attnconv import checks
-from attnconv.train.checkpoint import load_weights, save_checkpoint
+from attnconv.train.checkpoint import save_checkpoint
 from attnconv.train.config import RunConfig
-from attnconv.train.divergence import largest_value, require_finite
-from attnconv.train.run_folder import Found, RunFolder
+from attnconv.train.divergence import Diverged, largest_value, require_finite
+from attnconv.train.engine import Engine
+from attnconv.train.gathered import gathered, scatter
+from attnconv.train.run_folder import RunFolder
+from attnconv.train.same_images import changes_of_images
 from attnconv.train.train_sums import TrainSums
 
-if TYPE_CHECKING:
-    from lightning_fabric.plugins import Precision
+MOST_IN_A_ROW = 10  # steps whose loss is not finite, until a run that leaves them out gives up
 
 
 class RunState:
-    """Model, optimiser, and the count of what is done. It changes, and may be saved, between optimiser steps only.
+    """The engine's weights, and the count of what is done. It changes, and may be saved, between optimiser steps only.
 
     Args:
-        precision: Fabric's, which owns the loss scaler of fp16.
+        engine: network, optimiser, average of the weights, loss scaler.
         batches: batches an epoch.
         folder: where checkpoints go.
         meta: plain values that they carry for whoever rebuilds the network.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        precision: "Precision",
-        *,
-        config: RunConfig,
-        batches: int,
-        folder: RunFolder,
-        meta: dict[str, Any],
+        self, engine: Engine, *, config: RunConfig, batches: int, folder: RunFolder, meta: dict[str, Any]
     ) -> None:
-        self.model, self.optimizer, self.precision = model, optimizer, precision
+        self.engine, self.model = engine, engine.bare
         self.config, self.batches, self.folder, self.meta = config, batches, folder, meta
         self.last = folder.last  # the file that messages name as the last good checkpoint
         self.last_is_good = False
@@ -47,9 +41,13 @@ class RunState:
         self.step_in_epoch = 0  # batches done of the next one
         self.sums = TrainSums()  # of these batches
         self.history: list[dict[str, Any]] = []  # the rows of metrics.csv
-        self.best: dict[str, Any] | None = None  # top1 and epoch of the best row
+        self.best: dict[str, Any] | None = None  # top1, epoch and, of pixels, miou of the best row
         self.skipped: set[str] = set()  # undecodable files
+        self.lr_factor = 1.0  # of the schedule; halved with each return to a checkpoint
+        self.left_out: list[int] = []  # steps, from 0, whose loss was not finite
+        self.processes = engine.ranks.world  # when the run began, as the threads
         self.threads = torch.get_num_threads()  # when the run began: sums depend on it in their last bits
+        self.changes: list[str] = []  # of the images, since the checkpoint that the run goes on from
         self._began = time.perf_counter()
 
     @property
@@ -60,7 +58,7 @@ class RunState:
     @property
     def lr(self) -> float:
         """Learning rate of the last step."""
-        return self.optimizer.param_groups[0]["lr"]
+        return self.engine.optimizer.param_groups[0]["lr"]
 
     @property
     def seconds(self) -> float:
@@ -68,31 +66,52 @@ class RunState:
         return time.perf_counter() - self._began
 
     def epoch_done(self, row: dict[str, Any]) -> bool:
-        """Close an epoch with its row of metrics.csv; whether it is the best so far."""
+        """Close an epoch with its row of metrics.csv; whether it is the best so far, by miou if there is one."""
         self.history.append(row)
         self.epoch, self.step_in_epoch, self.sums = self.epoch + 1, 0, TrainSums()
-        if self.best is not None and row["val_top1"] <= self.best["top1"]:
+        score = "miou" if "val_miou" in row else "top1"
+        if self.best is not None and row[f"val_{score}"] <= self.best[score]:
             return False
-        self.best = {"top1": row["val_top1"], "epoch": row["epoch"]}
+        self.best = {"top1": row["val_top1"], "epoch": row["epoch"], score: row[f"val_{score}"]}
         return True
 
+    def leave_out(self, step: int) -> None:
+        """Note a step whose loss or gradients were not finite; Diverged if it is one of too many in a row."""
+        self.left_out.append(step)
+        if self.left_out[-MOST_IN_A_ROW:] == list(range(step - MOST_IN_A_ROW + 1, step + 1)):
+            raise Diverged(
+                f"the loss or a gradient was not finite in {MOST_IN_A_ROW} steps in a row, up to step {step + 1} "
+                f"(lr {self.lr:.3g}): give a smaller lr",
+                step + 1,
+            )
+
     def save(self, *, best: bool = False) -> None:
-        """Write last.pt, whose old contents previous.pt keeps, and best.pt too if ``best``.
+        """Write last.pt, whose old contents previous.pt keeps, and best.pt too if ``best``; in the first process.
 
         Raises:
             InputError: a loss or a weight is not finite, or a file cannot be written; the files are as they were.
         """
-        self.sums.flush(self.last)
+        ranks = self.engine.ranks
+        self.sums.flush(self.last, ranks.sum)
         largest = largest_value(self.model)
+        spoiled = ranks.sum(torch.tensor(float(not math.isfinite(largest)))).item()
+        largest = math.nan if spoiled and math.isfinite(largest) else largest
         require_finite("the largest weight", largest, step=self.step, lr=self.lr, checkpoint=self.last)
+        if self.config.skip_bad_images:
+            self.skipped = ranks.union(self.skipped)
+        weights = gathered(self.engine)
+        ranks.on_first(lambda: self._write(weights, best))
+
+    def _write(self, weights: dict[str, Any], best: bool) -> None:
         state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.precision.state_dict(),
+            **weights,
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
             "batches_per_epoch": self.batches,
             "sums": self.sums.to_dict(),
+            "lr_factor": self.lr_factor,
+            "left_out": self.left_out,
+            "processes": self.processes,
             "best": self.best,
             "history": self.history,
             "skipped": sorted(self.skipped),
@@ -107,25 +126,23 @@ class RunState:
         save_checkpoint(self.last, state, previous=self.folder.previous if self.last_is_good else None)
         self.last_is_good = True
 
-    def restore(self, found: Found) -> None:
-        """Stand where the checkpoint was saved; InputError if it is of other images or weights."""
-        checkpoint = found.checkpoint
-        assert checkpoint is not None
+    def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Stand where ``checkpoint``, read from ``path``, was saved; InputError if it is of other images or weights."""
+        self.changes = changes_of_images(checkpoint["meta"].get("images", {}), self.meta.get("images", {}), path)
         if (then := checkpoint["batches_per_epoch"]) != self.batches:
             raise checks.InputError(
-                f"{found.path} was saved in a run of {then} batches an epoch, and now there are {self.batches}: "
+                f"{path} was saved in a run of {then} batches an epoch, and now there are {self.batches}: "
                 "the training images have changed"
             )
-        load_weights(self.model, checkpoint, found.path)
         try:
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
-            self.precision.load_state_dict(checkpoint["scaler"])
+            scatter(self.engine, checkpoint, path)
             self.sums = TrainSums(**checkpoint["sums"])
-            self.skipped = set(checkpoint["skipped"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise checks.InputError(f"{found.path} is damaged: {type(error).__name__}: {error}") from error
+            self.skipped, self.left_out = set(checkpoint["skipped"]), list(checkpoint["left_out"])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise checks.InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
         self.epoch, self.step_in_epoch = checkpoint["epoch"], checkpoint["step_in_epoch"]
-        self.history, self.best = checkpoint["history"], checkpoint["best"]
-        self.threads = checkpoint["threads"]
+        self.history, self.best = list(checkpoint["history"]), checkpoint["best"]
+        self.lr_factor = checkpoint["lr_factor"]
+        self.threads, self.processes = checkpoint["threads"], checkpoint["processes"]
         self._began = time.perf_counter() - checkpoint["seconds"]
-        self.last_is_good = found.path == self.last
+        self.last_is_good = path == self.last

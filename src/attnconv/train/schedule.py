@@ -6,6 +6,8 @@
 
 import math
 
+FLAT = 0.75  # of the steps, in which flat_cosine does not move
+
 
 def one_cycle(step: int, total_steps: int, *, peak: float, warmup: float) -> float:
     """Half a cosine from peak/10 up to peak, then half a cosine down to 0, which the end of the run would reach.
@@ -29,6 +31,15 @@ def cosine(step: int, total_steps: int, *, peak: float, warmup: float) -> float:
     return peak * _fall(step, rise, total_steps)
 
 
+def flat_cosine(step: int, total_steps: int, *, peak: float, warmup: float) -> float:
+    """``peak`` for three quarters of the steps, without warm-up, then half a cosine down to 0.
+
+    Source: fastai's fit_flat_cos, with its share of flat steps; made for optimisers that warm up by themselves.
+    """
+    start = FLAT * total_steps
+    return peak if step < start else peak * _fall(step, start, total_steps)
+
+
 def constant(step: int, total_steps: int, *, peak: float, warmup: float) -> float:
     """``peak`` at every step: no warm-up either."""
     return peak
@@ -38,4 +49,4 @@ def _fall(step: int, rise: float, total_steps: int) -> float:
     return (1 + math.cos(math.pi * (step - rise) / (total_steps - rise))) / 2
 
 
-SCHEDULES = {"one-cycle": one_cycle, "cosine": cosine, "constant": constant}
+SCHEDULES = {"one-cycle": one_cycle, "cosine": cosine, "flat-cosine": flat_cosine, "constant": constant}

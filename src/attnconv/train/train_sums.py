@@ -1,8 +1,6 @@
-"""The training loss and accuracy of the epoch so far, and the watch over the losses.
+"""The training loss and accuracy of the epoch so far, and the watch over the losses."""
 
-Letters: B batch, K classes.
-"""
-
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,38 +15,35 @@ class TrainSums:
     The sums are Python floats, added step by step in order, so that they do not depend on when ``flush`` was called.
     """
 
-    def __init__(self, loss: float = 0.0, hits: float = 0.0, images: int = 0, seconds: float = 0.0) -> None:
-        self.loss, self.hits, self.images, self.seconds = loss, hits, images, seconds
-        self._waiting: list[tuple[int, float, int, Tensor]] = []
+    def __init__(
+        self, loss: float = 0.0, hits: float = 0.0, images: int = 0, seconds: float = 0.0, waited: float = 0.0
+    ) -> None:
+        self.loss, self.hits, self.images = loss, hits, images
+        self.seconds, self.waited = seconds, waited  # of the steps, and those of them spent waiting for the loader
+        self._waiting: list[tuple[int, float, Tensor]] = []
 
-    def add(self, step: int, lr: float, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Note the mean ``loss`` and the logits (B, K) of ``step``, counted from 1, for labels (B,).
+    def add(self, step: int, lr: float, sums: Tensor) -> None:
+        """Note ``step``, counted from 1: ``sums`` (3,) are the sum of the losses, the hits and the images."""
+        self._waiting.append((step, lr, sums))
 
-        Of labels (B, K), shares of mixed images, the class with the largest share counts.
-        """
-        if labels.ndim == 2:
-            labels = labels.argmax(1)
-        hits = (logits.detach().argmax(1) == labels).sum()
-        self._waiting.append((step, lr, len(labels), torch.stack([loss.detach().float(), hits.float()])))
-
-    def flush(self, checkpoint: Path) -> None:
-        """Add what waits to the sums.
+    def flush(self, checkpoint: Path, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+        """Add what waits to the sums; ``total`` makes of the sums (N, 3) of N steps those of all processes.
 
         Raises:
-            InputError: a loss is not finite; it names the first such step, and ``checkpoint`` if that exists.
+            Diverged: a loss is not finite; it names the first such step, and ``checkpoint`` if that exists.
         """
         waiting, self._waiting = self._waiting, []
-        values = torch.stack([pair for *_, pair in waiting]).tolist() if waiting else []
-        for (step, lr, images, _), (loss, hits) in zip(waiting, values, strict=True):
+        values = total(torch.stack([sums for *_, sums in waiting])).tolist() if waiting else []
+        for (step, lr, _), (loss, hits, images) in zip(waiting, values, strict=True):
             require_finite("the loss", loss, step=step, lr=lr, checkpoint=checkpoint)
-            self.loss += loss * images
+            self.loss += loss
             self.hits += hits
-            self.images += images
+            self.images += int(images)
 
     def to_dict(self) -> dict[str, float]:
         """The sums as TrainSums takes them; call ``flush`` first."""
         assert not self._waiting
-        return {"loss": self.loss, "hits": self.hits, "images": self.images, "seconds": self.seconds}
+        return {name: getattr(self, name) for name in ("loss", "hits", "images", "seconds", "waited")}
 
     @property
     def mean_loss(self) -> float:

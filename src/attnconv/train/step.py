@@ -1,0 +1,107 @@
+"""One step of the optimiser.
+
+Letters: B batch, C channels, H rows, W columns, K classes.
+"""
+
+import contextlib
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnconv.train.config import RunConfig
+from attnconv.train.divergence import own_part
+from attnconv.train.engine import Engine
+from attnconv.train.run_state import RunState
+from attnconv.train.schedule import SCHEDULES
+from attnconv.train.seeding import reseed
+
+FILLERS = 2  # images: batch norm wants more than one
+
+
+def train_step(engine: Engine, state: RunState, images: Tensor, labels: Tensor) -> None:
+    """Learn from this process's part of a batch, which may be empty; ``state`` notes the loss and is not moved on.
+
+    Shapes: images (B, C, H, W); labels (B,) int64, (B, K) probabilities, or (B, H, W) int64, one a pixel.
+    """
+    config, world = state.config, engine.ranks.world
+    total = engine.ranks.sum(torch.tensor(float(len(labels)), device=images.device)) if world > 1 else len(labels)
+    # Reading the number waits for the device, and only bad images can make a batch empty everywhere.
+    if (world == 1 or config.skip_bad_images) and not total:
+        return
+    lr = state.lr_factor * SCHEDULES[config.schedule](
+        state.step, config.epochs * state.batches, peak=config.lr, warmup=config.warmup
+    )
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    reseed(config.seed, state.step, engine.ranks.rank)
+    watched = config.on_nan == "skip"
+    buffers = [buffer.clone() for buffer in engine.bare.buffers()] if watched else []
+    sums = compute_gradients(engine, config, images, labels, world / total)
+    if watched and not all_finite(engine, sums):  # before clipping, after which a loss scaler wants its step
+        for buffer, value in zip(engine.bare.buffers(), buffers, strict=True):
+            buffer.copy_(value)
+        engine.optimizer.zero_grad()
+        state.leave_out(state.step)
+        return
+    clip_gradients(engine, config)
+    engine.optimizer.step()
+    engine.optimizer.zero_grad()
+    if engine.average is not None:
+        engine.average.update(state.step + 1)
+    state.sums.add(state.step + 1, lr, sums)
+
+
+def compute_gradients(
+    engine: Engine, config: RunConfig, images: Tensor, labels: Tensor, scale: float | Tensor
+) -> Tensor:
+    """Gradients of ``scale`` times the summed loss; sum of losses, number of hits and of images, (3,) float32.
+
+    Of an image with a label a pixel, the loss is the pixels' mean, and a hit their share.
+    """
+    weight = 1.0
+    if not len(labels):  # the other processes wait for this one in the network, too
+        images, labels = (t.new_zeros(FILLERS, *t.shape[1:]) for t in (images, labels))
+        weight = 0.0
+    count = parts_of(engine, config.accumulate, 1 if not weight else len(labels))
+    parts = list(zip(images.tensor_split(count), labels.tensor_split(count), strict=True))
+    sums = torch.zeros(3, device=images.device)
+    for number, (x, y) in enumerate(parts, 1):
+        apart = engine.ranks.world > 1 and number < len(parts)  # only the last part's gradients are exchanged
+        with engine.fabric.no_backward_sync(engine.model) if apart else contextlib.nullcontext():  # pyright: ignore[reportArgumentType]
+            logits = engine.model(x)  # (B, K) or (B, K, H, W)
+            pixels = logits.shape[2:].numel()  # 1 without
+            loss = weight * F.cross_entropy(logits, y, label_smoothing=config.label_smoothing, reduction="sum") / pixels
+            engine.fabric.backward(loss * scale)
+        hits = (logits.detach().argmax(1) == (y.argmax(1) if y.is_floating_point() else y)).sum() / pixels
+        sums += torch.stack([loss.detach().float(), weight * hits, hits.new_tensor(weight * len(y))])
+    return sums
+
+
+def clip_gradients(engine: Engine, config: RunConfig) -> None:
+    """Shorten the gradients, taken together, to ``config.clip`` if they are longer."""
+    if config.clip is not None:
+        engine.fabric.clip_gradients(engine.model, engine.optimizer, max_norm=config.clip, error_if_nonfinite=False)  # pyright: ignore[reportArgumentType]
+
+
+def parts_of(engine: Engine, most: int, images: int) -> int:
+    """In how many parts to compute ``images``, each with one at least.
+
+    Processes that share out the weights put them together in every forward pass: they need equally many of them.
+    """
+    count = min(most, images)
+    return most - engine.ranks.largest(most - count) if most > 1 and engine.sharded else count
+
+
+@torch.no_grad()
+def all_finite(engine: Engine, sums: Tensor) -> bool:
+    """Whether every process's loss is finite, and the gradients are. This waits for the device.
+
+    With a loss scaler gradients may well be infinite: it sees that itself, and leaves the step out.
+    """
+    values = [sums[0]]
+    if getattr(engine.fabric.strategy.precision, "scaler", None) is None:
+        gradients = [own_part(weight.grad) for weight in engine.bare.parameters() if weight.grad is not None]
+        values += torch._foreach_norm(gradients)
+    bad = (~torch.stack([value.float() for value in values]).isfinite()).sum()
+    return not engine.ranks.sum(bad.float()).item()
