@@ -1,7 +1,7 @@
 """Attention maps as a picture: the image with the query marked, and a heat map for each layer and head."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -26,17 +26,28 @@ def attention_figure(image: Tensor, maps: Sequence[AttentionMap], point: tuple[i
     heads = max(m.weights.shape[0] for m in maps)
     figure = Figure(figsize=(CELL_INCHES * (heads + 1), (CELL_INCHES + 0.3) * len(maps)), layout="constrained")
     grid = figure.subplots(len(maps), heads + 1, squeeze=False)
-    pixels = image.detach().float().cpu().clamp(0, 1).movedim(0, -1).numpy()  # (rows, columns, C)
     for row, found in zip(grid, maps, strict=True):
-        for axes in row:
-            axes.set_axis_off()
-        row[0].imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray")
-        row[0].plot(point[1], point[0], marker="o", markersize=7, color="#e4572e", markeredgecolor="white")
         rows, columns = found.weights.shape[1:]
-        row[0].set_title(f"{found.layer}\n{rows} x {columns} cells", fontsize=7)
-        weights = found.weights.detach().float().cpu().numpy()
-        for head, axes in enumerate(row[1 : 1 + len(weights)]):
-            axes.imshow(weights[head], cmap="magma", vmin=0, vmax=np.max(weights))
-            axes.plot(found.query[1], found.query[0], marker="s", markersize=6, color="none", markeredgecolor="white")
-            axes.set_title(f"head {head + 1}", fontsize=7)
+        draw_attention(row, image, found, point, title=f"{found.layer}\n{rows} x {columns} cells")
     return figure
+
+
+def draw_attention(
+    panels: Iterable[Any], image: Tensor, found: AttentionMap, point: tuple[int, int], *, title: str
+) -> None:
+    """One row of panels, matplotlib's axes: ``image`` (C, rows, columns, values 0 to 1) with the query, then the heads.
+
+    Panels that are left over stay empty.
+    """
+    first, *others = panels
+    for axes in (first, *others):
+        axes.set_axis_off()
+    pixels = image.detach().float().cpu().clamp(0, 1).movedim(0, -1).numpy()  # (rows, columns, C)
+    first.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray")
+    first.plot(point[1], point[0], marker="o", markersize=7, color="#e4572e", markeredgecolor="white")
+    first.set_title(title, fontsize=7)
+    weights = found.weights.detach().float().cpu().numpy()  # (heads, rows, columns)
+    for head, axes in zip(range(len(weights)), others, strict=False):
+        axes.imshow(weights[head], cmap="magma", vmin=0, vmax=np.max(weights))
+        axes.plot(found.query[1], found.query[0], marker="s", markersize=6, color="none", markeredgecolor="white")
+        axes.set_title(f"head {head + 1}", fontsize=7)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnconv.report.bench_plot import file_name, sweep_figure, sweeps
 from attnconv.report.bench_table import HEADER, Table, tables
+from attnconv.report.svg import svg_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,10 +36,7 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, "Figu
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """As SVG, the same bytes for the same records."""
-    import matplotlib as mpl
-
-    with mpl.rc_context({"svg.hashsalt": "attnconv"}):
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    path.write_text(svg_file(figure), encoding="utf-8")
 
 
 def _table(table: Table) -> str:

@@ -1,0 +1,75 @@
+"""From a study's plan and its records to one comparison a block."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attnconv import checks
+from attnconv.study.arm import STATES
+from attnconv.study.comparison import Comparison, compare
+from attnconv.study.plan import Study
+
+# What a score is called, its key in a record, and its column in the record's history. The best epoch is a second
+# reading of each comparison; what is tested is the last.
+SCORES = {
+    "top1": ("top-1", "top1", "val_top1"),
+    "best_top1": ("top-1", "top1", "val_top1"),
+    "top5": ("top-5", "top5", "val_top5"),
+}
+NUMBERS = ("params", "flops", "images", "classes")
+
+
+def comparisons(study: Study, records: Sequence[Mapping[str, Any]]) -> dict[str, Comparison]:
+    """Block -> the comparison of its arms, under their names without the block; "" is the block of arms without one.
+
+    Raises:
+        InputError: a record of an arm or a seed that the study has not, or one that is damaged.
+    """
+    scored = [_scored(study, record) for record in records]
+    found = {}
+    for block, arms in study.blocks().items():
+        inside = [{**record, "arm": _own(record["arm"])} for record in scored if record["arm"] in arms]
+        order = {_own(arm): i for i, arm in enumerate(arms)}
+        inside.sort(key=lambda record: order[record["arm"]])  # stable: seeds stay in order
+        score = SCORES[study.score][0]
+        found[block] = compare(inside, baseline=study.baseline, chance=chance_of(inside), score=score)
+    return found
+
+
+def chance_of(records: Sequence[Mapping[str, Any]]) -> float:
+    """What a run that diverged in its first epoch counts with: 100 / classes, or 0 where the records do not say."""
+    classes = next((record["classes"] for record in records if record.get("classes")), None)
+    return 100 / classes if classes else 0.0
+
+
+def _own(arm: str) -> str:
+    return arm.rpartition("/")[2]
+
+
+def _scored(study: Study, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the study's score under the names that `compare` reads."""
+    run = f"the record of {record.get('arm')!r} with seed {record.get('seed')!r}"
+    checks.one_of(f"arm in {run}:", record.get("arm"), study.arms)
+    checks.one_of(f"seed in {run}:", record.get("seed"), study.seeds)
+    checks.one_of(f"state in {run}:", record.get("state"), STATES)
+    for name in NUMBERS:
+        if record.get(name) is not None:
+            checks.number(f"{name} in {run}", record[name])
+    _, key, column = SCORES[study.score]
+    if not isinstance(rows := record.get("history") or [], list):
+        raise checks.InputError(f"{run} is damaged: its history is {rows!r}")
+    history = [_epoch(row, column, run) for row in rows]
+    found = {**record, "history": history}
+    if record["state"] == "done":
+        found["top1"] = checks.number(f"{key} in {run}", record.get(key))
+        best = record.get("best_top1") if key == "top1" else max((r["val_top1"] for r in history), default=None)
+        found["best_top1"] = checks.number(f"best {key} in {run}", best)
+    return found
+
+
+def _epoch(row: Any, column: str, run: str) -> dict[str, Any]:
+    if not isinstance(row, Mapping):
+        raise checks.InputError(f"{run} is damaged: an epoch of its history is {row!r}")
+    for name in ("epoch", column, "seconds"):
+        if isinstance(row.get(name), bool) or not isinstance(row.get(name), (int, float)):
+            raise checks.InputError(f"{run} is damaged: {name} of an epoch must be a number, got {row.get(name)!r}")
+    return {**row, "val_top1": row[column]}

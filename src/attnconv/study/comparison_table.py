@@ -1,0 +1,210 @@
+"""A comparison as tables of text and as rows for CSV files.
+
+Three tables: equal epochs, with the test; the other readings of the same runs; what each arm costs. The CSV rows hold
+every number of them unrounded, every run, and every epoch.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attnconv.study.arm import STATES
+from attnconv.study.comparison import Comparison, Reading, Row
+from attnconv.study.statistics import Difference, Estimate
+
+NONE = "-"
+READINGS = (
+    ("last", "last epoch"),
+    ("best", "best epoch"),
+    ("equal_time", "equal time"),
+    ("equal_flops", "equal FLOPs"),
+    ("without_diverged", "last epoch, without diverged runs"),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first column names the rows."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def tables(comparison: Comparison, *, published: Mapping[str, str] | None = None) -> list[Table]:
+    """The three tables; ``published``: what a paper reports, by arm."""
+    return [_results(comparison, published or {}), _readings(comparison), _costs(comparison)]
+
+
+def markdown(table: Table) -> str:
+    """With the title as a heading of the third level."""
+    lines = [table.header, ("---", *["---:"] * (len(table.header) - 1)), *table.rows]
+    cells = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
+    return "\n".join([f"### {table.title}", "", *cells])
+
+
+def _results(comparison: Comparison, published: Mapping[str, str]) -> Table:
+    score = comparison.score
+    header = ["arm", "runs", "diverged", f"{score}, mean ± sd", "95 % interval", "difference", "95 % interval"]
+    header += ["pairs", "p", "p (Holm)", "runs needed", *(["published"] if published else [])]
+    rows = []
+    for row in comparison.rows:
+        test = row.test
+        cells = [row.arm, _runs(row), str(row.counts["diverged"]), *_estimate(row.last), *_difference(row.last)]
+        cells.append(_compared(row.last.difference))
+        cells += [_p(test.permutation.p), _p(test.holm_p)] if test.permutation else [test.why_not, NONE]
+        cells.append(_needed(row))
+        rows.append((*cells, *([published.get(row.arm, NONE)] if published else [])))
+    return Table("Equal epochs: the score after the last epoch", tuple(header), tuple(rows))
+
+
+def _readings(comparison: Comparison) -> Table:
+    header = ("arm", "reading", "epochs", "runs", f"{comparison.score}, mean ± sd", "95 % interval")
+    rows = []
+    for row in comparison.rows:
+        for key, name in READINGS[1:]:
+            reading: Reading | None = getattr(row, key)
+            if reading is None:
+                continue
+            epochs = row.epochs if reading.epochs is None else reading.epochs
+            runs = str(reading.estimate.n) if reading.estimate else NONE
+            cells = (row.arm, name, _or_none(epochs), runs, *_estimate(reading), *_difference(reading))
+            rows.append(cells)
+    return Table("The same runs, read otherwise: not tested", (*header, "difference", "95 % interval"), tuple(rows))
+
+
+def _costs(comparison: Comparison) -> Table:
+    header = ("arm", "parameters", "GFLOPs an image", "epochs", "training s an epoch", "training s")
+    rows = []
+    for row in comparison.rows:
+        an_epoch = row.seconds / row.epochs if row.seconds is not None and row.epochs else None
+        gflops = None if row.flops is None else f"{row.flops / 1e9:.3g}"
+        cells = (row.arm, NONE if row.params is None else f"{row.params:,}", gflops or NONE, _or_none(row.epochs))
+        rows.append((*cells, _seconds(an_epoch), _seconds(row.seconds)))
+    return Table("What a run costs", header, tuple(rows))
+
+
+def _runs(row: Row) -> str:
+    """Those with a score, of those planned."""
+    scored, planned = row.counts["done"] + row.counts["diverged"], sum(row.counts.values())
+    return str(scored) if scored == planned else f"{scored} of {planned}"
+
+
+def _estimate(reading: Reading) -> tuple[str, str]:
+    found = reading.estimate
+    if found is None or found.mean is None:
+        return reading.why_not or NONE, NONE
+    mean = f"{found.mean:.2f}" if found.sd is None else f"{found.mean:.2f} ± {found.sd:.2f}"
+    return mean, _interval(found)
+
+
+def _difference(reading: Reading) -> tuple[str, str]:
+    found = reading.difference
+    return (NONE, NONE) if found is None else (f"{found.value:+.2f}", _interval(found))
+
+
+def _interval(found: Estimate | Difference) -> str:
+    interval = found.interval
+    if interval.low is None:
+        return NONE
+    sign = "+" if isinstance(found, Difference) else ""
+    mark = " (t)" if interval.kind == "t" else ""
+    return f"{interval.low:{sign}.2f} to {interval.high:{sign}.2f}{mark}"
+
+
+def _compared(found: Difference | None) -> str:
+    if found is None:
+        return NONE
+    return str(found.n[0]) if found.paired else f"unpaired, {found.n[0]} and {found.n[1]}"
+
+
+def _p(p: float | None) -> str:
+    return NONE if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def _needed(row: Row) -> str:
+    if not row.test.permutation:
+        return NONE
+    return "none would do" if row.test.runs_to_see is None else f"{row.test.runs_to_see:,}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return NONE if seconds is None else f"{seconds:.1f}" if seconds < 100 else f"{seconds:,.0f}"
+
+
+def _or_none(number: int | None) -> str:
+    return NONE if number is None else str(number)
+
+
+def summary_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A flat mapping for each arm and reading; None where a number does not exist."""
+    return [
+        _summary(comparison, row, key, reading)
+        for row in comparison.rows
+        for key, _ in READINGS
+        if (reading := getattr(row, key)) is not None
+    ]
+
+
+def _summary(comparison: Comparison, row: Row, key: str, reading: Reading) -> dict[str, Any]:
+    found, difference = reading.estimate, reading.difference
+    test = row.test if key == "last" else None
+    permutation = test.permutation if test else None
+    return {
+        "arm": row.arm,
+        "baseline": comparison.baseline,
+        "reading": key,
+        "score": comparison.score,
+        **{state: row.counts[state] for state in STATES},
+        "epochs": row.epochs if reading.epochs is None else reading.epochs,
+        "n": found and found.n,
+        "mean": found and found.mean,
+        "sd": found and found.sd,
+        "low": found and found.interval.low,
+        "high": found and found.interval.high,
+        "interval": found and (found.interval.kind or found.interval.why_not),
+        "difference": difference and difference.value,
+        "difference_low": difference and difference.interval.low,
+        "difference_high": difference and difference.interval.high,
+        "difference_interval": difference and (difference.interval.kind or difference.interval.why_not),
+        "paired": difference and difference.paired,
+        "compared": difference and " and ".join(map(str, difference.n)),
+        "difference_sds": difference and " and ".join(map(repr, difference.sds)),
+        "p": permutation and permutation.p,
+        "p_holm": test and test.holm_p,
+        "smallest_p": permutation and permutation.smallest_p,
+        "p_exact": permutation and permutation.exact,
+        "runs_needed": test and test.runs_to_see,
+        "why_not": reading.why_not or (test.why_not if test else ""),
+        "params": row.params,
+        "flops": row.flops,
+        "train_seconds": row.seconds,
+    }
+
+
+def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Each run's record without its epochs."""
+    names = dict.fromkeys(key for record in comparison.records for key in record if key != "history")
+    return [{name: record.get(name) for name in names} for record in comparison.records]
+
+
+def epoch_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Each epoch of each run."""
+    found = [
+        {"arm": record["arm"], "seed": record["seed"], **row}
+        for record in comparison.records
+        for row in record.get("history") or ()
+    ]
+    names = dict.fromkeys(key for row in found for key in row)
+    return [{name: row.get(name) for name in names} for row in found]
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """With a header; None is an empty cell. The rows have the same keys."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

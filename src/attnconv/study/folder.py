@@ -1,0 +1,173 @@
+"""The folder of a study: its plan, its runs, and what may be added to it once there are runs.
+
+study.yaml is the whole plan. runs/ARM-seedS/ are ordinary run folders, with facts.json (what a record needs beside
+result.json) and, if it came to that, diverged.json or failed.json; logs/ARM-seedS.txt is what their processes printed.
+records.jsonl is derived from them and made anew each time.
+"""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from attnconv import __version__, checks
+from attnconv.study.plan import PlannedRun, Study
+from attnconv.study.plan_file import read_study
+from attnconv.train.atomic import replacing
+from attnconv.train.run_folder import MAY_DIFFER, RunFolder
+
+
+class StudyFolder:
+    """The files of one study. Making it reads and writes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.plan = self.path / "study.yaml"
+        self.records = self.path / "records.jsonl"
+
+    def run(self, planned: PlannedRun) -> RunFolder:
+        """Where a run of the study is."""
+        return RunFolder(self.path / "runs" / planned.name)
+
+    def log(self, planned: PlannedRun) -> Path:
+        """What its processes print."""
+        return self.path / "logs" / f"{planned.name}.txt"
+
+    def study(self) -> Study:
+        """The plan; InputError if there is none, or it cannot be read."""
+        if not self.plan.exists():
+            raise checks.InputError(f"{self.path} holds no study: it has no study.yaml")
+        return read_study(self.plan)
+
+    def begun(self, study: Study) -> list[PlannedRun]:
+        """The runs of which there is anything."""
+        return [planned for planned in study.runs() if self.run(planned).path.exists()]
+
+    def prepare(self, study: Study, *, threads: int, extend: bool = False, mix_versions: bool = False) -> Study:
+        """Make the folder, or take up the one that is there; the study to run, which has its number of threads.
+
+        Args:
+            threads: CPU threads of each run, if neither ``study`` nor the folder says.
+            extend: accept arms, seeds, published numbers and words that ``study`` has and the folder has not.
+            mix_versions: go on although some runs were made by another version of this library.
+        Raises:
+            InputError: the folder holds something else, runs of another plan (the differences are listed), runs whose
+                own config.yaml is another than the plan's, or runs of another version.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise checks.InputError(f"{self.path} is a file; --out must name a folder, or one to be made")
+        if not self.plan.exists():
+            if self.path.exists() and any(self.path.iterdir()):
+                raise checks.InputError(f"{self.path} holds other files and no study: give another --out")
+            return self._write(dataclasses.replace(study, threads=study.threads or threads))
+        stored = self.study()
+        study = dataclasses.replace(study, threads=study.threads or stored.threads or threads)
+        if self.begun(stored):
+            added, changed = differences(stored, study)
+            if changed:
+                raise checks.InputError(
+                    f"{self.path} holds runs of another plan: {'; '.join(changed)}. Give another --out, or undo this"
+                )
+            if added and not extend:
+                raise checks.InputError(
+                    f"{self.path} holds runs of a smaller plan: {'; '.join(added)}. --extend adds it"
+                )
+        self.require_as_planned(study)
+        if not mix_versions:
+            self._require_version(study)
+        return self._write(study)
+
+    def _write(self, study: Study) -> Study:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
+        with replacing(self.plan) as file:
+            file.write(yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True).encode())
+        return study
+
+    def require_as_planned(self, study: Study) -> None:
+        """Raise InputError unless each run that was begun has the configuration that the plan gives it."""
+        for planned in self.begun(study):
+            path = self.run(planned).config
+            if not path.exists():
+                continue
+            try:
+                stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise checks.InputError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+            changed = _changes(
+                type(planned.config).from_dict(stored, source=str(path)).to_dict(), planned.config.to_dict()
+            )
+            if changed:
+                raise checks.InputError(
+                    f"study.yaml was changed after run {planned.name} was begun: {'; '.join(changed)}"
+                )
+
+    def _require_version(self, study: Study) -> None:
+        made: dict[str, int] = {}
+        for planned in self.begun(study):
+            for version in {session["version"] for session in self.facts(planned).get("sessions", ())}:
+                made[version] = made.get(version, 0) + 1
+        if others := {version: count for version, count in made.items() if version != __version__}:
+            which = ", ".join(f"{count} of attnconv {version}" for version, count in sorted(others.items()))
+            raise checks.InputError(
+                f"{self.path} holds runs of another version ({which}; this is {__version__}): numbers of two versions "
+                "may differ for that reason alone; give another --out, or --mix-versions to go on and have the records "
+                "say so"
+            )
+
+    def facts(self, planned: PlannedRun) -> dict[str, Any]:
+        """What the run's processes noted about it; {} before its data were loaded."""
+        return self.note(planned, "facts") or {}
+
+    def note(self, planned: PlannedRun, name: str) -> dict[str, Any] | None:
+        """What NAME.json in the run's folder holds; None if it is not there, or is no JSON object."""
+        with contextlib.suppress(OSError, ValueError):
+            value = json.loads((self.run(planned).path / f"{name}.json").read_text(encoding="utf-8"))
+            return value if isinstance(value, dict) else None
+        return None
+
+    def write_note(self, planned: PlannedRun, name: str, value: dict[str, Any]) -> None:
+        """Write NAME.json there."""
+        run = self.run(planned)
+        run.make()
+        with replacing(run.path / f"{name}.json") as file:
+            file.write((json.dumps(value, indent=2) + "\n").encode())
+
+    def forget_note(self, planned: PlannedRun, name: str) -> None:
+        (self.run(planned).path / f"{name}.json").unlink(missing_ok=True)
+
+
+def differences(stored: Study, now: Study) -> tuple[list[str], list[str]]:
+    """What ``now`` has that ``stored`` has not, and what is another: the second would change runs that exist."""
+    added, changed = [], []
+    for what, then, new in (("arm", stored.arms, now.arms), ("seed", stored.seeds, now.seeds)):
+        added += [f"{what} {name} is new" for name in new if name not in then]
+        changed += [f"{what} {name} is gone" for name in then if name not in new]
+    seed = stored.seeds[0]
+    for arm in stored.arms:
+        if arm in now.arms:
+            found = _changes(stored.config(arm, seed).to_dict(), now.config(arm, seed).to_dict())
+            changed += [f"arm {arm}: {text}" for text in found]
+    for what in ("baseline", "score", "threads"):
+        if (then := getattr(stored, what)) != (new := getattr(now, what)):
+            changed.append(f"{what} was {then!r} and is now {new!r}")
+    for what in ("name", "text", "scale", "memory_gb"):
+        if (then := getattr(stored, what)) != (new := getattr(now, what)):
+            added.append(f"{what} was {then!r} and is now {new!r}")
+    for arm in {**stored.published, **now.published}:
+        if (then := stored.published.get(arm)) != (new := now.published.get(arm)):
+            added.append(f"published number of {arm} was {then!r} and is now {new!r}")
+    return added, changed
+
+
+def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [
+        f"{name} was {then[name]!r} and is now {now[name]!r}"
+        for name in now
+        if name not in MAY_DIFFER and then[name] != now[name]
+    ]

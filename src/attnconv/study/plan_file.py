@@ -1,0 +1,172 @@
+"""A study as a YAML file: what a person writes, and what a study's folder keeps.
+
+The arms are written out, or a grid gives them, or both are repeated in blocks::
+
+    name: mine
+    text: Does attention help on digits?
+    recipe: NAME              # of `attnconv train --list-recipes`; base and arms go over it
+    base: {data: digits, epochs: 3}
+    arms: {plain: {model: convnet3}, augmented: {model: aa_convnet3}}
+    blocks: {small: {train_subset: 200}, whole: {}}
+    baseline: plain
+    seeds: 5
+
+    grid:                     # instead of arms
+      model: [convnet3, aa_convnet3]
+      epochs: [3, 6]
+      model_options.position: [sine, relative]
+"""
+
+import itertools
+from collections.abc import Hashable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from attnconv import checks
+from attnconv.study.plan import Study, merged
+from attnconv.train.config import RunConfig
+
+FIELDS = (*(f.name for f in fields(Study)), "recipe", "grid", "blocks")
+REQUIRED = ("name", "text", "baseline")
+
+# Options of a grid that make a comparison of its own, with its own baseline, and how they are written in its name.
+BLOCK_OPTIONS = {"data": "{}", "image_size": "{}px", "train_subset": "{}img", "epochs": "{}ep"}
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no name twice: the second would silently take the place of the first."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"{key.value!r} stands twice in line {key.start_mark.line + 1}")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_study(path: Path) -> Study:
+    """The study in a YAML file; InputError if it cannot be read, or as `Study`."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise checks.InputError(f"no file at {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise checks.InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    return study_of(values, source=str(path))
+
+
+def study_of(values: Any, *, source: str) -> Study:
+    """The study that ``values`` of ``source`` describe."""
+    if not isinstance(values, dict):
+        raise checks.InputTypeError(f"{source} must hold names and values, got {type(values).__name__}")
+    for name in values:
+        checks.one_of(f"entry of a study in {source}", name, FIELDS)
+    for name in REQUIRED:
+        if name not in values:
+            raise checks.InputError(f"{source} must say its {name}")
+    if ("arms" in values) == ("grid" in values):
+        raise checks.InputError(f"{source} must have either arms or a grid")
+    values = dict(values)
+    try:
+        if "grid" in values:
+            values["arms"] = arms_of_grid(values.pop("grid"))
+        if (blocks := values.pop("blocks", None)) is not None:
+            values["arms"] = arms_in_blocks(blocks, values["arms"])
+        if (recipe := values.pop("recipe", None)) is not None:
+            base = _dict("base", values.get("base"))
+            values["base"] = {}
+            values["arms"] = {
+                arm: under_recipe(recipe, merged(base, _dict(f"arm {arm!r}", options)))
+                for arm, options in _dict("arms", values["arms"]).items()
+            }
+        return Study(**values)
+    except checks.InputError as error:
+        raise type(error)(f"{source}: {error}") from None
+
+
+def under_recipe(name: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a recipe but its seed, with ``options`` over them; InputError if there is no such recipe."""
+    from attnconv.recipes import find_recipe
+
+    found = find_recipe(name).under(options)
+    return {option: value for option, value in found.items() if option != "seed" or option in options}
+
+
+def arms_in_blocks(blocks: Any, arms: Any) -> dict[str, dict[str, Any]]:
+    """Every arm in every block, BLOCK/ARM; the arm's options go over the block's."""
+    blocks, arms = _dict("blocks", blocks), _dict("arms", arms)
+    if not blocks:
+        raise checks.InputError("blocks must name at least one, got none")
+    return {
+        f"{block}/{arm}": merged(_dict(f"block {block!r}", shared), _dict(f"arm {arm!r}", options))
+        for block, shared in blocks.items()
+        for arm, options in arms.items()
+    }
+
+
+def arms_of_grid(grid: Any) -> dict[str, dict[str, Any]]:
+    """Every combination of a grid's values: option -> list of them; ``model_options.NAME`` is one of the network's.
+
+    Raises:
+        InputError: no options, an option without values, or with one of them twice.
+    """
+    grid = _dict("grid", grid)
+    if not grid:
+        raise checks.InputError("the grid is empty: it must name at least one option and its values")
+    known = [f.name for f in fields(RunConfig) if f.name not in ("seed", "model_options")]
+    for option, values in grid.items():
+        if not str(option).startswith("model_options."):
+            checks.one_of("option in the grid", option, known)
+        if not isinstance(values, list):
+            raise checks.InputTypeError(f"grid: {option} must be a list of values, got {values!r}")
+        if not values:
+            raise checks.InputError(f"the grid is empty: {option} has no values")
+        if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+            raise checks.InputError(f"grid: {option} has {twice[0]!r} twice")
+    arms = {}
+    for combination in itertools.product(*grid.values()):
+        options: dict[str, Any] = {}
+        for option, value in zip(grid, combination, strict=True):
+            own = option.removeprefix("model_options.")
+            options = merged(options, {option: value} if own == option else {"model_options": {own: value}})
+        name = _arm_name(dict(zip(grid, combination, strict=True)))
+        if name in arms:
+            raise checks.InputError(f"two combinations of the grid have the name {name!r}: write them out as arms")
+        arms[name] = options
+    return arms
+
+
+def _arm_name(values: dict[str, Any]) -> str:
+    """digits-3ep/convnet3,lr=0.1: data, size and length make the block, everything else the arm."""
+    inside = [option for option in values if option not in BLOCK_OPTIONS]
+    block = [
+        form.format(_word(Path(str(values[option])).name))
+        for option, form in BLOCK_OPTIONS.items()
+        if option in values and inside
+    ]
+    arm = [
+        _word(values[option])
+        if option == "model"
+        else f"{option.removeprefix('model_options.')}={_word(values[option])}"
+        for option in inside or values
+    ]
+    return "/".join(part for part in ("-".join(block), ",".join(arm)) if part)
+
+
+def _word(value: Any) -> str:
+    """A value as part of a name."""
+    if isinstance(value, list):
+        return "+".join(map(_word, value)) or "none"
+    return "none" if value is None else str(value).replace("/", "-").replace(" ", "-")
+
+
+def _dict(what: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise checks.InputTypeError(f"{what} must hold names and values, got {value!r}")
+    return value

@@ -1,0 +1,119 @@
+"""One record a run: what a table, a curve and a test are made of.
+
+A record's "state" is "done", "diverged" (its loss was not finite; kept as it is), "failed" (tried again the next
+time), "running" or "missing" (not begun, or interrupted). Numbers that a run has not come to are None; "history" holds
+the rows of metrics.csv so far, and "top1" is of the last epoch of a run that is done.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attnconv import checks
+from attnconv.report.records import read_metrics
+from attnconv.study.arm import STATES
+from attnconv.study.folder import StudyFolder
+from attnconv.study.plan import PlannedRun, Study
+from attnconv.train.atomic import replacing
+from attnconv.train.run_lock import is_locked
+
+FORMAT = 1
+RESULTS = ("top1", "best_top1", "best_epoch", "top5", "loss", "seconds", "train_seconds_per_epoch")
+COUNTS = ("epoch", "step")  # columns of metrics.csv that are whole numbers
+
+
+def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
+    """The record of one run, from its folder; torch is not needed for it, and nothing is written."""
+    facts, result = folder.facts(planned), folder.note(planned, "result")
+    sessions = facts.get("sessions", [])
+    last = sessions[-1] if sessions else {}
+    history = _history(folder.run(planned).metrics)
+    state, reason = _state(folder, planned, len(history))
+    found = {
+        "format": FORMAT,
+        "arm": planned.arm,
+        "seed": planned.seed,
+        "state": state,
+        "reason": reason,
+        **{name: (result or {}).get(name) for name in RESULTS},
+        "params": facts.get("params"),
+        "flops": facts.get("flops"),  # of one image forward, 2 a multiply-add
+        "images": facts.get("images"),  # of training, an epoch
+        "classes": facts.get("classes"),
+        "history": history,
+        "commit": _all(sessions, "commit"),
+        "machine": _all(sessions, "machine"),
+        "device": last.get("device"),
+        "threads": last.get("threads"),
+        "torch": _all(sessions, "torch"),
+        "version": _all(sessions, "version"),
+    }
+    if result is None and history:
+        best = max(history, key=lambda row: row["val_top1"])  # the first of equals, as a run counts
+        found |= {"best_top1": best["val_top1"], "best_epoch": best["epoch"]}
+    return found
+
+
+def records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
+    """Those of all runs, in the order of the plan."""
+    return [record(folder, planned) for planned in study.runs()]
+
+
+def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
+    """Make records.jsonl anew; what it holds."""
+    found = records(folder, study)
+    with replacing(folder.records) as file:
+        file.write("".join(json.dumps(one) + "\n" for one in found).encode())
+    return found
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records in a file; InputError if it cannot be read, a line is no record, or one has another format."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise checks.InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict) or "format" not in value:
+            raise checks.InputError(f"{path}, line {number} is no record of a study")
+        if value["format"] != FORMAT:
+            raise checks.InputError(
+                f"{path}, line {number} has format {value['format']!r}; this version reads {FORMAT}"
+            )
+        found.append(value)
+    return found
+
+
+def counts(found: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many records are of each state."""
+    return {state: sum(one["state"] == state for one in found) for state in STATES}
+
+
+def _state(folder: StudyFolder, planned: PlannedRun, epochs: int) -> tuple[str, str | None]:
+    if folder.note(planned, "result") is not None:
+        return "done", None
+    if (note := folder.note(planned, "diverged")) is not None:
+        return "diverged", note.get("reason")
+    if is_locked(folder.run(planned).path):
+        return "running", f"{epochs} of {planned.config.epochs} epochs done"
+    if (note := folder.note(planned, "failed")) is not None:
+        return "failed", note.get("reason")
+    return "missing", f"interrupted after {epochs} of {planned.config.epochs} epochs" if epochs else None
+
+
+def _history(metrics: Path) -> list[dict[str, Any]]:
+    if not metrics.exists():
+        return []
+    rows = read_metrics(metrics.parent)
+    return [{name: int(value) if name in COUNTS else value for name, value in row.items()} for row in rows]
+
+
+def _all(sessions: list[dict[str, Any]], name: str) -> str | None:
+    """The value of the run's processes; if one went on where another had stopped, and differs, both, in their order."""
+    return " + ".join(dict.fromkeys(str(s[name]) for s in sessions if s.get(name) is not None)) or None

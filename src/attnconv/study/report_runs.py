@@ -1,0 +1,70 @@
+"""The list of a study's runs, and what of it was not run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attnconv.report.study_page import Block, Items, TableData
+from attnconv.study.compared import SCORES
+from attnconv.study.comparison_table import NONE
+from attnconv.study.plan import Study
+
+Record = Mapping[str, Any]
+UNDONE = ("failed", "running", "missing")
+
+
+def run_table(study: Study, records: Sequence[Record]) -> TableData:
+    """A row a run, by arm and seed; those that diverged or failed stand out."""
+    name, key, column = SCORES[study.score]
+    header = ("arm", "seed", "state", f"{name}, last", f"{name}, best", "epochs", "training s", "commit", "torch")
+    order = {arm: i for i, arm in enumerate(study.arms)}
+    rows, marked = [], []
+    for record in sorted(records, key=lambda record: order[record["arm"]]):
+        history = record.get("history") or ()
+        last = record.get(key) if record["state"] == "done" else history[-1][column] if history else None
+        best = max((row[column] for row in history if row[column] == row[column]), default=None)
+        if record["state"] in ("diverged", "failed"):
+            marked.append(len(rows))
+        rows.append(
+            (
+                *(record["arm"], str(record["seed"]), record["state"], _score(last), _score(best), str(len(history))),
+                f"{sum(row['seconds'] for row in history):,.1f}" if history else NONE,
+                _commit(record.get("commit")),
+                *(str(record.get(key) or NONE) for key in ("torch", "device", "threads", "machine", "reason")),
+            )
+        )
+    return TableData((*header, "device", "threads", "machine", "remark"), rows, marked)
+
+
+def not_run(study: Study, records: Sequence[Record]) -> list[Block]:
+    """The runs that came to no end, by arm and reason; and the published numbers without a run of ours."""
+    undone: dict[tuple[str, str, str], list[int]] = {}
+    for record in records:
+        if record["state"] in UNDONE:
+            key = (record["arm"], record["state"], record.get("reason") or NONE)
+            undone.setdefault(key, []).append(record["seed"])
+    found: list[Block] = []
+    if undone:
+        order = {arm: i for i, arm in enumerate(study.arms)}
+        rows = [
+            (arm, state, ", ".join(map(str, seeds)), reason)
+            for (arm, state, reason), seeds in sorted(undone.items(), key=lambda pair: order[pair[0][0]])
+        ]
+        found.append(TableData(("arm", "state", "seeds", "reason"), rows))
+    else:
+        found.append("Every run of the plan came to an end.")
+    with_runs = {record["arm"] for record in records if record["state"] in ("done", "diverged")}
+    if alone := [arm for arm in study.published if arm not in with_runs]:
+        found.append("Published numbers without a run of ours:")
+        found.append(
+            Items([f"{arm}: {study.published[arm]['value']:g}, {study.published[arm]['source']}" for arm in alone])
+        )
+    return found
+
+
+def _score(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}"
+
+
+def _commit(value: str | None) -> str:
+    """Each hash by its first nine digits."""
+    return " + ".join(part[:9] for part in value.split(" + ")) if value else NONE

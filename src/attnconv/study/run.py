@@ -1,0 +1,52 @@
+"""Running a study: what is missing of it, in its folder, on an executor."""
+
+from typing import Any
+
+from attnconv.study.executor import Executor
+from attnconv.study.folder import StudyFolder
+from attnconv.study.plan import PlannedRun, Study
+from attnconv.study.progress import StudyProgress
+from attnconv.study.records import record, write_records
+from attnconv.train.interrupts import termination_raised
+from attnconv.train.run_lock import locked
+
+KEPT = ("done", "diverged")
+
+
+def run_study(
+    study: Study,
+    folder: StudyFolder,
+    executor: Executor,
+    *,
+    extend: bool = False,
+    mix_versions: bool = False,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Do the runs of ``study`` that are not done; the records of all.
+
+    Runs that are done are kept, and so are diverged ones; interrupted ones go on from their checkpoints; failed ones
+    are tried again. Ctrl-C and SIGTERM save the runs under way and are raised.
+
+    Raises:
+        InputError: as `Study.require_runnable`, `StudyFolder.prepare` and the executor, before anything runs; another
+            process is at work in the folder.
+    """
+    study.require_runnable()
+    study = folder.prepare(study, threads=executor.threads, extend=extend, mix_versions=mix_versions)
+    assert study.threads is not None
+    with locked(folder.path), termination_raised():
+        runs = study.runs()
+        left = [planned for planned in runs if record(folder, planned)["state"] not in KEPT]
+        try:
+            with StudyProgress(folder, runs, left, shown=progress) as display:
+
+                def ended(planned: PlannedRun) -> None:
+                    display.ended(record(folder, planned))
+                    write_records(folder, study)
+
+                executor.execute(
+                    folder, left, threads=study.threads, memory_gb=study.memory_gb, ended=ended, tick=display.tick
+                )
+        finally:
+            found = write_records(folder, study)
+    return found

@@ -1,0 +1,49 @@
+"""The built-in studies: each can be run as it is, and has the published numbers that belong to it."""
+
+import pytest
+
+from attnconv.checks import InputError
+from attnconv.study.catalog import BUILT_IN, built_in
+from attnconv.study.plan_file import study_of
+
+SCALES = ("published", "small")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_all_that_it_names_exists(name, scale, tmp_path, monkeypatch):
+    (tmp_path / "imagenet").mkdir()
+    monkeypatch.chdir(tmp_path)
+    study = built_in(name, scale)
+    assert (study.name, study.scale) == (name, scale)
+    study.require_runnable()
+    assert len(study.runs()) == len(study.arms) * len(study.seeds)
+    assert study_of(study.to_dict(), source="study.yaml") == study
+    assert not (scale == "small" and study.published)  # nothing published belongs to it
+
+
+def test_all_eight_rows_and_the_comparisons_of_simple_self_attention():
+    study = built_in("simple-self-attention")
+    assert len(study.blocks()) == 8
+    assert [arm.partition("/")[2] for arm in study.blocks()["imagewoof-128-5ep"]] == [
+        "xresnet50", "ssa_xresnet50", "sa_xresnet50", "ssa_xresnet50-symmetric",
+    ]  # fmt: skip
+    config = study.config("imagewoof-256-80ep/ssa_xresnet50", 0)
+    assert (config.data, config.image_size, config.epochs, config.lr) == ("imagewoof-old", 256, 80, 3e-3)
+    assert study.published["imagewoof-128-5ep/sa_xresnet50"]["value"] == 64.0
+    assert len(study.published) == 17
+
+
+def test_the_small_one_is_the_row_that_the_issue_names():
+    study = built_in("simple-self-attention", "small")
+    assert study.seeds == (0, 1, 2, 3, 4)
+    assert study.base == {
+        "data": "imagewoof", "image_size": 48, "epochs": 5, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3,
+        "weight_decay": 1e-2, "label_smoothing": 0.1, "cache_images": True,
+    }  # fmt: skip
+    assert study.config("ssa_xresnet18-symmetric", 0).model_options == {"symmetric": True}
+
+
+def test_unknown_names():
+    with pytest.raises(InputError, match="unknown study 'aa-cifar10'; nearest: 'aa-cifar100'"):
+        built_in("aa-cifar10")

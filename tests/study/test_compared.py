@@ -1,0 +1,78 @@
+"""From records to comparisons: by block, by score, and what is refused."""
+
+import pytest
+from study.planted import all_done, diverged, plan, record, undone
+
+from attnconv.checks import InputError
+from attnconv.study.compared import chance_of, comparisons
+
+BLOCKS = {
+    f"{block}/{arm}": {"model": model, "epochs": epochs}
+    for block, epochs in (("short", 3), ("long", 5))
+    for arm, model in (("plain", "convnet3"), ("aa", "aa_convnet3"))
+}
+
+
+def test_arms_are_compared_within_their_block():
+    study = plan(arms=BLOCKS, published={})
+    found = comparisons(study, all_done(study))
+    assert list(found) == ["short", "long"]
+    assert [row.arm for row in found["long"].rows] == ["plain", "aa"]
+    assert found["long"].rows[1].last.difference.value == pytest.approx(4.0)
+    assert all(len(comparison.records) == 10 for comparison in found.values())
+
+
+def test_a_run_under_way_has_no_score_yet():
+    study = plan()
+    records = [undone(r["arm"], r["seed"], "running") if r["arm"] == "late" else r for r in all_done(study)]
+    (comparison,) = comparisons(study, records).values()
+    assert comparison.rows[2].counts == {"done": 0, "diverged": 0, "failed": 0, "running": 5, "missing": 0}
+
+
+def test_top5_is_read_where_the_plan_says_so():
+    study = plan(score="top5", published={})
+    (comparison,) = comparisons(study, all_done(study)).values()
+    assert comparison.score == "top-5"
+    assert comparison.rows[0].last.estimate.mean == pytest.approx(93.2)
+    assert comparison.rows[0].best.estimate.mean == pytest.approx(93.2)
+
+
+def test_the_last_epoch_is_tested_even_if_the_plan_names_the_best():
+    study = plan(score="best_top1")
+    records = [record(run.arm, run.seed, best_top1=99.0) for run in study.runs()]
+    (comparison,) = comparisons(study, records).values()
+    assert comparison.rows[1].last.difference.value != 0 == comparison.rows[1].best.difference.value
+
+
+def test_a_run_that_diverged_at_once_counts_with_chance():
+    study = plan()
+    records = all_done(study)
+    records[1] = diverged("aa", 0, epochs=0) | {"classes": 10}
+    (comparison,) = comparisons(study, records).values()
+    assert (chance_of(records), chance_of(records[2:])) == (10.0, 0.0)
+    first, *_ = comparison.rows[1].seeds
+    assert first == 0
+    assert comparison.rows[1].last.estimate.mean == pytest.approx((10 + 79.9 + 79.0 + 79.6 + 80.2) / 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arm": "plane"}, "unknown arm in the record of 'plane' with seed 0: 'plane'; nearest: 'plain'"),
+        ({"seed": 9}, "unknown seed in the record of 'plain' with seed 9: 9"),
+        ({"state": "gone"}, "unknown state in the record of 'plain' with seed 0: 'gone'"),
+        ({"top1": None}, "top1 in the record of 'plain' with seed 0 must be a number, got None"),
+        ({"top1": float("nan")}, "top1 in the record of 'plain' with seed 0 must be finite, got nan"),
+        ({"best_top1": "high"}, "best top1 in the record of 'plain' with seed 0 must be a number, got 'high'"),
+        ({"flops": "many"}, "flops in the record of 'plain' with seed 0 must be a number, got 'many'"),
+        ({"history": [3]}, "the record of 'plain' with seed 0 is damaged: an epoch of its history is 3"),
+        ({"history": [{"epoch": 1}]}, "is damaged: val_top1 of an epoch must be a number, got None"),
+        ({"history": 3}, "the record of 'plain' with seed 0 is damaged: its history is 3"),
+    ],
+)
+def test_damaged_records_are_refused_in_one_line(change, message):
+    study = plan()
+    with pytest.raises(InputError) as caught:
+        comparisons(study, [record("plain", 0) | change, *all_done(study)[1:]])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,76 @@
+"""2,000 simulated studies in which attention changes nothing: how often do they say that it does?"""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from attnconv.study.statistics import holm, permutation
+
+STUDIES = 2000
+ARMS = 3
+
+
+def likely(share: float, studies: int = STUDIES) -> tuple[float, float]:
+    """What 999 of 1,000 binomial counts lie in."""
+    return stats.binom.interval(0.999, studies, share)
+
+
+def p_values(seeds: int, noise, *, paired: bool, arms: int, studies: int = STUDIES) -> np.ndarray:
+    """(studies, arms): each arm against the one baseline of its study, which shares an effect of the seed."""
+    generator = np.random.default_rng(0)
+    found = np.empty((studies, arms))
+    for study in range(studies):
+        common = generator.normal(70, 1, seeds) if paired else 70.0
+        baseline = dict(enumerate(common + noise(generator, seeds)))
+        for arm in range(arms):
+            scores = common + noise(generator, seeds)
+            first = 0 if paired else 100
+            test = permutation({first + i: score for i, score in enumerate(scores)}, baseline)
+            assert test is not None
+            found[study, arm] = test.p
+    return found
+
+
+@pytest.fixture(scope="module")
+def paired() -> np.ndarray:
+    """8 seeds, noise with heavy tails: no test that believes in the normal distribution would be exact."""
+    return p_values(8, lambda generator, n: generator.standard_t(3, n), paired=True, arms=ARMS)
+
+
+@pytest.mark.parametrize("arm", range(ARMS))
+def test_one_comparison_raises_five_percent_false_alarms(paired, arm):
+    alarms = np.sum(paired[:, arm] <= 0.05)
+    for share in (0.05, 12 / 256):  # the second is exact: p comes in steps of 2 / 256
+        low, high = likely(share)
+        assert low <= alarms <= high
+
+
+def test_without_holm_three_comparisons_raise_too_many(paired):
+    assert np.sum(paired.min(axis=1) <= 0.05) > likely(0.05)[1]
+
+
+def test_with_holm_the_whole_table_raises_no_more_than_five_percent(paired):
+    alarms = sum(min(holm(list(study))) <= 0.05 for study in paired)
+    assert likely(0.02)[0] <= alarms <= likely(0.05)[1]
+
+
+def test_unpaired_comparisons_raise_no_more_than_five_percent():
+    alarms = np.sum(p_values(4, lambda g, n: g.normal(0, 1, n), paired=False, arms=1, studies=500) <= 0.05)
+    low, high = likely(2 / 70, 500)  # exact: p comes in steps of 2 / 70
+    assert low <= alarms <= high
+
+
+@pytest.mark.slow
+def test_unpaired_arms_of_unequal_spread():
+    generator, alarms = np.random.default_rng(1), 0
+    for _ in range(STUDIES):
+        x, y = generator.normal(70, 3, 5), generator.normal(70, 1, 8)
+        test = permutation(dict(enumerate(x)), {100 + i: value for i, value in enumerate(y)})
+        assert test is not None
+        alarms += test.p <= 0.05
+    assert alarms <= likely(0.075)[1]  # the labels are no longer exchangeable: nearly, not exactly 5 %
+
+
+def test_five_seeds_never_alarm():
+    found = p_values(5, lambda g, n: g.normal(0, 1, n), paired=True, arms=1, studies=100)
+    assert found.min() == 0.0625

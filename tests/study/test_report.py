@@ -1,0 +1,238 @@
+"""The report of a planted study: what it must say, and that its three forms agree."""
+
+import csv
+import re
+
+import pytest
+from report.test_report import Tags
+from study.planted import GAIN, PLAN, all_done, diverged, keep, plan, record, undone
+
+from attnconv.checks import InputError
+from attnconv.study import budgets
+from attnconv.study.arm import Arm
+from attnconv.study.catalog import built_in
+from attnconv.study.compared import chance_of, comparisons
+from attnconv.study.report import write_report
+from attnconv.study.report_command import command
+from attnconv.study.report_drawings import curves_of, point_of
+
+FAILED = "its process was killed <3 times>, at last by SIGKILL"
+
+
+def with_faults(study):
+    faults = {("aa", 2): diverged("aa", 2), ("late", 4): undone("late", 4, "failed", FAILED)}
+    return [faults.get((found["arm"], found["seed"]), found) for found in all_done(study)]
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    study = plan()
+    folder = keep(tmp_path_factory.mktemp("study"), study, with_faults(study))
+    return folder, write_report(folder)
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_file_is_there(reported):
+    folder, written = reported
+    names = ["report.html", "report.md", "curves.svg", "time.svg", "flops.svg", "summary.csv", "runs.csv", "epochs.csv"]
+    assert [path.name for path in written.files] == names
+    assert all((folder / name).stat().st_size for name in names)
+    assert written.runs == {"done": 13, "diverged": 1, "failed": 1, "running": 0, "missing": 0}
+
+
+def test_the_page_says_what_a_reader_needs(reported):
+    text = (reported[0] / "report.html").read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert all(address.startswith("#") for address in tags.addresses)
+    assert text.count("<svg") == 3
+    for said in (
+        "Does &lt;attention&gt; help &amp; how much?",
+        "13 of 15 runs are done, 1 diverged.",
+        "A paper, table 1",
+        "81.6 (last epoch, 5 runs)",
+        "77.60 ± 4.82",  # the diverged run is in it
+        "killed &lt;3 times&gt;",
+        "012345678",
+        "Abacus 2, 2 cores",
+        "2.99",
+        "last epoch, without diverged runs",
+        "attnconv study run",
+    ):
+        assert said in text, said
+    assert "<attention>" not in text
+
+
+def test_diverged_runs_stand_out(reported):
+    text = (reported[0] / "report.html").read_text()
+    marked = re.findall(r'<tr class="marked"><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>', text)
+    assert ("aa", "2", "diverged") in marked
+    assert ("late", "4", "failed") in marked
+    assert ("aa", "5", "1") in marked  # five runs, one diverged
+    assert not [row for row in marked if row[0] == "plain"]
+
+
+def test_markdown_says_the_same_as_the_page(reported):
+    folder, _ = reported
+    page, text = ((folder / name).read_text() for name in ("report.html", "report.md"))
+    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page)
+    for number in [cell for cell in cells if re.fullmatch(r"[-+0-9.,]+", cell)]:
+        assert f"| {number} |" in text
+    for name in ("curves.svg", "time.svg", "flops.svg"):
+        assert f"({name})" in text
+    assert page.count("<h2>") == len(re.findall(r"^## ", text, flags=re.MULTILINE)) == 4
+
+
+def test_csv_files_hold_every_number_unrounded(reported):
+    folder, written = reported
+    summary, runs, epochs = (rows_of(folder / f"{name}.csv") for name in ("summary", "runs", "epochs"))
+    assert len(runs) == 15
+    assert {(row["arm"], row["seed"]): row["state"] for row in runs}["aa", "2"] == "diverged"
+    assert len(epochs) == 13 * 3 + 1
+    assert float(epochs[0]["val_loss"]) == 2.0
+    (aa,) = [row for row in summary if (row["arm"], row["reading"]) == ("aa", "last")]
+    assert float(aa["difference"]) == pytest.approx(2.0)
+    assert float(aa["mean"]) == written.summary()[5]["mean"] == pytest.approx(77.6)
+    assert {row["block"] for row in summary + runs + epochs} == {""}
+
+
+def test_an_effect_that_seven_seeds_show_is_called_so(tmp_path):
+    study = plan(seeds=7)
+    write_report(keep(tmp_path, study, all_done(study)))
+    text = (tmp_path / "report.md").read_text()
+    assert re.search(r"^- aa: \+[34]\.\d+ points against plain, .*: better at 5 %\.$", text, flags=re.MULTILINE)
+    assert re.search(r"^- late: -[23]\.\d+ points against plain, .*: worse at 5 %\.$", text, flags=re.MULTILINE)
+
+
+def test_few_seeds_are_not_called_no_difference(reported):
+    text = (reported[0] / "report.md").read_text()
+    assert "so few runs could show no difference at 5 %" in text
+    assert "no difference shown" not in text
+
+
+def test_one_seed_gives_a_table_and_the_reason_why_there_is_no_test(tmp_path):
+    study = plan(seeds=1)
+    write_report(keep(tmp_path, study, all_done(study)))
+    text = (tmp_path / "report.md").read_text()
+    assert "| aa | 1 | 0 | 79.30 |" in text
+    assert "not tested, fewer than two seeds" in text
+
+
+def test_a_block_has_its_own_section(tmp_path):
+    arms = {
+        f"{block}/{arm}": {**options, "epochs": epochs}
+        for block, epochs in (("short", 3), ("long", 5))
+        for arm, options in PLAN["arms"].items()
+    }
+    study = plan(arms=arms, published={"short/aa": {"value": 81.6, "source": "A", "score": "best_top1"}}, scale="small")
+    written = write_report(keep(tmp_path, study, all_done(study)))
+    text = (tmp_path / "report.md").read_text()
+    assert re.findall(r"^## (.*)$", text, flags=re.MULTILINE) == [
+        "Overview", "short", "long", "What was not run", "Runs", "Plan",
+    ]  # fmt: skip
+    assert "| short | aa | 5 | 79.60 ± 0.47 |" in text
+    assert "81.6 (best epoch)" in text
+    assert "This is not the published size (its scale is 'small')" in text
+    assert {"curves-short.svg", "flops-long.svg"} <= {path.name for path in written.files}
+    assert {row["block"] for row in rows_of(tmp_path / "summary.csv")} == {"short", "long"}
+
+
+def test_a_study_without_runs_says_so(tmp_path):
+    study = plan()
+    written = write_report(keep(tmp_path, study, []))
+    text = (tmp_path / "report.md").read_text()
+    assert "0 of 15 runs are done. There is nothing to compare yet." in text
+    assert "| late | missing | 0, 1, 2, 3, 4 | - |" in text
+    assert "- late: 80, B" in text  # published, and no run of ours
+    assert "<svg" not in (tmp_path / "report.html").read_text()
+    assert written.runs["missing"] == 15
+
+
+def test_an_arm_all_of_whose_runs_diverged_is_shown(tmp_path):
+    study = plan()
+    records = [diverged("aa", found["seed"]) if found["arm"] == "aa" else found for found in all_done(study)]
+    write_report(keep(tmp_path, study, records))
+    assert "aa: not compared, all 5 runs diverged." in (tmp_path / "report.md").read_text()
+
+
+def test_the_same_records_make_the_same_bytes(reported, tmp_path):
+    folder, written = reported
+    before = {path.name: path.read_bytes() for path in written.files}
+    assert {path.name: path.read_bytes() for path in write_report(folder).files} == before
+
+
+def test_a_built_in_study_is_made_by_its_name(tmp_path):
+    study = built_in("aa-cifar100", "small")
+    assert command(study, tmp_path).startswith("attnconv study run aa-cifar100 --scale small --seeds ")
+    assert "study.yaml" in command(plan(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "study.yaml").unlink(), "holds no study: it has no study.yaml"),
+        (lambda folder: (folder / "study.yaml").write_text("name: ["), "cannot read .*study.yaml: "),
+        (lambda folder: (folder / "records.jsonl").write_text("{"), "records.jsonl, line 1 is no record of a study"),
+        (lambda folder: (folder / "records.jsonl").write_text('{"format": 99}'), "line 1 has format 99"),
+        (lambda folder: (folder / "records.jsonl").write_bytes(b"\xff"), "cannot read .*records.jsonl"),
+        (lambda folder: (folder / "report.html").mkdir(), "cannot write .*report.html"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_named_in_one_line(tmp_path, spoil, message):
+    study = plan()
+    keep(tmp_path, study, all_done(study))
+    spoil(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        write_report(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_runs_in_their_folders_are_read_anew(tmp_path):
+    """A run's folder counts, and not the records that were made before it."""
+    study = plan()
+    keep(tmp_path, study, all_done(study))
+    (tmp_path / "runs" / "plain-seed0").mkdir(parents=True)
+    assert write_report(tmp_path).runs == {"done": 0, "diverged": 0, "failed": 0, "running": 0, "missing": 15}
+
+
+def test_the_planted_gain_is_there():
+    assert GAIN["aa"] > 0 > GAIN["late"]
+    assert record("aa", 0)["top1"] > record("plain", 0)["top1"]
+
+
+def test_an_arm_that_diverged_before_its_first_epoch_is_drawn_at_chance():
+    study = plan()
+    records = [
+        diverged("aa", found["seed"], epochs=0) | {"classes": 10} if found["arm"] == "aa" else found
+        for found in all_done(study)
+    ]
+    (comparison,) = comparisons(study, records).values()
+    arm = Arm([record for record in comparison.records if record["arm"] == "aa"], chance_of(records))
+    curves = curves_of("aa", arm, (1, 2, 3))
+    assert curves.runs == [{1: 10.0, 2: 10.0, 3: 10.0}] * 5
+    assert curves.stopped == [1] * 5
+
+
+def test_a_curve_ends_where_the_table_does():
+    """A run that diverged keeps the score that it had, and is in the mean with it."""
+    study = plan()
+    (comparison,) = comparisons(study, with_faults(study)).values()
+    arm = Arm([record for record in comparison.records if record["arm"] == "aa"], chance_of(comparison.records))
+    curves = curves_of("aa", arm, ())
+    assert sum(run[3] for run in curves.runs) / 5 == pytest.approx(comparison.rows[1].last.estimate.mean)
+    assert [stopped for stopped in curves.stopped if stopped] == [1]
+
+
+def test_intervals_are_drawn_within_the_scale():
+    study = plan(seeds=2)
+    records = [found | {"top1": 90.0 * found["seed"] + 5} for found in all_done(study)]
+    (comparison,) = comparisons(study, records).values()
+    row = comparison.rows[0]
+    assert row.last.estimate.interval.low < 0
+    point = point_of(row, Arm([r for r in comparison.records if r["arm"] == row.arm], 0.0), budgets.time_clock)
+    assert point.interval == (0.0, 100.0)

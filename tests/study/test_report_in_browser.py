@@ -1,0 +1,163 @@
+"""The page in headless Chromium, as a reader sees it: wide and on a phone, light and dark.
+
+Skips where there is no Chromium or no Playwright; where CI is set, that is a failure.
+"""
+
+import contextlib
+import os
+import shutil
+
+import pytest
+from study.planted import PLAN, all_done, diverged, keep, plan, undone
+
+from attnconv.study.report import write_report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
+
+# What of the page is wider than it; what scrolls by itself may hold wider things.
+WIDER = """() => {
+  const inside = (e) => e.parentElement && (e.parentElement.closest('.scroll') || e.parentElement.closest('svg'));
+  const wide = [...document.body.querySelectorAll('*')].filter(
+    (e) => !inside(e) && e.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5);
+  const root = document.documentElement;
+  return [root.scrollWidth - root.clientWidth, wide.map((e) => e.outerHTML.slice(0, 80))];
+}"""
+# Text and background of each kind of element, as red, green, blue, alpha of 0 to 1.
+COLOURS = """() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgba = (colour) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data].map((part) => part / 255);
+  };
+  const kinds = ['h1', 'h2', 'h3', 'p', 'li', 'th', 'td', 'tr.marked td', 'pre', 'summary', 'figcaption', 'footer'];
+  return kinds.map((kind) => {
+    const element = document.querySelector(kind), layers = [];
+    for (let e = element; e; e = e.parentElement) layers.push(rgba(getComputedStyle(e).backgroundColor));
+    return [kind, rgba(getComputedStyle(element).color), layers];
+  });
+}"""
+
+
+def why_not() -> str:
+    if not any(map(shutil.which, BROWSERS)):
+        return f"no browser: none of {', '.join(BROWSERS)} is installed"
+    try:
+        import playwright.sync_api  # noqa: F401
+    except ModuleNotFoundError:
+        return "no Playwright: pip install 'attnconv[dev]'"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if reason := why_not():
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    path = next(found for name in BROWSERS if (found := shutil.which(name)))
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])  # root has no sandbox
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory):
+    """Blocks, a diverged run, a failed one with much to say, long names, and published numbers."""
+    blocks = ("a-block-with-a-name-that-is-longer-than-a-phone-is-wide-at-any-size", "short")
+    arms = {
+        f"{block}/{arm}": {**options, "epochs": epochs}
+        for block, epochs in zip(blocks, (5, 3), strict=True)
+        for arm, options in PLAN["arms"].items()
+    }
+    published = {"short/aa": {"value": 81.6, "source": "A paper with a rather long title, table 1, its appendix"}}
+    study = plan(arms=arms, published=published, text=f"What does {'x' * 200} ask?")
+    records = [diverged(r["arm"], 1) if (r["arm"], r["seed"]) == ("short/aa", 1) else r for r in all_done(study)]
+    records[-1] = undone(records[-1]["arm"], 4, "failed", "RuntimeError: " + "out of memory " * 20 + "/" * 120)
+    folder = keep(tmp_path_factory.mktemp("study"), study, records)
+    write_report(folder)
+    return folder / "report.html"
+
+
+@contextlib.contextmanager
+def opened(browser, path, *, size=DESK, scheme="light"):
+    """The page, and what it asked for and complained of beside itself."""
+    context = browser.new_context(viewport=size, color_scheme=scheme)
+    context.set_offline(True)
+    page, noted = context.new_page(), []
+    page.on("request", lambda request: noted.append(f"asked for {request.url}"))
+    page.on("console", lambda message: noted.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: noted.append(f"error: {error}"))
+    page.goto(path.as_uri(), wait_until="load")
+    assert noted.pop(0) == f"asked for {path.as_uri()}"
+    yield page, noted
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_nothing_sticks_out_nothing_is_asked_for_nothing_goes_wrong(browser, page_file, size, scheme):
+    with opened(browser, page_file, size=size, scheme=scheme) as (page, noted):
+        page.locator("summary").click()  # the plan, folded away
+        assert page.evaluate(WIDER) == [0, []]
+        assert noted == []
+
+
+def test_tables_scroll_in_their_box_and_figures_fill_a_phone(browser, page_file):
+    with opened(browser, page_file, size=PHONE) as (page, _):
+        boxes = page.evaluate("[...document.querySelectorAll('.scroll')].map((e) => [e.scrollWidth, e.clientWidth])")
+        assert len(boxes) > 5
+        assert any(inner > outer for inner, outer in boxes)
+        drawings = "[...document.querySelectorAll('figure svg')]"
+        widths = page.evaluate(f"{drawings}.map((e) => e.getBoundingClientRect().width)")
+        assert len(widths) == 6
+        assert all(290 < width <= 360 for width in widths)
+
+
+def test_figures_stand_side_by_side_on_a_desk(browser, page_file):
+    with opened(browser, page_file) as (page, _):
+        tops = page.evaluate("[...document.querySelectorAll('figure')].map((e) => e.getBoundingClientRect().top)")
+        assert tops[0] == tops[1]
+
+
+def over(layers):
+    """The colour that layers make, the first on top of the others."""
+    colour = [1.0, 1.0, 1.0]
+    for *rgb, alpha in reversed(layers):
+        colour = [alpha * top + (1 - alpha) * below for top, below in zip(rgb, colour, strict=True)]
+    return colour
+
+
+def luminance(rgb):
+    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_text_can_be_read(browser, page_file, scheme, dark):
+    with opened(browser, page_file, scheme=scheme) as (page, _):
+        found = page.evaluate(COLOURS)
+    for kind, text, layers in found:
+        back, front = luminance(over(layers)), luminance(over([text, *layers]))
+        low, high = sorted((back, front))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, kind
+    backs = {kind: luminance(over(layers)) for kind, _, layers in found}
+    assert (backs["p"] < 0.1) == dark
+    assert backs["figcaption"] == 1.0  # a figure is a white card in either
+
+
+def test_what_these_tests_look_for_is_found(browser, tmp_path):
+    wide = '<table style="width: 900px"><tr><td>1</td></tr></table><img src="http://example.invalid/a.png">'
+    text = (
+        f'<!doctype html><meta name="viewport" content="width=device-width">{wide}<script>console.error("no")</script>'
+    )
+    (tmp_path / "bad.html").write_text(text)
+    with opened(browser, tmp_path / "bad.html", size=PHONE) as (page, noted):
+        over_by, elements = page.evaluate(WIDER)
+        assert over_by > 500
+        assert elements[0].startswith("<table")
+        assert "asked for http://example.invalid/a.png" in noted
+        assert "error: no" in noted
