@@ -23,11 +23,13 @@ ALLOWED = {
     "train": set(),
     "report": set(),
     "recipes": {"models", "surgery", "data", "train"},
-    "study": {"recipes", "report"},
+    # A study's runs are train's folders, locked and interrupted as train does; their FLOPs are bench's count.
+    "study": {"recipes", "report", "train", "bench", "explain"},
     "bench": {"ops", "layers", "models", "data"},
     "explain": {"ops", "layers", "models"},
     "export": {"ops", "layers", "models"},
     "cli": None,  # everything
+    "__main__": {"cli"},
     "__init__": {"ops", "layers", "models", "surgery", "compat", "explain"},
 }
 
@@ -43,6 +45,9 @@ OPTIONAL = (
     "ray",
     "rich",
     "cyclopts",
+    "webdataset",
+    "tensorboard",
+    "wandb",
 )
 
 
@@ -175,6 +180,10 @@ def test_of_triton_only_what_torch_loads():
         for statement in (ROOMS, "import torch, torch.utils.flop_counter, torch.fx.experimental.symbolic_shapes")
     )
     assert ours <= torchs
+
+
+def test_a_run_loads_a_tracker_only_if_it_is_asked_for():
+    assert loaded_by("import attnconv.recipes, attnconv.train.fit") & {"tensorboard", "wandb"} == set()
 
 
 def test_the_command_line_starts_without_torch():

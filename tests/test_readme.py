@@ -39,6 +39,6 @@ def test_commands_that_it_names_exist():
     from attnconv.cli import COMMANDS
 
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S))
-    named = re.findall(r"^attnconv (\w+)", shell, re.M)
+    named = re.findall(r"^attnconv ([\w-]+)", shell, re.M)
     assert len(named) >= 5
     assert set(named) <= set(COMMANDS)

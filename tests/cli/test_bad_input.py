@@ -39,6 +39,21 @@ BAD_COMMANDS = [
     (["train", "--image-size", "4"], "at least 8 x 8 pixels"),
     (["train", "--batch-size", "5000"], "batch_size must be at most 1437"),
     (["train", "--resume"], "--resume needs --out"),
+    (["train", "--recipe", "imagewof-128-5ep"], "unknown recipe 'imagewof-128-5ep'; nearest: 'imagewoof-128-5ep'"),
+    (["lr-find", "--recipe", "cifar100-30epp"], "unknown recipe 'cifar100-30epp'; nearest: 'cifar100-30ep'"),
+    (
+        ["train", "--recipe", "cifar100-30ep", "--resume", "--out", "run"],
+        "--resume takes the run's own config.yaml; .*recipe out",
+    ),
+    (["train", "--recipe", "cifar100-30ep", "--model", "convnet33"], "unknown model 'convnet33'; nearest: 'convnet3'"),
+    (
+        ["train", "--recipe", "cifar100-30ep", "--option", "symmetric=true"],
+        "unknown option of aa_wide_resnet28_10: 'sym",
+    ),
+    (
+        ["train", "--recipe", "imagenet-100ep"],
+        "recipe 'imagenet-100ep' needs --data FOLDER, a folder with train/<class>/",
+    ),
     (["train", "--config", "nothing.yaml"], "no file at nothing.yaml"),
     (["summary", "convnet4"], "unknown model 'convnet4'; nearest: 'convnet3'"),
     (["models", "bb_*"], r"no network matches 'bb_\*'; known: aa_convnet3, aa_resnet101, "),
@@ -71,6 +86,20 @@ def test_bad_files_of_options(attnconv, tmp_path, monkeypatch, text, message):
     Path("run.yaml").write_text(text)
     assert_refused(attnconv("train", "--config", "run.yaml"), message)
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: three\n", "config.yaml: epochs must be int, got 'three'"),
+        ("model_options: 3\n", "config.yaml: model_options must be dict, got 3"),
+    ],
+)
+def test_a_run_whose_options_are_wrong(attnconv, tmp_path, text, message):
+    (tmp_path / "config.yaml").write_text(text)
+    refused = attnconv("train", "--resume", "--out", tmp_path, "--option", "augment=[1]")
+    assert_refused(refused, message)
+    assert "command line" not in refused[2]
 
 
 def test_a_folder_without_train(attnconv, folder, tmp_path):
@@ -172,3 +201,11 @@ def test_a_failure_of_ours_is_one_line_too(attnconv, monkeypatch):
     code, _, err = attnconv("models")
     assert code == 1
     assert err == "attnconv: error: ZeroDivisionError: division by zero (ATTNCONV_TRACEBACK=1 shows where)\n"
+
+
+@pytest.mark.parametrize("out", ["notes.txt/run", "/proc/run", "/dev/null/run"])
+def test_a_folder_that_cannot_be_made(attnconv, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("mine")
+    assert_refused(attnconv(*TRAIN, "--out", out), f"cannot make the folder {out}: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -26,24 +26,30 @@ def test_version(attnconv):
 
 
 RUN_FLAGS = (
-    "--batch-size --cache-images --checkpoint-steps --config --crop-scale --cutmix --data --data-dir --device --epochs "
-    "--image-size --json --label-smoothing --lr --mixup --model --momentum --optimizer --option --out --precision "
-    "--presize --random-erasing --schedule --seed --skip-bad-images --train-subset --trivial-augment --warmup "
-    "--weight-decay --workers"
+    "--accumulate --batch-size --cache-images --channels-last --checkpoint-steps --clip --compile --config "
+    "--crop-scale --cutmix --data --data-dir --device --devices --ema --epochs --image-size --json "
+    "--label-smoothing --lr --mixup --model --momentum --nodes --on-nan --optimizer --option --out --precision "
+    "--presize --random-erasing --recipe --recompute-attention --schedule --seed --skip-bad-images --strategy "
+    "--sync-batchnorm --track --train-subset --trivial-augment --warmup --weight-decay --workers "
+    "--no-cache-images --no-channels-last --no-compile --no-presize --no-recompute-attention --no-skip-bad-images "
+    "--no-sync-batchnorm --no-trivial-augment"
 )
 FLAGS = {
     "models": "--json --pattern --table",
     "summary": "--image-size --in-channels --json --model --num-classes --option",
-    "train": f"{RUN_FLAGS} --resume",
+    "train": f"{RUN_FLAGS} --list-recipes --profile --resume",
     "lr-find": f"{RUN_FLAGS} --high --low --steps",
     "evaluate": (
         "--batch-size --checkpoint --data --data-dir --device --image-size --json --run --skip-bad-images --workers"
     ),
+    "shards": "--data-dir --image-size --images-per-shard --json --out",
     "predict": "--checkpoint --device --json --skip-bad-images --top",
+    "study": "",  # those of its commands: test_study.py
     "bench": (  # those of its commands: test_bench.py
         "--backward --device --dtype --explain-choice --json --key-dim --map-size --no-backward --no-positions "
         "--positions --value-dim"
     ),
+    "runs": "--folder --json --watch",
     "demo": "--device --epochs --out --seed",
 }
 
@@ -60,6 +66,7 @@ def test_models(attnconv):
     assert "convnet3" in out
     assert "augment=[2,3]" in out
     assert "key_ratio=0.5" in out
+    assert "aa_unet" in out
     _, out, _ = attnconv("models", "aa_*", "--json")
     assert {entry["name"]: entry["options"] for entry in json.loads(out)}["aa_convnet3"]["augment"] == [2, 3]
 
@@ -94,6 +101,25 @@ def test_train_leaves_a_run(finished):
     promised = "model data epochs seed top1 top5 loss best_top1 best_epoch params seconds device torch commit"
     assert set(promised.split()) <= set(result)
     assert (result["epochs"], result["seed"], result["device"]) == (2, 1, "cpu")
+
+
+def test_train_starts_its_processes_itself(tmp_path):
+    """Two of them over a folder of digits: validation sees each image once, and one of them prints."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    settings = ["--epochs", "1", "--train-subset", "64", "--devices", "2", "--json", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "attnconv", *TRAIN, *settings]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr  # the epoch's: Fabric is silent
+    result = json.loads(done.stdout)
+    scored = subprocess.run(
+        [sys.executable, "-m", "attnconv", "evaluate", str(tmp_path / "run"), "--json"],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert json.loads(scored.stdout)["top1"] == pytest.approx(result["top1"])
+    again = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert again.returncode == 2
+    assert len(re.findall("attnconv: error: ", again.stderr)) == 1
 
 
 def test_flags_override_the_file(attnconv, tmp_path):
@@ -168,6 +194,31 @@ def test_a_folder_of_images_trains_and_predicts(attnconv, folder, tmp_path):
     assert len(json.loads(out)["predictions"]) == 4
     code, out, _ = attnconv("evaluate", tmp_path / "run", "--json", "--workers", "0")
     assert json.loads(out)["count"] == 8
+
+
+@pytest.mark.parametrize(("model", "data"), [("convnet3", "far-pairs"), ("unet", "far-context")])
+def test_generated_sets_from_training_to_prediction(attnconv, tmp_path, model, data):
+    run = tmp_path / "run"
+    code, out, err = attnconv(
+        "train", "--model", model, "--data", data, "--epochs", "1", "--train-subset", "64", "--batch-size", "32",
+        "--device", "cpu", "--out", run,
+    )  # fmt: skip
+    assert code == 0, err
+    assert ("mean IoU" in out, "mean IoU" in err) == (data == "far-context",) * 2
+    _, out, _ = attnconv("evaluate", run, "--json", "--device", "cpu")
+    scores = json.loads(out)
+    assert ("miou" in scores) == (data == "far-context")
+    row = (run / "metrics.csv").read_text().splitlines()[1].split(",")
+    assert scores["top1"] == pytest.approx(float(row[6]), abs=1e-3)
+    _, again, _ = attnconv("evaluate", run, "--json", "--device", "cpu", "--data", data)
+    assert json.loads(again) == scores
+    picture(tmp_path / "a.png")
+    code, out, err = attnconv("predict", run, tmp_path / "a.png")
+    if data == "far-context":
+        assert (code, out) == (2, "")
+        assert "predict names whole images, and 'unet' gives each pixel a class" in err
+    else:
+        assert "same" in out
 
 
 def test_skipped_images_are_counted(attnconv, folder, tmp_path):

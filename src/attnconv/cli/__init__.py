@@ -1,8 +1,10 @@
 """The command line: one file a subcommand, each imported when it is called, so that `attnconv --help` is quick."""
 
+import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from attnconv import __version__, checks
 from attnconv.train.interrupts import Terminated
@@ -14,6 +16,9 @@ COMMANDS = {
     "lr-find": "Say which learning rates a run could take.",
     "evaluate": "Score a trained network on validation images.",
     "predict": "Name what is on images, most likely classes first.",
+    "shards": "Put image files into tar files, for file systems that bear no millions of small ones.",
+    "runs": "List the runs in a folder: where they stand, and how good they are.",
+    "study": "Many runs of a plan: models, data, options and seeds, in one folder.",
     "bench": "Time, memory and FLOPs of ops, layers and networks, beside what one would use otherwise.",
     "demo": "Train a plain and an augmented network on digits, side by side.",
 }
@@ -43,6 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    command, bound = parse(arguments)
+    command(*bound.args, **bound.kwargs)
+    sys.stdout.flush()  # here, where a reader that has gone is no error
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+    """The command that ``arguments`` name, and what it is to be called with; InputError if they name none."""
     checks.require("cyclopts", extra="train")
     from cyclopts import App, CycloptsError
 
@@ -59,11 +72,17 @@ def _run(arguments: Sequence[str] | None) -> int:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise checks.InputError(" ".join(str(error).split())) from None
-    command(*bound.args, **bound.kwargs)
-    sys.stdout.flush()  # here, where a reader that has gone is no error
-    return 0
+    return command, bound
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"attnconv: error: {message}", file=sys.stderr)
+    # Of several processes that are stopped together, one says so.
+    if code < 128 or "torch" not in sys.modules or _is_first():
+        print(f"attnconv: error: {message}", file=sys.stderr)
     return code
+
+
+def _is_first() -> bool:
+    from attnconv.train.ranks import is_first_process
+
+    return is_first_process()

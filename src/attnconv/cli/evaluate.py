@@ -54,10 +54,12 @@ def evaluate(
     from attnconv.train.evaluate import evaluate as score
 
     trained = load_trained(run, checkpoint=checkpoint, device=device)
+    is_own = data in (None, trained.config.data)  # which need not be square
+    own_size = trained.config.image_size if is_own else trained.meta["image_size"][0]
     found = load_data(
         data or trained.config.data,
         data_dir=data_dir or trained.config.data_dir,
-        image_size=trained.meta["image_size"][0] if image_size is None else image_size,
+        image_size=own_size if image_size is None else image_size,
         skip_bad_images=skip_bad_images,
         presize=trained.config.presize,
     )
@@ -77,13 +79,14 @@ def evaluate(
             {
                 "checkpoint": str(trained.checkpoint),
                 "data": found.name,
-                **dataclasses.asdict(scores),
+                **{name: score for name, score in dataclasses.asdict(scores).items() if score is not None},
                 "skipped_images": loader.skipped,
             }
         )
         return
+    miou = "" if scores.miou is None else f"mean IoU {scores.miou:.2f}%, "
     print(
-        f"{trained.checkpoint} on {found.name}: top-1 {scores.top1:.2f}%, top-5 {scores.top5:.2f}%, "
+        f"{trained.checkpoint} on {found.name}: top-1 {scores.top1:.2f}%, top-5 {scores.top5:.2f}%, {miou}"
         f"loss {scores.loss:.4f}, {scores.count} images"
         + (f"; {len(loader.skipped)} could not be decoded" if loader.skipped else "")
     )

@@ -1,15 +1,14 @@
 """attnconv lr-find: how large a learning rate can be."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from attnconv import checks
-from attnconv.cli.options import pairs, run_options
+from attnconv.cli.options import run_options
 from attnconv.cli.output import print_json
-from attnconv.cli.train import read_yaml
-from attnconv.train.config import RunConfig
+from attnconv.cli.settings import run_settings
 
 RunOptions = run_options()
 
@@ -20,6 +19,7 @@ def lr_find(
     high: float = 10.0,
     steps: int = 100,
     out: Path | None = None,
+    recipe: str | None = None,
     config: Path | None = None,
     option: Annotated[list[str] | None, Parameter(negative=())] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
@@ -27,7 +27,8 @@ def lr_find(
 ) -> None:
     """Train for a few steps with a growing learning rate, and say which ones the loss suggests.
 
-    Leaves lr-find.json and lr-find.png in --out. Options of a run that this does not need are read and left aside.
+    Leaves lr-find.json and lr-find.png in --out. The steps are those that the run would take in one process, precision
+    and compiler included. Options that this does not need are read and left aside.
 
     Parameters
     ----------
@@ -39,6 +40,8 @@ def lr_find(
         Steps, whatever the epochs.
     out:
         Folder of the curve; runs/lr-find-MODEL-DATA if not given.
+    recipe:
+        A recipe by name, as of `attnconv train`, whose options are taken.
     config:
         YAML file of options, in the names of config.yaml.
     option:
@@ -51,12 +54,7 @@ def lr_find(
     from attnconv.recipes.lr_find import lr_find as find
     from attnconv.report.lr_curve import lr_drawing, lr_figure
 
-    values: dict[str, Any] = read_yaml(config, missing=f"no file at {config}") if config is not None else {}
-    RunConfig.from_dict(values, source=str(config))
-    values |= options
-    if option:
-        values["model_options"] = {**values.get("model_options", {}), **pairs(option)}
-    settings = RunConfig.from_dict(values, source="the command line")
+    settings = run_settings(recipe=recipe, config=config, option=option, options=options)
     folder = out or Path("runs") / f"lr-find-{settings.model}-{Path(settings.data).name}"
     curve = find(settings, low=low, high=high, steps=steps).to_dict()
     try:

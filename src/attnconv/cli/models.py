@@ -31,9 +31,10 @@ def models(
     if table:
         _table(pattern, json)
         return
-    names = list_models(pattern)
+    names = list_models(pattern) + list_models(pattern, dense=True)
     if not names:
-        raise checks.InputError(f"no network matches {pattern!r}; {checks.nearest(pattern, list_models())}")
+        known = list_models() + list_models(dense=True)
+        raise checks.InputError(f"no network matches {pattern!r}; {checks.nearest(pattern, known)}")
     if json:
         print_json([{"name": name, "options": model_options(name)} for name in names])
         return

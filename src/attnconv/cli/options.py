@@ -17,7 +17,7 @@ def run_options() -> Any:
     """A TypedDict of every field of RunConfig, none required: what was not typed stays absent."""
     hints = typing.get_type_hints(RunConfig)
     fields = {
-        f.name: Annotated[hints[f.name], Parameter(help=_help(f), negative=())]
+        f.name: Annotated[hints[f.name], Parameter(help=_help(f))]  # and --no-NAME, for what a recipe or a file has set
         for f in dataclasses.fields(RunConfig)
         if f.name not in ELSEWHERE
     }

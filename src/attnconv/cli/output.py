@@ -2,26 +2,36 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: bool = True) -> None:
     """The first column left, the others right, if they are numbers; never cut to the width of a pipe."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 10_000  # a pipe has no width to fold at
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i and right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
     with console.capture() as captured:  # rich would leave the process itself if the reader of a pipe has gone
-        console.print(table)
+        console.print(table(header, rows, right=right))
     print(captured.get(), end="")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: bool = True) -> "Table":
+    """The table of `print_table`, for whoever draws it again and again."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(header):
+        drawn.add_column(name, justify="right" if i and right else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(str(cell)) for cell in row))  # not markup: a name may hold brackets
+    return drawn
 
 
 def print_json(value: Any) -> None:
@@ -34,3 +44,15 @@ def amount(number: float, unit: str = "") -> str:
         if abs(number) >= size:
             return f"{number / size:.3g} {prefix}{unit}" if unit else f"{number / size:.3g}{prefix}"
     return f"{number:.3g} {unit}".strip()
+
+
+def duration(seconds: float) -> str:
+    """The two largest units: 12 s, 5 min, 1 h 20 min, 2 d 3 h."""
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{max(seconds, 0):.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"

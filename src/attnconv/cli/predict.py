@@ -49,6 +49,8 @@ def predict(
     checks.integer("--top", top, at_least=1)
     files = image_files(images)
     trained = load_trained(run, checkpoint=checkpoint, device=device)
+    if trained.meta.get("dense"):
+        raise checks.InputError(f"predict names whole images, and {trained.config.model!r} gives each pixel a class")
     classes = trained.meta["classes"]
     predictions: list[dict[str, Any]] = []
     skipped: list[str] = []

@@ -1,13 +1,14 @@
 """attnconv train: one run."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from attnconv import checks
-from attnconv.cli.options import pairs, run_options
-from attnconv.cli.output import print_json
+from attnconv.cli.options import run_options
+from attnconv.cli.output import print_json, print_table
+from attnconv.cli.settings import read_yaml, run_settings, settings_over
 from attnconv.train.config import RunConfig
 
 RunOptions = run_options()
@@ -17,67 +18,105 @@ def train(
     *,
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative=())] = False,
+    recipe: str | None = None,
+    list_recipes: Annotated[bool, Parameter(negative=())] = False,
     config: Path | None = None,
     option: Annotated[list[str] | None, Parameter(negative=())] = None,
+    profile: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
     """Train a network and leave the run in a folder.
 
-    Options given here override the file of --config, which overrides the defaults.
+    Options given here override the file of --config, which overrides --recipe, which overrides the defaults.
 
     Parameters
     ----------
     out:
-        Folder of the run; runs/MODEL-DATA-seedN if not given.
+        Folder of the run; runs/MODEL-DATA-seedN if not given, of a recipe runs/RECIPE-MODEL-seedN.
     resume:
         Go on with the run in --out, with its own options.
+    recipe:
+        A run by name, with all of its options.
+    list_recipes:
+        Print the recipes instead, with what was published for them.
     config:
         YAML file of options, in the names of config.yaml.
     option:
         An option of the network, NAME=VALUE; may be repeated.
+    profile:
+        Say in the end where the time of a step goes: to the loader, and to which operators.
     json:
-        Print the result as one JSON object.
+        Print the result as one JSON object, or the recipes as a JSON list.
     """
+    if list_recipes:
+        _list_recipes(json)
+        return
+    from attnconv.cli.profile import print_profile
     from attnconv.recipes import default_out, run
+    from attnconv.train.ranks import is_first_process
 
-    values: dict[str, Any] = {}
-    source = "the command line"
     if resume:
         if out is None:
             raise checks.InputError("--resume needs --out, the folder of the run")
-        if config is not None:
-            raise checks.InputError("--resume takes the run's own config.yaml; leave --config out")
+        for name, given in (("--config", config), ("--recipe", recipe)):
+            if given is not None:
+                raise checks.InputError(f"--resume takes the run's own config.yaml; leave {name} out")
         values = read_yaml(out / "config.yaml", missing=f"{out} holds no run to resume: it has no config.yaml")
-    elif config is not None:
-        values, source = read_yaml(config, missing=f"no file at {config}"), str(config)
-    RunConfig.from_dict(values, source=source)  # so that a fault of the file is not blamed on the command line
-    values |= options
-    if option:
-        values["model_options"] = {**values.get("model_options", {}), **pairs(option)}
-    settings = RunConfig.from_dict(values, source="the command line")
-    result = run(settings, out or default_out(settings), resume=resume)
+        RunConfig.from_dict(values, source=str(out / "config.yaml"))
+        settings = settings_over(values, option=option, options=options)
+    else:
+        settings = run_settings(recipe=recipe, config=config, option=option, options=options)
+        out = out or default_out(settings, recipe)
+    result = run(settings, out, resume=resume, profile=profile)
+    if not is_first_process():
+        return
     if json:
         print_json(result)
     else:
+        miou = f", mean IoU {result['miou']:.2f}%" if "miou" in result else ""
         print(
-            f"{out or default_out(settings)}: top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}% after "
-            f"{result['epochs']} epochs; best top-1 {result['best_top1']:.2f}% in epoch {result['best_epoch']}; "
+            f"{out}: top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}%{miou} after "
+            f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}; "
+            f"best top-1 {result['best_top1']:.2f}% in epoch {result['best_epoch']}; "
             f"{result['params']:,} parameters, {result['seconds']:.0f} s"
             + (f"; {result['skipped_images']} images could not be decoded" if result["skipped_images"] else "")
         )
+        if profile:
+            print_profile(result.get("profile"), out)
 
 
-def read_yaml(path: Path, *, missing: str) -> dict[str, Any]:
-    """The names and values in a YAML file; tags that would make Python objects are refused."""
-    import yaml
+def _list_recipes(json: bool) -> None:
+    from attnconv.recipes import list_recipes
 
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise checks.InputError(missing) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise checks.InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise checks.InputError(f"{path} must hold names and values, got {type(values).__name__}")
-    return values
+    found = list_recipes()
+    if json:
+        print_json(
+            [
+                {
+                    "name": r.name,
+                    "title": r.title,
+                    "command": r.command,
+                    "source": r.source,
+                    "expected": r.expected,
+                    "measured": r.measured,
+                    "config": r.config.to_dict(),
+                }
+                for r in found
+            ]
+        )
+        return
+    rows = [
+        (
+            r.name,
+            r.config.model,
+            r.config.data,
+            r.config.image_size or "own",
+            r.config.epochs,
+            r.expected,
+            r.measured or "no",
+        )
+        for r in found
+    ]
+    print_table(("recipe", "network", "data", "px", "epochs", "published, top-1 %", "measured here"), rows, right=False)
+    print("A recipe is for its network's family: --model xresnet50, --model sa_xresnet50, --option symmetric=true.")

@@ -1,0 +1,198 @@
+"""attnconv study: many runs of a plan, on this machine or on Ray, kept in one folder."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from attnconv import checks
+from attnconv.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from attnconv.study.folder import StudyFolder
+    from attnconv.study.plan import Study
+
+Flag = Annotated[bool, Parameter(negative=())]
+Scale = Literal["published", "small"]
+
+study = App(name="study", help_format="plaintext")
+
+
+@study.command
+def run(
+    plan: str,
+    *,
+    out: Path | None = None,
+    scale: Scale | None = None,
+    seeds: int | None = None,
+    only: str | None = None,
+    threads: int | None = None,
+    ray: str | None = None,
+    extend: Flag = False,
+    mix_versions: Flag = False,
+    json: Flag = False,
+) -> None:
+    """Do the runs of a study that are not done yet.
+
+    Finished runs are kept, interrupted ones go on from their last checkpoint, failed ones are tried again, and diverged
+    ones stay as they are.
+
+    Parameters
+    ----------
+    plan:
+        A name of `attnconv study list`, a YAML file, or the folder of a study to go on with.
+    out:
+        Folder of the study; studies/NAME, or studies/NAME-small, if not given.
+    scale:
+        Of a built-in study: published, for a GPU, or small, for about an hour on two CPU cores. [default: published]
+    seeds:
+        So many seeds, from 0, instead of the plan's.
+    only:
+        Of the plan these arms or blocks alone, separated by commas, and their baselines.
+    threads:
+        CPU threads of each run; by default all of this machine, by GPU if there are several. A study keeps its number.
+    ray:
+        Run on Ray: HOST:PORT, ray://HOST:PORT, auto, or local to start one here. Needs attnconv[ray].
+    extend:
+        Accept arms and seeds that the study in the folder has not.
+    mix_versions:
+        Go on although runs of the folder were made by another version.
+    json:
+        Print the counts and the records as one JSON object.
+    """
+    from attnconv.study.catalog import BUILT_IN, built_in
+    from attnconv.study.folder import StudyFolder
+    from attnconv.study.plan_file import read_study
+
+    if plan not in BUILT_IN and scale is not None:
+        raise checks.InputError(f"--scale is for built-in studies ({', '.join(BUILT_IN)}), got {plan!r}")
+    if plan in BUILT_IN:
+        chosen = built_in(plan, scale or "published")
+    elif Path(plan).is_dir():
+        if out is not None:
+            raise checks.InputError(f"--out is not for a study that has its folder, {plan}")
+        out = Path(plan)
+        chosen = StudyFolder(out).study()
+    elif Path(plan).suffix in (".yaml", ".yml") or Path(plan).exists():
+        chosen = read_study(Path(plan))
+    else:
+        known = checks.nearest(plan, BUILT_IN)
+        raise checks.InputError(f"{plan!r} is neither a built-in study nor a file or folder of one; {known}")
+    if only is not None:
+        chosen = chosen.only([name.strip() for name in only.split(",")])
+    if seeds is not None:
+        chosen = dataclasses.replace(chosen, seeds=tuple(range(checks.integer("seeds", seeds, at_least=1))))
+    if threads is not None:
+        chosen = dataclasses.replace(chosen, threads=threads)
+    folder = StudyFolder(out or default_out(chosen))
+    found = _run(chosen, folder, ray, extend=extend, mix_versions=mix_versions)
+    _show(folder, found, json=json)
+    if failed := [record for record in found if record["state"] == "failed"]:
+        first = f"{failed[0]['arm']}-seed{failed[0]['seed']}"
+        raise checks.InputError(
+            f"{len(failed)} of {len(found)} runs failed, and the next `study run` tries them again; {first}: "
+            f"{failed[0]['reason']}"
+        )
+
+
+@study.command
+def status(folder: Path, *, json: Flag = False) -> None:
+    """What of a study is done, diverged, failed, running and missing.
+
+    Parameters
+    ----------
+    folder:
+        Of the study.
+    json:
+        Print the counts and the records as one JSON object.
+    """
+    from attnconv.study.folder import StudyFolder
+    from attnconv.study.records import records
+
+    place = StudyFolder(folder)
+    plan = place.study()
+    place.require_as_planned(plan)
+    _show(place, records(place, plan), json=json)
+
+
+@study.command
+def report(folder: Path, *, json: Flag = False) -> None:
+    """Write report.html, report.md with its drawings, and CSV files of every number into a study's folder.
+
+    The page asks for nothing from anywhere. What is not run yet is named in it.
+
+    Parameters
+    ----------
+    folder:
+        Of the study; without its runs, records.jsonl is read.
+    json:
+        Print the files, the counts and the rows of summary.csv as one JSON object.
+    """
+    from attnconv.study.comparison_notes import notes
+    from attnconv.study.comparison_table import tables
+    from attnconv.study.report import write_report
+
+    written = write_report(folder)
+    files = [str(path) for path in written.files]
+    if json:
+        print_json({"files": files, "counts": written.runs, "summary": written.summary()})
+        return
+    for block, comparison in written.compared.items():
+        results, *_ = tables(comparison)
+        print(f"{block}: {results.title}" if block else results.title)
+        print_table(results.header, results.rows)
+        for text in notes(comparison):
+            print(f"- {text}")
+        print()
+    print("\n".join(files))
+
+
+@study.command(name="list")
+def list_() -> None:
+    """The built-in studies."""
+    from attnconv.study.catalog import BUILT_IN, built_in
+
+    rows = []
+    for name in BUILT_IN:
+        plans = [built_in(name, scale) for scale in ("published", "small")]
+        rows.append((name, *(f"{len(plan.arms)} x {len(plan.seeds)}" for plan in plans), plans[0].text))
+    print_table(("study", "arms x seeds", "small", "what it asks"), rows, right=False)
+
+
+def default_out(plan: "Study") -> Path:
+    """studies/NAME below the current folder, studies/NAME-small for the small size."""
+    return Path("studies") / (plan.name if plan.scale != "small" else f"{plan.name}-small")
+
+
+def _run(plan: "Study", folder: "StudyFolder", ray: str | None, **settings: bool) -> list[dict[str, Any]]:
+    from attnconv.study.local import Local
+    from attnconv.study.run import run_study
+
+    plan.require_runnable()  # before Ray is asked for anything
+    with contextlib.ExitStack() as stack:
+        executor: Any = Local()
+        if ray is not None:
+            from attnconv.study.ray import RayCluster
+
+            executor = stack.enter_context(RayCluster(ray))
+        return run_study(plan, folder, executor, **settings)
+
+
+def _show(folder: "StudyFolder", found: list[dict[str, Any]], *, json: bool) -> None:
+    from attnconv.study.records import STATES, counts
+
+    if json:
+        print_json({"folder": str(folder.path), "counts": counts(found), "records": found})
+        return
+    done = counts(found)
+    print(f"{folder.path}: " + ", ".join(f"{done[state]} {state}" for state in STATES if done[state]))
+    arms = {record["arm"]: [other for other in found if other["arm"] == record["arm"]] for record in found}
+    print_table(("arm", *STATES), [(arm, *(counts(mine)[state] for state in STATES)) for arm, mine in arms.items()])
+    for what in ("version", "commit"):
+        if len(values := sorted({record[what] for record in found if record[what] is not None})) > 1:
+            print(f"runs of {len(values)} {what}s: {', '.join(values)}")
+    for record in found:
+        if record["state"] != "done" and record["reason"]:
+            print(f"{record['arm']}-seed{record['seed']}: {record['state']}, {record['reason']}")

@@ -1,0 +1,48 @@
+"""attnconv study report, as a user meets it; what the report holds is tested in tests/study."""
+
+import json
+import re
+
+from study.planted import all_done, keep, plan
+
+
+def test_every_flag_is_listed_here(attnconv):
+    _, out, _ = attnconv("study", "report", "--help")
+    assert set(re.findall(r"--[a-z][a-z-]*", out)) == {"--json", "--folder"}
+
+
+def test_the_table_its_notes_and_the_files_are_printed(attnconv, tmp_path):
+    study = plan()
+    keep(tmp_path, study, all_done(study))
+    code, out, err = attnconv("study", "report", tmp_path)
+    assert code == 0, err
+    assert re.search(r"^ aa +5 +0 +79\.60 ± 0\.47 ", out, flags=re.MULTILINE)
+    assert "two-sided permutation test" in out
+    assert str(tmp_path / "report.html") in out.splitlines()
+    assert (tmp_path / "report.html").exists()
+
+
+def test_json(attnconv, tmp_path):
+    study = plan()
+    keep(tmp_path, study, all_done(study)[:-1])
+    _, out, _ = attnconv("study", "report", tmp_path, "--json")
+    found = json.loads(out)
+    assert found["counts"] == {"done": 14, "diverged": 0, "failed": 0, "running": 0, "missing": 1}
+    assert str(tmp_path / "summary.csv") in found["files"]
+    assert {row["arm"] for row in found["summary"]} == {"plain", "aa", "late"}
+
+
+def test_what_is_no_study_is_refused_in_one_line(attnconv, tmp_path):
+    for folder, text in ((tmp_path, "holds no study"), (tmp_path / "gone", "holds no study")):
+        code, out, err = attnconv("study", "report", folder)
+        assert (code, out) == (2, "")
+        assert re.fullmatch(rf"attnconv: error: .*{text}.*\n", err)
+
+
+def test_damaged_records_are_refused_in_one_line(attnconv, tmp_path):
+    study = plan()
+    records = all_done(study)
+    keep(tmp_path, study, [records[0] | {"top1": "high"}, *records[1:]])
+    code, out, err = attnconv("study", "report", tmp_path)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"attnconv: error: top1 in the record of 'plain' with seed 0 must be a number.*\n", err)
