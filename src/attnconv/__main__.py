@@ -1,8 +1,6 @@
 """`python -m attnconv`: the command line."""
 
-import sys
-
-from attnconv.cli import main
+from attnconv.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

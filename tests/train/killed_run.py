@@ -19,6 +19,7 @@ from train.toy import ToyNet
 from attnconv.data import Augmentation, load_data
 from attnconv.train.config import RunConfig
 from attnconv.train.fit import fit
+from attnconv.train.leaving import leave
 
 
 class Slow:
@@ -60,3 +61,4 @@ if __name__ == "__main__":
         loader.order = loader.order.shard(fabric.global_rank, fabric.world_size)
     torch.manual_seed(7 if (Path(out) / "last.pt").exists() else 0)  # all weights have to come from the checkpoint
     fit(ToyNet(), Slow(train), val, config=config, out=Path(out), meta={}, fabric=fabric, resume=resume)
+    leave(0)

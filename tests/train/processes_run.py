@@ -15,6 +15,7 @@ from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.train.device import fabric_of
 from attnconv.train.fit import fit
+from attnconv.train.leaving import leave
 
 
 class Slow(MemoryLoader):
@@ -43,3 +44,4 @@ if __name__ == "__main__":
     result = fit(net, train, val, config=config, out=out, meta={}, fabric=fabric, resume=resume)
     if fabric.global_rank == 0:
         print(json.dumps(result))
+    leave(0)

@@ -4,10 +4,11 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from attnconv import __version__, checks
 from attnconv.train.interrupts import Terminated
+from attnconv.train.leaving import leave
 
 COMMANDS = {
     "models": "List the networks that can be created by name.",
@@ -22,6 +23,11 @@ COMMANDS = {
     "bench": "Time, memory and FLOPs of ops, layers and networks, beside what one would use otherwise.",
     "demo": "Train a plain and an augmented network on digits, side by side.",
 }
+
+
+def entry() -> NoReturn:
+    """The program `attnconv`."""
+    leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

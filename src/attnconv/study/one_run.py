@@ -17,6 +17,7 @@ from typing import Any
 
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun
+from attnconv.train.leaving import leave
 
 DONE, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 PATIENCE = 120.0  # seconds for the process before this one, whose parent was killed, to save the run and let go of it
@@ -137,4 +138,4 @@ def note_facts(folder: StudyFolder, planned: PlannedRun, model: Any, data: Any) 
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

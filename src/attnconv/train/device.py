@@ -1,6 +1,5 @@
 """Where and in what arithmetic a run computes: names of RunConfig to a torch device and a Fabric."""
 
-import atexit
 import contextlib
 import logging
 from collections.abc import Iterator
@@ -83,15 +82,7 @@ def fabric_of(config: RunConfig) -> "Fabric":
             f"batch_size must be at least the number of processes, {fabric.world_size}, got {config.batch_size}"
         )
     launch(fabric.launch)
-    if fabric.world_size > 1:
-        atexit.register(_leave_group)
     return fabric
-
-
-def _leave_group() -> None:
-    """Fabric does it for GPUs only; over gloo, a process that ends with its threads running now and then aborts."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _fsdp(world: int) -> Any:
