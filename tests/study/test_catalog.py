@@ -44,6 +44,17 @@ def test_the_small_one_is_the_row_that_the_issue_names():
     assert study.config("ssa_xresnet18-symmetric", 0).model_options == {"symmetric": True}
 
 
+def test_why_attention_is_the_same_in_both_sizes():
+    study, small = built_in("why-attention"), built_in("why-attention", "small")
+    assert study.to_dict() | {"scale": "small"} == small.to_dict()
+    assert list(study.blocks()) == ["far-pairs", "textures", "far-context"]
+    assert [study.score_of(block) for block in study.blocks()] == ["top1", "top1", "miou"]
+    assert [study.options(arm)["model"] for arm in study.arms] == [
+        "convnet3", "aa_convnet3", "convnet3", "aa_convnet3", "unet", "aa_unet",
+    ]  # fmt: skip
+    assert 2 / 2 ** len(study.seeds) <= 0.05  # the least p of two arms paired by seed
+
+
 def test_unknown_names():
     with pytest.raises(InputError, match="unknown study 'aa-cifar10'; nearest: 'aa-cifar100'"):
         built_in("aa-cifar10")

@@ -37,6 +37,27 @@ def test_top5_is_read_where_the_plan_says_so():
     assert comparison.rows[0].best.estimate.mean == pytest.approx(93.2)
 
 
+def test_a_block_may_have_a_score_of_its_own():
+    study = plan(arms=BLOCKS, published={}, score={"long": "miou"})
+    records = all_done(study)
+    for found in records:
+        if found["arm"].startswith("long"):
+            found |= {"miou": 40.0 + found["seed"], "best_miou": 50.0}
+            found["history"] = [{**row, "val_miou": 30.0} for row in found["history"]]
+    short, long = comparisons(study, records).values()
+    assert (short.score, long.score) == ("top-1", "mean IoU")
+    row = long.rows[1]
+    assert (row.last.estimate.mean, row.best.estimate.mean) == (42.0, 50.0)
+    assert {epoch["val_top1"] for found in long.records for epoch in found["history"]} == {30.0}
+    assert short.rows[0].last.estimate.mean > 60
+
+
+def test_what_guessing_scores():
+    records = [{"classes": 10}]
+    assert [chance_of(records, score) for score in ("top-1", "top-5", "mean IoU")] == [10.0, 50.0, 0.0]
+    assert chance_of([{"classes": 3}], "top-5") == 100.0
+
+
 def test_the_last_epoch_is_tested_even_if_the_plan_names_the_best():
     study = plan(score="best_top1")
     records = [record(run.arm, run.seed, best_top1=99.0) for run in study.runs()]
@@ -49,7 +70,7 @@ def test_a_run_that_diverged_at_once_counts_with_chance():
     records = all_done(study)
     records[1] = diverged("aa", 0, epochs=0) | {"classes": 10}
     (comparison,) = comparisons(study, records).values()
-    assert (chance_of(records), chance_of(records[2:])) == (10.0, 0.0)
+    assert (chance_of(records, "top-1"), chance_of(records[2:], "top-1")) == (10.0, 0.0)
     first, *_ = comparison.rows[1].seeds
     assert first == 0
     assert comparison.rows[1].last.estimate.mean == pytest.approx((10 + 79.9 + 79.0 + 79.6 + 80.2) / 5)

@@ -1,5 +1,6 @@
 """What a study plans, and what it refuses before anything runs."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,10 @@ def test_blocks_repeat_the_arms_each_with_its_baseline():
     assert one.baseline_of("long/augmented") == "long/plain"
     assert list(one.only(["long"]).arms) == ["long/plain", "long/augmented"]
     assert list(one.only(["short/augmented"]).arms) == ["short/plain", "short/augmented"]
+    scored = dataclasses.replace(one, score={"long": "top5"})
+    assert [scored.score_of(block) for block in scored.blocks()] == ["top1", "top5"]
+    assert (scored.only(["short"]).score, scored.only(["long"]).score) == ({}, {"long": "top5"})
+    assert study_of(scored.to_dict(), source="study.yaml") == scored
 
 
 def test_a_recipe_lies_under_base_and_arms():
@@ -85,6 +90,8 @@ BAD = [
     ({"seeds": [0.5]}, "each of the seeds must be an integer, got 0.5"),
     ({"baseline": "plane"}, "unknown baseline: 'plane'; nearest: 'plain'"),
     ({"score": "top2"}, "unknown score 'top2'"),
+    ({"score": {"short": "top5"}}, "unknown block in score: 'short'"),
+    ({"score": 3}, "score must hold names and values, got 3"),
     ({"scale": "tiny"}, "unknown scale 'tiny'"),
     ({"name": "a b"}, "name of a study must be of letters"),
     ({"text": 3}, "text of a study must be text, got 3"),
@@ -157,6 +164,13 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(arm, message):
     one = Study(name="one", text="", arms={"plain": arm}, baseline="plain", base=BASE)
     with pytest.raises(InputError, match=message):
         one.require_runnable()
+
+
+def test_mean_iou_needs_a_network_that_labels_pixels():
+    with pytest.raises(InputError, match=r"arm 'plain': score 'best_miou' is for .* \(aa_unet, unet\), got 'convnet3'"):
+        study(score="best_miou").require_runnable()
+    arms = {"plain": {"model": "unet", "data": "far-context"}}
+    study(score="miou", arms=arms).require_runnable()
 
 
 def test_only_names_arms_that_there_are():

@@ -212,7 +212,7 @@ def test_an_arm_that_diverged_before_its_first_epoch_is_drawn_at_chance():
         for found in all_done(study)
     ]
     (comparison,) = comparisons(study, records).values()
-    arm = Arm([record for record in comparison.records if record["arm"] == "aa"], chance_of(records))
+    arm = Arm([record for record in comparison.records if record["arm"] == "aa"], chance_of(records, "top-1"))
     curves = curves_of("aa", arm, (1, 2, 3))
     assert curves.runs == [{1: 10.0, 2: 10.0, 3: 10.0}] * 5
     assert curves.stopped == [1] * 5
@@ -222,7 +222,9 @@ def test_a_curve_ends_where_the_table_does():
     """A run that diverged keeps the score that it had, and is in the mean with it."""
     study = plan()
     (comparison,) = comparisons(study, with_faults(study)).values()
-    arm = Arm([record for record in comparison.records if record["arm"] == "aa"], chance_of(comparison.records))
+    arm = Arm(
+        [record for record in comparison.records if record["arm"] == "aa"], chance_of(comparison.records, "top-1")
+    )
     curves = curves_of("aa", arm, ())
     assert sum(run[3] for run in curves.runs) / 5 == pytest.approx(comparison.rows[1].last.estimate.mean)
     assert [stopped for stopped in curves.stopped if stopped] == [1]

@@ -23,6 +23,11 @@ class AttentionMap:
     weights: Tensor  # (heads, rows, columns), non-negative, each head's sum is 1
 
 
+def attention_layers(model: nn.Module) -> dict[nn.Module, str]:
+    """The layers of ``model`` that `attention_maps` looks at, with their dotted names."""
+    return {m: name for name, m in model.named_modules() if isinstance(m, (AugmentedConv2d, SelfAttention))}
+
+
 def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> list[AttentionMap]:
     """One entry for each AugmentedConv2d and SelfAttention of ``model``, in the order in which they run.
 
@@ -38,7 +43,7 @@ def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> l
     size = tuple(image.shape[1:])
     if not all(0 <= at < n for at, n in zip(point, size, strict=True)):
         raise checks.InputError(f"the point must lie in the image of {size[0]} x {size[1]} pixels, got {point}")
-    names = {m: name for name, m in model.named_modules() if isinstance(m, (AugmentedConv2d, SelfAttention))}
+    names = attention_layers(model)
     if not names:
         raise checks.InputError(f"{type(model).__name__} has no attention layer to explain")
 

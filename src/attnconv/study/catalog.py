@@ -29,6 +29,7 @@ SSA_TRAINING: Options = {
 }
 SSA_PUBLISHED: Options = {**SSA_TRAINING, "presize": True, "precision": "fp16"}
 WOOF_SMALL: Options = {**SSA_TRAINING, "data": "imagewoof", "image_size": 48, "epochs": 5, "cache_images": True}
+GENERATED: Options = {**SSA_TRAINING, "epochs": 3, "label_smoothing": 0.0, "workers": 0, "device": "cpu"}
 
 # The paper's training on CIFAR-100, as remembered: 0.2 for 256 images, and another batch and decay with attention.
 AA_CIFAR: Options = {"data": "cifar100", "epochs": 500, "optimizer": "sgd", "schedule": "cosine", "warmup": 0.05}
@@ -238,13 +239,40 @@ def sa_placement(scale: Scale) -> Study:
     )
 
 
-# A study on generated data, such as why-attention on far-pairs, is one more function here.
+def why_attention(scale: Scale) -> Study:
+    """The same in both sizes: it is made to be small."""
+    blocks: dict[str, Options] = {
+        "far-pairs": {"data": "far-pairs", "batch_size": 32},
+        "textures": {"data": "textures", "batch_size": 32},
+        "far-context": {"data": "far-context", "batch_size": 16},
+    }
+    networks: dict[str, Options] = {
+        "plain": {"model": "convnet3"},
+        "attention": {"model": "aa_convnet3", "model_options": {"augment": [3]}},
+    }
+    dense = {"plain": {"model": "unet"}, "attention": {"model": "aa_unet"}}
+    arms = arms_in_blocks({block: options for block, options in blocks.items() if block != "far-context"}, networks)
+    return Study(
+        name="why-attention",
+        text="What can attention do that a convolution cannot, and where does it not help? Generated data: far-pairs, "
+        "which no window of a three-layer network can tell; textures, which a window can; far-context, whose pixels "
+        "need a far cue, for a U-Net with and without attention at its bottleneck.",
+        scale=scale,
+        base=GENERATED,
+        arms={**arms, **arms_in_blocks({"far-context": blocks["far-context"]}, dense)},
+        baseline="plain",
+        seeds=(0, 1, 2, 3, 4, 5),  # with fewer, no difference of two arms can reach 5 %
+        score={"far-context": "miou"},
+    )
+
+
 BUILT_IN: dict[str, Callable[[Scale], Study]] = {
     "simple-self-attention": simple_self_attention,
     "aa-cifar100": aa_cifar100,
     "position-encodings": position_encodings,
     "attention-fraction": attention_fraction,
     "sa-placement": sa_placement,
+    "why-attention": why_attention,
 }
 
 

@@ -14,6 +14,8 @@ SCORES = {
     "top1": ("top-1", "top1", "val_top1"),
     "best_top1": ("top-1", "top1", "val_top1"),
     "top5": ("top-5", "top5", "val_top5"),
+    "miou": ("mean IoU", "miou", "val_miou"),
+    "best_miou": ("mean IoU", "miou", "val_miou"),
 }
 NUMBERS = ("params", "flops", "images", "classes")
 
@@ -30,15 +32,19 @@ def comparisons(study: Study, records: Sequence[Mapping[str, Any]]) -> dict[str,
         inside = [{**record, "arm": _own(record["arm"])} for record in scored if record["arm"] in arms]
         order = {_own(arm): i for i, arm in enumerate(arms)}
         inside.sort(key=lambda record: order[record["arm"]])  # stable: seeds stay in order
-        score = SCORES[study.score][0]
-        found[block] = compare(inside, baseline=study.baseline, chance=chance_of(inside), score=score)
+        score = SCORES[study.score_of(block)][0]
+        found[block] = compare(inside, baseline=study.baseline, chance=chance_of(inside, score), score=score)
     return found
 
 
-def chance_of(records: Sequence[Mapping[str, Any]]) -> float:
-    """What a run that diverged in its first epoch counts with: 100 / classes, or 0 where the records do not say."""
+def chance_of(records: Sequence[Mapping[str, Any]], score: str) -> float:
+    """What a run that diverged in its first epoch counts with, in percent: the score of guessing one of the classes.
+
+    0 where the records do not say how many there are, and for mean IoU, which depends on the classes' areas as well.
+    """
+    guesses = {"top-1": 1, "top-5": 5}.get(score, 0)
     classes = next((record["classes"] for record in records if record.get("classes")), None)
-    return 100 / classes if classes else 0.0
+    return 100 * min(guesses, classes) / classes if classes else 0.0
 
 
 def _own(arm: str) -> str:
@@ -54,14 +60,15 @@ def _scored(study: Study, record: Mapping[str, Any]) -> dict[str, Any]:
     for name in NUMBERS:
         if record.get(name) is not None:
             checks.number(f"{name} in {run}", record[name])
-    _, key, column = SCORES[study.score]
+    _, key, column = SCORES[study.score_of(record["arm"].rpartition("/")[0])]
     if not isinstance(rows := record.get("history") or [], list):
         raise checks.InputError(f"{run} is damaged: its history is {rows!r}")
     history = [_epoch(row, column, run) for row in rows]
     found = {**record, "history": history}
     if record["state"] == "done":
         found["top1"] = checks.number(f"{key} in {run}", record.get(key))
-        best = record.get("best_top1") if key == "top1" else max((r["val_top1"] for r in history), default=None)
+        known = f"best_{key}"
+        best = record[known] if known in record else max((r["val_top1"] for r in history), default=None)
         found["best_top1"] = checks.number(f"best {key} in {run}", best)
     return found
 

@@ -15,7 +15,7 @@ from attnconv.train.config import RunConfig
 from attnconv.train.plain import plain
 
 SCALES = ("published", "small", "own")
-SCORES = ("top1", "best_top1", "top5")
+SCORES = ("top1", "best_top1", "top5", "miou", "best_miou")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
 PUBLISHED = ("value", "score", "source", "runs", "note")
 
@@ -46,7 +46,8 @@ class Study:
             all names have a block, BLOCK/ARM, or none has.
         seeds: a list of them, or how many, counted from 0.
         baseline: the arm that the others are compared with; in a study of blocks ARM, which each block must have.
-        score: what is compared: "top1" of the last epoch, "best_top1" of the best, or "top5".
+        score: what is compared: "top1" of the last epoch, "best_top1" of the best, "top5", or, where each pixel has a
+            label, "miou" and "best_miou"; in a study of blocks also BLOCK -> one of these, "top1" for the others.
         published: arm -> {"value": percent, "source": text} and, where known, "score" (as above), "runs" and "note".
         scale: "published", "small", or "own", a size that is neither.
         threads: CPU threads of each run; None until the study has a folder, which then keeps the number.
@@ -62,7 +63,7 @@ class Study:
     baseline: str
     base: dict[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    score: str = "top1"
+    score: str | dict[str, str] = "top1"
     published: dict[str, dict[str, Any]] = field(default_factory=dict)
     scale: str = "own"
     threads: int | None = None
@@ -77,13 +78,13 @@ class Study:
         for what in ("base", "arms", "published"):
             object.__setattr__(self, what, _named(what, getattr(self, what)))
         object.__setattr__(self, "seeds", _seeds(self.seeds))
-        checks.one_of("score", self.score, SCORES)
         checks.one_of("scale", self.scale, SCALES)
         if self.threads is not None:
             checks.integer("threads", self.threads, at_least=1)
         if self.memory_gb is not None and not checks.number("memory_gb", self.memory_gb) > 0:
             raise checks.InputError(f"memory_gb must be positive, got {self.memory_gb}")
         self._check_names()
+        self._check_scores()
         self._check_published()
         configs: dict[str, dict[str, Any]] = {}
         for arm in self.arms:
@@ -108,6 +109,14 @@ class Study:
             inside = [arm.rpartition("/")[2] for arm in arms]
             checks.one_of(f"baseline{f' of block {block!r}' if block else ''}:", self.baseline, inside)
 
+    def _check_scores(self) -> None:
+        if isinstance(self.score, str):
+            checks.one_of("score", self.score, SCORES)
+            return
+        for block, score in _named("score", self.score).items():
+            checks.one_of("block in score:", block, [name for name in self.blocks() if name])
+            checks.one_of(f"score of block {block!r}", score, SCORES)
+
     def _check_published(self) -> None:
         for arm, entry in self.published.items():
             checks.one_of("arm in published:", arm, self.arms)
@@ -125,6 +134,10 @@ class Study:
         for arm in self.arms:
             found.setdefault(arm.rpartition("/")[0], []).append(arm)
         return found
+
+    def score_of(self, block: str) -> str:
+        """What is compared in ``block``."""
+        return self.score if isinstance(self.score, str) else self.score.get(block, "top1")
 
     def baseline_of(self, arm: str) -> str:
         """The arm with which ``arm`` is compared: its block's baseline, which is its own."""
@@ -152,8 +165,10 @@ class Study:
 
     def require_runnable(self) -> None:
         """Raise InputError unless the models, their options and the data of all arms exist; nothing is loaded."""
+        from attnconv.models import list_models
         from attnconv.recipes import require_known
 
+        dense = list_models(dense=True)
         checked = []  # without what does not decide it: a row of a table more costs nothing
         for arm in self.arms:
             config = dataclasses.replace(self.config(arm, self.seeds[0]), epochs=1)
@@ -164,6 +179,12 @@ class Study:
                 require_known(config)
             except checks.InputError as error:
                 raise type(error)(f"arm {arm!r}: {error}") from None
+            score = self.score_of(arm.rpartition("/")[0])
+            if score.endswith("miou") and config.model not in dense:
+                raise checks.InputError(
+                    f"arm {arm!r}: score {score!r} is for networks that give each pixel a class ({', '.join(dense)}), "
+                    f"got {config.model!r}"
+                )
 
     def only(self, names: list[str]) -> "Study":
         """The study with these arms and blocks alone, and the baselines that they are compared with."""
@@ -172,9 +193,12 @@ class Study:
         for name in names:
             checks.one_of("arm or block", name, (*self.arms, *(block for block in blocks if block)))
             chosen |= set(blocks[name]) if name in blocks else {name, self.baseline_of(name)}
+        kept = {arm.rpartition("/")[0] for arm in chosen}
+        score = self.score
         return dataclasses.replace(
             self,
             arms={arm: options for arm, options in self.arms.items() if arm in chosen},
+            score=score if isinstance(score, str) else {block: one for block, one in score.items() if block in kept},
             published={arm: entry for arm, entry in self.published.items() if arm in chosen},
         )
 

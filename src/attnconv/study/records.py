@@ -20,6 +20,7 @@ from attnconv.train.run_lock import is_locked
 
 FORMAT = 1
 RESULTS = ("top1", "best_top1", "best_epoch", "top5", "loss", "seconds", "train_seconds_per_epoch")
+OF_PIXELS = ("miou", "best_miou")  # of runs in which each pixel has a label
 COUNTS = ("epoch", "step")  # columns of metrics.csv that are whole numbers
 
 
@@ -37,6 +38,7 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
         "state": state,
         "reason": reason,
         **{name: (result or {}).get(name) for name in RESULTS},
+        **{name: result[name] for name in OF_PIXELS if result and name in result},
         "params": facts.get("params"),
         "flops": facts.get("flops"),  # of one image forward, 2 a multiply-add
         "images": facts.get("images"),  # of training, an epoch
@@ -50,8 +52,10 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
         "version": _all(sessions, "version"),
     }
     if result is None and history:
-        best = max(history, key=lambda row: row["val_top1"])  # the first of equals, as a run counts
+        score = "val_miou" if "val_miou" in history[0] else "val_top1"
+        best = max(history, key=lambda row: row[score])  # the first of equals, as a run counts
         found |= {"best_top1": best["val_top1"], "best_epoch": best["epoch"]}
+        found |= {"best_miou": best["val_miou"]} if "val_miou" in best else {}
     return found
 
 

@@ -27,7 +27,7 @@ CLOCKS = (
 
 def drawings(comparison: Comparison, block: str) -> list[Block]:
     """None where no run has a score yet."""
-    chance = chance_of(comparison.records)
+    chance = chance_of(comparison.records, comparison.score)
     arms = [row.arm for row in comparison.rows]
     read = {name: Arm([r for r in comparison.records if r["arm"] == name], chance) for name in arms}
     suffix, label = f"-{block}" if block else "", f"{comparison.score} (%)"

@@ -14,12 +14,14 @@ UNDONE = ("failed", "running", "missing")
 
 def run_table(study: Study, records: Sequence[Record]) -> TableData:
     """A row a run, by arm and seed; those that diverged or failed stand out."""
-    name, key, column = SCORES[study.score]
+    names = dict.fromkeys(SCORES[study.score_of(block)][0] for block in study.blocks())
+    name = next(iter(names)) if len(names) == 1 else "score"
     header = ("arm", "seed", "state", f"{name}, last", f"{name}, best", "epochs", "training s", "commit", "torch")
     order = {arm: i for i, arm in enumerate(study.arms)}
     rows, marked = [], []
     for record in sorted(records, key=lambda record: order[record["arm"]]):
         history = record.get("history") or ()
+        _, key, column = SCORES[study.score_of(record["arm"].rpartition("/")[0])]
         last = record.get(key) if record["state"] == "done" else history[-1][column] if history else None
         best = max((row[column] for row in history if row[column] == row[column]), default=None)
         if record["state"] in ("diverged", "failed"):

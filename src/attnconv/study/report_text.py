@@ -9,9 +9,11 @@ from typing import Any
 import yaml
 
 from attnconv.report.study_page import Block, Heading, Items, TableData, Typed
+from attnconv.study.attention_drawings import attention_drawings
 from attnconv.study.comparison import Comparison, Row
 from attnconv.study.comparison_notes import notes
 from attnconv.study.comparison_table import NONE, Table, tables
+from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import Study
 from attnconv.study.power import ALPHA
 from attnconv.study.report_command import command
@@ -19,7 +21,13 @@ from attnconv.study.report_drawings import drawings
 from attnconv.study.report_runs import not_run, run_table
 
 Record = Mapping[str, Any]
-WORDS = {"top1": "last epoch", "best_top1": "best epoch", "top5": "top-5, last epoch"}  # of published numbers
+WORDS = {  # of published numbers
+    "top1": "last epoch",
+    "best_top1": "best epoch",
+    "top5": "top-5, last epoch",
+    "miou": "mean IoU, last epoch",
+    "best_miou": "mean IoU, best epoch",
+}
 
 
 def blocks_of(study: Study, path: Path, records: Sequence[Record], compared: Mapping[str, Comparison]) -> list[Block]:
@@ -29,7 +37,7 @@ def blocks_of(study: Study, path: Path, records: Sequence[Record], compared: Map
     if several:
         found += [Heading("Overview"), _overview(study, compared), Items([HOLM_A_SECTION])]
     for block, comparison in compared.items():
-        found += _section(study, block, comparison)
+        found += _section(study, block, comparison, attention_drawings(study, StudyFolder(path), block, records))
     found += [Heading("What was not run"), *not_run(study, records)]
     found += [Heading("Runs"), run_table(study, records)]
     plan = yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True)
@@ -58,7 +66,7 @@ def _state(records: Sequence[Record]) -> list[Block]:
     return [text]
 
 
-def _section(study: Study, block: str, comparison: Comparison) -> list[Block]:
+def _section(study: Study, block: str, comparison: Comparison, maps: list[Block]) -> list[Block]:
     full = {row.arm: f"{block}/{row.arm}" if block else row.arm for row in comparison.rows}
     published = {arm: study.published[name] for arm, name in full.items() if name in study.published}
     found: list[Block] = [Heading(block or "Results")]
@@ -68,10 +76,10 @@ def _section(study: Study, block: str, comparison: Comparison) -> list[Block]:
     found += _titled(results, comparison)
     if published:
         found += [Heading("Published numbers beside ours", 3), _beside(comparison, published)]
-    found += drawings(comparison, block)
+    found += [*drawings(comparison, block), *maps]
     for table in others:
         found += _titled(table, comparison)
-    return [*found, Heading("Notes", 3), Items([*notes(comparison), *_best(study)])]
+    return [*found, Heading("Notes", 3), Items([*notes(comparison), *_best(study.score_of(block))])]
 
 
 def _titled(table: Table, comparison: Comparison) -> list[Block]:
@@ -147,7 +155,7 @@ def _overview(study: Study, compared: Mapping[str, Comparison]) -> TableData:
     return TableData(header, rows, marked)
 
 
-def _best(study: Study) -> list[str]:
-    if study.score != "best_top1":
+def _best(score: str) -> list[str]:
+    if not score.startswith("best_"):
         return []
     return ["The plan names the best epoch's score; it is shown as a second reading, and the last epoch's is tested."]
