@@ -29,7 +29,7 @@ SSA_TRAINING: Options = {
 }
 SSA_PUBLISHED: Options = {**SSA_TRAINING, "presize": True, "precision": "fp16"}
 WOOF_SMALL: Options = {**SSA_TRAINING, "data": "imagewoof", "image_size": 48, "epochs": 5, "cache_images": True}
-GENERATED: Options = {**SSA_TRAINING, "epochs": 3, "label_smoothing": 0.0, "workers": 0, "device": "cpu"}
+GENERATED: Options = {**SSA_TRAINING, "epochs": 2, "label_smoothing": 0.0, "workers": 0, "device": "cpu"}
 
 # The paper's training on CIFAR-100, as remembered: 0.2 for 256 images, and another batch and decay with attention.
 AA_CIFAR: Options = {"data": "cifar100", "epochs": 500, "optimizer": "sgd", "schedule": "cosine", "warmup": 0.05}
