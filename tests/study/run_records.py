@@ -7,14 +7,14 @@ def run_record(arm: str, seed: int, scores: list[float], *, state: str = "done",
     """A run whose validation scores these are; 10 s an epoch of 1,000 images of 1 GFLOP each unless changed."""
     seconds = changes.pop("epoch_seconds", 10.0)
     history = [
-        {"epoch": epoch, "val_top1": score, "val_loss": 1.0, "train_loss": 1.0, "seconds": seconds}
+        {"epoch": epoch, "val_score": score, "val_loss": 1.0, "train_loss": 1.0, "seconds": seconds}
         for epoch, score in enumerate(scores, 1)
     ]
     record = {"arm": arm, "seed": seed, "state": state, "reason": "", "history": history, "params": 1000}
     record |= {"flops": 10**9, "images": 1000, "commit": "a1", "machine": "m", "device": "cpu", "torch": "2.15"}
     if state == "done":
         best = max(scores)
-        record |= {"top1": scores[-1], "best_top1": best, "best_epoch": 1 + scores.index(best)}
+        record |= {"score": scores[-1], "best_score": best, "best_epoch": 1 + scores.index(best)}
     return record | changes
 
 

@@ -6,7 +6,7 @@ from study.run_records import arm_records, run_record
 
 from attnconv.study.comparison import compare
 from attnconv.study.comparison_notes import notes
-from attnconv.study.comparison_table import csv_text, epoch_rows, markdown, run_rows, summary_rows, tables
+from attnconv.study.comparison_table import csv_text, epoch_rows, run_rows, summary_rows, tables
 
 PLAIN = [70.0, 71.0, 69.5, 70.2, 70.9]
 BETTER = [72.1, 72.4, 71.9, 72.0, 73.3]
@@ -148,13 +148,6 @@ def test_arms_of_different_lengths_are_said_to_be():
     assert note_with(compared(extra=short), "different numbers of epochs")
 
 
-def test_markdown_escapes_and_aligns():
-    lines = markdown(tables(compare(arm_records("a|b", PLAIN), baseline="a|b", chance=10))[0]).splitlines()
-    assert lines[0] == "### Equal epochs: the score after the last epoch"
-    assert lines[4].startswith(r"| a\|b | 5 | 0 |")
-    assert len({line.replace(r"\|", "").count("|") for line in lines[2:]}) == 1
-
-
 def test_csv_holds_every_number():
     comparison = compared()
     found = list(csv.DictReader(io.StringIO(csv_text(summary_rows(comparison)))))
@@ -168,7 +161,7 @@ def test_csv_holds_every_number():
     assert float(last["mean"]) == reading.estimate.mean
     assert float(last["difference_low"]) == reading.difference.interval.low
     assert float(last["p_holm"]) == test.holm_p
-    assert (last["interval"], last["paired"], last["compared"], last["runs_needed"]) == ("bootstrap", "True", "5", "6")
+    assert (last["interval"], last["paired"], last["pairs"], last["runs_needed"]) == ("bootstrap", "True", "5", "6")
     assert (best["p"], best["p_holm"]) == ("", "")
 
 
@@ -178,6 +171,6 @@ def test_csv_of_runs_and_epochs():
     assert len(runs) == 15
     assert len(epochs) == 20
     assert "history" not in runs[0]
-    assert (runs[0]["seed"], runs[0]["top1"], runs[14]["top1"]) == ("0", "70.0", "")
-    wanted = ("arm", "seed", "epoch", "val_top1", "val_loss", "train_loss", "seconds")
+    assert (runs[0]["seed"], runs[0]["score"], runs[14]["score"]) == ("0", "70.0", "")
+    wanted = ("arm", "seed", "epoch", "val_score", "val_loss", "train_loss", "seconds")
     assert epochs[1] == dict(zip(wanted, ("plain", "0", "2", "70.0", "1.0", "1.0", "10.0"), strict=True))

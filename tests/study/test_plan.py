@@ -90,6 +90,7 @@ BAD = [
     ({"seeds": [0.5]}, "each of the seeds must be an integer, got 0.5"),
     ({"baseline": "plane"}, "unknown baseline: 'plane'; nearest: 'plain'"),
     ({"score": "top2"}, "unknown score 'top2'"),
+    ({"score": "best_top1"}, "unknown score 'best_top1'; nearest: 'top1'"),
     ({"score": {"short": "top5"}}, "unknown block in score: 'short'"),
     ({"score": 3}, "score must hold names and values, got 3"),
     ({"scale": "tiny"}, "unknown scale 'tiny'"),
@@ -167,8 +168,8 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(arm, message):
 
 
 def test_mean_iou_needs_a_network_that_labels_pixels():
-    with pytest.raises(InputError, match=r"arm 'plain': score 'best_miou' is for .* \(aa_unet, unet\), got 'convnet3'"):
-        study(score="best_miou").require_runnable()
+    with pytest.raises(InputError, match=r"arm 'plain': score 'miou' is for .* \(aa_unet, unet\), got 'convnet3'"):
+        study(score="miou").require_runnable()
     arms = {"plain": {"model": "unet", "data": "far-context"}}
     study(score="miou", arms=arms).require_runnable()
 

@@ -10,7 +10,13 @@ import shutil
 import pytest
 from study.planted import PLAN, all_done, diverged, keep, plan, undone
 
+from attnconv.recipes import load_trained, run
+from attnconv.report.study_page import Drawing, Drawings
+from attnconv.report.svg import svg_file
+from attnconv.study import report_text
+from attnconv.study.far_pairs_figure import far_pairs_figure
 from attnconv.study.report import write_report
+from attnconv.train.config import RunConfig
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
@@ -66,7 +72,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory):
-    """Blocks, a diverged run, a failed one with much to say, long names, and published numbers."""
+    """Blocks, a diverged run, a failed one with much to say, long names, published numbers, and an attention map."""
     blocks = ("a-block-with-a-name-that-is-longer-than-a-phone-is-wide-at-any-size", "short")
     arms = {
         f"{block}/{arm}": {**options, "epochs": epochs}
@@ -78,7 +84,13 @@ def page_file(tmp_path_factory):
     records = [diverged(r["arm"], 1) if (r["arm"], r["seed"]) == ("short/aa", 1) else r for r in all_done(study)]
     records[-1] = undone(records[-1]["arm"], 4, "failed", "RuntimeError: " + "out of memory " * 20 + "/" * 120)
     folder = keep(tmp_path_factory.mktemp("study"), study, records)
-    write_report(folder)
+    options = {"data": "far-pairs", "epochs": 1, "train_subset": 32, "batch_size": 32, "device": "cpu", "workers": 0}
+    run(RunConfig(model="aa_convnet3", **options), folder.parent / "run", progress=False)
+    figure = far_pairs_figure(load_trained(folder.parent / "run", device="cpu"))
+    shown = Drawings([Drawing(svg_file(figure), "attention", "What the middle of the left glyph attends to.")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_text, "attention_drawings", lambda _, __, block, ___: [shown] * (block == "short"))
+        write_report(folder)
     return folder / "report.html"
 
 
@@ -113,7 +125,7 @@ def test_tables_scroll_in_their_box_and_figures_fill_a_phone(browser, page_file)
         assert any(inner > outer for inner, outer in boxes)
         drawings = "[...document.querySelectorAll('figure svg')]"
         widths = page.evaluate(f"{drawings}.map((e) => e.getBoundingClientRect().width)")
-        assert len(widths) == 6
+        assert len(widths) == 7
         assert all(290 < width <= 360 for width in widths)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+import yaml
 from study.tiny import ARMS, BASE, Here, tiny, without_times
 
 from attnconv import __version__
@@ -12,6 +13,7 @@ from attnconv.study import folder as folder_module
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun
 from attnconv.study.records import counts, read_records, record, records
+from attnconv.study.report import write_report
 from attnconv.study.run import run_study
 from attnconv.train.run_lock import locked
 
@@ -78,7 +80,7 @@ def test_more_seeds_and_arms_need_extend_and_do_what_is_missing(finished, tmp_pa
     shutil.copytree(folder.path, tmp_path / "copy")
     folder = StudyFolder(tmp_path / "copy")
     more = dataclasses.replace(study, arms={**study.arms, "last": {"model": "convnet3", "epochs": 1}}, seeds=(0, 1))
-    with pytest.raises(InputError, match=r"arm last is new; seed 1 is new\. --extend adds it"):
+    with pytest.raises(InputError, match=r"arm last is new; seed 1 is new\. --extend accepts that"):
         do(more, folder)
     here, again = do(more, folder, extend=True)
     assert here.names == ["last-seed0", "plain-seed1", "augmented-seed1", "wild-seed1", "last-seed1"]
@@ -96,7 +98,7 @@ def test_more_seeds_and_arms_need_extend_and_do_what_is_missing(finished, tmp_pa
         ({"arms": {"plain": ARMS["plain"]}}, "arm augmented is gone"),
         ({"seeds": (1,)}, "seed 0 is gone"),
         ({"baseline": "augmented"}, "baseline was 'plain' and is now 'augmented'"),
-        ({"score": "best_top1"}, "score was 'top1' and is now 'best_top1'"),
+        ({"score": "top5"}, "score was 'top1' and is now 'top5'"),
         ({"threads": 2}, "threads was 1 and is now 2"),
     ],
 )
@@ -217,6 +219,39 @@ def test_two_at_a_time_cannot_work_in_a_folder(finished):
     study, folder, _ = finished
     with locked(folder.path), pytest.raises(InputError, match="another process"):
         do(study, folder)
+
+
+def test_the_plan_of_a_study_at_work_stays(finished):
+    study, folder, _ = finished
+    kept = folder.plan.read_text()
+    more = dataclasses.replace(study, seeds=(0, 1))
+    with locked(folder.path), pytest.raises(InputError, match="another process"):
+        do(more, folder, extend=True)
+    assert folder.plan.read_text() == kept
+
+
+def test_a_run_that_the_plan_does_not_name_is_no_secret(finished):
+    study, folder, _ = finished
+    kept = folder.plan.read_text()
+    fewer = {name: options for name, options in study.arms.items() if name != "wild"}
+    text = yaml.safe_dump({**folder.study().to_dict(), "arms": fewer})
+    for work in (lambda: do(folder.study(), folder), lambda: write_report(folder.path)):
+        folder.plan.write_text(text)
+        with pytest.raises(InputError, match=r"study\.yaml was changed after run wild-seed0 was begun: it does not"):
+            work()
+    folder.plan.write_text(kept)
+
+
+def test_an_archive_is_shown_and_not_run(finished, tmp_path):
+    study, folder, found = finished
+    archive = StudyFolder(tmp_path)
+    for file in (folder.plan, folder.records):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert records(archive, study) == found
+    with pytest.raises(InputError, match=r"holds the records of runs and not the runs, .* give another --out"):
+        do(dataclasses.replace(study, score="top5"), archive)
+    assert archive.records.read_bytes() == folder.records.read_bytes()
+    assert archive.plan.read_bytes() == folder.plan.read_bytes()
 
 
 def test_nothing_is_written_where_names_do_not_exist_or_other_files_are(tmp_path):

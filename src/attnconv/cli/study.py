@@ -29,6 +29,7 @@ def run(
     seeds: int | None = None,
     only: str | None = None,
     threads: int | None = None,
+    memory_gb: float | None = None,
     ray: str | None = None,
     extend: Flag = False,
     mix_versions: Flag = False,
@@ -53,6 +54,8 @@ def run(
         Of the plan these arms or blocks alone, separated by commas, and their baselines.
     threads:
         CPU threads of each run; by default all of this machine, by GPU if there are several. A study keeps its number.
+    memory_gb:
+        Memory that Ray reserves for each run, 10^9 bytes. A study keeps its number.
     ray:
         Run on Ray: HOST:PORT, ray://HOST:PORT, auto, or local to start one here. Needs attnconv[ray].
     extend:
@@ -86,6 +89,8 @@ def run(
         chosen = dataclasses.replace(chosen, seeds=tuple(range(checks.integer("seeds", seeds, at_least=1))))
     if threads is not None:
         chosen = dataclasses.replace(chosen, threads=threads)
+    if memory_gb is not None:
+        chosen = dataclasses.replace(chosen, memory_gb=memory_gb)
     folder = StudyFolder(out or default_out(chosen))
     found = _run(chosen, folder, ray, extend=extend, mix_versions=mix_versions)
     _show(folder, found, json=json)

@@ -7,12 +7,17 @@ import torch
 
 from attnconv import checks
 from attnconv.data import DATA_SETS
-from attnconv.models import create_model
+from attnconv.models import create_model, list_models
 from attnconv.models.registry import check_options
 from attnconv.recipes.images import augmentation_of
 from attnconv.train.config import RunConfig
 
 ANY_SIZE = 224  # pixels, where the data's own size is not known yet
+
+
+def dense_models() -> list[str]:
+    """Networks that give each pixel a class, by name."""
+    return list_models(dense=True)
 
 
 def require_known(config: RunConfig) -> None:

@@ -1,6 +1,6 @@
-"""The page of a study, as HTML and as its Markdown twin, from one list of blocks.
+"""The page of a study, as HTML and as its Markdown twin, from one list of parts.
 
-Knows nothing of studies: it takes text, tables as header and rows, and figures. Whatever text a block holds is shown
+Knows nothing of studies: it takes text, tables as header and rows, and figures. Whatever text a part holds is shown
 as that text; none of it can become markup.
 """
 
@@ -57,52 +57,52 @@ class Typed:
     title: str = ""
 
 
-Block = str | Heading | Items | TableData | Drawings | Typed  # text alone is a paragraph
+Part = str | Heading | Items | TableData | Drawings | Typed  # text alone is a paragraph
 
 
-def html(title: str, blocks: Sequence[Block], *, footer: str) -> str:
-    return page.page(title, [_html(block) for block in blocks], footer=footer)
+def html(title: str, parts: Sequence[Part], *, footer: str) -> str:
+    return page.page(title, [_html(part) for part in parts], footer=footer)
 
 
-def markdown(title: str, blocks: Sequence[Block], *, footer: str) -> tuple[str, dict[str, str]]:
+def markdown(title: str, parts: Sequence[Part], *, footer: str) -> tuple[str, dict[str, str]]:
     """The text, and the SVG files that it shows, by name."""
-    parts = [f"# {_escaped(title)}", *map(_markdown, blocks), _escaped(footer)]
-    drawings = [drawing for block in blocks if isinstance(block, Drawings) for drawing in block.drawings]
-    return "\n\n".join(parts) + "\n", {f"{drawing.name}.svg": drawing.svg for drawing in drawings}
+    texts = [f"# {_escaped(title)}", *map(_markdown, parts), _escaped(footer)]
+    drawings = [drawing for part in parts if isinstance(part, Drawings) for drawing in part.drawings]
+    return "\n\n".join(texts) + "\n", {f"{drawing.name}.svg": drawing.svg for drawing in drawings}
 
 
-def _html(block: Block) -> str:
-    match block:
+def _html(part: Part) -> str:
+    match part:
         case str():
-            return page.paragraph(block)
+            return page.paragraph(part)
         case Heading():
-            return page.heading(block.text) if block.level == 2 else page.subheading(block.text)
+            return page.heading(part.text) if part.level == 2 else page.subheading(part.text)
         case Items():
-            return page.listing(block.items)
+            return page.listing(part.items)
         case TableData():
-            return page.table(block.header, block.rows, marked=block.marked)
+            return page.table(part.header, part.rows, marked=part.marked)
         case Drawings():
-            return page.beside([page.drawing(d.svg, caption=d.caption) for d in block.drawings])
+            return page.beside([page.drawing(d.svg, caption=d.caption) for d in part.drawings])
         case Typed():
-            return page.folded(block.title, block.text) if block.title else page.preformatted(block.text)
+            return page.folded(part.title, part.text) if part.title else page.preformatted(part.text)
 
 
-def _markdown(block: Block) -> str:
-    match block:
+def _markdown(part: Part) -> str:
+    match part:
         case str():
-            return _escaped(block)
+            return _escaped(part)
         case Heading():
-            return f"{'#' * block.level} {_escaped(block.text)}"
+            return f"{'#' * part.level} {_escaped(part.text)}"
         case Items():
-            return "\n".join(f"- {_escaped(item)}" for item in block.items)
+            return "\n".join(f"- {_escaped(item)}" for item in part.items)
         case TableData():
-            return _markdown_table(block)
+            return _markdown_table(part)
         case Drawings():
-            return "\n\n".join(f"![{_escaped(d.caption)}]({d.name}.svg)" for d in block.drawings)
+            return "\n\n".join(f"![{_escaped(d.caption)}]({d.name}.svg)" for d in part.drawings)
         case Typed():
-            longest = max((len(run) for run in re.findall("`+", block.text)), default=0)
+            longest = max((len(run) for run in re.findall("`+", part.text)), default=0)
             fence = "`" * max(3, longest + 1)
-            return "\n".join([*([f"{_escaped(block.title)}:", ""] if block.title else []), fence, block.text, fence])
+            return "\n".join([*([f"{_escaped(part.title)}:", ""] if part.title else []), fence, part.text, fence])
 
 
 def _markdown_table(table: TableData) -> str:

@@ -1,8 +1,8 @@
 """The records of one arm's runs, and the scores to be read from them.
 
-A record is a mapping: arm, seed, state (one of STATES), and of a run that trained top1, best_top1, history (epoch,
-val_top1, seconds), params, flops, images, commit, machine, device and torch. Scores are percentages; the keys say top1
-whatever the score is, ``score`` names it.
+A record is a mapping: arm, seed, state (one of STATES), and of a run that trained score, best_score, history (epoch,
+val_score, seconds), params, flops, images, commit, machine, device, torch and version. Scores are percentages; which
+of a run's own numbers they are, `attnconv.study.compared` has chosen.
 
 How each state enters. done: its last epoch's score. diverged: the score it ended with, that is the last finite one
 of its validations, or ``chance`` if it never finished an epoch; leaving it out would make an arm better for diverging.
@@ -37,14 +37,14 @@ class Arm:
     def at(self, record: Record, epochs: int | None) -> float:
         """A run's score after so many epochs, or at its end; a diverged run keeps the score that it ended with."""
         if epochs is None and record["state"] == "done":
-            return checks.number(f"top1 of {record['arm']}, seed {record['seed']},", record["top1"])
+            return checks.number(f"score of {record['arm']}, seed {record['seed']},", record["score"])
         scores = validated(record)
         within = [epoch for epoch in scores if epochs is None or epoch <= epochs]
         return scores[max(within)] if within else self.chance
 
     def _best(self, record: Record) -> float:
         if record["state"] == "done":
-            return checks.number(f"best_top1 of {record['arm']}, seed {record['seed']},", record["best_top1"])
+            return checks.number(f"best score of {record['arm']}, seed {record['seed']},", record["best_score"])
         return max(validated(record).values(), default=self.chance)
 
     def known(self, key: str) -> Any:
@@ -55,7 +55,7 @@ class Arm:
 def validated(record: Record) -> dict[int, float]:
     """The finite validation scores of a run by epoch."""
     rows = record.get("history") or ()
-    return {int(row["epoch"]): row["val_top1"] for row in rows if math.isfinite(row["val_top1"])}
+    return {int(row["epoch"]): row["val_score"] for row in rows if math.isfinite(row["val_score"])}
 
 
 def arms_of(records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -121,7 +121,6 @@ def simple_self_attention(scale: Scale) -> Study:
         base=SSA_PUBLISHED,
         arms=arms,
         baseline="xresnet50",
-        score="best_top1",
         published=published,
     )
 

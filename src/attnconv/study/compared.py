@@ -7,16 +7,9 @@ from attnconv import checks
 from attnconv.study.arm import STATES
 from attnconv.study.comparison import Comparison, compare
 from attnconv.study.plan import Study
+from attnconv.study.scores import SCORES
+from attnconv.study.statistics import holm
 
-# What a score is called, its key in a record, and its column in the record's history. The best epoch is a second
-# reading of each comparison; what is tested is the last.
-SCORES = {
-    "top1": ("top-1", "top1", "val_top1"),
-    "best_top1": ("top-1", "top1", "val_top1"),
-    "top5": ("top-5", "top5", "val_top5"),
-    "miou": ("mean IoU", "miou", "val_miou"),
-    "best_miou": ("mean IoU", "miou", "val_miou"),
-}
 NUMBERS = ("params", "flops", "images", "classes")
 
 
@@ -32,7 +25,7 @@ def comparisons(study: Study, records: Sequence[Mapping[str, Any]]) -> dict[str,
         inside = [{**record, "arm": _own(record["arm"])} for record in scored if record["arm"] in arms]
         order = {_own(arm): i for i, arm in enumerate(arms)}
         inside.sort(key=lambda record: order[record["arm"]])  # stable: seeds stay in order
-        score = SCORES[study.score_of(block)][0]
+        score = SCORES[study.score_of(block)].name
         found[block] = compare(inside, baseline=study.baseline, chance=chance_of(inside, score), score=score)
     return found
 
@@ -52,7 +45,7 @@ def _own(arm: str) -> str:
 
 
 def _scored(study: Study, record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with the study's score under the names that `compare` reads."""
+    """A record with the study's score as well, under the names that `compare` reads."""
     run = f"the record of {record.get('arm')!r} with seed {record.get('seed')!r}"
     checks.one_of(f"arm in {run}:", record.get("arm"), study.arms)
     checks.one_of(f"seed in {run}:", record.get("seed"), study.seeds)
@@ -60,16 +53,16 @@ def _scored(study: Study, record: Mapping[str, Any]) -> dict[str, Any]:
     for name in NUMBERS:
         if record.get(name) is not None:
             checks.number(f"{name} in {run}", record[name])
-    _, key, column = SCORES[study.score_of(record["arm"].rpartition("/")[0])]
+    score = SCORES[study.score_of(record["arm"].rpartition("/")[0])]
     if not isinstance(rows := record.get("history") or [], list):
         raise checks.InputError(f"{run} is damaged: its history is {rows!r}")
-    history = [_epoch(row, column, run) for row in rows]
+    history = [_epoch(row, score.column, run) for row in rows]
     found = {**record, "history": history}
     if record["state"] == "done":
-        found["top1"] = checks.number(f"{key} in {run}", record.get(key))
-        known = f"best_{key}"
-        best = record[known] if known in record else max((r["val_top1"] for r in history), default=None)
-        found["best_top1"] = checks.number(f"best {key} in {run}", best)
+        found["score"] = checks.number(f"{score.key} in {run}", record.get(score.key))
+        known = f"best_{score.key}"
+        best = record[known] if known in record else max((row["val_score"] for row in history), default=None)
+        found["best_score"] = checks.number(f"best {score.key} in {run}", best)
     return found
 
 
@@ -79,4 +72,15 @@ def _epoch(row: Any, column: str, run: str) -> dict[str, Any]:
     for name in ("epoch", column, "seconds"):
         if isinstance(row.get(name), bool) or not isinstance(row.get(name), (int, float)):
             raise checks.InputError(f"{run} is damaged: {name} of an epoch must be a number, got {row.get(name)!r}")
-    return {**row, "val_top1": row[column]}
+    return {**row, "val_score": row[column]}
+
+
+def holm_over_all(compared: Mapping[str, Comparison]) -> dict[tuple[str, str], float]:
+    """(block, arm) -> p after Holm over all tests of the study; a comparison's own is over the block's."""
+    tests = {
+        (block, row.arm): row.test.permutation.p
+        for block, comparison in compared.items()
+        for row in comparison.rows
+        if row.test.permutation
+    }
+    return dict(zip(tests, holm(list(tests.values())), strict=True))

@@ -38,7 +38,6 @@ class Row:
 
     arm: str
     counts: Mapping[str, int]  # of runs by state
-    seeds: tuple[int, ...]  # with a score
     params: int | None
     flops: int | None  # of one image's forward, 2 a multiplication and addition
     epochs: int | None
@@ -145,7 +144,6 @@ def _row(
     return Row(
         arm=name,
         counts={state: sum(r["state"] == state for r in arm.records) for state in STATES},
-        seeds=tuple(sorted(arm.last)),
         params=arm.known("params"),
         flops=arm.known("flops"),
         epochs=max((len(validated(r)) for r in arm.done), default=None),
@@ -161,6 +159,9 @@ def _row(
 
 def _why_no_score(arm: Arm) -> str:
     if arm.diverged and not arm.done:
+        others = len(arm.records) - len(arm.diverged)
+        if others:
+            return f"{len(arm.diverged)} of {len(arm.records)} runs diverged, and none is done"
         return f"all {len(arm.diverged)} runs diverged" if len(arm.diverged) > 1 else "its one run diverged"
     return "" if arm.done else "no run is done"
 

@@ -109,6 +109,7 @@ def _mixed(comparison: Comparison) -> list[str]:
         found.append("The arms were trained for different numbers of epochs: the first table is not of equal epochs.")
     for key, text in (
         ("commit", "commits"),
+        ("version", "versions of attnconv: they may differ for that reason alone"),
         ("torch", "versions of torch"),
         ("machine", "machines: seconds are not comparable between them"),
         ("device", "devices: seconds are not comparable between them"),

@@ -38,13 +38,6 @@ def tables(comparison: Comparison, *, published: Mapping[str, str] | None = None
     return [_results(comparison, published or {}), _readings(comparison), _costs(comparison)]
 
 
-def markdown(table: Table) -> str:
-    """With the title as a heading of the third level."""
-    lines = [table.header, ("---", *["---:"] * (len(table.header) - 1)), *table.rows]
-    cells = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
-    return "\n".join([f"### {table.title}", "", *cells])
-
-
 def _results(comparison: Comparison, published: Mapping[str, str]) -> Table:
     score = comparison.score
     header = ["arm", "runs", "diverged", f"{score}, mean ± sd", "95 % interval", "difference", "95 % interval"]
@@ -54,7 +47,7 @@ def _results(comparison: Comparison, published: Mapping[str, str]) -> Table:
         test = row.test
         cells = [row.arm, _runs(row), str(row.counts["diverged"]), *_estimate(row.last), *_difference(row.last)]
         cells.append(_compared(row.last.difference))
-        cells += [_p(test.permutation.p), _p(test.holm_p)] if test.permutation else [test.why_not, NONE]
+        cells += [p_text(test.permutation.p), p_text(test.holm_p)] if test.permutation else [test.why_not, NONE]
         cells.append(_needed(row))
         rows.append((*cells, *([published.get(row.arm, NONE)] if published else [])))
     return Table("Equal epochs: the score after the last epoch", tuple(header), tuple(rows))
@@ -120,7 +113,8 @@ def _compared(found: Difference | None) -> str:
     return str(found.n[0]) if found.paired else f"unpaired, {found.n[0]} and {found.n[1]}"
 
 
-def _p(p: float | None) -> str:
+def p_text(p: float | None) -> str:
+    """As tables show it."""
     return NONE if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
@@ -152,6 +146,7 @@ def _summary(comparison: Comparison, row: Row, key: str, reading: Reading) -> di
     found, difference = reading.estimate, reading.difference
     test = row.test if key == "last" else None
     permutation = test.permutation if test else None
+    budget = {"equal_time": comparison.time, "equal_flops": comparison.flops}.get(key)
     return {
         "arm": row.arm,
         "baseline": comparison.baseline,
@@ -170,8 +165,10 @@ def _summary(comparison: Comparison, row: Row, key: str, reading: Reading) -> di
         "difference_high": difference and difference.interval.high,
         "difference_interval": difference and (difference.interval.kind or difference.interval.why_not),
         "paired": difference and difference.paired,
-        "compared": difference and " and ".join(map(str, difference.n)),
-        "difference_sds": difference and " and ".join(map(repr, difference.sds)),
+        "pairs": difference.n[0] if difference and difference.paired else None,
+        "sd_difference": difference.sds[0] if difference and difference.paired and difference.sds else None,
+        "n_arm": difference.n[0] if difference and not difference.paired else None,
+        "n_baseline": difference.n[1] if difference and not difference.paired else None,
         "p": permutation and permutation.p,
         "p_holm": test and test.holm_p,
         "smallest_p": permutation and permutation.smallest_p,
@@ -181,6 +178,8 @@ def _summary(comparison: Comparison, row: Row, key: str, reading: Reading) -> di
         "params": row.params,
         "flops": row.flops,
         "train_seconds": row.seconds,
+        "budget": budget[1] if budget else None,  # seconds, or FLOPs, of training
+        "budget_arm": budget[0] if budget else None,
     }
 
 

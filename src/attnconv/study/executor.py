@@ -49,5 +49,7 @@ def gpus_of(planned: PlannedRun, present: int) -> int:
         return 0
     count = present if config.devices == "auto" else config.devices or 1
     if not 1 <= count <= present:
-        raise checks.InputError(f"arm {planned.arm!r} needs {max(count, 1)} GPUs, and here are {present}")
+        raise checks.InputError(
+            f"arm {planned.arm!r} has devices {max(count, 1)}, and no machine here has more than {present} GPUs"
+        )
     return count

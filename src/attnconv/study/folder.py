@@ -42,9 +42,29 @@ class StudyFolder:
             raise checks.InputError(f"{self.path} holds no study: it has no study.yaml")
         return read_study(self.plan)
 
+    def is_archive(self) -> bool:
+        """Whether the plan and the records alone were kept."""
+        return self.records.exists() and not (self.path / "runs").exists()
+
     def begun(self, study: Study) -> list[PlannedRun]:
         """The runs of which there is anything."""
         return [planned for planned in study.runs() if self.run(planned).path.exists()]
+
+    def make(self) -> None:
+        """Make the folder; InputError if it cannot be, or holds what is no study, or records without their runs."""
+        if self.path.exists() and not self.path.is_dir():
+            raise checks.InputError(f"{self.path} is a file; --out must name a folder, or one to be made")
+        if not self.plan.exists() and self.path.exists() and any(self.path.iterdir()):
+            raise checks.InputError(f"{self.path} holds other files and no study: give another --out")
+        if self.is_archive():
+            raise checks.InputError(
+                f"{self.path} holds the records of runs and not the runs, so it is for `study report` alone: give "
+                "another --out"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
 
     def prepare(self, study: Study, *, threads: int, extend: bool = False, mix_versions: bool = False) -> Study:
         """Make the folder, or take up the one that is there; the study to run, which has its number of threads.
@@ -57,14 +77,13 @@ class StudyFolder:
             InputError: the folder holds something else, runs of another plan (the differences are listed), runs whose
                 own config.yaml is another than the plan's, or runs of another version.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise checks.InputError(f"{self.path} is a file; --out must name a folder, or one to be made")
+        self.make()
         if not self.plan.exists():
-            if self.path.exists() and any(self.path.iterdir()):
-                raise checks.InputError(f"{self.path} holds other files and no study: give another --out")
             return self._write(dataclasses.replace(study, threads=study.threads or threads))
         stored = self.study()
-        study = dataclasses.replace(study, threads=study.threads or stored.threads or threads)
+        study = dataclasses.replace(
+            study, threads=study.threads or stored.threads or threads, memory_gb=study.memory_gb or stored.memory_gb
+        )
         if self.begun(stored):
             added, changed = differences(stored, study)
             if changed:
@@ -73,7 +92,7 @@ class StudyFolder:
                 )
             if added and not extend:
                 raise checks.InputError(
-                    f"{self.path} holds runs of a smaller plan: {'; '.join(added)}. --extend adds it"
+                    f"{self.path} holds runs of another plan: {'; '.join(added)}. --extend accepts that"
                 )
         self.require_as_planned(study)
         if not mix_versions:
@@ -81,16 +100,20 @@ class StudyFolder:
         return self._write(study)
 
     def _write(self, study: Study) -> Study:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
         with replacing(self.plan) as file:
             file.write(yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True).encode())
         return study
 
     def require_as_planned(self, study: Study) -> None:
-        """Raise InputError unless each run that was begun has the configuration that the plan gives it."""
+        """Raise InputError unless the plan names each run that was begun, and gives it the configuration it has."""
+        named = {self.run(planned).path for planned in study.runs()}
+        runs = self.path / "runs"
+        for path in sorted(facts.parent for facts in runs.rglob("facts.json")):
+            if path not in named:
+                raise checks.InputError(
+                    f"study.yaml was changed after run {path.relative_to(runs)} was begun: it does not name it "
+                    "any more; put it back, or move that folder away"
+                )
         for planned in self.begun(study):
             path = self.run(planned).config
             if not path.exists():
@@ -156,7 +179,7 @@ def differences(stored: Study, now: Study) -> tuple[list[str], list[str]]:
     for what in ("baseline", "score", "threads"):
         if (then := getattr(stored, what)) != (new := getattr(now, what)):
             changed.append(f"{what} was {then!r} and is now {new!r}")
-    for what in ("name", "text", "scale", "memory_gb"):
+    for what in ("name", "text", "scale"):
         if (then := getattr(stored, what)) != (new := getattr(now, what)):
             added.append(f"{what} was {then!r} and is now {new!r}")
     for arm in {**stored.published, **now.published}:

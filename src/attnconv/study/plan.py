@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnconv import checks
+from attnconv.study.scores import PUBLISHED, SCORES
 from attnconv.train.config import RunConfig
 from attnconv.train.plain import plain
 
 SCALES = ("published", "small", "own")
-SCORES = ("top1", "best_top1", "top5", "miou", "best_miou")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
-PUBLISHED = ("value", "score", "source", "runs", "note")
+ENTRIES = ("value", "score", "source", "runs", "note")  # of a published number
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ class Study:
             all names have a block, BLOCK/ARM, or none has.
         seeds: a list of them, or how many, counted from 0.
         baseline: the arm that the others are compared with; in a study of blocks ARM, which each block must have.
-        score: what is compared: "top1" of the last epoch, "best_top1" of the best, "top5", or, where each pixel has a
-            label, "miou" and "best_miou"; in a study of blocks also BLOCK -> one of these, "top1" for the others.
-        published: arm -> {"value": percent, "source": text} and, where known, "score" (as above), "runs" and "note".
+        score: what is compared, of the last epoch: "top1", "top5" or, where each pixel has a label, "miou"; in a study
+            of blocks also BLOCK -> one of these, "top1" for the others.
+        published: arm -> {"value": percent, "source": text} and, where known, "score" ("top1" if not
+            said, "best_top1" of the best epoch, "top5", "miou", "best_miou"), "runs" and "note".
         scale: "published", "small", or "own", a size that is neither.
         threads: CPU threads of each run; None until the study has a folder, which then keeps the number.
         memory_gb: memory that Ray reserves for each run, 10^9 bytes; None for none.
@@ -122,11 +123,11 @@ class Study:
             checks.one_of("arm in published:", arm, self.arms)
             entry = _named(f"published[{arm!r}]", entry)
             for key in entry:
-                checks.one_of(f"entry of published[{arm!r}]:", key, PUBLISHED)
+                checks.one_of(f"entry of published[{arm!r}]:", key, ENTRIES)
             checks.number(f"value of published[{arm!r}]", entry.get("value"))
             if not isinstance(entry.get("source"), str):
                 raise checks.InputError(f"published[{arm!r}] needs its source as text, got {entry.get('source')!r}")
-            checks.one_of(f"score of published[{arm!r}]:", entry.get("score", "top1"), SCORES)
+            checks.one_of(f"score of published[{arm!r}]:", entry.get("score", "top1"), PUBLISHED)
 
     def blocks(self) -> dict[str, list[str]]:
         """Block -> its arms, in order; the block of arms without one is ""."""
@@ -165,10 +166,9 @@ class Study:
 
     def require_runnable(self) -> None:
         """Raise InputError unless the models, their options and the data of all arms exist; nothing is loaded."""
-        from attnconv.models import list_models
-        from attnconv.recipes import require_known
+        from attnconv.recipes import dense_models, require_known
 
-        dense = list_models(dense=True)
+        dense = dense_models()
         checked = []  # without what does not decide it: a row of a table more costs nothing
         for arm in self.arms:
             config = dataclasses.replace(self.config(arm, self.seeds[0]), epochs=1)
@@ -180,7 +180,7 @@ class Study:
             except checks.InputError as error:
                 raise type(error)(f"arm {arm!r}: {error}") from None
             score = self.score_of(arm.rpartition("/")[0])
-            if score.endswith("miou") and config.model not in dense:
+            if score == "miou" and config.model not in dense:
                 raise checks.InputError(
                     f"arm {arm!r}: score {score!r} is for networks that give each pixel a class ({', '.join(dense)}), "
                     f"got {config.model!r}"

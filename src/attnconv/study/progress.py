@@ -18,12 +18,14 @@ class StudyProgress:
         folder: of the study.
         runs: all of them.
         left: those that are to be done now.
+        note: what to say before them.
     """
 
     def __init__(
-        self, folder: StudyFolder, runs: Sequence[PlannedRun], left: Sequence[PlannedRun], *, shown: bool
+        self, folder: StudyFolder, runs: Sequence[PlannedRun], left: Sequence[PlannedRun], *, note: str, shown: bool
     ) -> None:
         self.folder, self.left, self.shown, self.total = folder, list(left), shown, len(runs)
+        self.note = note
         self.done = len(runs) - len(left)
         self.bar, self._looked = None, 0.0
         if shown and sys.stderr.isatty():
@@ -36,6 +38,8 @@ class StudyProgress:
             self.task = self.bar.add_task("", total=sum(planned.config.epochs for planned in left))
 
     def __enter__(self) -> Self:
+        if self.note:
+            self._line(self.note)
         if self.done:
             self._line(f"{self.done} of {self.total} runs need nothing more, {len(self.left)} are left")
         if self.bar:
@@ -58,7 +62,8 @@ class StudyProgress:
         """Print the line of a run."""
         self.done += 1
         name, state = f"{record['arm']}-seed{record['seed']}", record["state"]
-        outcome = f"top-1 {record['top1']:.2f}%, {record['seconds']:.0f} s" if state == "done" else record["reason"]
+        name_of, value = ("mean IoU", record["miou"]) if "miou" in record else ("top-1", record["top1"])
+        outcome = f"{name_of} {value:.2f}%, {record['seconds']:.0f} s" if state == "done" else record["reason"]
         self._line(f"{self.done}/{self.total} {name}: {state}, {outcome}")
 
     def _line(self, text: str) -> None:

@@ -48,6 +48,7 @@ class RayCluster:
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        self._before = signal.getsignal(signal.SIGTERM)
         if self.address == "local":
             ray.init(address="local", include_dashboard=False, **options)
         else:
@@ -61,6 +62,8 @@ class RayCluster:
         import ray
 
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._before)
 
     def execute(
         self,
@@ -87,17 +90,17 @@ class RayCluster:
         environment = {name: os.environ[name] for name in names if name in os.environ}
         fresh: Any = ray.remote(max_calls=1)(do_run)  # a worker of its own for each
         tasks = {}
-        for planned in runs:
-            task = fresh.options(
-                num_cpus=min(threads, cpus),
-                num_gpus=needs[planned.name],
-                memory=int(memory_gb * 1e9) if memory_gb is not None else None,
-                max_retries=RETRIES,
-                name=planned.name,
-            )
-            place = str(folder.path.resolve()), planned.arm, planned.seed
-            tasks[task.remote(*place, threads, environment, os.getcwd())] = planned
         try:
+            for planned in runs:
+                task = fresh.options(
+                    num_cpus=min(threads, cpus),
+                    num_gpus=needs[planned.name],
+                    memory=int(memory_gb * 1e9) if memory_gb is not None else None,
+                    max_retries=RETRIES,
+                    name=planned.name,
+                )
+                place = str(folder.path.resolve()), planned.arm, planned.seed
+                tasks[task.remote(*place, threads, environment, os.getcwd())] = planned
             while tasks:
                 done, _ = ray.wait(list(tasks), timeout=PAUSE)
                 for task in done:
@@ -105,11 +108,11 @@ class RayCluster:
                     _settle(folder, planned, task)
                     ended(planned)
                 tick()
-        except KeyboardInterrupt:
+        finally:  # there are tasks left where an exception came, Ctrl-C among them
             for task in tasks:
                 ray.cancel(task, force=False)
-            ray.wait(list(tasks), num_returns=len(tasks), timeout=STOPPING)
-            raise
+            if tasks:
+                ray.wait(list(tasks), num_returns=len(tasks), timeout=STOPPING)
 
 
 def do_run(folder: str, arm: str, seed: int, threads: int, environment: dict[str, str], cwd: str) -> None:

@@ -60,8 +60,13 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
 
 
 def records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
-    """Those of all runs, in the order of the plan."""
-    return [record(folder, planned) for planned in study.runs()]
+    """Those of all runs, in the order of the plan; of an archive those that it holds, and the rest missing."""
+    if not folder.is_archive():
+        return [record(folder, planned) for planned in study.runs()]
+    found = read_records(folder.records)
+    known = {(one.get("arm"), one.get("seed")) for one in found}
+    missing = [planned for planned in study.runs() if (planned.arm, planned.seed) not in known]
+    return found + [{"arm": run.arm, "seed": run.seed, "state": "missing", "reason": None} for run in missing]
 
 
 def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:

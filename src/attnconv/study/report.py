@@ -7,13 +7,13 @@ from typing import Any
 
 from attnconv import __version__
 from attnconv.report import study_page
-from attnconv.study.compared import comparisons
+from attnconv.study.compared import comparisons, holm_over_all
 from attnconv.study.comparison import Comparison
 from attnconv.study.comparison_table import csv_text, epoch_rows, run_rows, summary_rows
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import Study
-from attnconv.study.records import counts, read_records, records
-from attnconv.study.report_text import blocks_of
+from attnconv.study.records import counts, records
+from attnconv.study.report_text import parts_of
 from attnconv.train.atomic import replacing
 
 
@@ -28,7 +28,7 @@ class Report:
 
     def summary(self) -> list[dict[str, Any]]:
         """The rows of summary.csv."""
-        return _rows(self.compared, summary_rows)
+        return _summary(self.study, self.compared)
 
 
 def write_report(path: Path) -> Report:
@@ -41,16 +41,17 @@ def write_report(path: Path) -> Report:
     """
     folder = StudyFolder(path)
     study = folder.study()
-    found = _archived(folder, study) if _is_archive(folder) else records(folder, study)
+    folder.require_as_planned(study)
+    found = records(folder, study)
     compared = comparisons(study, found)
-    blocks = blocks_of(study, path, found, compared)
+    parts = parts_of(study, path, found, compared)
     footer = f"Written by attnconv {__version__} from the records of {len(found)} runs."
-    text, drawings = study_page.markdown(f"Study {study.name}", blocks, footer=footer)
+    text, drawings = study_page.markdown(f"Study {study.name}", parts, footer=footer)
     files = {
-        "report.html": study_page.html(f"Study {study.name}", blocks, footer=footer),
+        "report.html": study_page.html(f"Study {study.name}", parts, footer=footer),
         "report.md": text,
         **drawings,
-        "summary.csv": csv_text(_rows(compared, summary_rows)),
+        "summary.csv": csv_text(_summary(study, compared)),
         "runs.csv": csv_text(_rows(compared, run_rows)),
         "epochs.csv": csv_text(_rows(compared, epoch_rows)),
     }
@@ -58,17 +59,23 @@ def write_report(path: Path) -> Report:
     return Report(study, tuple(path / name for name in files), counts(found), compared)
 
 
-def _is_archive(folder: StudyFolder) -> bool:
-    """Whether the plan and the records alone were kept."""
-    return folder.records.exists() and not (folder.path / "runs").exists()
-
-
-def _archived(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
-    """The records in records.jsonl; runs of the plan that have none there are missing."""
-    found = read_records(folder.records)
-    known = {(record.get("arm"), record.get("seed")) for record in found}
-    missing = [planned for planned in study.runs() if (planned.arm, planned.seed) not in known]
-    return found + [{"arm": run.arm, "seed": run.seed, "state": "missing"} for run in missing]
+def _summary(study: Study, compared: Mapping[str, Comparison]) -> list[dict[str, Any]]:
+    """Those of the comparisons, with what takes the whole study to know."""
+    adjusted = holm_over_all(compared)
+    found = []
+    for row in _rows(compared, summary_rows):
+        block, arm = row["block"], row["arm"]
+        published = study.published.get(f"{block}/{arm}" if block else arm, {})
+        found.append(
+            {
+                **row,
+                "p_holm_all": adjusted.get((block, arm)) if row["reading"] == "last" else None,
+                "published": published.get("value"),
+                "published_score": published.get("score", "top1") if published else None,
+                "published_runs": published.get("runs"),
+            }
+        )
+    return found
 
 
 def _rows(compared: Mapping[str, Comparison], rows_of: Any) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ def command(study: Study, path: Path) -> str:
         scale = [] if study.scale == "published" else ["--scale", study.scale]
         run = [study.name, *scale, "--seeds", str(len(study.seeds)), *settings, "--out", str(path)]
     else:
-        run = [str(path / "study.yaml"), "--out", "studies/again"]
+        run, path = [str(path / "study.yaml"), "--out", "studies/again"], Path("studies/again")
     return f"attnconv study run {shlex.join(run)}\nattnconv study report {shlex.quote(str(path))}"
 
 

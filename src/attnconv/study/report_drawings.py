@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from attnconv.report.study_page import Block, Drawing, Drawings
+from attnconv.report.study_page import Drawing, Drawings, Part
 from attnconv.report.study_plot import Curves, Point, cost_figure, curves_figure
 from attnconv.report.svg import svg_file
 from attnconv.study import budgets
@@ -25,7 +25,7 @@ CLOCKS = (
 )
 
 
-def drawings(comparison: Comparison, block: str) -> list[Block]:
+def drawings(comparison: Comparison, block: str) -> list[Part]:
     """None where no run has a score yet."""
     chance = chance_of(comparison.records, comparison.score)
     arms = [row.arm for row in comparison.rows]

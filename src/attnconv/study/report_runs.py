@@ -3,27 +3,29 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attnconv.report.study_page import Block, Items, TableData
-from attnconv.study.compared import SCORES
+from attnconv.report.study_page import Items, Part, TableData
 from attnconv.study.comparison_table import NONE
 from attnconv.study.plan import Study
+from attnconv.study.scores import SCORES
 
 Record = Mapping[str, Any]
+NOTED = ("version", "torch", "device", "threads", "machine")  # of a record
 UNDONE = ("failed", "running", "missing")
 
 
 def run_table(study: Study, records: Sequence[Record]) -> TableData:
     """A row a run, by arm and seed; those that diverged or failed stand out."""
-    names = dict.fromkeys(SCORES[study.score_of(block)][0] for block in study.blocks())
+    names = dict.fromkeys(SCORES[study.score_of(block)].name for block in study.blocks())
     name = next(iter(names)) if len(names) == 1 else "score"
-    header = ("arm", "seed", "state", f"{name}, last", f"{name}, best", "epochs", "training s", "commit", "torch")
+    scores = (f"{name}, last", f"{name}, best")
+    header = ("arm", "seed", "state", *scores, "epochs", "training s", "commit", *NOTED, "remark")
     order = {arm: i for i, arm in enumerate(study.arms)}
     rows, marked = [], []
     for record in sorted(records, key=lambda record: order[record["arm"]]):
         history = record.get("history") or ()
-        _, key, column = SCORES[study.score_of(record["arm"].rpartition("/")[0])]
-        last = record.get(key) if record["state"] == "done" else history[-1][column] if history else None
-        best = max((row[column] for row in history if row[column] == row[column]), default=None)
+        score = SCORES[study.score_of(record["arm"].rpartition("/")[0])]
+        last = record.get(score.key) if record["state"] == "done" else history[-1][score.column] if history else None
+        best = max((one for row in history if (one := row[score.column]) == one), default=None)
         if record["state"] in ("diverged", "failed"):
             marked.append(len(rows))
         rows.append(
@@ -31,20 +33,20 @@ def run_table(study: Study, records: Sequence[Record]) -> TableData:
                 *(record["arm"], str(record["seed"]), record["state"], _score(last), _score(best), str(len(history))),
                 f"{sum(row['seconds'] for row in history):,.1f}" if history else NONE,
                 _commit(record.get("commit")),
-                *(str(record.get(key) or NONE) for key in ("torch", "device", "threads", "machine", "reason")),
+                *(str(record.get(key) or NONE) for key in (*NOTED, "reason")),
             )
         )
-    return TableData((*header, "device", "threads", "machine", "remark"), rows, marked)
+    return TableData(header, rows, marked)
 
 
-def not_run(study: Study, records: Sequence[Record]) -> list[Block]:
+def not_run(study: Study, records: Sequence[Record]) -> list[Part]:
     """The runs that came to no end, by arm and reason; and the published numbers without a run of ours."""
     undone: dict[tuple[str, str, str], list[int]] = {}
     for record in records:
         if record["state"] in UNDONE:
             key = (record["arm"], record["state"], record.get("reason") or NONE)
             undone.setdefault(key, []).append(record["seed"])
-    found: list[Block] = []
+    found: list[Part] = []
     if undone:
         order = {arm: i for i, arm in enumerate(study.arms)}
         rows = [

@@ -1,4 +1,4 @@
-"""What a study's report says, as blocks of text, tables and drawings: first the whole, then block by block, then the
+"""What a study's report says, as parts: text, tables and drawings: first the whole, then block by block, then the
 runs one by one, and what was not run.
 """
 
@@ -8,34 +8,33 @@ from typing import Any
 
 import yaml
 
-from attnconv.report.study_page import Block, Heading, Items, TableData, Typed
+from attnconv.report.study_page import Heading, Items, Part, TableData, Typed
 from attnconv.study.attention_drawings import attention_drawings
+from attnconv.study.compared import holm_over_all
 from attnconv.study.comparison import Comparison, Row
 from attnconv.study.comparison_notes import notes
-from attnconv.study.comparison_table import NONE, Table, tables
+from attnconv.study.comparison_table import NONE, Table, p_text, tables
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import Study
 from attnconv.study.power import ALPHA
 from attnconv.study.report_command import command
 from attnconv.study.report_drawings import drawings
 from attnconv.study.report_runs import not_run, run_table
+from attnconv.study.scores import PUBLISHED
 
 Record = Mapping[str, Any]
-WORDS = {  # of published numbers
-    "top1": "last epoch",
-    "best_top1": "best epoch",
-    "top5": "top-5, last epoch",
-    "miou": "mean IoU, last epoch",
-    "best_miou": "mean IoU, best epoch",
-}
 
 
-def blocks_of(study: Study, path: Path, records: Sequence[Record], compared: Mapping[str, Comparison]) -> list[Block]:
-    """The report's blocks; ``records`` have the full names of arms, ``compared`` the names within a block."""
+def parts_of(study: Study, path: Path, records: Sequence[Record], compared: Mapping[str, Comparison]) -> list[Part]:
+    """The report's parts; ``records`` have the full names of arms, ``compared`` the names within a block."""
     several = len(compared) > 1
-    found: list[Block] = [study.text, *_scale(study), Typed(command(study, path)), *_state(records)]
+    found: list[Part] = [study.text, *_scale(study), Typed(command(study, path)), *_state(records)]
     if several:
-        found += [Heading("Overview"), _overview(study, compared), Items([HOLM_A_SECTION])]
+        said = (
+            "p (Holm, all) is adjusted for all comparisons of the study; each section below is a table of its own, "
+            "whose p (Holm) is adjusted for that section's."
+        )
+        found += [Heading("Overview"), _overview(study, compared), Items([said])]
     for block, comparison in compared.items():
         found += _section(study, block, comparison, attention_drawings(study, StudyFolder(path), block, records))
     found += [Heading("What was not run"), *not_run(study, records)]
@@ -44,10 +43,7 @@ def blocks_of(study: Study, path: Path, records: Sequence[Record], compared: Map
     return [*found, Heading("Plan"), Typed(plan.rstrip(), title="study.yaml")]
 
 
-HOLM_A_SECTION = "Each section below is a table of its own: p (Holm) is adjusted for the comparisons of one section."
-
-
-def _scale(study: Study) -> list[Block]:
+def _scale(study: Study) -> list[Part]:
     if study.scale == "published" or not study.published:
         return []
     text = (
@@ -57,7 +53,7 @@ def _scale(study: Study) -> list[Block]:
     return [text]
 
 
-def _state(records: Sequence[Record]) -> list[Block]:
+def _state(records: Sequence[Record]) -> list[Part]:
     done = sum(record["state"] == "done" for record in records)
     diverged = sum(record["state"] == "diverged" for record in records)
     text = f"{done} of {len(records)} runs are done" + (f", {diverged} diverged" if diverged else "") + "."
@@ -66,10 +62,10 @@ def _state(records: Sequence[Record]) -> list[Block]:
     return [text]
 
 
-def _section(study: Study, block: str, comparison: Comparison, maps: list[Block]) -> list[Block]:
+def _section(study: Study, block: str, comparison: Comparison, maps: list[Part]) -> list[Part]:
     full = {row.arm: f"{block}/{row.arm}" if block else row.arm for row in comparison.rows}
     published = {arm: study.published[name] for arm, name in full.items() if name in study.published}
-    found: list[Block] = [Heading(block or "Results")]
+    found: list[Part] = [Heading(block or "Results")]
     if said := [text for row in comparison.rows[1:] if (text := _finding(comparison, row))]:
         found.append(Items(said))
     results, *others = tables(comparison, published={arm: _published(entry) for arm, entry in published.items()})
@@ -79,10 +75,10 @@ def _section(study: Study, block: str, comparison: Comparison, maps: list[Block]
     found += [*drawings(comparison, block), *maps]
     for table in others:
         found += _titled(table, comparison)
-    return [*found, Heading("Notes", 3), Items([*notes(comparison), *_best(study.score_of(block))])]
+    return [*found, Heading("Notes", 3), Items(notes(comparison))]
 
 
-def _titled(table: Table, comparison: Comparison) -> list[Block]:
+def _titled(table: Table, comparison: Comparison) -> list[Part]:
     diverged = {row.arm for row in comparison.rows if row.counts["diverged"]}
     marked = [i for i, row in enumerate(table.rows) if row[0] in diverged]
     return [Heading(table.title, 3), TableData(table.header, table.rows, marked)]
@@ -118,7 +114,7 @@ def _verdict(comparison: Comparison, row: Row) -> str:
 
 def _published(entry: Mapping[str, Any]) -> str:
     runs = entry.get("runs")
-    about = [WORDS[entry.get("score", "top1")], *([f"{runs} run{'s' if runs != 1 else ''}"] if runs else [])]
+    about = [PUBLISHED[entry.get("score", "top1")], *([f"{runs} run{'s' if runs != 1 else ''}"] if runs else [])]
     return f"{entry['value']:g} ({', '.join(about)})"
 
 
@@ -142,20 +138,15 @@ def _mean(estimate: Any) -> str:
 
 
 def _overview(study: Study, compared: Mapping[str, Comparison]) -> TableData:
-    header = ("section", "arm", "runs", "mean ± sd", "difference", "95 % interval", "p (Holm)", "published")
+    header = ("section", "arm", "runs", "mean ± sd", "difference", "95 % interval", "p (Holm, all)", "published")
     rows, marked = [], []
+    adjusted = holm_over_all(compared)
     for block, comparison in compared.items():
         (results, *_) = tables(comparison)
         for row, cells in zip(comparison.rows, results.rows, strict=True):
             entry = study.published.get(f"{block}/{row.arm}")
-            chosen = (*cells[:2], cells[3], cells[5], cells[6], cells[9])
+            chosen = (*cells[:2], cells[3], cells[5], cells[6], p_text(adjusted.get((block, row.arm))))
             if row.counts["diverged"]:
                 marked.append(len(rows))
             rows.append((block, *chosen, _published(entry) if entry else NONE))
     return TableData(header, rows, marked)
-
-
-def _best(score: str) -> list[str]:
-    if not score.startswith("best_"):
-        return []
-    return ["The plan names the best epoch's score; it is shown as a second reading, and the last epoch's is tested."]

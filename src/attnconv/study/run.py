@@ -7,6 +7,7 @@ from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.progress import StudyProgress
 from attnconv.study.records import record, write_records
+from attnconv.study.statistics import seeds_to_reach
 from attnconv.train.interrupts import termination_raised
 from attnconv.train.run_lock import locked
 
@@ -32,13 +33,16 @@ def run_study(
             process is at work in the folder.
     """
     study.require_runnable()
-    study = folder.prepare(study, threads=executor.threads, extend=extend, mix_versions=mix_versions)
-    assert study.threads is not None
+    folder.make()
     with locked(folder.path), termination_raised():
+        study = folder.prepare(study, threads=executor.threads, extend=extend, mix_versions=mix_versions)
+        assert study.threads is not None
         runs = study.runs()
         left = [planned for planned in runs if record(folder, planned)["state"] not in KEPT]
         try:
-            with StudyProgress(folder, runs, left, shown=progress) as display:
+            with StudyProgress(
+                folder, runs, left, note=too_few_seeds(study) if left else "", shown=progress
+            ) as display:
 
                 def ended(planned: PlannedRun) -> None:
                     display.ended(record(folder, planned))
@@ -50,3 +54,12 @@ def run_study(
         finally:
             found = write_records(folder, study)
     return found
+
+
+def too_few_seeds(study: Study) -> str:
+    """What to say, before the hours are spent, of a study whose test can find nothing; "" of others."""
+    comparisons = max(map(len, study.blocks().values())) - 1
+    if not comparisons or len(study.seeds) >= (enough := seeds_to_reach(comparisons)):
+        return ""
+    few = f"{len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
+    return f"note: with {few} no difference can come out below p = 0.05, however large; --seeds {enough} is enough"

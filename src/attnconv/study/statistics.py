@@ -1,8 +1,9 @@
 """Means, differences and tests of few runs an arm. Pure numbers: knows neither files nor networks.
 
-Scores come as {seed: score}. Two arms are paired by seed where at least two seeds, and at least half of those of the
-smaller arm, are shared: then all is computed from the differences of those pairs. Otherwise they are two independent
-samples with a variance each. The choice looks at seeds, never at scores. docs/statistics.md gives the reasons.
+Scores come as {seed: score}. Two arms are paired by seed where at least two seeds (or the only one of an arm), and at
+least half of those of the smaller arm, are shared: then all is computed from the differences of those pairs. Otherwise
+they are two independent samples with a variance each. The choice looks at seeds, never at scores. docs/statistics.md
+gives the reasons.
 """
 
 import math
