@@ -243,7 +243,7 @@ def test_signed_weights_are_drawn_around_zero():
     assert below[2] > below[0]  # blue
     assert above[0] > above[2]  # red
     assert min(middle) > 0.9  # white
-    assert figure.axes[0].get_title() == f"1, 6 x 9\nweights -{largest:.2g} to {largest:.2g}, gamma 0"
+    assert figure.axes[0].get_title("left") == f"1\n6 x 9 cells\nweights -{largest:.2g} to {largest:.2g}, gamma 0"
 
 
 def test_the_figure_of_one_head_names_it():
@@ -251,4 +251,4 @@ def test_the_figure_of_one_head_names_it():
     maps = choose_maps(attention_maps(network(), image, (3, 4)), layer="layer3.0", head=2)
     figure = attention_figure(image, maps, (3, 4))
     assert [axes.get_title() for axes in figure.axes[1:]] == ["head 2"]
-    assert figure.axes[0].get_title().startswith("layer3.0, 4 x 4\nweights 0 to ")
+    assert figure.axes[0].get_title("left").startswith("layer3.0\n4 x 4 cells\nweights 0 to ")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -12,8 +12,9 @@ from attnconv.explain.attention import AttentionMap
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CELL_INCHES = 1.6  # of the shorter side of a panel
-TITLE_INCHES = 0.45
+PANEL_INCHES = 1.6  # of the shorter side of a panel
+TITLE_INCHES = 0.5  # above each row
+GAP_INCHES = 0.08
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +37,16 @@ def attention_figure(image: Tensor, maps: Sequence[AttentionMap], point: tuple[i
 
 
 def row_title(found: AttentionMap, first: str | None = None) -> str:
-    """Two lines: ``first``, else the layer and its map; and what the colours mean."""
+    """Lines: ``first``, else the layer and its map; and what the colours mean."""
     rows, columns = found.weights.shape[1:]
     largest = f"{_largest(found):.2g}"
-    scale = f"{f'-{largest}' if found.signed else 0} to {largest}"
     gamma = "" if found.gamma is None else f", gamma {found.gamma:.2g}"
-    return f"{f'{found.layer}, {rows} x {columns}' if first is None else first}\nweights {scale}{gamma}"
+    return "\n".join(
+        [
+            *((f"{found.layer}", f"{rows} x {columns} cells") if first is None else (first,)),
+            f"weights {f'-{largest}' if found.signed else 0} to {largest}{gamma}",
+        ]
+    )
 
 
 def rows_figure(rows: Sequence[Row], *, title: str | None = None) -> "Figure":
@@ -49,21 +54,39 @@ def rows_figure(rows: Sequence[Row], *, title: str | None = None) -> "Figure":
     checks.require("matplotlib", extra="train")
     from matplotlib.figure import Figure
 
-    heads = max(row.found.weights.shape[0] for row in rows)
+    panels = 1 + max(row.found.weights.shape[0] for row in rows)
     aspect = rows[0].image.shape[2] / rows[0].image.shape[1]
-    width, height = CELL_INCHES * min(max(aspect, 1), 2), CELL_INCHES * min(max(1 / aspect, 1), 2)
-    above = 0 if title is None else TITLE_INCHES
-    figure = Figure(figsize=(width * (heads + 1), (height + TITLE_INCHES) * len(rows) + above), layout="constrained")
+    width, height = PANEL_INCHES * min(max(aspect, 1), 2), PANEL_INCHES * min(max(1 / aspect, 1), 2)
+    # In inches and without a layout engine, which takes seconds for a hundred panels.
+    wide = panels * (width + GAP_INCHES) + GAP_INCHES
+    above = TITLE_INCHES * (1 if title is None else 2)
+    high = len(rows) * (height + TITLE_INCHES) + above - TITLE_INCHES + GAP_INCHES
+    figure = Figure(figsize=(wide, high))
+    figure.subplots_adjust(
+        left=GAP_INCHES / wide,
+        right=1 - GAP_INCHES / wide,
+        top=1 - above / high,
+        bottom=GAP_INCHES / high,
+        wspace=GAP_INCHES / width,
+        hspace=TITLE_INCHES / height,
+    )
     if title is not None:
-        figure.suptitle(title, fontsize=9, parse_math=False)
-    grid = figure.subplots(len(rows), heads + 1, squeeze=False)
-    for panels, row in zip(grid, rows, strict=True):
-        draw_attention(panels, row.image, row.found, row.point, title=row.title)
+        figure.suptitle(title, y=1 - GAP_INCHES / high, fontsize=9, parse_math=False)
+    grid = figure.subplots(len(rows), panels, squeeze=False)
+    for line, row in zip(grid, rows, strict=True):
+        # A long name may reach over the next panel.
+        draw_attention(line, row.image, row.found, row.point, title=row.title, align="left")
     return figure
 
 
 def draw_attention(
-    panels: Iterable[Any], image: Tensor, found: AttentionMap, point: tuple[int, int], *, title: str
+    panels: Iterable[Any],
+    image: Tensor,
+    found: AttentionMap,
+    point: tuple[int, int],
+    *,
+    title: str,
+    align: Literal["left", "center"] = "center",
 ) -> None:
     """One row of panels, matplotlib's axes: ``image`` (C, rows, columns, values 0 to 1) with the query, then the heads.
 
@@ -75,7 +98,7 @@ def draw_attention(
     pixels = image.detach().float().cpu().clamp(0, 1).movedim(0, -1).numpy()  # (rows, columns, C)
     first.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
     first.plot(point[1], point[0], marker="o", markersize=7, color="#e4572e", markeredgecolor="white")
-    first.set_title(title, fontsize=7, parse_math=False)
+    first.set_title(title, fontsize=7, loc=align, parse_math=False)
     weights = found.weights.detach().float().cpu().numpy()  # (heads, rows, columns)
     largest = _largest(found) or 1.0  # a scale from 0 to 0 is none
     colours, lowest = ("RdBu_r", -largest) if found.signed else ("magma", 0.0)
