@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat
 from attnconv.bench.peak import peak_bytes
-from attnconv.explain import attention_figure, attention_maps, attention_maps_of, choose_maps
+from attnconv.explain import attention_figure, attention_maps, attention_maps_of, choose_maps, row_title
 from attnconv.models import create_model
 
 
@@ -252,3 +252,8 @@ def test_the_figure_of_one_head_names_it():
     figure = attention_figure(image, maps, (3, 4))
     assert [axes.get_title() for axes in figure.axes[1:]] == ["head 2"]
     assert figure.axes[0].get_title("left").startswith("layer3.0\n4 x 4 cells\nweights 0 to ")
+
+
+def test_a_layer_that_does_nothing_yet_says_so():
+    (found,) = attention_maps(SimpleSelfAttention(3), torch.zeros(3, 4, 5), (0, 0))
+    assert row_title(found, "first") == "first\nall weights 0, gamma 0"

@@ -39,12 +39,13 @@ def attention_figure(image: Tensor, maps: Sequence[AttentionMap], point: tuple[i
 def row_title(found: AttentionMap, first: str | None = None) -> str:
     """Lines: ``first``, else the layer and its map; and what the colours mean."""
     rows, columns = found.weights.shape[1:]
-    largest = f"{_largest(found):.2g}"
+    largest = _largest(found)
+    scale = f"weights {-largest if found.signed else 0:.2g} to {largest:.2g}" if largest else "all weights 0"
     gamma = "" if found.gamma is None else f", gamma {found.gamma:.2g}"
     return "\n".join(
         [
             *((f"{found.layer}", f"{rows} x {columns} cells") if first is None else (first,)),
-            f"weights {f'-{largest}' if found.signed else 0} to {largest}{gamma}",
+            scale + gamma,
         ]
     )
 
@@ -59,7 +60,7 @@ def rows_figure(rows: Sequence[Row], *, title: str | None = None) -> "Figure":
     width, height = PANEL_INCHES * min(max(aspect, 1), 2), PANEL_INCHES * min(max(1 / aspect, 1), 2)
     # In inches and without a layout engine, which takes seconds for a hundred panels.
     wide = panels * (width + GAP_INCHES) + GAP_INCHES
-    above = TITLE_INCHES * (1 if title is None else 2)
+    above = TITLE_INCHES * (1 if title is None else 1.7)
     high = len(rows) * (height + TITLE_INCHES) + above - TITLE_INCHES + GAP_INCHES
     figure = Figure(figsize=(wide, high))
     figure.subplots_adjust(
