@@ -1,4 +1,4 @@
-"""The README's Python and that of docs/models.md runs, and the README's links and files exist."""
+"""The README's Python and that of two other pages runs, and the README's links and files exist."""
 
 import re
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 MODELS = (ROOT / "docs" / "models.md").read_text()
-BLOCKS = re.findall(r"```python\n((?:(?!```).)*?)```\n\n```text\n(.*?)```", README + MODELS, re.S)
+EXPLAIN = (ROOT / "docs" / "explain.md").read_text()
+BLOCKS = re.findall(r"```python\n((?:(?!```).)*?)```\n\n```text\n(.*?)```", README + MODELS + EXPLAIN, re.S)
 LINKS = re.findall(r"\]\((?!https?://)([^)#]+)\)", README)
 PATHS = re.findall(r"`(tests/[\w/.]+)`", README)
 
@@ -18,7 +19,8 @@ PATHS = re.findall(r"`(tests/[\w/.]+)`", README)
 def test_there_is_something_to_check():
     assert README.count("```python") == 2
     assert MODELS.count("```python") == 3  # one of them downloads weights, and has nothing printed below it
-    assert len(BLOCKS) == 4
+    assert EXPLAIN.count("```python") == 1
+    assert len(BLOCKS) == 5
     assert len(LINKS) >= 3
     assert len(PATHS) >= 5
 

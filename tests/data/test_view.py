@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import v2
 
 from attnconv.checks import InputError, InputTypeError
-from attnconv.data import prepare_image
+from attnconv.data import prepare_image, view_of
 from attnconv.data.view import Normalise, fit
 
 META = {"channels": 3, "image_size": [14, 14], "resize_ratio": 8 / 7, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
@@ -79,3 +79,61 @@ def test_a_long_thin_image_is_not_blown_up(monkeypatch, shape):
     images[:, 9950:10050] = 200 if shape[1] == 20000 else images[:, 9950:10050]
     assert fit(images, (14, 14), 1.0).unique().tolist() == [200]
     assert sizes == [3 * 2 * 32]
+
+
+VIEWS = [
+    ((20, 31), (14, 14), 8 / 7),
+    ((31, 20), (14, 14), 1.0),
+    ((5, 7), (16, 16), 1.0),  # enlarged
+    ((32, 64), (16, 32), 9 / 8),
+    ((10, 90), (16, 32), 1.0),
+    ((400, 3), (14, 14), 8 / 7),  # of whose length only the middle is resized
+]
+
+
+@pytest.mark.parametrize(("image", "size", "ratio"), VIEWS[:-1])  # of the last, too few pixels are seen
+def test_a_point_is_found_where_its_light_goes(image, size, ratio):
+    """The resized picture of one bright pixel is brightest around the pixel that the view names."""
+    view = view_of(image, size, ratio)
+    found = 0
+    (top, bottom), (left, right) = view.box()
+    for row in range(top, bottom + 1, 2):
+        for column in range(left, right + 1, 2):
+            pixels = torch.zeros(1, *image)
+            pixels[0, row, column] = 1e3
+            drawn = fit(pixels, size, ratio)[0]
+            seen = view.seen((row, column))
+            assert seen is not None
+            rows, columns = torch.meshgrid(*(torch.arange(n) + 0.5 for n in size), indexing="ij")
+            share = drawn / drawn.sum()
+            inside = all(2 < at < n - 3 for at, n in zip(seen, size, strict=True))
+            if inside:  # else part of the light is cut away
+                found += 1
+                centre = float((share * rows).sum()), float((share * columns).sum())
+                assert abs(centre[0] - seen[0] - 0.5) <= 0.6
+                assert abs(centre[1] - seen[1] - 0.5) <= 0.6
+    assert found > 0
+
+
+@pytest.mark.parametrize(("image", "size", "ratio"), VIEWS)
+def test_the_box_holds_the_points_that_are_seen(image, size, ratio):
+    view = view_of(image, size, ratio)
+    seen = [(row, column) for row in range(image[0]) for column in range(image[1]) if view.seen((row, column))]
+    (top, bottom), (left, right) = view.box()
+    assert seen == [(row, column) for row in range(top, bottom + 1) for column in range(left, right + 1)]
+    assert view.seen((-1, left)) is view.seen((image[0], left)) is view.seen((top, image[1])) is None
+
+
+@pytest.mark.parametrize(("image", "size", "ratio"), VIEWS)
+def test_there_and_back(image, size, ratio):
+    """To the pixel where the image is made smaller; to the one it came from where it is enlarged."""
+    view = view_of(image, size, ratio)
+    smaller = [taken >= resized for taken, resized in zip(view.taken, view.resized, strict=True)]
+    for row in range(size[0]):
+        for column in range(size[1]):
+            back = view.unseen((row, column))
+            assert all(0 <= at < n for at, n in zip(back, image, strict=True))
+            if all(smaller):
+                assert view.seen(back) == (row, column)
+            elif not any(smaller) and (again := view.seen(back)) is not None:
+                assert view.unseen(again) == back

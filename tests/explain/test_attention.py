@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnconv import AugmentedConv2d, SelfAttention
-from attnconv.explain import attention_figure, attention_maps
+from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat
+from attnconv.bench.peak import peak_bytes
+from attnconv.explain import attention_figure, attention_maps, attention_maps_of, choose_maps, row_title
 from attnconv.models import create_model
 
 
@@ -26,19 +28,54 @@ def test_each_head_sums_to_one():
         torch.testing.assert_close(found.weights.sum((1, 2)), torch.ones(4))
 
 
+@pytest.mark.parametrize("position", ["relative", "sine", "coordconv", None])
 @pytest.mark.parametrize("pool", [1, 2])
-def test_the_map_applied_to_v_is_what_the_layer_adds(pool):
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("qkv_kernel_size", [1, 3])
+def test_the_map_applied_to_v_is_what_the_layer_gives(position, pool, stride, qkv_kernel_size):
     torch.manual_seed(0)
     layer = AugmentedConv2d(
-        3, 4, 3, padding=1, key_channels=6, value_channels=4, num_heads=2, feat_size=9, attention_pool=pool
-    )
-    captured = []
-    layer.attn_out.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
-    image = torch.randn(3, 6, 8)
-    (found,) = attention_maps(layer, image, (3, 5))
+        5, 9, 3, stride, 1, key_channels=6, value_channels=4, num_heads=2,
+        feat_size=12, position=position, attention_pool=pool, qkv_kernel_size=qkv_kernel_size,
+    )  # fmt: skip
+    given = []
+    layer.attn_out.register_forward_hook(lambda _, inputs, output: given.append(output))
+    image = torch.randn(5, 12, 9)
+    (found,) = attention_maps(layer, image, (7, 5))
+    row, column = found.query
+    assert (row, column) == (7 * found.weights.shape[1] // 12, 5 * found.weights.shape[2] // 9)
     _, _, v = layer.queries_keys_values(image[None])
-    expected = torch.einsum("nhw,nhwe->ne", found.weights, v[0]).flatten()
-    torch.testing.assert_close(captured[0][0, :, found.query[0], found.query[1]], expected)
+    mixed = torch.einsum("nhw,nhwe->ne", found.weights, v[0]).flatten()  # (N*E,)
+    expected = layer.attn_out(mixed[None, :, None, None]).flatten()
+    torch.testing.assert_close(given[0][0, :, row, column], expected, rtol=1e-4, atol=1e-5)
+    if pool == 1:
+        torch.testing.assert_close(layer(image[None])[0, -4:, row, column], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("spectral_norm", [True, False])
+def test_the_signed_map_applied_to_x_is_what_the_simple_layer_adds(symmetric, normalize, spectral_norm):
+    torch.manual_seed(0)
+    layer = SimpleSelfAttention(6, symmetric=symmetric, normalize=normalize, spectral_norm=spectral_norm)
+    nn.init.constant_(layer.gamma, 0.5)
+    image = torch.randn(6, 3, 5)
+    (found,) = attention_maps(layer, image, (1, 4))
+    assert (found.signed, found.gamma, found.query, found.heads) == (True, 0.5, (1, 4), (1,))
+    assert (found.weights < 0).any()
+    expected = 0.5 * torch.einsum("hw,chw->c", found.weights[0], image) + image[:, 1, 4]
+    torch.testing.assert_close(layer.eval()(image[None])[0, :, 1, 4], expected)
+
+
+def test_the_simple_layer_of_2019_with_a_wide_kernel():
+    torch.manual_seed(0)
+    layer = compat.SimpleSelfAttention(6, ks=5)
+    nn.init.constant_(layer.gamma, 0.5)
+    image = torch.randn(6, 3, 4)
+    for point in ((0, 0), (1, 2), (2, 3)):
+        (found,) = attention_maps(layer, image, point)
+        expected = 0.5 * torch.einsum("hw,chw->c", found.weights[0], image) + image[(slice(None), *point)]
+        torch.testing.assert_close(layer.eval()(image[None])[(0, slice(None), *point)], expected)
 
 
 def test_sagan_attention_is_explained_too():
@@ -50,6 +87,111 @@ def test_sagan_attention_is_explained_too():
     value = layer.eval().value(image.flatten(1)[None])[0].unflatten(1, (3, 5))
     expected = 0.5 * torch.einsum("hw,chw->c", found.weights[0], value) + image[:, 2, 4]
     torch.testing.assert_close(layer(image[None])[0, :, 2, 4], expected)
+
+
+class Shapes(TorchDispatchMode):
+    """The largest number of elements of any tensor that an operator gives."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return out
+
+
+LARGE = 48  # cells a side
+
+WITH_ATTENTION = {
+    "augmented": lambda impl: AugmentedConv2d(
+        3, 6, 3, padding=1, key_channels=4, value_channels=4, num_heads=2, feat_size=LARGE, impl=impl
+    ),
+    "sagan": lambda _: SelfAttention(3),
+    "simple": lambda _: SimpleSelfAttention(3),
+}
+
+
+@pytest.mark.parametrize("kind", WITH_ATTENTION)
+def test_memory_is_linear_in_the_positions(kind):
+    layer, pairs = WITH_ATTENTION[kind]("blocked"), LARGE**4
+    image = torch.randn(3, LARGE, LARGE)
+    with Shapes() as shapes:
+        attention_maps(layer, image, (20, 30))
+    assert LARGE**2 <= shapes.largest < pairs / 100
+    # The mode does not see inside the layer's own kernel, but the profiler does.
+    assert peak_bytes(lambda: attention_maps(layer, image, (20, 30)), torch.device("cpu")) < 4 * pairs
+
+
+def test_the_probe_sees_all_pairs_where_they_are_held():
+    layer = WITH_ATTENTION["augmented"]("eager")
+    with Shapes() as shapes:
+        attention_maps(layer, torch.randn(3, LARGE, LARGE), (20, 30))
+    assert shapes.largest >= LARGE**4
+    assert peak_bytes(lambda: layer(torch.randn(1, 3, LARGE, LARGE)), torch.device("cpu")) >= 4 * LARGE**4
+
+
+def test_many_points_of_one_run_are_the_points_one_by_one():
+    model, image, points = network(), torch.randn(3, 16, 12), [(0, 0), (9, 3), (15, 11)]
+    runs = []
+    model.register_forward_hook(lambda *_: runs.append(1))
+    many = attention_maps_of(model, image, points)
+    assert len(runs) == 1
+    for maps, point in zip(many, points, strict=True):
+        for found, expected in zip(maps, attention_maps(model, image, point), strict=True):
+            assert (found.layer, found.query) == (expected.layer, expected.query)
+            assert torch.equal(found.weights, expected.weights)
+
+
+class Flat(nn.Module):
+    """Attention over the pixels in a line."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = SelfAttention(3)
+
+    def forward(self, x):
+        return self.attention(x.flatten(2))
+
+
+def test_layers_without_rows_and_columns_are_left_out():
+    with pytest.raises(ValueError, match="no attention layer of Flat ran on a map of rows and columns"):
+        attention_maps(Flat(), torch.randn(3, 4, 5), (0, 0))
+    model = nn.Sequential(SelfAttention(3), Flat())
+    assert [found.layer for found in attention_maps(model, torch.randn(3, 4, 5), (0, 0))[:1]] == ["0"]
+
+
+def test_layers_and_heads_are_chosen():
+    maps = attention_maps(network(), torch.randn(3, 16, 12), (5, 11))
+    assert choose_maps(maps) == maps
+    (found,) = choose_maps(maps, layer="layer2.0")
+    assert found is maps[1]
+    chosen = choose_maps(maps, head=3)
+    assert [found.heads for found in chosen] == [(3,)] * 3
+    assert all(torch.equal(a.weights[0], b.weights[2]) for a, b in zip(chosen, maps, strict=True))
+    assert choose_maps(chosen, layer="layer1.0", head=3)[0].heads == (3,)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"layer": "layer2"}, "unknown attention layer 'layer2'; nearest: 'layer2.0'"),
+        ({"layer": "q"}, "unknown attention layer 'q'; known: layer1.0, layer2.0, layer3.0"),
+        ({"head": 5}, "attention layer 'layer1.0' has no head 5: its heads are 1 to 4"),
+        ({"head": 0}, "head must be at least 1, got 0"),
+    ],
+)
+def test_a_choice_that_is_not_there_gets_a_sentence(choice, message):
+    maps = attention_maps(network(), torch.randn(3, 16, 12), (5, 11))
+    with pytest.raises(ValueError, match=message):
+        choose_maps(maps, **choice)
+
+
+def test_the_only_head_is_named():
+    maps = attention_maps(SelfAttention(3), torch.randn(3, 4, 5), (0, 0))
+    with pytest.raises(ValueError, match="has no head 2: it has one, number 1"):
+        choose_maps(maps, head=2)
 
 
 def test_the_network_is_left_as_it_was():
@@ -86,3 +228,32 @@ def test_the_figure_has_a_panel_for_each_layer_and_head(channels):
     shown = figure.axes[1].images[0].get_array()
     assert shown.shape == (8, 8)
     assert shown.sum() == pytest.approx(1, rel=1e-5)
+
+
+def test_signed_weights_are_drawn_around_zero():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), SimpleSelfAttention(4))
+    image = torch.rand(3, 6, 9)
+    (found,) = attention_maps(model, image, (3, 4))
+    figure = attention_figure(image, [found], (3, 4))
+    drawn = figure.axes[1].images[0]
+    largest = float(found.weights.abs().max())
+    assert (drawn.norm.vmin, drawn.norm.vmax) == pytest.approx((-largest, largest))
+    below, middle, above = (drawn.cmap(drawn.norm(value))[:3] for value in (-largest, 0.0, largest))
+    assert below[2] > below[0]  # blue
+    assert above[0] > above[2]  # red
+    assert min(middle) > 0.9  # white
+    assert figure.axes[0].get_title("left") == f"1\n6 x 9 cells\nweights -{largest:.2g} to {largest:.2g}, gamma 0"
+
+
+def test_the_figure_of_one_head_names_it():
+    image = torch.rand(3, 16, 16)
+    maps = choose_maps(attention_maps(network(), image, (3, 4)), layer="layer3.0", head=2)
+    figure = attention_figure(image, maps, (3, 4))
+    assert [axes.get_title() for axes in figure.axes[1:]] == ["head 2"]
+    assert figure.axes[0].get_title("left").startswith("layer3.0\n4 x 4 cells\nweights 0 to ")
+
+
+def test_a_layer_that_does_nothing_yet_says_so():
+    (found,) = attention_maps(SimpleSelfAttention(3), torch.zeros(3, 4, 5), (0, 0))
+    assert row_title(found, "first") == "first\nall weights 0, gamma 0"

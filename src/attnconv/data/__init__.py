@@ -4,10 +4,21 @@
 """
 
 from attnconv.data.augment import Augmentation
-from attnconv.data.decode import decode_image
+from attnconv.data.decode import decode_image, image_pixels
 from attnconv.data.image_data import ImageData
 from attnconv.data.load import DATA_SETS, load_data
 from attnconv.data.order import Batch
-from attnconv.data.view import prepare_image
+from attnconv.data.view import View, prepare_image, view_of
 
-__all__ = ["DATA_SETS", "Augmentation", "Batch", "ImageData", "decode_image", "load_data", "prepare_image"]
+__all__ = [
+    "DATA_SETS",
+    "Augmentation",
+    "Batch",
+    "ImageData",
+    "View",
+    "decode_image",
+    "image_pixels",
+    "load_data",
+    "prepare_image",
+    "view_of",
+]

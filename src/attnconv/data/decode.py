@@ -10,13 +10,16 @@ import io
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from attnconv import checks
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 JPEG_START = b"\xff\xd8\xff"
 
@@ -67,6 +70,18 @@ def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
                 return _decode_jpeg(data, channels)
         return _decode_any(data, channels)
     except Exception as error:
+        raise checks.InputError(f"cannot decode image {name}: {_reason(error)}") from error
+
+
+def image_pixels(image: "Image", channels: int, *, name: str = "given") -> Tensor:
+    """As ``decode_image``, of an image that Pillow has opened, which stays as it is; messages call it ``name``."""
+    if channels not in (1, 3):
+        raise checks.InputError(f"channels must be 1 or 3, got {channels!r}")
+    try:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(TOO_LARGE)
+        return _to_tensor(image.copy(), channels)
+    except Exception as error:  # of what is decoded only now
         raise checks.InputError(f"cannot decode image {name}: {_reason(error)}") from error
 
 

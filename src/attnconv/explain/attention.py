@@ -1,17 +1,20 @@
 """The attention of one image position, in every attention layer of a network.
 
-Each layer's queries and keys are computed again from its own input, and the softmax row of the one query from them, so
+Each layer's queries and keys are computed again from its own input, and the weights of the one query from them, so
 memory stays linear in the number of positions whatever the kernel.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnconv import checks, ops
-from attnconv.layers import AugmentedConv2d, SelfAttention
+from attnconv.layers import AugmentedConv2d, SelfAttention, SimpleSelfAttention
+
+EXPLAINED = (AugmentedConv2d, SelfAttention, SimpleSelfAttention)
 
 
 @dataclass(frozen=True)
@@ -20,16 +23,26 @@ class AttentionMap:
 
     layer: str  # dotted name of the module
     query: tuple[int, int]  # row and column of the position on the layer's map
-    weights: Tensor  # (heads, rows, columns), non-negative, each head's sum is 1
+    weights: Tensor  # (heads, rows, columns); not negative and 1 in sum for each head, unless signed
+    signed: bool = False  # of SimpleSelfAttention: any sign, any sum
+    gamma: float | None = None  # by which the layer multiplies before it adds to its input; None: it does not add
+    heads: tuple[int, ...] = ()  # the numbers of the heads in ``weights``, from 1; all of them if not given
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", self.heads or tuple(range(1, self.weights.shape[0] + 1)))
 
 
 def attention_layers(model: nn.Module) -> dict[nn.Module, str]:
     """The layers of ``model`` that `attention_maps` looks at, with their dotted names."""
-    return {m: name for name, m in model.named_modules() if isinstance(m, (AugmentedConv2d, SelfAttention))}
+    return {m: name for name, m in model.named_modules() if isinstance(m, EXPLAINED)}
 
 
 def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> list[AttentionMap]:
-    """One entry for each AugmentedConv2d and SelfAttention of ``model``, in the order in which they run.
+    """One entry for each attention layer that runs on a map of rows and columns, in the order in which they run.
+
+    For AugmentedConv2d and SelfAttention the weights are softmax rows: with the layer's values they give its output at
+    the query. For SimpleSelfAttention, which has no softmax, they are signed and do not sum to 1: sum_i weights_i x_i
+    is what it multiplies by gamma and adds to its input x at the query.
 
     Args:
         model: any network that holds such layers; it is run once, in eval mode, and left as it was.
@@ -38,23 +51,33 @@ def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> l
     Raises:
         ValueError: the network has no such layer, or the point lies outside the image.
     """
+    return attention_maps_of(model, image, [point])[0]
+
+
+def attention_maps_of(model: nn.Module, image: Tensor, points: Sequence[tuple[int, int]]) -> list[list[AttentionMap]]:
+    """`attention_maps` of each of ``points``, for one run of the network."""
     if image.dim() != 3:
         raise checks.InputError(f"image must be (channels, rows, columns), got {tuple(image.shape)}")
     size = tuple(image.shape[1:])
-    if not all(0 <= at < n for at, n in zip(point, size, strict=True)):
-        raise checks.InputError(f"the point must lie in the image of {size[0]} x {size[1]} pixels, got {point}")
+    for point in points:
+        if len(point) != 2 or not all(0 <= at < n for at, n in zip(point, size, strict=True)):
+            raise checks.InputError(f"the point must lie in the image of {size[0]} x {size[1]} pixels, got {point}")
     names = attention_layers(model)
     if not names:
         raise checks.InputError(f"{type(model).__name__} has no attention layer to explain")
 
-    found: list[AttentionMap] = []
+    found: list[list[AttentionMap]] = [[] for _ in points]
 
     def look(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        q, k, tables, scale = _queries_keys(layer, inputs[0])
-        rows, columns = q.shape[2:4]
-        query = (point[0] * rows // size[0], point[1] * columns // size[1])
-        weights = ops.attention_weights(q, k, tables, query=query, scale=scale)[0]
-        found.append(AttentionMap(names[layer], query, weights))
+        x = inputs[0]
+        if x.dim() != 4:  # a map without rows and columns
+            return
+        weights, (rows, columns) = _weights_of(layer, x), _map_size(layer, x)
+        gamma = float(layer.gamma) if hasattr(layer, "gamma") else None
+        for maps, point in zip(found, points, strict=True):
+            query = (point[0] * rows // size[0], point[1] * columns // size[1])
+            signed = isinstance(layer, SimpleSelfAttention)
+            maps.append(AttentionMap(names[layer], query, weights(query), signed=signed, gamma=gamma))
 
     hooks = [layer.register_forward_pre_hook(look) for layer in names]
     modes = {module: module.training for module in model.modules()}
@@ -66,13 +89,51 @@ def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> l
             hook.remove()
         for module, training in modes.items():
             module.training = training
+    if points and not found[0]:
+        raise checks.InputError(f"no attention layer of {type(model).__name__} ran on a map of rows and columns")
     return found
 
 
-def _queries_keys(layer: AugmentedConv2d | SelfAttention, x: Tensor) -> tuple[Tensor, Tensor, Any, float | None]:
-    """q, k (1, N, H, W, D), the tables and the scale with which ``layer`` attends for its input ``x``."""
+def choose_maps(
+    maps: Sequence[AttentionMap], *, layer: str | None = None, head: int | None = None
+) -> list[AttentionMap]:
+    """Those of ``layer``, of ``head`` alone; all of them where None.
+
+    Args:
+        maps: of `attention_maps`.
+        layer: dotted name.
+        head: its number, from 1.
+    Raises:
+        ValueError: there is no such layer, or one of those chosen has no such head.
+    """
+    if layer is not None:
+        checks.one_of("attention layer", layer, dict.fromkeys(found.layer for found in maps))
+        maps = [found for found in maps if found.layer == layer]
+    if head is None:
+        return list(maps)
+    checks.integer("head", head, at_least=1)
+    for found in maps:
+        if head not in found.heads:
+            there = "it has one, number 1" if len(found.heads) == 1 else f"its heads are 1 to {found.heads[-1]}"
+            raise checks.InputError(f"attention layer {found.layer!r} has no head {head}: {there}")
+    at = [found.heads.index(head) for found in maps]
+    return [replace(found, weights=found.weights[i, None], heads=(head,)) for found, i in zip(maps, at, strict=True)]
+
+
+def _weights_of(layer: nn.Module, x: Tensor) -> Callable[[tuple[int, int]], Tensor]:
+    """For the input ``x`` (1, C, H_in, W_in) of ``layer``: a cell of its map -> weights (heads, H, W)."""
+    if isinstance(layer, SimpleSelfAttention):
+        weight = layer.conv.weight
+        return lambda query: ops.bilinear_weights(x, weight, query=query, normalize=layer.normalize)
     if isinstance(layer, AugmentedConv2d):
         q, k, _ = layer.queries_keys_values(x)
-        return q, k, layer.tables, None
+        return lambda query: ops.attention_weights(q, k, layer.tables, query=query)[0]
+    assert isinstance(layer, SelfAttention)
+    # What the op calls queries is key(x): see the layer.
     q, k = (conv(x.flatten(2)).unflatten(2, x.shape[2:]).movedim(1, -1)[:, None] for conv in (layer.key, layer.query))
-    return q, k, None, 1.0
+    return lambda query: ops.attention_weights(q, k, None, query=query, scale=1.0)[0]
+
+
+def _map_size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
+    """Rows and columns of the map on which ``layer`` attends for its input ``x``."""
+    return layer.attention_map_size(layer.output_size(x)) if isinstance(layer, AugmentedConv2d) else tuple(x.shape[2:])

@@ -2,6 +2,7 @@
 
 from attnconv.ops.attention_weights import attention_weights
 from attnconv.ops.bilinear_attention import ORDERS, bilinear_attention
+from attnconv.ops.bilinear_weights import bilinear_weights
 from attnconv.ops.kernel_choice import AttentionProblem, explain_choice
 from attnconv.ops.relative_attention import IMPLS, relative_attention
 
@@ -11,6 +12,7 @@ __all__ = [
     "AttentionProblem",
     "attention_weights",
     "bilinear_attention",
+    "bilinear_weights",
     "explain_choice",
     "relative_attention",
 ]

@@ -1,6 +1,6 @@
 """A trained network read back from its run, with all that is needed to use it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from attnconv import checks
+from attnconv.recipes.packed import SUFFIX, load_packed
 from attnconv.recipes.run import network
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
@@ -26,13 +27,14 @@ class Trained:
     meta: dict[str, Any]  # of ImageData.meta(): classes, channels, image_size, mean, std, ...
     device: torch.device
     checkpoint: Path
+    scores: dict[str, Any] = field(default_factory=dict)  # of a packed network: how good it is, and where it comes from
 
 
 def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") -> Trained:
     """The network of a run folder, or of a checkpoint file.
 
     Args:
-        path: RUN, or RUN/best.pt.
+        path: RUN, or RUN/best.pt, or a file of `attnconv.recipes.packed`.
         checkpoint: which of a folder's checkpoints, "best" or "last".
         device: as RunConfig's.
     Raises:
@@ -46,11 +48,12 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") 
     if not file.exists():
         raise checks.InputError(f"{path} holds no {file.name}; a run writes it at the end of its first epoch")
     where = choose_device(device)
-    state = load_checkpoint(file)
+    packed = file.suffix == SUFFIX
+    state = {"average": None, **load_packed(file)} if packed else load_checkpoint(file)
     config = RunConfig.from_dict(state["config"], source=str(file))
     for name, kind in META.items():
         if not isinstance(state["meta"].get(name), kind):
             raise checks.InputError(f"{file} does not say what its images are: no {name!r} in 'meta'")
     model = network(config, state["meta"])
     load_weights(model, state, file, averaged=True)
-    return Trained(model.to(where).eval(), config, state["meta"], where, file)
+    return Trained(model.to(where).eval(), config, state["meta"], where, file, state.get("scores", {}))

@@ -1,0 +1,195 @@
+"""attnconv explain: pictures, what it says about them, and what it refuses."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from cli.conftest import TRAIN, picture
+from cli.test_bad_input import assert_refused
+from PIL import Image
+
+from attnconv.cli import main
+from attnconv.data import decode_image
+from attnconv.explain import attention_maps, see_image
+from attnconv.recipes import load_trained
+from attnconv.recipes.example import EXAMPLE
+
+OPTIONS = ["--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory):
+    """A run of a network with SimpleSelfAttention."""
+    out = tmp_path_factory.mktemp("signed") / "run"
+    command = [*TRAIN, "--image-size", "32", "--epochs", "1", "--train-subset", "32"]
+    command[command.index("aa_convnet3")] = "ssa_xresnet18"
+    assert main([*command, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.effect_noise((40, 20), 60).save(path)
+    return path
+
+
+def drawn(path):
+    with Image.open(path) as image:
+        image.load()
+        return image.format, image.size
+
+
+def test_the_example_needs_nothing(attnconv, tmp_path):
+    code, out, err = attnconv("explain", "--example", *OPTIONS)
+    assert (code, err) == (0, "")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["example-attention.png"]
+    assert drawn("example-attention.png")[0] == "PNG"
+    lines = out.splitlines()
+    assert lines[0].startswith("far-pairs, same: same ")
+    assert lines[1].startswith("far-pairs, different: different ")
+    assert lines[2] == "drawn in example-attention.png"
+
+
+def test_a_point_of_the_file_is_mapped_to_the_network(attnconv, finished, photo):
+    code, out, err = attnconv("explain", finished, photo, "--point", "15,25", "--json", *OPTIONS)
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer["checkpoint"] == str(finished / "best.pt")
+    assert answer["picture"] == "photo-attention.png"
+    assert drawn("photo-attention.png")[0] == "PNG"
+    (image,) = answer["images"]
+    assert (image["size"], image["network_size"]) == ([20, 40], [8, 8])
+    (query,) = image["queries"]
+    assert query["network_point"] == [6, 6]  # 20 rows become 8, of 16 columns the 5th to the 12th are left
+    trained = load_trained(finished, device="cpu")
+    seen = see_image(decode_image(photo, 1), trained.meta)
+    expected = attention_maps(trained.model, seen.prepared, seen.point((15, 25)))
+    assert [layer["layer"] for layer in query["layers"]] == ["layer2.0", "layer3.0"]
+    for found, wanted in zip(query["layers"], expected, strict=True):
+        assert (found["cell"], found["signed"], found["gamma"]) == (list(wanted.query), False, None)
+        assert [head["head"] for head in found["heads"]] == [1, 2, 3, 4]
+        weights = torch.tensor([head["weights"] for head in found["heads"]])
+        assert list(weights.shape[1:]) == found["map_size"]
+        torch.testing.assert_close(weights, wanted.weights, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(weights.sum((1, 2)), torch.ones(4), rtol=1e-4, atol=0)
+
+
+def test_the_middle_is_asked_about_if_no_point_is_given(attnconv, finished, photo):
+    code, out, _ = attnconv("explain", finished, photo, *OPTIONS)
+    assert code == 0
+    assert "what row 11, column 21 attends to in layer2.0, layer3.0\ndrawn in photo-attention.png" in out
+
+
+def test_one_layer_and_head(attnconv, finished, photo):
+    code, out, _ = attnconv(
+        "explain", finished, photo, "--layer", "layer2.0", "--head", "3", "--out", "one.svg", "--json", *OPTIONS
+    )
+    assert code == 0
+    (layer,) = json.loads(out)["images"][0]["queries"][0]["layers"]
+    assert (layer["layer"], [head["head"] for head in layer["heads"]]) == ("layer2.0", [3])
+    with open("one.svg", encoding="utf-8") as file:
+        assert file.read().count("<image") == 2
+
+
+def test_a_contact_sheet(attnconv, finished, photo):
+    code, out, err = attnconv("explain", finished, photo, "--points", "grid", "--out", "sheet.png", "--json", *OPTIONS)
+    assert code == 0, err
+    queries = json.loads(out)["images"][0]["queries"]
+    assert [query["network_point"] for query in queries] == [[i, j] for i in (1, 4, 6) for j in (1, 4, 6)]
+    assert {layer["layer"] for query in queries for layer in query["layers"]} == {"layer3.0"}
+    wide, high = drawn("sheet.png")[1]
+    assert high > wide
+    code, out, _ = attnconv("explain", "--example", "--points", "grid", *OPTIONS)
+    assert "what 8 points attend to in layer3.0" in out
+
+
+def test_signed_weights(attnconv, signed, photo):
+    code, out, err = attnconv("explain", signed, photo, "--json", *OPTIONS)
+    assert code == 0, err
+    (layer,) = json.loads(out)["images"][0]["queries"][0]["layers"]
+    assert layer["signed"]
+    assert isinstance(layer["gamma"], float)
+    weights = torch.tensor(layer["heads"][0]["weights"])
+    assert list(weights.shape) == layer["map_size"]
+    assert weights.abs().sum() > 0
+
+
+def test_a_packed_network_is_a_run(attnconv, tmp_path, photo):
+    shutil.copy(EXAMPLE, tmp_path / "mine.safetensors")
+    assert attnconv("explain", tmp_path / "mine.safetensors", photo, *OPTIONS)[0] == 0
+    code, out, _ = attnconv("evaluate", tmp_path / "mine.safetensors", "--json", *OPTIONS)
+    assert (code, json.loads(out)["count"]) == (0, 576)
+
+
+def test_a_tampered_file_is_one_line(attnconv, tmp_path, photo):
+    content = bytearray(EXAMPLE.read_bytes())
+    content[-100] ^= 4
+    (tmp_path / "bad.safetensors").write_bytes(content)
+    outcome = attnconv("explain", tmp_path / "bad.safetensors", photo)
+    assert_refused(outcome, r"bad.safetensors was changed or damaged since it was written: its checksum does not fit")
+
+
+def test_names_that_matplotlib_would_read_as_formulas(attnconv, finished, tmp_path):
+    path = picture(tmp_path / "a$x_{$ 猫.png")
+    code, _, err = attnconv("explain", finished, path, *OPTIONS)
+    assert (code, err) == (0, "")
+    assert drawn("a$x_{$ 猫-attention.png")[0] == "PNG"
+
+
+BAD_OPTIONS = [
+    (["--point", "20,0"], "the point must lie in the image of 20 x 40 pixels, got 20,0"),
+    (["--point=-1,0"], "the point must lie in the image of 20 x 40 pixels, got -1,0"),
+    (["--point", "0,0"], "the point 0,0 is cut away .* rows 0 to 19 and columns 10 to 29 are left"),
+    (["--point", "3"], "--point must be Y,X, a row and a column in pixels such as 40,60; got '3'"),
+    (["--point", "1.5,2"], "--point must be Y,X, .*got '1.5,2'"),
+    (["--point", "3,15", "--points", "grid"], "--point asks about one position and --points about many"),
+    (["--points", "gird"], '"gird" for --points.*"grid"'),
+    (["--layer", "layer2"], "unknown attention layer 'layer2'; nearest: 'layer2.0'"),
+    (["--layer", "?"], "unknown attention layer '\\?'; known: layer2.0, layer3.0"),
+    (["--head", "5"], "attention layer 'layer2.0' has no head 5: its heads are 1 to 4"),
+    (["--head", "0"], "head must be at least 1, got 0"),
+    (["--out", "a.jpeg"], "--out must end in .png, .svg, .pdf, got a.jpeg"),
+    (["--out", "nowhere/a.png"], "cannot write nowhere/a.png: No such file"),
+    (["--example"], "explain needs a RUN and an IMAGE, or --example and neither of them"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=[" ".join(options) for options, _ in BAD_OPTIONS])
+def test_bad_options_get_one_line_and_leave_nothing(attnconv, finished, photo, tmp_path, options, message):
+    assert_refused(attnconv("explain", finished, photo, *options, *OPTIONS), message)
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_the_picture_does_not_replace_the_image(attnconv, finished, photo):
+    before = photo.read_bytes()
+    assert_refused(attnconv("explain", finished, photo, "--out", photo), "--out must be another file than IMAGE")
+    assert photo.read_bytes() == before
+
+
+def test_runs_and_images_that_are_none(attnconv, finished, photo, tmp_path):
+    (tmp_path / "notes.png").write_text("no image")
+    refused = "explain needs a RUN and an IMAGE, or --example"
+    assert_refused(attnconv("explain"), refused)
+    assert_refused(attnconv("explain", finished), refused)
+    assert_refused(
+        attnconv("explain", finished, tmp_path / "notes.png"), "cannot decode image .*notes.png: it is no im"
+    )
+    assert_refused(attnconv("explain", finished, tmp_path / "b.png"), "cannot read image .*b.png: No such file")
+    assert_refused(attnconv("explain", finished, tmp_path), "cannot read image .*: Is a directory")
+    assert_refused(attnconv("explain", tmp_path / "run", photo), "is neither a run folder nor a checkpoint")
+    assert_refused(attnconv("explain", "--example", "--point", "16,0"), "must lie in the image of 16 x 32 pixels")
+
+
+def test_a_network_without_attention(attnconv, tmp_path, photo):
+    command = [*TRAIN, "--epochs", "1", "--train-subset", "32", "--out", tmp_path / "plain"]
+    command[command.index("aa_convnet3")] = "convnet3"
+    assert attnconv(*command)[0] == 0
+    assert_refused(attnconv("explain", tmp_path / "plain", photo), "ConvNet3 has no attention layer to explain")

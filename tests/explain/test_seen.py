@@ -1,0 +1,95 @@
+"""see_image: what the network takes, and where the points of the file are in it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attnconv.data import decode_image, prepare_image
+from attnconv.explain import grid_points, see_image
+
+META = {"channels": 3, "image_size": [8, 8], "resize_ratio": 1.25, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+
+
+@pytest.fixture
+def photo():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8))
+
+
+def test_it_is_prepared_as_predict_does(photo, tmp_path):
+    photo.save(tmp_path / "a.png")
+    decoded = decode_image(tmp_path / "a.png", 3)
+    for given in (photo, decoded, Image.open(tmp_path / "a.png")):
+        seen = see_image(given, META)
+        assert torch.equal(seen.prepared, prepare_image(decoded, META))
+        again = (seen.pixels - torch.tensor(META["mean"])[:, None, None]) / torch.tensor(META["std"])[:, None, None]
+        torch.testing.assert_close(seen.prepared, again)
+        assert seen.size == (20, 40)
+
+
+def test_a_rotated_photograph_is_held_upright(photo, tmp_path):
+    exif = photo.getexif()
+    exif[0x0112] = 6  # a quarter turn
+    photo.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as turned:
+        seen = see_image(turned, META)
+        assert seen.size == (40, 20)
+        assert turned.size == (40, 20)  # columns first, and as it was given
+    assert torch.equal(seen.prepared, prepare_image(decode_image(tmp_path / "turned.png", 3), META))
+
+
+def test_grey_of_colours(photo):
+    seen = see_image(photo, {**META, "channels": 1, "mean": [0.5], "std": [0.2]})
+    assert seen.pixels.shape == (1, 8, 8)
+
+
+def test_points_of_the_file(photo):
+    """20 x 40 becomes 10 x 20, of which the middle 8 x 8 is left: 2 pixels a pixel, from row 2 and column 12 on."""
+    seen = see_image(photo, META)
+    assert seen.point((2, 12)) == (0, 0)
+    assert seen.point((17, 27)) == (7, 7)
+    assert seen.point((9, 20)) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ((20, 0), "the point must lie in the image of 20 x 40 pixels, got 20,0"),
+        ((0, -1), "the point must lie in the image of 20 x 40 pixels, got 0,-1"),
+        ((1, 12), "1,12 is cut away .* of its 20 x 40 pixels, rows 2 to 17 and columns 12 to 27 are left"),
+        ((2, 28), "2,28 is cut away before the network sees the image"),
+    ],
+)
+def test_points_that_the_network_does_not_see(photo, point, message):
+    with pytest.raises(ValueError, match=message):
+        see_image(photo, META).point(point)
+
+
+def test_an_image_that_breaks_off(photo, tmp_path):
+    photo.save(tmp_path / "a.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "a.png").read_bytes()[:1500])
+    with Image.open(tmp_path / "half.png") as half, pytest.raises(ValueError, match="cannot decode image given: "):
+        see_image(half, META)
+
+
+def test_an_image_that_is_too_large(monkeypatch, photo):
+    monkeypatch.setattr("attnconv.data.decode.MAX_PIXELS", 799)
+    with pytest.raises(ValueError, match="cannot decode image given: it has more than"):
+        see_image(photo, META)
+    with pytest.raises(ValueError, match="channels must be 1 or 3, got 2"):
+        see_image(photo, {**META, "channels": 2})
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((32, 32), (3, 3)), ((16, 32), (2, 4)), ((30, 10), (5, 2)), ((1, 100), (1, 9)), ((2, 2), (2, 2))],
+)
+def test_the_grid_covers_the_image_in_squares(size, expected):
+    points = grid_points(size)
+    rows, columns = (sorted({point[axis] for point in points}) for axis in (0, 1))
+    assert (len(rows), len(columns)) == expected
+    assert points == [(row, column) for row in rows for column in columns]
+    for found, n in ((rows, size[0]), (columns, size[1])):
+        assert found[0] >= 0
+        assert found[-1] < n
+        assert abs(found[0] - (n - 1 - found[-1])) <= 1  # as far from one end as from the other
