@@ -12,7 +12,7 @@ from attnconv.study.plan import Study
 DATA = "far-pairs"
 CAPTION = (
     "Two images that differ in the right glyph alone, and what the middle of the left one (dot, square) attends to: "
-    "below each, the heads of the last layer, brighter is more. From {}."
+    "below each, the heads of the last layer, dark for none. From {}."
 )
 
 
