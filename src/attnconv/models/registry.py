@@ -14,6 +14,8 @@ from typing import Any, TypeVar, overload
 from torch import nn
 
 from attnconv import checks
+from attnconv.models.hub.blueprint import Blueprint
+from attnconv.models.hub.methods import OnHub
 from attnconv.models.init_from import Source, Transfer, initialise
 
 Builder = Callable[..., nn.Module]
@@ -125,13 +127,15 @@ def create_model(
     """
     family, numbers = _find(name)
     check_options(name, options)
-    model = family.build(
-        num_classes=checks.integer("num_classes", num_classes, at_least=1),
-        in_channels=checks.integer("in_channels", in_channels, at_least=1),
-        image_size=checks.per_axis("image_size", image_size, 2, at_least=1),
-        **numbers,
-        **options,
-    )
+    rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
+    common: dict[str, Any] = {
+        "num_classes": checks.integer("num_classes", num_classes, at_least=1),
+        "in_channels": checks.integer("in_channels", in_channels, at_least=1),
+        "image_size": (rows, columns),
+    }
+    model = family.build(**common, **numbers, **options)
+    if isinstance(model, OnHub):
+        model.blueprint = Blueprint(str(name), options={**model_options(name), **options}, **common)
     return model if init_from is None else (model, initialise(model, name, init_from))
 
 
