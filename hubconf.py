@@ -1,14 +1,12 @@
 """Entry points of torch.hub: each network of `attnconv models`, and networks that were saved.
 
-``torch.hub.load("path/to/attnconv", "aa_resnet50", source="local", num_classes=10)``; ``torch.hub.list`` names all.
+``torch.hub.load("path/to/attnconv", "aa_resnet50", source="local", num_classes=10)``
 """
 
 import sys as _sys
 from collections.abc import Callable as _Callable
 from pathlib import Path as _Path
 from typing import Any as _Any
-
-from torch import nn as _nn
 
 # torch.hub puts this folder on the path, and the package lies in src/, unless it is installed.
 _SRC = str(_Path(__file__).resolve().parent / "src")
@@ -33,7 +31,7 @@ def _defaults(name: str) -> dict[str, int]:
 
 
 def _entry(name: str) -> _Callable[..., _Any]:
-    def build(**settings: _Any) -> _nn.Module | tuple[_nn.Module, _models.Transfer]:
+    def build(**settings: _Any) -> _models.HubNetwork | tuple[_models.HubNetwork, _models.Transfer]:
         return _models.create_model(name, **{**_defaults(name), **settings})
 
     build.__name__ = build.__qualname__ = name

@@ -48,6 +48,8 @@ OPTIONAL = (
     "webdataset",
     "tensorboard",
     "wandb",
+    "huggingface_hub",
+    "safetensors",
 )
 
 

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from attnconv import checks
 
 if TYPE_CHECKING:
-    from attnconv.models.hub.methods import OnHub
+    from attnconv.models.hub.methods import HubNetwork
 
 Checkpoint = Literal["best", "last"]
 
@@ -68,11 +68,11 @@ def push(
     print(network.push_to_hub(repo_id, license=license, private=private or None, branch=branch))
 
 
-def _network(run: Path, checkpoint: Checkpoint) -> "OnHub":
+def _network(run: Path, checkpoint: Checkpoint) -> "HubNetwork":
     checks.require("huggingface_hub", extra="hub")  # rather now than after the network is read
-    from attnconv.models.hub.methods import OnHub
+    from attnconv.models.hub.methods import HubNetwork
     from attnconv.recipes import load_trained
 
     model = load_trained(run, checkpoint=checkpoint, device="cpu").model
-    assert isinstance(model, OnHub)
+    assert isinstance(model, HubNetwork)
     return model

@@ -9,10 +9,10 @@ from attnconv.models import seed_wide_resnet as _seed_wide_resnet  # noqa: F401
 from attnconv.models import unet as _unet  # noqa: F401
 from attnconv.models import wide_resnet as _wide_resnet  # noqa: F401
 from attnconv.models import xresnet as _xresnet  # noqa: F401
-from attnconv.models.hub.methods import OnHub
+from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.init_from import Transfer
 from attnconv.models.registry import create_model, list_models
 
-from_pretrained = OnHub.from_pretrained
+from_pretrained = HubNetwork.from_pretrained
 
-__all__ = ["Transfer", "create_model", "from_pretrained", "list_models", "set_recompute"]
+__all__ = ["HubNetwork", "Transfer", "create_model", "from_pretrained", "list_models", "set_recompute"]

@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-from torch import nn
-
 from attnconv import checks
 from attnconv.models.hub.blueprint import Blueprint
-from attnconv.models.hub.methods import OnHub
+from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.init_from import Source, Transfer, initialise
 
-Builder = Callable[..., nn.Module]
+Builder = Callable[..., HubNetwork]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
 
 _COMMON = ("num_classes", "in_channels", "image_size")
@@ -87,7 +85,7 @@ def create_model(
     image_size: int | tuple[int, int],
     init_from: None = None,
     **options: Any,
-) -> nn.Module: ...
+) -> HubNetwork: ...
 
 
 @overload
@@ -99,7 +97,7 @@ def create_model(
     image_size: int | tuple[int, int],
     init_from: Source,
     **options: Any,
-) -> tuple[nn.Module, Transfer]: ...
+) -> tuple[HubNetwork, Transfer]: ...
 
 
 def create_model(
@@ -110,7 +108,7 @@ def create_model(
     image_size: int | tuple[int, int],
     init_from: Source | None = None,
     **options: Any,
-) -> nn.Module | tuple[nn.Module, Transfer]:
+) -> HubNetwork | tuple[HubNetwork, Transfer]:
     """A new network: (B, in_channels, rows, columns) -> logits (B, num_classes), of dense ones a map of them.
 
     Args:
@@ -134,8 +132,7 @@ def create_model(
         "image_size": (rows, columns),
     }
     model = family.build(**common, **numbers, **options)
-    if isinstance(model, OnHub):
-        model.blueprint = Blueprint(str(name), options={**model_options(name), **options}, **common)
+    model.blueprint = Blueprint(str(name), options={**model_options(name), **options}, **common)
     return model if init_from is None else (model, initialise(model, name, init_from))
 
 

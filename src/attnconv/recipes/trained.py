@@ -9,7 +9,7 @@ from torch import nn
 
 from attnconv import checks
 from attnconv.models.hub import folder
-from attnconv.models.hub.methods import OnHub
+from attnconv.models.hub.methods import HubNetwork
 from attnconv.recipes.origin import config_of, origin, shareable
 from attnconv.recipes.run import network
 from attnconv.train.checkpoint import load_checkpoint, load_weights
@@ -58,7 +58,7 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") 
     _require_meta(state["meta"], f"{file} does not say what its images are: no {{!r}} in 'meta'")
     model = network(config, state["meta"])
     load_weights(model, state, file, averaged=True)
-    if isinstance(model, OnHub):
+    if isinstance(model, HubNetwork):
         meta = {key: value for key, value in state["meta"].items() if key != "images"}  # of the files trained on
         model.meta = {**meta, "name": shareable(config).data}
         model.provenance = origin(config, state, file)

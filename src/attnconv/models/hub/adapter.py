@@ -14,7 +14,7 @@ from attnconv import checks
 from attnconv.models.hub import folder
 from attnconv.models.hub.card import MARK, card
 from attnconv.models.hub.errors import explained
-from attnconv.models.hub.methods import OnHub
+from attnconv.models.hub.methods import HubNetwork
 
 SECONDS = 10  # to wait for the Hub's first answer
 
@@ -22,7 +22,7 @@ SECONDS = 10  # to wait for the Hub's first answer
 class Wrapped(PyTorchModelHubMixin, library_name="attnconv"):
     """A network on its way to the Hub or from it."""
 
-    def __init__(self, network: OnHub, license: str, repo_id: str | None = None) -> None:
+    def __init__(self, network: HubNetwork, license: str, repo_id: str | None = None) -> None:
         self.network, self.license, self.repo_id = network, license, repo_id
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -61,8 +61,8 @@ class Wrapped(PyTorchModelHubMixin, library_name="attnconv"):
         return cls(folder.read(config, weights), license="")
 
 
-def save(network: OnHub, path: Path, *, license: str) -> None:
-    """`OnHub.save_pretrained`."""
+def save(network: HubNetwork, path: Path, *, license: str) -> None:
+    """`HubNetwork.save_pretrained`."""
     folder.current(network)  # what it refuses, before anything is written
     try:
         readme = path / "README.md"
@@ -73,8 +73,8 @@ def save(network: OnHub, path: Path, *, license: str) -> None:
         raise checks.InputError(f"cannot write a network to {path}: {error.strerror or error}") from error
 
 
-def push(network: OnHub, repo_id: str, *, license: str, token: str | None, **settings: Any) -> str:
-    """`OnHub.push_to_hub`."""
+def push(network: HubNetwork, repo_id: str, *, license: str, token: str | None, **settings: Any) -> str:
+    """`HubNetwork.push_to_hub`."""
     folder.current(network)
     if not (token or get_token()):
         raise checks.InputError(
@@ -85,8 +85,8 @@ def push(network: OnHub, repo_id: str, *, license: str, token: str | None, **set
         return str(Wrapped(network, license, repo_id).push_to_hub(repo_id, token=token, **settings))
 
 
-def load(name_or_path: str | Path, **settings: Any) -> OnHub:
-    """The network of `OnHub.from_pretrained`."""
+def load(name_or_path: str | Path, **settings: Any) -> HubNetwork:
+    """The network of `HubNetwork.from_pretrained`."""
     path = Path(os.path.expanduser(name_or_path))
     if path.is_dir():
         return folder.read(path / folder.CONFIG, path / folder.WEIGHTS)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from attnconv import __version__, checks
 from attnconv.layers.augmented_conv import AugmentedConvNd
 from attnconv.models.hub.blueprint import Blueprint
-from attnconv.models.hub.methods import OnHub
+from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.registry import create_model
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -28,7 +28,7 @@ def is_saved(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
 
 
-def write(model: OnHub, folder: Path) -> None:
+def write(model: HubNetwork, folder: Path) -> None:
     """Write both files into ``folder``, which exists.
 
     Raises:
@@ -61,7 +61,7 @@ def write(model: OnHub, folder: Path) -> None:
         raise checks.InputError(f"cannot write a network to {folder}: {_first_line(error)}") from error
 
 
-def read(config_file: Path, weights_file: Path) -> OnHub:
+def read(config_file: Path, weights_file: Path) -> HubNetwork:
     """The network of the two files, in eval mode on the CPU; nothing in them is run.
 
     Raises:
@@ -81,7 +81,7 @@ def read(config_file: Path, weights_file: Path) -> OnHub:
     return model.eval()
 
 
-def make(blueprint: Blueprint) -> OnHub:
+def make(blueprint: Blueprint) -> HubNetwork:
     """The network of ``blueprint``, newly drawn; InputError as `create_model`, and if a resized layer is not there."""
     model = create_model(
         blueprint.name,
@@ -90,7 +90,6 @@ def make(blueprint: Blueprint) -> OnHub:
         image_size=blueprint.image_size,
         **blueprint.options,
     )
-    assert isinstance(model, OnHub)
     if blueprint.num_classes == 0 or blueprint.global_pool != "avg":
         reset = getattr(model, "reset_classifier", None)
         if reset is None:
@@ -103,7 +102,7 @@ def make(blueprint: Blueprint) -> OnHub:
     return model
 
 
-def current(model: OnHub) -> Blueprint:
+def current(model: HubNetwork) -> Blueprint:
     """The blueprint of ``model`` as it now is: its classifier may be another one, its tables resized."""
     if model.blueprint is None:
         raise checks.InputError(f"this {type(model).__name__} was not made by create_model, and cannot say how to be")

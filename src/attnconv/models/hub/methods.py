@@ -14,7 +14,7 @@ from attnconv.models.hub.blueprint import Blueprint
 LICENSE = "mit"
 
 
-class OnHub(nn.Module):
+class HubNetwork(nn.Module):
     """A network that `create_model` made: it knows how to be made again.
 
     Args:
