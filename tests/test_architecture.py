@@ -49,6 +49,8 @@ OPTIONAL = (
     "webdataset",
     "tensorboard",
     "wandb",
+    "huggingface_hub",
+    "safetensors",
 )
 
 

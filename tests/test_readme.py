@@ -17,7 +17,7 @@ PATHS = re.findall(r"`(tests/[\w/.]+)`", README)
 
 
 def test_there_is_something_to_check():
-    assert README.count("```python") == 2
+    assert README.count("```python") == 3
     assert MODELS.count("```python") == 3  # one of them downloads weights, and has nothing printed below it
     assert EXPLAIN.count("```python") == 1
     assert len(BLOCKS) == 5
@@ -26,8 +26,8 @@ def test_there_is_something_to_check():
 
 
 @pytest.mark.parametrize(("block", "printed"), BLOCKS, ids=range(len(BLOCKS)))
-def test_python_blocks_print_what_stands_below_them(block, printed):
-    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
+def test_python_blocks_print_what_stands_below_them(block, printed, tmp_path):
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == printed
 

@@ -51,6 +51,8 @@ FLAGS = {
         "--positions --value-dim"
     ),
     "runs": "--folder --json --watch",
+    "hub": "",  # those of its commands: test_hub.py
+    "doctor": "--json",
     "demo": "--device --epochs --out --seed",
 }
 

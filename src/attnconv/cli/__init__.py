@@ -22,6 +22,8 @@ COMMANDS = {
     "runs": "List the runs in a folder: where they stand, and how good they are.",
     "study": "Many runs of a plan: models, data, options and seeds, in one folder.",
     "bench": "Time, memory and FLOPs of ops, layers and networks, beside what one would use otherwise.",
+    "hub": "Share a trained network: as a folder of safetensors, or on the Hugging Face Hub.",
+    "doctor": "Say what is installed here and what can run.",
     "demo": "Train a plain and an augmented network on digits, side by side.",
 }
 
@@ -55,8 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    command, bound = parse(arguments)
-    command(*bound.args, **bound.kwargs)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:  # and what a broken installation is asked, without any package of [train]
+        print(__version__)
+    elif words[:1] == ["doctor"] and set(words[1:]) <= {"--json"}:
+        from attnconv.cli.diagnosis_text import print_diagnosis
+
+        print_diagnosis(json=len(words) > 1)
+    else:
+        command, bound = parse(words)
+        command(*bound.args, **bound.kwargs)
     sys.stdout.flush()  # here, where a reader that has gone is no error
     return 0
 

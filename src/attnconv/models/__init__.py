@@ -1,4 +1,4 @@
-"""Networks by name: `list_models` and `create_model`."""
+"""Networks by name, `list_models` and `create_model`; and from a folder or the Hub, `from_pretrained`."""
 
 from attnconv.layers.recompute import set_recompute
 
@@ -9,7 +9,10 @@ from attnconv.models import seed_wide_resnet as _seed_wide_resnet  # noqa: F401
 from attnconv.models import unet as _unet  # noqa: F401
 from attnconv.models import wide_resnet as _wide_resnet  # noqa: F401
 from attnconv.models import xresnet as _xresnet  # noqa: F401
+from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.init_from import Transfer
 from attnconv.models.registry import create_model, list_models
 
-__all__ = ["Transfer", "create_model", "list_models", "set_recompute"]
+from_pretrained = HubNetwork.from_pretrained
+
+__all__ = ["HubNetwork", "Transfer", "create_model", "from_pretrained", "list_models", "set_recompute"]

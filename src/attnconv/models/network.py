@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
+from attnconv.models.hub.methods import HubNetwork
 
 
-class Network(nn.Module):
+class Network(HubNetwork):
     """A subclass has ``forward_features``, stages named layer1, layer2, ..., and the classifier ``fc``.
 
     Shapes: (B, in_channels, rows, columns) -> (B, num_classes), or (B, C) after ``reset_classifier(0)``.

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-from torch import nn
-
 from attnconv import checks
+from attnconv.models.hub.blueprint import Blueprint
+from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.init_from import Source, Transfer, initialise
 
-Builder = Callable[..., nn.Module]
+Builder = Callable[..., HubNetwork]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
 
 _COMMON = ("num_classes", "in_channels", "image_size")
@@ -85,7 +85,7 @@ def create_model(
     image_size: int | tuple[int, int],
     init_from: None = None,
     **options: Any,
-) -> nn.Module: ...
+) -> HubNetwork: ...
 
 
 @overload
@@ -97,7 +97,7 @@ def create_model(
     image_size: int | tuple[int, int],
     init_from: Source,
     **options: Any,
-) -> tuple[nn.Module, Transfer]: ...
+) -> tuple[HubNetwork, Transfer]: ...
 
 
 def create_model(
@@ -108,7 +108,7 @@ def create_model(
     image_size: int | tuple[int, int],
     init_from: Source | None = None,
     **options: Any,
-) -> nn.Module | tuple[nn.Module, Transfer]:
+) -> HubNetwork | tuple[HubNetwork, Transfer]:
     """A new network: (B, in_channels, rows, columns) -> logits (B, num_classes), of dense ones a map of them.
 
     Args:
@@ -125,13 +125,14 @@ def create_model(
     """
     family, numbers = _find(name)
     check_options(name, options)
-    model = family.build(
-        num_classes=checks.integer("num_classes", num_classes, at_least=1),
-        in_channels=checks.integer("in_channels", in_channels, at_least=1),
-        image_size=checks.per_axis("image_size", image_size, 2, at_least=1),
-        **numbers,
-        **options,
-    )
+    rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
+    common: dict[str, Any] = {
+        "num_classes": checks.integer("num_classes", num_classes, at_least=1),
+        "in_channels": checks.integer("in_channels", in_channels, at_least=1),
+        "image_size": (rows, columns),
+    }
+    model = family.build(**common, **numbers, **options)
+    model.blueprint = Blueprint(str(name), options={**model_options(name), **options}, **common)
     return model if init_from is None else (model, initialise(model, name, init_from))
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from attnconv import checks
 from attnconv.layers import AugmentedConv2d
+from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.registry import register_dense
 
 CHANNELS = (16, 32, 64)
@@ -28,7 +29,7 @@ def conv3x3(width_in: int, width: int) -> nn.Conv2d:
     return nn.Conv2d(width_in, width, 3, padding=1, bias=False)
 
 
-class UNet(nn.Module):
+class UNet(HubNetwork):
     """Two levels down to a quarter of the size, the bottleneck, two levels up beside the maps from the way down.
 
     Shapes: (B, in_channels, rows, columns) -> logits (B, num_classes, rows, columns); at least 4 pixels a side.

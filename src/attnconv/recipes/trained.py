@@ -8,6 +8,9 @@ import torch
 from torch import nn
 
 from attnconv import checks
+from attnconv.models.hub import folder
+from attnconv.models.hub.methods import HubNetwork
+from attnconv.recipes.origin import config_of, origin, shareable
 from attnconv.recipes.packed import SUFFIX, load_packed
 from attnconv.recipes.run import network
 from attnconv.train.checkpoint import load_checkpoint, load_weights
@@ -31,11 +34,13 @@ class Trained:
 
 
 def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") -> Trained:
-    """The network of a run folder, or of a checkpoint file.
+    """The network of a run folder, of a checkpoint file, or of a folder that ``save_pretrained`` wrote.
+
+    What it says of itself when it is saved or pushed, ``model.meta`` and ``model.provenance``, is filled in.
 
     Args:
-        path: RUN, or RUN/best.pt, or a file of `attnconv.recipes.packed`.
-        checkpoint: which of a folder's checkpoints, "best" or "last".
+        path: RUN, RUN/best.pt, a file of `attnconv.recipes.packed`, or a folder with config.json and model.safetensors.
+        checkpoint: which of a run folder's checkpoints, "best" or "last".
         device: as RunConfig's.
     Raises:
         InputError: there is none, or it cannot be read, or it holds another network's weights.
@@ -45,15 +50,37 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") 
     if not path.exists():
         raise checks.InputError(f"{path} is neither a run folder nor a checkpoint: there is no such file or folder")
     file = path / f"{checkpoint}.pt" if path.is_dir() else path
+    if not file.exists() and folder.is_saved(path):
+        return _from_saved(path, device)
     if not file.exists():
         raise checks.InputError(f"{path} holds no {file.name}; a run writes it at the end of its first epoch")
     where = choose_device(device)
     packed = file.suffix == SUFFIX
     state = {"average": None, **load_packed(file)} if packed else load_checkpoint(file)
     config = RunConfig.from_dict(state["config"], source=str(file))
-    for name, kind in META.items():
-        if not isinstance(state["meta"].get(name), kind):
-            raise checks.InputError(f"{file} does not say what its images are: no {name!r} in 'meta'")
+    _require_meta(state["meta"], f"{file} does not say what its images are: no {{!r}} in 'meta'")
     model = network(config, state["meta"])
     load_weights(model, state, file, averaged=True)
+    if isinstance(model, HubNetwork) and not packed:
+        meta = {key: value for key, value in state["meta"].items() if key != "images"}  # of the files trained on
+        model.meta = {**meta, "name": shareable(config).data}
+        model.provenance = origin(config, state, file)
     return Trained(model.to(where).eval(), config, state["meta"], where, file, state.get("scores", {}))
+
+
+def _from_saved(path: Path, device: str) -> Trained:
+    where = choose_device(device)
+    file = path / folder.CONFIG
+    model = folder.read(file, path / folder.WEIGHTS)
+    if model.meta is None:
+        raise checks.InputError(f"{file} does not say what its images are: the network was not saved from a run")
+    _require_meta(model.meta, f"{file} does not say what its images are: no {{!r}} in 'meta'")
+    assert model.blueprint is not None
+    config = config_of(model.provenance, model.blueprint.name, dict(model.blueprint.options), source=str(file))
+    return Trained(model.to(where), config, model.meta, where, path / folder.WEIGHTS)
+
+
+def _require_meta(meta: dict[str, Any], message: str) -> None:
+    for name, kind in META.items():
+        if not isinstance(meta.get(name), kind):
+            raise checks.InputError(message.format(name))

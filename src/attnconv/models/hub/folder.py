@@ -1,0 +1,188 @@
+"""A network as config.json and model.safetensors, and back; needs safetensors alone.
+
+config.json: the network's `Blueprint`; sha256, of model.safetensors; version, of attnconv; and, of a trained network,
+meta and provenance. A file of safetensors has no checksum of its own, so that a flipped bit in a weight would pass.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnconv import __version__, checks
+from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.models.hub.blueprint import Blueprint
+from attnconv.models.hub.methods import HubNetwork
+from attnconv.models.registry import create_model
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def is_saved(path: Path) -> bool:
+    """Whether ``path`` is a folder that looks like one of `write`."""
+    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+
+
+def write(model: HubNetwork, folder: Path) -> None:
+    """Write both files into ``folder``, which exists.
+
+    Raises:
+        InputError: ``model`` is not what its blueprint makes, has no memory, or the files cannot be written.
+    """
+    blueprint = current(model)
+    config = blueprint.to_config()
+    state = model.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
+        raise checks.InputError(f"{blueprint.name} cannot be saved from the meta device: it holds no weights there")
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    if problem := difference(shapes, shapes_of(blueprint)):
+        raise checks.InputError(
+            f"this network is not what create_model({blueprint.name!r}) makes, {problem}; "
+            "save its state_dict() with torch.save instead"
+        )
+    safetensors = checks.require("safetensors.torch", extra="hub")
+    temporary = folder / f"{WEIGHTS}.tmp"
+    try:
+        safetensors.save_file({k: v.detach().contiguous() for k, v in state.items()}, temporary, {"format": "pt"})
+        config |= {"sha256": _sha256(temporary), "version": __version__}
+        for key, value in (("meta", model.meta), ("provenance", model.provenance)):
+            if value is not None:
+                config[key] = value
+        text = json.dumps(config, indent=2) + "\n"
+        os.replace(temporary, folder / WEIGHTS)
+        (folder / CONFIG).write_text(text, encoding="utf-8")
+    except Exception as error:  # OSError, or what safetensors makes of it
+        temporary.unlink(missing_ok=True)
+        raise checks.InputError(f"cannot write a network to {folder}: {_first_line(error)}") from error
+
+
+def read(config_file: Path, weights_file: Path) -> HubNetwork:
+    """The network of the two files, in eval mode on the CPU; nothing in them is run.
+
+    Raises:
+        InputError: a file is missing, damaged, of another library or of another network than the other.
+    """
+    config = _read_config(config_file)
+    blueprint = Blueprint.from_config(config, source=str(config_file))
+    try:
+        wanted = shapes_of(blueprint)  # on the meta device: what it asks for may be larger than any memory
+    except checks.InputError as error:
+        raise checks.InputError(f"{config_file}: {error}") from None
+    state = _read_weights(weights_file, config.get("sha256"), wanted, blueprint.name)
+    with torch.random.fork_rng(devices=[]):  # the weights that are drawn are thrown away
+        model = make(blueprint)
+    model.load_state_dict(state, assign=True)  # which keeps their dtype
+    model.meta, model.provenance = config.get("meta"), config.get("provenance")
+    return model.eval()
+
+
+def make(blueprint: Blueprint) -> HubNetwork:
+    """The network of ``blueprint``, newly drawn; InputError as `create_model`, and if a resized layer is not there."""
+    model = create_model(
+        blueprint.name,
+        num_classes=1 if blueprint.num_classes == 0 else blueprint.num_classes,
+        in_channels=blueprint.in_channels,
+        image_size=blueprint.image_size,
+        **blueprint.options,
+    )
+    if blueprint.num_classes == 0 or blueprint.global_pool != "avg":
+        reset = getattr(model, "reset_classifier", None)
+        if reset is None:
+            raise checks.InputError(f"{blueprint.name} has no classifier to leave out: num_classes must be at least 1")
+        reset(blueprint.num_classes, blueprint.global_pool)
+    layers = _with_tables(model)
+    for name, size in (blueprint.feat_sizes or {}).items():
+        layers[checks.one_of(f"layer in feat_sizes of {blueprint.name}:", name, layers)].resize_feat_size(size)
+    model.blueprint = blueprint
+    return model
+
+
+def current(model: HubNetwork) -> Blueprint:
+    """The blueprint of ``model`` as it now is: its classifier may be another one, its tables resized."""
+    if model.blueprint is None:
+        raise checks.InputError(f"this {type(model).__name__} was not made by create_model, and cannot say how to be")
+    blueprint = replace(
+        model.blueprint,
+        num_classes=getattr(model, "num_classes", model.blueprint.num_classes),
+        global_pool=getattr(model, "global_pool", "avg"),
+        feat_sizes=None,
+    )
+    with torch.device("meta"):
+        plain = _with_tables(make(blueprint))
+    sizes = {name: layer.feat_size for name, layer in _with_tables(model).items() if layer.feat_size is not None}
+    resized = {name: size for name, size in sizes.items() if name in plain and plain[name].feat_size != size}
+    return replace(blueprint, feat_sizes=resized or None)
+
+
+def shapes_of(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights and buffers, found without memory for them; InputError as `make`."""
+    with torch.device("meta"):
+        return {key: tuple(tensor.shape) for key, tensor in make(blueprint).state_dict().items()}
+
+
+def difference(given: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str:
+    """One clause on the first tensor in which the two differ; "" if there is none."""
+    if missing := [name for name in wanted if name not in given]:
+        return f"it lacks {missing[0]!r}"
+    if unexpected := [name for name in given if name not in wanted]:
+        return f"it holds {unexpected[0]!r}, which that network has not"
+    if other := [name for name in wanted if wanted[name] != given[name]]:
+        return f"{other[0]!r} is {given[other[0]]} in it and {wanted[other[0]]} in that network"
+    return ""
+
+
+def _with_tables(model: nn.Module) -> dict[str, AugmentedConvNd]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, AugmentedConvNd) and module.position == "relative"
+    }
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise checks.InputError(f"{file.parent} holds no {file.name}, which save_pretrained writes") from None
+    except OSError as error:
+        raise checks.InputError(f"cannot read {file}: {error.strerror or error}") from error
+    except ValueError as error:  # of JSON, or of the encoding
+        raise checks.InputError(f"{file} is damaged: {_first_line(error)}") from None
+    for key in ("meta", "provenance"):
+        if isinstance(config, dict) and not isinstance(config.get(key), (dict, type(None))):
+            raise checks.InputError(f"{file}: {key!r} must be dict, got {type(config[key]).__name__}")
+    return config
+
+
+def _read_weights(file: Path, sha256: Any, wanted: dict[str, tuple[int, ...]], name: str) -> dict[str, Tensor]:
+    """The tensors in ``file``, compared with the checksum and, before any is read, with what is wanted."""
+    safetensors = checks.require("safetensors", extra="hub")
+    if not file.is_file():
+        raise checks.InputError(f"{file.parent} holds no {file.name}, which save_pretrained writes")
+    try:
+        if sha256 is not None and _sha256(file) != sha256:
+            raise checks.InputError(f"{file} is damaged or was changed: config.json has another checksum for it")
+        with safetensors.safe_open(file, framework="pt") as opened:
+            given = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118  no dict
+            if problem := difference(given, wanted):
+                raise checks.InputError(f"{file} does not hold the weights of {name}: {problem}")
+            # Copies: what is mapped from the file lies at odd addresses, where sums can be rounded differently.
+            return {key: opened.get_tensor(key).clone() for key in given}
+    except checks.InputError:
+        raise
+    except Exception as error:  # SafetensorError, OSError, and what a damaged header can lead to
+        raise checks.InputError(f"{file} is damaged or no file of safetensors: {_first_line(error)}") from error
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
