@@ -20,7 +20,7 @@ def test_there_is_something_to_check():
     assert README.count("```python") == 3
     assert MODELS.count("```python") == 3  # one of them downloads weights, and has nothing printed below it
     assert EXPLAIN.count("```python") == 1
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     assert len(LINKS) >= 3
     assert len(PATHS) >= 5
 
