@@ -27,7 +27,8 @@ ALLOWED = {
     "study": {"recipes", "report", "train", "bench", "explain"},
     "bench": {"ops", "layers", "models", "data"},
     "explain": {"ops", "layers", "models"},
-    "export": {"ops", "layers", "models"},
+    # An export is written as train's checkpoints are, wholly or not at all, and timed as bench times.
+    "export": {"ops", "layers", "models", "train", "bench"},
     "cli": None,  # everything
     "__main__": {"cli"},
     "__init__": {"ops", "layers", "models", "surgery", "compat", "explain"},
@@ -39,6 +40,9 @@ OPTIONAL = (
     "timm",
     "lightning_fabric",
     "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "safetensors",
     "gradio",
     "matplotlib",
     "scipy",
@@ -159,7 +163,8 @@ def loaded_by(statement: str) -> set[str]:
 
 
 ROOMS = (
-    "from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat, explain, models, ops, surgery"
+    "from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, "
+    "compat, explain, export, models, ops, surgery"
 )
 
 
