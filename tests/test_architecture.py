@@ -28,7 +28,8 @@ ALLOWED = {
     "bench": {"ops", "layers", "models", "data"},
     # A point of an image file goes through data's resize and crop.
     "explain": {"ops", "layers", "models", "data"},
-    "export": {"ops", "layers", "models"},
+    # An export is written as train's checkpoints are, wholly or not at all, and timed as bench times.
+    "export": {"ops", "layers", "models", "train", "bench"},
     "cli": None,  # everything
     "__main__": {"cli"},
     "__init__": {"ops", "layers", "models", "surgery", "compat", "explain"},
@@ -40,6 +41,9 @@ OPTIONAL = (
     "timm",
     "lightning_fabric",
     "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "safetensors",
     "gradio",
     "matplotlib",
     "scipy",
@@ -162,7 +166,8 @@ def loaded_by(statement: str) -> set[str]:
 
 
 ROOMS = (
-    "from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat, explain, models, ops, surgery"
+    "from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, "
+    "compat, explain, export, models, ops, surgery"
 )
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "Score a trained network on validation images.",
     "predict": "Name what is on images, most likely classes first.",
     "explain": "Draw what a position of an image attends to.",
+    "export": "Write a trained network as ONNX, torch.export or safetensors, and prove that it answers alike.",
     "shards": "Put image files into tar files, for file systems that bear no millions of small ones.",
     "runs": "List the runs in a folder: where they stand, and how good they are.",
     "study": "Many runs of a plan: models, data, options and seeds, in one folder.",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from attnconv.cli.network import read_network
 from attnconv.cli.output import print_json
 from attnconv.train.config import Device
 
@@ -28,7 +29,7 @@ def evaluate(
     Parameters
     ----------
     run:
-        Folder of a run, or a checkpoint file.
+        Folder of a run, a checkpoint file, or a file of `attnconv export`.
     data:
         Data set or folder with the same classes; the run's own if not given.
     data_dir:
@@ -50,10 +51,9 @@ def evaluate(
     """
     from attnconv import checks
     from attnconv.data import load_data
-    from attnconv.recipes import load_trained
     from attnconv.train.evaluate import evaluate as score
 
-    trained = load_trained(run, checkpoint=checkpoint, device=device)
+    trained = read_network(run, checkpoint=checkpoint, device=device)
     is_own = data in (None, trained.config.data)  # which need not be square
     own_size = trained.config.image_size if is_own else trained.meta["image_size"][0]
     found = load_data(

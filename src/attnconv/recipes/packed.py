@@ -43,6 +43,18 @@ def save_packed(path: Path, weights: Mapping[str, Tensor], **texts: Mapping[str,
         file.write(save(kept, {**words, "sha256": _digest(kept, words)}))
 
 
+def is_packed(path: Path) -> bool:
+    """Whether ``path`` is a file that says that `save_packed` wrote it."""
+    checks.require("safetensors", extra="train")
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
 def load_packed(path: Path) -> dict[str, Any]:
     """What `save_packed` wrote: {"model": state dict on the CPU, "config": ..., "meta": ..., "scores": ...}.
 

@@ -1,0 +1,85 @@
+"""Whether an exported network answers as the one it was made from, before its file is kept.
+
+Letters: B batch, H rows, W columns.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attnconv.export.sizes import Sizes
+
+BATCHES = (1, 2, 5)
+# Of the largest output. Rounding alone is 1e-6 in most networks, and 3e-4 in an untrained aa_resnet50, the softmaxes of
+# which are all but steps.
+TOLERANCE = 1e-3
+
+
+class DisagreementError(RuntimeError):
+    """An exported network that computes something else."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two answers to the same images are apart."""
+
+    batch: int
+    rows: int
+    columns: int
+    largest: float  # absolute difference of two outputs
+    scale: float  # largest absolute output of the original
+
+    def __str__(self) -> str:
+        return (
+            f"{self.largest:.1e} of outputs up to {self.scale:.3g} (batch {self.batch}, {self.rows} x {self.columns})"
+        )
+
+
+def cases(sizes: Sizes, image_size: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Batch, rows, columns: three batches at ``image_size`` and, where they are free, two other sizes, not square."""
+    rows, columns = image_size
+    found = [(batch, rows, columns) for batch in BATCHES]
+    if sizes.dynamic:
+        (low, most), (left, widest) = sizes.rows, sizes.columns
+        most, widest = most or rows + rows // 4 + 1, widest or columns + columns // 4 + 1
+        found += [(2, low, widest), (3, (low + most + 1) // 2, left)]
+    return found
+
+
+@torch.no_grad()
+def require_agreement(
+    model: nn.Module,
+    call: Callable[[Tensor], Tensor],
+    *,
+    sizes: Sizes,
+    channels: int,
+    image_size: Sequence[int],
+    what: str,
+) -> list[Difference]:
+    """Hold ``call`` to ``model``, both (B, channels, H, W) -> logits, on random images: the differences, case by case.
+
+    Raises:
+        DisagreementError: one is above TOLERANCE, not finite where the original is, or of another shape.
+    """
+    numbers = torch.Generator().manual_seed(0)
+    differences = []
+    for batch, rows, columns in cases(sizes, image_size):
+        images = torch.randn(batch, channels, rows, columns, generator=numbers)
+        expected = model(images)
+        try:
+            got = call(images)
+        except Exception as error:  # of the runtime's own kind
+            first = str(error).strip().partition("\n")[0]
+            raise DisagreementError(f"{what} fails on {batch} images of {rows} x {columns}: {first}") from error
+        if got.shape != expected.shape:
+            raise DisagreementError(
+                f"{what} gives {tuple(got.shape)} for {batch} images of {rows} x {columns}, PyTorch "
+                f"{tuple(expected.shape)}"
+            )
+        difference = Difference(batch, rows, columns, (got - expected).abs().max().item(), expected.abs().max().item())
+        if not difference.largest <= TOLERANCE * difference.scale:
+            raise DisagreementError(f"{what} differs from PyTorch by {difference}")
+        differences.append(difference)
+    return differences

@@ -1,0 +1,27 @@
+"""A network whose constrained weights are plain ones, for files that know no parametrizations."""
+
+import copy
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` in eval mode in which spectral norm, and any other parametrization, has become its weight.
+
+    ``model`` stays as it is: eval mode does not advance a power iteration, and only the copy is changed.
+    """
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        if not parametrize.is_parametrized(module):
+            continue
+        # Not remove_parametrizations: the copy shares its class with the original, which would be stripped, too.
+        chains = module.parametrizations
+        assert isinstance(chains, nn.ModuleDict)
+        weights = {name: getattr(module, name).detach().clone() for name in chains}
+        plain = parametrize.type_before_parametrizations(module)  # which asks for the chains
+        del module.parametrizations
+        module.__class__ = plain
+        for name, weight in weights.items():
+            module.register_parameter(name, nn.Parameter(weight))
+    return model

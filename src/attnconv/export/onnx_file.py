@@ -1,0 +1,140 @@
+"""A network as an ONNX file: written by torch's dynamo exporter, checked in onnxruntime before it is kept, read back.
+
+Letters: B batch, C channels, H rows, W columns.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnconv import checks
+from attnconv.export.agreement import require_agreement
+from attnconv.export.capture import captured_sizes, dims, example, tracing
+from attnconv.export.facts import Facts, read_facts
+from attnconv.export.network import Exported, ExportedNetwork
+from attnconv.export.sizes import Sizes
+from attnconv.export.written import Written, prepared, with_free_sizes
+from attnconv.train.atomic import replacing
+
+INPUT, OUTPUT = "images", "logits"
+AXES = ("batch", "channels", "rows", "columns")
+
+
+def export_onnx(
+    model: nn.Module, path: Path, *, config: dict[str, Any], meta: dict[str, Any], image_size: int | None = None
+) -> Written:
+    """Write ``model`` as ONNX, if onnxruntime then answers as PyTorch on three batches and, where free, three sizes.
+
+    The batch is free, and so are rows and columns up to what the position tables cover. Spectral norm becomes plain
+    weights. The file's metadata hold preprocessing, classes, config and version.
+
+    Args:
+        model: (B, C, H, W) -> logits, on the CPU; it is left as it is.
+        path: the file, ending in .onnx.
+        config: the run's, plain values.
+        meta: of its images: classes, channels, image_size, mean, std, resize_ratio.
+        image_size: side that images are prepared to, in pixels, if not meta's.
+    Raises:
+        InputError: a kernel that cannot be exported, tables that do not cover ``image_size``, or no room to write.
+        DisagreementError: the answers differ; nothing is kept.
+        MissingExtraError: onnx, onnxscript or onnxruntime is missing.
+    """
+    onnx = require_onnx()
+    model, facts = prepared(model, config=config, meta=meta, image_size=image_size)
+
+    def write(sizes: Sizes) -> Written:
+        channels, size = facts.meta["channels"], facts.meta["image_size"]
+        with tracing():
+            program = torch.onnx.export(
+                model,
+                (example(channels, size),),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=(dims(sizes),),
+                verbose=False,
+            )
+        assert program is not None
+        assert program.exported_program is not None
+        found = captured_sizes(program.exported_program, sizes)
+        proto = program.model_proto
+        name_axes(proto.graph)
+        onnx.helper.set_model_props(proto, Facts(facts.config, facts.meta, found).to_texts())
+        with replacing(path) as file:
+            file.write(proto.SerializeToString())
+            file.flush()
+            differences = require_agreement(
+                model,
+                caller(session(Path(file.name), str(path))),
+                sizes=found,
+                channels=channels,
+                image_size=size,
+                what="the ONNX file",
+            )
+        return Written(path, found, differences, notes=(f"opset {proto.opset_import[0].version}",))
+
+    return with_free_sizes(model, facts, write)
+
+
+def load_onnx(path: Path) -> Exported:
+    """The network of an ONNX file of `export_onnx`, run by onnxruntime on the CPU.
+
+    Raises:
+        InputError: the file is missing or damaged, or not of `attnconv export`.
+    """
+    checks.require("onnxruntime", extra="onnx")
+    found = session(path, str(path))
+    facts = read_facts(found.get_modelmeta().custom_metadata_map, str(path))
+    return Exported(ExportedNetwork(caller(found), facts, str(path)).eval(), facts, path)
+
+
+def require_onnx() -> Any:
+    """The package onnx; MissingExtraError if it, or one of those that an export needs beside it, is missing."""
+    for package in ("onnxscript", "onnxruntime"):
+        checks.require(package, extra="onnx")
+    return checks.require("onnx", extra="onnx")
+
+
+def session(path: Path, source: str, *, threads: int | None = None) -> Any:
+    """onnxruntime's session of a file on the CPU, silent; InputError, calling it ``source``, if there is none."""
+    import onnxruntime
+
+    if not path.is_file():
+        raise checks.InputError(f"no ONNX file at {source}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of onnxruntime's own kinds, which share no base
+        reason = " ".join(str(error).split())
+        raise checks.InputError(f"{source} is damaged or no ONNX file: {reason[:200]}") from None
+
+
+def caller(found: Any) -> Callable[[Tensor], Tensor]:
+    """What ``found``, a session with one input, computes: (B, C, H, W) -> logits."""
+    name = found.get_inputs()[0].name
+
+    def call(images: Tensor) -> Tensor:
+        (logits,) = found.run(None, {name: images.detach().cpu().contiguous().numpy()})
+        return torch.from_numpy(logits)
+
+    return call
+
+
+def name_axes(graph: Any) -> None:
+    """Call the free axes batch, rows and columns, where the exporter has numbered them, in every shape of ``graph``."""
+    shape = graph.input[0].type.tensor_type.shape.dim
+    names = {dim.dim_param: name for dim, name in zip(shape, AXES, strict=True) if dim.dim_param}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = _renamed(dim.dim_param, names)
+
+
+def _renamed(expression: str, names: Mapping[str, str]) -> str:
+    return re.sub(r"\b[A-Za-z_]\w*\b", lambda word: names.get(word[0], word[0]), expression)

@@ -1,0 +1,149 @@
+"""A network as a program of torch.export, a .pt2 file: checked before it is kept, and read back.
+
+Letters: B batch, C channels, H rows, W columns.
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from attnconv import checks
+from attnconv.export.agreement import require_agreement
+from attnconv.export.capture import captured_sizes, dims, example, tracing
+from attnconv.export.facts import Facts, read_facts
+from attnconv.export.network import Exported, ExportedNetwork
+from attnconv.export.sizes import Sizes
+from attnconv.export.written import Written, prepared, with_free_sizes
+from attnconv.train.atomic import replacing
+from attnconv.train.checksum import append_checksum, verify_checksum
+
+# Names of the texts in the file, which torch wants to know beforehand.
+TEXTS = (
+    "attnconv_format", "attnconv_version", "classes", "preprocessing", "data", "config", "image_sizes",
+)  # fmt: skip
+FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+SAFE_CONSTANTS = ("tensor_", "model_constants_config.json")  # others are pickled objects, which could run code
+
+
+def export_program(
+    model: nn.Module, path: Path, *, config: dict[str, Any], meta: dict[str, Any], image_size: int | None = None
+) -> Written:
+    """Write ``model`` as a program of torch.export; arguments, checks and metadata (extra files) as `export_onnx`.
+
+    Raises:
+        InputError: a kernel that cannot be exported, tables that do not cover ``image_size``, or no room to write.
+        DisagreementError: the answers differ; nothing is kept.
+    """
+    model, facts = prepared(model, config=config, meta=meta, image_size=image_size)
+
+    def write(sizes: Sizes) -> Written:
+        channels, size = facts.meta["channels"], facts.meta["image_size"]
+        with tracing():
+            program = torch.export.export(model, (example(channels, size),), dynamic_shapes=(dims(sizes),))
+        found = captured_sizes(program, sizes)
+        _forget_guards(program)
+        with replacing(path) as file:
+            torch.export.save(program, file, extra_files=Facts(facts.config, facts.meta, found).to_texts())  # pyright: ignore[reportArgumentType]
+            file.flush()
+            append_checksum(file)
+            file.flush()
+            differences = require_agreement(
+                model,
+                _caller(_load(Path(file.name), str(path))[0]),
+                sizes=found,
+                channels=channels,
+                image_size=size,
+                what="the program",
+            )
+        return Written(path, found, differences)
+
+    return with_free_sizes(model, facts, write)
+
+
+def load_program(path: Path) -> Exported:
+    """The network of a .pt2 file of `export_program`, on the CPU.
+
+    Raises:
+        InputError: the file is missing or damaged, not of `attnconv export`, or holds objects that could run code.
+    """
+    program, texts = _load(path, str(path))
+    facts = read_facts(texts, str(path))
+    return Exported(ExportedNetwork(_caller(program), facts, str(path)).eval(), facts, path)
+
+
+def _caller(program: ExportedProgram) -> Callable[[Tensor], Tensor]:
+    module = program.module()  # which refuses eval(), so that it must not be a submodule of anything
+    return lambda images: module(images)
+
+
+def _forget_guards(program: ExportedProgram) -> None:
+    """Leave the ranges of sizes to be all that ``program`` asks of its images.
+
+    torch guards against each size of 1 that it has asked about, a batch of one image among them, though the program is
+    right for it, as the check shows. There is no public way to say so in the file.
+    """
+    program._guards_code = []
+
+
+def _load(path: Path, source: str) -> tuple[ExportedProgram, dict[str, str]]:
+    """The program and the texts beside it."""
+    texts: dict[str, str] = dict.fromkeys(map(str, TEXTS), "")  # torch fills in those that it finds
+    try:
+        verify_checksum(path)
+        _refuse_objects(path, source)
+        with open(path, "rb") as file, _tensors_only(), _silent():
+            program = torch.export.load(file, extra_files=texts)
+    except checks.InputError:
+        raise
+    except FileNotFoundError:
+        raise checks.InputError(f"no exported program at {source}") from None
+    except Exception as error:  # a damaged file can raise nearly anything
+        first = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise checks.InputError(f"{source} is damaged or no program of torch.export: {first}") from error
+    return program, {name: text for name, text in texts.items() if text}
+
+
+def _refuse_objects(path: Path, source: str) -> None:
+    """Raise InputError for pickled objects among the constants: torch would run what they say."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            folder, _, file = name.rpartition("/")
+            if folder.endswith("data/constants") and not file.startswith(SAFE_CONSTANTS):
+                raise checks.InputError(f"{source} holds an object, {file!r}, that could run code; it is not read")
+
+
+@contextlib.contextmanager
+def _tensors_only() -> Iterator[None]:
+    """In which torch.load reads nothing but tensors and plain values, whoever calls it; torch.export.load would."""
+    before = os.environ.get(FORCE)
+    os.environ[FORCE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FORCE]
+        else:
+            os.environ[FORCE] = before
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """In which torch's export says nothing: what is wrong with a file stands in our one sentence."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,151 @@
+"""attnconv export, and predict and evaluate on what it writes."""
+
+import json
+import re
+
+import pytest
+import torch
+from cli.conftest import TRAIN, picture
+from cli.test_bad_input import assert_refused
+
+from attnconv.cli import main
+
+needs_onnx = pytest.mark.skipif(
+    not all(__import__("importlib.util").util.find_spec(p) for p in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs attnconv[onnx]",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("export") / "run"
+    settings = ["--epochs", "1", "--train-subset", "320", "--option", "augment=[3]", "--out", str(out)]
+    assert main([*TRAIN, *settings]) == 0
+    return out
+
+
+def chances(attnconv, network, image):
+    code, out, err = attnconv("predict", network, image, "--json", "--top", "10", "--device", "cpu")
+    assert code == 0, err
+    (found,) = json.loads(out)["predictions"]
+    return {entry["class"]: entry["probability"] for entry in found["top"]}
+
+
+@needs_onnx
+def test_onnx_from_run_to_prediction_and_score(attnconv, run, tmp_path):
+    code, out, err = attnconv("export", run, "--no-measure")
+    assert code == 0, err
+    assert re.search(r"model.onnx: \d\.\d\d MB; any batch, 8 to 11 rows, 8 to 11 columns; opset \d+\n", out)
+    assert re.search(r"largest difference from PyTorch in 5 cases: \d\.\de-\d\d of outputs up to \d", out)
+    image = picture(tmp_path / "a.png")
+    file = run / "model.onnx"
+    assert chances(attnconv, file, image) == pytest.approx(chances(attnconv, run, image), abs=1e-5)
+    scores, own = (json.loads(attnconv("evaluate", f, "--json", "--device", "cpu")[1]) for f in (file, run))
+    assert {**scores, "checkpoint": "", "loss": 0} == {**own, "checkpoint": "", "loss": 0}
+    assert scores["loss"] == pytest.approx(own["loss"], rel=1e-4)
+    assert_refused(attnconv("evaluate", file, "--image-size", "12"), "it takes 8 to 11 rows, got 12")
+    assert_refused(attnconv("export", file), "is exported already; export takes a run, a checkpoint or a safetensors")
+    assert_refused(attnconv("predict", file, image, "--device", "cuda"), "model.onnx runs on the CPU here; --device cu")
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(file.read_bytes()[:5000])
+    assert_refused(attnconv("predict", damaged, image), "damaged.onnx is damaged or no ONNX file")
+
+
+@needs_onnx
+def test_int8_of_own_images_and_of_a_folder(attnconv, run, tmp_path):
+    code, out, err = attnconv("export", run, "--int8", "--json", "--no-measure")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["file"].endswith("model.int8.onnx")
+    before, after = report["accuracy"]["float32"], report["accuracy"]["int8"]
+    assert (before["count"], after["count"]) == (360, 360)
+    assert before["top1"] - after["top1"] < 10
+    assert before["loss"] != after["loss"]
+    assert [path.name for path in run.glob("*.onnx.tmp")] == []
+    (tmp_path / "images").mkdir()
+    for shade in (0, 120, 250):
+        picture(tmp_path / "images" / f"{shade}.png", colour=(shade, shade, shade))
+    code, out, err = attnconv(
+        "export", run, "--no-measure", "--out", tmp_path / "b.onnx", "--int8", tmp_path / "images"
+    )
+    assert (code, err) == (0, "")
+    assert re.search(r"int8 costs -?\d+\.\d\d points of top-1 on 360 validation images", out)
+    assert len(chances(attnconv, tmp_path / "b.onnx", tmp_path / "images" / "0.png")) == 10
+    (tmp_path / "none").mkdir()
+    refused = attnconv("export", run, "--no-measure", "--out", tmp_path / "c.onnx", "--int8", tmp_path / "none")
+    assert_refused(refused, "none holds no image")
+    assert not (tmp_path / "c.onnx").exists()
+
+
+def test_a_program_and_weights(attnconv, run, tmp_path):
+    image = picture(tmp_path / "a.png")
+    expected = chances(attnconv, run, image)
+    for form, file in (("torch", "model.pt2"), ("safetensors", "model.safetensors")):
+        code, _, err = attnconv("export", run, "--format", form, "--no-measure")
+        assert code == 0, err
+        assert chances(attnconv, run / file, image) == pytest.approx(expected, abs=1e-5)
+    code, out, err = attnconv("export", run / "model.safetensors", "--format", "safetensors", "--no-measure", "--json",
+                              "--out", tmp_path / "again.safetensors")  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["differences"][0]["largest"] == 0
+    assert (tmp_path / "again.safetensors").stat().st_size == (run / "model.safetensors").stat().st_size
+
+
+@pytest.mark.slow
+@needs_onnx
+def test_time_and_memory_are_printed(attnconv, run):
+    code, out, err = attnconv("export", run, "--json")
+    assert code == 0, err
+    measured = json.loads(out)["measured"]
+    assert [m["name"] for m in measured] == ["PyTorch", "torch.compile", "onnxruntime"]
+    for m in measured:
+        if m["why_not"] is None:  # torch.compile needs a C++ compiler
+            assert m["fastest"] <= m["milliseconds"] <= m["slowest"]
+            assert m["peak_bytes"] > 1e7
+    assert measured[0]["why_not"] is None
+    _, out, _ = attnconv("export", run, "--format", "safetensors")
+    assert "torch.compile" in out
+    assert "peak of a process" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "onxn"], "unknown format 'onxn'; nearest: 'onnx'"),
+        (["--format", "safetensor"], "unknown format 'safetensor'; nearest: 'safetensors'"),
+        (["--format", "torch", "--int8"], "--int8 is for --format onnx, got 'torch'"),
+        (["--format", "torch", "--out", "model.onnx"], "--out must end in .pt2 for --format torch, got model.onnx"),
+        (
+            ["--format", "torch", "--image-size", "32"],
+            r"larger than the position tables: layer 'layer3.0' gets a map of \(8, 8\) and its tables cover "
+            r"feat_size=\(2, 2\); attnconv.surgery.resize_feat_size\(model, \(32, 32\)\) fits all tables",
+        ),
+        (
+            ["--format", "safetensors", "--image-size", "32"],
+            "safetensors hold the weights as they are, for images of 8",
+        ),
+        (["--format", "torch", "--image-size", "4"], "at least 8 x 8 pixels"),
+        (["--format", "torch", "--out", "nowhere/model.pt2"], "cannot write nowhere/model.pt2: No such file"),
+    ],
+)
+def test_bad_input(attnconv, run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(attnconv("export", run, *arguments), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_not_ours(attnconv, tmp_path):
+    image = picture(tmp_path / "a.png")
+    for name in ("other.pt2", "other.safetensors"):
+        (tmp_path / name).write_text("something else")
+        assert_refused(attnconv("predict", tmp_path / name, image), f"{name} is damaged or no ")
+        assert_refused(attnconv("predict", tmp_path / f"no-{name}", image), f"no .* at .*no-{name}")
+    torch.save({"a": 1}, tmp_path / "other.pt2")
+    assert_refused(attnconv("predict", tmp_path / "other.pt2", image), "other.pt2 is damaged or no program of torch")
+
+
+def test_a_missing_extra_is_named(attnconv, run, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert_refused(attnconv("export", run), r"this needs onnxscript: pip install 'attnconv\[onnx\]'")

@@ -1,0 +1,182 @@
+"""ONNX and .pt2 files: each family exports, is checked before it is kept, and says what it is."""
+
+import json
+
+import pytest
+import torch
+from export.untrained import config, meta, network
+
+from attnconv import __version__, export
+from attnconv.export import onnx_file, program_file
+from attnconv.export.agreement import DisagreementError
+
+pytest.importorskip("onnxscript", reason="needs attnconv[onnx]")
+pytest.importorskip("onnxruntime", reason="needs attnconv[onnx]")
+
+slow = pytest.mark.slow
+# The smallest of each family, its options, images, and the sizes that its file takes.
+FAMILIES = [
+    pytest.param("unet", {}, (9, 8), ((4, None), (4, None)), id="unet", marks=slow),
+    pytest.param("aa_unet", {}, (9, 8), ((4, 11), (4, 11)), id="aa_unet"),
+    pytest.param("ssa_xresnet18", {"symmetric": True}, (16, 9), ((1, None), (1, None)), id="symmetric"),
+    pytest.param("ssa_xresnet18", {}, (16, 9), ((1, None), (1, None)), id="ssa_xresnet18", marks=slow),
+    pytest.param("sa_xresnet18", {}, (16, 9), ((1, None), (1, None)), id="sa_xresnet18", marks=slow),
+    pytest.param("aa_convnet3", {}, (16, 13), ((8, 17), (8, 13)), id="aa_convnet3", marks=slow),
+    pytest.param("aa_wide_resnet10_1", {}, (9, 8), ((1, 9), (1, 8)), id="aa_wide_resnet10_1", marks=slow),
+    pytest.param("aa_resnet18", {}, (33, 40), ((1, 40), (1, 40)), id="aa_resnet18", marks=slow),  # 5 cells of 8 pixels
+    pytest.param("aa_resnet50", {}, (32, 32), ((1, 32), (1, 32)), id="aa_resnet50", marks=slow),
+]
+BOTH = [("onnx", ".onnx"), ("torch", ".pt2")]
+
+
+@pytest.mark.parametrize(("form", "suffix"), BOTH)
+@pytest.mark.parametrize(("name", "options", "size", "takes"), FAMILIES)
+def test_each_family_answers_as_pytorch_at_every_size(tmp_path, form, suffix, name, options, size, takes):
+    model, path = network(name, size, **options), tmp_path / f"model{suffix}"
+    written = export.FORMATS[form](model, path, config=config(name, **options), meta=meta(size))
+    assert (written.sizes.rows, written.sizes.columns) == takes
+    assert {d.batch for d in written.differences} >= {1, 2, 5}
+    assert len({(d.rows, d.columns) for d in written.differences}) == 3
+    found = export.load_exported(path)
+    assert found.facts == export.Facts(config(name, **options), meta(size), written.sizes)
+    (low, most), (left, widest) = takes
+    for shape in ((4, 2, low, widest or 21), (1, 2, most or 35, left), (1, 2, low, left), (2, 2, low + 1, left + 2)):
+        images = torch.randn(shape)
+        with torch.no_grad():
+            expected = model(images)
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(found.model(images), expected, rtol=0, atol=1e-3 * scale)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    model = network("unet", 8)
+    for form, suffix in BOTH:
+        export.FORMATS[form](model, folder / f"model{suffix}", config=config("unet"), meta=meta(8, dense=True))
+    return folder
+
+
+def test_other_programs_read_the_metadata(files):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(files / "model.onnx", providers=["CPUExecutionProvider"])
+    (images,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.shape) == ("images", ["batch", 2, "rows", "columns"])
+    assert (logits.name, logits.shape[:2]) == ("logits", ["batch", 3])
+    texts = session.get_modelmeta().custom_metadata_map
+    beside = dict.fromkeys(texts, "")
+    torch.export.load(files / "model.pt2", extra_files=beside)
+    assert texts == beside
+    assert texts["attnconv_version"] == __version__
+    assert json.loads(texts["classes"]) == ["one", "two", "three"]
+    preprocessing = json.loads(texts["preprocessing"])
+    assert (preprocessing["image_size"], preprocessing["mean"], preprocessing["channels"]) == ([8, 8], [0.5, 0.4], 2)
+    assert "centre" in preprocessing["crop"]
+    assert json.loads(texts["config"]) == config("unet")
+
+
+def test_plain_torch_runs_the_program_on_one_image(files):
+    program = torch.export.load(files / "model.pt2").module()
+    assert program(torch.randn(1, 2, 5, 7)).shape == (1, 3, 5, 7)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((1, 2, 3, 8), "cannot take images of this size: it takes 4 or more rows, got 3"), ((1, 3, 8, 8), r"\(B, 2, row")],
+)
+def test_images_that_the_file_cannot_take(files, suffix, shape, message):
+    with pytest.raises(ValueError, match=message):
+        export.load_exported(files / f"model{suffix}").model(torch.randn(shape))
+
+
+@pytest.mark.parametrize(("suffix", "room"), [(".onnx", onnx_file), (".pt2", program_file)])
+def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch, suffix, room):
+    path = tmp_path / f"model{suffix}"
+    path.write_text("what was here before")
+    real = room.require_agreement
+    monkeypatch.setattr(
+        room, "require_agreement", lambda model, call, **more: real(model, lambda x: call(x) + 1, **more)
+    )
+    write = {".onnx": export.export_onnx, ".pt2": export.export_program}[suffix]
+    with pytest.raises(DisagreementError, match=r"differs from PyTorch by 1.0e\+00 of outputs up to"):
+        write(network("unet", 8), path, config=config("unet"), meta=meta(8))
+    assert path.read_text() == "what was here before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_free_size_that_fails_becomes_a_fixed_one(tmp_path, monkeypatch):
+    real = program_file.require_agreement
+
+    def fails_if_free(model, call, *, sizes, **more):
+        if sizes.dynamic:
+            raise DisagreementError("for a reason")
+        return real(model, call, sizes=sizes, **more)
+
+    monkeypatch.setattr(program_file, "require_agreement", fails_if_free)
+    written = export.export_program(network("unet", 8), tmp_path / "m.pt2", config=config("unet"), meta=meta(8))
+    assert written.notes == ("the image size is fixed, for with free ones: for a reason",)
+    assert (written.sizes.rows, written.sizes.columns) == ((8, 8), (8, 8))
+    with pytest.raises(ValueError, match="it takes 8 rows, got 9"):
+        export.load_exported(tmp_path / "m.pt2").model(torch.randn(1, 2, 9, 8))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-3000])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def text(path):
+    path.write_text("no network")
+
+
+def hide_an_object(path):
+    """As torch.export would save one: it is unpickled when the program is loaded."""
+    import zipfile
+
+    path.write_bytes(path.read_bytes()[: -len(b"attnconv-sha256:") - 64 - 2] + b"\0\0")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/data/constants/opaque_obj_0", b"cos\nsystem\n(S'true'\ntR.")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change", "message"),
+    [
+        (".onnx", cut, "is damaged or no ONNX file: "),
+        (".onnx", text, "is damaged or no ONNX file: "),
+        (".onnx", lambda path: path.unlink(), "no ONNX file at "),
+        (".pt2", cut, "is damaged or no program of torch.export: |is cut short"),
+        (".pt2", flip_a_bit, "is damaged: its contents do not have the checksum"),
+        (".pt2", text, "is damaged or no program of torch.export: "),
+        (".pt2", lambda path: path.unlink(), "no exported program at "),
+        (".pt2", hide_an_object, "holds an object, 'opaque_obj_0', that could run code; it is not read"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(files, tmp_path, suffix, change, message):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes((files / path.name).read_bytes())
+    change(path)
+    with pytest.raises(ValueError, match=message) as refused:
+        export.load_exported(path)
+    assert len(str(refused.value).splitlines()) == 1
+    assert str(path) in str(refused.value)
+
+
+def test_files_of_others_are_refused(tmp_path):
+    import onnx
+
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [value], [
+        onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    ])  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph, ir_version=10), tmp_path / "other.onnx")
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),)), tmp_path / "other.pt2")
+    for name in ("other.onnx", "other.pt2"):
+        with pytest.raises(ValueError, match=f"{name} was not written by attnconv export: its metadata hold no"):
+            export.load_exported(tmp_path / name)
