@@ -124,7 +124,18 @@ def test_a_run_that_is_killed_is_begun_again_from_its_checkpoint(undisturbed, tm
     folder = tmp_path / "study"
     study = start(folder)
     until(lambda: epochs(folder, "plain-seed0") >= 2, study)
-    (child,) = children(folder)
+    (child,) = (child for child in children(folder) if is_of(child, "plain"))
+    os.kill(child, signal.SIGKILL)
+    assert comparable(finish(study, folder)) == undisturbed
+
+
+@pytest.mark.slow
+def test_the_process_that_waits_for_its_turn_may_be_killed(undisturbed, tmp_path):
+    folder = tmp_path / "study"
+    study = start(folder)
+    until(lambda: epochs(folder, "plain-seed0") >= 2, study)
+    (child,) = (child for child in children(folder) if is_of(child, "augmented"))
+    assert not (folder / "runs" / "augmented-seed0").exists()
     os.kill(child, signal.SIGKILL)
     assert comparable(finish(study, folder)) == undisturbed
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from attnconv.study.folder import StudyFolder
-from attnconv.study.one_run import INTERRUPTED, TERMINATED
+from attnconv.study.one_run import BEGIN, INTERRUPTED, TERMINATED
 from attnconv.study.plan import PlannedRun
 
 COMMAND = ("-m", "attnconv.study.one_run")
@@ -35,12 +35,18 @@ OF_RANKS = (
 
 
 class Attempt:
-    """A run under way. Making it starts the process."""
+    """A run under way. Making it starts the process, which without ``begin`` loads its libraries and waits for it."""
 
     def __init__(
-        self, folder: StudyFolder, planned: PlannedRun, *, threads: int, environment: Mapping[str, str] | None = None
+        self,
+        folder: StudyFolder,
+        planned: PlannedRun,
+        *,
+        threads: int,
+        environment: Mapping[str, str] | None = None,
+        begin: bool = True,
     ) -> None:
-        self.folder, self.planned = folder, planned
+        self.folder, self.planned, self.begun = folder, planned, begin
         self.environment = child_environment(threads) | dict(environment or {})
         self.tries = 0
         folder.forget_note(planned, "failed")
@@ -53,13 +59,23 @@ class Attempt:
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, *COMMAND, *arguments],
-                stdin=subprocess.PIPE,  # never written to: its end tells the child that this process is no more
+                stdin=subprocess.PIPE,  # after the word to begin, its end tells the child that this process is no more
                 stdout=file,
                 stderr=file,
                 env=self.environment,
                 start_new_session=True,  # Ctrl-C comes to this process, which tells the child
             )
         self.tries += 1
+        if self.begun:
+            self.begin()
+
+    def begin(self) -> None:
+        """Let the process begin with the run."""
+        self.begun = True
+        with contextlib.suppress(BrokenPipeError):  # it has been killed: `ended` will see
+            assert self.process.stdin is not None
+            self.process.stdin.write(BEGIN)
+            self.process.stdin.flush()
 
     def ended(self) -> bool:
         """Whether the run has come to an end; one whose process was killed is begun again, at most RETRIES times."""
@@ -101,7 +117,8 @@ class Attempt:
 
     def _close(self) -> None:
         if self.process.stdin is not None:
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
 
 
 def killed(code: int) -> bool:

@@ -35,6 +35,7 @@ class Local:
         needs = {planned.name: gpus_of(planned, len(self.gpus)) for planned in runs}
         waiting, free = list(runs), list(self.gpus)
         busy: list[tuple[Attempt, list[str]]] = []
+        ahead: Attempt | None = None  # of the next run, if it takes no GPU: loading its libraries
         try:
             while waiting or busy:
                 for attempt, taken in [pair for pair in busy if pair[0].ended()]:
@@ -43,15 +44,23 @@ class Local:
                     ended(attempt.planned)
                 while waiting and _fits(needs[waiting[0].name], len(free), len(busy)):
                     planned = waiting.pop(0)
+                    if ahead is not None and ahead.planned is planned:
+                        ahead.begin()
+                        busy.append((ahead, []))
+                        ahead = None
+                        continue
                     taken = [free.pop(0) for _ in range(needs[planned.name])]
                     environment = {"CUDA_VISIBLE_DEVICES": ",".join(taken)} if taken else {}
                     busy.append((Attempt(folder, planned, threads=threads, environment=environment), taken))
+                if ahead is None and waiting and not needs[waiting[0].name]:
+                    ahead = Attempt(folder, waiting[0], threads=threads, begin=False)
                 tick()
                 time.sleep(PAUSE)
         finally:
-            for attempt, _ in busy:
+            left = [attempt for attempt, _ in busy] + ([ahead] if ahead is not None else [])
+            for attempt in left:
                 attempt.stop()
-            for attempt, _ in busy:
+            for attempt in left:
                 attempt.wait()
 
 

@@ -2,7 +2,9 @@
 
 It goes on with what is in the run's folder, or begins it. Exit codes: 0 the run is done, or has diverged and
 diverged.json says so; 1 it failed, as failed.json says; 130 or 143 a signal came, and the run is saved. Its stdin is a
-pipe from the process that started it: where that one ends, by whatever, this one saves its run and ends too.
+pipe from the process that started it: a line there lets it begin, so that it can load its libraries, which takes as
+long as a small run, while the run before it is under way. Where the other process ends, by whatever, this one saves its
+run and ends too.
 """
 
 import contextlib
@@ -20,11 +22,16 @@ from attnconv.study.plan import PlannedRun
 from attnconv.train.leaving import leave
 
 DONE, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
+BEGIN = b"begin\n"
 PATIENCE = 120.0  # seconds for the process before this one, whose parent was killed, to save the run and let go of it
 
 
 def main(arguments: Sequence[str]) -> int:
     study, arm, seed = arguments
+    if is_first():
+        load()
+        if not os.read(0, len(BEGIN)):
+            return TERMINATED
     threading.Thread(target=end_with_parent, daemon=True).start()
     folder = StudyFolder(Path(study))
     plan = folder.study()
@@ -38,6 +45,19 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return FAILED if folder.note(planned, "failed") else DONE
+
+
+def is_first() -> bool:
+    """Whether this is the first of the several processes that a run may have; it has started the others."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def load() -> None:
+    """Import what every run needs."""
+    import lightning_fabric  # noqa: F401
+
+    import attnconv.bench.cost
+    import attnconv.recipes  # noqa: F401
 
 
 def end_with_parent() -> None:
@@ -55,7 +75,7 @@ def train(folder: StudyFolder, planned: PlannedRun, *, threads: int | None) -> N
     from attnconv.recipes import run
     from attnconv.train.divergence import Diverged
 
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the several processes that a run may have
+    first = is_first()
     if threads is not None:
         torch.set_num_threads(threads)
     out = folder.run(planned)

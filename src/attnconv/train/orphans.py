@@ -19,14 +19,15 @@ def launch(start: Callable[[], object]) -> None:
 
     The mark is there for as long as ``start`` runs, so that nothing that is started later takes itself for one.
     """
-    is_started = os.environ.get(STARTED_BY) == str(os.getppid())
+    first = os.getppid()  # now: it may be gone when ``start`` is done
+    is_started = os.environ.get(STARTED_BY) == str(first)
     os.environ[STARTED_BY] = str(os.getpid())
     try:
         start()
     finally:
         del os.environ[STARTED_BY]
     if is_started:
-        threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_watch, args=(first,), daemon=True).start()
 
 
 def _watch(first: int) -> None:
