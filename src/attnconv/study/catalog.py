@@ -29,7 +29,7 @@ SSA_TRAINING: Options = {
 }
 SSA_PUBLISHED: Options = {**SSA_TRAINING, "presize": True, "precision": "fp16"}
 WOOF_SMALL: Options = {**SSA_TRAINING, "data": "imagewoof", "image_size": 48, "epochs": 5, "cache_images": True}
-GENERATED: Options = {**SSA_TRAINING, "epochs": 2, "label_smoothing": 0.0, "workers": 0, "device": "cpu"}
+GENERATED: Options = {**SSA_TRAINING, "epochs": 1, "label_smoothing": 0.0, "workers": 0, "device": "cpu"}
 
 # The paper's training on CIFAR-100, as remembered: 0.2 for 256 images, and another batch and decay with attention.
 AA_CIFAR: Options = {"data": "cifar100", "epochs": 500, "optimizer": "sgd", "schedule": "cosine", "warmup": 0.05}
@@ -241,9 +241,9 @@ def sa_placement(scale: Scale) -> Study:
 def why_attention(scale: Scale) -> Study:
     """The same in both sizes: it is made to be small."""
     blocks: dict[str, Options] = {
-        "far-pairs": {"data": "far-pairs", "batch_size": 32},
-        "textures": {"data": "textures", "batch_size": 32},
-        "far-context": {"data": "far-context", "batch_size": 16},
+        "far-pairs": {"data": "far-pairs", "batch_size": 16},
+        "textures": {"data": "textures", "batch_size": 16},
+        "far-context": {"data": "far-context", "batch_size": 8},
     }
     networks: dict[str, Options] = {
         "plain": {"model": "convnet3"},
