@@ -1,7 +1,7 @@
 """The trained network that the package brings: three layers, the last one augmented, on far-pairs.
 
-`python -m attnconv.recipes.example [FILE]` makes it anew: it trains, with the options of study why-attention, scores
-the last epoch on the validation images, and writes FILE, or the package's own file.
+`python -m attnconv.recipes.example [FILE]` makes it anew: it trains with the options below, scores the last epoch on
+the validation images, and writes FILE, or the package's own file.
 """
 
 import dataclasses

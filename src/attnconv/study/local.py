@@ -1,4 +1,4 @@
-"""This machine: one run at a time with all CPU threads, or one a GPU."""
+"""This machine: one run at a time with all CPU threads, while the next one loads its libraries; or one a GPU."""
 
 import os
 import time
