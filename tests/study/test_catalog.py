@@ -37,10 +37,10 @@ def test_all_eight_rows_and_the_comparisons_of_simple_self_attention():
 
 def test_the_small_one_is_the_row_that_the_issue_names():
     study = built_in("simple-self-attention", "small")
-    assert study.seeds == (0, 1, 2, 3, 4)
+    assert 3 * 2 / 2 ** len(study.seeds) <= 0.05  # the least p of three arms paired by seed, after Holm
     assert study.base == {
-        "data": "imagewoof", "image_size": 48, "epochs": 5, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3,
-        "weight_decay": 1e-2, "label_smoothing": 0.1, "cache_images": True,
+        "data": "imagewoof", "train_subset": 4500, "image_size": 48, "epochs": 5, "batch_size": 64,
+        "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-2, "label_smoothing": 0.1, "cache_images": True,
     }  # fmt: skip
     assert study.config("ssa_xresnet18-symmetric", 0).model_options == {"symmetric": True}
 
