@@ -6,6 +6,7 @@ from attnconv.checks import InputError
 from attnconv.recipes import run
 from attnconv.study.catalog import BUILT_IN, built_in
 from attnconv.study.plan_file import study_of
+from attnconv.study.statistics import seeds_to_reach
 
 SCALES = ("published", "small")
 
@@ -21,6 +22,14 @@ def test_all_that_it_names_exists(name, scale, tmp_path, monkeypatch):
     assert len(study.runs()) == len(study.arms) * len(study.seeds)
     assert study_of(study.to_dict(), source="study.yaml") == study
     assert not (scale == "small" and study.published)  # nothing published belongs to it
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_published_size_has_the_seeds_that_its_largest_table_needs(name):
+    study = built_in(name)
+    comparisons = max(map(len, study.blocks().values())) - 1
+    assert len(study.seeds) >= seeds_to_reach(comparisons)
+    assert comparisons * 2 / 2 ** len(study.seeds) <= 0.05  # the least p paired by seed, after Holm
 
 
 def test_all_eight_rows_and_the_comparisons_of_simple_self_attention():

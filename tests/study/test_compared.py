@@ -97,6 +97,8 @@ def test_a_run_that_diverged_at_once_counts_with_chance():
         ({"flops": "many"}, "flops in the record of 'plain' with seed 0 must be a number, got 'many'"),
         ({"history": [3]}, "the record of 'plain' with seed 0 is damaged: an epoch of its history is 3"),
         ({"history": [{"epoch": 1}]}, "is damaged: val_top1 of an epoch must be a number, got None"),
+        ({"history": [{"epoch": 1.5, "val_top1": 1, "seconds": 1}]}, "number of an epoch must be whole, got 1.5"),
+        ({"history": [{"epoch": float("nan"), "val_top1": 1, "seconds": 1}]}, "an epoch must be whole, got nan"),
         ({"history": 3}, "the record of 'plain' with seed 0 is damaged: its history is 3"),
     ],
 )

@@ -99,7 +99,14 @@ def note_with(comparison, words: str) -> str:
 def test_the_notes_say_that_five_seeds_cannot_reach_five_percent():
     found = note_with(compared(), "smallest possible p")
     assert found.startswith("better: with so few runs the smallest possible p is 0.0625, so no scores")
-    assert found.endswith("6 seeds in every arm would do.")
+    assert found.endswith("6 seeds in every arm are the fewest that can.")
+
+
+def test_the_notes_say_where_difference_and_means_are_of_other_runs():
+    some = [arm_records("plain", [70.0, 71.0, 69.5]), arm_records("b", [71.0, 72.5, 70.1, 60.0, 61.0])]
+    found = note_with(compare([*some[0], *some[1]], baseline="plain", chance=10), "of the 3 seeds that it shares")
+    assert found.startswith("b: the difference is of the 3 seeds")
+    assert not any("seeds that it shares" in note for note in notes(compared()))
 
 
 def test_the_notes_count_holm_in():

@@ -118,6 +118,13 @@ BAD = [
 ]
 
 
+@pytest.mark.parametrize("name", ["? [1, 2]", "? {a: 1}"])
+def test_a_name_that_is_no_word_is_refused(name, tmp_path):
+    (tmp_path / "plan.yaml").write_text(f"name: one\narms:\n  {name}\n  : {{lr: 0.1}}\n")
+    with pytest.raises(InputError, match="a name must be one word, got a list or names in line 3"):
+        read_study(tmp_path / "plan.yaml")
+
+
 @pytest.mark.parametrize(("change", "message"), BAD, ids=[message for _, message in BAD])
 def test_bad_plans_are_refused(change, message):
     with pytest.raises(InputError, match=message):

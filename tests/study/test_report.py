@@ -136,6 +136,7 @@ def test_a_block_has_its_own_section(tmp_path):
         "Overview", "short", "long", "What was not run", "Runs", "Plan",
     ]  # fmt: skip
     assert "| short | aa | 5 | 79.60 ± 0.47 |" in text
+    assert len(re.findall(r"over all comparisons of the study p is 0\.25\.", text)) == 4
     assert "81.6 (best epoch)" in text
     assert "This is not the published size (its scale is 'small')" in text
     assert {"curves-short.svg", "flops-long.svg"} <= {path.name for path in written.files}

@@ -147,11 +147,35 @@ def test_records_of_another_format_are_refused(tmp_path):
     path.write_text('{"format": 99}\n')
     with pytest.raises(InputError, match="line 1 has format 99; this version reads 1"):
         read_records(path)
-    path.write_text('{"format": 1}\nrubbish\n')
+    path.write_text(json.dumps({"format": 1, "arm": "a", "seed": 0, "state": "done"}) + "\nrubbish\n")
     with pytest.raises(InputError, match="line 2 is no record of a study"):
+        read_records(path)
+    path.write_text('{"format": 1, "arm": "plain", "seed": 0}\n')
+    with pytest.raises(InputError, match="line 1 is damaged: it has no state"):
+        read_records(path)
+    path.write_text('{"format": 1, "arm": "plain", "seed": 0, "state": "dome"}\n')
+    with pytest.raises(InputError, match="line 1: 'dome'; nearest: 'done'"):
         read_records(path)
     with pytest.raises(InputError, match="cannot read"):
         read_records(tmp_path / "nothing")
+
+
+def test_a_damaged_result_is_no_result_and_is_made_again(tmp_path):
+    study = tiny(base={**BASE, "epochs": 1}, arms={"plain": ARMS["plain"]})
+    folder = StudyFolder(tmp_path / "study")
+    _, (good,) = do(study, folder)
+    run = folder.run(study.runs()[0]).path
+    (run / "result.json").write_text("{}")
+    (run / "facts.json").write_text(json.dumps({**json.loads((run / "facts.json").read_text()), "sessions": 3}))
+    found = record(folder, study.runs()[0])
+    assert (found["state"], found["reason"], found["top1"]) == ("failed", "its result.json is damaged", None)
+    here, (again,) = do(study, folder)
+    assert here.names == ["plain-seed0"]
+    assert (again["state"], again["top1"], again["history"]) == ("done", good["top1"], good["history"])
+    (run / "result.json").unlink()
+    (run / "metrics.csv").write_text("epoch,lr\n1,0.1\n")
+    with pytest.raises(InputError, match=r"metrics.csv is damaged: it has no column epoch or val_top1"):
+        record(folder, study.runs()[0])
 
 
 def test_a_failed_run_says_why_and_is_tried_again(tmp_path):

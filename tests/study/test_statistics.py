@@ -145,6 +145,9 @@ def test_runs_to_see_is_never_fewer_than_the_test_needs():
     unpaired = difference(seeded([80.0, 81.1, 79.8]), seeded([70.0, 71.0, 70.0], 100))
     assert statistics.runs_to_see(unpaired) == 4
     assert smallest_p(4, 4) <= 0.05 < smallest_p(3, 3)
+    assert statistics.runs_to_see(clear, comparisons=2) == 7 == seeds_to_reach(2)
+    assert statistics.runs_to_see(unpaired, comparisons=2) == 5
+    assert 2 * smallest_p(5, 5) <= 0.05 < 2 * smallest_p(4, 4)
 
 
 def test_no_number_of_runs_shows_no_difference():

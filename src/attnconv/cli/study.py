@@ -47,7 +47,7 @@ def run(
     out:
         Folder of the study; studies/NAME, or studies/NAME-small, if not given.
     scale:
-        Of a built-in study: published, for a GPU, or small, for about an hour on two CPU cores. [default: published]
+        Of a built-in study: published, for a GPU, or small, meant for an hour of two CPU cores. [default: published]
     seeds:
         So many seeds, from 0, instead of the plan's.
     only:

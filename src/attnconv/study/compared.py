@@ -72,6 +72,8 @@ def _epoch(row: Any, column: str, run: str) -> dict[str, Any]:
     for name in ("epoch", column, "seconds"):
         if isinstance(row.get(name), bool) or not isinstance(row.get(name), (int, float)):
             raise checks.InputError(f"{run} is damaged: {name} of an epoch must be a number, got {row.get(name)!r}")
+    if not float(row["epoch"]).is_integer():
+        raise checks.InputError(f"{run} is damaged: the number of an epoch must be whole, got {row['epoch']!r}")
     return {**row, "val_score": row[column]}
 
 

@@ -176,18 +176,18 @@ def _why_not_compared(arm: Arm, base: Arm, is_baseline: bool) -> str:
 def _test(scores: Scores, baseline: Scores, why_not: str) -> Tested:
     if why_not:
         return Tested(why_not=why_not)
-    difference = statistics.difference(scores, baseline)
-    needed = statistics.runs_to_see(difference)
     permutation = statistics.permutation(scores, baseline)
-    if permutation is None:
-        return Tested(why_not="fewer than two seeds")
-    return Tested(permutation, None, needed)
+    return Tested(permutation) if permutation else Tested(why_not="fewer than two seeds")
 
 
 def _adjusted(rows: Sequence[Row]) -> list[Row]:
-    """Holm over all tests that could be made."""
+    """Holm over all tests that could be made, and the runs that so many tests ask for."""
     tested = [row.test.permutation.p for row in rows if row.test.permutation]
     adjusted = iter(statistics.holm(tested))
-    return [
-        replace(row, test=replace(row.test, holm_p=next(adjusted))) if row.test.permutation else row for row in rows
-    ]
+    found = []
+    for row in rows:
+        if row.test.permutation and row.last.difference:
+            needed = statistics.runs_to_see(row.last.difference, len(tested))
+            row = replace(row, test=replace(row.test, holm_p=next(adjusted), runs_to_see=needed))
+        found.append(row)
+    return found

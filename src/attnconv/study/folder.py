@@ -133,7 +133,7 @@ class StudyFolder:
     def _require_version(self, study: Study) -> None:
         made: dict[str, int] = {}
         for planned in self.begun(study):
-            for version in {session["version"] for session in self.facts(planned).get("sessions", ())}:
+            for version in {session.get("version") for session in self.facts(planned).get("sessions", ())}:
                 made[version] = made.get(version, 0) + 1
         if others := {version: count for version, count in made.items() if version != __version__}:
             which = ", ".join(f"{count} of attnconv {version}" for version, count in sorted(others.items()))
@@ -144,8 +144,14 @@ class StudyFolder:
             )
 
     def facts(self, planned: PlannedRun) -> dict[str, Any]:
-        """What the run's processes noted about it; {} before its data were loaded."""
-        return self.note(planned, "facts") or {}
+        """What the run's processes noted about it; {} before its data were loaded.
+
+        "sessions" is a list of objects, one a process; without those that are damaged.
+        """
+        found = self.note(planned, "facts") or {}
+        sessions = found.get("sessions")
+        kept = [one for one in sessions if isinstance(one, dict)] if isinstance(sessions, list) else []
+        return {**found, "sessions": kept} if found else {}
 
     def note(self, planned: PlannedRun, name: str) -> dict[str, Any] | None:
         """What NAME.json in the run's folder holds; None if it is not there, or is no JSON object."""

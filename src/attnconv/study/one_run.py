@@ -19,6 +19,7 @@ from typing import Any
 
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun
+from attnconv.study.records import result_of
 from attnconv.train.leaving import leave
 
 DONE, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
@@ -82,6 +83,8 @@ def train(folder: StudyFolder, planned: PlannedRun, *, threads: int | None) -> N
     try:
         if first:
             wait_for(out.path)
+            if result_of(folder, planned) is None:
+                folder.forget_note(planned, "result")  # a damaged one; the last checkpoint makes it anew
         with loading(folder, first) as loaded:
 
             def ready(model: Any, data: Any) -> None:

@@ -42,6 +42,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"a name must be one word, got a list or names in line {key.start_mark.line + 1}")
             if key.value in seen:
                 raise yaml.YAMLError(f"{key.value!r} stands twice in line {key.start_mark.line + 1}")
             seen.add(key.value)

@@ -26,7 +26,7 @@ COUNTS = ("epoch", "step")  # columns of metrics.csv that are whole numbers
 
 def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
     """The record of one run, from its folder; torch is not needed for it, and nothing is written."""
-    facts, result = folder.facts(planned), folder.note(planned, "result")
+    facts, result = folder.facts(planned), result_of(folder, planned)
     sessions = facts.get("sessions", [])
     last = sessions[-1] if sessions else {}
     history = _history(folder.run(planned).metrics)
@@ -53,6 +53,8 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
     }
     if result is None and history:
         score = "val_miou" if "val_miou" in history[0] else "val_top1"
+        if any(name not in history[0] for name in ("epoch", "val_top1")):
+            raise checks.InputError(f"{folder.run(planned).metrics} is damaged: it has no column epoch or val_top1")
         best = max(history, key=lambda row: row[score])  # the first of equals, as a run counts
         found |= {"best_top1": best["val_top1"], "best_epoch": best["epoch"]}
         found |= {"best_miou": best["val_miou"]} if "val_miou" in best else {}
@@ -95,6 +97,9 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             raise checks.InputError(
                 f"{path}, line {number} has format {value['format']!r}; this version reads {FORMAT}"
             )
+        if lacking := [name for name in ("arm", "seed", "state") if name not in value]:
+            raise checks.InputError(f"{path}, line {number} is damaged: it has no {lacking[0]}")
+        checks.one_of(f"state in {path}, line {number}:", value["state"], STATES)
         found.append(value)
     return found
 
@@ -104,8 +109,15 @@ def counts(found: Sequence[dict[str, Any]]) -> dict[str, int]:
     return {state: sum(one["state"] == state for one in found) for state in STATES}
 
 
+def result_of(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any] | None:
+    """What result.json holds; None unless all its numbers are there."""
+    found = folder.note(planned, "result")
+    numbers = found is not None and all(isinstance(found.get(name), (int, float)) for name in RESULTS)
+    return found if numbers else None
+
+
 def _state(folder: StudyFolder, planned: PlannedRun, epochs: int) -> tuple[str, str | None]:
-    if folder.note(planned, "result") is not None:
+    if result_of(folder, planned) is not None:
         return "done", None
     if (note := folder.note(planned, "diverged")) is not None:
         return "diverged", note.get("reason")
@@ -113,6 +125,8 @@ def _state(folder: StudyFolder, planned: PlannedRun, epochs: int) -> tuple[str, 
         return "running", f"{epochs} of {planned.config.epochs} epochs done"
     if (note := folder.note(planned, "failed")) is not None:
         return "failed", note.get("reason")
+    if folder.note(planned, "result") is not None:
+        return "failed", "its result.json is damaged"
     return "missing", f"interrupted after {epochs} of {planned.config.epochs} epochs" if epochs else None
 
 

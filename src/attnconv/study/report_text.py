@@ -35,8 +35,8 @@ def parts_of(study: Study, path: Path, records: Sequence[Record], compared: Mapp
             "whose p (Holm) is adjusted for that section's."
         )
         found += [Heading("Overview"), _overview(study, compared), Items([said])]
-    for block, comparison in compared.items():
-        found += _section(study, block, comparison, attention_drawings(study, StudyFolder(path), block, records))
+    for block in compared:
+        found += _section(study, block, compared, attention_drawings(study, StudyFolder(path), block, records))
     found += [Heading("What was not run"), *not_run(study, records)]
     found += [Heading("Runs"), run_table(study, records)]
     plan = yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True)
@@ -62,11 +62,14 @@ def _state(records: Sequence[Record]) -> list[Part]:
     return [text]
 
 
-def _section(study: Study, block: str, comparison: Comparison, maps: list[Part]) -> list[Part]:
+def _section(study: Study, block: str, compared: Mapping[str, Comparison], maps: list[Part]) -> list[Part]:
+    comparison = compared[block]
     full = {row.arm: f"{block}/{row.arm}" if block else row.arm for row in comparison.rows}
     published = {arm: study.published[name] for arm, name in full.items() if name in study.published}
     found: list[Part] = [Heading(block or "Results")]
-    if said := [text for row in comparison.rows[1:] if (text := _finding(comparison, row))]:
+    over_all = holm_over_all(compared) if len(compared) > 1 else {}
+    findings = [_finding(comparison, row, over_all.get((block, row.arm))) for row in comparison.rows[1:]]
+    if said := [text for text in findings if text]:
         found.append(Items(said))
     results, *others = tables(comparison, published={arm: _published(entry) for arm, entry in published.items()})
     found += _titled(results, comparison)
@@ -84,8 +87,8 @@ def _titled(table: Table, comparison: Comparison) -> list[Part]:
     return [Heading(table.title, 3), TableData(table.header, table.rows, marked)]
 
 
-def _finding(comparison: Comparison, row: Row) -> str:
-    """A comparison in words; "" where there is nothing to say yet."""
+def _finding(comparison: Comparison, row: Row, over_all: float | None) -> str:
+    """A comparison in words; "" where there is nothing to say yet. ``over_all``: p after Holm over several sections."""
     difference, test = row.last.difference, row.test
     if difference is None:
         return f"{row.arm}: not compared, {test.why_not}." if test.why_not else ""
@@ -95,7 +98,8 @@ def _finding(comparison: Comparison, row: Row) -> str:
         text += f", 95 % interval {interval.low:+.2f} to {interval.high:+.2f}"
     if test.holm_p is None:
         return f"{text}; not tested, {test.why_not}."
-    return f"{text}; p after Holm {test.holm_p:.2g}: {_verdict(comparison, row)}."
+    study_wide = "" if over_all is None else f"; over all comparisons of the study p is {over_all:.2g}"
+    return f"{text}; p after Holm {test.holm_p:.2g}: {_verdict(comparison, row)}{study_wide}."
 
 
 def _verdict(comparison: Comparison, row: Row) -> str:

@@ -114,13 +114,17 @@ def seeds_to_reach(comparisons: int = 1, alpha: float = ALPHA) -> int:
     return next(n for n in range(2, 64) if comparisons * 2 / 2**n <= alpha)
 
 
-def runs_to_see(found: Difference) -> int | None:
-    """Runs an arm with 80 % power at 5 % if ``found`` were true; no fewer than the permutation test needs at all."""
+def runs_to_see(found: Difference, comparisons: int = 1) -> int | None:
+    """Runs an arm with 80 % power at 5 % in a t-test if ``found`` were true.
+
+    No fewer than the permutation test needs to reach 5 % after Holm over so many ``comparisons`` at all.
+    """
     needed = runs_needed(found.value, found.sds) if found.sds else None
     if needed is None:
         return None
-    least = seeds_to_reach() if found.paired else next(n for n in range(2, 64) if smallest_p(n, n) <= ALPHA)
-    return max(needed, least)
+    if found.paired:
+        return max(needed, seeds_to_reach(comparisons))
+    return max(needed, next(n for n in range(2, 64) if comparisons * smallest_p(n, n) <= ALPHA))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

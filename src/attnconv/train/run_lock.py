@@ -51,7 +51,7 @@ def locked(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 if attempt == ATTEMPTS - 1:
                     raise checks.InputError(
-                        f"another process is training into {folder}: wait for its end, or give another --out"
+                        f"another process is at work in {folder}: wait for its end, or give another --out"
                     ) from None
                 time.sleep(PAUSE)
             except OSError:  # no locks here
