@@ -2,8 +2,8 @@
 
 Sources of the published numbers: Bello et al. 2019, arXiv:1904.09925 (AA); the tables of SimpleSelfAttention (2019) and
 of Attention-Augmented-Conv2d (2019). Those marked "as remembered" were not read again when this was written. In the
-published size a study has the seeds with which its largest table can reach 5 % after Holm. The small studies ask the same
-question with small networks, small images and few epochs, and most with five seeds, for the hour's sake: nothing
+published size a study has the seeds with which its largest table can reach 5 % after Holm. The small studies ask the
+same question with small networks, small images and few epochs, and most with five seeds, for the hour's sake: nothing
 published belongs to them.
 """
 
