@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from scipy import stats
+from study.run_records import arm_records
 
+from attnconv.study.comparison import compare
 from attnconv.study.statistics import holm, permutation
 
 STUDIES = 2000
@@ -43,6 +45,23 @@ def test_one_comparison_raises_five_percent_false_alarms(paired, arm):
     for share in (0.05, 12 / 256):  # the second is exact: p comes in steps of 2 / 256
         low, high = likely(share)
         assert low <= alarms <= high
+
+
+def test_a_study_is_tested_as_these_are():
+    """`compare` pairs, tests and adjusts as the simulations above do by hand."""
+    generator = np.random.default_rng(3)
+    for _ in range(5):
+        common = generator.normal(70, 1, 8)
+        scores = {arm: common + generator.standard_t(3, 8) for arm in ("plain", "a", "b", "c")}
+        found = compare(
+            [record for arm, values in scores.items() for record in arm_records(arm, list(values))],
+            baseline="plain",
+            chance=10,
+        )
+        baseline, *others = (dict(enumerate(values)) for values in scores.values())
+        ps = [permutation(other, baseline).p for other in others]
+        assert [row.test.permutation.p for row in found.rows[1:]] == ps
+        assert [row.test.holm_p for row in found.rows[1:]] == holm(ps)
 
 
 def test_without_holm_three_comparisons_raise_too_many(paired):

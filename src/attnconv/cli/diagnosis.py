@@ -66,9 +66,7 @@ def extras() -> dict[str, Facts]:
     """Each extra: its packages' versions (None if missing), and the pip line if one is missing or too old."""
     found: dict[str, Facts] = {}
     for line in metadata.requires("attnconv") or []:
-        parts = re.fullmatch(
-            r"(?P<name>[\w.-]+)(\[.*?\])?\s*(?P<rule>[^;]*?)\s*;\s*extra\s*==\s*['\"](?P<extra>\w+)['\"]", line
-        )
+        parts = OF_AN_EXTRA.fullmatch(line)
         if parts is None or parts["extra"] in NOT_FOR_USERS or parts["name"] == "attnconv":
             continue
         extra = found.setdefault(parts["extra"], {"packages": {}, "install": None})
