@@ -1,7 +1,15 @@
 """attnconv explain: pictures, what it says about them, and what it refuses."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.request
 
 import pytest
 import torch
@@ -159,6 +167,25 @@ BAD_OPTIONS = [
     (["--out", "a.jpeg"], "--out must end in .png, .svg, .pdf, got a.jpeg"),
     (["--out", "nowhere/a.png"], "cannot write nowhere/a.png: No such file"),
     (["--example"], "explain needs a RUN and an IMAGE, or --example and neither of them"),
+    (["--compare", "other"], "--compare needs --web"),
+    (["--host", "127.0.0.1"], "--host needs --web"),
+    (["--port", "7860"], "--port needs --web"),
+    *(
+        ([*given, "--web"], f"--web opens a page on which one chooses what to see: leave out {given[0]}")
+        for given in (
+            ["--point", "3,15"],
+            ["--points", "grid"],
+            ["--layer", "layer2.0"],
+            ["--head", "1"],
+            ["--out", "a.png"],
+            ["--json"],
+        )
+    ),
+    (["--example", "--web"], "explain --web needs a RUN, or --example and no RUN"),
+    (["--web", "--port", "0"], "--port must be at least 1, got 0"),
+    (["--web", "--port", "65536"], "--port must be at most 65535, got 65536"),
+    (["--web", "--compare", "nowhere"], "nowhere is neither a run folder nor a checkpoint"),
+    (["--web", "--host", "a..b"], r"no host 'a\.\.b' to listen on"),
 ]
 
 
@@ -193,3 +220,47 @@ def test_a_network_without_attention(attnconv, tmp_path, photo):
     command[command.index("aa_convnet3")] = "convnet3"
     assert attnconv(*command)[0] == 0
     assert_refused(attnconv("explain", tmp_path / "plain", photo), "ConvNet3 has no attention layer to explain")
+    assert_refused(attnconv("explain", tmp_path / "plain", "--web"), "ConvNet3 has no attention layer to explain")
+
+
+def test_a_page_that_cannot_be_made_is_refused_in_a_line(attnconv, finished, photo, tmp_path, monkeypatch):
+    (tmp_path / "notes.png").write_text("no image")
+    refused = "cannot decode image .*notes.png: it is no image"
+    assert_refused(attnconv("explain", finished, tmp_path / "notes.png", "--web"), refused)
+    assert_refused(attnconv("explain", "--web"), "explain --web needs a RUN, or --example and no RUN")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = attnconv("explain", "--example", "--web", "--port", port)
+        assert_refused(outcome, f"port {port} of 127.0.0.1 is in use: name another one, or none")
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert_refused(attnconv("explain", finished, "--web"), r"this needs gradio: pip install 'attnconv\[demo\]'")
+
+
+@pytest.mark.parametrize(("number", "outcome"), [(signal.SIGINT, (0, "")), (signal.SIGTERM, (143, "terminated"))])
+def test_a_page_is_served_until_a_signal_and_leaves_nothing(
+    attnconv, finished, photo, tmp_path, monkeypatch, number, outcome
+):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    page = []
+
+    def visit():
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                page.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60).read().decode())
+                break
+            time.sleep(0.1)
+        if page:  # else the signal would end the tests
+            os.kill(os.getpid(), number)
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    code, out, err = attnconv("explain", finished, photo, "--web", "--compare", EXAMPLE, "--port", port, *OPTIONS)
+    visitor.join()
+    assert f"http://127.0.0.1:{port} (Ctrl-C ends it)" in out.splitlines()
+    assert (code, err) == (outcome[0], outcome[1] and f"attnconv: error: {outcome[1]}\n")
+    assert str(finished) in page[0]
+    assert str(EXAMPLE) in page[0]
+    assert list((tmp_path / "temporary").iterdir()) == []

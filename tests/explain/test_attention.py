@@ -7,7 +7,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat
 from attnconv.bench.peak import peak_bytes
-from attnconv.explain import attention_figure, attention_maps, attention_maps_of, choose_maps, row_title
+from attnconv.explain import (
+    ImageAttention,
+    attention_figure,
+    attention_maps,
+    attention_maps_of,
+    choose_maps,
+    row_title,
+)
 from attnconv.models import create_model
 
 
@@ -142,6 +149,38 @@ def test_many_points_of_one_run_are_the_points_one_by_one():
         for found, expected in zip(maps, attention_maps(model, image, point), strict=True):
             assert (found.layer, found.query) == (expected.layer, expected.query)
             assert torch.equal(found.weights, expected.weights)
+
+
+class Emptied(nn.Module):
+    """What it gave its attention is overwritten."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.attention = kind(3)
+
+    def forward(self, x):
+        x = x + 1
+        y = self.attention(x)
+        x.zero_()
+        return y
+
+
+@pytest.mark.parametrize("kind", [SelfAttention, SimpleSelfAttention])
+def test_what_a_layer_saw_is_kept_for_points_that_come_later(kind):
+    torch.manual_seed(0)
+    model, image = Emptied(kind), torch.randn(3, 4, 5)
+    (found,) = ImageAttention(model, image).maps((1, 2))
+    (expected,) = attention_maps(model.attention, image + 1, (1, 2))
+    assert expected.weights.abs().sum() > 0
+    torch.testing.assert_close(found.weights, expected.weights)
+
+
+def test_the_output_is_kept_too():
+    model, image = network().eval(), torch.randn(3, 16, 12)
+    attention = ImageAttention(model, image)
+    torch.testing.assert_close(attention.output, model(image[None]))
+    assert not attention.output.requires_grad
+    assert not attention.maps((1, 2))[0].weights.requires_grad
 
 
 class Flat(nn.Module):

@@ -1,13 +1,9 @@
-"""The page in headless Chromium, as a reader sees it: wide and on a phone, light and dark.
-
-Skips where there is no Chromium or no Playwright; where CI is set, that is a failure.
-"""
+"""The page in headless Chromium, as a reader sees it: wide and on a phone, light and dark."""
 
 import contextlib
-import os
-import shutil
 
 import pytest
+from chromium import DESK, PHONE
 from study.planted import PLAN, all_done, diverged, keep, plan, undone
 
 from attnconv.recipes import load_trained, run
@@ -17,9 +13,6 @@ from attnconv.study import report_text
 from attnconv.study.far_pairs_figure import far_pairs_figure
 from attnconv.study.report import write_report
 from attnconv.train.config import RunConfig
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 
 # What of the page is wider than it; what scrolls by itself may hold wider things.
 WIDER = """() => {
@@ -43,31 +36,6 @@ COLOURS = """() => {
     return [kind, rgba(getComputedStyle(element).color), layers];
   });
 }"""
-
-
-def why_not() -> str:
-    if not any(map(shutil.which, BROWSERS)):
-        return f"no browser: none of {', '.join(BROWSERS)} is installed"
-    try:
-        import playwright.sync_api  # noqa: F401
-    except ModuleNotFoundError:
-        return "no Playwright: pip install 'attnconv[dev]'"
-    return ""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if reason := why_not():
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    path = next(found for name in BROWSERS if (found := shutil.which(name)))
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])  # root has no sandbox
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

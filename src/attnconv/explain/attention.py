@@ -56,42 +56,58 @@ def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> l
 
 def attention_maps_of(model: nn.Module, image: Tensor, points: Sequence[tuple[int, int]]) -> list[list[AttentionMap]]:
     """`attention_maps` of each of ``points``, for one run of the network."""
-    if image.dim() != 3:
-        raise checks.InputError(f"image must be (channels, rows, columns), got {tuple(image.shape)}")
-    size = tuple(image.shape[1:])
-    for point in points:
-        if len(point) != 2 or not all(0 <= at < n for at, n in zip(point, size, strict=True)):
-            raise checks.InputError(f"the point must lie in the image of {size[0]} x {size[1]} pixels, got {point}")
-    names = attention_layers(model)
-    if not names:
-        raise checks.InputError(f"{type(model).__name__} has no attention layer to explain")
+    attention = ImageAttention(model, image)
+    return [attention.maps(point) for point in points]
 
-    found: list[list[AttentionMap]] = [[] for _ in points]
 
-    def look(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0]
-        if x.dim() != 4:  # a map without rows and columns
-            return
-        weights, (rows, columns) = _weights_of(layer, x), _map_size(layer, x)
-        gamma = float(layer.gamma) if hasattr(layer, "gamma") else None
-        for maps, point in zip(found, points, strict=True):
-            query = (point[0] * rows // size[0], point[1] * columns // size[1])
-            signed = isinstance(layer, SimpleSelfAttention)
-            maps.append(AttentionMap(names[layer], query, weights(query), signed=signed, gamma=gamma))
+class ImageAttention:
+    """What any position of one image attends to, after one run of the network.
 
-    hooks = [layer.register_forward_pre_hook(look) for layer in names]
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            model.eval()(image[None])
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes.items():
-            module.training = training
-    if points and not found[0]:
-        raise checks.InputError(f"no attention layer of {type(model).__name__} ran on a map of rows and columns")
-    return found
+    It keeps the queries and keys of every layer, so memory is linear in the number of positions, and a point costs no
+    further run. ``output`` is what the network gave for the image, as a batch of one.
+
+    Args:
+        model: as `attention_maps`.
+        image: as `attention_maps`.
+    Raises:
+        ValueError: the network has no such layer.
+    """
+
+    output: Any
+
+    def __init__(self, model: nn.Module, image: Tensor) -> None:
+        if image.dim() != 3:
+            raise checks.InputError(f"image must be (channels, rows, columns), got {tuple(image.shape)}")
+        names = attention_layers(model)
+        if not names:
+            raise checks.InputError(f"{type(model).__name__} has no attention layer to explain")
+        self.size = (image.shape[1], image.shape[2])
+        self._layers: list[Callable[[tuple[int, int]], AttentionMap]] = []
+
+        def look(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0].dim() == 4:  # a map of rows and columns
+                self._layers.append(_map_of(layer, names[layer], inputs[0], self.size))
+
+        hooks = [layer.register_forward_pre_hook(look) for layer in names]
+        modes = {module: module.training for module in model.modules()}
+        try:
+            with torch.no_grad():
+                self.output = model.eval()(image[None])
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module, training in modes.items():
+                module.training = training
+        if not self._layers:
+            raise checks.InputError(f"no attention layer of {type(model).__name__} ran on a map of rows and columns")
+
+    @torch.no_grad()
+    def maps(self, point: tuple[int, int]) -> list[AttentionMap]:
+        """What `attention_maps` gives for ``point``; ValueError if that lies outside the image."""
+        rows, columns = self.size
+        if len(point) != 2 or not (0 <= point[0] < rows and 0 <= point[1] < columns):
+            raise checks.InputError(f"the point must lie in the image of {rows} x {columns} pixels, got {point}")
+        return [layer(point) for layer in self._layers]
 
 
 def choose_maps(
@@ -120,14 +136,27 @@ def choose_maps(
     return [replace(found, weights=found.weights[i, None], heads=(head,)) for found, i in zip(maps, at, strict=True)]
 
 
+def _map_of(layer: Any, name: str, x: Tensor, size: tuple[int, int]) -> Callable[[tuple[int, int]], AttentionMap]:
+    """For the input ``x`` (1, C, H_in, W_in) of ``layer``: a point of the image of ``size`` -> what it attends to."""
+    weights, (rows, columns) = _weights_of(layer, x), _map_size(layer, x)
+    gamma = float(layer.gamma) if hasattr(layer, "gamma") else None
+    signed = isinstance(layer, SimpleSelfAttention)
+
+    def at(point: tuple[int, int]) -> AttentionMap:
+        query = (point[0] * rows // size[0], point[1] * columns // size[1])
+        return AttentionMap(name, query, weights(query), signed=signed, gamma=gamma)
+
+    return at
+
+
 def _weights_of(layer: nn.Module, x: Tensor) -> Callable[[tuple[int, int]], Tensor]:
     """For the input ``x`` (1, C, H_in, W_in) of ``layer``: a cell of its map -> weights (heads, H, W)."""
     if isinstance(layer, SimpleSelfAttention):
-        weight = layer.conv.weight
+        x, weight = x.clone(), layer.conv.weight  # what follows may change the input in place
         return lambda query: ops.bilinear_weights(x, weight, query=query, normalize=layer.normalize)
     if isinstance(layer, AugmentedConv2d):
-        q, k, _ = layer.queries_keys_values(x)
-        return lambda query: ops.attention_weights(q, k, layer.tables, query=query)[0]
+        (q, k, _), tables = layer.queries_keys_values(x), layer.tables
+        return lambda query: ops.attention_weights(q, k, tables, query=query)[0]
     assert isinstance(layer, SelfAttention)
     # What the op calls queries is key(x): see the layer.
     q, k = (conv(x.flatten(2)).unflatten(2, x.shape[2:]).movedim(1, -1)[:, None] for conv in (layer.key, layer.query))

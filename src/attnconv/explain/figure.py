@@ -39,8 +39,8 @@ def attention_figure(image: Tensor, maps: Sequence[AttentionMap], point: tuple[i
 def row_title(found: AttentionMap, first: str | None = None) -> str:
     """Lines: ``first``, else the layer and its map; and what the colours mean."""
     rows, columns = found.weights.shape[1:]
-    largest = _largest(found)
-    scale = f"weights {-largest if found.signed else 0:.2g} to {largest:.2g}" if largest else "all weights 0"
+    _, lowest, largest = colour_scale(found)
+    scale = f"weights {lowest:.2g} to {largest:.2g}" if found.weights.any() else "all weights 0"
     gamma = "" if found.gamma is None else f", gamma {found.gamma:.2g}"
     return "\n".join(
         [
@@ -101,8 +101,7 @@ def draw_attention(
     first.plot(point[1], point[0], marker="o", markersize=7, color="#e4572e", markeredgecolor="white")
     first.set_title(title, fontsize=7, loc=align, parse_math=False)
     weights = found.weights.detach().float().cpu().numpy()  # (heads, rows, columns)
-    largest = _largest(found) or 1.0  # a scale from 0 to 0 is none
-    colours, lowest = ("RdBu_r", -largest) if found.signed else ("magma", 0.0)
+    colours, lowest, largest = colour_scale(found)
     for shown, head, axes in zip(weights, found.heads, others, strict=False):
         axes.imshow(shown, cmap=colours, vmin=lowest, vmax=largest)
         cell = {"marker": "s", "markersize": 6, "color": "none"}
@@ -112,5 +111,7 @@ def draw_attention(
         axes.set_title(f"head {head}", fontsize=7)
 
 
-def _largest(found: AttentionMap) -> float:
-    return float(found.weights.abs().max())
+def colour_scale(found: AttentionMap) -> tuple[str, float, float]:
+    """Matplotlib's colours for the weights, and the weights at their two ends, which all heads share."""
+    largest = float(found.weights.abs().max()) or 1.0  # a scale from 0 to 0 is none
+    return ("RdBu_r", -largest, largest) if found.signed else ("magma", 0.0, largest)
