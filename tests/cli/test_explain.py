@@ -134,7 +134,7 @@ def test_a_tampered_file_is_one_line(attnconv, tmp_path, photo):
     content[-100] ^= 4
     (tmp_path / "bad.safetensors").write_bytes(content)
     outcome = attnconv("explain", tmp_path / "bad.safetensors", photo)
-    assert_refused(outcome, r"bad.safetensors was changed or damaged since it was written: its checksum does not fit")
+    assert_refused(outcome, r"bad.safetensors is damaged or was changed: its contents do not have the checksum")
 
 
 def test_names_that_matplotlib_would_read_as_formulas(attnconv, finished, tmp_path):

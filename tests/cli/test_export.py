@@ -44,7 +44,10 @@ def test_onnx_from_run_to_prediction_and_score(attnconv, run, tmp_path):
     assert {**scores, "checkpoint": "", "loss": 0} == {**own, "checkpoint": "", "loss": 0}
     assert scores["loss"] == pytest.approx(own["loss"], rel=1e-4)
     assert_refused(attnconv("evaluate", file, "--image-size", "12"), "it takes 8 to 11 rows, got 12")
-    assert_refused(attnconv("export", file), "is exported already; export takes a run, a checkpoint or a safetensors")
+    assert_refused(
+        attnconv("export", file),
+        "model.onnx is a program of operators, without layers; export take",
+    )
     assert_refused(attnconv("predict", file, image, "--device", "cuda"), "model.onnx runs on the CPU here; --device cu")
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(file.read_bytes()[:5000])

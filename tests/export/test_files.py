@@ -152,7 +152,7 @@ def hide_an_object(path):
         (".onnx", text, "is damaged or no ONNX file: "),
         (".onnx", lambda path: path.unlink(), "no ONNX file at "),
         (".pt2", cut, "is damaged or no program of torch.export: |is cut short"),
-        (".pt2", flip_a_bit, "is damaged: its contents do not have the checksum"),
+        (".pt2", flip_a_bit, "is damaged or was changed: its contents do not have the checksum"),
         (".pt2", text, "is damaged or no program of torch.export: "),
         (".pt2", lambda path: path.unlink(), "no exported program at "),
         (".pt2", hide_an_object, "holds an object, 'opaque_obj_0', that could run code; it is not read"),

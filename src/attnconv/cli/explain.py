@@ -56,7 +56,7 @@ def explain(
     Parameters
     ----------
     run:
-        Folder of a run, or a checkpoint file.
+        Folder of a run, a checkpoint, or a safetensors file of `attnconv export`.
     image:
         Image file.
     point:
@@ -98,6 +98,7 @@ def explain(
         subjects = _examples(trained, given, many=points is not None)
     else:
         trained = load_trained(run, checkpoint=checkpoint, device=device)
+        trained.require_layers("explain")
         subjects = [_subject(trained, image, given, many=points is not None)]
     subjects = [_chosen(subject, layer, head, last=points is not None) for subject in subjects]
     _draw(path, subjects, trained, many=points is not None)
