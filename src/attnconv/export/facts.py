@@ -12,7 +12,7 @@ from attnconv import __version__, checks
 from attnconv.export.sizes import Sizes
 from attnconv.train.config import without_folders
 
-FORMAT = "1"
+FORMAT = "2"
 CHECKSUM = "attnconv_sha256"  # of the file, where its format has no place for one
 # What `ImageData.meta` says that is needed to use a network, and its type.
 PREPARATION = {"channels": int, "image_size": list, "mean": list, "std": list, "resize_ratio": float}
@@ -72,7 +72,7 @@ def read_facts(texts: Mapping[str, str], source: str) -> Facts:
         raise checks.InputError(f"{source} was not written by attnconv export: its metadata hold no 'attnconv_format'")
     if texts["attnconv_format"] != FORMAT:
         raise checks.InputError(
-            f"{source} is an export of format {texts['attnconv_format']!r}, this version reads {FORMAT!r}"
+            f"{source} is an export of format {texts['attnconv_format']!r}, this version reads {FORMAT!r}; export it anew"
         )
     values = {name: _value(texts, name, source) for name in ("classes", "preprocessing", "data", "config")}
     meta = {**values["data"], "classes": values["classes"]}
