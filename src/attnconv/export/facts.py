@@ -72,7 +72,7 @@ def read_facts(texts: Mapping[str, str], source: str) -> Facts:
         raise checks.InputError(f"{source} was not written by attnconv export: its metadata hold no 'attnconv_format'")
     if texts["attnconv_format"] != FORMAT:
         raise checks.InputError(
-            f"{source} is an export of format {texts['attnconv_format']!r}, this version reads {FORMAT!r}; export it anew"
+            f"{source} is an export of format {texts['attnconv_format']!r}, this version reads {FORMAT!r}"
         )
     values = {name: _value(texts, name, source) for name in ("classes", "preprocessing", "data", "config")}
     meta = {**values["data"], "classes": values["classes"]}

@@ -4,7 +4,7 @@ Letters: B batch, C channels, H rows, W columns.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def export_onnx(
         found = captured_sizes(program.exported_program, sizes)
         proto = program.model_proto
         name_axes(proto.graph)
-        for node in _nodes(proto):
+        for node in proto.graph.node:
             del node.metadata_props[:]  # where in our code, and in this machine's folders, each comes from
         with replacing(path) as file:
             file.write(file_of(proto, replace(facts, sizes=found).to_texts()))
@@ -151,12 +151,6 @@ def name_axes(graph: Any) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_param = _renamed(dim.dim_param, names)
-
-
-def _nodes(proto: Any) -> Iterator[Any]:
-    """Of the graph and of the functions that it calls."""
-    for part in (proto.graph, *proto.functions):
-        yield from part.node
 
 
 def _renamed(expression: str, names: Mapping[str, str]) -> str:
