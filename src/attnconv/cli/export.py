@@ -62,6 +62,7 @@ def export(
     """
     from attnconv.export import FORMATS, SUFFIXES
     from attnconv.recipes import load_trained
+    from attnconv.recipes.trained import told
 
     checks.one_of("format", format, FORMATS)
     if int8 is not None and format != "onnx":
@@ -82,7 +83,7 @@ def export(
             trained.model,
             plain,
             config=trained.config.to_dict(),
-            meta=trained.meta,
+            meta=told(trained.meta),
             image_size=image_size,
             scores=trained.scores,
         )

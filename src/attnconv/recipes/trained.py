@@ -71,7 +71,7 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") 
     model = network(config, state["meta"])
     load_weights(model, state, file, averaged=True)
     if isinstance(model, HubNetwork):
-        model.meta = {**_told(state["meta"]), "name": shareable(config).data}
+        model.meta = {**told(state["meta"]), "name": shareable(config).data}
         model.provenance = origin(config, state, file)
     return Trained(model.to(where).eval(), config, state["meta"], where, file)
 
@@ -85,7 +85,7 @@ def _from_exported(path: Path, device: str) -> Trained:
     where = choose_device(device)
     config = RunConfig.from_dict(found.facts.config, source=str(path))
     if isinstance(found.model, HubNetwork):
-        found.model.meta = _told(found.facts.meta)
+        found.model.meta = told(found.facts.meta)
     return Trained(found.model.to(where), config, found.facts.meta, where, path, found.facts.scores)
 
 
@@ -101,8 +101,8 @@ def _from_saved(path: Path, device: str) -> Trained:
     return Trained(model.to(where), config, model.meta, where, path / folder.WEIGHTS)
 
 
-def _told(meta: dict[str, Any]) -> dict[str, Any]:
-    """What of ``meta`` a saved network says: nothing of the files trained on."""
+def told(meta: dict[str, Any]) -> dict[str, Any]:
+    """What of ``meta`` a network says that leaves this machine: nothing of the files trained on."""
     return {key: value for key, value in meta.items() if key != "images"}
 
 
