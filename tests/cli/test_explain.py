@@ -122,7 +122,7 @@ def test_signed_weights(attnconv, signed, photo):
     assert weights.abs().sum() > 0
 
 
-def test_a_packed_network_is_a_run(attnconv, tmp_path, photo):
+def test_a_safetensors_file_is_a_run(attnconv, tmp_path, photo):
     shutil.copy(EXAMPLE, tmp_path / "mine.safetensors")
     assert attnconv("explain", tmp_path / "mine.safetensors", photo, *OPTIONS)[0] == 0
     code, out, _ = attnconv("evaluate", tmp_path / "mine.safetensors", "--json", *OPTIONS)
