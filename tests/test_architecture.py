@@ -12,24 +12,27 @@ SOURCE = Path(__file__).parents[1] / "src" / "attnconv"
 # Beside its own room and `checks`, which all may import.
 ALLOWED = {
     "checks": set(),
+    # What checkpoints, exported files and the Hub's folders share.
+    "weights": set(),
     "kernels": set(),
     "ops": {"kernels"},
     "layers": {"ops"},
-    "models": {"layers"},
+    "models": {"layers", "weights"},
     "surgery": {"layers"},
     "compat": {"layers"},
     "timm": {"models"},
     "data": set(),
-    "train": set(),
+    "train": {"weights"},
     "report": set(),
-    "recipes": {"models", "surgery", "data", "train"},
+    # A trained network is read in one place, whatever kind of file it is in.
+    "recipes": {"models", "surgery", "data", "train", "export"},
     # A study's runs are train's folders, locked and interrupted as train does; their FLOPs are bench's count.
     "study": {"recipes", "report", "train", "bench", "explain"},
     "bench": {"ops", "layers", "models", "data"},
     # A point of an image file goes through data's resize and crop.
     "explain": {"ops", "layers", "models", "data"},
     # An export is written as train's checkpoints are, wholly or not at all, and timed as bench times.
-    "export": {"ops", "layers", "models", "train", "bench"},
+    "export": {"ops", "layers", "models", "train", "bench", "weights"},
     "cli": None,  # everything
     "__main__": {"cli"},
     "__init__": {"ops", "layers", "models", "surgery", "compat", "explain"},

@@ -80,3 +80,8 @@ def flag(what: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InputTypeError(f"{what} must be true or false, got {value!r}")
     return value
+
+
+def first_line(error: BaseException) -> str:
+    """What ``error`` says, at most 200 letters of its first line; its kind if it says nothing."""
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -130,7 +130,7 @@ def test_signed_weights(attnconv, signed, photo):
     assert weights.abs().sum() > 0
 
 
-def test_a_packed_network_is_a_run(attnconv, tmp_path, photo):
+def test_a_safetensors_file_is_a_run(attnconv, tmp_path, photo):
     shutil.copy(EXAMPLE, tmp_path / "mine.safetensors")
     assert attnconv("explain", tmp_path / "mine.safetensors", photo, *OPTIONS)[0] == 0
     code, out, _ = attnconv("evaluate", tmp_path / "mine.safetensors", "--json", *OPTIONS)
@@ -142,7 +142,7 @@ def test_a_tampered_file_is_one_line(attnconv, tmp_path, photo):
     content[-100] ^= 4
     (tmp_path / "bad.safetensors").write_bytes(content)
     outcome = attnconv("explain", tmp_path / "bad.safetensors", photo)
-    assert_refused(outcome, r"bad.safetensors was changed or damaged since it was written: its checksum does not fit")
+    assert_refused(outcome, r"bad.safetensors is damaged or was changed: its contents do not have the checksum")
 
 
 def test_names_that_matplotlib_would_read_as_formulas(attnconv, finished, tmp_path):

@@ -44,7 +44,12 @@ def test_onnx_from_run_to_prediction_and_score(attnconv, run, tmp_path):
     assert {**scores, "checkpoint": "", "loss": 0} == {**own, "checkpoint": "", "loss": 0}
     assert scores["loss"] == pytest.approx(own["loss"], rel=1e-4)
     assert_refused(attnconv("evaluate", file, "--image-size", "12"), "it takes 8 to 11 rows, got 12")
-    assert_refused(attnconv("export", file), "is exported already; export takes a run, a checkpoint or a safetensors")
+    assert_refused(
+        attnconv("export", file),
+        "model.onnx is a program of operators, without layers; export take",
+    )
+    for command in (("explain", file, image), ("hub", "save", file, tmp_path / "shared")):
+        assert_refused(attnconv(*command), f"without layers; {command[0]} takes a run, a checkpoint or a safetensors f")
     assert_refused(attnconv("predict", file, image, "--device", "cuda"), "model.onnx runs on the CPU here; --device cu")
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(file.read_bytes()[:5000])
@@ -89,6 +94,28 @@ def test_a_program_and_weights(attnconv, run, tmp_path):
     assert code == 0, err
     assert json.loads(out)["differences"][0]["largest"] == 0
     assert (tmp_path / "again.safetensors").stat().st_size == (run / "model.safetensors").stat().st_size
+
+
+@needs_onnx
+def test_no_file_names_the_folder_of_its_images(attnconv, folder, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    run, sets = tmp_path / "run", ["--data-dir", str(tmp_path / "sets"), "--image-size", "8", "--workers", "0"]
+    train = ["train", "--model", "convnet3", "--data", str(folder), *sets, "--epochs", "1", "--batch-size", "4"]
+    assert attnconv(*train, "--device", "cpu", "--out", run)[0] == 0
+    assert str(tmp_path).encode() in (run / "best.pt").read_bytes()
+    for form in ("onnx", "torch", "safetensors"):
+        assert attnconv("export", run, "--format", form, "--no-measure")[0] == 0
+    assert attnconv("hub", "save", run, run / "shared")[0] == 0
+    shared = [run / f"model{suffix}" for suffix in (".onnx", ".pt2", ".safetensors")]
+    shared += [path for path in (run / "shared").iterdir() if path.is_file()]
+    assert len(shared) == 6
+    for path in shared:
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+        network = path.parent if path.parent.name == "shared" else path
+        message = "does not say in which folder the images are that it was trained on; --data names it"
+        assert_refused(attnconv("evaluate", network), message)
+    code, out, _ = attnconv("evaluate", run / "model.safetensors", "--data", folder, "--workers", "0", "--json")
+    assert (code, json.loads(out)["count"]) == (0, 8)
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """ONNX and .pt2 files: each family exports, is checked before it is kept, and says what it is."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from export.untrained import config, meta, network
 from attnconv import __version__, export
 from attnconv.export import onnx_file, program_file
 from attnconv.export.agreement import DisagreementError
+from attnconv.export.written import prepared
 
 pytest.importorskip("onnxscript", reason="needs attnconv[onnx]")
 pytest.importorskip("onnxruntime", reason="needs attnconv[onnx]")
@@ -67,6 +70,8 @@ def test_other_programs_read_the_metadata(files):
     texts = session.get_modelmeta().custom_metadata_map
     beside = dict.fromkeys(texts, "")
     torch.export.load(files / "model.pt2", extra_files=beside)
+    assert re.fullmatch("[0-9a-f]{64}", texts.pop("attnconv_sha256"))
+    assert beside.pop("attnconv_sha256") == ""  # a .pt2 has its own elsewhere
     assert texts == beside
     assert texts["attnconv_version"] == __version__
     assert json.loads(texts["classes"]) == ["one", "two", "three"]
@@ -79,6 +84,24 @@ def test_other_programs_read_the_metadata(files):
 def test_plain_torch_runs_the_program_on_one_image(files):
     program = torch.export.load(files / "model.pt2").module()
     assert program(torch.randn(1, 2, 5, 7)).shape == (1, 3, 5, 7)
+
+
+def test_a_file_says_nothing_of_this_machine(files):
+    """torch's exporters would write, for each operator, the lines of the files that it comes from."""
+    ours = [str(Path(package.__file__).parent).encode() for package in (export, torch)]
+    for path in files.iterdir():
+        data = path.read_bytes()
+        assert len(data) > 10_000
+        assert [folder for folder in ours if folder in data] == []
+
+
+def test_a_file_for_another_size_says_so_in_its_config():
+    """The run's own images are prepared to it when the file is scored."""
+    asked = export.Facts({"model": "aa_convnet3", "image_size": None}, meta(16))
+    _, facts = prepared(network("aa_convnet3", 16), asked, 12)
+    assert (facts.config["image_size"], facts.meta["image_size"]) == (12, [12, 12])
+    assert facts.sizes == export.Sizes((8, 17), (8, 17))
+    assert (asked.config["image_size"], asked.meta["image_size"]) == (None, [16, 16])
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
@@ -132,6 +155,20 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
+def flip_a_bit_of_a_weight(path):
+    """ONNX has it as it lies in memory; the file is as good a network as before, but another one."""
+    weights = network("unet", 8).state_dict()["head.weight"].numpy().tobytes()
+    data = bytearray(path.read_bytes())
+    data[data.index(weights) + 6] ^= 1
+    path.write_bytes(data)
+
+
+def rename_a_class(path):
+    data = path.read_bytes()
+    assert data.count(b'"two"') == 1
+    path.write_bytes(data.replace(b'"two"', b'"TWO"'))
+
+
 def text(path):
     path.write_text("no network")
 
@@ -150,9 +187,11 @@ def hide_an_object(path):
     [
         (".onnx", cut, "is damaged or no ONNX file: "),
         (".onnx", text, "is damaged or no ONNX file: "),
+        (".onnx", flip_a_bit_of_a_weight, "is damaged or was changed: its contents do not have the checksum"),
+        (".onnx", rename_a_class, "is damaged or was changed: its contents do not have the checksum"),
         (".onnx", lambda path: path.unlink(), "no ONNX file at "),
         (".pt2", cut, "is damaged or no program of torch.export: |is cut short"),
-        (".pt2", flip_a_bit, "is damaged: its contents do not have the checksum"),
+        (".pt2", flip_a_bit, "is damaged or was changed: its contents do not have the checksum"),
         (".pt2", text, "is damaged or no program of torch.export: "),
         (".pt2", lambda path: path.unlink(), "no exported program at "),
         (".pt2", hide_an_object, "holds an object, 'opaque_obj_0', that could run code; it is not read"),

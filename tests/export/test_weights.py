@@ -1,6 +1,7 @@
 """Safetensors: weights, config and meta there and back, and files that are changed, damaged or another's."""
 
-import re
+import json
+import struct
 
 import pytest
 import torch
@@ -15,15 +16,24 @@ SIZE = (16, 13)
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     model = network("ssa_xresnet18", SIZE, symmetric=True)
-    written = export.export_weights(model, path, config=config("ssa_xresnet18", symmetric=True), meta=meta(SIZE))
+    settings = config("ssa_xresnet18", symmetric=True)
+    written = export.export_weights(model, path, config=settings, meta=meta(SIZE))
     assert written.largest.largest == 0
     return model, path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    path, settings = tmp_path_factory.mktemp("small") / "model.safetensors", config("aa_convnet3", num_heads=2)
+    model = network("aa_convnet3", SIZE, num_heads=2)
+    export.export_weights(model, path, config=settings, meta=meta(SIZE), scores={"top1": 50.0})
+    return path
 
 
 def test_there_and_back(saved):
     model, path = saved
     found = export.load_exported(path)
-    assert (found.facts.config, found.facts.meta) == (config("ssa_xresnet18", symmetric=True), meta(SIZE))
+    assert found.facts == export.Facts(config("ssa_xresnet18", symmetric=True), meta(SIZE))
     assert not found.model.training
     assert not [name for name in found.model.state_dict() if "parametrizations" in name]
     x = torch.randn(2, 2, *SIZE)
@@ -34,40 +44,75 @@ def test_there_and_back(saved):
 def test_any_weights_with_facts(tmp_path):
     shared = torch.randn(3, 5)
     weights = {"a": shared.mT, "b": shared, "half": torch.randn(4).half(), "one": torch.tensor(3)}
-    export.save_weights(tmp_path / "w.safetensors", weights, config={"model": "mine"}, meta=meta(8, dense=True))
-    found, settings, facts = export.load_weights(tmp_path / "w.safetensors")
+    weights["empty"] = torch.zeros(0, 2)
+    told = export.Facts({"model": "mine"}, meta(8, dense=True, images={"count": 3}), scores={"top1": 50.0})
+    export.save_weights(tmp_path / "w.safetensors", weights, told)
+    found, facts = export.load_weights(tmp_path / "w.safetensors")
     torch.testing.assert_close(found, weights, rtol=0, atol=0)
-    assert (settings, facts) == ({"model": "mine"}, meta(8, dense=True))
+    assert facts == told
     with pytest.raises(ValueError, match=r"w.safetensors: unknown model 'mine'; "):
         export.load_network(tmp_path / "w.safetensors")
 
 
-def flip_a_bit(path, data):
-    data = bytearray(data)
-    data[-100] ^= 1
-    path.write_bytes(data)
+def flip_a_bit(at):
+    def flip(data):
+        data[at] ^= 1
+        return data
+
+    return flip
 
 
-def change_the_facts(path, data):
-    assert b'\\"two\\"' in data
-    path.write_bytes(data.replace(b'\\"two\\"', b'\\"TWO\\"', 1))
+def change(old, new):
+    """Words of the header for others of the same length."""
+    assert len(old) == len(new)
+
+    def changed(data):
+        assert data.count(old) == 1
+        return data.replace(old, new)
+
+    return changed
+
+
+def leave_out(name):
+    def left_out(data):
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(data[8 : 8 + length])
+        del header["__metadata__"][name]
+        text = json.dumps(header).encode()
+        return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+    return left_out
+
+
+CHANGED = "is damaged or was changed: its contents do not have the checksum"
+UNREADABLE = "is damaged or no file of safetensors: "
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("spoil", "message"),
     [
-        (flip_a_bit, "was changed: its contents do not have the checksum"),
-        (change_the_facts, "was changed: its contents do not have the checksum"),
-        (lambda path, data: path.write_bytes(data[:-100]), "is damaged or no safetensors file: "),
-        (lambda path, data: path.write_bytes(data[:3]), "is damaged or no safetensors file: "),
-        (lambda path, data: path.write_bytes(b""), "is damaged or no safetensors file: "),
-        (lambda path, data: None, "no safetensors file at "),
+        *((flip_a_bit(at), CHANGED) for at in (-1, -8, -20)),
+        (change(b'\\"two\\"', b'\\"TWO\\"'), CHANGED),
+        (change(b'\\"mean\\": [0.5, 0.4]', b'\\"mean\\": [0.5, 0.3]'), CHANGED),
+        (change(b'\\"num_heads\\": 2', b'\\"num_heads\\": 4'), CHANGED),
+        (change(b'\\"top1\\": 50.0', b'\\"top1\\": 90.0'), CHANGED),
+        (change(b'"fc.weight":{"dtype":"F32","shape":[3,192]', b'"fc.weight":{"dtype":"F32","shape":[192,3]'), CHANGED),
+        (leave_out("attnconv_sha256"), CHANGED),
+        (leave_out("attnconv_format"), "was not written by attnconv export: its metadata hold no 'attnconv_format'"),
+        (leave_out("preprocessing"), "is damaged: its metadata hold no readable 'preprocessing'"),
+        (lambda data: data[:-100], UNREADABLE),
+        (lambda data: data[:3], UNREADABLE),
+        (lambda data: b"", UNREADABLE),
+        (lambda data: b"no file of safetensors", UNREADABLE),
+        (lambda data: b"\xff" * 100, UNREADABLE),
+        (lambda data: None, "no safetensors file at "),
     ],
 )
-def test_a_tampered_file_is_refused_in_one_line(saved, tmp_path, change, message):
+def test_a_tampered_file_is_refused_in_one_line(small, tmp_path, spoil, message):
     path = tmp_path / "model.safetensors"
-    change(path, saved[1].read_bytes())
-    with pytest.raises(ValueError, match=f"{message}") as refused:
+    if (data := spoil(bytearray(small.read_bytes()))) is not None:
+        path.write_bytes(data)
+    with pytest.raises(ValueError, match=message) as refused:
         export.load_exported(path)
     assert len(str(refused.value).splitlines()) == 1
     assert str(path) in str(refused.value)
@@ -77,14 +122,22 @@ def test_a_file_of_others_is_refused(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other.safetensors was not written by attnconv export"):
+    with pytest.raises(ValueError, match=r"other.safetensors was not written by attnconv export: "):
         export.load_exported(tmp_path / "other.safetensors")
 
 
+def test_a_file_that_cannot_be_written(saved, tmp_path):
+    weights, facts = export.load_weights(saved[1])
+    with pytest.raises(ValueError, match=r"cannot write .*a.safetensors: No such file"):
+        export.save_weights(tmp_path / "nowhere" / "a.safetensors", weights, facts)
+
+
 def test_weights_of_another_network_are_refused(saved, tmp_path):
-    weights, _, facts = export.load_weights(saved[1])
-    export.save_weights(tmp_path / "w.safetensors", weights, config=config("xresnet18"), meta=facts)
-    with pytest.raises(ValueError, match=re.escape("does not hold the weights of 'xresnet18': 'layer1.1.attention.")):
+    weights, facts = export.load_weights(saved[1])
+    export.save_weights(tmp_path / "w.safetensors", weights, export.Facts(config("xresnet18"), facts.meta))
+    with pytest.raises(
+        ValueError, match=r"w.safetensors does not hold .* of 'xresnet18': it holds 'layer1.1.attention"
+    ):
         export.load_exported(tmp_path / "w.safetensors")
 
 

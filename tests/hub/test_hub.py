@@ -264,7 +264,7 @@ BAD = {
         lambda f: (network("convnet3").save_pretrained(f), edit(model="aa_convnet3")(f)),
         "does not hold the weights of aa_convnet3: it lacks 'layer2.0.key_rel_h'",
     ),
-    "another size": (edit(num_classes=6), r"'fc.weight' is \(5, 192\) in it and \(6, 192\) in that network"),
+    "another size": (edit(num_classes=6), r"'fc.weight' is \(5, 192\) in it and \(6, 192\) in the network"),
     "a size beyond any memory": (edit(num_classes=10**14), r"'fc.weight' is \(5, 192\) in it and"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors, which save_pretrained"),
     "no config": (lambda f: (f / "config.json").unlink(), "holds no config.json, which save_pretrained writes"),

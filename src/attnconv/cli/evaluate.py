@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from attnconv.cli.network import read_network
 from attnconv.cli.output import print_json
 from attnconv.train.config import Device
 
@@ -49,29 +48,19 @@ def evaluate(
     json:
         Print one JSON object.
     """
-    from attnconv import checks
-    from attnconv.data import load_data
+    from attnconv.recipes import load_trained
+    from attnconv.recipes.images import images_for
     from attnconv.train.evaluate import evaluate as score
 
-    trained = read_network(run, checkpoint=checkpoint, device=device)
-    is_own = data in (None, trained.config.data)  # which need not be square
-    own_size = trained.config.image_size if is_own else trained.meta["image_size"][0]
-    found = load_data(
-        data or trained.config.data,
-        data_dir=data_dir or trained.config.data_dir,
-        image_size=own_size if image_size is None else image_size,
+    trained = load_trained(run, checkpoint=checkpoint, device=device)
+    found = images_for(
+        trained,
+        data=data,
+        data_dir=data_dir,
+        image_size=image_size,
         skip_bad_images=skip_bad_images,
-        presize=trained.config.presize,
+        or_else="--data names it",
     )
-    if (unknown := sorted(set(found.classes) - set(trained.meta["classes"]))) or list(found.classes) != trained.meta[
-        "classes"
-    ]:
-        what = f"{unknown[0]!r} is not among them" if unknown else "not the same ones in the same order"
-        raise checks.InputError(
-            f"{found.name!r} has {len(found.classes)} classes, the network {len(trained.meta['classes'])}: {what}"
-        )
-    # The network knows its images under the mean and standard deviation that it was trained with.
-    found = dataclasses.replace(found, mean=tuple(trained.meta["mean"]), std=tuple(trained.meta["std"]))
     loader = found.val_loader(batch_size=batch_size, device=trained.device, workers=workers)
     scores = score(trained.model, loader, progress=True)
     if json:

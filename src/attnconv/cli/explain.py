@@ -40,7 +40,7 @@ def explain(
     Parameters
     ----------
     run:
-        Folder of a run, or a checkpoint file.
+        Folder of a run, a checkpoint, or a safetensors file of `attnconv export`.
     image:
         Image file.
     point:
@@ -108,6 +108,7 @@ def explain(
     from attnconv.recipes.example import load_example
 
     trained = load_example(device) if run is None else load_trained(run, checkpoint=checkpoint, device=device)
+    trained.require_layers("explain")
     draw_picture(trained, image, path, point=given, many=points is not None, layer=layer, head=head, json=json)
 
 

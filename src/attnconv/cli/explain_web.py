@@ -58,6 +58,7 @@ def _network(path: Path, checkpoint: str, device: str) -> WebNetwork:
     from attnconv.recipes import load_trained
 
     trained = load_trained(path, checkpoint=checkpoint, device=device)
+    trained.require_layers("explain")
     return WebNetwork(str(path), trained.model, trained.meta, trained.device)
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from attnconv import checks
-from attnconv.cli.network import read_network
 from attnconv.cli.output import amount, print_json, print_table
 
 if TYPE_CHECKING:
@@ -62,6 +61,8 @@ def export(
         Print one JSON object.
     """
     from attnconv.export import FORMATS, SUFFIXES
+    from attnconv.recipes import load_trained
+    from attnconv.recipes.trained import told
 
     checks.one_of("format", format, FORMATS)
     if int8 is not None and format != "onnx":
@@ -69,9 +70,8 @@ def export(
     suffix = SUFFIXES[format]
     if out is not None and out.suffix != suffix:
         raise checks.InputError(f"--out must end in {suffix} for --format {format}, got {out}")
-    trained = read_network(run, checkpoint=checkpoint, device="cpu")
-    if _is_program(trained):
-        raise checks.InputError(f"{run} is exported already; export takes a run, a checkpoint or a safetensors file")
+    trained = load_trained(run, checkpoint=checkpoint, device="cpu")
+    trained.require_layers("export")
     if out is None:
         folder = run if run.is_dir() else run.parent
         out = folder / f"model{'' if int8 is None else '.int8'}{suffix}"
@@ -80,7 +80,12 @@ def export(
         # In int8 the file in float32 is a step on the way, checked as any.
         plain = out if int8 is None else Path(temporary) / "float32.onnx"
         written = FORMATS[format](
-            trained.model, plain, config=trained.config.to_dict(), meta=trained.meta, image_size=image_size
+            trained.model,
+            plain,
+            config=trained.config.to_dict(),
+            meta=told(trained.meta),
+            image_size=image_size,
+            scores=trained.scores,
         )
         losses = None
         if int8 is not None:
@@ -100,29 +105,22 @@ def export(
         _print(out, written, losses, measured)
 
 
-def _is_program(trained: "Trained") -> bool:
-    from attnconv.export import ExportedNetwork
-
-    return isinstance(trained.model, ExportedNetwork)
-
-
 def _quantise(
     trained: "Trained", plain: Path, out: Path, *, folders: tuple[Path, ...], data_dir: Path | None, image_size: Any
 ) -> dict[str, Any]:
     """Write ``out`` from ``plain``, and score both on the run's validation images."""
-    from attnconv.data import load_data
     from attnconv.export import load_onnx
     from attnconv.export.int8 import quantise_onnx
+    from attnconv.recipes.images import images_for
     from attnconv.train.evaluate import evaluate
 
-    data = load_data(
-        trained.config.data,
-        data_dir=data_dir or trained.config.data_dir,
-        image_size=image_size or trained.config.image_size,
+    data = images_for(
+        trained,
+        data_dir=data_dir,
+        image_size=image_size,
         skip_bad_images=trained.config.skip_bad_images,
-        presize=trained.config.presize,
+        or_else="export the run itself",
     )
-    data = dataclasses.replace(data, mean=tuple(trained.meta["mean"]), std=tuple(trained.meta["std"]))
     meta = {**trained.meta, "image_size": list(data.image_size)}
     quantise_onnx(plain, out, _images_of(folders[0], meta) if folders else _training_images(data))
     losses: dict[str, Any] = {}

@@ -73,6 +73,7 @@ def _network(run: Path, checkpoint: Checkpoint) -> "HubNetwork":
     from attnconv.models.hub.methods import HubNetwork
     from attnconv.recipes import load_trained
 
-    model = load_trained(run, checkpoint=checkpoint, device="cpu").model
-    assert isinstance(model, HubNetwork)
-    return model
+    trained = load_trained(run, checkpoint=checkpoint, device="cpu")
+    trained.require_layers("hub")
+    assert isinstance(trained.model, HubNetwork)
+    return trained.model

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from attnconv import checks
-from attnconv.cli.network import read_network
 from attnconv.cli.output import print_json, print_table
 from attnconv.train.config import Device
 
@@ -44,11 +43,12 @@ def predict(
     import torch
 
     from attnconv.data import decode_image, prepare_image
+    from attnconv.recipes import load_trained
     from attnconv.train.progress import tracked
 
     checks.integer("--top", top, at_least=1)
     files = image_files(images)
-    trained = read_network(run, checkpoint=checkpoint, device=device)
+    trained = load_trained(run, checkpoint=checkpoint, device=device)
     if trained.meta.get("dense"):
         raise checks.InputError(f"predict names whole images, and {trained.config.model!r} gives each pixel a class")
     classes = trained.meta["classes"]

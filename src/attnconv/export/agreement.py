@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attnconv import checks
 from attnconv.export.sizes import Sizes
 
 BATCHES = (1, 2, 5)
@@ -71,8 +72,8 @@ def require_agreement(
         try:
             got = call(images)
         except Exception as error:  # of the runtime's own kind
-            first = str(error).strip().partition("\n")[0]
-            raise DisagreementError(f"{what} fails on {batch} images of {rows} x {columns}: {first}") from error
+            reason = checks.first_line(error)
+            raise DisagreementError(f"{what} fails on {batch} images of {rows} x {columns}: {reason}") from error
         if got.shape != expected.shape:
             raise DisagreementError(
                 f"{what} gives {tuple(got.shape)} for {batch} images of {rows} x {columns}, PyTorch "

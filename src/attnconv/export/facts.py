@@ -5,13 +5,15 @@ Every format holds the same texts under the same names, so that other programs c
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from attnconv import __version__, checks
 from attnconv.export.sizes import Sizes
+from attnconv.train.config import without_folders
 
-FORMAT = "1"
+FORMAT = "2"
+CHECKSUM = "attnconv_sha256"  # of the file, where its format has no place for one
 # What `ImageData.meta` says that is needed to use a network, and its type.
 PREPARATION = {"channels": int, "image_size": list, "mean": list, "std": list, "resize_ratio": float}
 # What the numbers mean, for those who read the file without this library.
@@ -28,26 +30,31 @@ class Facts:
     """What a file says beside the network.
 
     Args:
-        config: the run's, plain values as `RunConfig.to_dict` gives them; it names the network and its options.
+        config: the run's, plain values as `RunConfig.to_dict` gives them; it names the network and its options. A file
+            never holds the folders of images in it.
         meta: of its images, as `ImageData.meta` gives it: classes, channels, image_size, mean, std, resize_ratio.
         sizes: of the images that the network in the file takes; None if there are weights alone.
+        scores: plain values of any name that say how good the network is and where it comes from.
     """
 
     config: dict[str, Any]
     meta: dict[str, Any]
     sizes: Sizes | None = None
+    scores: dict[str, Any] = field(default_factory=dict)
 
     def to_texts(self) -> dict[str, str]:
         """As metadata hold them."""
-        meta = self.meta
+        told = {"classes", *PREPARATION}
         texts: dict[str, Any] = {
-            "classes": meta["classes"],
-            "preprocessing": {**{name: meta[name] for name in PREPARATION}, **RULES},
-            "data": {"name": meta.get("name", ""), "dense": bool(meta.get("dense"))},
-            "config": self.config,
+            "classes": self.meta["classes"],
+            "preprocessing": {**{name: self.meta[name] for name in PREPARATION}, **RULES},
+            "data": {"dense": False, **{name: value for name, value in self.meta.items() if name not in told}},
+            "config": without_folders(self.config),
         }
         if self.sizes is not None:
             texts["image_sizes"] = self.sizes.to_dict()
+        if self.scores:
+            texts["scores"] = self.scores
         return {
             "attnconv_format": FORMAT,
             "attnconv_version": __version__,
@@ -68,20 +75,21 @@ def read_facts(texts: Mapping[str, str], source: str) -> Facts:
             f"{source} is an export of format {texts['attnconv_format']!r}, this version reads {FORMAT!r}"
         )
     values = {name: _value(texts, name, source) for name in ("classes", "preprocessing", "data", "config")}
-    meta = {"classes": values["classes"], "name": values["data"].get("name", "")}
+    meta = {**values["data"], "classes": values["classes"]}
+    if not meta.get("dense"):
+        meta.pop("dense", None)
     for name, kind in PREPARATION.items():
         if not isinstance(found := values["preprocessing"].get(name), kind):
             raise checks.InputError(f"{source} is damaged: {name!r} of its 'preprocessing' is {found!r}")
         meta[name] = found
-    if values["data"].get("dense"):
-        meta["dense"] = True
     sizes = None
     if "image_sizes" in texts:
         try:
             sizes = Sizes.from_dict(json.loads(texts["image_sizes"]))
         except (ValueError, TypeError, KeyError) as error:
             raise checks.InputError(f"{source} is damaged: its 'image_sizes' cannot be read: {error}") from None
-    return Facts(values["config"], meta, sizes)
+    scores = _value(texts, "scores", source) if "scores" in texts else {}
+    return Facts(values["config"], meta, sizes, scores)
 
 
 def _value(texts: Mapping[str, str], name: str, source: str) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 from attnconv import checks
 from attnconv.export.agreement import DisagreementError, cases
 from attnconv.export.facts import read_facts
-from attnconv.export.onnx_file import INPUT, caller, require_onnx, session
+from attnconv.export.onnx_file import INPUT, caller, file_of, require_onnx, session
 from attnconv.train.atomic import replacing
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -58,17 +58,17 @@ def quantise_onnx(source: Path, path: Path, images: Iterable[Tensor]) -> None:
         if not batches.count:
             raise checks.InputError("quantisation needs at least one image to calibrate on, got none")
         proto = onnx.load(result)
-    onnx.helper.set_model_props(proto, {**facts.to_texts(), "precision": "int8"})
     with replacing(path) as file:
-        file.write(proto.SerializeToString())
+        file.write(file_of(proto, {**facts.to_texts(), "precision": "int8"}))
         file.flush()
         call = caller(session(Path(file.name), str(path)))
         for batch, rows, columns in cases(facts.sizes, facts.meta["image_size"]):
             try:
                 logits = call(torch.randn(batch, facts.meta["channels"], rows, columns))
             except Exception as error:  # of onnxruntime's own kinds
-                first = str(error).strip().partition("\n")[0]
-                raise DisagreementError(f"in int8 it fails on {batch} images of {rows} x {columns}: {first}") from error
+                raise DisagreementError(
+                    f"in int8 it fails on {batch} images of {rows} x {columns}: {checks.first_line(error)}"
+                ) from error
             if not logits.isfinite().all():
                 raise DisagreementError(f"in int8 it gives numbers that are not finite for {rows} x {columns} images")
 

@@ -5,6 +5,7 @@ Letters: B batch, C channels, H rows, W columns.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,25 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import captured_sizes, dims, example, tracing
-from attnconv.export.facts import Facts, read_facts
+from attnconv.export.facts import CHECKSUM, Facts, read_facts
 from attnconv.export.network import Exported, ExportedNetwork
 from attnconv.export.sizes import Sizes
 from attnconv.export.written import Written, prepared, with_free_sizes
 from attnconv.train.atomic import replacing
+from attnconv.train.checksum import BLANK, sealed, verify_seal
 
 INPUT, OUTPUT = "images", "logits"
 AXES = ("batch", "channels", "rows", "columns")
 
 
 def export_onnx(
-    model: nn.Module, path: Path, *, config: dict[str, Any], meta: dict[str, Any], image_size: int | None = None
+    model: nn.Module,
+    path: Path,
+    *,
+    config: dict[str, Any],
+    meta: dict[str, Any],
+    image_size: int | None = None,
+    scores: Mapping[str, Any] | None = None,
 ) -> Written:
     """Write ``model`` as ONNX, if onnxruntime then answers as PyTorch on three batches and, where free, three sizes.
 
@@ -38,13 +46,14 @@ def export_onnx(
         config: the run's, plain values.
         meta: of its images: classes, channels, image_size, mean, std, resize_ratio.
         image_size: side that images are prepared to, in pixels, if not meta's.
+        scores: as in `Facts`.
     Raises:
         InputError: a kernel that cannot be exported, tables that do not cover ``image_size``, or no room to write.
         DisagreementError: the answers differ; nothing is kept.
         MissingExtraError: onnx, onnxscript or onnxruntime is missing.
     """
-    onnx = require_onnx()
-    model, facts = prepared(model, config=config, meta=meta, image_size=image_size)
+    require_onnx()
+    model, facts = prepared(model, Facts(config, meta, scores=dict(scores or {})), image_size)
 
     def write(sizes: Sizes) -> Written:
         channels, size = facts.meta["channels"], facts.meta["image_size"]
@@ -63,9 +72,10 @@ def export_onnx(
         found = captured_sizes(program.exported_program, sizes)
         proto = program.model_proto
         name_axes(proto.graph)
-        onnx.helper.set_model_props(proto, Facts(facts.config, facts.meta, found).to_texts())
+        for node in proto.graph.node:
+            del node.metadata_props[:]  # where in our code, and in this machine's folders, each comes from
         with replacing(path) as file:
-            file.write(proto.SerializeToString())
+            file.write(file_of(proto, replace(facts, sizes=found).to_texts()))
             file.flush()
             differences = require_agreement(
                 model,
@@ -84,12 +94,20 @@ def load_onnx(path: Path) -> Exported:
     """The network of an ONNX file of `export_onnx`, run by onnxruntime on the CPU.
 
     Raises:
-        InputError: the file is missing or damaged, or not of `attnconv export`.
+        InputError: the file is missing, damaged or changed, or not of `attnconv export`.
     """
     checks.require("onnxruntime", extra="onnx")
     found = session(path, str(path))
-    facts = read_facts(found.get_modelmeta().custom_metadata_map, str(path))
+    texts = found.get_modelmeta().custom_metadata_map
+    facts = read_facts(texts, str(path))
+    verify_seal(path, texts.get(CHECKSUM, ""))
     return Exported(ExportedNetwork(caller(found), facts, str(path)).eval(), facts, path)
+
+
+def file_of(proto: Any, texts: dict[str, str]) -> bytes:
+    """The bytes of a file with the model ``proto``, its metadata being ``texts`` and a checksum of the whole."""
+    require_onnx().helper.set_model_props(proto, {**texts, CHECKSUM: BLANK})
+    return sealed(proto.SerializeToString())
 
 
 def require_onnx() -> Any:
@@ -111,8 +129,7 @@ def session(path: Path, source: str, *, threads: int | None = None) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of onnxruntime's own kinds, which share no base
-        reason = " ".join(str(error).split())
-        raise checks.InputError(f"{source} is damaged or no ONNX file: {reason[:200]}") from None
+        raise checks.InputError(f"{source} is damaged or no ONNX file: {checks.first_line(error)}") from None
 
 
 def caller(found: Any) -> Callable[[Tensor], Tensor]:

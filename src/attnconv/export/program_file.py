@@ -8,7 +8,8 @@ import logging
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,20 @@ from attnconv.train.checksum import append_checksum, verify_checksum
 
 # Names of the texts in the file, which torch wants to know beforehand.
 TEXTS = (
-    "attnconv_format", "attnconv_version", "classes", "preprocessing", "data", "config", "image_sizes",
+    "attnconv_format", "attnconv_version", "classes", "preprocessing", "data", "config", "image_sizes", "scores",
 )  # fmt: skip
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 SAFE_CONSTANTS = ("tensor_", "model_constants_config.json")  # others are pickled objects, which could run code
 
 
 def export_program(
-    model: nn.Module, path: Path, *, config: dict[str, Any], meta: dict[str, Any], image_size: int | None = None
+    model: nn.Module,
+    path: Path,
+    *,
+    config: dict[str, Any],
+    meta: dict[str, Any],
+    image_size: int | None = None,
+    scores: Mapping[str, Any] | None = None,
 ) -> Written:
     """Write ``model`` as a program of torch.export; arguments, checks and metadata (extra files) as `export_onnx`.
 
@@ -43,7 +50,7 @@ def export_program(
         InputError: a kernel that cannot be exported, tables that do not cover ``image_size``, or no room to write.
         DisagreementError: the answers differ; nothing is kept.
     """
-    model, facts = prepared(model, config=config, meta=meta, image_size=image_size)
+    model, facts = prepared(model, Facts(config, meta, scores=dict(scores or {})), image_size)
 
     def write(sizes: Sizes) -> Written:
         channels, size = facts.meta["channels"], facts.meta["image_size"]
@@ -51,8 +58,9 @@ def export_program(
             program = torch.export.export(model, (example(channels, size),), dynamic_shapes=(dims(sizes),))
         found = captured_sizes(program, sizes)
         _forget_guards(program)
+        _forget_places(program)
         with replacing(path) as file:
-            torch.export.save(program, file, extra_files=Facts(facts.config, facts.meta, found).to_texts())  # pyright: ignore[reportArgumentType]
+            torch.export.save(program, file, extra_files=replace(facts, sizes=found).to_texts())  # pyright: ignore[reportArgumentType]
             file.flush()
             append_checksum(file)
             file.flush()
@@ -94,6 +102,12 @@ def _forget_guards(program: ExportedProgram) -> None:
     program._guards_code = []
 
 
+def _forget_places(program: ExportedProgram) -> None:
+    """Leave out which lines of which files, in this machine's folders, the operators come from."""
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+
+
 def _load(path: Path, source: str) -> tuple[ExportedProgram, dict[str, str]]:
     """The program and the texts beside it."""
     texts: dict[str, str] = dict.fromkeys(map(str, TEXTS), "")  # torch fills in those that it finds
@@ -107,8 +121,8 @@ def _load(path: Path, source: str) -> tuple[ExportedProgram, dict[str, str]]:
     except FileNotFoundError:
         raise checks.InputError(f"no exported program at {source}") from None
     except Exception as error:  # a damaged file can raise nearly anything
-        first = str(error).strip().partition("\n")[0][:200] or type(error).__name__
-        raise checks.InputError(f"{source} is damaged or no program of torch.export: {first}") from error
+        reason = checks.first_line(error)
+        raise checks.InputError(f"{source} is damaged or no program of torch.export: {reason}") from error
     return program, {name: text for name, text in texts.items() if text}
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -37,20 +36,21 @@ class Written:
         return max(self.differences, key=lambda d: d.largest / (d.scale or 1.0))
 
 
-def prepared(
-    model: nn.Module, *, config: dict[str, Any], meta: dict[str, Any], image_size: int | None
-) -> tuple[nn.Module, Facts]:
-    """The folded copy of ``model``, and what its file will say.
+def prepared(model: nn.Module, facts: Facts, image_size: int | None) -> tuple[nn.Module, Facts]:
+    """The folded copy of ``model``, and ``facts`` with the sizes that it takes, for images of ``image_size`` if given.
 
     Raises:
-        InputError: a kernel that cannot be exported, or tables that do not cover ``image_size``.
+        InputError: a kernel that cannot be exported, or tables that do not cover the size.
     """
     require_exportable(model)
     if image_size is not None:
         side = checks.integer("image_size", image_size, at_least=1)
-        meta = {**meta, "image_size": [side, side]}
+        # In the run's words, too: its own images are prepared to this size from now on.
+        facts = replace(
+            facts, meta={**facts.meta, "image_size": [side, side]}, config={**facts.config, "image_size": side}
+        )
     model = folded(model).requires_grad_(False)
-    return model, Facts(config, meta, sizes_of(model, meta["channels"], meta["image_size"]))
+    return model, replace(facts, sizes=sizes_of(model, facts.meta["channels"], facts.meta["image_size"]))
 
 
 def with_free_sizes(model: nn.Module, facts: Facts, write: Callable[[Sizes], Written]) -> Written:
@@ -65,7 +65,7 @@ def with_free_sizes(model: nn.Module, facts: Facts, write: Callable[[Sizes], Wri
     except checks.InputError:  # nothing that a fixed size would mend
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = checks.first_line(error)
         rows, columns = facts.meta["image_size"]
         try:
             written = write(Sizes((rows, rows), (columns, columns)))

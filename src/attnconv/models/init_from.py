@@ -127,7 +127,7 @@ def _torchvision(name: str) -> Mapping[str, Any]:
     try:
         return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError) as error:
-        raise checks.InputError(f"cannot get {weights.url}: {_first_line(error)}") from error
+        raise checks.InputError(f"cannot get {weights.url}: {checks.first_line(error)}") from error
 
 
 def _read(path: Path) -> Any:
@@ -144,7 +144,7 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise checks.InputError(f"{path} holds something other than tensors and plain values, or is damaged") from error
     except Exception as error:  # a damaged file can raise nearly anything
-        raise checks.InputError(f"{path} cannot be read as a file of weights: {_first_line(error)}") from error
+        raise checks.InputError(f"{path} cannot be read as a file of weights: {checks.first_line(error)}") from error
 
 
 def _state_dict(given: Any, label: str) -> dict[str, Tensor]:
@@ -158,7 +158,3 @@ def _state_dict(given: Any, label: str) -> dict[str, Tensor]:
     if not tensors:
         raise checks.InputError(f"{label} holds no tensors by name")
     return tensors
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

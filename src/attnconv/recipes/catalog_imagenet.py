@@ -1,7 +1,7 @@
 """A recipe for ImageNet, whose images cannot be downloaded: ``--data`` names the folder that holds them."""
 
-from attnconv.recipes.recipe import YOUR_FOLDER, recipe
-from attnconv.train.config import RunConfig
+from attnconv.recipes.recipe import recipe
+from attnconv.train.config import YOUR_FOLDER, RunConfig
 
 
 @recipe

@@ -4,7 +4,6 @@
 the validation images, and writes FILE, or the package's own file.
 """
 
-import dataclasses
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 
 from attnconv.data import load_data
 from attnconv.data.far_pairs import LEVEL
-from attnconv.recipes.packed import save_packed
+from attnconv.export import export_weights
 from attnconv.recipes.run import run
 from attnconv.recipes.trained import Trained, load_trained
 from attnconv.train.config import RunConfig
@@ -79,13 +78,7 @@ def make_example(path: Path = EXAMPLE, config: RunConfig = CONFIG) -> None:
         "validation_images": load_data(config.data).num_val,
         **{name: result[name] for name in REPORTED},
     }
-    save_packed(
-        path,
-        trained.model.state_dict(),
-        config=dataclasses.asdict(trained.config),
-        meta=trained.meta,
-        scores=scores,
-    )
+    export_weights(trained.model, path, config=trained.config.to_dict(), meta=trained.meta, scores=scores)
     print(f"{path}: {path.stat().st_size:,} bytes, top-1 {scores['top1']:.2f}% of {scores['validation_images']} images")
 
 

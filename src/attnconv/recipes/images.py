@@ -1,10 +1,18 @@
 """The images of a run, as its configuration says."""
 
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import torch
 
+from attnconv import checks
 from attnconv.data import Augmentation, ImageData, load_data
 from attnconv.data.image_data import Loader
-from attnconv.train.config import RunConfig
+from attnconv.train.config import YOUR_FOLDER, RunConfig
+
+if TYPE_CHECKING:
+    from attnconv.recipes.trained import Trained
 
 
 def images_of(config: RunConfig) -> ImageData:
@@ -19,6 +27,44 @@ def images_of(config: RunConfig) -> ImageData:
         presize=config.presize,
         cache_images=config.cache_images,
     )
+
+
+def images_for(
+    trained: "Trained",
+    *,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    image_size: int | None = None,
+    skip_bad_images: bool = False,
+    or_else: str = "name it",
+) -> ImageData:
+    """Images to score ``trained`` on, normalised as it knows them: those it was trained on, or those of ``data``.
+
+    Args:
+        data, data_dir, image_size, skip_bad_images: as `load_data`; the run's own if None.
+        or_else: what to do if the network does not say in which folder its images are.
+    Raises:
+        InputError: as `load_data`, they have other classes, or nothing says where they are.
+    """
+    config, classes = trained.config, trained.meta["classes"]
+    if data is None and config.data == YOUR_FOLDER:
+        raise checks.InputError(
+            f"{trained.checkpoint} does not say in which folder the images are that it was trained on; {or_else}"
+        )
+    is_own = data in (None, config.data)  # which need not be square
+    own_size = config.image_size if is_own else trained.meta["image_size"][0]
+    found = load_data(
+        data or config.data,
+        data_dir=data_dir or config.data_dir,
+        image_size=own_size if image_size is None else image_size,
+        skip_bad_images=skip_bad_images,
+        presize=config.presize,
+    )
+    if list(found.classes) != classes:
+        unknown = sorted(set(found.classes) - set(classes))
+        what = f"{unknown[0]!r} is not among them" if unknown else "not the same ones in the same order"
+        raise checks.InputError(f"{found.name!r} has {len(found.classes)} classes, the network {len(classes)}: {what}")
+    return dataclasses.replace(found, mean=tuple(trained.meta["mean"]), std=tuple(trained.meta["std"]))
 
 
 def loaders_of(config: RunConfig, data: ImageData, device: torch.device) -> tuple[Loader, Loader]:

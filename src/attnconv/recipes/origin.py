@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import checks
-from attnconv.data import DATA_SETS
 from attnconv.recipes.catalog import find_recipe, list_recipes
-from attnconv.recipes.recipe import YOUR_FOLDER
-from attnconv.train.config import RunConfig
+from attnconv.train.config import RunConfig, without_folders
 from attnconv.train.run_folder import MAY_DIFFER
 
 # Beside them, what a recipe leaves to whoever runs it.
@@ -47,8 +45,7 @@ def origin(config: RunConfig, state: dict[str, Any], checkpoint: Path) -> dict[s
 
 def shareable(config: RunConfig) -> RunConfig:
     """``config`` without this machine's folders: FOLDER for one of images."""
-    data = config.data if config.data in DATA_SETS else YOUR_FOLDER
-    return dataclasses.replace(config, data=data, data_dir=None)
+    return RunConfig(**without_folders(config.to_dict()))
 
 
 def recipe_of(config: RunConfig) -> str | None:

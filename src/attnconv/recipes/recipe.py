@@ -11,10 +11,7 @@ from typing import Any
 
 from attnconv import checks
 from attnconv.models.registry import model_options
-from attnconv.train.config import RunConfig
-
-# In place of a data set's name: the recipe is for images that whoever runs it has.
-YOUR_FOLDER = "FOLDER"
+from attnconv.train.config import YOUR_FOLDER, RunConfig
 
 FORM = re.compile(
     r"(?P<title>.+?)\n\n(?P<command>attnconv train --recipe .+?)\n\n"

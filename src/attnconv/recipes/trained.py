@@ -1,4 +1,4 @@
-"""A trained network read back from its run, with all that is needed to use it."""
+"""A trained network read back, from whatever kind of file or folder holds it, with all that is needed to use it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from attnconv import checks
+from attnconv.export import ExportedNetwork, is_exported, load_exported
 from attnconv.models.hub import folder
 from attnconv.models.hub.methods import HubNetwork
 from attnconv.recipes.origin import config_of, origin, shareable
-from attnconv.recipes.packed import SUFFIX, load_packed
 from attnconv.recipes.run import network
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
@@ -30,16 +30,24 @@ class Trained:
     meta: dict[str, Any]  # of ImageData.meta(): classes, channels, image_size, mean, std, ...
     device: torch.device
     checkpoint: Path
-    scores: dict[str, Any] = field(default_factory=dict)  # of a packed network: how good it is, and where it comes from
+    scores: dict[str, Any] = field(default_factory=dict)  # of an exported file: how good it is, where it comes from
+
+    def require_layers(self, doing: str) -> None:
+        """Pass if the network has its layers still, which ``doing``, a command, needs; else InputError."""
+        if isinstance(self.model, ExportedNetwork):
+            raise checks.InputError(
+                f"{self.checkpoint} is a program of operators, without layers; {doing} takes a run, a checkpoint or a "
+                "safetensors file"
+            )
 
 
 def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") -> Trained:
-    """The network of a run folder, of a checkpoint file, or of a folder that ``save_pretrained`` wrote.
+    """The network of a run, of a checkpoint, of a file of `attnconv export`, or of a folder of ``save_pretrained``.
 
     What it says of itself when it is saved or pushed, ``model.meta`` and ``model.provenance``, is filled in.
 
     Args:
-        path: RUN, RUN/best.pt, a file of `attnconv.recipes.packed`, or a folder with config.json and model.safetensors.
+        path: RUN, RUN/best.pt, a .safetensors, .onnx or .pt2 file, or a folder with config.json and model.safetensors.
         checkpoint: which of a run folder's checkpoints, "best" or "last".
         device: as RunConfig's.
     Raises:
@@ -47,6 +55,8 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") 
     """
     checks.one_of("checkpoint", checkpoint, ("best", "last"))
     path = Path(path)
+    if is_exported(path) and not path.is_dir():
+        return _from_exported(path, device)
     if not path.exists():
         raise checks.InputError(f"{path} is neither a run folder nor a checkpoint: there is no such file or folder")
     file = path / f"{checkpoint}.pt" if path.is_dir() else path
@@ -55,17 +65,28 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") 
     if not file.exists():
         raise checks.InputError(f"{path} holds no {file.name}; a run writes it at the end of its first epoch")
     where = choose_device(device)
-    packed = file.suffix == SUFFIX
-    state = {"average": None, **load_packed(file)} if packed else load_checkpoint(file)
+    state = load_checkpoint(file)
     config = RunConfig.from_dict(state["config"], source=str(file))
     _require_meta(state["meta"], f"{file} does not say what its images are: no {{!r}} in 'meta'")
     model = network(config, state["meta"])
     load_weights(model, state, file, averaged=True)
-    if isinstance(model, HubNetwork) and not packed:
-        meta = {key: value for key, value in state["meta"].items() if key != "images"}  # of the files trained on
-        model.meta = {**meta, "name": shareable(config).data}
+    if isinstance(model, HubNetwork):
+        model.meta = {**told(state["meta"]), "name": shareable(config).data}
         model.provenance = origin(config, state, file)
-    return Trained(model.to(where).eval(), config, state["meta"], where, file, state.get("scores", {}))
+    return Trained(model.to(where).eval(), config, state["meta"], where, file)
+
+
+def _from_exported(path: Path, device: str) -> Trained:
+    found = load_exported(path)
+    if isinstance(found.model, ExportedNetwork):
+        if device not in ("auto", "cpu"):
+            raise checks.InputError(f"{path} runs on the CPU here; --device {device} is for runs and safetensors")
+        device = "cpu"
+    where = choose_device(device)
+    config = RunConfig.from_dict(found.facts.config, source=str(path))
+    if isinstance(found.model, HubNetwork):
+        found.model.meta = told(found.facts.meta)
+    return Trained(found.model.to(where), config, found.facts.meta, where, path, found.facts.scores)
 
 
 def _from_saved(path: Path, device: str) -> Trained:
@@ -78,6 +99,11 @@ def _from_saved(path: Path, device: str) -> Trained:
     assert model.blueprint is not None
     config = config_of(model.provenance, model.blueprint.name, dict(model.blueprint.options), source=str(file))
     return Trained(model.to(where), config, model.meta, where, path / folder.WEIGHTS)
+
+
+def told(meta: dict[str, Any]) -> dict[str, Any]:
+    """What of ``meta`` a network says that leaves this machine: nothing of the files trained on."""
+    return {key: value for key, value in meta.items() if key != "images"}
 
 
 def _require_meta(meta: dict[str, Any], message: str) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from attnconv import checks
 from attnconv.train.atomic import replacing
 from attnconv.train.checksum import append_checksum, verify_checksum
+from attnconv.weights import difference, shapes_of
 
 FORMAT = 2
 # What `fit` saves. average: of the weights, or None; epoch: whole epochs done; step_in_epoch: batches done of the next
@@ -52,7 +53,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], *, previous: Path | No
         try:
             torch.save(state, file)
         except RuntimeError as error:  # what torch makes of an OSError, such as a full disk
-            raise checks.InputError(f"cannot write {path}, is the disk full? {_first_line(error)}") from error
+            raise checks.InputError(f"cannot write {path}, is the disk full? {checks.first_line(error)}") from error
         append_checksum(file)
 
 
@@ -75,7 +76,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise checks.InputError(f"{path} holds something other than tensors and plain values, or is damaged") from error
     except Exception as error:  # a damaged file can raise nearly anything: RuntimeError, EOFError, OSError, ValueError
         raise checks.InputError(
-            f"{path} cannot be read, is cut short or is no checkpoint: {_first_line(error)}"
+            f"{path} cannot be read, is cut short or is no checkpoint: {checks.first_line(error)}"
         ) from error
     if not isinstance(state, dict) or "format" not in state:
         raise checks.InputError(f"{path} is not a checkpoint of attnconv: it has no 'format'")
@@ -110,18 +111,5 @@ def require_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path)
     Raises:
         InputError: they are another network's.
     """
-    given, wanted = checkpoint["model"], model.state_dict()
-    problem = ""
-    if missing := [name for name in wanted if name not in given]:
-        problem = f"it lacks {missing[0]!r}"
-    elif unexpected := [name for name in given if name not in wanted]:
-        problem = f"it holds {unexpected[0]!r}, which this network has not"
-    elif other := [name for name, tensor in wanted.items() if tensor.shape != given[name].shape]:
-        name = other[0]
-        problem = f"{name!r} is {tuple(given[name].shape)} in it and {tuple(wanted[name].shape)} in this network"
-    if problem:
+    if problem := difference(shapes_of(checkpoint["model"]), shapes_of(model.state_dict())):
         raise checks.InputError(f"{path} is a checkpoint of {checkpoint['config'].get('model')!r}: {problem}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,7 +1,7 @@
-"""A checksum inside a file of torch.save, in the comment of the zip archive that such a file is.
+"""SHA-256 inside the files that it is of, whose formats would let a flipped bit in a weight pass.
 
-The format's own checksums are per record, and torch reads without looking at them; a flipped bit in a weight would
-pass. Other programs read the archive as before.
+A file of torch.save is a zip archive, and has it in the archive's comment. A file that holds texts has it in one of
+them, and it is that of the file with BLANK in its place. Other programs read such files as before.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ MARK = b"attnconv-sha256:"
 SIZE = len(MARK) + 64  # bytes of the comment: the mark and the digest in hexadecimal
 END_MARK, END_RECORD = b"PK\5\6", 22  # of the record that ends an archive, just before the comment: mark and bytes
 BLOCK = 1 << 20  # bytes read at once
+BLANK = "the SHA-256 of the file, in hexadecimal, with these 64 letters.."  # as long as it, and nothing else's text
 
 
 def append_checksum(file: BinaryIO) -> None:
@@ -50,7 +51,33 @@ def verify_checksum(path: Path) -> None:
             digest.update(block)
             left -= len(block)
     if digest.hexdigest().encode() != comment[len(MARK) :]:
-        raise checks.InputError(f"{path} is damaged: its contents do not have the checksum that was saved with them")
+        raise _changed(path)
+
+
+def sealed(data: bytes) -> bytes:
+    """``data``, in which BLANK stands once, with the checksum in its place."""
+    assert data.count(BLANK.encode()) == 1
+    return data.replace(BLANK.encode(), hashlib.sha256(data).hexdigest().encode())
+
+
+def verify_seal(path: Path, checksum: str) -> None:
+    """Compare a file of `sealed` with the ``checksum`` that stands in it.
+
+    Raises:
+        InputError: the bytes are not those that were summed, or there is no checksum.
+        OSError: the file cannot be read.
+    """
+    if len(checksum) != len(BLANK):
+        raise _changed(path)
+    blank = path.read_bytes().replace(checksum.encode(), BLANK.encode())
+    if hashlib.sha256(blank).hexdigest() != checksum:
+        raise _changed(path)
+
+
+def _changed(path: Path) -> checks.InputError:
+    return checks.InputError(
+        f"{path} is damaged or was changed: its contents do not have the checksum that was saved with them"
+    )
 
 
 def ends_whole(path: Path) -> bool:

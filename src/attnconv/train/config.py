@@ -8,6 +8,7 @@ import dataclasses
 import re
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ def _option(help_text: str, **kwargs: Any) -> Any:
     return field(metadata={"help": help_text}, **kwargs)
 
 
+YOUR_FOLDER = "FOLDER"  # in place of a data set's name: images that whoever uses the configuration has
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -131,6 +133,14 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, in the order of the fields."""
         return dataclasses.asdict(self)
+
+
+def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `RunConfig.to_dict` may leave this machine: no path to images, only a name; no data_dir."""
+    found = {key: None if key == "data_dir" else value for key, value in config.items()}
+    if not re.fullmatch(r"\w[\w.-]*", str(found.get("data", YOUR_FOLDER))):
+        found["data"] = YOUR_FOLDER
+    return found
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:

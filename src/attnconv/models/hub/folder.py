@@ -19,6 +19,7 @@ from attnconv.layers.augmented_conv import AugmentedConvNd
 from attnconv.models.hub.blueprint import Blueprint
 from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.registry import create_model
+from attnconv.weights import Shapes, difference, open_safetensors, shapes_of
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -39,8 +40,7 @@ def write(model: HubNetwork, folder: Path) -> None:
     state = model.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
         raise checks.InputError(f"{blueprint.name} cannot be saved from the meta device: it holds no weights there")
-    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    if problem := difference(shapes, shapes_of(blueprint)):
+    if problem := difference(shapes_of(state), wanted_shapes(blueprint)):
         raise checks.InputError(
             f"this network is not what create_model({blueprint.name!r}) makes, {problem}; "
             "save its state_dict() with torch.save instead"
@@ -58,7 +58,7 @@ def write(model: HubNetwork, folder: Path) -> None:
         (folder / CONFIG).write_text(text, encoding="utf-8")
     except Exception as error:  # OSError, or what safetensors makes of it
         temporary.unlink(missing_ok=True)
-        raise checks.InputError(f"cannot write a network to {folder}: {_first_line(error)}") from error
+        raise checks.InputError(f"cannot write a network to {folder}: {checks.first_line(error)}") from error
 
 
 def read(config_file: Path, weights_file: Path) -> HubNetwork:
@@ -70,7 +70,7 @@ def read(config_file: Path, weights_file: Path) -> HubNetwork:
     config = _read_config(config_file)
     blueprint = Blueprint.from_config(config, source=str(config_file))
     try:
-        wanted = shapes_of(blueprint)  # on the meta device: what it asks for may be larger than any memory
+        wanted = wanted_shapes(blueprint)  # on the meta device: what it asks for may be larger than any memory
     except checks.InputError as error:
         raise checks.InputError(f"{config_file}: {error}") from None
     state = _read_weights(weights_file, config.get("sha256"), wanted, blueprint.name)
@@ -119,21 +119,10 @@ def current(model: HubNetwork) -> Blueprint:
     return replace(blueprint, feat_sizes=resized or None)
 
 
-def shapes_of(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights and buffers, found without memory for them; InputError as `make`."""
+def wanted_shapes(blueprint: Blueprint) -> Shapes:
+    """Those of the weights and buffers, found without memory for them; InputError as `make`."""
     with torch.device("meta"):
-        return {key: tuple(tensor.shape) for key, tensor in make(blueprint).state_dict().items()}
-
-
-def difference(given: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str:
-    """One clause on the first tensor in which the two differ; "" if there is none."""
-    if missing := [name for name in wanted if name not in given]:
-        return f"it lacks {missing[0]!r}"
-    if unexpected := [name for name in given if name not in wanted]:
-        return f"it holds {unexpected[0]!r}, which that network has not"
-    if other := [name for name in wanted if wanted[name] != given[name]]:
-        return f"{other[0]!r} is {given[other[0]]} in it and {wanted[other[0]]} in that network"
-    return ""
+        return shapes_of(make(blueprint).state_dict())
 
 
 def _with_tables(model: nn.Module) -> dict[str, AugmentedConvNd]:
@@ -152,37 +141,25 @@ def _read_config(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise checks.InputError(f"cannot read {file}: {error.strerror or error}") from error
     except ValueError as error:  # of JSON, or of the encoding
-        raise checks.InputError(f"{file} is damaged: {_first_line(error)}") from None
+        raise checks.InputError(f"{file} is damaged: {checks.first_line(error)}") from None
     for key in ("meta", "provenance"):
         if isinstance(config, dict) and not isinstance(config.get(key), (dict, type(None))):
             raise checks.InputError(f"{file}: {key!r} must be dict, got {type(config[key]).__name__}")
     return config
 
 
-def _read_weights(file: Path, sha256: Any, wanted: dict[str, tuple[int, ...]], name: str) -> dict[str, Tensor]:
+def _read_weights(file: Path, sha256: Any, wanted: Shapes, name: str) -> dict[str, Tensor]:
     """The tensors in ``file``, compared with the checksum and, before any is read, with what is wanted."""
-    safetensors = checks.require("safetensors", extra="hub")
     if not file.is_file():
         raise checks.InputError(f"{file.parent} holds no {file.name}, which save_pretrained writes")
-    try:
+    with open_safetensors(file, extra="hub") as opened:
         if sha256 is not None and _sha256(file) != sha256:
             raise checks.InputError(f"{file} is damaged or was changed: config.json has another checksum for it")
-        with safetensors.safe_open(file, framework="pt") as opened:
-            given = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118  no dict
-            if problem := difference(given, wanted):
-                raise checks.InputError(f"{file} does not hold the weights of {name}: {problem}")
-            # Copies: what is mapped from the file lies at odd addresses, where sums can be rounded differently.
-            return {key: opened.get_tensor(key).clone() for key in given}
-    except checks.InputError:
-        raise
-    except Exception as error:  # SafetensorError, OSError, and what a damaged header can lead to
-        raise checks.InputError(f"{file} is damaged or no file of safetensors: {_first_line(error)}") from error
+        if problem := difference(opened.shapes, wanted):
+            raise checks.InputError(f"{file} does not hold the weights of {name}: {problem}")
+        return opened.tensors()
 
 
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

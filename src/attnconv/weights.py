@@ -1,0 +1,63 @@
+"""Weights by name, as every file of a network holds them: their shapes compared, files of safetensors opened.
+
+Like `checks`, it needs nothing else of this library. Nothing in a file of safetensors is ever run.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from attnconv import checks
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
+    """The shape of each tensor."""
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+
+def difference(given: Shapes, wanted: Shapes) -> str:
+    """One clause on the first tensor in which what is ``given`` differs from the network's; "" if there is none."""
+    if missing := [name for name in wanted if name not in given]:
+        return f"it lacks {missing[0]!r}"
+    if unexpected := [name for name in given if name not in wanted]:
+        return f"it holds {unexpected[0]!r}, which the network has not"
+    if other := [name for name in wanted if wanted[name] != given[name]]:
+        return f"{other[0]!r} is {given[other[0]]} in it and {wanted[other[0]]} in the network"
+    return ""
+
+
+class SafetensorsFile:
+    """An open file of safetensors; `open_safetensors` gives one."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.texts: dict[str, str] = dict(file.metadata() or {})
+        self.shapes: Shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them, on the CPU."""
+        # Copies: what is mapped from the file lies at odd addresses, where sums can be rounded differently.
+        return {name: self._file.get_tensor(name).clone() for name in self.shapes}
+
+
+@contextlib.contextmanager
+def open_safetensors(path: Path, *, extra: str) -> Iterator[SafetensorsFile]:
+    """Open ``path``, and make one InputError of whatever goes wrong with it in the block.
+
+    Args:
+        path: the file, which is there.
+        extra: of this library, that brings safetensors.
+    """
+    safetensors = checks.require("safetensors", extra=extra)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield SafetensorsFile(file)
+    except checks.InputError:
+        raise
+    except Exception as error:  # SafetensorError, OSError, and what a damaged header can lead to
+        raise checks.InputError(f"{path} is damaged or no file of safetensors: {checks.first_line(error)}") from error
