@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-slow lint gpu
+.PHONY: install demo test test-slow lint docs gpu
 
 install: $(INSTALLED)
 
@@ -27,6 +27,10 @@ test: lint
 
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "slow and not gpu and not network"
+
+# The site, into site/, without the network; a broken link, a docstring that does not fit or wrong TeX fails.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # On a machine with an NVIDIA GPU, in under 8 minutes: the gpu tests, then the GPU benchmark. Installs nothing; the
 # python3 it finds needs torch, triton, numpy and pytest. No ini file: that one asks for plugins of pytest.

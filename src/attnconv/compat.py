@@ -20,10 +20,11 @@ class AugmentedConv(AugmentedConv2d):
     """`AugmentedConv2d` with the arguments, parameter names and initialisation of the 2019 class.
 
     Its q, k, v come from a convolution of the same kernel, its position tables from N(0, 1), and every convolution has
-    a bias. Shapes: (B, in_channels, H_in, W_in) -> (B, out_channels, H, W).
+    a bias. ``in_channels``, ``out_channels``, ``kernel_size`` and ``stride`` are as in nn.Conv2d.
+
+    Shapes: (B, in_channels, H_in, W_in) -> (B, out_channels, H, W).
 
     Args:
-        in_channels, out_channels, kernel_size, stride: as nn.Conv2d.
         dk: key_channels.
         dv: value_channels.
         Nh: num_heads.

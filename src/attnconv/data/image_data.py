@@ -24,7 +24,8 @@ class ImageData:
         classes: their names, in the order of the labels.
         channels: 1 or 3.
         image_size: rows, columns, pixels.
-        mean, std: of the training images' values in [0, 1], one a channel.
+        mean: of the training images' values in [0, 1], one a channel.
+        std: their standard deviation, likewise.
         resize_ratio: see ``view.fit``.
     """
 

@@ -39,6 +39,7 @@ class Sizes:
         return None
 
     def to_dict(self) -> dict[str, list[int | None]]:
+        """Plain values, as the files carry them."""
         return {"rows": list(self.rows), "columns": list(self.columns)}
 
     @classmethod

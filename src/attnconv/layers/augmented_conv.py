@@ -152,8 +152,8 @@ class AugmentedConvNd(Attention):
     ):
         """The layer with the paper's widths; ``key_ratio`` is its kappa, ``value_ratio`` its upsilon.
 
-        d_k = max(floor(key_ratio*F/N)*N, min_head_dim*N) and d_v = max(floor(value_ratio*F/N)*N, N), with F the
-        output channels and N the heads.
+        ``d_k = max(floor(key_ratio*F/N)*N, min_head_dim*N)`` and ``d_v = max(floor(value_ratio*F/N)*N, N)``, with F
+        the output channels and N the heads.
         """
         checks.integer("out_channels", out_channels, at_least=1)
         key_channels, value_channels = attention_widths(
@@ -346,9 +346,9 @@ class AugmentedConvNd(Attention):
 
 
 class AugmentedConv1d(AugmentedConvNd):
-    """Concatenate a 1-D convolution and relative self-attention over the whole sequence.
+    """`AugmentedConv2d` of one axis: a 1-D convolution, and relative self-attention over the whole sequence.
 
-    Shapes: (B, in_channels, W_in) -> (B, out_channels, W). Arguments as `AugmentedConv2d`; the table is key_rel_w.
+    Shapes: (B, in_channels, W_in) -> (B, out_channels, W). The table is key_rel_w.
     """
 
     _axes, _conv, _table_names = 1, nn.Conv1d, ("key_rel_w",)
@@ -364,11 +364,11 @@ class AugmentedConv2d(AugmentedConvNd):
     The parameters are ``conv_out`` (absent if value_channels == out_channels), ``qkv_conv`` (its outputs in the order
     q, k, v), ``attn_out``, and, for relative positions, ``key_rel_h`` and ``key_rel_w``.
 
+    The arguments up to ``padding_mode`` are those of nn.Conv2d. ``groups`` splits the convolution only, ``bias`` is for
+    all three convolutions. Where padding is wider than half the window, the cells of its ring are positions too; q, k,
+    v see there what ``padding_mode`` gives.
+
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: those of
-            nn.Conv2d. ``groups`` splits the convolution only, ``bias`` is for all three convolutions. Where padding
-            is wider than half the window, the cells of its ring are positions too; q, k, v see there what
-            ``padding_mode`` gives.
         key_channels: width of the queries and of the keys, all heads together; the paper's d_k.
         value_channels: width of the values, all heads together; the paper's d_v.
         num_heads: heads; both widths are multiples of it.
@@ -391,10 +391,10 @@ class AugmentedConv2d(AugmentedConvNd):
 
 
 class AugmentedConv3d(AugmentedConvNd):
-    """Concatenate a 3-D convolution and relative self-attention over the whole volume.
+    """`AugmentedConv2d` of three axes: a 3-D convolution, and relative self-attention over the whole volume.
 
-    Shapes: (B, in_channels, D_in, H_in, W_in) -> (B, out_channels, D, H, W). Arguments as `AugmentedConv2d`; the
-    tables are key_rel_d, key_rel_h and key_rel_w.
+    Shapes: (B, in_channels, D_in, H_in, W_in) -> (B, out_channels, D, H, W). The tables are key_rel_d, key_rel_h and
+    key_rel_w.
     """
 
     _axes, _conv, _table_names = 3, nn.Conv3d, ("key_rel_d", "key_rel_h", "key_rel_w")

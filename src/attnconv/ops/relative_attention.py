@@ -26,7 +26,7 @@ def relative_attention(
 ) -> Tensor:
     """Softmax attention of every position of a map to every other.
 
-    With positions i, j of the map and one table an axis a::
+    With positions i, j of the map and one table for each axis a:
 
         logit(i, j) = scale * q_i . (k_j + sum_a rel_a[j_a - i_a + R_a - 1])
         out_i       = sum_j softmax_j(logit(i, j)) v_j

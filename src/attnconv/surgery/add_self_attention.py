@@ -41,7 +41,8 @@ def add_self_attention(
         kind: "simple", `SimpleSelfAttention`, or "sagan", `SelfAttention`.
         image_size: side, or rows and columns, of the images in pixels. The trace runs on zeros (1, C, *image_size),
             with the channels C of the model's first convolution.
-        symmetric, normalize: options of "simple".
+        symmetric: option of "simple".
+        normalize: option of "simple".
         key_ratio: option of "sagan".
         spectral_norm: divide each weight of the attention by its largest singular value.
         example: a tensor, or a tuple of positional arguments, for the trace to run on instead of zeros.

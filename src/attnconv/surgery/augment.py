@@ -44,7 +44,10 @@ def augment(
             (1, C, *image_size), with the channels C of the model's first convolution.
         where: a regular expression searched in the dotted module names, or a function (name, conv) -> bool that is
             asked about every convolution.
-        key_ratio, value_ratio, num_heads, min_head_dim: the widths, as in `AugmentedConv2d.from_ratios`.
+        key_ratio: key channels as a part of the outputs; this and the next three as in `AugmentedConv2d.from_ratios`.
+        value_ratio: value channels as a part of them.
+        num_heads: heads.
+        min_head_dim: least key channels of a head.
         example: a tensor, or a tuple of positional arguments, for the trace to run on instead of zeros.
         inplace: change ``model`` itself and not a copy of it.
     Raises:

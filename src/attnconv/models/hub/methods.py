@@ -17,7 +17,7 @@ LICENSE = "mit"
 class HubNetwork(nn.Module):
     """A network that `create_model` made: it knows how to be made again.
 
-    Args:
+    Attributes:
         blueprint: the arguments of `create_model`; None of one that was built in another way, which cannot be saved.
         meta: facts of the images it was trained on, as `attnconv.data.prepare_image` takes them, or None.
         provenance: how it was trained (options, command, recipe, results), or None.
@@ -52,10 +52,11 @@ class HubNetwork(nn.Module):
     ) -> str:
         """Upload what `save_pretrained` writes to the Hugging Face Hub: the address of the commit.
 
+        Of the other arguments huggingface_hub's `push_to_hub` says what they do.
+
         Args:
             repo_id: USER/NAME; made if it is not there.
             license: as `save_pretrained`'s.
-            private, branch, create_pr, commit_message: as huggingface_hub's `push_to_hub`.
             token: that of `hf auth login` or of HF_TOKEN if None.
         Raises:
             InputError: as `save_pretrained`; no token, no network, or the Hub refuses.
@@ -84,11 +85,11 @@ class HubNetwork(nn.Module):
     ) -> Self:
         """The network of a folder of `save_pretrained`, or of a repository on the Hub, in eval mode on the CPU.
 
-        Nothing in the files is run, and files of pickle are not looked at.
+        Nothing in the files is run, and files of pickle are not looked at. The arguments but the first are those of
+        huggingface_hub's `from_pretrained`.
 
         Args:
             pretrained_model_name_or_path: a folder, or USER/NAME.
-            revision, token, cache_dir, local_files_only, force_download: as huggingface_hub's `from_pretrained`.
         Raises:
             InputError: there is none, it cannot be had, its files are damaged or do not fit each other, or it is
                 another class of network than the one asked.

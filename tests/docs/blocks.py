@@ -1,0 +1,61 @@
+"""The code blocks of README, CONTRIBUTING and docs, and what a command line in them would do."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from attnconv.cli import parse
+from attnconv.cli.settings import run_settings
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# A page with this sentence in it continues: each of its Python blocks knows what those above it made.
+ONE_PROGRAM = "The Python on this page is one program"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block of a page; ``language`` is "" of an indented one."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    shown: str = ""  # the ```text block that follows
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks_of(text: str, page: str) -> list[Block]:
+    tokens = MarkdownIt().enable("table").parse(text)
+    found = []
+    for token, after in zip(tokens, [*tokens[1:], None], strict=True):
+        if token.type in ("fence", "code_block"):
+            shown = after.content if after and after.type == "fence" and after.info == "text" else ""
+            found.append(Block(page, token.map[0] + 1, token.info, token.content, shown))
+    return found
+
+
+def pages_blocks() -> list[list[Block]]:
+    return [blocks_of(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT))) for path in PAGES]
+
+
+def programs(blocks: list[Block], text: str) -> list[list[Block]]:
+    """The Python blocks of a page with this ``text``, in lists that share their names."""
+    python = [block for block in blocks if block.language == "python"]
+    return [python] if ONE_PROGRAM in " ".join(text.split()) else [[block] for block in python]
+
+
+def settings_of(command: str):
+    """The configuration that a command describes, or None if it describes no new run; InputError if it is wrong."""
+    program, *arguments = shlex.split(command)
+    assert program == "attnconv"
+    _, bound = parse(arguments)
+    given = bound.arguments
+    if arguments[0] not in ("train", "lr-find") or given.get("resume") or given.get("list_recipes"):
+        return None
+    names = ("recipe", "config", "option")
+    return run_settings(**{name: given.get(name) for name in names}, options=given.get("options", {}))
