@@ -67,9 +67,21 @@ def test_the_card_tells_the_run(finished, saved):
     assert f"| top-1 accuracy, % | {scores['val_top1']:.4g} |" in text
     assert f"On the validation images of digits, after epoch {scores['epoch']}; one run, one seed." in text
     assert "attnconv train --model aa_convnet3 --data digits" in text
-    assert "Weights: mit" in text
+    assert "Weights: not stated" in text
     assert "Classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9." in text
     assert str(finished.parent) not in text + (saved / "config.json").read_text()
+
+
+def test_an_exported_file_tells_its_run_too(attnconv, tmp_path):
+    from attnconv.recipes.example import EXAMPLE
+
+    attnconv("hub", "save", str(EXAMPLE), str(tmp_path / "saved"))
+    text = (tmp_path / "saved" / "README.md").read_text()
+    provenance = from_pretrained(tmp_path / "saved").provenance
+    assert provenance["command"] in text
+    assert "--data far-pairs" in provenance["command"]
+    assert provenance["made_with"]["commit"] in text
+    assert "None are recorded with these weights." in text
 
 
 def test_predict_and_evaluate_take_the_folder(attnconv, finished, saved, tmp_path):

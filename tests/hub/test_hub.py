@@ -155,9 +155,17 @@ def test_a_card_is_made_anew_unless_a_person_has_taken_it_over(tmp_path):
 def test_the_header_of_the_card_is_what_the_hub_reads(tmp_path):
     from huggingface_hub import ModelCard
 
-    network("aa_unet").save_pretrained(tmp_path)
+    network("aa_unet").save_pretrained(tmp_path, license="mit")
     data = ModelCard.load(tmp_path / "README.md").data.to_dict()
     assert (data["library_name"], data["license"], data["pipeline_tag"]) == ("attnconv", "mit", "image-segmentation")
+
+
+def test_nobody_is_said_to_have_given_a_licence(tmp_path):
+    from huggingface_hub import ModelCard
+
+    network("aa_unet").save_pretrained(tmp_path)
+    assert ModelCard.load(tmp_path / "README.md").data.license is None
+    assert "Weights: not stated." in (tmp_path / "README.md").read_text()
 
 
 class Hub:

@@ -16,7 +16,7 @@ hub = App(name="hub", help_format="plaintext")
 
 
 @hub.command
-def save(run: Path, folder: Path, *, checkpoint: Checkpoint = "best", license: str = "mit") -> None:
+def save(run: Path, folder: Path, *, checkpoint: Checkpoint = "best", license: str | None = None) -> None:
     """Write config.json, model.safetensors and a card with scores, licence and the command that trained it.
 
     `attnconv.models.from_pretrained`, predict and evaluate take the folder.
@@ -24,13 +24,13 @@ def save(run: Path, folder: Path, *, checkpoint: Checkpoint = "best", license: s
     Parameters
     ----------
     run:
-        Folder of a run, or a checkpoint file.
+        Folder of a run, a checkpoint, or a safetensors file of `attnconv export`.
     folder:
         Where to; made if need be.
     checkpoint:
         Which checkpoint of the run.
     license:
-        Of the weights, as the Hub names it.
+        Of the weights, as the Hub names it; not stated if not given.
     """
     network = _network(run, checkpoint)
     network.save_pretrained(folder, license=license)
@@ -43,7 +43,7 @@ def push(
     repo_id: str,
     *,
     checkpoint: Checkpoint = "best",
-    license: str = "mit",
+    license: str | None = None,
     private: Annotated[bool, Parameter(negative=())] = False,
     branch: str | None = None,
 ) -> None:
@@ -52,13 +52,13 @@ def push(
     Parameters
     ----------
     run:
-        Folder of a run, or a checkpoint file.
+        Folder of a run, a checkpoint, or a safetensors file of `attnconv export`.
     repo_id:
         USER/NAME of the repository; made if it is not there.
     checkpoint:
         Which checkpoint of the run.
     license:
-        Of the weights, as the Hub names it.
+        Of the weights, as the Hub names it; not stated if not given.
     private:
         Make the repository private, if it is made.
     branch:

@@ -43,6 +43,17 @@ def origin(config: RunConfig, state: dict[str, Any], checkpoint: Path) -> dict[s
     }
 
 
+def origin_of_file(config: RunConfig, scores: dict[str, Any]) -> dict[str, Any]:
+    """The same of an exported file, which keeps no history: of its ``scores`` what it was made with."""
+    return {
+        "config": config.to_dict(),
+        "command": command(config),
+        "recipe": recipe_of(config),
+        "scores": None,
+        "made_with": {name: scores[name] for name in MADE_WITH if scores.get(name)},
+    }
+
+
 def shareable(config: RunConfig) -> RunConfig:
     """``config`` without this machine's folders: FOLDER for one of images."""
     return RunConfig(**without_folders(config.to_dict()))

@@ -11,7 +11,7 @@ from attnconv import checks
 from attnconv.export import ExportedNetwork, is_exported, load_exported
 from attnconv.models.hub import folder
 from attnconv.models.hub.methods import HubNetwork
-from attnconv.recipes.origin import config_of, origin, shareable
+from attnconv.recipes.origin import config_of, origin, origin_of_file, shareable
 from attnconv.recipes.run import network
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
@@ -85,7 +85,8 @@ def _from_exported(path: Path, device: str) -> Trained:
     where = choose_device(device)
     config = RunConfig.from_dict(found.facts.config, source=str(path))
     if isinstance(found.model, HubNetwork):
-        found.model.meta = told(found.facts.meta)
+        found.model.meta = {**told(found.facts.meta), "name": config.data}
+        found.model.provenance = origin_of_file(config, found.facts.scores)
     return Trained(found.model.to(where), config, found.facts.meta, where, path, found.facts.scores)
 
 

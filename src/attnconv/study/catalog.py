@@ -154,6 +154,7 @@ def aa_cifar100(scale: Scale) -> Study:
                 "aa_convnet3-last": {"model": "aa_convnet3", "model_options": {"augment": [3]}},
             },
             baseline="convnet3",
+            seeds=tuple(range(5)),
         )
     wide, three = "wide_resnet28_10", "three-layers"
     return Study(

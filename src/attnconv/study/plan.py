@@ -63,7 +63,7 @@ class Study:
     arms: dict[str, dict[str, Any]]
     baseline: str
     base: dict[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     score: str | dict[str, str] = "top1"
     published: dict[str, dict[str, Any]] = field(default_factory=dict)
     scale: str = "own"

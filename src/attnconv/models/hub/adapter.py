@@ -22,7 +22,7 @@ SECONDS = 10  # to wait for the Hub's first answer
 class Wrapped(PyTorchModelHubMixin, library_name="attnconv"):
     """A network on its way to the Hub or from it."""
 
-    def __init__(self, network: HubNetwork, license: str, repo_id: str | None = None) -> None:
+    def __init__(self, network: HubNetwork, license: str | None, repo_id: str | None = None) -> None:
         self.network, self.license, self.repo_id = network, license, repo_id
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -61,7 +61,7 @@ class Wrapped(PyTorchModelHubMixin, library_name="attnconv"):
         return cls(folder.read(config, weights), license="")
 
 
-def save(network: HubNetwork, path: Path, *, license: str) -> None:
+def save(network: HubNetwork, path: Path, *, license: str | None) -> None:
     """`HubNetwork.save_pretrained`."""
     folder.current(network)  # what it refuses, before anything is written
     try:
@@ -73,7 +73,7 @@ def save(network: HubNetwork, path: Path, *, license: str) -> None:
         raise checks.InputError(f"cannot write a network to {path}: {error.strerror or error}") from error
 
 
-def push(network: HubNetwork, repo_id: str, *, license: str, token: str | None, **settings: Any) -> str:
+def push(network: HubNetwork, repo_id: str, *, license: str | None, token: str | None, **settings: Any) -> str:
     """`HubNetwork.push_to_hub`."""
     folder.current(network)
     if not (token or get_token()):

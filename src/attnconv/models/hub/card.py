@@ -20,12 +20,12 @@ SOURCES = (
 )
 
 
-def card(network: HubNetwork, config: dict[str, Any], *, license: str, repo_id: str | None) -> str:
+def card(network: HubNetwork, config: dict[str, Any], *, license: str | None, repo_id: str | None) -> str:
     """The text, in Markdown under the Hub's header of metadata.
 
     Args:
         config: that of `Blueprint.to_config`.
-        license: of the weights.
+        license: of the weights; None if nobody has said.
         repo_id: where the network goes, if it goes to the Hub.
     """
     dense = bool((network.meta or {}).get("dense", config["model"].endswith("unet")))
@@ -42,9 +42,10 @@ def card(network: HubNetwork, config: dict[str, Any], *, license: str, repo_id: 
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _header(license: str, dense: bool) -> str:
+def _header(license: str | None, dense: bool) -> str:
     task = "image-segmentation" if dense else "image-classification"
-    lines = ["library_name: attnconv", f"license: {json.dumps(license)}", f"pipeline_tag: {task}", "tags:"]
+    licence = [] if license is None else [f"license: {json.dumps(license)}"]
+    lines = ["library_name: attnconv", *licence, f"pipeline_tag: {task}", "tags:"]
     return "\n".join(["---", *lines, "- attnconv", "- pytorch_model_hub_mixin", "- attention", "---"])
 
 
@@ -88,17 +89,20 @@ def _training(network: HubNetwork) -> str:
     scores = found.get("scores")
     lines.append("## Results")
     if not scores:
-        lines.append("None: the checkpoint lies inside an epoch, and was not scored.")
+        lines.append("None are recorded with these weights.")
         return "\n\n".join(lines)
-    rows = [f"| {text} | {scores[key]:.4g} |" for key, text in SCORES.items() if key in scores]
+    few = len((network.meta or {}).get("classes", ())) <= 5  # then top-5 says nothing
+    told = {key: text for key, text in SCORES.items() if key in scores and not (key == "val_top5" and few)}
+    rows = [f"| {text} | {scores[key]:.4g} |" for key, text in told.items()]
     data = found["config"]["data"]
     lines.append(f"On the validation images of {data}, after epoch {scores['epoch']}; one run, one seed.")
     lines.append("\n".join(["| | |", "|---|--:|", *rows]))
     return "\n\n".join(lines)
 
 
-def _licence(license: str) -> str:
+def _licence(license: str | None) -> str:
+    weights = "not stated" if license is None else f"{license}, as whoever saved them says"
     return (
-        f"## Licence\n\nWeights: {license}, as whoever saved them says. The code of attnconv: MIT. The images that a "
-        "network was trained on may have terms of their own."
+        f"## Licence\n\nWeights: {weights}. The code of attnconv: MIT. The images that a network was trained on may "
+        "have terms of their own."
     )

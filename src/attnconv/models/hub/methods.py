@@ -11,8 +11,6 @@ from torch import nn
 from attnconv import checks
 from attnconv.models.hub.blueprint import Blueprint
 
-LICENSE = "mit"
-
 
 class HubNetwork(nn.Module):
     """A network that `create_model` made: it knows how to be made again.
@@ -27,12 +25,12 @@ class HubNetwork(nn.Module):
     meta: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
 
-    def save_pretrained(self, save_directory: str | Path, *, license: str = LICENSE) -> None:
+    def save_pretrained(self, save_directory: str | Path, *, license: str | None = None) -> None:
         """Write config.json, model.safetensors and the card README.md into a folder, made if need be.
 
         Args:
             save_directory: the folder; a README.md there that this library did not generate is kept.
-            license: of the weights, an identifier of the Hub's such as "mit" or "cc-by-4.0".
+            license: of the weights, an identifier of the Hub's such as "mit" or "cc-by-4.0"; None: not stated.
         Raises:
             InputError: the network is not what its blueprint makes, or the folder cannot be written.
             MissingExtraError: huggingface_hub or safetensors is not installed.
@@ -43,7 +41,7 @@ class HubNetwork(nn.Module):
         self,
         repo_id: str,
         *,
-        license: str = LICENSE,
+        license: str | None = None,
         private: bool | None = None,
         token: str | None = None,
         branch: str | None = None,
