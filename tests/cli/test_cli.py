@@ -44,7 +44,9 @@ FLAGS = {
     ),
     "shards": "--data-dir --image-size --images-per-shard --json --out",
     "predict": "--checkpoint --device --json --skip-bad-images --top",
-    "explain": "--checkpoint --device --example --head --json --layer --out --point --points",
+    "explain": (
+        "--checkpoint --compare --device --example --head --host --json --layer --out --point --points --port --web"
+    ),
     "export": "--checkpoint --data-dir --format --image-size --int8 --json --measure --no-measure --out",
     "study": "",  # those of its commands: test_study.py
     "bench": (  # those of its commands: test_bench.py
