@@ -24,7 +24,8 @@ HINT = "Drop an image, then click on it, or use the arrow keys: the heat maps sh
 # no network, which tells of its attention as it runs, has two images in it.
 IN_TURN: Any = {"concurrency_id": "in turn", "concurrency_limit": 1}
 OPENS: Any = {"show_progress": "minimal", **IN_TURN}
-REDRAWS: Any = {"show_progress": "hidden", "trigger_mode": "always_last", **IN_TURN}  # of many clicks the last counts
+# Every click is answered, so that the last one is: "always_last" was seen to lose it.
+REDRAWS: Any = {"show_progress": "hidden", "trigger_mode": "multiple", **IN_TURN}
 GONE = "the image of this tab is no longer kept: drop it once more"
 ALL = "all"  # heads
 # A click, or an arrow key, on the picture: the query moves at once, then the server is told.
