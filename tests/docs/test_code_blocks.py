@@ -1,4 +1,4 @@
-"""Every code block of README, CONTRIBUTING and docs does what it says.
+"""Every code block of README, CONTRIBUTING and docs is held to what it says.
 
 Python is run, and prints what stands below it. Shell is run by bash with our programs in place of the real ones, and
 each call that is made is held to the program: its parser, its targets, its extras. YAML is read by what it configures.

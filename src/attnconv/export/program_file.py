@@ -85,6 +85,8 @@ def load_program(path: Path) -> Exported:
     """
     program, texts = _load(path, str(path))
     facts = read_facts(texts, str(path))
+    if not verify_checksum(path):
+        raise checks.InputError(f"{path} has lost its checksum: another program has written it anew")
     return Exported(ExportedNetwork(_caller(program), facts, str(path)).eval(), facts, path)
 
 

@@ -29,10 +29,15 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Facts) -> Non
     Raises:
         InputError: the file cannot be written.
     """
+    with replacing(path) as file:
+        file.write(file_of(weights, facts))
+
+
+def file_of(weights: Mapping[str, Tensor], facts: Facts) -> bytes:
+    """The bytes of such a file."""
     save = checks.require("safetensors.torch", extra="train").save
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    with replacing(path) as file:
-        file.write(sealed(save(tensors, {**facts.to_texts(), CHECKSUM: BLANK})))
+    return sealed(save(tensors, {**facts.to_texts(), CHECKSUM: BLANK}))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], Facts]:
@@ -78,17 +83,18 @@ def export_weights(
         )
     rows, columns = meta["image_size"]
     plain, facts = folded(model), Facts(config, meta, scores=dict(scores or {}))
-    again = network_of(plain.state_dict(), facts, source="config")
-    differences = require_agreement(
-        plain,
-        again,
-        sizes=Sizes((rows, rows), (columns, columns)),
-        channels=meta["channels"],
-        image_size=meta["image_size"],
-        what="the file",
-    )
-    save_weights(path, plain.state_dict(), facts)
-    load_weights(path)
+    network_of(plain.state_dict(), facts, source="config")  # a config of another network is named, and not a file
+    with replacing(path) as file:
+        file.write(file_of(plain.state_dict(), facts))
+        file.flush()
+        differences = require_agreement(
+            plain,
+            load_network(Path(file.name)).model,
+            sizes=Sizes((rows, rows), (columns, columns)),
+            channels=meta["channels"],
+            image_size=meta["image_size"],
+            what="the file",
+        )
     return Written(path, None, differences)
 
 

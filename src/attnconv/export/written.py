@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from attnconv import checks
-from attnconv.export.agreement import Difference, DisagreementError
+from attnconv.export.agreement import Difference
 from attnconv.export.capture import require_exportable
 from attnconv.export.facts import Facts
 from attnconv.export.fold import folded
@@ -67,8 +67,5 @@ def with_free_sizes(model: nn.Module, facts: Facts, write: Callable[[Sizes], Wri
     except Exception as error:
         reason = checks.first_line(error)
         rows, columns = facts.meta["image_size"]
-        try:
-            written = write(Sizes((rows, rows), (columns, columns)))
-        except DisagreementError:
-            raise
+        written = write(Sizes((rows, rows), (columns, columns)))
     return replace(written, notes=(*written.notes, f"the image size is fixed, for with free ones: {reason}"))

@@ -28,8 +28,8 @@ def append_checksum(file: BinaryIO) -> None:
     file.write(MARK + digest.encode())
 
 
-def verify_checksum(path: Path) -> None:
-    """Compare the file with its checksum; a file that torch.save wrote without one passes.
+def verify_checksum(path: Path) -> bool:
+    """Compare the file with its checksum; False for one that torch.save wrote without any, which passes.
 
     Raises:
         InputError: the bytes are not those that were summed, or the checksum itself is cut off or damaged.
@@ -44,7 +44,7 @@ def verify_checksum(path: Path) -> None:
             end = tail.rfind(END_MARK)
             if end >= 0 and tail[end + END_RECORD - 2 : end + END_RECORD] != b"\0\0":  # it announces a comment
                 raise checks.InputError(f"{path} is cut short or damaged: it has lost its checksum")
-            return
+            return False
         file.seek(0)
         digest, left = hashlib.sha256(), size - SIZE
         while block := file.read(min(left, BLOCK)):
@@ -52,6 +52,7 @@ def verify_checksum(path: Path) -> None:
             left -= len(block)
     if digest.hexdigest().encode() != comment[len(MARK) :]:
         raise _changed(path)
+    return True
 
 
 def sealed(data: bytes) -> bytes:

@@ -58,9 +58,8 @@ class Looked:
 
     seen: SeenImage
     attention: ImageAttention
-    likely: (
-        list[tuple[str, float]] | None
-    )  # classes and their probabilities, the most likely first; None: it names pixels
+    # Classes and their probabilities, the most likely first; None: it names pixels.
+    likely: list[tuple[str, float]] | None
 
     def maps(self, point: tuple[int, int]) -> list[AttentionMap]:
         """What ``point`` of the image as it was given attends to; ValueError if the network does not see it."""
