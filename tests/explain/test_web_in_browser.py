@@ -86,7 +86,12 @@ class Tab:
         box = frame.bounding_box()
         rows, columns = (int(frame.get_attribute(f"data-{name}")) for name in ("rows", "columns"))
         at = {"x": (column + 0.5) / columns * box["width"], "y": (row + 0.5) / rows * box["height"]}
-        frame.click(position=at)
+        for _ in range(30):  # a page that is just there, on a busy machine, may not listen yet
+            frame.click(position=at)
+            if [frame.get_attribute("data-row"), frame.get_attribute("data-column")] == [str(row), str(column)]:
+                return
+            self.page.wait_for_timeout(500)
+        raise AssertionError(f"the page does not heed a click on {row}, {column}")
 
     def drop(self, name, content):
         zone = self.page.locator("#drop button").first
@@ -141,6 +146,9 @@ def test_a_click_moves_the_query_and_the_heat_maps_follow(open_tab, networks):
     tab.click(8, 29)
     expected = maps_of(opened, 1, (8, 29))
     assert expected != maps_of(opened, 1, opened.point)
+    tab.page.wait_for_timeout(5000)
+    if tab.heat_maps() != expected:  # on a busy machine Gradio was seen to lose a click: one clicks once more
+        tab.click(8, 29)
     tab.wait_for_heat_maps(expected)
     assert "Query: row 8, column 29." in tab.text("#picture")
     # The crop of the other one has no such column.

@@ -24,7 +24,7 @@ HINT = "Drop an image, then click on it, or use the arrow keys: the heat maps sh
 # no network, which tells of its attention as it runs, has two images in it.
 IN_TURN: Any = {"concurrency_id": "in turn", "concurrency_limit": 1}
 OPENS: Any = {"show_progress": "minimal", **IN_TURN}
-# Every click is answered, so that the last one is: "always_last" was seen to lose it.
+# Every click is answered, in turn.
 REDRAWS: Any = {"show_progress": "hidden", "trigger_mode": "multiple", **IN_TURN}
 GONE = "the image of this tab is no longer kept: drop it once more"
 ALL = "all"  # heads
