@@ -3,7 +3,9 @@
 import http.client
 import os
 import socket
+import time
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from attnconv.explain import attention_maps, see_image
 from attnconv.explain.attention import AttentionMap
 from attnconv.explain.web import WebImage, WebNetwork, WebServer, open_image, web_page
 from attnconv.explain.web.server import listen
-from attnconv.explain.web.view import attention_html, heat_pixels, picture_html, prediction_html
+from attnconv.explain.web.view import attention_html, heat_pixels, picture, prediction_html, query
 from attnconv.models import create_model
 
 CPU = torch.device("cpu")
@@ -83,12 +85,48 @@ def test_the_network_runs_once_an_image(photo):
     assert runs == [1]
 
 
-def test_events_of_all_tabs_wait_for_each_other(monkeypatch, tmp_path):
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """What the page of two networks draws of an image that is kept, a query and what is chosen: message, heat maps."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # which the server sets
-    image = WebImage("a", np.zeros(0, np.uint8))
-    events = web_page([network(), network()], [image], first=image).fns.values()
-    assert len(events) == 3 + 1 + 2 * 2  # drop, button, load; click; layer and head of each
-    assert {(event.concurrency_id, event.concurrency_limit) for event in events} == {("in turn", 1)}
+    return next(event.fn for event in web_page([network(), network()]).fns.values() if event.name == "draw")
+
+
+def test_an_image_that_is_no_longer_kept_is_asked_for_once_more(photo, drawn):
+    opened, other = (open_image(web_image(photo), [network(), network()]) for _ in range(2))
+    chosen = ["layer3.0", "all", "layer2.0", "3"]
+    message, first, second = drawn(opened, query(opened), *chosen)
+    assert message == ""
+    assert first == attention_html(opened.looks[0], opened.point, layer="layer3.0", head=None)
+    assert second == attention_html(opened.looks[1], opened.point, layer="layer2.0", head=3)
+    for kept in (None, other):
+        message, *maps = drawn(kept, query(opened), *chosen)
+        assert "the image of this tab is no longer kept: drop it once more." in message
+        assert maps == ["", ""]
+
+
+def test_a_head_of_the_layer_before_is_all_heads(photo, drawn):
+    opened = open_image(web_image(photo), [network(), network()])
+    assert (
+        drawn(opened, query(opened), "layer3.0", "9", "layer3.0", "all")[1:]
+        == [attention_html(opened.looks[0], opened.point, layer="layer3.0", head=None)] * 2
+    )
+
+
+def test_a_network_never_runs_on_two_images_at_a_time(photo):
+    shown, running, most = network(), [], []
+
+    def begin(*_):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.01)  # seconds in which the other thread comes
+
+    shown.model.register_forward_pre_hook(begin)
+    shown.model.register_forward_hook(lambda *_: running.clear())
+    with ThreadPoolExecutor(4) as pool:
+        looks = list(pool.map(lambda _: open_image(web_image(photo), [shown]).looks[0], range(8)))
+    assert most == [1] * 8
+    assert all(torch.equal(look.maps((20, 30))[0].weights, looks[0].maps((20, 30))[0].weights) for look in looks)
 
 
 def test_two_networks_are_asked_about_the_same_point_of_the_file(photo):
@@ -154,11 +192,12 @@ def test_the_page_says_what_the_colours_mean(photo):
 
 
 def test_names_are_text_and_no_html(photo):
-    shown = network()
-    opened = open_image(WebImage("<b>.png", read_bytes(photo)), [shown])
-    assert "&lt;b&gt;.png" in picture_html(opened)
-    assert "<b>" not in picture_html(opened)
-    named = WebNetwork("n", shown.model, {**shown.meta, "classes": ["<script>"] * 10}, CPU)
+    opened = open_image(WebImage("<b>.png", read_bytes(photo)), [network()])
+    shown = picture(opened)
+    assert "&lt;b&gt;.png" in shown["image"]
+    assert "&lt;b&gt;.png" in shown["note"]
+    assert "<b>" not in "".join(shown.values())
+    named = WebNetwork("n", network().model, {**network().meta, "classes": ["<script>"] * 10}, CPU)
     page = prediction_html(open_image(web_image(photo), [named]).looks[0])
     assert page.count("&lt;script&gt;") == 5
     assert "<script" not in page

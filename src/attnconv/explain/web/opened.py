@@ -4,7 +4,9 @@ All that a browser tab keeps is one Opened, which nothing changes; a further ima
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import count
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,8 @@ class WebNetwork:
     meta: Mapping[str, Any]
     device: torch.device
     layers: dict[str, int] = field(init=False)  # heads of each attention layer, in the order in which they run
+    # Held while it runs: it is overheard then, and may not have two images in it.
+    _running: Lock = field(init=False, default_factory=Lock)
 
     def __post_init__(self) -> None:
         black = torch.zeros(self.meta["channels"], *self.meta["image_size"], device=self.device)
@@ -43,8 +47,9 @@ class WebNetwork:
         object.__setattr__(self, "layers", {found.layer: found.weights.shape[0] for found in maps})
 
     def look(self, seen: SeenImage) -> "Looked":
-        """Run the network, once, on what it sees of an image; never two of them at a time, since it is overheard."""
-        attention = ImageAttention(self.model, seen.prepared.to(self.device))
+        """Run the network, once, on what it sees of an image; may be called from several threads."""
+        with self._running:
+            attention = ImageAttention(self.model, seen.prepared.to(self.device))
         if self.meta.get("dense"):
             return Looked(seen, attention, None)
         likely = attention.output[0].float().softmax(-1).topk(min(TOP, len(self.meta["classes"])))
@@ -77,17 +82,14 @@ class WebImage:
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """An image, the query, and each network's look at it."""
+    """An image, and each network's look at it."""
 
     name: str
     shown: Tensor  # (3, rows, columns) uint8, the image made small enough for a page
     size: tuple[int, int]  # rows, columns of the image held upright
-    point: tuple[int, int]  # row and column of the query, pixels of the image
+    point: tuple[int, int]  # row and column of the first query, pixels of the image
     looks: tuple[Looked, ...]  # of each network
-
-    def at(self, point: tuple[int, int]) -> "Opened":
-        """With the query moved to ``point``."""
-        return replace(self, point=point)
+    number: int = field(default_factory=count().__next__, init=False)  # of no other one
 
 
 def open_image(image: WebImage, networks: Sequence[WebNetwork]) -> Opened:

@@ -1,6 +1,7 @@
 """The page itself, of Gradio's parts: where one drops an image, clicks on it, and chooses layer and head.
 
-All that a tab knows is in its gr.State and in what is chosen on it, so that tabs do not see each other.
+All that a tab knows is in its gr.State and in what is chosen on it, so that tabs do not see each other. Whatever is
+chosen, the heat maps are drawn by one function of all of it.
 """
 
 from collections.abc import Sequence
@@ -20,39 +21,32 @@ if TYPE_CHECKING:
 TITLE = "What attention looks at"
 TABS = 100  # whose images, queries and keys are kept at a time
 HINT = "Drop an image, then click on it, or use the arrow keys: the heat maps show what that point attends to."
-# One event at a time, in the order in which they came: none draws or keeps what another one has replaced meanwhile, and
-# no network, which tells of its attention as it runs, has two images in it.
-IN_TURN: Any = {"concurrency_id": "in turn", "concurrency_limit": 1}
-OPENS: Any = {"show_progress": "minimal", **IN_TURN}
-# Every click is answered, in turn.
-REDRAWS: Any = {"show_progress": "hidden", "trigger_mode": "multiple", **IN_TURN}
+# Events are answered as plain requests. Gradio's queue answers on a stream which it closes whenever nothing waits: what
+# is asked while it closes is never heard of again.
+DIRECT: Any = {"queue": False}
+OPENS: Any = {"show_progress": "minimal", **DIRECT}
+# One drawing at a time, and a last one of all that was moved or chosen meanwhile: what is shown is what was chosen.
+REDRAWS: Any = {"show_progress": "hidden", "trigger_mode": "always_last", **DIRECT}
 GONE = "the image of this tab is no longer kept: drop it once more"
 ALL = "all"  # heads
-# A click, or an arrow key, on the picture: the query moves at once, then the server is told.
+# A click, or an arrow key, on the picture moves the query.
 MOVE = """
 const move = (row, column) => {
-  const frame = element.querySelector('.frame'), {rows, columns} = frame.dataset;
-  const inside = (at, n) => Math.min(Math.max(Math.floor(at), 0), n - 1);
-  row = inside(row, rows); column = inside(column, columns);
-  Object.assign(frame.dataset, {row, column});
-  element.querySelector('.row').textContent = row;
-  element.querySelector('.column').textContent = column;
-  Object.assign(frame.querySelector('.dot').style,
-    {left: `${100 * (column + 0.5) / columns}%`, top: `${100 * (row + 0.5) / rows}%`});
-  trigger('select', {row, column});
+  const {rows, columns} = props.value, inside = (at, n) => Math.min(Math.max(Math.floor(at), 0), n - 1);
+  props.value = {...props.value, row: inside(row, rows), column: inside(column, columns)};
 };
 element.addEventListener('click', (event) => {
   const frame = event.target.closest('.frame');
   if (!frame) return;
-  const box = frame.getBoundingClientRect(), {rows, columns} = frame.dataset;
+  const box = frame.getBoundingClientRect(), {rows, columns} = props.value;
   move((event.clientY - box.top) / box.height * rows, (event.clientX - box.left) / box.width * columns);
 });
 element.addEventListener('keydown', (event) => {
   const step = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]}[event.key];
   if (!step || !event.target.closest('.frame')) return;
   event.preventDefault();
-  const {rows, columns, row, column} = event.target.dataset, far = Math.max(1, Math.min(rows, columns) / 16);
-  move(+row + step[0] * far, +column + step[1] * far);
+  const {rows, columns, row, column} = props.value, far = Math.max(1, Math.min(rows, columns) / 16);
+  move(row + step[0] * far, column + step[1] * far);
 });
 """
 
@@ -68,7 +62,9 @@ class Panel:
     maps: Any
 
     def heat_maps(self, look: Looked, point: tuple[int, int], layer: str, head: str) -> str:
-        return view.attention_html(look, point, layer=layer, head=None if head == ALL else int(head))
+        """HTML; a ``head`` that the layer does not have, being of the one before it, is all of them."""
+        number = int(head) if head in _heads(self.network, layer) and head != ALL else None
+        return view.attention_html(look, point, layer=layer, head=number)
 
 
 def web_page(
@@ -96,46 +92,45 @@ def web_page(
                 with gr.Row():
                     buttons = [gr.Button(image.name, size="sm") for image in images]
                 message = gr.HTML(elem_id="message")
-                picture = gr.HTML(js_on_load=MOVE, elem_id="picture")
+                # Its value is where the query is.
+                picture = gr.HTML(html_template=view.PICTURE, js_on_load=MOVE, elem_id="picture", **view.NO_PICTURE)
             panels = [_panel(network, number) for number, network in enumerate(networks, start=1)]
 
-        chosen = [part for panel in panels for part in (panel.layer, panel.head)]
-        maps = [panel.maps for panel in panels]
-
-        def draw(opened: Opened, *choices: str) -> list[str]:
-            """The heat maps of each panel, for layer, head, layer, head, ..."""
-            each = zip(panels, opened.looks, choices[::2], choices[1::2], strict=True)
-            return [panel.heat_maps(look, opened.point, layer, head) for panel, look, layer, head in each]
-
-        def show(image: WebImage, *choices: str) -> list[Any]:
+        def show(image: WebImage) -> list[Any]:
             try:
                 opened = open_image(image, networks)
             except checks.InputError as error:
-                return [None, view.refused_html(str(error)), *[gr.skip()] * (2 + 2 * len(panels))]
-            predictions = [view.prediction_html(look) for look in opened.looks]
-            return [None, "", opened, view.picture_html(opened), *predictions, *draw(opened, *choices)]
+                return [None, view.refused_html(str(error)), *[gr.skip()] * (2 + len(panels))]
+            shown = gr.HTML(view.query(opened), **view.picture(opened))
+            return [None, "", opened, shown, *(view.prediction_html(look) for look in opened.looks)]
 
-        def take(path: str, *choices: str) -> list[Any]:
+        def take(path: str) -> list[Any]:
             try:
-                return show(WebImage(Path(path).name, read_bytes(path)), *choices)
+                return show(WebImage(Path(path).name, read_bytes(path)))
             finally:
                 Path(path).unlink(missing_ok=True)
 
-        def move(event: gr.EventData, opened: Opened | None, *choices: str) -> list[Any]:
-            if opened is None:
-                return [view.refused_html(GONE), None, *[gr.skip()] * len(panels)]
-            opened = opened.at((int(event.row), int(event.column)))
-            return ["", opened, *draw(opened, *choices)]
+        def draw(opened: Opened | None, query: dict[str, int] | None, *choices: str) -> list[Any]:
+            """The message, and the heat maps of each panel, for layer, head, layer, head, ..."""
+            if query is None:
+                return [gr.skip()] * (1 + len(panels))
+            if opened is None or opened.number != query["image"]:
+                return [view.refused_html(GONE), *[""] * len(panels)]
+            each = zip(panels, opened.looks, choices[::2], choices[1::2], strict=True)
+            point = query["row"], query["column"]
+            return ["", *(panel.heat_maps(look, point, layer, head) for panel, look, layer, head in each)]
 
-        shown = [file, message, kept, picture, *(panel.prediction for panel in panels), *maps]
-        file.upload(take, [file, *chosen], shown, **OPENS)
+        shown = [file, message, kept, picture, *(panel.prediction for panel in panels)]
+        file.upload(take, file, shown, **OPENS)
         for button, image in zip(buttons, images, strict=True):
-            button.click(partial(show, image), chosen, shown, **OPENS)
+            button.click(partial(show, image), None, shown, **OPENS)
         if first is not None:
-            page.load(partial(show, first), chosen, shown, **OPENS)
-        picture.select(move, [kept, *chosen], [message, kept, *maps], **REDRAWS)
-        for number, panel in enumerate(panels):
-            _redraw_as_chosen(panel, number, kept)
+            page.load(partial(show, first), None, shown, **OPENS)
+        for panel in panels:
+            panel.layer.change(partial(_choose_head, panel.network), [panel.layer, panel.head], panel.head, **REDRAWS)
+        chosen = [part for panel in panels for part in (panel.layer, panel.head)]
+        changes = [part.change for part in (picture, *chosen)]
+        gr.on(changes, draw, [kept, picture, *chosen], [message, *(panel.maps for panel in panels)], **REDRAWS)
     return page
 
 
@@ -154,20 +149,12 @@ def _panel(network: WebNetwork, number: int) -> Panel:
         )
 
 
-def _redraw_as_chosen(panel: Panel, number: int, kept: Any) -> None:
-    """Another layer or head of one network draws its heat maps anew."""
+def _choose_head(network: WebNetwork, layer: str, head: str) -> Any:
+    """The heads of another layer, of which ``head`` stays chosen if it is one of them."""
     import gradio as gr
 
-    def draw(opened: Opened | None, layer: str, head: str) -> str:
-        return "" if opened is None else panel.heat_maps(opened.looks[number], opened.point, layer, head)
-
-    def change_layer(opened: Opened | None, layer: str, head: str) -> list[Any]:
-        heads = _heads(panel.network, layer)
-        head = head if head in heads else ALL
-        return [gr.Radio(heads, value=head), draw(opened, layer, head)]
-
-    panel.layer.input(change_layer, [kept, panel.layer, panel.head], [panel.head, panel.maps], **REDRAWS)
-    panel.head.input(draw, [kept, panel.layer, panel.head], panel.maps, **REDRAWS)
+    heads = _heads(network, layer)
+    return gr.Radio(heads, value=head if head in heads else ALL)
 
 
 def _heads(network: WebNetwork, layer: str) -> list[str]:

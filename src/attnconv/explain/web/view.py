@@ -4,6 +4,7 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -17,17 +18,21 @@ LOSSLESS = 128 * 128  # pixels; a larger image goes to the page as JPEG
 COARSE = 128  # pixels of the longer side; those of a smaller image are drawn as squares
 
 
-def picture_html(opened: Opened) -> str:
-    """The image with the query on it; a click, an arrow key or page.py's script moves it."""
+def query(opened: Opened) -> dict[str, int]:
+    """Where the query is, of which image, and of how many rows and columns."""
+    (rows, columns), (row, column) = opened.size, opened.point
+    return {"image": opened.number, "rows": rows, "columns": columns, "row": row, "column": column}
+
+
+def picture(opened: Opened) -> dict[str, Any]:
+    """What PICTURE shows beside the query."""
     rows, columns = opened.size
-    row, column = opened.point
-    return (
-        f'<div class="frame" tabindex="0" role="group" data-rows="{rows}" data-columns="{columns}" data-row="{row}"'
-        f' data-column="{column}" aria-label="The image. Arrow keys move the query." style="{_shape(opened.shown)}">'
-        f'<img alt="{html.escape(opened.name)}" src="{_uri(opened.shown)}">{_dot(opened.point, opened.size)}</div>'
-        f'<p class="note">{html.escape(opened.name)}, {rows} x {columns} pixels. '
-        f'Query: row <span class="row">{row}</span>, column <span class="column">{column}</span>.</p>'
-    )
+    name = html.escape(opened.name)
+    return {
+        "shape": _shape(opened.shown),
+        "image": f'<img alt="{name}" src="{_uri(opened.shown)}">',
+        "note": f"{name}, {rows} x {columns} pixels.",
+    }
 
 
 def prediction_html(looked: Looked) -> str:
@@ -143,6 +148,17 @@ def refused_html(message: str) -> str:
     """Why a file was not taken."""
     return f'<p class="refused" role="alert">{html.escape(message)}.</p>'
 
+
+# The image of `picture` with a `query`, its value, on it: filled in by the browser, in place whenever the query moves.
+NO_PICTURE: dict[str, Any] = {"shape": "", "image": "", "note": ""}
+PICTURE = """{{#if value}}
+<div class="frame" tabindex="0" role="group" aria-label="The image. Arrow keys move the query." style="${shape}">
+  ${image}
+  <span class="dot" style="left: ${100 * (value.column + 0.5) / value.columns}%;
+    top: ${100 * (value.row + 0.5) / value.rows}%"></span>
+</div>
+<p class="note">${note} Query: row ${value.row}, column ${value.column}.</p>
+{{/if}}"""
 
 STYLE = """
 #message:not(:has(.refused)) {display: none;}
