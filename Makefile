@@ -28,7 +28,7 @@ test: lint
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "slow and not gpu and not network"
 
-# The site, into site/, without the network; a broken link, a docstring that does not fit or wrong TeX fails.
+# The site, into site/, without the network; a broken link, a docstring missing or unfit, or wrong TeX fails.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

@@ -61,11 +61,34 @@ def mathml(tex, block, wanted_by):
 
 class Docstrings(griffe.Extension):
     """Our docstrings as Markdown: "Shapes:" and "Memory:" are paragraphs, sections need no empty line before them, and
-    the asterisk of ``*map`` is one.
+    the asterisk of ``*map`` is one. A public name without a docstring ends the build.
     """
+
+    def on_package(self, *, pkg, **_):
+        if missing := list(undocumented(pkg)):
+            raise PluginError(f"no docstring: {', '.join(missing)}")
 
     def on_object(self, *, obj, **_):
         if obj.docstring is not None:
             text = re.sub(r"(?<![*`\w])\*(?=map\b)", r"\*", obj.docstring.value)
             text = re.sub(r"(?:^|\n)(Shapes|Memory): ", r"\n\n**\1:** ", text)
             obj.docstring.value = re.sub(r"\n(?=(?:Args|Attributes|Returns|Raises):\n)", "\n\n", text).lstrip("\n")
+
+
+# nn.Module says when these are called, and the class what it computes.
+ELSEWHERE = {"forward", "extra_repr"}
+
+
+def undocumented(module):
+    """What a module and those in it name in ``__all__``, and public members of such classes, without a docstring."""
+    for name in module.exports or ():
+        thing = module[str(name)]
+        thing = thing.final_target if thing.is_alias else thing
+        members = thing.members.values() if thing.is_class else ()
+        ours = [found for found in members if not found.name.startswith("_") and found.name not in ELSEWHERE]
+        called = [found for found in ours if found.is_function or found.has_labels("property")]
+        documented = [thing, *called] if thing.is_class or thing.is_function else []
+        yield from (found.path for found in documented if not found.has_docstring)
+    for inner in module.members.values():
+        if not inner.is_alias and inner.is_module:
+            yield from undocumented(inner)

@@ -7,6 +7,7 @@ import sys
 import zlib
 from html.parser import HTMLParser
 
+import griffe
 import pytest
 import yaml
 from chromium import DESK, PHONE
@@ -139,6 +140,29 @@ def f(one):
         two: there is no such argument.
     """
 '''
+
+
+SILENT = '''
+__all__ = ["C", "f", "LIMIT"]
+LIMIT = 3
+def f(): pass
+def internal(): pass
+class C:
+    """Says what it is."""
+    @property
+    def size(self): pass
+    def forward(self): pass
+    def _private(self): pass
+'''
+
+
+@pytest.mark.parametrize("text", [SILENT, SILENT.replace("    def forward", "    def run")])
+def test_a_public_name_without_a_docstring_ends_the_build(tmp_path, text):
+    (tmp_path / "silent.py").write_text(text)
+    extensions = griffe.load_extensions(docs_hooks.Docstrings)
+    missing = "silent.C.size, silent.C.run" if "run" in text else "silent.C.size"
+    with pytest.raises(docs_hooks.PluginError, match=rf"no docstring: {missing}, silent\.f$"):
+        griffe.load("silent", search_paths=[tmp_path], extensions=extensions)
 
 
 NOTEBOOK = """{"cells": [

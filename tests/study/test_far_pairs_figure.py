@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 
 from attnconv.checks import InputError
-from attnconv.data import load_data
 from attnconv.recipes import load_trained, run
-from attnconv.study.far_pairs_figure import centre_of_left_glyph, far_pairs_figure
+from attnconv.study.far_pairs_figure import far_pairs_figure
 from attnconv.train.config import RunConfig
 
 SMALL = {"epochs": 1, "train_subset": 32, "batch_size": 32, "device": "cpu"}
@@ -32,15 +30,6 @@ def test_the_figure_shows_two_images_that_differ_in_the_far_glyph(tmp_path):
         assert [float(weights.sum()) for weights in shown] == pytest.approx([1] * 4, rel=1e-4)
 
 
-def test_the_point_lies_in_the_left_glyph():
-    images = load_data("far-pairs").val.images.float()
-    for image in images[:40]:
-        row, column = centre_of_left_glyph(image)
-        around = image[0, row - 2 : row + 3, column - 2 : column + 3]
-        assert around.shape == (5, 5)
-        assert (image[0, :, :16] >= 128).sum() == (around >= 128).sum() > 0
-
-
 def test_runs_on_other_data_are_refused(tmp_path):
     run(RunConfig(model="convnet3", data="digits", **SMALL), tmp_path / "run", progress=False)
     with pytest.raises(InputError, match="must be one on 'far-pairs', and is one on 'digits'"):
@@ -51,10 +40,3 @@ def test_networks_without_attention_are_refused(tmp_path):
     run(RunConfig(model="convnet3", data="far-pairs", **SMALL), tmp_path / "run", progress=False)
     with pytest.raises(InputError, match="ConvNet3 has no attention layer to explain"):
         far_pairs_figure(load_trained(tmp_path / "run", device="cpu"))
-
-
-def test_the_middle_of_what_is_bright():
-    image = torch.zeros(1, 9, 20)
-    image[0, 3:6, 1:6] = 5.0
-    image[0, 0, 19] = 5.0
-    assert centre_of_left_glyph(image) == (4, 3)

@@ -21,6 +21,18 @@ def test_the_commit_of_a_checkout(checkout):
     assert commit(checkout) == head.stdout.strip()
 
 
+def test_a_changed_checkout_is_dirty(checkout):
+    git = ("git", "-C", str(checkout))
+    (checkout / "file").write_text("one")
+    head = commit(checkout)
+    assert len(head) == 40  # what git does not follow is no change
+    subprocess.run([*git, "add", "file"], check=True)
+    assert commit(checkout) == f"{head}-dirty"
+    subprocess.run([*git, "rm", "-q", "-f", "file"], check=True)
+    subprocess.run([*git, "tag", "v1"], check=True)
+    assert commit(checkout) == head
+
+
 def test_a_package_inside_another_projects_checkout_has_no_commit(checkout):
     (checkout / "site-packages").mkdir()
     assert commit(checkout / "site-packages") is None

@@ -28,7 +28,7 @@ def evaluate(
     Parameters
     ----------
     run:
-        Folder of a run, a checkpoint file, or a file of `attnconv export`.
+        Folder of a run or of `attnconv hub save`, a checkpoint, or a file of `attnconv export`.
     data:
         Data set or folder with the same classes; the run's own if not given.
     data_dir:

@@ -40,7 +40,7 @@ def explain(
     Parameters
     ----------
     run:
-        Folder of a run, a checkpoint, or a safetensors file of `attnconv export`.
+        Folder of a run or of `attnconv hub save`, a checkpoint, or a safetensors file of `attnconv export`.
     image:
         Image file.
     point:
@@ -60,7 +60,7 @@ def explain(
         Serve a page instead, until Ctrl-C: drop an image, see the prediction, click on it, choose layer and head. IMAGE
         may be left out.
     compare:
-        With --web: another run or checkpoint file, beside the first.
+        With --web: another one, given as RUN is, beside the first.
     host:
         With --web: where to listen; 127.0.0.1, which only this machine reaches, if not given.
     port:

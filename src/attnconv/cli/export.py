@@ -42,7 +42,7 @@ def export(
     Parameters
     ----------
     run:
-        Folder of a run, a checkpoint, or a safetensors file of this command.
+        Folder of a run or of `attnconv hub save`, a checkpoint, or a safetensors file of this command.
     format:
         onnx, torch (a program of torch.export, .pt2) or safetensors (the weights).
     out:

@@ -24,7 +24,7 @@ def save(run: Path, folder: Path, *, checkpoint: Checkpoint = "best", license: s
     Parameters
     ----------
     run:
-        Folder of a run, a checkpoint, or a safetensors file of `attnconv export`.
+        Folder of a run or of `attnconv hub save`, a checkpoint, or a safetensors file of `attnconv export`.
     folder:
         Where to; made if need be.
     checkpoint:
@@ -52,7 +52,7 @@ def push(
     Parameters
     ----------
     run:
-        Folder of a run, a checkpoint, or a safetensors file of `attnconv export`.
+        Folder of a run or of `attnconv hub save`, a checkpoint, or a safetensors file of `attnconv export`.
     repo_id:
         USER/NAME of the repository; made if it is not there.
     checkpoint:

@@ -26,7 +26,7 @@ def predict(
     Parameters
     ----------
     run:
-        Folder of a run, a checkpoint file, or a file of `attnconv export`.
+        Folder of a run or of `attnconv hub save`, a checkpoint, or a file of `attnconv export`.
     images:
         Image files, or folders of them.
     top:

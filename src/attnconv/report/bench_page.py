@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnconv.report.bench_plot import file_name, sweep_figure, sweeps
 from attnconv.report.bench_table import HEADER, Table, tables
+from attnconv.report.records import short_commit
 from attnconv.report.svg import svg_file
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, "Figu
         parts.append(f"## {machine}")
         parts += [_table(table) for table in found if table.machine == machine]
     commands = dict.fromkeys(
-        f"`{r['command']}` ({r['date'][:10]}, commit {(r['commit'] or 'none')[:9]})" for r in records
+        f"`{r['command']}` ({r['date'][:10]}, commit {short_commit(r['commit'] or 'none')})" for r in records
     )
     parts.append("## Commands\n\n" + "\n".join(f"- {command}" for command in commands))
     return "\n\n".join(parts) + "\n", figures

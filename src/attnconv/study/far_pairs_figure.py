@@ -3,19 +3,17 @@
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from attnconv import checks
-from attnconv.explain import attention_maps
+from attnconv.explain import attention_maps, see_image
 from attnconv.explain.figure import draw_attention
 from attnconv.recipes import Trained
-from attnconv.recipes.images import images_of, loaders_of
+from attnconv.recipes.example import example_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL_INCHES = (1.9, 1.25)  # two of them are as wide as a phone
-SHOWN = (0, 2)  # of the first four validation images, which show aa, bb, ab, ba: they share the left glyph
 
 
 def far_pairs_figure(trained: Trained) -> "Figure":
@@ -34,33 +32,21 @@ def far_pairs_figure(trained: Trained) -> "Figure":
 
     if trained.config.data != "far-pairs":
         raise checks.InputError(f"the run must be one on 'far-pairs', and is one on {trained.config.data!r}")
-    _, loader = loaders_of(trained.config, images_of(trained.config), trained.device)
-    images, labels = next(iter(loader.epoch(0)))
-    found = []
-    for number in SHOWN:
-        point = centre_of_left_glyph(images[number])
-        found.append((point, attention_maps(trained.model, images[number], point)[-1]))
-    rows = 1 + max(attention.weights.shape[0] for _, attention in found)
+    examples = example_images()
+    seen = [see_image(example.image, trained.meta) for example in examples]
+    points = [image.point(example.point) for image, example in zip(seen, examples, strict=True)]
+    images = torch.stack([image.prepared for image in seen]).to(trained.device)  # (2, C, H, W)
+    found = [attention_maps(trained.model, image, at)[-1] for image, at in zip(images, points, strict=True)]
+    rows = 1 + max(attention.weights.shape[0] for attention in found)
     width, height = PANEL_INCHES
     figure = Figure(figsize=(width * len(found), height * rows), layout="constrained")
     grid = figure.subplots(rows, len(found), squeeze=False)
     classes = trained.meta["classes"]
     with torch.no_grad():
-        chances = trained.model(images[list(SHOWN)]).softmax(1)  # (2, K)
-    for column, number, chance, (point, attention) in zip(grid.T, SHOWN, chances, found, strict=True):
+        chances = trained.model(images).softmax(1)  # (2, K)
+    shown = zip(grid.T, examples, seen, points, found, chances, strict=True)
+    for column, example, image, point, attention, chance in shown:
         likely = int(chance.argmax())
-        title = f"{classes[int(labels[number])]}\nnetwork: {classes[likely]}, {100 * chance[likely]:.1f}%"
-        draw_attention(column, shades(images[number]), attention, point, title=title)
+        title = f"{example.label}\nnetwork: {classes[likely]}, {100 * chance[likely]:.1f}%"
+        draw_attention(column, image.pixels, attention, point, title=title)
     return figure
-
-
-def centre_of_left_glyph(image: Tensor) -> tuple[int, int]:
-    """Row and column, pixels, of the middle of what is bright in the left half of ``image`` (1, rows, columns)."""
-    left = shades(image)[0, :, : image.shape[2] // 2]
-    rows, columns = torch.nonzero(left > 0.5, as_tuple=True)  # the ground is less than half as bright as any glyph
-    return tuple(int(at.min() + at.max()) // 2 for at in (rows, columns))  # pyright: ignore[reportReturnType]
-
-
-def shades(image: Tensor) -> Tensor:
-    """From 0, the darkest of its pixels, to 1."""
-    return (image - image.min()) / (image.max() - image.min())

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attnconv.report.records import short_commit
 from attnconv.report.study_page import Items, Part, TableData
 from attnconv.study.comparison_table import NONE
 from attnconv.study.plan import Study
@@ -32,7 +33,7 @@ def run_table(study: Study, records: Sequence[Record]) -> TableData:
             (
                 *(record["arm"], str(record["seed"]), record["state"], _score(last), _score(best), str(len(history))),
                 f"{sum(row['seconds'] for row in history):,.1f}" if history else NONE,
-                _commit(record.get("commit")),
+                short_commit(record.get("commit") or NONE),
                 *(str(record.get(key) or NONE) for key in (*NOTED, "reason")),
             )
         )
@@ -67,8 +68,3 @@ def not_run(study: Study, records: Sequence[Record]) -> list[Part]:
 
 def _score(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}"
-
-
-def _commit(value: str | None) -> str:
-    """Each hash by its first nine digits."""
-    return " + ".join(part[:9] for part in value.split(" + ")) if value else NONE

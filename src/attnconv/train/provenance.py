@@ -22,19 +22,20 @@ def provenance(device: torch.device) -> dict[str, str | None]:
 
 
 def commit(root: Path) -> str | None:
-    """The commit that is checked out at ``root``; None if ``root`` is not itself the top of a git checkout.
+    """The commit checked out at ``root``, and "-dirty" if files differ from it; None if ``root`` is no checkout's top.
 
     A package installed in an environment somewhere inside a checkout of another project is not of that one's commit.
     """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():
+        return None
+    return _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")  # by its hash, never by a tag
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """What git prints, None if it fails."""
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    top, head = answer.stdout.splitlines()
-    return head if Path(top).resolve() == root.resolve() else None
+    return done.stdout.rstrip("\n")
