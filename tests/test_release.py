@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -32,13 +33,21 @@ def wheel(tmp_path_factory):
     """Of a copy of the sources, by way of the sdist as `python -m build` does it; with the setuptools that is here."""
     pytest.importorskip("build")
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "SECURITY.md"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("src", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     run(sys.executable, "-m", "build", "--no-isolation", source, cwd=source)
     (found,) = (source / "dist").glob("*.whl")
-    assert len(list((source / "dist").glob("*.tar.gz"))) == 1
     return found
+
+
+def test_the_sdist_has_the_documents_and_no_half_of_the_tests(wheel):
+    (sdist,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "src/attnconv/py.typed"} <= names
+    assert [name for name in names if name.startswith("tests")] == []
 
 
 def environment(folder, packages):

@@ -75,6 +75,9 @@ def test_a_point_of_the_file_is_mapped_to_the_network(attnconv, finished, photo)
     assert drawn("photo-attention.png")[0] == "PNG"
     (image,) = answer["images"]
     assert (image["size"], image["network_size"]) == ([20, 40], [8, 8])
+    _, said, _ = attnconv("predict", finished, photo, "--top", "1", "--json", "--device", "cpu")
+    (likely,) = json.loads(said)["predictions"][0]["top"]
+    assert image["prediction"] == {"class": likely["class"], "probability": pytest.approx(likely["probability"])}
     (query,) = image["queries"]
     assert query["network_point"] == [6, 6]  # 20 rows become 8, of 16 columns the 5th to the 12th are left
     trained = load_trained(finished, device="cpu")

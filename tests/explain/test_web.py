@@ -1,6 +1,7 @@
 """The page without a browser: what it shows is what `attnconv explain` finds, and what its server gives away."""
 
 import http.client
+import json
 import os
 import socket
 import time
@@ -311,3 +312,97 @@ def test_no_file_is_handed_out(site):
     for file in (path, "/etc/passwd", Path("pyproject.toml").absolute(), "http://127.0.0.1/"):
         for route in (f"file={file}", f"file%3D{file}", f"file/{file}", f"proxy={file}"):
             assert answer(site, "GET", f"/gradio_api/{route}") == (404, "not found")
+
+
+def ask(site, path, *, meta=None, **headers):
+    """What the page answers to the news that the file at ``path`` was uploaded."""
+    file = {"path": str(path), "meta": {"_type": "gradio.FileData"} if meta is None else meta}
+    body = json.dumps({"data": [file], "fn_index": 0, "session_hash": "mine"})
+    return answer(
+        site, "POST", "/gradio_api/run/predict", body=body, headers={"Content-Type": "application/json", **headers}
+    )
+
+
+def test_an_upload_is_shown_and_is_gone(site, photo):
+    small = photo.with_suffix(".png")
+    Image.new("RGB", (20, 20)).save(small)
+    path = Path(json.loads(upload(site, small.read_bytes())[1])[0])
+    code, shown = ask(site, path)
+    assert code == 200
+    assert "data:image/png" in shown
+    assert not path.exists()
+    code, shown = ask(site, path)  # once more
+    assert (code, "data:image" in shown) != (200, True)
+
+
+def test_no_file_but_an_upload_can_be_named(site, photo, asked, monkeypatch):
+    monkeypatch.chdir(photo.parent)
+    uploaded = Path(json.loads(upload(site, b"mine")[1])[0])
+    before = len(asked)
+    for path in (
+        photo,
+        photo.name,
+        uploaded.parent / ".." / ".." / ".." / photo.relative_to(photo.anchor),
+        "/etc/passwd",
+        "/etc/nothing",
+        "http://127.0.0.2/a.png",
+        "\0",
+    ):
+        refused = 403, "a request may name no file but one that was uploaded"
+        assert ask(site, path) == refused
+        assert ask(site, uploaded, meta={"a": [{"path": str(path)}]}) == refused
+    assert {to[0] for to in asked[before:]} == {"127.0.0.1"}
+    assert photo.exists()
+
+
+@pytest.mark.parametrize("body", [b"{", b"[" * 10_000, b"\xff", b" " * 70_000, b'{"path": 3}'])
+def test_what_is_no_question_of_the_page_is_refused(site, body):
+    headers = {"Content-Type": "application/json"}
+    assert answer(site, "POST", "/gradio_api/run/predict", body=body, headers=headers)[0] == 403
+
+
+@pytest.mark.parametrize(
+    "route",
+    ["POST run/take", "POST run/draw", "POST api/predict", "POST call/take", "POST queue/join", "GET queue/data",
+     "GET info", "POST component_server", "POST vibe-edit", "GET dev/reload", "GET upload", "GET run/predict"],
+)  # fmt: skip
+def test_gradios_other_routes_are_shut(site, route):
+    method, path = route.split()
+    assert answer(site, method, f"/gradio_api/{path}") == (404, "not found")
+
+
+def test_a_foreign_name_of_this_machine_is_refused(site):
+    netloc = urllib.parse.urlparse(site[0]).netloc
+    port = netloc.partition(":")[2]
+    for host in ("127.0.0.1", netloc, f"localhost:{port}", f"[::1]:{port}"):
+        assert answer(site, "GET", "/", headers={"Host": host})[0] == 200
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example"):
+        code, text = answer(site, "GET", "/", headers={"Host": host})
+        assert (code, text) == (421, "this page is served as 127.0.0.1 or ::1 or localhost alone")
+
+
+def test_other_machines_may_ask_by_any_name_where_they_may_ask_at_all():
+    with served([network()], host="0.0.0.0") as address:
+        assert answer((address,), "GET", "/theme.css", headers={"Host": "lab.example"})[0] == 200
+
+
+def event(site, number, data, tab):
+    """What the page's event of this number answers to a browser's tab."""
+    body = json.dumps({"data": data, "fn_index": number, "session_hash": tab})
+    code, text = answer(
+        site, "POST", "/gradio_api/run/predict", body=body, headers={"Content-Type": "application/json"}
+    )
+    assert code == 200
+    return json.loads(text)["data"]
+
+
+def test_the_image_of_the_tab_that_was_seen_longest_ago_is_forgotten(photo, monkeypatch):
+    monkeypatch.setattr("attnconv.explain.web.page.TABS", 2)
+    with served([network()], [web_image(photo)]) as address:
+        queries = {tab: event((address,), 2, [], tab)[3]["value"] for tab in "abc"}  # 2: as the page is loaded
+        messages = {
+            tab: event((address,), 4, [None, queries[tab], "layer3.0", "all"], tab)[0]  # 4: as the query moves
+            for tab in "bca"
+        }
+    assert messages["b"] == messages["c"] == ""
+    assert "no longer kept" in messages["a"]

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from attnconv import __version__
+from attnconv import __version__, checks
 
 NOT_FOR_USERS = ("all", "dev", "docs")
 MAP_SIZE, HEAD_DIM = (32, 32), 16  # of the attention for which kernels are asked
@@ -39,7 +39,7 @@ def _section(look: Callable[[], Any]) -> Any:
     try:
         return look()
     except Exception as error:  # a torch that does not import, a driver that is broken: said, not raised
-        return {"problem": str(error).strip().partition("\n")[0] or type(error).__name__}
+        return {"problem": checks.first_line(error)}
 
 
 def versions() -> Facts:

@@ -22,9 +22,15 @@ class Subject:
     name: str
     seen: "SeenImage"
     label: str | None  # what is on it, where that is known
-    likely: str | None  # what the network takes it for, None if it names pixels
+    # What the network takes it for: a class and its probability; None if it names pixels.
+    prediction: tuple[str, float] | None
     points: list[Point]  # of what the network sees
     maps: list[list["AttentionMap"]]  # for each point
+
+    @property
+    def likely(self) -> str | None:
+        """The prediction in words."""
+        return None if self.prediction is None else f"{self.prediction[0]} {100 * self.prediction[1]:.1f}%"
 
 
 def draw_picture(
@@ -88,18 +94,16 @@ def _examples(trained: "Trained", given: Point | None, *, many: bool) -> list[Su
 def _looked_at(
     trained: "Trained", name: str, seen: "SeenImage", label: str | None, at: Point | None, *, many: bool
 ) -> Subject:
+    from attnconv.data.ranked import ranked_classes
     from attnconv.explain import ImageAttention, grid_points
 
     rows, columns = seen.view.size
     points = grid_points(seen.view.size) if many else [at or (rows // 2, columns // 2)]
     attention = ImageAttention(trained.model, seen.prepared.to(trained.device))
     maps = [attention.maps(point) for point in points]
-    likely = None
-    if not trained.meta.get("dense"):
-        chances = attention.output[0].softmax(-1)
-        best = int(chances.argmax())
-        likely = f"{trained.meta['classes'][best]} {100 * float(chances[best]):.1f}%"
-    return Subject(name, seen, label, likely, points, maps)
+    dense = trained.meta.get("dense")
+    prediction = None if dense else ranked_classes(attention.output[0], trained.meta["classes"], 1)[0]
+    return Subject(name, seen, label, prediction, points, maps)
 
 
 def _chosen(subject: Subject, layer: str | None, head: int | None, *, last: bool) -> Subject:
@@ -154,11 +158,12 @@ def _sentence(subject: Subject) -> str:
 
 def _record(subject: Subject) -> dict[str, Any]:
     """For --json; points are those of the file, cells those of the layer's map, weights to six digits."""
+    prediction = subject.prediction
     return {
         "image": subject.name,
         "size": list(subject.seen.size),
         "network_size": list(subject.seen.view.size),
-        "prediction": subject.likely,
+        "prediction": prediction and {"class": prediction[0], "probability": prediction[1]},
         "queries": [
             {
                 "point": list(subject.seen.view.unseen(point)),

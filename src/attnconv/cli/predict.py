@@ -43,6 +43,7 @@ def predict(
     import torch
 
     from attnconv.data import decode_image, prepare_image
+    from attnconv.data.ranked import ranked_classes
     from attnconv.recipes import load_trained
     from attnconv.train.progress import tracked
 
@@ -65,9 +66,8 @@ def predict(
             continue
         image = prepare_image(pixels, trained.meta).to(trained.device)  # (C, H, W)
         with torch.no_grad():
-            likely = trained.model(image[None])[0].softmax(-1).topk(min(top, len(classes)))
-        ranked = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
-        predictions.append({"image": str(file), "top": [{"class": classes[i], "probability": p} for i, p in ranked]})
+            likely = ranked_classes(trained.model(image[None])[0], classes, top)
+        predictions.append({"image": str(file), "top": [{"class": name, "probability": p} for name, p in likely]})
     if json:
         print_json({"checkpoint": str(trained.checkpoint), "predictions": predictions, "skipped_images": skipped})
         return

@@ -38,16 +38,13 @@ def attention_figure(image: Tensor, maps: Sequence[AttentionMap], point: tuple[i
 
 def row_title(found: AttentionMap, first: str | None = None) -> str:
     """Lines: ``first``, else the layer and its map; and what the colours mean."""
-    rows, columns = found.weights.shape[1:]
+    if first is None:
+        rows, columns = found.weights.shape[1:]
+        first = f"{found.layer}\n{rows} x {columns} cells"
     _, lowest, largest = colour_scale(found)
     scale = f"weights {lowest:.2g} to {largest:.2g}" if found.weights.any() else "all weights 0"
     gamma = "" if found.gamma is None else f", gamma {found.gamma:.2g}"
-    return "\n".join(
-        [
-            *((f"{found.layer}", f"{rows} x {columns} cells") if first is None else (first,)),
-            scale + gamma,
-        ]
-    )
+    return f"{first}\n{scale}{gamma}"
 
 
 def rows_figure(rows: Sequence[Row], *, title: str | None = None) -> "Figure":

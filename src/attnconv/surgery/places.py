@@ -73,5 +73,5 @@ def working_copy(model: Model, *, inplace: bool) -> Model:
     try:
         return copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = checks.first_line(error)
         raise checks.InputError(f"the model cannot be copied, pass inplace=True: {reason}") from error

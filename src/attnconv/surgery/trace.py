@@ -60,7 +60,7 @@ def trace(
         given = "the example"
         if example is None:
             given = f"zeros of {tuple(inputs[0].shape)}; pass example=, an input that it takes"
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = checks.first_line(error)
         raise checks.InputError(f"{type(model).__name__} does not run on {given}: {reason}") from error
     finally:
         for handle in handles:

@@ -67,7 +67,7 @@ class Tracker:
             self.written = len(history)
         except Exception as error:
             what = "cannot start" if self.service is None else "has stopped"
-            self.say(f"tracking by {self.config.track} {what}: {first_line(error)}; the run goes on without it")
+            self.say(f"tracking by {self.config.track} {what}: {checks.first_line(error)}; the run goes on without it")
             self.wanted = False
             self._close(failed=True)
 
@@ -90,8 +90,4 @@ class Tracker:
                 service.close(failed)
             except Exception as error:
                 if self.wanted:  # else it has been said that something is wrong
-                    self.say(f"tracking by {self.config.track} has not ended well: {first_line(error)}")
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+                    self.say(f"tracking by {self.config.track} has not ended well: {checks.first_line(error)}")

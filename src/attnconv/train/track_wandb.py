@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attnconv import checks
 from attnconv.train.config import RunConfig
 
 # Seconds that a server has to answer at the start, and to receive what is left at the end: a run does not wait longer.
@@ -35,7 +36,7 @@ class WandB:
                 if not wandb.login(prompt=False):
                     mode, why_offline = "offline", "no API key is set"
             except Exception as error:  # a wrong key, or no network
-                mode, why_offline = "offline", str(error).strip().partition("\n")[0]
+                mode, why_offline = "offline", checks.first_line(error)
         identity = identity_of(folder / "wandb", fresh=fresh)
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "attnconv"),

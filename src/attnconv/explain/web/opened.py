@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from attnconv.data.decode import decode_bytes
+from attnconv.data.ranked import ranked_classes
 from attnconv.explain.attention import AttentionMap, ImageAttention
 from attnconv.explain.seen import SeenImage, see_image
 
 TOP = 5  # classes named
 LONGEST_SHOWN = 1024  # pixels of the longer side of the picture on the page
+NUMBERS = count()  # of images opened in this process
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +54,7 @@ class WebNetwork:
             attention = ImageAttention(self.model, seen.prepared.to(self.device))
         if self.meta.get("dense"):
             return Looked(seen, attention, None)
-        likely = attention.output[0].float().softmax(-1).topk(min(TOP, len(self.meta["classes"])))
-        ranked = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
-        return Looked(seen, attention, [(self.meta["classes"][i], chance) for i, chance in ranked])
+        return Looked(seen, attention, ranked_classes(attention.output[0], self.meta["classes"], TOP))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class Opened:
     size: tuple[int, int]  # rows, columns of the image held upright
     point: tuple[int, int]  # row and column of the first query, pixels of the image
     looks: tuple[Looked, ...]  # of each network
-    number: int = field(default_factory=count().__next__, init=False)  # of no other one
+    number: int = field(default_factory=lambda: next(NUMBERS), init=False)  # of no other one
 
 
 def open_image(image: WebImage, networks: Sequence[WebNetwork]) -> Opened:

@@ -96,17 +96,22 @@ def web_page(
                 picture = gr.HTML(html_template=view.PICTURE, js_on_load=MOVE, elem_id="picture", **view.NO_PICTURE)
             panels = [_panel(network, number) for number, network in enumerate(networks, start=1)]
 
+        def refuse(error: checks.InputError) -> list[Any]:
+            return [None, view.refused_html(str(error)), *[gr.skip()] * (2 + len(panels))]
+
         def show(image: WebImage) -> list[Any]:
             try:
                 opened = open_image(image, networks)
             except checks.InputError as error:
-                return [None, view.refused_html(str(error)), *[gr.skip()] * (2 + len(panels))]
+                return refuse(error)
             shown = gr.HTML(view.query(opened), **view.picture(opened))
             return [None, "", opened, shown, *(view.prediction_html(look) for look in opened.looks)]
 
         def take(path: str) -> list[Any]:
             try:
                 return show(WebImage(Path(path).name, read_bytes(path)))
+            except checks.InputError as error:
+                return refuse(error)
             finally:
                 Path(path).unlink(missing_ok=True)
 

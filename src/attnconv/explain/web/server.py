@@ -1,4 +1,4 @@
-"""The page's server: on this machine alone unless told otherwise, handing out no file, asking no other host.
+"""The page's server: on this machine alone unless told otherwise.
 
 Gradio's own `launch` is not used: it does not say what is wrong with a port, tests itself through whatever proxy the
 environment names, and leaves its files behind.
@@ -6,14 +6,17 @@ environment names, and leaves its files behind.
 
 import contextlib
 import errno
+import ipaddress
 import logging
 import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnconv import checks
+from attnconv.explain.web.gate import gate
 from attnconv.explain.web.view import STYLE
 
 if TYPE_CHECKING:
@@ -25,8 +28,6 @@ PORTS = range(7860, 7960)  # tried in turn if none is named
 MAX_BYTES = 20 * 2**20  # of an upload
 # Of Gradio, which has no arguments for these; beside them GRADIO_TEMP_DIR.
 SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
-# Routes that hand out files, or fetch what an address names. The page has its pictures inside it and needs none.
-CLOSED = ("/gradio_api/file", "/gradio_api/proxy", "/gradio_api/stream", "/gradio_api/deep_link")
 
 
 class WebServer:
@@ -49,7 +50,7 @@ class WebServer:
         port: int | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        self._make_page, self._max_bytes = make_page, max_bytes
+        self._make_page, self._host, self._max_bytes = make_page, host, max_bytes
         self._socket = listen(host, port)
         self._kept = contextlib.ExitStack()
         self._kept.enter_context(self._socket)
@@ -62,11 +63,19 @@ class WebServer:
             host = EVERYWHERE[host]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    @property
+    def names(self) -> set[str] | None:
+        """Of this machine, under which a browser may ask for the page; None for any, if other machines may ask."""
+        address = self._socket.getsockname()[0]
+        local = {self._host, address, "127.0.0.1", "::1", "localhost"}
+        return local if ipaddress.ip_address(address).is_loopback else None
+
     def __enter__(self) -> "WebServer":
         with self._kept as kept:
-            kept.enter_context(_gradio_settings())
+            uploads = kept.enter_context(_gradio_settings())
             checks.require("gradio", extra="demo")  # only now: it makes a folder when it is imported
-            self._server = _server(_app(self._make_page(), self._max_bytes))
+            app = _app(self._make_page(), self._max_bytes)
+            self._server = _server(gate(app, uploads=uploads, hosts=self.names))
             self._kept = kept.pop_all()
         return self
 
@@ -101,14 +110,14 @@ def listen(host: str, port: int | None) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _gradio_settings() -> Iterator[None]:
-    """In the block Gradio tells nobody of itself, and keeps uploads in a folder that goes with the block."""
+def _gradio_settings() -> Iterator[Path]:
+    """In the block Gradio tells nobody of itself, and keeps uploads in a folder, which is given, and ends with it."""
     with tempfile.TemporaryDirectory(prefix="attnconv-web-") as folder:
         settings = {**SETTINGS, "GRADIO_TEMP_DIR": folder}
         before = {name: os.environ.get(name) for name in settings}
         os.environ.update(settings)
         try:
-            yield
+            yield Path(folder)
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -145,15 +154,4 @@ def _app(page: "gr.Blocks", max_bytes: int) -> Any:
         theme=theme,
         css=STYLE,
     )
-    return _closed(app)
-
-
-def _closed(app: Any) -> Any:
-    """``app`` without the routes in CLOSED."""
-    from starlette.responses import PlainTextResponse
-
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        refused = scope["type"] == "http" and scope["path"].startswith(CLOSED)
-        await (PlainTextResponse("not found", 404) if refused else app)(scope, receive, send)
-
-    return answer
+    return app

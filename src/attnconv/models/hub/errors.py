@@ -36,7 +36,7 @@ def reason(error: Exception) -> str:
         return "it lacks config.json or model.safetensors, so that it is no network of attnconv's save_pretrained"
     if status in (401, 403):
         return f"the Hub refuses the token (HTTP {status}); it needs the right to write, `hf auth login` sets another"
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return checks.first_line(error)
 
 
 def _is_connection(error: Exception) -> bool:
