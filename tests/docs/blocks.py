@@ -1,6 +1,7 @@
 """The code blocks of README, CONTRIBUTING and docs, and what a command line in them would do."""
 
 import shlex
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # A page with this sentence in it continues: each of its Python blocks knows what those above it made.
 ONE_PROGRAM = "The Python on this page is one program"
+COMMANDS = ("attnconv", "make", "pip", "pytest", "python", "srun", "torchrun")  # what shell blocks may call
+STUB = '#!/bin/bash\nprintf "%s\\0" "${0##*/}" "$@" >> "$CALLS"; printf "\\n" >> "$CALLS"\n'
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,26 @@ def programs(blocks: list[Block], text: str) -> list[list[Block]]:
     """The Python blocks of a page with this ``text``, in lists that share their names."""
     python = [block for block in blocks if block.language == "python"]
     return [python] if ONE_PROGRAM in " ".join(text.split()) else [[block] for block in python]
+
+
+def calls_of(text: str, folder: Path) -> list[list[str]]:
+    """The calls of programs that a shell script makes, as lists of words; it knows those of COMMANDS alone."""
+    stubs = folder / ".venv" / "bin"
+    stubs.mkdir(parents=True)
+    for name in COMMANDS:
+        (stubs / name).write_text(STUB)
+        (stubs / name).chmod(0o755)
+    calls = folder / "calls"
+    calls.touch()
+    done = subprocess.run(
+        ["/bin/bash", "-eu", "-c", text],
+        cwd=folder,
+        env={"PATH": str(stubs), "CALLS": str(calls)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{text}\n{done.stderr}"
+    return [call.split("\0") for call in calls.read_text().split("\0\n")[:-1]]
 
 
 def settings_of(command: str):

@@ -1,7 +1,8 @@
 """Every code block of README, CONTRIBUTING and docs is held to what it says.
 
 Python is run, and prints what stands below it. Shell is run by bash with our programs in place of the real ones, and
-each call that is made is held to the program: its parser, its targets, its extras. YAML is read by what it configures.
+each call that is made is held to the program: its parser, its targets, its extras; `test_shell_blocks.py` makes the
+calls themselves, but for those that it names. YAML is read by what it configures.
 """
 
 import ast
@@ -12,13 +13,12 @@ import inspect
 import io
 import re
 import shlex
-import subprocess
 import tomllib
 
 import pytest
 import torch
 import yaml
-from docs.blocks import PAGES, ROOT, blocks_of, pages_blocks, programs, settings_of
+from docs.blocks import PAGES, ROOT, blocks_of, calls_of, pages_blocks, programs, settings_of
 
 from attnconv import checks
 from attnconv.cli import parse
@@ -33,7 +33,6 @@ NOT_RUN = re.compile(r"# needs (the network|a GPU|minutes)\b")
 OWN_DATA = ("FOLDER", "SHARDS", "photos")  # what the pages call a reader's own folder
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = set(re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)[1].split())
-STUB = '#!/bin/bash\nprintf "%s\\0" "${0##*/}" "$@" >> "$CALLS"; printf "\\n" >> "$CALLS"\n'
 
 BLOCKS = pages_blocks()
 ALL = [block for page in BLOCKS for block in page]
@@ -86,26 +85,6 @@ def check_python(program, folder):
 
 
 # Shell
-
-
-def calls_of(text, folder):
-    """The calls of programs that a shell script makes, as lists of words; it knows those of PROGRAMS alone."""
-    stubs = folder / ".venv" / "bin"
-    stubs.mkdir(parents=True)
-    for name in PROGRAMS:
-        (stubs / name).write_text(STUB)
-        (stubs / name).chmod(0o755)
-    calls = folder / "calls"
-    calls.touch()
-    done = subprocess.run(
-        ["/bin/bash", "-eu", "-c", text],
-        cwd=folder,
-        env={"PATH": str(stubs), "CALLS": str(calls)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, f"{text}\n{done.stderr}"
-    return [call.split("\0") for call in calls.read_text().split("\0\n")[:-1]]
 
 
 def check_network(name, options, image_size=None):
@@ -167,7 +146,7 @@ def check_srun(words):
     check_attnconv(words[words.index("attnconv") + 1 :])
 
 
-PROGRAMS = {
+CHECKS = {
     "attnconv": check_attnconv,
     "make": check_make,
     "pip": check_pip,
@@ -182,7 +161,7 @@ def check_shell(block, folder):
     calls = calls_of(block.text, folder)
     assert calls, f"{block} calls nothing"
     for program, *words in calls:
-        PROGRAMS[program](words)
+        CHECKS[program](words)
 
 
 # YAML

@@ -1,0 +1,127 @@
+"""The commands in README and docs work: those of a page one after the other, in a folder such as its reader has."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from docs.blocks import ROOT, calls_of, pages_blocks
+from PIL import Image
+
+from attnconv.recipes import run
+from attnconv.train.config import RunConfig
+
+# Calls that are held to their program's parser alone, in test_code_blocks.py. Of two rules that fit, the first counts.
+NOT_RUN = {
+    r"^(make|pip|pytest) ": "installs or tests; the first is for test_release.py",
+    r"^(srun|torchrun) ": "needs a cluster",
+    r"train .*--devices auto": "hours, and meant for several GPUs",
+    r"train --data SHARDS": "hours: 30 epochs of a network of 50 layers, with more images in a batch than are here",
+    r"train --recipe imagewoof.* --data photos": "half precision, which needs a GPU",
+    r"lr-find .*--data photos": "minutes: a hundred steps",
+    r"--data (cifar|imagewoof|mnist)|--recipe (cifar|imagewoof)|shards imagewoof": "needs the network: a data set",
+    r"(--out|evaluate) runs/wide": "goes on with a run on CIFAR-10",
+    r"study run (aa-cifar100|simple-self-attention)": "needs the network: a data set",
+    r"study (run study.yaml|report studies/photos)": "minutes: twelve runs as long as the page's own, and their report",
+    r"bench ops$": "minutes",
+    r"bench .*--impl \S*rows": "a kernel that the page has its reader write",
+}
+# Calls that are sent Ctrl-C once a line of theirs says this, and what they leave with.
+UNTIL_CTRL_C = {
+    r"--web": ("Ctrl-C ends it", 0),
+    r"runs --watch": ("finished", 0),
+    r"study run why-attention": ("^1/", 130),  # the first of its runs is done; all of them would take minutes
+}
+# Pages all of whose calls are under NOT_RUN.
+NOTHING_RUN = {"CONTRIBUTING.md", "docs/clusters.md", "docs/results/convnet3-cifar100.md", "docs/results/training.md"}
+
+SHELL = {
+    blocks[0].page: "".join(block.text for block in blocks)
+    for page in pages_blocks()
+    if (blocks := [block for block in page if block.language == "sh"])
+}
+
+
+def rule_of(call, rules):
+    """The first of ``rules`` for a command line, or None."""
+    return next((rule for rule in rules if re.search(rule, call)), None)
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory):
+    """What the pages take for granted: images, runs and kept records."""
+    folder = tmp_path_factory.mktemp("readers")
+    for part, count in {"train": 32, "val": 1}.items():  # two classes of 32: a batch of 64
+        for name in ("cat", "dog"):
+            (folder / "photos" / part / name).mkdir(parents=True)
+            for number in range(count):
+                Image.effect_noise((110, 90), 60).save(folder / "photos" / part / name / f"{number}.png")
+    (folder / "holiday").mkdir()
+    for path in ("photo.jpg", "holiday/beach.jpg", "holiday/hill.png"):
+        Image.effect_noise((110, 90), 60).convert("RGB").save(folder / path)
+    shutil.copytree(folder / "photos", folder / "FOLDER")
+    config = RunConfig(model="aa_convnet3", data="digits", train_subset=256, epochs=1, batch_size=64, device="cpu")
+    for out in ("RUN", "runs/mine", "runs/other"):
+        run(config, folder / out, progress=False)
+    shutil.copytree(ROOT / "benchmarks", folder / "benchmarks")
+    return folder
+
+
+def check_run(call, folder):
+    """Run a command line; AssertionError if it fails, or ends before it has said what it is to say until Ctrl-C."""
+    awaited, code = UNTIL_CTRL_C.get(rule_of(call, UNTIL_CTRL_C), (None, 0))
+    no_network = {"ATTNCONV_DATA": str(folder / "data"), "https_proxy": "http://127.0.0.1:9"}
+    with subprocess.Popen(
+        [sys.executable, "-m", *shlex.split(call)],
+        cwd=folder,
+        env=os.environ | no_network,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        output = ""
+        try:
+            for line in process.stdout:
+                output += line
+                if awaited and re.search(awaited, line):
+                    process.send_signal(signal.SIGINT)
+                    awaited = None
+        except BaseException:  # the time for a test is over, say
+            process.kill()
+            raise
+    assert (process.returncode, awaited) == (code, None), f"{call}\n{output}"
+    assert "Traceback" not in output, f"{call}\n{output}"
+
+
+def test_calls_that_are_not_run_are_these(tmp_path):
+    calls = {page: [shlex.join(call) for call in calls_of(text, tmp_path / page)] for page, text in SHELL.items()}
+    run = {page: [call for call in found if not rule_of(call, NOT_RUN)] for page, found in calls.items()}
+    every = [call for found in calls.values() for call in found]
+    assert {rule_of(call, NOT_RUN) for call in every} == {None, *NOT_RUN}
+    assert {rule_of(call, UNTIL_CTRL_C) for call in every} == {None, *UNTIL_CTRL_C}
+    assert {page for page, found in run.items() if not found} == NOTHING_RUN
+    assert sum(map(len, run.values())) >= 45
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in SHELL if page not in NOTHING_RUN])
+def test_commands_work(page, readers, tmp_path):
+    calls = [shlex.join(call) for call in calls_of(SHELL[page], tmp_path / "calls")]
+    folder = tmp_path / "reader"
+    shutil.copytree(readers, folder)
+    for call in calls:
+        if not rule_of(call, NOT_RUN):
+            check_run(call, folder)
+
+
+@pytest.mark.parametrize(
+    ("call", "output"),
+    [("attnconv study status nowhere", "attnconv: error"), ("attnconv explain --web --help", "Draw what a position")],
+)
+def test_a_command_that_fails_or_ends_too_early_is_noticed(call, output, tmp_path):
+    with pytest.raises(AssertionError, match=output):
+        check_run(call, tmp_path)
