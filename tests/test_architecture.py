@@ -14,6 +14,8 @@ ALLOWED = {
     "checks": set(),
     # What checkpoints, exported files and the Hub's folders share.
     "weights": set(),
+    # Where data's workers are forked and where train saves, no signal may come between.
+    "signals": set(),
     "kernels": set(),
     "ops": {"kernels"},
     "layers": {"ops"},
@@ -21,8 +23,8 @@ ALLOWED = {
     "surgery": {"layers"},
     "compat": {"layers"},
     "timm": {"models"},
-    "data": set(),
-    "train": {"weights"},
+    "data": {"signals"},
+    "train": {"weights", "signals"},
     "report": set(),
     # A trained network is read in one place, whatever kind of file it is in.
     "recipes": {"models", "surgery", "data", "train", "export"},

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -43,3 +44,27 @@ def test_strangers_do_not_end_a_worker(worker, name):
 def test_its_parent_does(worker):
     os.kill(worker, signal.SIGTERM)
     assert os.waitpid(worker, 0) == (worker, 0)
+
+
+INTERRUPTED = """
+import os, signal, sys
+import torch
+from attnconv.data import load_data
+came = []
+def interrupt():  # while the first worker is forked, as logging's hook runs, in which what is raised is lost
+    if not came:
+        came.append(True)
+        signal.raise_signal(signal.SIGINT)
+os.register_at_fork(before=interrupt)
+loader = load_data(sys.argv[1], image_size=8).train_loader(batch_size=4, seed=0, device=torch.device("cpu"), workers=1)
+try:
+    for batch in loader.epoch(0):
+        print("a batch")
+except KeyboardInterrupt:
+    print("interrupted", came)
+"""
+
+
+def test_ctrl_c_while_a_worker_is_forked_is_not_lost(image_folder):
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(image_folder)], capture_output=True, text=True)
+    assert done.stdout == "interrupted [True]\n", done.stderr

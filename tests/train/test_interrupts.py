@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from attnconv.train.interrupts import Noted, Terminated, interrupts_held, termination_raised
+from attnconv.signals import interrupts_held
+from attnconv.train.interrupts import Noted, Terminated, termination_raised
 
 
 def test_ctrl_c_waits_for_the_end_of_the_block():

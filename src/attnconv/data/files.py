@@ -24,6 +24,7 @@ from attnconv.data.fingerprint import fingerprint
 from attnconv.data.order import Batch, BatchOrder, seed_of
 from attnconv.data.view import Normalise, fit
 from attnconv.data.workers import shield_worker
+from attnconv.signals import interrupts_held
 
 CHANNELS = 3
 
@@ -216,7 +217,9 @@ class FileLoader:
 
     def _batches(self, epoch: int, start: int, batches: tuple[Tensor, ...]) -> Iterator[Batch]:
         self._sampler.epoch, self._sampler.batches = epoch, batches
-        for number, (images, labels, bad) in enumerate(self._loader, start):
+        with interrupts_held():  # what a signal raises while a process forks, in a hook of logging's, is lost
+            decoded = iter(self._loader)
+        for number, (images, labels, bad) in enumerate(decoded, start):
             if bad and not self.skip_bad_images:
                 raise checks.InputError(f"{bad[0].message}; --skip-bad-images leaves such files out")
             self._skipped.update(file.path for file in bad)

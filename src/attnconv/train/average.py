@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from attnconv.train.interrupts import interrupts_held
+from attnconv.signals import interrupts_held
 
 
 class WeightAverage:

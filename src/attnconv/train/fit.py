@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from attnconv import checks
+from attnconv.signals import interrupts_held
 from attnconv.train.checkpoint import load_checkpoint
 from attnconv.train.config import RunConfig
 from attnconv.train.device import fabric_of, float32_products
 from attnconv.train.divergence import Diverged
 from attnconv.train.engine import Engine, make_engine
 from attnconv.train.evaluate import evaluate
-from attnconv.train.interrupts import Noted, interrupts_held, termination_raised
+from attnconv.train.interrupts import Noted, termination_raised
 from attnconv.train.loader import Loader
 from attnconv.train.plain import plain
 from attnconv.train.progress import Display

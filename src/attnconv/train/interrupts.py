@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from attnconv.signals import SIGNALS
+
 if TYPE_CHECKING:
     from attnconv.train.ranks import Ranks
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
@@ -36,26 +36,6 @@ def termination_raised() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Do what the block does without a signal in the middle; what one that came would have raised, its end does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python runs signal handlers in the main thread alone
-        return
-    # A signal that is ignored, or that ends the process at once, needs no holding.
-    handlers = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
-    came = []
-    for number in handlers:
-        signal.signal(number, lambda *signal_and_frame: came.append(signal_and_frame))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if came:
-        handlers[came[0][0]](*came[0])
 
 
 class Noted:

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from attnconv import checks
+from attnconv.signals import interrupts_held
 from attnconv.train.engine import Engine
-from attnconv.train.interrupts import Noted, interrupts_held
+from attnconv.train.interrupts import Noted
 from attnconv.train.loader import Loader
 from attnconv.train.progress import Display
 from attnconv.train.run_state import RunState
