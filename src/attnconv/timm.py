@@ -5,6 +5,7 @@ in_chans, img_size, drop_rate, global_pool, features_only, out_indices), ``init_
 The few names that timm has already (its plain ResNets, the same networks) stay timm's; ours have "attnconv_" in front.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,27 +16,21 @@ from attnconv import checks
 from attnconv.models import create_model, list_models
 from attnconv.models.init_from import Source
 from attnconv.models.network import Network
-from attnconv.models.registry import check_options
+from attnconv.models.registry import CIFAR100, check_options, usual_images
 
 checks.require("timm", extra="timm")
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # noqa: E402
 from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, model_entrypoint, register_model  # noqa: E402
 
-SMALL_IMAGES = ("convnet", "wide_resnet")  # networks that were published for CIFAR: 32 px, 100 classes
-
-
-def _is_small(name: str) -> bool:
-    return any(family in name for family in SMALL_IMAGES)
-
 
 def _default_cfg(name: str) -> dict[str, Any]:
-    small = _is_small(name)
+    images = usual_images(name)
     return {
         "url": "",
-        "num_classes": 100 if small else 1000,
-        "input_size": (3, 32, 32) if small else (3, 224, 224),
+        "num_classes": images.num_classes,
+        "input_size": (3, images.image_size, images.image_size),
         "pool_size": None,
-        "crop_pct": 1.0 if small else 0.875,
+        "crop_pct": 1.0 if images == CIFAR100 else 0.875,
         "interpolation": "bicubic",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
@@ -97,6 +92,15 @@ def _feature_info(name: str, in_channels: int, options: dict[str, Any]) -> list[
     return found
 
 
+@functools.cache
+def _stages(name: str) -> int:
+    """How many there are, as `features_only` gives them all."""
+    with torch.device("meta"):
+        model = create_model(name, num_classes=1, image_size=usual_images(name).image_size)
+    assert isinstance(model, Network)
+    return len(model.stage_names())
+
+
 def _entrypoint(timm_name: str, name: str) -> Callable[..., nn.Module]:
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if pretrained:
@@ -106,13 +110,12 @@ def _entrypoint(timm_name: str, name: str) -> Callable[..., nn.Module]:
         img_size = kwargs.pop("img_size", default["input_size"][1:])
         rows, columns = checks.per_axis("img_size", img_size, 2, at_least=1)
         overlay = {"input_size": (in_chans, rows, columns), **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
-        stages = range(3 if _is_small(name) else 4)
         return build_model_with_cfg(
             _network,
             timm_name,
             False,
             # The whole network runs, and hooks take the stages' outputs: a network does more than call its children.
-            feature_cfg={"feature_cls": "hook", "no_rewrite": True, "out_indices": tuple(stages)},
+            feature_cfg={"feature_cls": "hook", "no_rewrite": True, "out_indices": tuple(range(_stages(name)))},
             pretrained_cfg_overlay=overlay,
             name=name,
             in_chans=in_chans,

@@ -1,6 +1,7 @@
 """Files of every kind, and files that are none."""
 
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from attnconv.checks import InputError
+from attnconv.checks import InputError, MissingExtraError
 from attnconv.data import decode, decode_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
@@ -243,3 +244,13 @@ def test_a_jpeg_that_simplejpeg_cannot_read(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "_simplejpeg", lambda: TakesPart)
     COLOUR.save(tmp_path / "a.jpg")
     assert decode_image(tmp_path / "a.jpg", 3).shape == (3, 9, 13)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_without_pillow_it_says_what_to_install(tmp_path, monkeypatch, name):
+    COLOUR.save(tmp_path / name)
+    monkeypatch.setattr(decode, "_simplejpeg", lambda: None)
+    for package in ("PIL", "torchvision", "torchvision.io"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=r"^this needs PIL: pip install 'attnconv\[train\]'$"):
+        decode_image(tmp_path / name, 3)

@@ -1,9 +1,14 @@
 """Networks by name: lists, families, options, and what is refused."""
 
+import re
+import runpy
+from pathlib import Path
+
 import pytest
 
-from attnconv.models import create_model, list_models
-from attnconv.models.registry import model_options
+from attnconv.bench import models as bench
+from attnconv.models import create_model, list_models, registry
+from attnconv.models.registry import Images, is_dense, model_options, usual_images
 
 
 def make(name, **settings):
@@ -82,3 +87,30 @@ def test_bad_input_gets_a_sentence(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "dense", "images"),
+    [
+        ("aa_convnet3", False, (100, 32)),
+        ("se_wide_resnet10_1", False, (100, 32)),
+        ("seed_aa_wide_resnet28_10", False, (100, 32)),
+        ("aa_resnet34", False, (1000, 224)),
+        ("ssa_xresnet18", False, (1000, 224)),
+        ("aa_unet", True, (2, 64)),
+    ],
+)
+def test_each_name_says_whether_it_answers_a_pixel_and_what_it_was_published_for(name, dense, images):
+    assert is_dense(name) == dense
+    assert usual_images(name) == Images(*images)
+
+
+def test_hubconf_timm_and_benchmarks_ask_the_registry(monkeypatch):
+    """What is registered now is known to all of them, whatever its name."""
+    family = registry._Family(lambda **_: None, re.compile("aa_mine|mine"), ("aa_mine", "mine"), Images(7, 48), False)
+    monkeypatch.setattr(registry, "_FAMILIES", [*registry._FAMILIES, family])
+    hubconf = runpy.run_path(str(Path(__file__).parents[2] / "hubconf.py"))
+    assert "with num_classes=7, image_size=48 if" in hubconf["aa_mine"].__doc__
+    assert bench.case_of("aa_mine") == bench.Case("aa_mine", 2, 48, 7)
+    default = pytest.importorskip("attnconv.timm")._default_cfg("mine")
+    assert (default["num_classes"], default["input_size"]) == (7, (3, 48, 48))

@@ -1,6 +1,8 @@
 """The network that the package brings."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -64,3 +66,9 @@ def test_another_networks_weights_are_refused(tmp_path):
     save_weights(tmp_path / "a.safetensors", weights, Facts(trained.config.to_dict(), trained.meta))
     with pytest.raises(InputError, match=r"'fc.weight' is \(3, 192\) in it and \(2, 192\) in the network"):
         load_trained(tmp_path / "a.safetensors")
+
+
+def test_its_package_does_not_load_it():
+    """Python would warn of `python -m attnconv.recipes.example`."""
+    code = "import sys, attnconv.recipes; sys.exit('attnconv.recipes.example' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

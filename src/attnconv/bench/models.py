@@ -13,15 +13,15 @@ from attnconv import checks, ops
 from attnconv.bench.contest import STEP, Call, Contest, Contestant, Settings
 from attnconv.layers.augmented_conv import AugmentedConvNd
 from attnconv.models import create_model, list_models
-from attnconv.models.registry import model_options
+from attnconv.models.registry import Images, model_options, usual_images
 
 NAMED = ("aa_convnet3", "aa_wide_resnet28_10", "aa_resnet50", "sa_xresnet50", "ssa_xresnet50")
 
 # What a name with attention or squeeze-excitation has before its plain twin's.
 PREFIXES = ("seed_aa_", "aa_", "ssa_", "sa_", "se_")
 
-# Part of a name -> images of a step, their side in pixels, classes: the first that fits.
-STEPS = {"convnet3": (32, 32, 100), "wide_resnet": (4, 32, 100), "xresnet": (4, 128, 10), "resnet": (2, 224, 1000)}
+BATCHES = {"convnet3": 32, "wide_resnet": 4, "xresnet": 4, "resnet": 2}  # part of a name -> images of a step
+IMAGEWOOF = Images(10, 128)  # on which attention in XResNets was published
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,17 @@ def case_of(name: str, *, batch: int | None = None, image_size: int | None = Non
         relatives = [known for known in list_models() if known in {prefix + name for prefix in PREFIXES}]
         hint = f"; {relatives[0]!r} is compared with it" if relatives else ""
         raise checks.InputError(f"model {name!r} is plain and has no twin to be compared with{hint}")
-    usual = next((step for part, step in STEPS.items() if part in name), STEPS["resnet"])
+    usual = IMAGEWOOF if "xresnet" in name else usual_images(name)
     return Case(
         name,
-        usual[0] if batch is None else checks.integer("batch size", batch, at_least=1),
-        usual[1] if image_size is None else checks.integer("image size", image_size, at_least=1),
-        usual[2],
+        _batch_of(name) if batch is None else checks.integer("batch size", batch, at_least=1),
+        usual.image_size if image_size is None else checks.integer("image size", image_size, at_least=1),
+        usual.num_classes,
     )
+
+
+def _batch_of(name: str) -> int:
+    return next((batch for part, batch in BATCHES.items() if part in name), BATCHES["resnet"])
 
 
 def twinned_models() -> list[str]:

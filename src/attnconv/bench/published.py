@@ -12,9 +12,9 @@ import torch
 
 from attnconv.bench.cost import cost
 from attnconv.models import create_model
+from attnconv.models.registry import CIFAR100, IMAGENET, Images
 
-# Classes, and the side of the images in pixels.
-DATA = {"CIFAR-100": (100, 32), "ImageNet": (1000, 224), "Imagewoof": (10, 256)}
+DATA = {"CIFAR-100": CIFAR100, "ImageNet": IMAGENET, "Imagewoof": Images(10, 256)}
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def compare(pattern: str = "*") -> list[Compared]:
     for row in PUBLISHED:
         if not fnmatch.fnmatchcase(row.name, pattern):
             continue
-        num_classes, side = DATA[row.data]
+        data = DATA[row.data]
         with torch.device("meta"):
-            model = create_model(row.name, num_classes=num_classes, image_size=side, **row.options)
-        ours = cost(model, in_channels=3, image_size=(side, side))
+            model = create_model(row.name, **asdict(data), **row.options)
+        ours = cost(model, in_channels=3, image_size=(data.image_size, data.image_size))
         found.append(Compared(row, ours.params, ours.flops, ours.paper_flops))
     return found
 

@@ -85,7 +85,8 @@ def export(
             config=trained.config.to_dict(),
             meta=told(trained.meta),
             image_size=image_size,
-            scores=trained.scores,
+            # What was measured holds for these weights on images of the run's size.
+            scores=trained.scores if int8 is None and image_size is None else {},
         )
         losses = None
         if int8 is not None:

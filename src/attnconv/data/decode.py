@@ -42,6 +42,7 @@ def decode_image(path: str | Path, channels: int) -> Tensor:
     Raises:
         InputError: the file cannot be read or decoded, or has more than ``MAX_PIXELS``; the message names it and says
             why.
+        MissingExtraError: Pillow is not installed.
     """
     if channels not in (1, 3):
         raise checks.InputError(f"channels must be 1 or 3, got {channels!r}")
@@ -69,6 +70,8 @@ def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
             with contextlib.suppress(Exception):  # Pillow reads some more files, and says better what is wrong
                 return _decode_jpeg(data, channels)
         return _decode_any(data, channels)
+    except checks.MissingExtraError:  # nothing is wrong with the file
+        raise
     except Exception as error:
         raise checks.InputError(f"cannot decode image {name}: {_reason(error)}") from error
 
@@ -122,6 +125,7 @@ def _decode_jpeg(data: np.ndarray, channels: int) -> Tensor:
 
 def _open_jpeg(data: np.ndarray):
     """Only the header is read; without Pillow's own limit, which `Image.open` applies."""
+    checks.require("PIL", extra="train")
     from PIL.JpegImagePlugin import JpegImageFile
 
     return JpegImageFile(io.BytesIO(data))  # pyright: ignore[reportArgumentType]  a buffer as any other
@@ -140,6 +144,7 @@ def _decode_shrunk_jpeg(data: np.ndarray, channels: int, factor: int) -> Tensor:
 
 
 def _decode_any(data: np.ndarray, channels: int) -> Tensor:
+    checks.require("PIL", extra="train")
     from PIL import Image
 
     with warnings.catch_warnings():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.layers import AugmentedConv2d
 from attnconv.models.network import Network
-from attnconv.models.registry import register
+from attnconv.models.registry import CIFAR100, register
 from attnconv.models.stages import chosen
 
 CHANNELS = (64, 128, 192)
@@ -42,13 +42,13 @@ class ConvNet3(Network):
         return self.layer3(self.layer2(self.layer1(x)))
 
 
-@register
+@register(images=CIFAR100)
 def convnet3(*, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> ConvNet3:
     """The plain network; takes images of any size from 8 x 8 on."""
     return aa_convnet3(num_classes=num_classes, in_channels=in_channels, image_size=image_size, augment=())
 
 
-@register
+@register(images=CIFAR100)
 def aa_convnet3(
     *,
     num_classes: int,

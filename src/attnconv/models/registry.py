@@ -23,36 +23,48 @@ _COMMON = ("num_classes", "in_channels", "image_size")
 
 
 @dataclass(frozen=True)
+class Images:
+    """What a network classifies: as many classes, on images of that side in pixels."""
+
+    num_classes: int
+    image_size: int
+
+
+CIFAR100, IMAGENET = Images(100, 32), Images(1000, 224)
+
+
+@dataclass(frozen=True)
 class _Family:
-    """One builder, every name that it answers to, those of them that are listed, and whether it answers a pixel."""
+    """One builder, every name that it answers to, and what else `register_family` is told."""
 
     build: Builder
     pattern: re.Pattern[str]
     listed: tuple[str, ...]
+    images: Images
     dense: bool
 
 
 _FAMILIES: list[_Family] = []
 
 
-def register(build: AnyBuilder) -> AnyBuilder:
-    """Decorator: ``build`` is the network of its own name."""
-    return register_family(build.__name__, (build.__name__,))(build)
+def register(*, images: Images, dense: bool = False) -> Callable[[AnyBuilder], AnyBuilder]:
+    """Decorator: ``build`` is the network of its own name; arguments as `register_family`."""
 
+    def add(build: AnyBuilder) -> AnyBuilder:
+        return register_family(build.__name__, (build.__name__,), images=images, dense=dense)(build)
 
-def register_dense(build: AnyBuilder) -> AnyBuilder:
-    """Decorator: ``build`` is the network of its own name, with a class a pixel."""
-    return register_family(build.__name__, (build.__name__,), dense=True)(build)
+    return add
 
 
 def register_family(
-    pattern: str, listed: tuple[str, ...], *, dense: bool = False
+    pattern: str, listed: tuple[str, ...], *, images: Images, dense: bool = False
 ) -> Callable[[AnyBuilder], AnyBuilder]:
     """Decorator: ``build`` makes every network whose whole name matches.
 
     Args:
         pattern: a regular expression; its named groups match integers, which ``build`` takes under these names.
         listed: the names that `list_models` shows.
+        images: what they were published for, or are tried on if for nothing.
         dense: whether they give logits (B, num_classes, rows, columns).
     """
     compiled = re.compile(pattern)
@@ -61,7 +73,7 @@ def register_family(
         assert not any(family.pattern.fullmatch(name) for family in _FAMILIES), name
 
     def add(build: AnyBuilder) -> AnyBuilder:
-        _FAMILIES.append(_Family(build, compiled, listed, dense))
+        _FAMILIES.append(_Family(build, compiled, listed, images, dense))
         return build
 
     return add
@@ -147,6 +159,16 @@ def model_options(name: str) -> dict[str, Any]:
     family, numbers = _find(name)
     parameters = inspect.signature(family.build).parameters
     return {key: p.default for key, p in parameters.items() if key not in (*_COMMON, *numbers)}
+
+
+def is_dense(name: str) -> bool:
+    """Whether the network gives each pixel a class."""
+    return _find(name)[0].dense
+
+
+def usual_images(name: str) -> Images:
+    """What the network was published for, or is tried on: the default where nobody says what it is wanted for."""
+    return _find(name)[0].images
 
 
 def _find(name: str) -> tuple[_Family, dict[str, int]]:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from attnconv.models.augmentation import Augmentation, Conv3x3, conv3x3
 from attnconv.models.network import Network
-from attnconv.models.registry import register_family
+from attnconv.models.registry import IMAGENET, register_family
 from attnconv.models.squeeze_excitation import squeeze_excitation
 from attnconv.models.stages import chosen, halved
 
 STAGES = (1, 2, 3, 4)
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+NUMBERS = r"resnet(?P<depth>18|34|50|101|152)"
 BASIC, BOTTLENECK = (18, 34), (50, 101, 152)
 
 
@@ -132,19 +133,19 @@ def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module |
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
-@register_family(r"resnet(?P<depth>18|34|50|101|152)", tuple(f"resnet{depth}" for depth in DEPTHS))
+@register_family(NUMBERS, tuple(f"resnet{depth}" for depth in DEPTHS), images=IMAGENET)
 def resnet(*, depth: int, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> ResNet:
     """resnet{depth}, the plain network; torchvision's checkpoints load."""
     return ResNet(depth, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
 
 
-@register_family(r"se_resnet(?P<depth>18|34|50|101|152)", tuple(f"se_resnet{depth}" for depth in DEPTHS))
+@register_family(f"se_{NUMBERS}", tuple(f"se_resnet{depth}" for depth in DEPTHS), images=IMAGENET)
 def se_resnet(*, depth: int, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> ResNet:
     """The same with squeeze-excitation, reduction 16, in every block."""
     return ResNet(depth, num_classes=num_classes, in_channels=in_channels, image_size=image_size, se=True)
 
 
-@register_family(r"aa_resnet(?P<depth>18|34)", tuple(f"aa_resnet{depth}" for depth in BASIC))
+@register_family(r"aa_resnet(?P<depth>18|34)", tuple(f"aa_resnet{depth}" for depth in BASIC), images=IMAGENET)
 def aa_basic_resnet(
     *,
     depth: int,
@@ -181,7 +182,7 @@ def aa_basic_resnet(
     )
 
 
-@register_family(r"aa_resnet(?P<depth>50|101|152)", tuple(f"aa_resnet{depth}" for depth in BOTTLENECK))
+@register_family(r"aa_resnet(?P<depth>50|101|152)", tuple(f"aa_resnet{depth}" for depth in BOTTLENECK), images=IMAGENET)
 def aa_resnet(
     *,
     depth: int,

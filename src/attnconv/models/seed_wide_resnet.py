@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv.layers import AugmentedConv2d
-from attnconv.models.registry import register
+from attnconv.models.registry import CIFAR100, register
 from attnconv.models.stages import halved
 from attnconv.models.wide_resnet import WideResNet
 
@@ -72,7 +72,7 @@ class SeedBlock(nn.Module):
         return y + (x if self.shortcut is None else self.shortcut(x))
 
 
-@register
+@register(images=CIFAR100)
 def seed_aa_wide_resnet28_10(
     *,
     num_classes: int,

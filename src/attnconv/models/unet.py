@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from attnconv import checks
 from attnconv.layers import AugmentedConv2d
 from attnconv.models.hub.methods import HubNetwork
-from attnconv.models.registry import register_dense
+from attnconv.models.registry import Images, register
 
 CHANNELS = (16, 32, 64)
+SMALL = Images(2, 64)  # no paper has these two networks
 
 
 def block(conv: nn.Module, channels: int) -> nn.Sequential:
@@ -62,13 +63,13 @@ class UNet(HubNetwork):
         return self.head(y)
 
 
-@register_dense
+@register(images=SMALL, dense=True)
 def unet(*, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> UNet:
     """The plain network; takes images of any size from 4 x 4 on."""
     return UNet(in_channels, conv3x3(*CHANNELS[1:]), num_classes)
 
 
-@register_dense
+@register(images=SMALL, dense=True)
 def aa_unet(
     *,
     num_classes: int,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from attnconv import checks
 from attnconv.models.augmentation import Augmentation, Conv3x3, conv3x3
 from attnconv.models.network import Network
-from attnconv.models.registry import register_family
+from attnconv.models.registry import CIFAR100, register_family
 from attnconv.models.squeeze_excitation import squeeze_excitation
 from attnconv.models.stages import chosen, halved
 
@@ -148,7 +148,7 @@ def _build(
     return model
 
 
-@register_family(NUMBERS, tuple(f"wide_resnet{size}" for size in SIZES))
+@register_family(NUMBERS, tuple(f"wide_resnet{size}" for size in SIZES), images=CIFAR100)
 def wide_resnet(
     *,
     depth: int,
@@ -176,7 +176,7 @@ def wide_resnet(
     )
 
 
-@register_family(f"se_{NUMBERS}", ("se_wide_resnet28_10",))
+@register_family(f"se_{NUMBERS}", ("se_wide_resnet28_10",), images=CIFAR100)
 def se_wide_resnet(
     *,
     depth: int,
@@ -200,7 +200,7 @@ def se_wide_resnet(
     )
 
 
-@register_family(f"aa_{NUMBERS}", tuple(f"aa_wide_resnet{size}" for size in SIZES))
+@register_family(f"aa_{NUMBERS}", tuple(f"aa_wide_resnet{size}" for size in SIZES), images=CIFAR100)
 def aa_wide_resnet(
     *,
     depth: int,

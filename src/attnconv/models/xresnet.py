@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.layers import SelfAttention, SimpleSelfAttention
 from attnconv.models.network import Network
-from attnconv.models.registry import register_family
+from attnconv.models.registry import IMAGENET, register_family
 from attnconv.models.resnet import BASIC, DEPTHS, STAGES
 from attnconv.models.stages import chosen
 from attnconv.models.xresnet_block import Style, XResBlock, conv_bn
@@ -79,7 +79,7 @@ class XResNet(Network):
         return self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
 
 
-@register_family(NUMBERS, tuple(f"xresnet{depth}" for depth in DEPTHS))
+@register_family(NUMBERS, tuple(f"xresnet{depth}" for depth in DEPTHS), images=IMAGENET)
 def xresnet(
     *,
     depth: int,
@@ -111,7 +111,7 @@ def xresnet(
     return XResNet(depth, num_classes=num_classes, in_channels=in_channels, stem=stem, style=style)
 
 
-@register_family(f"sa_{NUMBERS}", tuple(f"sa_xresnet{depth}" for depth in DEPTHS))
+@register_family(f"sa_{NUMBERS}", tuple(f"sa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET)
 def sa_xresnet(
     *,
     depth: int,
@@ -152,7 +152,7 @@ def sa_xresnet(
     )
 
 
-@register_family(f"ssa_{NUMBERS}", tuple(f"ssa_xresnet{depth}" for depth in DEPTHS))
+@register_family(f"ssa_{NUMBERS}", tuple(f"ssa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET)
 def ssa_xresnet(
     *,
     depth: int,

@@ -17,7 +17,7 @@ from attnconv.train.run_folder import MAY_DIFFER
 
 # Beside them, what a recipe leaves to whoever runs it.
 FREE = {*MAY_DIFFER, "data_dir", "cache_images", "model", "model_options", "seed"}
-SCORES = ("val_top1", "val_top5", "val_loss", "val_miou")
+SCORES = ("top1", "top5", "loss", "miou")  # with "val_" before them in a run's history
 MADE_WITH = ("attnconv", "torch", "device", "commit")  # of result.json
 
 
@@ -38,20 +38,28 @@ def origin(config: RunConfig, state: dict[str, Any], checkpoint: Path) -> dict[s
         "config": config.to_dict(),
         "command": command(config),
         "recipe": recipe_of(config),
-        "scores": row and {"epoch": row["epoch"], **{name: row[name] for name in SCORES if name in row}},
+        "scores": row and {"epoch": row["epoch"], **{f"val_{s}": row[f"val_{s}"] for s in SCORES if f"val_{s}" in row}},
         "made_with": {name: result[name] for name in MADE_WITH if result.get(name)},
     }
 
 
 def origin_of_file(config: RunConfig, scores: dict[str, Any]) -> dict[str, Any]:
-    """The same of an exported file, which keeps no history: of its ``scores`` what it was made with."""
+    """The same of an exported file, whose ``scores`` are those of `scores_of`, or have some of their names."""
+    numbers = {f"val_{name}": scores[name] for name in SCORES if isinstance(scores.get(name), (int, float))}
+    epoch = {"epoch": scores["epoch"]} if "epoch" in scores else {}
     return {
         "config": config.to_dict(),
         "command": command(config),
         "recipe": recipe_of(config),
-        "scores": None,
+        "scores": {**epoch, **numbers} if numbers else None,
         "made_with": {name: scores[name] for name in MADE_WITH if scores.get(name)},
     }
+
+
+def scores_of(provenance: dict[str, Any] | None) -> dict[str, Any]:
+    """What an exported file says of a network beside its options: epoch, top1, top5, loss, miou, and made_with."""
+    scores, made_with = ((provenance or {}).get(key) or {} for key in ("scores", "made_with"))
+    return {**{name.removeprefix("val_"): value for name, value in scores.items()}, **made_with}
 
 
 def shareable(config: RunConfig) -> RunConfig:

@@ -11,7 +11,7 @@ from attnconv import checks
 from attnconv.export import ExportedNetwork, is_exported, load_exported
 from attnconv.models.hub import folder
 from attnconv.models.hub.methods import HubNetwork
-from attnconv.recipes.origin import config_of, origin, origin_of_file, shareable
+from attnconv.recipes.origin import config_of, origin, origin_of_file, scores_of, shareable
 from attnconv.recipes.run import network
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
@@ -30,7 +30,7 @@ class Trained:
     meta: dict[str, Any]  # of ImageData.meta(): classes, channels, image_size, mean, std, ...
     device: torch.device
     checkpoint: Path
-    scores: dict[str, Any] = field(default_factory=dict)  # of an exported file: how good it is, where it comes from
+    scores: dict[str, Any] = field(default_factory=dict)  # how good it is, where it comes from, as far as is known
 
     def require_layers(self, doing: str) -> None:
         """Pass if the network has its layers still, which ``doing``, a command, needs; else InputError."""
@@ -70,10 +70,10 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") 
     _require_meta(state["meta"], f"{file} does not say what its images are: no {{!r}} in 'meta'")
     model = network(config, state["meta"])
     load_weights(model, state, file, averaged=True)
+    provenance = origin(config, state, file)
     if isinstance(model, HubNetwork):
-        model.meta = {**told(state["meta"]), "name": shareable(config).data}
-        model.provenance = origin(config, state, file)
-    return Trained(model.to(where).eval(), config, state["meta"], where, file)
+        model.meta, model.provenance = {**told(state["meta"]), "name": shareable(config).data}, provenance
+    return Trained(model.to(where).eval(), config, state["meta"], where, file, scores_of(provenance))
 
 
 def _from_exported(path: Path, device: str) -> Trained:
@@ -99,7 +99,8 @@ def _from_saved(path: Path, device: str) -> Trained:
     _require_meta(model.meta, f"{file} does not say what its images are: no {{!r}} in 'meta'")
     assert model.blueprint is not None
     config = config_of(model.provenance, model.blueprint.name, dict(model.blueprint.options), source=str(file))
-    return Trained(model.to(where), config, model.meta, where, path / folder.WEIGHTS)
+    scores = scores_of(model.provenance)
+    return Trained(model.to(where), config, model.meta, where, path / folder.WEIGHTS, scores)
 
 
 def told(meta: dict[str, Any]) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class Wrapped(PyTorchModelHubMixin, library_name="attnconv"):
         folder.write(self.network, save_directory)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        config = folder.current(self.network).to_config()
-        return ModelCard(card(self.network, config, license=self.license, repo_id=self.repo_id))
+        blueprint = folder.current(self.network)
+        return ModelCard(card(self.network, blueprint, license=self.license, repo_id=self.repo_id))
 
     @classmethod
     def _from_pretrained(

@@ -1,0 +1,95 @@
+"""What the card says is so: sizes, sources, and code that runs as it stands there."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attnconv import surgery
+from attnconv.models import create_model
+
+pytest.importorskip("huggingface_hub")
+
+META = {"channels": 3, "image_size": [16, 12], "mean": [0.5] * 3, "std": [0.2] * 3, "resize_ratio": 1.0}
+
+
+def network(name, **settings):
+    torch.manual_seed(0)
+    return create_model(name, **{"num_classes": 2, "image_size": (16, 12), **settings})
+
+
+def card_of(model, folder):
+    model.save_pretrained(folder)
+    return (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "text"),
+    [
+        (
+            "convnet3",
+            {"in_channels": 1, "num_classes": 1},
+            "1 image channel, images of 8 x 8 pixels or more, 1 class",
+        ),
+        ("unet", {}, "3 image channels, images of 4 x 4 pixels or more, 2 classes a pixel."),
+        ("ssa_xresnet18", {"stem": (8, 8, 8)}, "images of any size, 2 classes an image."),
+        ("aa_convnet3", {}, "images of 8 x 8 to 17 x 13 pixels"),
+        ("aa_convnet3", {"position": None}, "images of 8 x 8 pixels or more"),
+        ("aa_convnet3", {"image_size": 4}, "images of no size, for its position tables are too small"),
+        ("aa_wide_resnet10_1", {}, "images of up to 16 x 12 pixels"),
+    ],
+)
+def test_it_says_what_the_network_takes_and_gives(tmp_path, name, settings, text):
+    assert text in card_of(network(name, **settings), tmp_path)
+
+
+def test_tables_that_were_resized_and_a_classifier_that_was_left_out(tmp_path):
+    model = network("aa_convnet3")
+    surgery.resize_feat_size(model, (32, 40))
+    model.reset_classifier(0)
+    model.meta = {**META, "classes": ["cat", "dog"]}
+    text = card_of(model, tmp_path)
+    assert "images of 8 x 8 to 33 x 41 pixels, no classifier." in text
+    assert "Classes:" not in text
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 33, 41))
+
+
+BELLO, SAGAN = "arXiv:1904.09925", "arXiv:1805.08318"
+
+
+@pytest.mark.parametrize(
+    ("name", "sources"),
+    [
+        ("convnet3", set()),
+        ("aa_convnet3", {BELLO}),
+        ("aa_wide_resnet10_1", {BELLO}),
+        ("sa_xresnet18", {SAGAN}),
+        ("ssa_xresnet18", {"SimpleSelfAttention (2019)", SAGAN}),
+    ],
+)
+def test_it_names_the_sources_of_the_layers_that_are_in_the_network(tmp_path, name, sources):
+    text = card_of(network(name), tmp_path)
+    assert {source for source in (BELLO, SAGAN, "SimpleSelfAttention (2019)") if source in text} == sources
+    assert ("- attention\n" in text) == ("## Sources" in text) == bool(sources)
+
+
+@pytest.mark.parametrize("name", ["aa_convnet3", "aa_unet"])
+def test_its_code_runs_and_tells_a_class(tmp_path, monkeypatch, capsys, name):
+    model = network(name)
+    model.meta = {**META, "classes": ["cat", "dog"]}
+    text = card_of(model, tmp_path / "path" / "to" / "this" / "folder")
+    assert "`pip install 'attnconv[train,hub]'`" in text
+    Image.fromarray(np.full((20, 16, 3), 90, dtype=np.uint8)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], {})
+    printed = capsys.readouterr().out
+    assert printed in ("cat\n", "dog\n") if name == "aa_convnet3" else printed.startswith("tensor([[[")
+
+
+def test_without_facts_of_images_its_code_reads_none(tmp_path):
+    text = card_of(network("convnet3"), tmp_path)
+    assert "`pip install 'attnconv[hub]'`" in text
+    assert "attnconv.data" not in text
