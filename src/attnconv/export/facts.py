@@ -12,7 +12,7 @@ from attnconv import __version__, checks
 from attnconv.export.sizes import Sizes
 from attnconv.train.config import without_folders
 
-FORMAT = "2"
+FORMAT = "1"
 CHECKSUM = "attnconv_sha256"  # of the file, where its format has no place for one
 # What `ImageData.meta` says that is needed to use a network, and its type.
 PREPARATION = {"channels": int, "image_size": list, "mean": list, "std": list, "resize_ratio": float}
