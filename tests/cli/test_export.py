@@ -2,18 +2,26 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
 from cli.conftest import TRAIN, picture
 from cli.test_bad_input import assert_refused
 
+from attnconv import surgery
 from attnconv.cli import main
+from attnconv.export import export_program, load_exported, measure
+from attnconv.models import create_model
+from attnconv.recipes import load_trained
 
-needs_onnx = pytest.mark.skipif(
-    not all(__import__("importlib.util").util.find_spec(p) for p in ("onnx", "onnxscript", "onnxruntime")),
-    reason="needs attnconv[onnx]",
-)
+needs_onnx = pytest.mark.usefixtures("onnx")
+
+
+@pytest.fixture
+def onnx():
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="needs attnconv[onnx]")
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +126,71 @@ def test_no_file_names_the_folder_of_its_images(attnconv, folder, tmp_path):
     assert (code, json.loads(out)["count"]) == (0, 8)
 
 
+@pytest.fixture
+def resized(tmp_path):
+    """A folder of `save_pretrained`, of a network for 16 x 16 digits whose tables were then resized to 32 x 32."""
+    model = create_model("aa_convnet3", num_classes=10, in_channels=1, image_size=16)
+    surgery.resize_feat_size(model, 32)
+    model.meta = {
+        "name": "digits", "classes": list("0123456789"), "channels": 1, "image_size": [16, 16],
+        "mean": [0.3], "std": [0.4], "resize_ratio": 1.0,
+    }  # fmt: skip
+    pytest.importorskip("huggingface_hub")
+    model.save_pretrained(tmp_path / "resized")
+    return tmp_path / "resized"
+
+
+def test_a_resized_network_is_exported_and_used(attnconv, resized, tmp_path, monkeypatch):
+    def measured(model, weights, files, *, image, tell):
+        found = load_exported(weights).model
+        torch.testing.assert_close(found(image), model(image), rtol=0, atol=0)
+        return []
+
+    monkeypatch.setattr(measure, "measure", measured)
+    image, own = picture(tmp_path / "a.png"), load_trained(resized, device="cpu").model.state_dict()
+    for form, suffix, more in (
+        ("torch", "pt2", []),
+        ("safetensors", "safetensors", ["--image-size", "32"]),
+        ("safetensors", "safetensors", []),
+    ):
+        code, _, err = attnconv("export", resized, "--format", form, "--out", tmp_path / f"m.{suffix}", *more)
+        assert code == 0, err
+        assert sum(chances(attnconv, tmp_path / f"m.{suffix}", image).values()) == pytest.approx(1)
+    file = tmp_path / "m.safetensors"
+    torch.testing.assert_close(load_trained(file, device="cpu").model.state_dict(), own, rtol=0, atol=0)
+    score = ["evaluate", file, "--data", "digits", "--image-size", "32", "--device", "cpu", "--json"]
+    code, out, err = attnconv(*score)
+    assert (code, json.loads(out or "{}").get("count")) == (0, 360), err
+    again = tmp_path / "again.safetensors"
+    for command in (
+        ["explain", file, image, "--out", tmp_path / "a.svg", "--device", "cpu"],
+        ["export", file, "--format", "safetensors", "--out", again],
+        ["hub", "save", again, tmp_path / "shared"],
+    ):
+        code, _, err = attnconv(*command)
+        assert code == 0, err
+    torch.testing.assert_close(load_trained(tmp_path / "shared").model.state_dict(), own, rtol=0, atol=0)
+
+
+def test_a_file_that_names_no_data_is_scored_on_none_unasked(attnconv, tmp_path):
+    meta = {"classes": ["a", "b"], "channels": 1, "image_size": 8, "mean": [0.5], "std": [0.5], "resize_ratio": 1}
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    export_program(network, tmp_path / "own.pt2", config={}, meta=meta)
+    message = "own.pt2 does not say in which folder the images are that it was trained on; --data names it"
+    assert_refused(attnconv("evaluate", tmp_path / "own.pt2"), message)
+    assert_refused(
+        attnconv("evaluate", tmp_path / "own.pt2", "--data", "digits"), "'digits' has 10 classes, the networ"
+    )
+
+
+def test_int8_does_not_swallow_the_run(attnconv, run):
+    assert_refused(
+        attnconv("export", "--int8", run), f"export needs a RUN; write it before --int8, which takes {run} for"
+    )
+    assert_refused(attnconv("export", "--int8"), "export needs a RUN$")
+    assert_refused(attnconv("export"), "export needs a RUN$")
+
+
 @pytest.mark.slow
 @needs_onnx
 def test_time_and_memory_are_printed(attnconv, run):
@@ -147,10 +220,7 @@ def test_time_and_memory_are_printed(attnconv, run):
             r"larger than the position tables: layer 'layer3.0' gets a map of \(8, 8\) and its tables cover "
             r"feat_size=\(2, 2\); attnconv.surgery.resize_feat_size\(model, \(32, 32\)\) fits all tables",
         ),
-        (
-            ["--format", "safetensors", "--image-size", "32"],
-            "safetensors hold the weights as they are, for images of 8",
-        ),
+        (["--format", "safetensors", "--image-size", "32"], "larger than the position tables: layer 'layer3.0' gets"),
         (["--format", "torch", "--image-size", "4"], "at least 8 x 8 pixels"),
         (["--format", "torch", "--out", "nowhere/model.pt2"], "cannot write nowhere/model.pt2: No such file"),
     ],
@@ -172,7 +242,5 @@ def test_files_that_are_not_ours(attnconv, tmp_path):
 
 
 def test_a_missing_extra_is_named(attnconv, run, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert_refused(attnconv("export", run), r"this needs onnxscript: pip install 'attnconv\[onnx\]'")

@@ -136,8 +136,12 @@ def test_bad_input(attnconv, finished, saved, tmp_path, monkeypatch):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "meta": None}))
     assert_refused(attnconv("evaluate", folder), "does not say what its images are: the network was not saved from a")
+    (folder / "config.json").write_text(json.dumps({**config, "provenance": None}))
+    assert_refused(attnconv("evaluate", folder), "does not say in which folder the images are .*--data names it")
     (folder / "config.json").write_text(json.dumps({**config, "meta": {**config["meta"], "mean": 0}}))
-    assert_refused(attnconv("evaluate", folder), "does not say what its images are: no 'mean' in 'meta'")
+    assert_refused(attnconv("evaluate", folder), "does not say what its images are: meta's 'mean' must list one")
+    (folder / "config.json").write_text(json.dumps({**config, "meta": {**config["meta"], "resize_ratio": 1}}))
+    assert attnconv("evaluate", folder)[0] == 0
     (folder / "config.json").write_text(json.dumps({**config, "provenance": {"config": {"epoch": 1}}}))
     assert_refused(attnconv("evaluate", folder), "unknown option in .*config.json 'epoch'; nearest: 'epochs'")
     (folder / "config.json").write_text(json.dumps(config))

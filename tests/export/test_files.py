@@ -60,6 +60,48 @@ def files(tmp_path_factory):
     return folder
 
 
+PATHS = [
+    ("onnx", ".onnx", export.load_onnx),
+    ("torch", ".pt2", export.load_program),
+    ("safetensors", ".safetensors", export.load_network),
+]
+
+
+@pytest.mark.parametrize(("form", "suffix", "load"), PATHS)
+def test_a_path_may_be_a_string(tmp_path, form, suffix, load):
+    path = str(tmp_path / f"own{suffix}")
+    written = export.FORMATS[form](network("convnet3", 9), path, config=config("convnet3"), meta=meta(9))
+    assert written.path == Path(path)
+    assert export.is_exported(path)
+    assert export.load_exported(path).facts == load(path).facts == load(Path(path)).facts
+    if form == "safetensors":
+        export.save_weights(path, *export.load_weights(path))
+        assert export.load_weights(path)[1] == load(path).facts
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+@pytest.mark.parametrize(
+    ("classes", "answer", "message"),
+    [
+        (["one", "two"], lambda y: y, r"\(B, 2\) or \(B, 2, rows, columns\), for the 2 classes in meta, got \(1, 3\)"),
+        (["one"], lambda y: y[:, 0], r"for the 1 classes in meta, got \(1,\)"),
+        (["one", "two", "three"], lambda y: (y, y), r"for the 3 classes in meta, got tuple"),
+    ],
+)
+def test_classes_are_held_to_the_logits(tmp_path, form, classes, answer, message):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network("convnet3", 9)
+
+        def forward(self, x):
+            return answer(self.inner(x))
+
+    with pytest.raises(ValueError, match=message):
+        export.FORMATS[form](Own(), tmp_path / "m", config={}, meta={**meta(9), "classes": classes})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_programs_read_the_metadata(files):
     import onnxruntime
 
@@ -143,6 +185,19 @@ def test_a_free_size_that_fails_becomes_a_fixed_one(tmp_path, monkeypatch):
     assert (written.sizes.rows, written.sizes.columns) == ((8, 8), (8, 8))
     with pytest.raises(ValueError, match="it takes 8 rows, got 9"):
         export.load_exported(tmp_path / "m.pt2").model(torch.randn(1, 2, 9, 8))
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_size_that_is_not_free(tmp_path, monkeypatch):
+    tried = []
+
+    def mistaken(sizes):
+        tried.append(sizes)
+        raise KeyError("ours")
+
+    monkeypatch.setattr(program_file, "dims", mistaken)
+    with pytest.raises(KeyError, match="ours"):
+        export.export_program(network("unet", 8), tmp_path / "m.pt2", config=config("unet"), meta=meta(8))
+    assert len(tried) == 1
 
 
 def cut(path):

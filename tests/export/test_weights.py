@@ -1,5 +1,6 @@
 """Safetensors: weights, config and meta there and back, and files that are changed, damaged or another's."""
 
+import dataclasses
 import json
 import struct
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from export.untrained import config, meta, network
 
-from attnconv import export
+from attnconv import export, surgery
+from attnconv.recipes import load_trained
 
 SIZE = (16, 13)
 
@@ -99,6 +101,10 @@ UNREADABLE = "is damaged or no file of safetensors: "
         (change(b'"fc.weight":{"dtype":"F32","shape":[3,192]', b'"fc.weight":{"dtype":"F32","shape":[192,3]'), CHANGED),
         (leave_out("attnconv_sha256"), CHANGED),
         (leave_out("attnconv_format"), "was not written by attnconv export: its metadata hold no 'attnconv_format'"),
+        (
+            change(b'"attnconv_format":"1"', b'"attnconv_format":"9"'),
+            "is an export of format '9', this version reads '1'",
+        ),
         (leave_out("preprocessing"), "is damaged: its metadata hold no readable 'preprocessing'"),
         (lambda data: data[:-100], UNREADABLE),
         (lambda data: data[:3], UNREADABLE),
@@ -141,11 +147,80 @@ def test_weights_of_another_network_are_refused(saved, tmp_path):
         export.load_exported(tmp_path / "w.safetensors")
 
 
-def test_another_size_needs_other_tables(saved, tmp_path):
-    with pytest.raises(ValueError, match=r"for images of 16 x 13; .*resize_feat_size\(model, 20\)"):
+@pytest.mark.parametrize(
+    ("size", "image_size", "kept"),
+    [
+        ((40, 24), None, {"layer2.0": (20, 12), "layer3.0": (10, 6)}),  # images are prepared as before
+        (32, 32, None),  # as the network of this size has them
+        (32, 12, {"layer2.0": (16, 16), "layer3.0": (8, 8)}),
+    ],
+)
+def test_resized_tables_there_and_back(tmp_path, size, image_size, kept):
+    model, path = network("aa_convnet3", 16), tmp_path / "w.safetensors"
+    surgery.resize_feat_size(model, size)
+    settings = {"config": config("aa_convnet3"), "meta": meta(16), "image_size": image_size}
+    assert export.export_weights(model, path, **settings).largest.largest == 0
+    found = load_trained(path, device="cpu")
+    assert found.model.blueprint.feat_sizes == kept
+    assert found.meta["image_size"] == [image_size or 16] * 2
+    torch.testing.assert_close(found.model.state_dict(), model.state_dict(), rtol=0, atol=0)
+    x = torch.randn(2, 2, 32, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(x), model(x), rtol=0, atol=0)
+    again = tmp_path / "again.safetensors"
+    export.export_weights(found.model, again, **settings)
+    (one, facts), (other, others) = export.load_weights(path), export.load_weights(again)
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert facts == others
+
+
+@pytest.mark.parametrize(
+    ("feat_sizes", "message"),
+    [
+        (
+            {"layer9.0": (3, 3)},
+            r"w.safetensors: unknown layer in feat_sizes of aa_convnet3: 'layer9.0'; nearest: 'layer",
+        ),
+        ({"layer2.0": (3, 3, 3)}, r"w.safetensors: feat_size must be one integer or 2"),
+        ({"layer2.0": 3}, r"w.safetensors: 'feat_sizes' must give each layer a list of integers"),
+        (
+            {"layer2.0": (10**9, 3)},
+            r"w.safetensors does not hold .*'layer2.0.key_rel_h' is \(15, 32\) in it and \(19999",
+        ),
+    ],
+)
+def test_sizes_of_tables_that_do_not_fit(small, tmp_path, feat_sizes, message):
+    weights, facts = export.load_weights(small)
+    export.save_weights(tmp_path / "w.safetensors", weights, dataclasses.replace(facts, feat_sizes=feat_sizes))
+    with pytest.raises(ValueError, match=message):
+        export.load_exported(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "message"),
+    [
+        (
+            config("aa_convnet3"),
+            {"image_size": 33},
+            r"images of 33 x 33 are larger .*resize_feat_size\(model, \(33, 33\)",
+        ),
+        (config("aa_convnet3"), {"image_size": 4}, "at least 8 x 8 pixels"),
+        (config("convnet3"), {}, "this network is not the 'convnet3' of config and meta: it lacks 'layer2.0.weight'"),
+        (config("aa_convnet3", num_head=2), {}, "config: unknown option of aa_convnet3: 'num_head'; nearest"),
+        (
+            {},
+            {},
+            "again by name, and config's 'model' is None; export_onnx and export_program take any network, save_w",
+        ),
+        ({"model": "mine"}, {}, "config's 'model' is 'mine'; export_onnx and"),
+    ],
+)
+def test_networks_that_cannot_be_built_again(tmp_path, settings, more, message):
+    with pytest.raises(ValueError, match=message) as refused:
         export.export_weights(
-            saved[0], tmp_path / "w.safetensors", config=config("ssa_xresnet18"), meta=meta(SIZE), image_size=20
+            network("aa_convnet3", 16), tmp_path / "w.safetensors", config=settings, meta=meta(16), **more
         )
+    assert len(str(refused.value)) < 300
     assert list(tmp_path.iterdir()) == []
 
 

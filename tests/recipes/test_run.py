@@ -137,7 +137,7 @@ def test_images_that_the_checkpoint_does_not_describe(finished, tmp_path):
     state = torch.load(out / "best.pt", weights_only=True)
     del state["meta"]["classes"]
     torch.save(state, tmp_path / "bare.pt")
-    with pytest.raises(ValueError, match="does not say what its images are: no 'classes' in 'meta'"):
+    with pytest.raises(ValueError, match="does not say what its images are: meta lacks 'classes'"):
         load_trained(tmp_path / "bare.pt")
 
 

@@ -25,7 +25,7 @@ CALIBRATION_BATCH = 16
 
 
 def export(
-    run: Path,
+    run: Path | None = None,
     /,
     *,
     format: str = "onnx",
@@ -50,7 +50,7 @@ def export(
     image_size:
         Side that images are prepared to, pixels; the run's own if not given.
     int8:
-        ONNX in 8 bits, its ranges taken from the images of a folder, or from the run's own training images.
+        ONNX in 8 bits, its ranges from the images of a folder or the run's own training images; RUN comes before it.
     data_dir:
         Folder of the named data sets, for --int8.
     checkpoint:
@@ -64,6 +64,9 @@ def export(
     from attnconv.recipes import load_trained
     from attnconv.recipes.trained import told
 
+    if run is None:
+        taken = f"; write it before --int8, which takes {int8[0]} for the folder of its images" if int8 else ""
+        raise checks.InputError(f"export needs a RUN{taken}")
     checks.one_of("format", format, FORMATS)
     if int8 is not None and format != "onnx":
         raise checks.InputError(f"--int8 is for --format onnx, got {format!r}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
+from attnconv.export.facts import Facts
 from attnconv.export.sizes import Sizes
 
 BATCHES = (1, 2, 5)
@@ -55,20 +56,21 @@ def require_agreement(
     call: Callable[[Tensor], Tensor],
     *,
     sizes: Sizes,
-    channels: int,
-    image_size: Sequence[int],
+    facts: Facts,
     what: str,
 ) -> list[Difference]:
     """Hold ``call`` to ``model``, both (B, channels, H, W) -> logits, on random images: the differences, case by case.
 
     Raises:
+        InputError: ``model`` does not give one logit for each of the classes in ``facts``.
         DisagreementError: one is above TOLERANCE, not finite where the original is, or of another shape.
     """
     numbers = torch.Generator().manual_seed(0)
     differences = []
-    for batch, rows, columns in cases(sizes, image_size):
-        images = torch.randn(batch, channels, rows, columns, generator=numbers)
+    for batch, rows, columns in cases(sizes, facts.meta["image_size"]):
+        images = torch.randn(batch, facts.meta["channels"], rows, columns, generator=numbers)
         expected = model(images)
+        _require_logits(expected, len(facts.meta["classes"]))
         try:
             got = call(images)
         except Exception as error:  # of the runtime's own kind
@@ -84,3 +86,13 @@ def require_agreement(
             raise DisagreementError(f"{what} differs from PyTorch by {difference}")
         differences.append(difference)
     return differences
+
+
+def _require_logits(found: object, classes: int) -> None:
+    if isinstance(found, Tensor) and found.ndim in (2, 4) and found.shape[1] == classes:
+        return
+    got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    raise checks.InputError(
+        f"the network must give one tensor, (B, {classes}) or (B, {classes}, rows, columns), for the {classes} classes "
+        f"in meta, got {got}"
+    )

@@ -10,12 +10,13 @@ from typing import Any
 
 from attnconv import __version__, checks
 from attnconv.export.sizes import Sizes
-from attnconv.train.config import without_folders
+from attnconv.models.hub.blueprint import feat_sizes_of
+from attnconv.train.config import RunConfig, without_folders
 
-FORMAT = "2"
+FORMAT = "1"
 CHECKSUM = "attnconv_sha256"  # of the file, where its format has no place for one
-# What `ImageData.meta` says that is needed to use a network, and its type.
-PREPARATION = {"channels": int, "image_size": list, "mean": list, "std": list, "resize_ratio": float}
+# What `ImageData.meta` says that is needed to use a network, beside its classes.
+PREPARATION = ("channels", "image_size", "mean", "std", "resize_ratio")
 # What the numbers mean, for those who read the file without this library.
 RULES = {
     "resize": "shorter side to round(max(image_size) * resize_ratio) pixels, bilinear with antialiasing",
@@ -30,17 +31,27 @@ class Facts:
     """What a file says beside the network.
 
     Args:
-        config: the run's, plain values as `RunConfig.to_dict` gives them; it names the network and its options. A file
-            never holds the folders of images in it.
+        config: the run's, or a part of it, as `RunConfig.to_dict` gives it; it names the network and its options. A
+            file never holds the folders of images in it.
         meta: of its images, as `ImageData.meta` gives it: classes, channels, image_size, mean, std, resize_ratio.
         sizes: of the images that the network in the file takes; None if there are weights alone.
         scores: plain values of any name that say how good the network is and where it comes from.
+        feat_sizes: of position tables that were resized, as a network's `Blueprint` has them; of weights alone.
+    Raises:
+        InputError: a file with this could not be read back: a value is missing, of another kind or out of its range.
     """
 
     config: dict[str, Any]
     meta: dict[str, Any]
     sizes: Sizes | None = None
     scores: dict[str, Any] = field(default_factory=dict)
+    feat_sizes: Mapping[str, tuple[int, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        RunConfig.from_dict(self.config, source="config")
+        object.__setattr__(self, "config", _plain("config", self.config))
+        object.__setattr__(self, "meta", checked_meta(self.meta))
+        object.__setattr__(self, "scores", _plain("scores", self.scores))
 
     def to_texts(self) -> dict[str, str]:
         """As metadata hold them."""
@@ -55,6 +66,8 @@ class Facts:
             texts["image_sizes"] = self.sizes.to_dict()
         if self.scores:
             texts["scores"] = self.scores
+        if self.feat_sizes:
+            texts["feat_sizes"] = self.feat_sizes
         return {
             "attnconv_format": FORMAT,
             "attnconv_version": __version__,
@@ -78,10 +91,7 @@ def read_facts(texts: Mapping[str, str], source: str) -> Facts:
     meta = {**values["data"], "classes": values["classes"]}
     if not meta.get("dense"):
         meta.pop("dense", None)
-    for name, kind in PREPARATION.items():
-        if not isinstance(found := values["preprocessing"].get(name), kind):
-            raise checks.InputError(f"{source} is damaged: {name!r} of its 'preprocessing' is {found!r}")
-        meta[name] = found
+    meta |= {name: values["preprocessing"][name] for name in PREPARATION if name in values["preprocessing"]}
     sizes = None
     if "image_sizes" in texts:
         try:
@@ -89,7 +99,46 @@ def read_facts(texts: Mapping[str, str], source: str) -> Facts:
         except (ValueError, TypeError, KeyError) as error:
             raise checks.InputError(f"{source} is damaged: its 'image_sizes' cannot be read: {error}") from None
     scores = _value(texts, "scores", source) if "scores" in texts else {}
-    return Facts(values["config"], meta, sizes, scores)
+    tables = feat_sizes_of(_value(texts, "feat_sizes", source), source=source) if "feat_sizes" in texts else None
+    try:
+        return Facts(values["config"], meta, sizes, scores, tables)
+    except checks.InputError as error:
+        raise checks.InputError(f"{source}: {error}") from None
+
+
+def checked_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """``meta`` as plain values; InputError unless it says, without contradiction, how images are prepared."""
+    if not isinstance(meta, Mapping):
+        raise checks.InputTypeError(f"meta must hold names and values, got {type(meta).__name__}")
+    for name in ("classes", *PREPARATION):
+        if name not in meta:
+            raise checks.InputError(f"meta lacks {name!r}; it needs classes, {', '.join(PREPARATION)}")
+    found = _plain("meta", meta)
+    classes, channels = found["classes"], checks.integer("meta's 'channels'", found["channels"], at_least=1)
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise checks.InputTypeError(f"meta's 'classes' must be a list of names, got {classes!r}")
+    found["image_size"] = list(checks.per_axis("meta's 'image_size'", found["image_size"], 2, at_least=1))
+    found["resize_ratio"] = checks.number("meta's 'resize_ratio'", found["resize_ratio"])
+    for name in ("mean", "std"):
+        values = found[name]
+        if not isinstance(values, list) or len(values) != channels:
+            raise checks.InputError(f"meta's {name!r} must list one number a channel, {channels}, got {values!r}")
+        found[name] = [checks.number(f"meta's {name!r}", value) for value in values]
+    for name, least in (("std", min(found["std"])), ("resize_ratio", found["resize_ratio"])):
+        if least <= 0:
+            raise checks.InputError(f"meta's {name!r} must be above 0, got {found[name]!r}")
+    return found
+
+
+def _plain(name: str, value: Any) -> Any:
+    """``value`` as it would be read back, arrays and numbers of NumPy and torch as Python's."""
+
+    def listed(item: Any) -> Any:
+        if hasattr(item, "tolist"):
+            return item.tolist()
+        raise checks.InputTypeError(f"{name} must hold plain values (text, numbers, lists, dicts), got {item!r}")
+
+    return json.loads(json.dumps(value, default=listed))
 
 
 def _value(texts: Mapping[str, str], name: str, source: str) -> Any:

@@ -12,12 +12,12 @@ SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}  # 
 _LOADERS = {".onnx": load_onnx, ".pt2": load_program, ".safetensors": load_network}
 
 
-def is_exported(path: Path) -> bool:
+def is_exported(path: str | Path) -> bool:
     """Whether ``path`` is named as exported networks are."""
     return Path(path).suffix in _LOADERS
 
 
-def load_exported(path: Path) -> Exported:
+def load_exported(path: str | Path) -> Exported:
     """The network in ``path``, in eval mode on the CPU, and the facts about it.
 
     Raises:

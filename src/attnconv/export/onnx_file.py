@@ -28,7 +28,7 @@ AXES = ("batch", "channels", "rows", "columns")
 
 def export_onnx(
     model: nn.Module,
-    path: Path,
+    path: str | Path,
     *,
     config: dict[str, Any],
     meta: dict[str, Any],
@@ -48,11 +48,13 @@ def export_onnx(
         image_size: side that images are prepared to, in pixels, if not meta's.
         scores: as in `Facts`.
     Raises:
-        InputError: a kernel that cannot be exported, tables that do not cover ``image_size``, or no room to write.
+        InputError: a kernel that cannot be exported, tables that do not cover ``image_size``, config or meta that do
+            not fit the network, or no room to write.
         DisagreementError: the answers differ; nothing is kept.
         MissingExtraError: onnx, onnxscript or onnxruntime is missing.
     """
     require_onnx()
+    path = Path(path)
     model, facts = prepared(model, Facts(config, meta, scores=dict(scores or {})), image_size)
 
     def write(sizes: Sizes) -> Written:
@@ -81,8 +83,7 @@ def export_onnx(
                 model,
                 caller(session(Path(file.name), str(path))),
                 sizes=found,
-                channels=channels,
-                image_size=size,
+                facts=facts,
                 what="the ONNX file",
             )
         return Written(path, found, differences, notes=(f"opset {proto.opset_import[0].version}",))
@@ -90,13 +91,14 @@ def export_onnx(
     return with_free_sizes(model, facts, write)
 
 
-def load_onnx(path: Path) -> Exported:
+def load_onnx(path: str | Path) -> Exported:
     """The network of an ONNX file of `export_onnx`, run by onnxruntime on the CPU.
 
     Raises:
         InputError: the file is missing, damaged or changed, or not of `attnconv export`.
     """
     checks.require("onnxruntime", extra="onnx")
+    path = Path(path)
     found = session(path, str(path))
     texts = found.get_modelmeta().custom_metadata_map
     facts = read_facts(texts, str(path))

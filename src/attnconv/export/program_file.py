@@ -37,7 +37,7 @@ SAFE_CONSTANTS = ("tensor_", "model_constants_config.json")  # others are pickle
 
 def export_program(
     model: nn.Module,
-    path: Path,
+    path: str | Path,
     *,
     config: dict[str, Any],
     meta: dict[str, Any],
@@ -47,9 +47,10 @@ def export_program(
     """Write ``model`` as a program of torch.export; arguments, checks and metadata (extra files) as `export_onnx`.
 
     Raises:
-        InputError: a kernel that cannot be exported, tables that do not cover ``image_size``, or no room to write.
+        InputError: as `export_onnx`.
         DisagreementError: the answers differ; nothing is kept.
     """
+    path = Path(path)
     model, facts = prepared(model, Facts(config, meta, scores=dict(scores or {})), image_size)
 
     def write(sizes: Sizes) -> Written:
@@ -68,8 +69,7 @@ def export_program(
                 model,
                 _caller(_load(Path(file.name), str(path))[0]),
                 sizes=found,
-                channels=channels,
-                image_size=size,
+                facts=facts,
                 what="the program",
             )
         return Written(path, found, differences)
@@ -77,12 +77,13 @@ def export_program(
     return with_free_sizes(model, facts, write)
 
 
-def load_program(path: Path) -> Exported:
+def load_program(path: str | Path) -> Exported:
     """The network of a .pt2 file of `export_program`, on the CPU.
 
     Raises:
         InputError: the file is missing or damaged, not of `attnconv export`, or holds objects that could run code.
     """
+    path = Path(path)
     program, texts = _load(path, str(path))
     facts = read_facts(texts, str(path))
     if not verify_checksum(path):

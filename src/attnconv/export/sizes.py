@@ -77,13 +77,7 @@ def sizes_of(model: nn.Module, channels: int, image_size: Sequence[int]) -> Size
     """
     probe = _Probe(model, channels)
     rows, columns = image_size
-    if (found := probe.uncovered(rows, columns)) is not None:
-        name, map_size, feat_size = found
-        raise checks.InputError(
-            f"images of {rows} x {columns} are larger than the position tables: layer {name!r} gets a map of "
-            f"{map_size} and its tables cover feat_size={feat_size}; attnconv.surgery.resize_feat_size(model, "
-            f"({rows}, {columns})) fits all tables"
-        )
+    probe.require(rows, columns)
     least = next(n for n in range(1, min(rows, columns) + 1) if n == min(rows, columns) or probe.takes(n, n))
     if not probe.layers:
         return Sizes((least, None), (least, None))
@@ -91,6 +85,12 @@ def sizes_of(model: nn.Module, channels: int, image_size: Sequence[int]) -> Size
         (least, _largest(rows, lambda n: probe.takes(n, columns))),
         (least, _largest(columns, lambda n: probe.takes(rows, n))),
     )
+
+
+def require_covered(model: nn.Module, channels: int, image_size: Sequence[int]) -> None:
+    """Pass if ``model`` takes images of that size; InputError as `sizes_of`."""
+    rows, columns = image_size
+    _Probe(model, channels).require(rows, columns)
 
 
 def _largest(start: int, takes: Any) -> int:
@@ -129,6 +129,16 @@ class _Probe:
             if any(n > covered for n, covered in zip(map_size, feat_size, strict=True)):
                 return name, map_size, feat_size
         return None
+
+    def require(self, rows: int, columns: int) -> None:
+        """Pass if the tables cover such an image."""
+        if (found := self.uncovered(rows, columns)) is not None:
+            name, map_size, feat_size = found
+            raise checks.InputError(
+                f"images of {rows} x {columns} are larger than the position tables: layer {name!r} gets a map of "
+                f"{map_size} and its tables cover feat_size={feat_size}; attnconv.surgery.resize_feat_size(model, "
+                f"({rows}, {columns})) fits all tables"
+            )
 
     def takes(self, rows: int, columns: int) -> bool:
         try:

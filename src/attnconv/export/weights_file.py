@@ -4,6 +4,7 @@ Reading one runs no code of the file. Its checksum covers every byte: it tells d
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,23 @@ from attnconv.export.agreement import require_agreement
 from attnconv.export.facts import CHECKSUM, Facts, read_facts
 from attnconv.export.fold import folded
 from attnconv.export.network import Exported
-from attnconv.export.sizes import Sizes
-from attnconv.export.written import Written
-from attnconv.models import create_model
+from attnconv.export.sizes import Sizes, require_covered
+from attnconv.export.written import Written, prepared_to
+from attnconv.models.hub.blueprint import Blueprint
+from attnconv.models.hub.folder import make, with_tables_of
+from attnconv.models.registry import model_options
 from attnconv.train.atomic import replacing
 from attnconv.train.checksum import BLANK, sealed, verify_seal
-from attnconv.weights import difference, open_safetensors, shapes_of
+from attnconv.weights import Shapes, difference, open_safetensors, shapes_of
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Facts) -> None:
+def save_weights(path: str | Path, weights: Mapping[str, Tensor], facts: Facts) -> None:
     """Write tensors, and the texts of ``facts`` beside them, to ``path``: wholly or not at all.
 
     Raises:
         InputError: the file cannot be written.
     """
-    with replacing(path) as file:
+    with replacing(Path(path)) as file:
         file.write(file_of(weights, facts))
 
 
@@ -40,12 +43,13 @@ def file_of(weights: Mapping[str, Tensor], facts: Facts) -> bytes:
     return sealed(save(tensors, {**facts.to_texts(), CHECKSUM: BLANK}))
 
 
-def load_weights(path: Path) -> tuple[dict[str, Tensor], Facts]:
+def load_weights(path: str | Path) -> tuple[dict[str, Tensor], Facts]:
     """What `save_weights` wrote.
 
     Raises:
         InputError: the file is missing, damaged or changed, or not of attnconv.
     """
+    path = Path(path)
     if not path.is_file():
         raise checks.InputError(f"no safetensors file at {path}")
     with open_safetensors(path, extra="train") as file:
@@ -56,7 +60,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Facts]:
 
 def export_weights(
     model: nn.Module,
-    path: Path,
+    path: str | Path,
     *,
     config: dict[str, Any],
     meta: dict[str, Any],
@@ -66,69 +70,90 @@ def export_weights(
     """Write the weights of ``model``, spectral norm folded, and prove that the network built from them is the same.
 
     Args:
-        model: one of `attnconv.models`, which ``config`` names; other networks are saved by `save_weights`.
+        model: one of `attnconv.models`, which ``config`` names; its position tables may be resized. Other networks are
+            saved by `save_weights`.
         path: the file, ending in .safetensors.
         config: the run's: "model" and "model_options" are read.
         meta: of its images.
-        image_size: must be meta's, if given: the position tables are weights.
+        image_size: side that images are prepared to, in pixels, if not meta's.
         scores: as in `Facts`.
     Raises:
-        InputError: ``image_size`` is another, config names another network, or no room to write.
+        InputError: config or meta name another network, the tables do not cover ``image_size``, or no room to write.
         DisagreementError: the answers differ; nothing is kept.
     """
-    if image_size is not None and [image_size] * 2 != list(meta["image_size"]):
-        raise checks.InputError(
-            f"safetensors hold the weights as they are, for images of {meta['image_size'][0]} x "
-            f"{meta['image_size'][1]}; attnconv.surgery.resize_feat_size(model, {image_size}) would change them"
-        )
-    rows, columns = meta["image_size"]
-    plain, facts = folded(model), Facts(config, meta, scores=dict(scores or {}))
-    network_of(plain.state_dict(), facts, source="config")  # a config of another network is named, and not a file
+    path = Path(path)
+    plain, facts = folded(model), prepared_to(Facts(config, meta, scores=dict(scores or {})), image_size)
+    channels, (rows, columns) = facts.meta["channels"], facts.meta["image_size"]
+    blueprint = _own_blueprint(plain, facts)
+    require_covered(plain, channels, (rows, columns))
+    facts = replace(facts, feat_sizes=blueprint.feat_sizes)
     with replacing(path) as file:
         file.write(file_of(plain.state_dict(), facts))
         file.flush()
         differences = require_agreement(
             plain,
-            load_network(Path(file.name)).model,
+            load_network(file.name).model,
             sizes=Sizes((rows, rows), (columns, columns)),
-            channels=meta["channels"],
-            image_size=meta["image_size"],
+            facts=facts,
             what="the file",
         )
     return Written(path, None, differences)
 
 
-def load_network(path: Path) -> Exported:
+def load_network(path: str | Path) -> Exported:
     """The network of a safetensors file of `export_weights`, in eval mode on the CPU.
 
     Raises:
         InputError: as `load_weights`, or its weights are not those of the network that its config names.
     """
+    path = Path(path)
     weights, facts = load_weights(path)
-    return Exported(network_of(weights, facts, source=str(path)), facts, path)
-
-
-def network_of(weights: Mapping[str, Tensor], facts: Facts, *, source: str) -> nn.Module:
-    """The network that ``facts`` name, folded, with these weights; InputError, naming ``source``, if they differ."""
-
-    def drawn() -> nn.Module:
-        model = create_model(
-            facts.config.get("model", ""),
-            num_classes=len(facts.meta["classes"]),
-            in_channels=facts.meta["channels"],
-            image_size=tuple(facts.meta["image_size"]),
-            **facts.config.get("model_options", {}),
-        )
-        return folded(model)
-
     try:
-        with torch.device("meta"):  # what the file asks for may be larger than any memory
-            wanted = shapes_of(drawn().state_dict())
+        blueprint = _blueprint(facts)
+        wanted = _wanted_shapes(blueprint)
     except (checks.InputError, TypeError) as error:
-        raise checks.InputError(f"{source}: {error}") from None
+        raise checks.InputError(f"{path}: {error}") from None
     if problem := difference(shapes_of(weights), wanted):
-        raise checks.InputError(f"{source} does not hold the weights of {facts.config['model']!r}: {problem}")
+        raise checks.InputError(f"{path} does not hold the weights of {blueprint.name!r}: {problem}")
     with torch.random.fork_rng(devices=[]):
-        model = drawn()
-    model.load_state_dict(dict(weights))
-    return model
+        model = folded(make(blueprint))
+    model.load_state_dict(weights)
+    return Exported(model, facts, path)
+
+
+def _blueprint(facts: Facts) -> Blueprint:
+    """What remakes the network that ``facts`` name; InputError if there is none of that name."""
+    name = facts.config.get("model", "")
+    return Blueprint(
+        name=name,
+        num_classes=len(facts.meta["classes"]),
+        in_channels=facts.meta["channels"],
+        image_size=tuple(facts.meta["image_size"]),
+        options={**model_options(name), **facts.config.get("model_options", {})},
+        feat_sizes=facts.feat_sizes,
+    )
+
+
+def _own_blueprint(plain: nn.Module, facts: Facts) -> Blueprint:
+    """That of ``plain``, a folded network, its tables' sizes included; InputError if ``facts`` name another one."""
+    try:
+        blueprint = _blueprint(facts)
+    except checks.InputError:
+        raise checks.InputError(
+            f"safetensors are for networks that are built again by name, and config's 'model' is "
+            f"{facts.config.get('model')!r}; export_onnx and export_program take any network, save_weights its weights"
+        ) from None
+    try:
+        blueprint = with_tables_of(plain, blueprint)
+        wanted = _wanted_shapes(blueprint)
+    except (checks.InputError, TypeError) as error:
+        raise checks.InputError(f"config: {error}") from None
+    if problem := difference(shapes_of(plain.state_dict()), wanted):
+        raise checks.InputError(f"this network is not the {blueprint.name!r} of config and meta: {problem}")
+    return blueprint
+
+
+def _wanted_shapes(blueprint: Blueprint) -> Shapes:
+    """Those of its folded network, found without memory for them: a file may ask for more than there is."""
+    with torch.device("meta"):
+        return shapes_of(folded(make(blueprint)).state_dict())

@@ -43,14 +43,18 @@ def prepared(model: nn.Module, facts: Facts, image_size: int | None) -> tuple[nn
         InputError: a kernel that cannot be exported, or tables that do not cover the size.
     """
     require_exportable(model)
-    if image_size is not None:
-        side = checks.integer("image_size", image_size, at_least=1)
-        # In the run's words, too: its own images are prepared to this size from now on.
-        facts = replace(
-            facts, meta={**facts.meta, "image_size": [side, side]}, config={**facts.config, "image_size": side}
-        )
+    facts = prepared_to(facts, image_size)
     model = folded(model).requires_grad_(False)
     return model, replace(facts, sizes=sizes_of(model, facts.meta["channels"], facts.meta["image_size"]))
+
+
+def prepared_to(facts: Facts, image_size: int | None) -> Facts:
+    """``facts`` for images that are prepared to ``image_size``; as they are for None."""
+    if image_size is None:
+        return facts
+    side = checks.integer("image_size", image_size, at_least=1)
+    # In the run's words, too: its own images are prepared to this size from now on.
+    return replace(facts, meta={**facts.meta, "image_size": [side, side]}, config={**facts.config, "image_size": side})
 
 
 def with_free_sizes(model: nn.Module, facts: Facts, write: Callable[[Sizes], Written]) -> Written:
@@ -62,9 +66,10 @@ def with_free_sizes(model: nn.Module, facts: Facts, write: Callable[[Sizes], Wri
     assert facts.sizes is not None
     try:
         return write(facts.sizes)
-    except checks.InputError:  # nothing that a fixed size would mend
-        raise
-    except Exception as error:
+    # What torch's exporters raise for a size that they cannot keep free is a RuntimeError, as a disagreement is.
+    except RuntimeError as error:
+        if not facts.sizes.dynamic:
+            raise
         reason = checks.first_line(error)
         rows, columns = facts.meta["image_size"]
         written = write(Sizes((rows, rows), (columns, columns)))

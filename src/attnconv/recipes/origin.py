@@ -12,7 +12,7 @@ from typing import Any
 
 from attnconv import checks
 from attnconv.recipes.catalog import find_recipe, list_recipes
-from attnconv.train.config import RunConfig, without_folders
+from attnconv.train.config import YOUR_FOLDER, RunConfig, without_folders
 from attnconv.train.run_folder import MAY_DIFFER
 
 # Beside them, what a recipe leaves to whoever runs it.
@@ -110,7 +110,7 @@ def config_of(provenance: dict[str, Any] | None, model: str, options: dict[str, 
         InputError: what it holds is no configuration.
     """
     if provenance is None:
-        return RunConfig(model=model, model_options=options)
+        return RunConfig(model=model, model_options=options, data=YOUR_FOLDER)
     if not isinstance(provenance.get("config"), dict):
         raise checks.InputError(f"{source}: 'provenance' must hold the options of a run under 'config'")
     return RunConfig.from_dict(provenance["config"], source=source)

@@ -9,16 +9,14 @@ from torch import nn
 
 from attnconv import checks
 from attnconv.export import ExportedNetwork, is_exported, load_exported
+from attnconv.export.facts import checked_meta
 from attnconv.models.hub import folder
 from attnconv.models.hub.methods import HubNetwork
 from attnconv.recipes.origin import config_of, origin, origin_of_file, scores_of, shareable
 from attnconv.recipes.run import network
 from attnconv.train.checkpoint import load_checkpoint, load_weights
-from attnconv.train.config import RunConfig
+from attnconv.train.config import YOUR_FOLDER, RunConfig
 from attnconv.train.device import choose_device
-
-# What must be known of its images before a network can be used.
-META = {"classes": list, "channels": int, "image_size": list, "mean": list, "std": list, "resize_ratio": float}
 
 
 @dataclass(frozen=True)
@@ -67,13 +65,13 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") 
     where = choose_device(device)
     state = load_checkpoint(file)
     config = RunConfig.from_dict(state["config"], source=str(file))
-    _require_meta(state["meta"], f"{file} does not say what its images are: no {{!r}} in 'meta'")
-    model = network(config, state["meta"])
+    meta = _meta(state["meta"], file)
+    model = network(config, meta)
     load_weights(model, state, file, averaged=True)
     provenance = origin(config, state, file)
     if isinstance(model, HubNetwork):
-        model.meta, model.provenance = {**told(state["meta"]), "name": shareable(config).data}, provenance
-    return Trained(model.to(where).eval(), config, state["meta"], where, file, scores_of(provenance))
+        model.meta, model.provenance = {**told(meta), "name": shareable(config).data}, provenance
+    return Trained(model.to(where).eval(), config, meta, where, file, scores_of(provenance))
 
 
 def _from_exported(path: Path, device: str) -> Trained:
@@ -83,7 +81,8 @@ def _from_exported(path: Path, device: str) -> Trained:
             raise checks.InputError(f"{path} runs on the CPU here; --device {device} is for runs and safetensors")
         device = "cpu"
     where = choose_device(device)
-    config = RunConfig.from_dict(found.facts.config, source=str(path))
+    # A file that names no data is of no data set, not of RunConfig's default one.
+    config = RunConfig.from_dict({"data": YOUR_FOLDER, **found.facts.config}, source=str(path))
     if isinstance(found.model, HubNetwork):
         found.model.meta = {**told(found.facts.meta), "name": config.data}
         found.model.provenance = origin_of_file(config, found.facts.scores)
@@ -96,7 +95,7 @@ def _from_saved(path: Path, device: str) -> Trained:
     model = folder.read(file, path / folder.WEIGHTS)
     if model.meta is None:
         raise checks.InputError(f"{file} does not say what its images are: the network was not saved from a run")
-    _require_meta(model.meta, f"{file} does not say what its images are: no {{!r}} in 'meta'")
+    model.meta = _meta(model.meta, file)
     assert model.blueprint is not None
     config = config_of(model.provenance, model.blueprint.name, dict(model.blueprint.options), source=str(file))
     scores = scores_of(model.provenance)
@@ -108,7 +107,9 @@ def told(meta: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in meta.items() if key != "images"}
 
 
-def _require_meta(meta: dict[str, Any], message: str) -> None:
-    for name, kind in META.items():
-        if not isinstance(meta.get(name), kind):
-            raise checks.InputError(message.format(name))
+def _meta(meta: Any, file: Path) -> dict[str, Any]:
+    """``meta`` of ``file``, all in it that an image needs before the network can be used."""
+    try:
+        return checked_meta(meta)
+    except checks.InputError as error:
+        raise checks.InputError(f"{file} does not say what its images are: {error}") from None

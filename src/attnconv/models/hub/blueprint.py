@@ -64,10 +64,6 @@ class Blueprint:
         for key, kind in kinds.items():
             if not isinstance(config.get(key), kind):
                 raise checks.InputError(f"{source}: {key!r} must be {kind.__name__}, got {config.get(key)!r}")
-        try:
-            sizes = {layer: tuple(size) for layer, size in dict(config.get("feat_sizes") or {}).items()}
-        except (TypeError, ValueError):
-            raise checks.InputError(f"{source}: 'feat_sizes' must give each layer a list of integers") from None
         return cls(
             name=config["model"],
             num_classes=config["num_classes"],
@@ -75,5 +71,13 @@ class Blueprint:
             image_size=tuple(config["image_size"]),
             options=config["options"],
             global_pool=checks.one_of(f"global_pool in {source}:", config.get("global_pool", "avg"), ("avg", "")),
-            feat_sizes=sizes or None,
+            feat_sizes=feat_sizes_of(config.get("feat_sizes"), source=source),
         )
+
+
+def feat_sizes_of(values: Any, *, source: str) -> dict[str, tuple[int, ...]] | None:
+    """``Blueprint.feat_sizes`` as read from the JSON of the file ``source``; InputError if they are of another kind."""
+    try:
+        return {layer: tuple(size) for layer, size in dict(values or {}).items()} or None
+    except (TypeError, ValueError):
+        raise checks.InputError(f"{source}: 'feat_sizes' must give each layer a list of integers") from None

@@ -112,6 +112,11 @@ def current(model: HubNetwork) -> Blueprint:
         global_pool=getattr(model, "global_pool", "avg"),
         feat_sizes=None,
     )
+    return with_tables_of(model, blueprint)
+
+
+def with_tables_of(model: nn.Module, blueprint: Blueprint) -> Blueprint:
+    """``blueprint``, which has no feat_sizes, with those of ``model`` that are not what it makes."""
     with torch.device("meta"):
         plain = _with_tables(make(blueprint))
     sizes = {name: layer.feat_size for name, layer in _with_tables(model).items() if layer.feat_size is not None}
