@@ -9,8 +9,8 @@ from torch import nn
 
 from attnconv import AugmentedConv2d, surgery
 from attnconv.export.capture import require_exportable
-from attnconv.export.fold import folded
-from attnconv.export.sizes import Sizes, sizes_of
+from attnconv.models.fold import folded
+from attnconv.models.image_sizes import Sizes, sizes_of
 
 
 @pytest.mark.parametrize(

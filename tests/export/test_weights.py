@@ -9,6 +9,7 @@ import torch
 from export.untrained import config, meta, network
 
 from attnconv import export, surgery
+from attnconv.models import from_pretrained
 from attnconv.recipes import load_trained
 
 SIZE = (16, 13)
@@ -41,6 +42,19 @@ def test_there_and_back(saved):
     x = torch.randn(2, 2, *SIZE)
     with torch.no_grad():
         torch.testing.assert_close(found.model(x), model(x), rtol=0, atol=0)
+
+
+def test_a_folded_network_is_saved_as_it_is(saved, tmp_path):
+    model = export.load_network(saved[1]).model
+    model.save_pretrained(tmp_path / "folder")
+    again = from_pretrained(tmp_path / "folder")
+    assert again.state_dict().keys() == model.state_dict().keys()
+    x = torch.randn(2, 2, *SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), saved[0](x), rtol=0, atol=0)
+    settings = config("ssa_xresnet18", symmetric=True)
+    export.export_weights(again, tmp_path / "more.safetensors", config=settings, meta=meta(SIZE))
+    assert export.load_exported(tmp_path / "more.safetensors").facts == export.load_exported(saved[1]).facts
 
 
 def test_any_weights_with_facts(tmp_path):

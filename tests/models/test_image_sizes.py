@@ -4,15 +4,19 @@ import pytest
 import torch
 
 from attnconv.models import create_model, list_models
-from attnconv.models.image_sizes import image_sizes
+from attnconv.models.image_sizes import sizes_of
 
 IMAGE_SIZE = (33, 26)
 NAMES = [*list_models(), *list_models(dense=True)]
 
 
 def sizes(name, image_size=IMAGE_SIZE, **options):
+    """The least side, and the most rows and columns, or None."""
     with torch.device("meta"):
-        return image_sizes(create_model(name, num_classes=2, image_size=image_size, **options).eval(), 3)
+        found = sizes_of(create_model(name, num_classes=2, image_size=image_size, **options), 3)
+    (least, rows), (same, columns) = found.rows, found.columns
+    assert (least, rows is None) == (same, columns is None)
+    return least, None if rows is None else (rows, columns)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,4 +51,5 @@ def test_those_are_the_sizes_at_which_it_runs(name):
 
 
 def test_tables_that_cover_less_than_the_network_needs():
-    assert sizes("aa_convnet3", image_size=4) is None
+    with pytest.raises(ValueError, match="images of 64 x 64 are larger than the position tables"):
+        sizes("aa_convnet3", image_size=4)

@@ -5,14 +5,14 @@ onnx, onnxscript, onnxruntime and safetensors are imported where they are used.
 
 from attnconv.export.agreement import Difference, DisagreementError
 from attnconv.export.facts import Facts
-from attnconv.export.fold import folded
 from attnconv.export.load import SUFFIXES, is_exported, load_exported
 from attnconv.export.network import Exported, ExportedNetwork
 from attnconv.export.onnx_file import export_onnx, load_onnx
 from attnconv.export.program_file import export_program, load_program
-from attnconv.export.sizes import Sizes
 from attnconv.export.weights_file import export_weights, load_network, load_weights, save_weights
 from attnconv.export.written import Written
+from attnconv.models.fold import folded
+from attnconv.models.image_sizes import Sizes
 
 FORMATS = {"onnx": export_onnx, "torch": export_program, "safetensors": export_weights}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.export.facts import Facts
-from attnconv.export.sizes import Sizes
+from attnconv.models.image_sizes import Sizes
 
 BATCHES = (1, 2, 5)
 # Of the largest output. Rounding alone is 1e-6 in most networks, and 3e-4 in an untrained aa_resnet50, the softmaxes of

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from attnconv import checks
-from attnconv.export.sizes import Range, Sizes
 from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.models.image_sizes import Range, Sizes
 from attnconv.ops.kernel_choice import AttentionProblem, why_not
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnconv import __version__, checks
-from attnconv.export.sizes import Sizes
 from attnconv.models.hub.blueprint import feat_sizes_of
+from attnconv.models.image_sizes import Sizes
 from attnconv.train.config import RunConfig, without_folders
 
 FORMAT = "1"

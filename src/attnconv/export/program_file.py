@@ -22,8 +22,8 @@ from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import captured_sizes, dims, example, tracing
 from attnconv.export.facts import Facts, read_facts
 from attnconv.export.network import Exported, ExportedNetwork
-from attnconv.export.sizes import Sizes
 from attnconv.export.written import Written, prepared, with_free_sizes
+from attnconv.models.image_sizes import Sizes
 from attnconv.train.atomic import replacing
 from attnconv.train.checksum import append_checksum, verify_checksum
 

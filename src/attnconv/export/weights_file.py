@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.export.agreement import require_agreement
 from attnconv.export.facts import CHECKSUM, Facts, read_facts
-from attnconv.export.fold import folded
 from attnconv.export.network import Exported
-from attnconv.export.sizes import Sizes, require_covered
 from attnconv.export.written import Written, prepared_to
+from attnconv.models.fold import folded
 from attnconv.models.hub.blueprint import Blueprint
-from attnconv.models.hub.folder import make, with_tables_of
+from attnconv.models.hub.folder import make, wanted_shapes, with_tables_of
+from attnconv.models.image_sizes import Sizes, require_covered
 from attnconv.models.registry import model_options
 from attnconv.train.atomic import replacing
 from attnconv.train.checksum import BLANK, sealed, verify_seal
-from attnconv.weights import Shapes, difference, open_safetensors, shapes_of
+from attnconv.weights import difference, open_safetensors, shapes_of
 
 
 def save_weights(path: str | Path, weights: Mapping[str, Tensor], facts: Facts) -> None:
@@ -110,15 +110,15 @@ def load_network(path: str | Path) -> Exported:
     weights, facts = load_weights(path)
     try:
         blueprint = _blueprint(facts)
-        wanted = _wanted_shapes(blueprint)
+        wanted = wanted_shapes(blueprint)
     except (checks.InputError, TypeError) as error:
         raise checks.InputError(f"{path}: {error}") from None
     if problem := difference(shapes_of(weights), wanted):
         raise checks.InputError(f"{path} does not hold the weights of {blueprint.name!r}: {problem}")
     with torch.random.fork_rng(devices=[]):
-        model = folded(make(blueprint))
+        model = make(blueprint)
     model.load_state_dict(weights)
-    return Exported(model, facts, path)
+    return Exported(model.eval(), facts, path)
 
 
 def _blueprint(facts: Facts) -> Blueprint:
@@ -130,6 +130,7 @@ def _blueprint(facts: Facts) -> Blueprint:
         in_channels=facts.meta["channels"],
         image_size=tuple(facts.meta["image_size"]),
         options={**model_options(name), **facts.config.get("model_options", {})},
+        folded=True,
         feat_sizes=facts.feat_sizes,
     )
 
@@ -145,15 +146,9 @@ def _own_blueprint(plain: nn.Module, facts: Facts) -> Blueprint:
         ) from None
     try:
         blueprint = with_tables_of(plain, blueprint)
-        wanted = _wanted_shapes(blueprint)
+        wanted = wanted_shapes(blueprint)
     except (checks.InputError, TypeError) as error:
         raise checks.InputError(f"config: {error}") from None
     if problem := difference(shapes_of(plain.state_dict()), wanted):
         raise checks.InputError(f"this network is not the {blueprint.name!r} of config and meta: {problem}")
     return blueprint
-
-
-def _wanted_shapes(blueprint: Blueprint) -> Shapes:
-    """Those of its folded network, found without memory for them: a file may ask for more than there is."""
-    with torch.device("meta"):
-        return shapes_of(folded(make(blueprint)).state_dict())

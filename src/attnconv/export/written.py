@@ -10,8 +10,8 @@ from attnconv import checks
 from attnconv.export.agreement import Difference
 from attnconv.export.capture import require_exportable
 from attnconv.export.facts import Facts
-from attnconv.export.fold import folded
-from attnconv.export.sizes import Sizes, sizes_of
+from attnconv.models.fold import folded
+from attnconv.models.image_sizes import Sizes, sizes_of
 
 
 @dataclass(frozen=True)

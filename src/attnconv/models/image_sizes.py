@@ -1,37 +1,155 @@
-"""Which image sizes a network takes, found by trying them on the meta device, where nothing is computed."""
+"""Which image sizes a network takes.
 
-import bisect
+Letters: C channels, H rows, W columns.
+"""
+
+import copy
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.layers.augmented_conv import AugmentedConvNd
 
-LEAST, LARGEST = 64, 1 << 14  # pixels a side: no network here needs more, and nothing above is looked for
+Range = tuple[int, int | None]  # least and most, None without end
+# Pixels a side: no network here needs more to run at all; and nothing above is looked for.
+LEAST, LARGEST = 64, 1 << 14
 
 
-def image_sizes(model: nn.Module, channels: int) -> tuple[int, tuple[int, int] | None] | None:
-    """The least side and, where position tables end, the most rows and columns, pixels; None if it takes no image.
+@dataclass(frozen=True)
+class Sizes:
+    """Image sizes, in pixels, that a network takes."""
+
+    rows: Range
+    columns: Range
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether there is more than one."""
+        return any(low != high for low, high in (self.rows, self.columns))
+
+    def why_not(self, size: Sequence[int]) -> str | None:
+        """Why an image of ``size``, rows and columns, is not taken, as a clause; None if it is."""
+        for name, (low, high), n in zip(("rows", "columns"), (self.rows, self.columns), size, strict=True):
+            if n < low or (high is not None and n > high):
+                return f"it takes {range_text((low, high))} {name}, got {n}"
+        return None
+
+    def to_dict(self) -> dict[str, list[int | None]]:
+        """Plain values, as the files carry them."""
+        return {"rows": list(self.rows), "columns": list(self.columns)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "Sizes":
+        """What `to_dict` gave; ValueError, TypeError or KeyError for anything else."""
+        ranges = []
+        for name in ("rows", "columns"):
+            low, high = values[name]
+            checks.integer(name, low, at_least=1)
+            if high is not None:
+                checks.integer(name, high, at_least=low)
+            ranges.append((low, high))
+        return cls(*ranges)
+
+    def __str__(self) -> str:
+        return f"{range_text(self.rows)} rows, {range_text(self.columns)} columns"
+
+
+def range_text(found: Range) -> str:
+    low, high = found
+    if high is None:
+        return f"{low} or more"
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def sizes_of(model: nn.Module, channels: int, image_size: Sequence[int] | None = None) -> Sizes:
+    """The sizes that ``model`` takes: from the smallest at which it runs to the largest that its tables cover.
 
     Args:
-        model: (B, channels, rows, columns) -> anything; on the meta device, in eval mode.
+        model: (B, C, H, W) -> anything.
+        channels: C.
+        image_size: rows, columns that must be among them; any if None.
+    Raises:
+        InputError: a position table does not cover ``image_size``, or the network refuses it, or takes no size.
     """
+    probe = _Probe(model, channels)
+    if image_size is None:
+        rows = columns = next((n for n in range(1, LEAST + 1) if probe.takes(n, n)), LEAST)
+    else:
+        rows, columns = image_size
+    probe.require(rows, columns)
+    least = next(n for n in range(1, min(rows, columns) + 1) if n == min(rows, columns) or probe.takes(n, n))
+    if not probe.layers:
+        return Sizes((least, None), (least, None))
+    return Sizes(
+        (least, _largest(rows, lambda n: probe.takes(n, columns))),
+        (least, _largest(columns, lambda n: probe.takes(rows, n))),
+    )
 
-    def refuses(rows: int, columns: int) -> bool:
-        try:
-            with torch.no_grad():
-                model(torch.empty(1, channels, rows, columns, device="meta"))
-        except (checks.InputError, RuntimeError):  # the latter of an image smaller than a window
-            return True
-        return False
 
-    least = next((side for side in range(1, LEAST + 1) if not refuses(side, side)), None)
-    if least is None:
+def require_covered(model: nn.Module, channels: int, image_size: Sequence[int]) -> None:
+    """Pass if ``model`` takes images of that size; InputError as `sizes_of`."""
+    rows, columns = image_size
+    _Probe(model, channels).require(rows, columns)
+
+
+def _largest(start: int, takes: Any) -> int:
+    """The last number from ``start`` on that ``takes``, which says no from some number on."""
+    step = 1
+    while start + step <= LARGEST and takes(start + step):
+        step *= 2
+    low, high = start + step // 2, start + step  # taken, and not taken
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if takes(middle) else (low, middle)
+    return low
+
+
+class _Probe:
+    """The network on the meta device, where nothing is computed, with tables that never end."""
+
+    def __init__(self, model: nn.Module, channels: int) -> None:
+        self.model, self.channels = copy.deepcopy(model).to("meta").eval(), channels
+        self.layers: dict[str, AugmentedConvNd] = {}
+        self.maps: dict[str, tuple[int, ...]] = {}
+        for name, layer in self.model.named_modules():
+            if isinstance(layer, AugmentedConvNd) and layer.position == "relative":
+                layer.position = None  # type: ignore[assignment]
+                layer.register_forward_hook(functools.partial(self._see, name))
+                self.layers[name] = layer
+
+    def uncovered(self, rows: int, columns: int) -> tuple[str, tuple[int, ...], Any] | None:
+        """The first layer with tables too small for such an image, its map and its feat_size."""
+        self.maps.clear()
+        with torch.no_grad():
+            self.model(torch.empty(2, self.channels, rows, columns, device="meta"))
+        for name, map_size in self.maps.items():
+            feat_size = self.layers[name].feat_size
+            assert isinstance(feat_size, tuple)
+            if any(n > covered for n, covered in zip(map_size, feat_size, strict=True)):
+                return name, map_size, feat_size
         return None
-    if not any(isinstance(layer, AugmentedConvNd) and layer.position == "relative" for layer in model.modules()):
-        return least, None
-    sides = range(LARGEST)
-    rows = bisect.bisect(sides, False, lo=least, key=lambda side: refuses(side, least)) - 1
-    columns = bisect.bisect(sides, False, lo=least, key=lambda side: refuses(least, side)) - 1
-    return least, (rows, columns)
+
+    def require(self, rows: int, columns: int) -> None:
+        """Pass if the tables cover such an image."""
+        if (found := self.uncovered(rows, columns)) is not None:
+            name, map_size, feat_size = found
+            raise checks.InputError(
+                f"images of {rows} x {columns} are larger than the position tables: layer {name!r} gets a map of "
+                f"{map_size} and its tables cover feat_size={feat_size}; attnconv.surgery.resize_feat_size(model, "
+                f"({rows}, {columns})) fits all tables"
+            )
+
+    def takes(self, rows: int, columns: int) -> bool:
+        try:
+            return self.uncovered(rows, columns) is None
+        except (checks.InputError, RuntimeError):  # an image smaller than the network's windows
+            return False
+
+    def _see(self, name: str, _layer: nn.Module, _inputs: Any, y: Tensor) -> None:
+        seen = self.maps.get(name, ())
+        self.maps[name] = tuple(max(pair) for pair in zip(seen, y.shape[2:], strict=True)) if seen else (*y.shape[2:],)

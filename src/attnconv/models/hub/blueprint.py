@@ -17,6 +17,7 @@ class Blueprint:
     Args:
         options: the network's own, those left at their defaults too, so that a later version remakes the same network.
         global_pool: "avg", or "" for a network that was told to give its map.
+        folded: whether constrained weights (spectral norm) have become plain ones, as an export makes them.
         feat_sizes: of augmented convolutions whose tables were resized, by dotted name: one integer an axis.
     """
 
@@ -26,6 +27,7 @@ class Blueprint:
     image_size: tuple[int, int]
     options: Mapping[str, Any]
     global_pool: str = "avg"
+    folded: bool = False
     feat_sizes: Mapping[str, tuple[int, ...]] | None = None
 
     def to_config(self) -> dict[str, Any]:
@@ -45,6 +47,8 @@ class Blueprint:
         }
         if self.global_pool != "avg":
             config["global_pool"] = self.global_pool
+        if self.folded:
+            config["folded"] = True
         if self.feat_sizes:
             config["feat_sizes"] = {layer: list(size) for layer, size in self.feat_sizes.items()}
         return config
@@ -71,6 +75,7 @@ class Blueprint:
             image_size=tuple(config["image_size"]),
             options=config["options"],
             global_pool=checks.one_of(f"global_pool in {source}:", config.get("global_pool", "avg"), ("avg", "")),
+            folded=checks.one_of(f"folded in {source}:", config.get("folded", False), (True, False)),
             feat_sizes=feat_sizes_of(config.get("feat_sizes"), source=source),
         )
 

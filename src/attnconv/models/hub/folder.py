@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from attnconv import __version__, checks
 from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.models.fold import folded
 from attnconv.models.hub.blueprint import Blueprint
 from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.registry import create_model
@@ -98,8 +100,8 @@ def make(blueprint: Blueprint) -> HubNetwork:
     layers = _with_tables(model)
     for name, size in (blueprint.feat_sizes or {}).items():
         layers[checks.one_of(f"layer in feat_sizes of {blueprint.name}:", name, layers)].resize_feat_size(size)
-    model.blueprint = blueprint
-    return model
+    model.blueprint = replace(blueprint, folded=blueprint.folded and any(map(is_parametrized, model.modules())))
+    return folded(model) if model.blueprint.folded else model
 
 
 def current(model: HubNetwork) -> Blueprint:

@@ -1,12 +1,15 @@
 """A network whose constrained weights are plain ones, for files that know no parametrizations."""
 
 import copy
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.utils import parametrize
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def folded(model: nn.Module) -> nn.Module:
+
+def folded(model: Model) -> Model:
     """A copy of ``model`` in eval mode in which spectral norm, and any other parametrization, has become its weight.
 
     ``model`` stays as it is: eval mode does not advance a power iteration, and only the copy is changed.
