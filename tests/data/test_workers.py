@@ -68,3 +68,32 @@ except KeyboardInterrupt:
 def test_ctrl_c_while_a_worker_is_forked_is_not_lost(image_folder):
     done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(image_folder)], capture_output=True, text=True)
     assert done.stdout == "interrupted [True]\n", done.stderr
+
+
+STUCK = """
+import multiprocessing, os, signal, sys, threading
+import torch
+from attnconv.data import load_data
+loader = load_data(sys.argv[1], image_size=8).train_loader(batch_size=4, seed=0, device=torch.device("cpu"), workers=1)
+list(loader.epoch(0))
+(worker,) = multiprocessing.active_children()
+os.kill(worker.pid, signal.SIGSTOP)  # as if a network's file system did not answer
+woken = []
+def wake():
+    woken.append(True)
+    os.kill(worker.pid, signal.SIGCONT)
+interrupts, waking = (threading.Timer(*of) for of in ((1, signal.raise_signal, [signal.SIGINT]), (30, wake)))
+interrupts.start()
+waking.start()
+try:
+    list(loader.epoch(1))
+except KeyboardInterrupt:
+    print("interrupted", woken, flush=True)
+waking.cancel()
+os.kill(worker.pid, signal.SIGCONT)
+"""
+
+
+def test_ctrl_c_ends_the_wait_for_a_worker_that_is_stuck(image_folder):
+    done = subprocess.run([sys.executable, "-c", STUCK, str(image_folder)], capture_output=True, text=True)
+    assert done.stdout == "interrupted []\n", done.stderr

@@ -292,9 +292,9 @@ def test_the_page_asks_no_other_host(site, asked):
     assert {to[0] for to in asked if isinstance(to, tuple)} == {"127.0.0.1"}
 
 
-def upload(site, content):
+def upload(site, content, **more):
     body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + content + b"\r\n--x--\r\n"
-    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    headers = {"Content-Type": "multipart/form-data; boundary=x", **more}
     return answer(site, "POST", "/gradio_api/upload", body=body, headers=headers)
 
 
@@ -331,8 +331,11 @@ def test_an_upload_is_shown_and_is_gone(site, photo):
     assert code == 200
     assert "data:image/png" in shown
     assert not path.exists()
-    code, shown = ask(site, path)  # once more
-    assert (code, "data:image" in shown) != (200, True)
+    code, shown = ask(site, path)  # as a second tab does, to which the same file was dropped
+    assert code == 200
+    assert "a.png is no longer there: drop it once more." in shown
+    assert "data:image" not in shown
+    assert str(path.parent) not in shown
 
 
 def test_no_file_but_an_upload_can_be_named(site, photo, asked, monkeypatch):
@@ -345,6 +348,8 @@ def test_no_file_but_an_upload_can_be_named(site, photo, asked, monkeypatch):
         uploaded.parent / ".." / ".." / ".." / photo.relative_to(photo.anchor),
         "/etc/passwd",
         "/etc/nothing",
+        uploaded.parent,
+        "",
         "http://127.0.0.2/a.png",
         "\0",
     ):
@@ -371,19 +376,71 @@ def test_gradios_other_routes_are_shut(site, route):
     assert answer(site, method, f"/gradio_api/{path}") == (404, "not found")
 
 
+def raw(site, *lines):
+    """The status of the answer to a request that is written line by line."""
+    host, port = urllib.parse.urlparse(site[0]).netloc.split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return int(connection.makefile("rb").readline().split()[1])
+
+
 def test_a_foreign_name_of_this_machine_is_refused(site):
     netloc = urllib.parse.urlparse(site[0]).netloc
     port = netloc.partition(":")[2]
-    for host in ("127.0.0.1", netloc, f"localhost:{port}", f"[::1]:{port}"):
+    for host in ("127.0.0.1", netloc, f"localhost:{port}", f"LocalHost:{port}", f"[::1]:{port}"):
         assert answer(site, "GET", "/", headers={"Host": host})[0] == 200
-    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example"):
-        code, text = answer(site, "GET", "/", headers={"Host": host})
-        assert (code, text) == (421, "this page is served as 127.0.0.1 or ::1 or localhost alone")
+    code, text = answer(site, "GET", "/", headers={"Host": "evil.example"})
+    assert (code, text) == (421, "this page is served as 127.0.0.1 or [::1] or localhost alone")
+    for host in (
+        f"evil.example:{port}", "127.0.0.1.evil.example", f"a{{b.evil.example:{port}", 'a"b.evil.example', "a`b",
+        "evil.example:99999", "evil.example:abc", "evil.example/", "127.0.0.1@evil.example", "127.0.0.1:a", "[::1",
+        "[::1].evil.example", "::1", "",
+    ):  # fmt: skip
+        assert raw(site, "GET / HTTP/1.1", f"Host: {host}", "Connection: close") in (400, 421), host
+    assert raw(site, "GET / HTTP/1.0") == 421
+    assert raw(site, "GET / HTTP/1.1", "Host: localhost", "Host: evil.example", "Connection: close") in (400, 421)
+
+
+def test_another_site_may_not_ask(site):
+    netloc = urllib.parse.urlparse(site[0]).netloc
+    assert answer(site, "GET", "/", headers={"Origin": f"http://{netloc}"})[0] == 200
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "http://localhost", f"{netloc}", ""):
+        assert answer(site, "GET", "/", headers={"Origin": origin}) == (403, "another site may not ask"), origin
+        assert upload(site, b"mine", Origin=origin)[0] == 403
+    assert raw(site, "GET / HTTP/1.0", "Origin: http://evil.example") == 421
 
 
 def test_other_machines_may_ask_by_any_name_where_they_may_ask_at_all():
     with served([network()], host="0.0.0.0") as address:
-        assert answer((address,), "GET", "/theme.css", headers={"Host": "lab.example"})[0] == 200
+        host = {"Host": "lab.example:7860"}
+        assert answer((address,), "GET", "/theme.css", headers=host)[0] == 200
+        assert answer((address,), "GET", "/theme.css", headers={**host, "Origin": "http://lab.example:7860"})[0] == 200
+        assert answer((address,), "GET", "/theme.css", headers={**host, "Origin": "http://evil.example"})[0] == 403
+
+
+def test_names_are_in_small_letters_as_browsers_send_them(monkeypatch):
+    monkeypatch.setattr("attnconv.explain.web.server.listen", lambda host, port: listen("::1", port))
+    server = WebServer(lambda: pytest.fail("no page yet"), host="MyBox", port=0)
+    assert server.names == {"mybox", "[::1]", "127.0.0.1", "localhost"}
+    server.__exit__()
+
+
+def test_an_upload_is_as_large_as_a_file_may_be_and_says_so(site):
+    limit = 413, "an upload must say its length, at most 3000 bytes"
+    assert upload(site, bytes(80_000)) == limit
+    assert answer(site, "POST", "/gradio_api/upload", body=iter([b"a", b"b"]), encode_chunked=True)[1] == limit[1]
+
+
+def test_one_who_leaves_while_asking_is_no_error(site, capfd):
+    host, port = urllib.parse.urlparse(site[0]).netloc.split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            f"POST /gradio_api/run/predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\na".encode()
+        )
+        time.sleep(0.2)
+    assert answer(site, "GET", "/theme.css")[0] == 200
+    time.sleep(0.5)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def event(site, number, data, tab):

@@ -93,3 +93,9 @@ def test_without_facts_of_images_its_code_reads_none(tmp_path):
     text = card_of(network("convnet3"), tmp_path)
     assert "`pip install 'attnconv[hub]'`" in text
     assert "attnconv.data" not in text
+
+
+def test_classes_that_nobody_named(tmp_path):
+    model = network("convnet3")
+    model.meta = {"classes": None, "channels": 3}
+    assert "Classes:" not in card_of(model, tmp_path)

@@ -3,6 +3,7 @@
 Letters: B batch, C channels, H rows, W columns.
 """
 
+import contextlib
 import dataclasses
 import os
 from abc import ABC, abstractmethod
@@ -178,6 +179,7 @@ class FileLoader:
         self.order, self.normalise, self.device = order, normalise, device
         self.skip_bad_images = source.options.skip_bad_images
         self._skipped: set[str] = set()
+        self._forked = False
         self._mix = batch_mixer(augmentation, seed=order.seed, num_classes=num_classes)
         self._sampler = _Sampler()
         self._loader = DataLoader(
@@ -217,8 +219,11 @@ class FileLoader:
 
     def _batches(self, epoch: int, start: int, batches: tuple[Tensor, ...]) -> Iterator[Batch]:
         self._sampler.epoch, self._sampler.batches = epoch, batches
-        with interrupts_held():  # what a signal raises while a process forks, in a hook of logging's, is lost
+        # What a signal raises while a process forks, in a hook of logging's, is lost. Later the workers are there, and
+        # are waited for, which a signal may end.
+        with contextlib.nullcontext() if self._forked else interrupts_held():
             decoded = iter(self._loader)
+            self._forked = True
         for number, (images, labels, bad) in enumerate(decoded, start):
             if bad and not self.skip_bad_images:
                 raise checks.InputError(f"{bad[0].message}; --skip-bad-images leaves such files out")

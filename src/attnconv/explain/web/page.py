@@ -108,12 +108,14 @@ def web_page(
             return [None, "", opened, shown, *(view.prediction_html(look) for look in opened.looks)]
 
         def take(path: str) -> list[Any]:
+            name = Path(path).name
             try:
-                return show(WebImage(Path(path).name, read_bytes(path)))
-            except checks.InputError as error:
-                return refuse(error)
+                content = read_bytes(path)
+            except checks.InputError:  # another tab, to which the same file was dropped, has read and deleted it
+                return refuse(checks.InputError(f"{name} is no longer there: drop it once more"))
             finally:
                 Path(path).unlink(missing_ok=True)
+            return show(WebImage(name, content))
 
         def draw(opened: Opened | None, query: dict[str, int] | None, *choices: str) -> list[Any]:
             """The message, and the heat maps of each panel, for layer, head, layer, head, ..."""

@@ -67,15 +67,17 @@ class WebServer:
     def names(self) -> set[str] | None:
         """Of this machine, under which a browser may ask for the page; None for any, if other machines may ask."""
         address = self._socket.getsockname()[0]
-        local = {self._host, address, "127.0.0.1", "::1", "localhost"}
-        return local if ipaddress.ip_address(address).is_loopback else None
+        if not ipaddress.ip_address(address).is_loopback:
+            return None
+        local = {self._host.lower(), address, "127.0.0.1", "::1", "localhost"}
+        return {f"[{name}]" if ":" in name else name for name in local}
 
     def __enter__(self) -> "WebServer":
         with self._kept as kept:
             uploads = kept.enter_context(_gradio_settings())
             checks.require("gradio", extra="demo")  # only now: it makes a folder when it is imported
             app = _app(self._make_page(), self._max_bytes)
-            self._server = _server(gate(app, uploads=uploads, hosts=self.names))
+            self._server = _server(gate(app, uploads=uploads, max_bytes=self._max_bytes, hosts=self.names))
             self._kept = kept.pop_all()
         return self
 

@@ -100,7 +100,7 @@ def _sizes(model: nn.Module, channels: int) -> str:
 
 def _classes(network: HubNetwork, blueprint: Blueprint) -> list[Any]:
     """The names of what the network answers; none if its classifier is another than the one that was trained."""
-    names = (network.meta or {}).get("classes", [])
+    names = (network.meta or {}).get("classes") or []
     return names if len(names) == blueprint.num_classes else []
 
 
