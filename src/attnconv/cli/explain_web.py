@@ -45,9 +45,8 @@ def serve_page(
         return web_page(networks, images, first=images[0] if images else None)
 
     with termination_raised(), WebServer(make_page, host=host or HOST, port=port) as server:
-        print(f"{server.address} (Ctrl-C ends it)", flush=True)
         try:
-            server.run()
+            server.run(lambda: print(f"{server.address} (Ctrl-C ends it)", flush=True))
         except Terminated:
             raise
         except KeyboardInterrupt:

@@ -84,8 +84,13 @@ class WebServer:
     def __exit__(self, *error: object) -> None:
         self._kept.close()
 
-    def run(self) -> None:
-        """Serve until `stop`, or until Ctrl-C or SIGTERM, which are raised once the server has ended."""
+    def run(self, ready: Callable[[], None] | None = None) -> None:
+        """Serve until `stop`, or until Ctrl-C or SIGTERM, which are raised once the server has ended.
+
+        Args:
+            ready: called when the page is there, and a signal ends the server as it should.
+        """
+        self._server.ready = ready
         self._server.run(sockets=[self._socket])
 
     def stop(self) -> None:
@@ -129,6 +134,13 @@ def _server(app: Any) -> Any:
     import uvicorn  # Gradio brings it
 
     class Server(uvicorn.Server):
+        ready: Callable[[], None] | None = None
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.ready is not None:
+                self.ready()
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             # Open tabs hold connections that never end by themselves; that they are cut off is no error to be logged.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
