@@ -67,6 +67,7 @@ def test_meta_that_could_not_be_used(given, message):
     [
         ({"meta": None}, "meta must hold names and values, got NoneType"),
         ({"meta": {**meta(9), "name": object()}}, "meta must hold plain values"),
+        ({"scores": {(1, 2): 50.0}}, "scores must hold plain values: keys must be str"),
         ({"scores": {"top1": object()}}, "scores must hold plain values .*, got <object"),
         ({"config": None}, "config must hold names and values, got NoneType"),
         ({"config": {"modle": "unet"}}, "unknown option in config 'modle'; nearest: 'model'"),

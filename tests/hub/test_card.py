@@ -98,4 +98,5 @@ def test_without_facts_of_images_its_code_reads_none(tmp_path):
 def test_classes_that_nobody_named(tmp_path):
     model = network("convnet3")
     model.meta = {"classes": None, "channels": 3}
+    model.provenance = {"config": {"data": "digits"}, "command": "attnconv train", "scores": {"val_top1": 50.0}}
     assert "Classes:" not in card_of(model, tmp_path)

@@ -138,7 +138,12 @@ def _plain(name: str, value: Any) -> Any:
             return item.tolist()
         raise checks.InputTypeError(f"{name} must hold plain values (text, numbers, lists, dicts), got {item!r}")
 
-    return json.loads(json.dumps(value, default=listed))
+    try:
+        return json.loads(json.dumps(value, default=listed))
+    except checks.InputTypeError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:  # a key that is no text, a value that holds itself
+        raise checks.InputTypeError(f"{name} must hold plain values: {checks.first_line(error)}") from None
 
 
 def _value(texts: Mapping[str, str], name: str, source: str) -> Any:

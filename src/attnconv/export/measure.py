@@ -3,13 +3,12 @@
 Times are of one process in which the ways take turns; memory is the peak of a process of its own for each.
 """
 
-import contextlib
 import logging
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from attnconv.bench.contest import Call, Contestant, Settings
 from attnconv.bench.timing import hold
+from attnconv.export.quiet import logging_only
 
 ROUNDS = 11
 BUDGET = 20.0  # seconds of all rounds together
@@ -70,7 +70,8 @@ def measure(
         return Contestant(name, made)
 
     settings = Settings(device=torch.device("cpu"), rounds=ROUNDS, budget=BUDGET)
-    with _no_cuda_warning():
+    # For C++ on the CPU, too, torch.compile warns of CUDA's tools on a machine without a GPU.
+    with logging_only(logging.ERROR, "torch.utils.cpp_extension"):
         outcomes = hold([contestant(name, build) for name, (build, _) in ways.items()], settings, tell=tell)
     found = []
     for outcome in outcomes:
@@ -83,18 +84,6 @@ def measure(
             Measured(outcome.name, median, min(times, default=None), max(times, default=None), peak, outcome.why_not)
         )
     return found
-
-
-@contextlib.contextmanager
-def _no_cuda_warning() -> Iterator[None]:
-    """In which torch.compile does not warn, for C++ on the CPU too, of CUDA's tools on a machine without a GPU."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _footprint(kind: str, file: Path, image: Tensor) -> int | None:

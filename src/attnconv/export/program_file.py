@@ -22,6 +22,7 @@ from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import captured_sizes, dims, example, tracing
 from attnconv.export.facts import Facts, read_facts
 from attnconv.export.network import Exported, ExportedNetwork
+from attnconv.export.quiet import logging_only
 from attnconv.export.written import Written, prepared, with_free_sizes
 from attnconv.models.image_sizes import Sizes
 from attnconv.train.atomic import replacing
@@ -155,12 +156,6 @@ def _tensors_only() -> Iterator[None]:
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """In which torch's export says nothing: what is wrong with a file stands in our one sentence."""
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with logging_only(logging.CRITICAL, "torch.export"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -15,7 +15,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 READ = ("/", "/theme.css", "/favicon.ico", "/gradio_api/upload_progress")
 READ_BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 UPLOAD, EVENT = "/gradio_api/upload", "/gradio_api/run/predict"
-LONGEST_EVENT = 2**16  # bytes: what is chosen, and the name of an upload; and what stands around an uploaded file
+LONGEST_EVENT = 2**16  # bytes: what is chosen, and the name of an upload
+AROUND = 2**16  # bytes of an upload beside its file
 
 
 def gate(app: Any, *, uploads: Path, max_bytes: int, hosts: Collection[str] | None) -> Any:
@@ -40,7 +41,7 @@ def gate(app: Any, *, uploads: Path, max_bytes: int, hosts: Collection[str] | No
             elif not from_the_page(headers):
                 answering = PlainTextResponse("another site may not ask", 403)
             elif route == ("POST", UPLOAD):
-                if not 0 <= length_of(headers) <= max_bytes + LONGEST_EVENT:
+                if not 0 <= length_of(headers) <= max_bytes + AROUND:
                     answering = PlainTextResponse(f"an upload must say its length, at most {max_bytes} bytes", 413)
             elif route == ("POST", EVENT):
                 try:

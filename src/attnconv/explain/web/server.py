@@ -138,7 +138,7 @@ def _server(app: Any) -> Any:
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            if self.ready is not None:
+            if self.started and self.ready is not None:
                 self.ready()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -136,7 +136,7 @@ def _training(network: HubNetwork) -> str:
     if not scores:
         lines.append("None are recorded with these weights.")
         return "\n\n".join(lines)
-    few = len((network.meta or {}).get("classes", ())) <= 5  # then top-5 says nothing
+    few = len((network.meta or {}).get("classes") or ()) <= 5  # then top-5 says nothing
     told = {key: text for key, text in SCORES.items() if key in scores and not (key == "val_top5" and few)}
     rows = [f"| {text} | {scores[key]:.4g} |" for key, text in told.items()]
     epoch = f", after epoch {scores['epoch']}" if "epoch" in scores else ""
