@@ -48,7 +48,7 @@ def convnet3(*, num_classes: int, in_channels: int, image_size: tuple[int, int])
     return aa_convnet3(num_classes=num_classes, in_channels=in_channels, image_size=image_size, augment=())
 
 
-@register(images=CIFAR100)
+@register(images=CIFAR100, plain="convnet3")
 def aa_convnet3(
     *,
     num_classes: int,

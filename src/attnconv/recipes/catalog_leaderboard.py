@@ -18,6 +18,7 @@ def leaderboard(data: str, image_size: int, epochs: int) -> RunConfig:
     return RunConfig(
         model="ssa_xresnet50",
         model_options={
+            "stem": [32, 32, 64],
             "act": "mish",
             "shortcut_pool": "max",
             "blur_pool": True,

@@ -26,6 +26,8 @@ SSA_TRAINING: Options = {
     "batch_size": 64,
     "optimizer": "adamw",
     "lr": 3e-3,
+    "base_momentum": 0.85,
+    "max_momentum": 0.95,
     "weight_decay": 1e-2,
     "label_smoothing": 0.1,
 }
