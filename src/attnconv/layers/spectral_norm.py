@@ -1,6 +1,8 @@
 """Bias-free 1-D convolutions under spectral norm, and what old checkpoints call their tensors.
 
-Source: Miyato et al. 2018, arXiv:1802.05957, by torch's own parametrization.
+Source: Miyato et al. 2018, arXiv:1802.05957, by torch's own parametrization. Departures from torch 1.0, with which the
+layers of 2019 were trained: the vectors begin with 15 power iterations, there they are random; each forward in training
+updates u before v, there v before u.
 """
 
 import functools
@@ -78,8 +80,8 @@ def refuse_vmap_in_training(forward: Callable[..., Tensor]) -> Callable[..., Ten
 def _rename_old_keys(conv: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Give weight_orig, weight_u, weight_v, as torch.nn.utils.spectral_norm wrote them, today's names.
 
-    The oldest files, of torch 1.0, hold the divided weight in place of weight_v; v is then what makes u^T W v the
-    divisor. Without spectral norm here the weight is folded: W / (u^T W v).
+    torch 1.0 and later wrote all three. Older files hold the divided weight in place of weight_v; v is then what makes
+    u^T W v the divisor. Without spectral norm here the weight is folded: W / (u^T W v).
     """
     if not {f"{prefix}weight_orig", f"{prefix}weight_u"} <= state.keys():
         return
