@@ -32,9 +32,9 @@ PARAMETERS = {
     "aa_resnet50 key_ratio=0.5 value_ratio=0.5": 22_342_680,
     "aa_resnet50 key_ratio=0.75 value_ratio=0.75": 20_735_496,
     "aa_resnet50 key_ratio=1.0 value_ratio=1.0": 19_383_560,
-    "xresnet50": 23_547_754,
-    "sa_xresnet50": 23_547_754 + 2 * 256 * 32 + 256 * 256 + 1,
-    "ssa_xresnet50": 23_547_754 + 256 * 256 + 1,
+    "xresnet50": 23_575_466,
+    "sa_xresnet50": 23_575_466 + 2 * 256 * 32 + 256 * 256 + 1,
+    "ssa_xresnet50": 23_641_003,
 }
 
 # What does not come out as printed; everything else does.
@@ -79,9 +79,23 @@ def test_convolution_shortcuts():
 
 
 def test_xresnet50_is_resnet50_with_another_stem():
-    """As timm's resnet50d, which is the same network: 25,576,264."""
+    """As timm's resnet50d, which is the same network with fastai's stem: 25,576,264."""
     stem = 9 * (3 * 32 + 32 * 32 + 32 * 64) + 2 * (32 + 32 + 64)
-    assert count(on_meta("xresnet50")) == 25_557_032 - (49 * 3 * 64 + 2 * 64) + stem == 25_576_264
+    assert count(on_meta("xresnet50", stem=(32, 32, 64))) == 25_557_032 - (49 * 3 * 64 + 2 * 64) + stem == 25_576_264
+
+
+def test_the_networks_of_2019_at_256_pixels():
+    """Ten classes; the sizes of SimpleSelfAttention's own networks."""
+    made = {name: on_meta(name, num_classes=10, image_size=256) for name in ("xresnet50", "ssa_xresnet50")}
+    assert {name: count(model) for name, model in made.items()} == {
+        "xresnet50": 23_575_466,
+        "ssa_xresnet50": 23_641_003,
+    }
+    flops = cost(made["ssa_xresnet50"], in_channels=3, image_size=(256, 256)).flops
+    assert f"{flops / 1e9:.2f}" == "13.32"
+    fastai = on_meta("xresnet50", num_classes=10, image_size=256, stem=(32, 32, 64))
+    assert count(fastai) == 23_547_754
+    assert f"{cost(fastai, in_channels=3, image_size=(256, 256)).flops / 1e9:.2f}" == "11.30"
 
 
 @pytest.mark.parametrize(
