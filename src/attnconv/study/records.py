@@ -63,12 +63,22 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
 
 def records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
     """Those of all runs, in the order of the plan; of an archive those that it holds, and the rest missing."""
-    if not folder.is_archive():
+    if not is_archive(folder):
         return [record(folder, planned) for planned in study.runs()]
     found = read_records(folder.records)
     known = {(one.get("arm"), one.get("seed")) for one in found}
     missing = [planned for planned in study.runs() if (planned.arm, planned.seed) not in known]
     return found + [{"arm": run.arm, "seed": run.seed, "state": "missing", "reason": None} for run in missing]
+
+
+def is_archive(folder: StudyFolder) -> bool:
+    """True if the plan and the records of runs were kept, and not the runs.
+
+    A study that was stopped before its first run began has no runs either: all its records are of missing ones.
+    """
+    if (folder.path / "runs").exists() or not folder.records.exists():
+        return False
+    return any(one["state"] != "missing" or one.get("history") for one in read_records(folder.records))
 
 
 def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:

@@ -46,6 +46,11 @@ def forget_halves(paths: Iterable[Path]) -> None:
             _temporary(path).unlink()
 
 
+def is_half_of(path: Path, other: Path) -> bool:
+    """True if ``other`` is what a process leaves that is killed while it writes ``path``."""
+    return other == _temporary(path)
+
+
 def _temporary(path: Path) -> Path:
     return path.with_name(path.name + ".tmp")
 
