@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
+from attnconv.atomic import replacing
 from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import captured_sizes, dims, example, tracing
 from attnconv.export.facts import CHECKSUM, Facts, read_facts
 from attnconv.export.network import Exported, ExportedNetwork
 from attnconv.export.written import Written, prepared, with_free_sizes
 from attnconv.models.image_sizes import Sizes
-from attnconv.train.atomic import replacing
 from attnconv.train.checksum import BLANK, sealed, verify_seal
 
 INPUT, OUTPUT = "images", "logits"

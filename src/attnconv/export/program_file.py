@@ -4,6 +4,7 @@ Letters: B batch, C channels, H rows, W columns.
 """
 
 import contextlib
+import io
 import logging
 import os
 import warnings
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from attnconv import checks
+from attnconv.atomic import replacing
 from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import captured_sizes, dims, example, tracing
 from attnconv.export.facts import Facts, read_facts
@@ -25,7 +27,6 @@ from attnconv.export.network import Exported, ExportedNetwork
 from attnconv.export.quiet import logging_only
 from attnconv.export.written import Written, prepared, with_free_sizes
 from attnconv.models.image_sizes import Sizes
-from attnconv.train.atomic import replacing
 from attnconv.train.checksum import append_checksum, verify_checksum
 
 # Names of the texts in the file, which torch wants to know beforehand.
@@ -61,9 +62,11 @@ def export_program(
         found = captured_sizes(program, sizes)
         _forget_guards(program)
         _forget_places(program)
+        # In memory first: torch's writer ends the whole process where a disk is full.
+        whole = io.BytesIO()
+        torch.export.save(program, whole, extra_files=replace(facts, sizes=found).to_texts())
         with replacing(path) as file:
-            torch.export.save(program, file, extra_files=replace(facts, sizes=found).to_texts())  # pyright: ignore[reportArgumentType]
-            file.flush()
+            file.write(whole.getbuffer())
             append_checksum(file)
             file.flush()
             differences = require_agreement(

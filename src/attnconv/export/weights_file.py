@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
+from attnconv.atomic import replacing
 from attnconv.export.agreement import require_agreement
 from attnconv.export.facts import CHECKSUM, Facts, read_facts
 from attnconv.export.network import Exported
@@ -21,7 +22,6 @@ from attnconv.models.hub.blueprint import Blueprint
 from attnconv.models.hub.folder import make, wanted_shapes, with_tables_of
 from attnconv.models.image_sizes import Sizes, require_covered
 from attnconv.models.registry import model_options
-from attnconv.train.atomic import replacing
 from attnconv.train.checksum import BLANK, sealed, verify_seal
 from attnconv.weights import difference, open_safetensors, shapes_of
 

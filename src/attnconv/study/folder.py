@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from attnconv import __version__, checks
+from attnconv.atomic import is_half_of, replacing
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.plan_file import read_study
-from attnconv.train.atomic import is_half_of, replacing
 from attnconv.train.run_folder import MAY_DIFFER, RunFolder
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import checks
+from attnconv.atomic import replacing
+from attnconv.folder_lock import is_locked
 from attnconv.report.records import read_metrics
 from attnconv.study.arm import STATES
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun, Study
-from attnconv.train.atomic import replacing
-from attnconv.train.run_lock import is_locked
 
 FORMAT = 1
 RESULTS = ("top1", "best_top1", "best_epoch", "top5", "loss", "seconds", "train_seconds_per_epoch")

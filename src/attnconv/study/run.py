@@ -3,6 +3,7 @@
 from typing import Any
 
 from attnconv import checks
+from attnconv.folder_lock import locked
 from attnconv.study.executor import Executor
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun, Study
@@ -10,7 +11,6 @@ from attnconv.study.progress import StudyProgress
 from attnconv.study.records import is_archive, record, write_records
 from attnconv.study.statistics import seeds_to_reach
 from attnconv.train.interrupts import termination_raised
-from attnconv.train.run_lock import locked
 
 KEPT = ("done", "diverged")
 
