@@ -19,6 +19,7 @@ from attnconv.models.init_from import Source, Transfer, initialise
 Builder = Callable[..., HubNetwork]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
 
+DIGITS = 9  # of an integer in a name; Python reads at most a few thousand
 _COMMON = ("num_classes", "in_channels", "image_size")
 
 
@@ -175,6 +176,10 @@ def _find(name: str) -> tuple[_Family, dict[str, int]]:
     """The family of ``name`` and the integers in it."""
     for family in _FAMILIES:
         if match := family.pattern.fullmatch(str(name)):
+            if len(longest := max(match.groups(), key=len, default="")) > DIGITS:
+                raise checks.InputError(
+                    f"integers in a network's name have at most {DIGITS} digits, got {len(longest)}"
+                )
             return family, {key: int(digits) for key, digits in match.groupdict().items()}
     known = [*list_models(), *list_models(dense=True)]
     raise checks.InputError(f"unknown model {name!r}; {checks.nearest(name, known)}")
