@@ -24,7 +24,8 @@ from attnconv.models.hub.remake import current, make, wanted_shapes
 from attnconv.weights import difference, open_safetensors, shapes_of, unfit
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-_WAITING = re.compile(r"model-[0-9a-f]{16}\.safetensors")
+# Weights that wait for their config.json, and halves of them.
+_WAITING = re.compile(r"model-[0-9a-f]{16}\.safetensors(\.[0-9a-f]{8}\.tmp)?")
 
 
 def is_saved(path: Path) -> bool:
