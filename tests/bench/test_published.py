@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnconv.bench.cost import cost
-from attnconv.bench.published import HEADER, PUBLISHED, Compared, Published, compare
+from attnconv.bench.published import HEADER, PUBLISHED, UNVERIFIED, Compared, Published, compare
 from attnconv.models import create_model
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
@@ -107,6 +107,17 @@ def test_agreement_is_to_the_digits_printed():
     assert agrees(None, None) == "-"
 
 
+def test_numbers_that_nobody_read_are_marked(rows):
+    def cells(unverified):
+        return Compared(Published("x", "ImageNet", "25.8", None, unverified=unverified), 0, 0, 0).cells()
+
+    assert (cells(False)[3], cells(False)[6]) == ("25.8", "-")
+    assert (cells(True)[3], cells(True)[6]) == ("25.8†", "-")
+    fractions = {f"aa_resnet50 key_ratio={r} value_ratio={r}" for r in (0.25, 0.5, 0.75, 1.0)}
+    deep = {"se_resnet34", "se_resnet101", "resnet152", "se_resnet152", "aa_resnet152"}
+    assert {name for name, row in rows.items() if row.published.unverified} == fractions | deep
+
+
 def test_compare_takes_a_pattern():
     assert [row.published.name for row in compare("aa_wide*")] == ["aa_wide_resnet28_10"]
     assert compare("nothing") == []
@@ -114,6 +125,7 @@ def test_compare_takes_a_pattern():
 
 def test_the_document_shows_this_table(rows):
     text = DOCUMENT.read_text()
+    assert f"\n{UNVERIFIED}\n" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(PUBLISHED)
     assert lines[0] == "| " + " | ".join(HEADER) + " |"
