@@ -41,7 +41,9 @@ def run(out):
 
 def test_two_runs_on_one_folder(tmp_path, holder):
     assert is_locked(tmp_path)
-    with pytest.raises(InputError, match=r"^another process is at work in .*: wait for its end, or give another --"):
+    with pytest.raises(
+        InputError, match=r"^another process is at work in .*: wait for its end, or give another folder$"
+    ):
         run(tmp_path)
     assert os.listdir(tmp_path) == []
 
