@@ -16,25 +16,28 @@ ALLOWED = {
     "weights": set(),
     # Where data's workers are forked and where train saves, no signal may come between.
     "signals": set(),
+    # Files replaced whole, and folders in which one process at a time is at work.
+    "atomic": set(),
+    "folder_lock": set(),
     "kernels": set(),
     "ops": {"kernels"},
     "layers": {"ops"},
-    "models": {"layers", "weights"},
+    "models": {"layers", "weights", "atomic", "folder_lock"},
     "surgery": {"layers"},
     "compat": {"layers"},
     "timm": {"models"},
-    "data": {"signals"},
-    "train": {"weights", "signals"},
+    "data": {"atomic", "signals"},
+    "train": {"atomic", "folder_lock", "weights", "signals"},
     "report": set(),
     # A trained network is read in one place, whatever kind of file it is in.
     "recipes": {"layers", "models", "surgery", "data", "train", "export"},
     # A study's runs are train's folders, locked and interrupted as train does; their FLOPs are bench's count.
-    "study": {"recipes", "report", "train", "bench", "explain"},
+    "study": {"atomic", "folder_lock", "recipes", "report", "train", "bench", "explain"},
     "bench": {"ops", "layers", "models", "data"},
     # A point of an image file goes through data's resize and crop.
     "explain": {"ops", "layers", "models", "data"},
     # An export is written as train's checkpoints are, wholly or not at all, and timed as bench times.
-    "export": {"ops", "layers", "models", "train", "bench", "weights"},
+    "export": {"atomic", "ops", "layers", "models", "train", "bench", "weights"},
     "cli": None,  # everything
     "__main__": {"cli"},
     "__init__": {"ops", "layers", "models", "surgery", "compat", "explain"},

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attnconv import checks
 
 Shapes = dict[str, tuple[int, ...]]
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
@@ -28,6 +30,27 @@ def difference(given: Shapes, wanted: Shapes) -> str:
         return f"it holds {unexpected[0]!r}, which the network has not"
     if other := [name for name in wanted if wanted[name] != given[name]]:
         return f"{other[0]!r} is {given[other[0]]} in it and {wanted[other[0]]} in the network"
+    return ""
+
+
+def unfit(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """One clause on the first tensor ``given`` that holds no numbers to compute with; "" if all do.
+
+    Args:
+        given: of the names and shapes of ``wanted``.
+        wanted: the network's, perhaps on the meta device: weights, and counts such as num_batches_tracked.
+    """
+    for name, tensor in wanted.items():
+        found = given[name]
+        if found.is_meta or found.layout != torch.strided:
+            return f"{name!r} is no plain tensor"
+        if not tensor.is_floating_point():
+            if found.dtype != tensor.dtype:
+                return f"{name!r} is of {found.dtype} in it and of {tensor.dtype} in the network"
+        elif found.dtype not in FLOATS:
+            return f"{name!r} is of {found.dtype}, and weights are of one of {', '.join(map(str, FLOATS))}"
+        elif not found.isfinite().all():
+            return f"{name!r} holds a number that is not finite"
     return ""
 
 

@@ -182,7 +182,7 @@ def test_shards_that_may_only_be_read_need_no_index(image_folder, tmp_path, monk
     def refuse(path):
         raise InputError(f"cannot write {path}: Read-only file system")
 
-    monkeypatch.setattr("attnconv.data.shard_index.whole_file", refuse)
+    monkeypatch.setattr("attnconv.data.shard_index.replacing", refuse)
     assert load_data(str(folder)).num_train == 13
     assert not glob.glob(f"{folder}/index*")
 

@@ -9,13 +9,13 @@ from study.tiny import ARMS, BASE, Here, tiny, without_times
 
 from attnconv import __version__
 from attnconv.checks import InputError
+from attnconv.folder_lock import locked
 from attnconv.study import folder as folder_module
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun
 from attnconv.study.records import counts, read_records, record, records
 from attnconv.study.report import write_report
 from attnconv.study.run import run_study
-from attnconv.train.run_lock import locked
 
 
 def do(study, folder, **settings):

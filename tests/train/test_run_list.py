@@ -10,10 +10,10 @@ import pytest
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.checks import InputError
+from attnconv.folder_lock import locked
 from attnconv.train import run_list
 from attnconv.train.fit import fit
 from attnconv.train.run_list import RunList
-from attnconv.train.run_lock import locked
 
 
 def run(out, faults=None, resume=False, **options):

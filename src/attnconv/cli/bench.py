@@ -259,9 +259,9 @@ def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
     out:
         Markdown file to write, its drawings beside it. By default report.md in that folder.
     """
+    from attnconv.atomic import replacing
     from attnconv.bench.records import load_folder
     from attnconv.report.bench_page import markdown, save_figure
-    from attnconv.train.atomic import replacing
 
     text, figures = markdown(load_folder(folder))
     out = folder / "report.md" if out is None else out

@@ -17,8 +17,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from attnconv import checks
+from attnconv.atomic import replacing
 from attnconv.data.shard_scan import Member, scan
-from attnconv.data.whole_file import whole_file
 
 FORMAT = 1
 INDEX, TABLE = "index.json", "index.npy"
@@ -131,7 +131,7 @@ def save_index(index: ShardIndex, folder: Path) -> None:
     }
     text = json.dumps(described, indent=1, ensure_ascii=False) + "\n"
     for name, content in ((TABLE, table.getvalue()), (INDEX, text.encode())):
-        with whole_file(folder / name) as file:
+        with replacing(folder / name) as file:
             file.write(content)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from attnconv import checks
+from attnconv.atomic import replacing
 from attnconv.data.files import FileSource
 from attnconv.data.image_data import ImageData
 from attnconv.data.order import generator
 from attnconv.data.shard_index import ShardIndex, Tracked, make_index, save_index, untracked
-from attnconv.data.whole_file import whole_file
 
 PLAN = "plan.json"
 
@@ -47,7 +47,7 @@ def write_shards(data: ImageData, out: Path, *, images_per_shard: int, tracked: 
         todo = [*_jobs("train", train, images_per_shard), *_jobs("val", val, images_per_shard)]
         for name, source, numbers in tracked(todo, total=len(todo), text="writing"):
             if not (partial / name).exists():
-                with whole_file(partial / name) as file:
+                with replacing(partial / name) as file:
                     _write(file, source, numbers, webdataset)
         index = make_index(partial, classes=data.classes, tracked=tracked)
         save_index(index, partial)
@@ -86,7 +86,7 @@ def _begin(partial: Path, plan: dict[str, Any]) -> None:
     """Make the folder, or see that what it holds is the beginning of the same."""
     path = partial / PLAN
     if not path.exists():
-        with whole_file(path) as file:
+        with replacing(path) as file:
             file.write(json.dumps(plan).encode())
         return
     with contextlib.suppress(OSError, ValueError):

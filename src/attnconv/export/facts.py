@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnconv import __version__, checks
-from attnconv.models.hub.blueprint import feat_sizes_of
+from attnconv.models.hub.blueprint import Blueprint, feat_sizes_of
 from attnconv.models.image_sizes import Sizes
-from attnconv.train.config import RunConfig, without_folders
+from attnconv.models.registry import model_options
+from attnconv.train.config import LARGEST_IMAGE, RunConfig, without_folders
 
 FORMAT = "1"
 CHECKSUM = "attnconv_sha256"  # of the file, where its format has no place for one
@@ -106,6 +107,18 @@ def read_facts(texts: Mapping[str, str], source: str) -> Facts:
         raise checks.InputError(f"{source}: {error}") from None
 
 
+def blueprint_of(config: Mapping[str, Any], meta: Mapping[str, Any]) -> Blueprint:
+    """What remakes the network that ``config`` names, for the images of ``meta``; InputError if there is none."""
+    name = config.get("model", "")
+    return Blueprint(
+        name=name,
+        num_classes=len(meta["classes"]),
+        in_channels=meta["channels"],
+        image_size=tuple(meta["image_size"]),
+        options={**model_options(name), **config.get("model_options", {})},
+    )
+
+
 def checked_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     """``meta`` as plain values; InputError unless it says, without contradiction, how images are prepared."""
     if not isinstance(meta, Mapping):
@@ -118,6 +131,9 @@ def checked_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise checks.InputTypeError(f"meta's 'classes' must be a list of names, got {classes!r}")
     found["image_size"] = list(checks.per_axis("meta's 'image_size'", found["image_size"], 2, at_least=1))
+    largest = max(found["image_size"])
+    if largest > LARGEST_IMAGE:
+        raise checks.InputError(f"meta's 'image_size' must be at most {LARGEST_IMAGE} a side, got {largest}")
     found["resize_ratio"] = checks.number("meta's 'resize_ratio'", found["resize_ratio"])
     for name in ("mean", "std"):
         values = found[name]
@@ -127,6 +143,10 @@ def checked_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     for name, least in (("std", min(found["std"])), ("resize_ratio", found["resize_ratio"])):
         if least <= 0:
             raise checks.InputError(f"meta's {name!r} must be above 0, got {found[name]!r}")
+    if (side := largest * found["resize_ratio"]) > 2 * LARGEST_IMAGE:
+        raise checks.InputError(
+            f"meta's 'resize_ratio' must resize images to at most {2 * LARGEST_IMAGE} pixels a side, got {side:.3g}"
+        )
     return found
 
 

@@ -16,14 +16,31 @@ from attnconv.export.facts import Facts
 class ExportedNetwork(nn.Module):
     """What a runtime computes, on the CPU and without gradients: (B, C, H, W) -> logits, float32.
 
+    Args:
+        widths: channels of its images and logits, as the file itself has them, if it says so.
     Raises:
-        InputError: in forward, for images of a size that the file was not made for.
+        InputError: here if ``facts`` do not fit ``widths``; in forward, for images of a size that the file was not made
+            for, and for logits that are not one finite number a class.
     """
 
-    def __init__(self, call: Callable[[Tensor], Tensor], facts: Facts, source: str) -> None:
+    def __init__(
+        self,
+        call: Callable[[Tensor], Tensor],
+        facts: Facts,
+        source: str,
+        *,
+        widths: tuple[object, object] | None = None,
+    ) -> None:
         super().__init__()
         self.call, self.source = call, source
-        self.sizes, self.channels = facts.sizes, facts.meta["channels"]
+        self.sizes, self.channels, self.classes = facts.sizes, facts.meta["channels"], len(facts.meta["classes"])
+        channels, outputs = widths or (self.channels, self.classes)
+        for what, said, has in (
+            ("image channels", self.channels, channels),
+            ("names of classes", self.classes, outputs),
+        ):
+            if said != has:
+                raise checks.InputError(f"{source} is damaged: it has {said} {what}, and its network is of {has}")
 
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != self.channels:
@@ -32,7 +49,14 @@ class ExportedNetwork(nn.Module):
             )
         if self.sizes is not None and (reason := self.sizes.why_not(images.shape[2:])) is not None:
             raise checks.InputError(f"{self.source} cannot take images of this size: {reason}")
-        return self.call(images)
+        logits = self.call(images)
+        if logits.ndim not in (2, 4) or logits.shape[1] != self.classes:
+            raise checks.InputError(
+                f"{self.source} gives {tuple(logits.shape)}, which is not one number for each of {self.classes} classes"
+            )
+        if not logits.isfinite().all():
+            raise checks.InputError(f"{self.source} gives numbers that are not finite: it, or an image, is damaged")
+        return logits
 
 
 @dataclass(frozen=True)

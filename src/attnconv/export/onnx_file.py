@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
+from attnconv.atomic import replacing
 from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import captured_sizes, dims, example, tracing
 from attnconv.export.facts import CHECKSUM, Facts, read_facts
 from attnconv.export.network import Exported, ExportedNetwork
 from attnconv.export.written import Written, prepared, with_free_sizes
 from attnconv.models.image_sizes import Sizes
-from attnconv.train.atomic import replacing
 from attnconv.train.checksum import BLANK, sealed, verify_seal
 
 INPUT, OUTPUT = "images", "logits"
@@ -103,7 +103,8 @@ def load_onnx(path: str | Path) -> Exported:
     texts = found.get_modelmeta().custom_metadata_map
     facts = read_facts(texts, str(path))
     verify_seal(path, texts.get(CHECKSUM, ""))
-    return Exported(ExportedNetwork(caller(found), facts, str(path)).eval(), facts, path)
+    widths = _widths(found, str(path))
+    return Exported(ExportedNetwork(caller(found), facts, str(path), widths=widths).eval(), facts, path)
 
 
 def file_of(proto: Any, texts: dict[str, str]) -> bytes:
@@ -132,6 +133,14 @@ def session(path: Path, source: str, *, threads: int | None = None) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of onnxruntime's own kinds, which share no base
         raise checks.InputError(f"{source} is damaged or no ONNX file: {checks.first_line(error)}") from None
+
+
+def _widths(found: Any, source: str) -> tuple[object, object]:
+    """Channels of the images and of the logits of a session; InputError unless each is one tensor of float32."""
+    values = [*found.get_inputs(), *found.get_outputs()]
+    if [value.type for value in values] != ["tensor(float)"] * 2 or any(len(value.shape) < 2 for value in values):
+        raise checks.InputError(f"{source} is no network of images: it must take one tensor of float32 and give one")
+    return values[0].shape[1], values[1].shape[1]
 
 
 def caller(found: Any) -> Callable[[Tensor], Tensor]:

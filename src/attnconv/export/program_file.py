@@ -4,6 +4,7 @@ Letters: B batch, C channels, H rows, W columns.
 """
 
 import contextlib
+import io
 import logging
 import os
 import warnings
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from attnconv import checks
+from attnconv.atomic import replacing
 from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import captured_sizes, dims, example, tracing
 from attnconv.export.facts import Facts, read_facts
@@ -25,8 +27,8 @@ from attnconv.export.network import Exported, ExportedNetwork
 from attnconv.export.quiet import logging_only
 from attnconv.export.written import Written, prepared, with_free_sizes
 from attnconv.models.image_sizes import Sizes
-from attnconv.train.atomic import replacing
 from attnconv.train.checksum import append_checksum, verify_checksum
+from attnconv.weights import unfit
 
 # Names of the texts in the file, which torch wants to know beforehand.
 TEXTS = (
@@ -61,9 +63,11 @@ def export_program(
         found = captured_sizes(program, sizes)
         _forget_guards(program)
         _forget_places(program)
+        # In memory first: torch's writer ends the whole process where a disk is full.
+        whole = io.BytesIO()
+        torch.export.save(program, whole, extra_files=replace(facts, sizes=found).to_texts())
         with replacing(path) as file:
-            torch.export.save(program, file, extra_files=replace(facts, sizes=found).to_texts())  # pyright: ignore[reportArgumentType]
-            file.flush()
+            file.write(whole.getbuffer())
             append_checksum(file)
             file.flush()
             differences = require_agreement(
@@ -89,7 +93,21 @@ def load_program(path: str | Path) -> Exported:
     facts = read_facts(texts, str(path))
     if not verify_checksum(path):
         raise checks.InputError(f"{path} has lost its checksum: another program has written it anew")
-    return Exported(ExportedNetwork(_caller(program), facts, str(path)).eval(), facts, path)
+    widths = _widths(program, str(path))
+    return Exported(ExportedNetwork(_caller(program), facts, str(path), widths=widths).eval(), facts, path)
+
+
+def _widths(program: ExportedProgram, source: str) -> tuple[object, object]:
+    """Channels of the images and of the logits; InputError unless it is one tensor each, of finite weights."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    names = (*program.graph_signature.user_inputs, *program.graph_signature.user_outputs)
+    found = [values.get(str(name)) for name in names]
+    shapes = [tuple(value.shape) for value in found if isinstance(value, Tensor) and value.ndim >= 2]
+    if len(names) != 2 or len(shapes) != 2:
+        raise checks.InputError(f"{source} is no network of images: it must take one tensor and give one")
+    if problem := unfit(program.state_dict, program.state_dict):
+        raise checks.InputError(f"{source} is damaged: {problem}")
+    return shapes[0][1], shapes[1][1]
 
 
 def _caller(program: ExportedProgram) -> Callable[[Tensor], Tensor]:

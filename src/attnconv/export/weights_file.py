@@ -8,20 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from attnconv import checks
+from attnconv.atomic import replacing
 from attnconv.export.agreement import require_agreement
-from attnconv.export.facts import CHECKSUM, Facts, read_facts
+from attnconv.export.facts import CHECKSUM, Facts, blueprint_of, read_facts
 from attnconv.export.network import Exported
 from attnconv.export.written import Written, prepared_to
 from attnconv.models.fold import folded
 from attnconv.models.hub.blueprint import Blueprint
-from attnconv.models.hub.folder import make, wanted_shapes, with_tables_of
+from attnconv.models.hub.planned import remade
+from attnconv.models.hub.remake import wanted_shapes, with_tables_of
 from attnconv.models.image_sizes import Sizes, require_covered
-from attnconv.models.registry import model_options
-from attnconv.train.atomic import replacing
 from attnconv.train.checksum import BLANK, sealed, verify_seal
 from attnconv.weights import difference, open_safetensors, shapes_of
 
@@ -109,36 +108,18 @@ def load_network(path: str | Path) -> Exported:
     path = Path(path)
     weights, facts = load_weights(path)
     try:
-        blueprint = _blueprint(facts)
-        wanted = wanted_shapes(blueprint)
+        blueprint = replace(blueprint_of(facts.config, facts.meta), folded=True, feat_sizes=facts.feat_sizes)
     except (checks.InputError, TypeError) as error:
         raise checks.InputError(f"{path}: {error}") from None
-    if problem := difference(shapes_of(weights), wanted):
-        raise checks.InputError(f"{path} does not hold the weights of {blueprint.name!r}: {problem}")
-    with torch.random.fork_rng(devices=[]):
-        model = make(blueprint)
-    model.load_state_dict(weights)
+    otherwise = f"{path} does not hold the weights of {blueprint.name!r}"
+    model = remade(blueprint, weights, source=str(path), otherwise=otherwise)
     return Exported(model.eval(), facts, path)
-
-
-def _blueprint(facts: Facts) -> Blueprint:
-    """What remakes the network that ``facts`` name; InputError if there is none of that name."""
-    name = facts.config.get("model", "")
-    return Blueprint(
-        name=name,
-        num_classes=len(facts.meta["classes"]),
-        in_channels=facts.meta["channels"],
-        image_size=tuple(facts.meta["image_size"]),
-        options={**model_options(name), **facts.config.get("model_options", {})},
-        folded=True,
-        feat_sizes=facts.feat_sizes,
-    )
 
 
 def _own_blueprint(plain: nn.Module, facts: Facts) -> Blueprint:
     """That of ``plain``, a folded network, its tables' sizes included; InputError if ``facts`` name another one."""
     try:
-        blueprint = _blueprint(facts)
+        blueprint = replace(blueprint_of(facts.config, facts.meta), folded=True, feat_sizes=facts.feat_sizes)
     except checks.InputError:
         raise checks.InputError(
             f"safetensors are for networks that are built again by name, and config's 'model' is "

@@ -20,6 +20,7 @@ from attnconv.models.shared_draws import generators_kept, has_memory, share_draw
 Builder = Callable[..., HubNetwork]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
 
+DIGITS = 9  # of an integer in a name; Python reads at most a few thousand
 _COMMON = ("num_classes", "in_channels", "image_size")
 
 
@@ -196,6 +197,10 @@ def _find(name: str) -> tuple[_Family, dict[str, int]]:
     """The family of ``name`` and the integers in it."""
     for family in _FAMILIES:
         if match := family.pattern.fullmatch(str(name)):
+            if len(longest := max(match.groups(), key=len, default="")) > DIGITS:
+                raise checks.InputError(
+                    f"integers in a network's name have at most {DIGITS} digits, got {len(longest)}"
+                )
             return family, {key: int(digits) for key, digits in match.groupdict().items()}
     known = [*list_models(), *list_models(dense=True)]
     raise checks.InputError(f"unknown model {name!r}; {checks.nearest(name, known)}")

@@ -9,12 +9,12 @@ from torch import nn
 
 from attnconv import checks
 from attnconv.export import ExportedNetwork, is_exported, load_exported
-from attnconv.export.facts import checked_meta
+from attnconv.export.facts import blueprint_of, checked_meta
 from attnconv.models.hub import folder
 from attnconv.models.hub.methods import HubNetwork
+from attnconv.models.hub.planned import remade
 from attnconv.recipes.origin import config_of, origin, origin_of_file, scores_of, shareable
-from attnconv.recipes.run import network
-from attnconv.train.checkpoint import load_checkpoint, load_weights
+from attnconv.train.checkpoint import load_checkpoint
 from attnconv.train.config import YOUR_FOLDER, RunConfig
 from attnconv.train.device import choose_device
 
@@ -66,12 +66,30 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") 
     state = load_checkpoint(file)
     config = RunConfig.from_dict(state["config"], source=str(file))
     meta = _meta(state["meta"], file)
-    model = network(config, meta)
-    load_weights(model, state, file, averaged=True)
+    model = _of_run(config, meta, state, file)
     provenance = origin(config, state, file)
     if isinstance(model, HubNetwork):
         model.meta, model.provenance = {**told(meta), "name": shareable(config).data}, provenance
     return Trained(model.to(where).eval(), config, meta, where, file, scores_of(provenance))
+
+
+def _of_run(config: RunConfig, meta: dict[str, Any], state: dict[str, Any], file: Path) -> nn.Module:
+    """The network of the checkpoint ``state``, its weights the average where there is one.
+
+    Raises:
+        InputError: the weights are another network's, larger than the file, or not finite numbers.
+    """
+    average = state["average"] or {}
+    if not isinstance(average, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in average.values()):
+        raise checks.InputError(f"{file} is damaged: its 'average' holds something other than tensors")
+    weights = {**state["model"], **average}
+    if sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) > file.stat().st_size:
+        raise checks.InputError(f"{file} is damaged: its tensors are larger than the file")
+    try:
+        blueprint = blueprint_of(config.to_dict(), meta)
+    except checks.InputError as error:
+        raise checks.InputError(f"{file}: {error}") from None
+    return remade(blueprint, weights, source=str(file), otherwise=f"{file} is a checkpoint of {config.model!r}")
 
 
 def _from_exported(path: Path, device: str) -> Trained:
@@ -97,6 +115,12 @@ def _from_saved(path: Path, device: str) -> Trained:
         raise checks.InputError(f"{file} does not say what its images are: the network was not saved from a run")
     model.meta = _meta(model.meta, file)
     assert model.blueprint is not None
+    for what, said, has in (
+        ("names of classes", len(model.meta["classes"]), model.blueprint.num_classes),
+        ("image channels", model.meta["channels"], model.blueprint.in_channels),
+    ):
+        if said != has:
+            raise checks.InputError(f"{file} is damaged: its meta has {said} {what}, and its network is of {has}")
     config = config_of(model.provenance, model.blueprint.name, dict(model.blueprint.options), source=str(file))
     scores = scores_of(model.provenance)
     return Trained(model.to(where), config, model.meta, where, path / folder.WEIGHTS, scores)

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from attnconv import __version__, checks
+from attnconv.atomic import is_half_of, replacing
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.plan_file import read_study
-from attnconv.train.atomic import replacing
 from attnconv.train.run_folder import MAY_DIFFER, RunFolder
 
 
@@ -42,26 +42,19 @@ class StudyFolder:
             raise checks.InputError(f"{self.path} holds no study: it has no study.yaml")
         return read_study(self.plan)
 
-    def is_archive(self) -> bool:
-        """Whether the plan and the records alone were kept."""
-        return self.records.exists() and not (self.path / "runs").exists()
-
     def begun(self, study: Study) -> list[PlannedRun]:
         """The runs of which there is anything."""
         return [planned for planned in study.runs() if self.run(planned).path.exists()]
 
     def make(self) -> None:
-        """Make the folder; InputError if it cannot be, or holds what is no study, or records without their runs."""
+        """Make the folder; InputError if it cannot be, or holds what is no study."""
         if self.path.exists() and not self.path.is_dir():
             raise checks.InputError(f"{self.path} is a file; --out must name a folder, or one to be made")
-        if not self.plan.exists() and self.path.exists() and any(self.path.iterdir()):
-            raise checks.InputError(f"{self.path} holds other files and no study: give another --out")
-        if self.is_archive():
-            raise checks.InputError(
-                f"{self.path} holds the records of runs and not the runs, so it is for `study report` alone: give "
-                "another --out"
-            )
         try:
+            there = list(self.path.iterdir()) if self.path.exists() else []
+            # A process killed while it wrote the plan leaves half of it, which is nobody's.
+            if not self.plan.exists() and not all(is_half_of(self.plan, path) for path in there):
+                raise checks.InputError(f"{self.path} holds other files and no study: give another --out")
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import checks
+from attnconv.atomic import replacing
+from attnconv.folder_lock import is_locked
 from attnconv.report.records import read_metrics
 from attnconv.study.arm import STATES
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun, Study
-from attnconv.train.atomic import replacing
-from attnconv.train.run_lock import is_locked
 
 FORMAT = 1
 RESULTS = ("top1", "best_top1", "best_epoch", "top5", "loss", "seconds", "train_seconds_per_epoch")
@@ -64,12 +64,22 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
 
 def records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
     """Those of all runs, in the order of the plan; of an archive those that it holds, and the rest missing."""
-    if not folder.is_archive():
+    if not is_archive(folder):
         return [record(folder, planned) for planned in study.runs()]
     found = read_records(folder.records)
     known = {(one.get("arm"), one.get("seed")) for one in found}
     missing = [planned for planned in study.runs() if (planned.arm, planned.seed) not in known]
     return found + [{"arm": run.arm, "seed": run.seed, "state": "missing", "reason": None} for run in missing]
+
+
+def is_archive(folder: StudyFolder) -> bool:
+    """True if the plan and the records of runs were kept, and not the runs.
+
+    A study that was stopped before its first run began has no runs either: all its records are of missing ones.
+    """
+    if (folder.path / "runs").exists() or not folder.records.exists():
+        return False
+    return any(one["state"] != "missing" or one.get("history") for one in read_records(folder.records))
 
 
 def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import __version__
+from attnconv.atomic import replacing
 from attnconv.report import study_page
 from attnconv.study.compared import comparisons, holm_over_all
 from attnconv.study.comparison import Comparison
@@ -14,7 +15,6 @@ from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import Study
 from attnconv.study.records import counts, records
 from attnconv.study.report_text import parts_of
-from attnconv.train.atomic import replacing
 
 
 @dataclass(frozen=True)

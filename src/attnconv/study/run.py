@@ -2,14 +2,15 @@
 
 from typing import Any
 
+from attnconv import checks
+from attnconv.folder_lock import locked
 from attnconv.study.executor import Executor
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.progress import StudyProgress
-from attnconv.study.records import record, write_records
+from attnconv.study.records import is_archive, record, write_records
 from attnconv.study.statistics import seeds_to_reach
 from attnconv.train.interrupts import termination_raised
-from attnconv.train.run_lock import locked
 
 KEPT = ("done", "diverged")
 
@@ -29,11 +30,16 @@ def run_study(
     are tried again. Ctrl-C and SIGTERM save the runs under way and are raised.
 
     Raises:
-        InputError: as `Study.require_runnable`, `StudyFolder.prepare` and the executor, before anything runs; another
-            process is at work in the folder.
+        InputError: as `Study.require_runnable`, `StudyFolder.prepare` and the executor, before anything runs; the
+            folder holds records without their runs; another process is at work in it.
     """
     study.require_runnable()
     folder.make()
+    if is_archive(folder):
+        raise checks.InputError(
+            f"{folder.path} holds the records of runs and not the runs, so it is for `study report` alone: give "
+            "another --out"
+        )
     with locked(folder.path), termination_raised():
         study = folder.prepare(study, threads=executor.threads, extend=extend, mix_versions=mix_versions)
         assert study.threads is not None

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from attnconv import checks
-from attnconv.train.atomic import replacing
+from attnconv.atomic import replacing
 from attnconv.train.checksum import append_checksum, verify_checksum
 from attnconv.weights import difference, shapes_of
 

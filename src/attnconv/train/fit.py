@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
+from attnconv.folder_lock import locked
 from attnconv.signals import interrupts_held
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
@@ -31,7 +32,6 @@ from attnconv.train.progress import Display
 from attnconv.train.ranks import FAILED, Ranks
 from attnconv.train.result import metrics_row, summary
 from attnconv.train.run_folder import RunFolder
-from attnconv.train.run_lock import locked
 from attnconv.train.run_state import RunState
 from attnconv.train.sharding import broadcast_buffers
 from attnconv.train.step_profile import StepProfile

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from attnconv import checks
-from attnconv.train.atomic import forget_halves, replacing
+from attnconv.atomic import forget_halves, replacing
 from attnconv.train.config import RunConfig
 
 # A row of metrics.csv. epoch and step count from 1; lr is that of the last step; accuracies are in percent; seconds

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import yaml
 
 from attnconv import checks
+from attnconv.folder_lock import is_locked
 from attnconv.train.checksum import ends_whole
 from attnconv.train.run_folder import RunFolder
-from attnconv.train.run_lock import is_locked
 
 OWN_FOLDERS = {"tensorboard", "wandb", "profile"}  # of a run; in the second one are files named config.yaml, too
 

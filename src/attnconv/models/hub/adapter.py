@@ -11,10 +11,12 @@ from typing import Any
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, get_session, get_token, hf_hub_download
 
 from attnconv import checks
+from attnconv.atomic import replacing
 from attnconv.models.hub import folder
 from attnconv.models.hub.card import MARK, card
 from attnconv.models.hub.errors import explained
 from attnconv.models.hub.methods import HubNetwork
+from attnconv.models.hub.remake import current
 
 SECONDS = 10  # to wait for the Hub's first answer
 
@@ -29,7 +31,7 @@ class Wrapped(PyTorchModelHubMixin, library_name="attnconv"):
         folder.write(self.network, save_directory)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        blueprint = folder.current(self.network)
+        blueprint = current(self.network)
         return ModelCard(card(self.network, blueprint, license=self.license, repo_id=self.repo_id))
 
     @classmethod
@@ -62,20 +64,22 @@ class Wrapped(PyTorchModelHubMixin, library_name="attnconv"):
 
 
 def save(network: HubNetwork, path: Path, *, license: str | None) -> None:
-    """`HubNetwork.save_pretrained`."""
-    folder.current(network)  # what it refuses, before anything is written
+    """`HubNetwork.save_pretrained`, without the mixin's own, which begins with removing config.json."""
+    current(network)  # what it refuses, before anything is written
     try:
+        path.mkdir(parents=True, exist_ok=True)
+        folder.write(network, path)
         readme = path / "README.md"
-        if readme.is_file() and MARK in readme.read_text(encoding="utf-8", errors="replace"):
-            readme.unlink()  # the mixin keeps a card that is there, and this one may tell of other weights
-        Wrapped(network, license).save_pretrained(path)
+        if not readme.exists() or MARK in readme.read_text(encoding="utf-8", errors="replace"):
+            with replacing(readme) as file:
+                file.write(str(Wrapped(network, license).generate_model_card()).encode())
     except OSError as error:
         raise checks.InputError(f"cannot write a network to {path}: {error.strerror or error}") from error
 
 
 def push(network: HubNetwork, repo_id: str, *, license: str | None, token: str | None, **settings: Any) -> str:
     """`HubNetwork.push_to_hub`."""
-    folder.current(network)
+    current(network)
     if not (token or get_token()):
         raise checks.InputError(
             f"cannot push to {repo_id}: the Hugging Face Hub needs a token; "

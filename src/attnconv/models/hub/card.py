@@ -10,8 +10,8 @@ from attnconv import __version__, checks
 from attnconv.layers import SelfAttention, SimpleSelfAttention
 from attnconv.layers.augmented_conv import AugmentedConvNd
 from attnconv.models.hub.blueprint import Blueprint
-from attnconv.models.hub.folder import make
 from attnconv.models.hub.methods import HubNetwork
+from attnconv.models.hub.remake import make
 from attnconv.models.image_sizes import sizes_of
 from attnconv.models.registry import is_dense
 

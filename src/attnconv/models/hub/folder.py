@@ -4,38 +4,44 @@ config.json: the network's `Blueprint`; sha256, of model.safetensors; version, o
 meta and provenance. A file of safetensors has no checksum of its own, so that a flipped bit in a weight would pass.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from dataclasses import replace
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from attnconv import __version__, checks
-from attnconv.layers.augmented_conv import AugmentedConvNd
-from attnconv.models.fold import folded
+from attnconv.atomic import replacing, sync_folder
+from attnconv.folder_lock import locked
 from attnconv.models.hub.blueprint import Blueprint
 from attnconv.models.hub.methods import HubNetwork
-from attnconv.models.registry import create_model
-from attnconv.weights import Shapes, difference, open_safetensors, shapes_of
+from attnconv.models.hub.planned import planned
+from attnconv.models.hub.remake import current, make, wanted_shapes
+from attnconv.weights import difference, open_safetensors, shapes_of, unfit
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# Weights that wait for their config.json, and halves of them.
+_WAITING = re.compile(r"model-[0-9a-f]{16}\.safetensors(\.[0-9a-f]{8}\.tmp)?")
 
 
 def is_saved(path: Path) -> bool:
-    """Whether ``path`` is a folder that looks like one of `write`."""
-    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+    """True if ``path`` is a folder that looks like one of `write`."""
+    return (path / CONFIG).is_file()
 
 
 def write(model: HubNetwork, folder: Path) -> None:
-    """Write both files into ``folder``, which exists.
+    """Write both files into ``folder``, which exists; killed at any moment, it holds what it held or the new network.
+
+    The one step that counts is that of config.json, which names its weights by their checksum: before it they lie in
+    the folder under a name of their own, and after it they take the place of the old ones.
 
     Raises:
-        InputError: ``model`` is not what its blueprint makes, has no memory, or the files cannot be written.
+        InputError: ``model`` is not what its blueprint makes, has no memory, or the files cannot be written; another
+            process is at work in the folder.
     """
     blueprint = current(model)
     config = blueprint.to_config()
@@ -47,20 +53,64 @@ def write(model: HubNetwork, folder: Path) -> None:
             f"this network is not what create_model({blueprint.name!r}) makes, {problem}; "
             "save its state_dict() with torch.save instead"
         )
-    safetensors = checks.require("safetensors.torch", extra="hub")
-    temporary = folder / f"{WEIGHTS}.tmp"
+    save = checks.require("safetensors.torch", extra="hub").save
     try:
-        safetensors.save_file({k: v.detach().contiguous() for k, v in state.items()}, temporary, {"format": "pt"})
-        config |= {"sha256": _sha256(temporary), "version": __version__}
+        weights: bytes = save({k: v.detach().cpu().contiguous() for k, v in state.items()}, {"format": "pt"})
+        config |= {"sha256": hashlib.sha256(weights).hexdigest(), "version": __version__}
         for key, value in (("meta", model.meta), ("provenance", model.provenance)):
             if value is not None:
                 config[key] = value
         text = json.dumps(config, indent=2) + "\n"
-        os.replace(temporary, folder / WEIGHTS)
-        (folder / CONFIG).write_text(text, encoding="utf-8")
-    except Exception as error:  # OSError, or what safetensors makes of it
-        temporary.unlink(missing_ok=True)
+    except Exception as error:  # what safetensors and JSON cannot hold
         raise checks.InputError(f"cannot write a network to {folder}: {checks.first_line(error)}") from error
+    try:
+        with locked(folder):
+            _exchange(folder, weights, text, config["sha256"])
+    except OSError as error:
+        raise checks.InputError(f"cannot write a network to {folder}: {error.strerror or error}") from error
+
+
+def _exchange(folder: Path, weights: bytes, text: str, sha256: str) -> None:
+    """Put new weights and the text of their config.json in the place of what ``folder`` holds."""
+    _settle(folder)
+    waiting = _waiting(folder, sha256)
+    try:
+        with replacing(waiting) as file:
+            file.write(weights)
+        with replacing(folder / CONFIG) as file:
+            file.write(text.encode())
+    except BaseException:
+        if _checksum(folder) != sha256:
+            waiting.unlink(missing_ok=True)
+        raise
+    os.replace(waiting, folder / WEIGHTS)
+    sync_folder(folder)
+
+
+def _settle(folder: Path) -> None:
+    """Do what a process that was killed has left to do in ``folder``, and remove weights that no config.json names."""
+    if (named := _checksum(folder)) and (waiting := _waiting(folder, named)).is_file():
+        os.replace(waiting, folder / WEIGHTS)
+    for path in folder.iterdir():
+        if _WAITING.fullmatch(path.name):
+            path.unlink()
+
+
+def _waiting(folder: Path, sha256: str) -> Path:
+    """Where weights of this checksum are until those that they replace are out of use."""
+    return folder / f"model-{sha256[:16]}.safetensors"
+
+
+def _checksum(folder: Path) -> str | None:
+    """That of the weights of config.json; None if there is none to go by."""
+    with contextlib.suppress(checks.InputError):
+        return _checksum_in(_read_config(folder / CONFIG))
+    return None
+
+
+def _checksum_in(config: Any) -> str | None:
+    found = config.get("sha256") if isinstance(config, dict) else None
+    return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found) else None
 
 
 def read(config_file: Path, weights_file: Path) -> HubNetwork:
@@ -71,73 +121,25 @@ def read(config_file: Path, weights_file: Path) -> HubNetwork:
     """
     config = _read_config(config_file)
     blueprint = Blueprint.from_config(config, source=str(config_file))
-    try:
-        wanted = wanted_shapes(blueprint)  # on the meta device: what it asks for may be larger than any memory
-    except checks.InputError as error:
-        raise checks.InputError(f"{config_file}: {error}") from None
-    state = _read_weights(weights_file, config.get("sha256"), wanted, blueprint.name)
+    if (named := _checksum_in(config)) and (waiting := _waiting(weights_file.parent, named)).is_file():
+        weights_file = waiting  # a process was killed before they took the old ones' place
+    if not weights_file.is_file():
+        raise checks.InputError(f"{weights_file.parent} holds no {weights_file.name}, which save_pretrained writes")
+    otherwise = f"{weights_file} does not hold the weights of {blueprint.name}"
+    with open_safetensors(weights_file, extra="hub") as opened:
+        wanted = planned(blueprint, opened.shapes, source=str(config_file), otherwise=otherwise)
+        if config.get("sha256") is not None and _sha256(weights_file) != config["sha256"]:
+            raise checks.InputError(
+                f"{weights_file} is damaged or was changed: config.json has another checksum for it"
+            )
+        state = opened.tensors()
+    if problem := unfit(state, wanted):
+        raise checks.InputError(f"{otherwise}: {problem}")
     with torch.random.fork_rng(devices=[]):  # the weights that are drawn are thrown away
         model = make(blueprint)
     model.load_state_dict(state, assign=True)  # which keeps their dtype
     model.meta, model.provenance = config.get("meta"), config.get("provenance")
     return model.eval()
-
-
-def make(blueprint: Blueprint) -> HubNetwork:
-    """The network of ``blueprint``, newly drawn; InputError as `create_model`, and if a resized layer is not there."""
-    model = create_model(
-        blueprint.name,
-        num_classes=1 if blueprint.num_classes == 0 else blueprint.num_classes,
-        in_channels=blueprint.in_channels,
-        image_size=blueprint.image_size,
-        **blueprint.options,
-    )
-    if blueprint.num_classes == 0 or blueprint.global_pool != "avg":
-        reset = getattr(model, "reset_classifier", None)
-        if reset is None:
-            raise checks.InputError(f"{blueprint.name} has no classifier to leave out: num_classes must be at least 1")
-        reset(blueprint.num_classes, blueprint.global_pool)
-    layers = _with_tables(model)
-    for name, size in (blueprint.feat_sizes or {}).items():
-        layers[checks.one_of(f"layer in feat_sizes of {blueprint.name}:", name, layers)].resize_feat_size(size)
-    model.blueprint = replace(blueprint, folded=blueprint.folded and any(map(is_parametrized, model.modules())))
-    return folded(model) if model.blueprint.folded else model
-
-
-def current(model: HubNetwork) -> Blueprint:
-    """The blueprint of ``model`` as it now is: its classifier may be another one, its tables resized."""
-    if model.blueprint is None:
-        raise checks.InputError(f"this {type(model).__name__} was not made by create_model, and cannot say how to be")
-    blueprint = replace(
-        model.blueprint,
-        num_classes=getattr(model, "num_classes", model.blueprint.num_classes),
-        global_pool=getattr(model, "global_pool", "avg"),
-        feat_sizes=None,
-    )
-    return with_tables_of(model, blueprint)
-
-
-def with_tables_of(model: nn.Module, blueprint: Blueprint) -> Blueprint:
-    """``blueprint``, which has no feat_sizes, with those of ``model`` that are not what it makes."""
-    with torch.device("meta"):
-        plain = _with_tables(make(blueprint))
-    sizes = {name: layer.feat_size for name, layer in _with_tables(model).items() if layer.feat_size is not None}
-    resized = {name: size for name, size in sizes.items() if name in plain and plain[name].feat_size != size}
-    return replace(blueprint, feat_sizes=resized or None)
-
-
-def wanted_shapes(blueprint: Blueprint) -> Shapes:
-    """Those of the weights and buffers, found without memory for them; InputError as `make`."""
-    with torch.device("meta"):
-        return shapes_of(make(blueprint).state_dict())
-
-
-def _with_tables(model: nn.Module) -> dict[str, AugmentedConvNd]:
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, AugmentedConvNd) and module.position == "relative"
-    }
 
 
 def _read_config(file: Path) -> dict[str, Any]:
@@ -153,18 +155,6 @@ def _read_config(file: Path) -> dict[str, Any]:
         if isinstance(config, dict) and not isinstance(config.get(key), (dict, type(None))):
             raise checks.InputError(f"{file}: {key!r} must be dict, got {type(config[key]).__name__}")
     return config
-
-
-def _read_weights(file: Path, sha256: Any, wanted: Shapes, name: str) -> dict[str, Tensor]:
-    """The tensors in ``file``, compared with the checksum and, before any is read, with what is wanted."""
-    if not file.is_file():
-        raise checks.InputError(f"{file.parent} holds no {file.name}, which save_pretrained writes")
-    with open_safetensors(file, extra="hub") as opened:
-        if sha256 is not None and _sha256(file) != sha256:
-            raise checks.InputError(f"{file} is damaged or was changed: config.json has another checksum for it")
-        if problem := difference(opened.shapes, wanted):
-            raise checks.InputError(f"{file} does not hold the weights of {name}: {problem}")
-        return opened.tensors()
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""One process at a time trains into a folder: a lock of the operating system, gone with the process that holds it.
+"""One process at a time works in a folder: a lock of the operating system, gone with the process that holds it.
 
 The folder itself is locked, so that no file of ours is left behind. Where the system has no such locks (Windows, some
 network file systems) nothing is locked, and `is_locked` is False.
@@ -51,7 +51,7 @@ def locked(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 if attempt == ATTEMPTS - 1:
                     raise checks.InputError(
-                        f"another process is at work in {folder}: wait for its end, or give another --out"
+                        f"another process is at work in {folder}: wait for its end, or give another folder"
                     ) from None
                 time.sleep(PAUSE)
             except OSError:  # no locks here
@@ -66,7 +66,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process, of this machine at least, is training into ``folder``."""
+    """Whether a process, of this machine at least, is at work in ``folder``."""
     if fcntl is None:
         return False
     try:

@@ -5,17 +5,17 @@ import sys
 import pytest
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
+from attnconv import folder_lock
 from attnconv.checks import InputError
-from attnconv.train import run_lock
+from attnconv.folder_lock import is_locked, locked
 from attnconv.train.fit import fit
-from attnconv.train.run_lock import is_locked, locked
 
 pytest.importorskip("fcntl")
 
 HOLD = """
 import sys
 from pathlib import Path
-from attnconv.train.run_lock import locked
+from attnconv.folder_lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -41,7 +41,9 @@ def run(out):
 
 def test_two_runs_on_one_folder(tmp_path, holder):
     assert is_locked(tmp_path)
-    with pytest.raises(InputError, match=r"^another process is at work in .*: wait for its end, or give another --"):
+    with pytest.raises(
+        InputError, match=r"^another process is at work in .*: wait for its end, or give another folder$"
+    ):
         run(tmp_path)
     assert os.listdir(tmp_path) == []
 
@@ -81,6 +83,6 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
 
 
 def test_without_locks_nothing_is_locked(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_lock, "fcntl", None)
+    monkeypatch.setattr(folder_lock, "fcntl", None)
     with locked(tmp_path):
         assert not is_locked(tmp_path)

@@ -1,10 +1,11 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
+from attnconv.atomic import forget_halves, replacing
 from attnconv.checks import InputError
-from attnconv.train.atomic import forget_halves, replacing
 
 
 @pytest.fixture
@@ -53,8 +54,8 @@ def test_a_folder_that_is_no_folder(path):
         pass
 
 
-def test_what_a_killed_process_left_is_written_over(path):
-    path.with_name("file.tmp").write_bytes(b"a longer half of a file")
+def test_what_a_killed_process_left_is_removed(path):
+    path.with_name("file.0123abcd.tmp").write_bytes(b"a longer half of a file")
     with replacing(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
@@ -71,7 +72,7 @@ def test_the_old_file_is_kept_under_another_name(path, monkeypatch, links):
         monkeypatch.setattr(os, "link", refuse)
     previous = path.with_name("previous")
     previous.write_bytes(b"older")
-    path.with_name("previous.tmp").write_bytes(b"of a killed process")
+    path.with_name("previous.0123abcd.tmp").write_bytes(b"of a killed process")
     with replacing(path, previous=previous) as file:
         file.write(b"new")
     assert (path.read_bytes(), previous.read_bytes()) == (b"new", b"old")
@@ -97,7 +98,51 @@ def test_a_process_killed_between_the_two_names_leaves_nothing_in_the_end(path):
 
 
 def test_halves_are_removed_and_nothing_else(path):
-    path.with_name("file.tmp").write_bytes(b"half")
-    path.with_name("notes.tmp").write_bytes(b"mine")
+    mine = ["file.tmp", "file.0123abcd.tmp.txt", "file.notes.tmp", "my-file.0123abcd.tmp", "notes.tmp"]
+    for name in ("file.0123abcd.tmp", *mine):
+        path.with_name(name).write_bytes(b"half")
     forget_halves((path, path.with_name("none")))
-    assert sorted(os.listdir(path.parent)) == ["file", "notes.tmp"]
+    assert sorted(os.listdir(path.parent)) == sorted(["file", *mine])
+
+
+def test_two_that_write_one_file_share_no_name(path):
+    """Neither is in the other's way, nor takes the other's half for that of a killed process; the last one stays."""
+    with replacing(path) as first:
+        first.write(b"first")
+        with replacing(path) as second:
+            second.write(b"second")
+            assert Path(first.name) != Path(second.name)
+            assert Path(first.name).exists()
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_a_half_that_was_removed_before_it_was_locked_is_begun_again(path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    names = []
+
+    def lock(number, how):
+        if not names:
+            names.append(next(other for other in path.parent.iterdir() if other != path))
+            names[0].unlink()  # as another process that found it unlocked
+        flock(number, how)
+
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with replacing(path) as file:
+        file.write(b"new")
+    assert names
+    assert path.read_bytes() == b"new"
+    assert os.listdir(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_a_file_has_the_mode_that_the_umask_says(path, mask):
+    before = os.umask(mask)
+    try:
+        with replacing(path) as file:
+            file.write(b"new")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask

@@ -1,0 +1,217 @@
+"""Files of trained networks that ask for what they must not: they get a sentence, and neither memory nor files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from recipes import saved_networks
+from recipes.saved_networks import spoilt_hub, spoilt_onnx, spoilt_program, spoilt_run, spoilt_safetensors
+
+from attnconv.checks import InputError
+from attnconv.models.hub import planned as planned_module
+from attnconv.recipes import load_trained
+
+for package in ("huggingface_hub", "onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(package)
+
+DOORS = {"run": spoilt_run, "hub": spoilt_hub, "safetensors": spoilt_safetensors}
+PROGRAMS = {"onnx": spoilt_onnx, "torch": spoilt_program}
+NAMES = [f"class {number}" for number in range(10)]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    saved_networks.make_all(folder)
+    return folder
+
+
+@pytest.fixture
+def on_the_meta_device_alone(monkeypatch):
+    """Fail at a network that is built with memory."""
+    make = planned_module.make
+
+    def make_without_memory(blueprint):
+        assert torch.get_default_device() == torch.device("meta")
+        return make(blueprint)
+
+    monkeypatch.setattr(planned_module, "make", make_without_memory)
+    monkeypatch.setattr("attnconv.models.hub.folder.make", make_without_memory)
+
+
+def refused(path, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_trained(path, device="cpu")
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 600
+    assert str(path) in str(caught.value)
+
+
+WATCH: list[object] = []
+SEEN: list[tuple[str, object]] = []
+
+
+def note(event, arguments):
+    if WATCH and (event == "open" or event.startswith(("socket.", "urllib."))):
+        SEEN.append((event, arguments[0]))
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("option", ["init_from", "num_classes", "in_channels", "image_size", "name", "device"])
+def test_options_are_those_of_the_architecture(saved, tmp_path, door, option):
+    """And what init_from names is not opened, nor anything asked of the network."""
+    sentinel = tmp_path / "weights.pt"
+    torch.save({"fc.bias": torch.zeros(10)}, sentinel)
+    path = DOORS[door](saved, tmp_path, config={"model_options": {option: str(sentinel)}})
+    if not SEEN:
+        sys.addaudithook(note)
+    SEEN[:] = [("begun", "")]
+    WATCH.append(1)
+    try:
+        refused(path, f"unknown option of aa_convnet3: '{option}'")
+    finally:
+        WATCH.clear()
+    assert any(event == "open" for event, _ in SEEN)  # the file itself
+    assert [(event, what) for event, what in SEEN if event != "open" or str(what) == str(sentinel)] == [("begun", "")]
+
+
+ABSURD = {
+    "a deep network": ({"model": "wide_resnet60004_1", "model_options": {}}, {}, "far more tensors than its weights'"),
+    "a deeper one": (
+        {"model": "wide_resnet999999994_1"},
+        {},
+        "of a network's name and options are at most 65536, got 999999994",
+    ),
+    "many letters": (
+        {"model": "wide_resnet" + "9" * 5000 + "_1"},
+        {},
+        "at most 9 digits, got 5000|at most 65536, got 65537",
+    ),
+    "heads": ({"model_options": {"num_heads": 10**15}}, {}, "are at most 65536, got 1000000000000000"),
+    "no number": ({"model_options": {"num_heads": [[2]]}}, {}, "num_heads"),
+    "no list": ({"model_options": {"augment": {"a": 1}}}, {}, "augment|be built with these options"),
+    "classes": ({}, {"classes": [str(n) for n in range(10**5)]}, r"'fc.weight' is \(10, 192\) in it and \(100000, 19"),
+    "channels": (
+        {},
+        {"channels": 50_000, "mean": [0.5] * 50_000, "std": [0.5] * 50_000},
+        r"'layer1.0.weight' is \(64, 1, 3, 3\) in it and \(64, 50000, 3, 3\) in the network",
+    ),
+    "an image": ({}, {"image_size": [10**6, 10**6]}, "at most 4096 a side, got 1000000|'layer2.0.key_rel_h' is"),
+    "a large image": ({}, {"image_size": [4096, 4096]}, "'layer2.0.key_rel_h' is"),
+    "a resize": ({}, {"resize_ratio": 1e6}, "must resize images to at most 8192 pixels a side, got 8e[+]06"),
+}
+
+
+@pytest.mark.parametrize("case", ABSURD)
+@pytest.mark.parametrize("door", DOORS)
+def test_absurd_sizes_are_refused_before_memory_is_taken(saved, tmp_path, door, case, request):
+    config, meta, message = ABSURD[case]
+    if (door, case) != ("hub", "a resize"):  # a folder's network is read first, and its own weights fit
+        request.getfixturevalue("on_the_meta_device_alone")
+    refused(DOORS[door](saved, tmp_path, config=config, meta=meta), message)
+
+
+def test_a_table_that_is_made_small_again_is_refused_too(saved, tmp_path, on_the_meta_device_alone):
+    """The weights fit, but on the way to them the network would have taken terabytes."""
+    path = spoilt_hub(saved, tmp_path, config={"image_size": [10**12, 8], "feat_sizes": {"layer2.0": [4, 4]}})
+    refused(path, "key_rel_h|takes far more memory than its weights do")
+    sizes = {"layer2.0": [4, 4], "layer3.0": [2, 2]}
+    path = spoilt_hub(saved, tmp_path / "more", config={"image_size": [10**12, 8], "feat_sizes": sizes})
+    refused(path, "building this aa_convnet3 takes far more memory than its weights do")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process's memory from /proc")
+def test_a_million_classes_take_no_memory(saved, tmp_path):
+    """In a process of its own: 768 MB for the classifier alone, were it made."""
+    path = spoilt_run(saved, tmp_path, meta={"classes": [str(n) for n in range(10**6)]})
+    script = Path(__file__).with_name("peak_of_refusal.py")
+    done = subprocess.run([sys.executable, script, saved / "run", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 400e6
+
+
+def set_to(name, value):
+    def change(state):
+        state[name] = value(state[name])
+
+    return change
+
+
+NO_NUMBERS = {
+    "nan": (set_to("fc.weight", lambda t: t.fill_(torch.nan)), "'fc.weight' holds a number that is not finite"),
+    "one infinity": (
+        set_to("layer1.1.running_var", lambda t: t.index_fill(0, torch.tensor(3), torch.inf)),
+        "'layer1.1.running_var' holds a number that is not finite",
+    ),
+    "int8": (set_to("fc.bias", lambda t: t.to(torch.int8)), "'fc.bias' is of torch.int8, and weights are of one of"),
+    "bool": (set_to("fc.bias", lambda t: t > 0), "'fc.bias' is of torch.bool, and weights are of one of torch.float"),
+    "complex": (set_to("fc.bias", lambda t: t.to(torch.complex64)), "'fc.bias' is of torch.complex64, and weights are"),
+    "float8": (set_to("fc.bias", lambda t: t.to(torch.float8_e4m3fn)), "'fc.bias' is of torch.float8_e4m3fn, and"),
+    "a count that is a float": (
+        set_to("layer1.1.num_batches_tracked", lambda t: t.float()),
+        "'layer1.1.num_batches_tracked' is of torch.float32 in it and of torch.int64 in the network",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_NUMBERS)
+@pytest.mark.parametrize("door", DOORS)
+def test_weights_are_finite_floating_point_numbers(saved, tmp_path, door, case):
+    change, message = NO_NUMBERS[case]
+    refused(DOORS[door](saved, tmp_path, weights=change), message)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("door", DOORS)
+def test_other_floats_are_welcome(saved, tmp_path, door, dtype):
+    path = DOORS[door](saved, tmp_path, weights=set_to("fc.bias", lambda t: t.to(dtype)))
+    assert load_trained(path, device="cpu").model.fc.bias.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(10).to_sparse(), "'fc.bias' is no plain tensor"),
+        (torch.zeros(10, device="meta"), "'fc.bias' is no plain tensor"),
+        (torch.zeros(1).expand(10**9), "its tensors are larger than the file"),
+    ],
+)
+def test_tensors_of_a_checkpoint_are_plain_ones(saved, tmp_path, value, message):
+    refused(spoilt_run(saved, tmp_path, weights=set_to("fc.bias", lambda t: value)), message)
+
+
+def test_an_average_that_is_none_of_tensors(saved, tmp_path):
+    path = spoilt_run(saved, tmp_path)
+    state = torch.load(path, weights_only=True)
+    for average in ([1], {"fc.bias": 3}):
+        torch.save({**state, "average": average}, path)
+        refused(path, "its 'average' holds something other than tensors")
+
+
+@pytest.mark.parametrize("names", [["one"], NAMES[:9], [*NAMES, "eleven"]], ids=len)
+@pytest.mark.parametrize("door", [*DOORS, *PROGRAMS])
+def test_there_is_a_name_for_each_output(saved, tmp_path, door, names):
+    path = {**DOORS, **PROGRAMS}[door](saved, tmp_path, meta={"classes": names})
+    refused(
+        path, rf"'fc.weight' is \(10, 192\) in it and \({len(names)}, |has {len(names)} names of classes, and its n"
+    )
+
+
+@pytest.mark.parametrize("door", PROGRAMS)
+def test_a_program_is_of_the_images_that_it_says(saved, tmp_path, door):
+    path = PROGRAMS[door](saved, tmp_path, meta={"channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3})
+    refused(path, "it has 3 image channels, and its network is of 1")
+
+
+def test_programs_of_weights_that_are_no_numbers(saved, tmp_path):
+    refused(spoilt_program(saved, tmp_path, weights=True), "damaged: 'fc.weight' holds a number that is not finite")
+    found = load_trained(spoilt_onnx(saved, tmp_path, weights=True), device="cpu")
+    with pytest.raises(InputError, match=r"spoilt\.onnx gives numbers that are not finite: it, or an image, is damage"):
+        found.model(torch.zeros(1, 1, 8, 8))
+
+
+def test_all_of_them_are_read_as_they_are(saved):
+    for name in ("run", "hub", "model.onnx", "model.pt2", "model.safetensors"):
+        assert load_trained(saved / name, device="cpu").model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
