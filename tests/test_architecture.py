@@ -14,18 +14,20 @@ ALLOWED = {
     "checks": set(),
     # What checkpoints, exported files and the Hub's folders share.
     "weights": set(),
+    # Other people's files, read without running anything.
+    "foreign": {"weights"},
     # Where data's workers are forked and where train saves, no signal may come between.
     "signals": set(),
     "kernels": set(),
     "ops": {"kernels"},
     "layers": {"ops"},
-    "models": {"layers", "weights"},
+    "models": {"layers", "weights", "foreign"},
     "surgery": {"layers"},
     # Whole networks of other programs are read from their files into ours.
     "compat": {"layers", "models", "weights", "foreign"},
     "timm": {"models"},
     "data": {"signals"},
-    "train": {"weights", "signals"},
+    "train": {"weights", "signals", "foreign"},
     "report": set(),
     # A trained network is read in one place, whatever kind of file it is in.
     "recipes": {"models", "surgery", "compat", "data", "train", "export"},

@@ -172,9 +172,9 @@ def text(name):
     [
         (lambda path: path / "w.pt", r"no file .*w\.pt to take weights from"),
         (lambda path: path, "no file .* to take weights from"),
-        (saved(Planted()), "holds something other than tensors and plain values"),
-        (text("w.pt"), r"w\.pt holds something other than tensors and plain values, or is damaged"),
-        (text("w.safetensors"), r"w\.safetensors cannot be read as a file of weights: "),
+        (saved(Planted()), r"w\.pt holds no tensors by name: it holds no dict, but '(builtins|__builtin__)\.print'"),
+        (text("w.pt"), r"w\.pt is damaged or no file of torch\.save or safetensors: "),
+        (text("w.safetensors"), r"w\.safetensors is damaged or no file of safetensors: "),
         (saved([1, 2]), r"w\.pt holds no tensors by name"),
         (lambda _: {}, "the state dict holds no tensors by name"),
         (

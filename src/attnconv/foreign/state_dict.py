@@ -1,0 +1,125 @@
+"""Where trainers put the weights in what they save: a state dict, or a whole module, inside dicts of other things."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from attnconv import checks
+from attnconv.foreign.archive import shown
+from attnconv.foreign.stand_in import StandIn, kind_of
+from attnconv.foreign.stored import Stored
+
+Tensors = dict[str, Tensor | Stored]
+
+PLAIN = ("state_dict", "model", "net", "params", "weights", "student")
+AVERAGED = ("state_dict_ema", "model_ema", "params_ema", "ema", "teacher")
+DEEPEST = 100  # dicts in dicts, modules in modules
+MOST = 200_000  # modules: a module that stands in many places is several
+
+
+@dataclass(frozen=True)
+class Place:
+    """Tensors and the keys that led to them."""
+
+    keys: tuple[str, ...]
+    tensors: Tensors
+
+
+def find(value: Any, label: str, *, average: bool) -> Place:
+    """Return the state dict in ``value``; with ``average``, that of the averaged weights.
+
+    Raises:
+        InputError: there is none; the message says what is there.
+    """
+    if place := _find(value, (), label, average):
+        return place
+    held = _held(value)
+    if average:
+        raise checks.InputError(f"{label} holds no averaged weights, under {' or '.join(AVERAGED)}: it holds {held}")
+    if place := _find(value, (), label, True):
+        raise checks.InputError(
+            f"{label} holds averaged weights alone, under {'.'.join(place.keys)}: ask for them by average=True"
+        )
+    raise checks.InputError(f"{label} holds no tensors by name: it holds {held}")
+
+
+def _find(value: Any, keys: tuple[str, ...], label: str, average: bool) -> Place | None:
+    if len(keys) > 5:
+        return None
+    entries = _entries(value)
+    if average and (place := _first(entries, AVERAGED, keys, label, False)):
+        return place
+    if _is_module(value):
+        return None if average else _place(keys, module_tensors(value, label))
+    if place := _first(entries, PLAIN, keys, label, average):
+        return place
+    if average:
+        return None
+    return _place(keys, {key: item for key, item in entries.items() if isinstance(item, Tensor | Stored)})
+
+
+def _first(entries: Mapping[Any, Any], names: tuple[str, ...], keys: tuple[str, ...], label: str, average: bool):
+    """The first of ``names`` under which there are tensors."""
+    for name in names:
+        if name in entries and (place := _find(entries[name], (*keys, name), label, average)):
+            return place
+    return None
+
+
+def _place(keys: tuple[str, ...], tensors: Mapping[Any, Any]) -> Place | None:
+    return Place(keys, {str(name): tensor for name, tensor in tensors.items()}) if tensors else None
+
+
+def _entries(value: Any) -> Mapping[Any, Any]:
+    """The entries of a dict, or the attributes of an object of an unknown class."""
+    if isinstance(value, StandIn):
+        return value.items or (value.state if isinstance(value.state, dict) else {})
+    return value if isinstance(value, Mapping) else {}
+
+
+def _module_state(value: Any) -> dict[Any, Any] | None:
+    """The attributes of a module of an unknown class; None if ``value`` is something else."""
+    if isinstance(value, StandIn):
+        first = value.args[0] if type(value.args) is tuple and value.args else None  # torch.fx saves them there
+        for state in (value.state, first):
+            if isinstance(state, dict) and isinstance(state.get("_modules"), dict) and "_parameters" in state:
+                return state
+    return None
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, nn.Module) or _module_state(value) is not None
+
+
+def module_tensors(module: Any, label: str) -> Tensors:
+    """Return what ``state_dict()`` of a module would: parameters and persistent buffers, by their dotted names."""
+    if isinstance(module, nn.Module):
+        return module.state_dict()
+    found: Tensors = {}
+    waiting: list[tuple[str, Any]] = [("", module)]
+    visited = 0
+    while waiting:
+        prefix, part = waiting.pop()
+        visited += 1
+        if prefix.count(".") > DEEPEST or visited > MOST:
+            raise checks.InputError(f"{label} is damaged: its modules hold each other, or are too many")
+        if (state := _module_state(part)) is None:
+            continue
+        passing = state.get("_non_persistent_buffers_set")
+        for kind in ("_parameters", "_buffers"):
+            for name, tensor in _entries(state.get(kind)).items():
+                if isinstance(tensor, Stored) and not (kind == "_buffers" and passing and name in passing):
+                    found[f"{prefix}{name}"] = tensor
+        waiting += [(f"{prefix}{name}.", child) for name, child in reversed(list(state["_modules"].items()))]
+    return found
+
+
+def _held(value: Any) -> str:
+    """A clause on what ``value`` holds: the first names and kinds."""
+    entries = _entries(value)
+    if not entries:
+        return f"no dict, but {shown(kind_of(value))}"
+    first = [f"{shown(str(key))} ({shown(kind_of(item))[1:-1]})" for key, item in list(entries.items())[:5]]
+    return ", ".join(first) + (", ..." if len(entries) > 5 else "")
