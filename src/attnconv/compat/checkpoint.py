@@ -5,7 +5,6 @@ Sources: those of `attnconv.compat.wide_resnet` and `attnconv.compat.xresnet`, w
 
 import re
 from collections.abc import Mapping
-from os import PathLike
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.compat import wide_resnet, xresnet
 from attnconv.compat.seen import Seen
+from attnconv.foreign import Found, Source, read_state_dict
 from attnconv.layers.spectral_norm import rename_old_keys
 from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.registry import check_options, create_model, model_options
@@ -24,7 +24,7 @@ FAMILIES = (wide_resnet, xresnet)
 
 
 def load_checkpoint(
-    source: str | PathLike[str] | Mapping[str, Any],
+    source: Source,
     name: str,
     *,
     num_classes: int | None = None,
@@ -50,32 +50,45 @@ def load_checkpoint(
         InputError: the file cannot be read, it holds no such network, or another one: the first tensor that differs
             is named, and the network that it looks like.
     """
+    found = read_state_dict(source, average=average)
+    return network_of(found, name, num_classes=num_classes, image_size=image_size, options=options)
+
+
+def network_of(
+    found: Found,
+    name: str,
+    *,
+    num_classes: int | None,
+    image_size: int | tuple[int, int] | None,
+    options: Mapping[str, Any],
+) -> HubNetwork:
+    """The network ``name`` with the weights in ``found``; the rest as `load_checkpoint`."""
     check_options(name, options)
     if options.get("symmetric"):
         raise checks.InputError(
             "the symmetric option had no effect in the program that wrote the checkpoint; leave symmetric=True out"
         )
-    tensors, label = _read(source, average=average)
-    found = _seen(tensors, label)
-    alike = "" if found.name in (name, None) else f"; it looks like {found.name}"
-    if not re.fullmatch(found.pattern, name):
+    tensors, label = found.tensors, found.label
+    seen = _seen(tensors, label)
+    alike = "" if seen.name in (name, None) else f"; it looks like {seen.name}"
+    if not re.fullmatch(seen.pattern, name):
         raise checks.InputError(
-            f"{label} does not hold the weights of {name}: its tensors are named as those of {found.family}{alike}"
+            f"{label} does not hold the weights of {name}: its tensors are named as those of {seen.family}{alike}"
         )
-    if num_classes is not None and num_classes != found.num_classes:
-        raise checks.InputError(f"{label} is of a network with {found.num_classes} classes, not {num_classes}")
+    if num_classes is not None and num_classes != seen.num_classes:
+        raise checks.InputError(f"{label} is of a network with {seen.num_classes} classes, not {num_classes}")
     known = model_options(name)  # without attention, none of its stages
     settings: dict[str, Any] = {
-        "num_classes": found.num_classes,
-        "in_channels": found.in_channels,
-        "image_size": image_size or found.image_size or ANY_SIZE,
-        **{key: value for key, value in found.options.items() if key in known},
+        "num_classes": seen.num_classes,
+        "in_channels": seen.in_channels,
+        "image_size": next(size for size in (image_size, seen.image_size, ANY_SIZE) if size is not None),
+        **{key: value for key, value in seen.options.items() if key in known},
         **options,
     }
     with torch.device("meta"):
         empty = create_model(name, **settings)
-    state = _in_our_names(tensors, found, empty, label)
-    if problem := _difference(shapes_of(state), shapes_of(empty.state_dict()), found):
+    state = _in_our_names(tensors, seen, empty, label)
+    if problem := _difference(shapes_of(state), shapes_of(empty.state_dict()), seen):
         raise checks.InputError(f"{label} does not hold the weights of {name}: {problem}{alike}")
     with torch.random.fork_rng(devices=[]):  # the weights that are drawn are thrown away
         model = create_model(name, **settings)
@@ -83,17 +96,11 @@ def load_checkpoint(
     return model.eval()
 
 
-def _read(source: Any, *, average: bool) -> tuple[dict[str, Tensor], str]:
-    """The tensors of ``source`` by name, and what messages call it."""
-    tensors = {key: value for key, value in source.items() if isinstance(value, Tensor)}
-    return tensors, "the state dict"
-
-
 def _seen(tensors: Mapping[str, Tensor], label: str) -> Seen:
     shapes = shapes_of(tensors)
     for family in FAMILIES:
-        if (found := family.seen(shapes)) is not None:
-            return found
+        if (seen := family.seen(shapes)) is not None:
+            return seen
     first, shape = next(iter(shapes.items()))
     raise checks.InputError(
         f"{label} holds neither Attention-Augmented-Conv2d's Wide_ResNet nor an XResNet of SimpleSelfAttention or "
@@ -101,11 +108,11 @@ def _seen(tensors: Mapping[str, Tensor], label: str) -> Seen:
     )
 
 
-def _in_our_names(tensors: Mapping[str, Tensor], found: Seen, empty: nn.Module, label: str) -> dict[str, Tensor]:
+def _in_our_names(tensors: Mapping[str, Tensor], seen: Seen, empty: nn.Module, label: str) -> dict[str, Tensor]:
     """The tensors as the state dict of ``empty`` calls them; those that it has not keep their names."""
-    state = {found.names[name]: tensor for name, tensor in tensors.items()}
+    state = {seen.names[name]: tensor for name, tensor in tensors.items()}
     if len(state) < len(tensors):
-        raise checks.InputError(f"{label} holds a tensor of {found.family} twice, under the names of two programs")
+        raise checks.InputError(f"{label} holds a tensor of {seen.family} twice, under the names of two programs")
     for name, module in empty.named_modules():
         if isinstance(module, nn.Conv1d):  # of an attention: under spectral norm
             try:
@@ -115,8 +122,8 @@ def _in_our_names(tensors: Mapping[str, Tensor], found: Seen, empty: nn.Module, 
     return state
 
 
-def _difference(given: Shapes, wanted: Shapes, found: Seen) -> str:
+def _difference(given: Shapes, wanted: Shapes, seen: Seen) -> str:
     """`weights.difference`, in the file's names where it has one."""
-    theirs = {ours: name for name, ours in found.names.items()}
+    theirs = {ours: name for name, ours in seen.names.items()}
     given, wanted = ({theirs.get(name, name): shape for name, shape in shapes.items()} for shapes in (given, wanted))
     return difference(given, wanted)
