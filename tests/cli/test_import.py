@@ -53,7 +53,7 @@ def save_whole(state, path, **settings):
 
 
 def averaged(state, path):
-    torch.save({"state_dict": {name: torch.zeros_like(t) for name, t in state.items()}, "model_ema": state}, path)
+    torch.save({"state_dict": {name: 0.9 * t for name, t in state.items()}, "model_ema": state}, path)
 
 
 SAVED = {
@@ -66,9 +66,9 @@ SAVED = {
 }
 
 
-@pytest.mark.parametrize("how", SAVED)
 @pytest.mark.parametrize(
-    ("file", "name"), [(WIDE, "seed_aa_wide_resnet10_1"), (SSA, "ssa_xresnet18")], ids=["wide", "ssa"]
+    ("file", "name", "how"),
+    [*((SSA, "ssa_xresnet18", how) for how in SAVED), (WIDE, "seed_aa_wide_resnet10_1", "a whole module")],
 )
 def test_a_checkpoint_becomes_a_folder_with_the_numbers_of_its_program(attnconv, tmp_path, file, name, how):
     found = golden(file)
@@ -143,7 +143,7 @@ def test_evaluate_predict_explain_export_and_hub_take_it(attnconv, dogs, folder,
     assert code == 0, err
     predicted = json.loads(out)["predictions"][0]["top"]
     assert {top["class"] for top in predicted} == {"blue", "red"}
-    code, _, err = attnconv("explain", dogs, image, "--point", "9,9", "--out", tmp_path / "x.figure.png")
+    code, _, err = attnconv("explain", dogs, image, "--point", "30,30", "--out", tmp_path / "x.figure.png")
     assert code == 0, err
     assert (tmp_path / "x.figure.png").stat().st_size > 1000
     for suffix, form in ((".safetensors", "safetensors"), (".pt2", "torch")):
@@ -214,14 +214,14 @@ def lines(*names):
 REFUSED = {
     "another depth": (
         ["--as", "seed_aa_wide_resnet28_1"],
-        "ckpt.t7 does not hold the weights of seed_aa_wide_resnet28_1: it lacks .*; it looks like seed_aa_wide_resnet10_1",
+        "ckpt.t7 does not hold the weights of .*28_1: it lacks .*; it looks like seed_aa_wide_resnet10_1",
     ),
     "no network of that name": (
         ["--as", "seed_aa_wide_resnet"],
         "unknown model 'seed_aa_wide_resnet'; nearest: 'seed_",
     ),
     "no such option": (["--option", "heads=4"], "unknown option of seed_aa_wide_resnet10_1: 'heads'"),
-    "other data": (["--data", "far-pairs"], "'far-pairs' has 2 classes, the network in .*ckpt.t7 has 10"),
+    "other data": (["--data", "FOLDER"], "'images' has 2 classes, the network in .*ckpt.t7 has 10"),
     "grey images": (["--data", "digits"], "'digits' has 1 image channels, the network in .*ckpt.t7 3"),
     "both": (["--data", "digits", "--classes", "FILE"], "--data names the classes already; leave --classes out"),
     "too few names": (["--classes", "FILE"], "--classes names 2 classes, the network in .*ckpt.t7 has 10"),
@@ -234,10 +234,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_fit_gets_one_line_and_leaves_nothing(attnconv, checkpoint, tmp_path, case):
+def test_what_does_not_fit_gets_one_line_and_leaves_nothing(attnconv, checkpoint, folder, tmp_path, case):
     words, message = REFUSED[case]
     (tmp_path / "names.txt").write_text(lines("cat", "dog"))
-    words = [tmp_path / "names.txt" if word == "FILE" else word for word in words]
+    words = [{"FILE": tmp_path / "names.txt", "FOLDER": folder}.get(word, word) for word in words]
     name = [] if "--as" in words else ["--as", "seed_aa_wide_resnet10_1"]
     assert_refused(attnconv("import", checkpoint, *name, "--out", tmp_path / "out", *words), message)
     assert not (tmp_path / "out").exists()

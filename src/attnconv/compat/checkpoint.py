@@ -63,6 +63,7 @@ def network_of(
     options: Mapping[str, Any],
 ) -> HubNetwork:
     """The network ``name`` with the weights in ``found``; the rest as `load_checkpoint`."""
+    known = model_options(name)
     check_options(name, options)
     if options.get("symmetric"):
         raise checks.InputError(
@@ -77,12 +78,11 @@ def network_of(
         )
     if num_classes is not None and num_classes != seen.num_classes:
         raise checks.InputError(f"{label} is of a network with {seen.num_classes} classes, not {num_classes}")
-    known = model_options(name)  # without attention, none of its stages
     settings: dict[str, Any] = {
         "num_classes": seen.num_classes,
         "in_channels": seen.in_channels,
         "image_size": next(size for size in (image_size, seen.image_size, ANY_SIZE) if size is not None),
-        **{key: value for key, value in seen.options.items() if key in known},
+        **{key: value for key, value in seen.options.items() if key in known},  # not attention's, if there is none
         **options,
     }
     with torch.device("meta"):

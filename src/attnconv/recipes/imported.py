@@ -56,20 +56,20 @@ def imported(
     blueprint = model.blueprint
     assert blueprint is not None
     of_cifar = name.startswith("seed_aa_wide_resnet")
-    side = blueprint.image_size[0] if image_size is None else checks.integer("image_size", image_size, at_least=1)
+    size = blueprint.image_size if image_size is None else checks.per_axis("image_size", image_size, 2, at_least=1)
     images = None
     if data is not None:
-        wanted = side if of_cifar else image_size  # the other networks take images of the data's own size
+        wanted = size[0] if of_cifar else image_size  # the other networks take images of the data's own size
         images = load_data(data, data_dir=data_dir, image_size=wanted, presize=not of_cifar)
-        side = images.image_size[0]
+        size = images.image_size
     names = _classes(images, classes, blueprint.num_classes, file)
     if images is not None and images.channels != blueprint.in_channels:
         raise checks.InputError(
             f"{data!r} has {images.channels} image channels, the network in {file} {blueprint.in_channels}"
         )
-    require_covered(model, blueprint.in_channels, (side, side))
+    require_covered(model, blueprint.in_channels, size)
     config = shareable(RunConfig(data=data or YOUR_FOLDER))
-    usual_ratio = 1.0 if of_cifar else (side + PRESIZE_MARGIN) / side
+    usual_ratio = 1.0 if of_cifar else (size[0] + PRESIZE_MARGIN) / size[0]
     usual = _normalisation(images, blueprint, of_cifar=of_cifar)
     if usual is None:
         if mean is None or std is None:
@@ -83,7 +83,7 @@ def imported(
             "name": config.data,
             "classes": names,
             "channels": blueprint.in_channels,
-            "image_size": [side, side],
+            "image_size": list(size),
             "mean": list(mean or usual[0]),
             "std": list(std or usual[1]),
             "resize_ratio": usual_ratio if images is None else images.resize_ratio,
@@ -95,7 +95,7 @@ def imported(
             "model": name,
             "model_options": dict(blueprint.options),
             "data": config.data,
-            "image_size": side,
+            "image_size": None if images is not None and size[0] != size[1] else size[0],
             "presize": not of_cifar,
         },
     }
