@@ -120,8 +120,8 @@ def cifar100_aa_convnet3_35ep() -> RunConfig:
 
 
 def wide_resnet_row(data: str) -> RunConfig:
-    """The script's defaults for epochs, dropout, momentum and weight decay; it takes 10 images a step and cuts the
-    rate to a tenth every 30 epochs, here it is one-cycle at 128 images.
+    """The script's defaults for epochs, dropout, momentum and weight decay; it takes 8 images a step and cuts the rate
+    to a tenth every 30 epochs, here it is one-cycle at 128 images.
     """
     return RunConfig(
         model="aa_wide_resnet28_10",
