@@ -173,7 +173,7 @@ def text(name):
         (lambda path: path / "w.pt", r"no file .*w\.pt to take weights from"),
         (lambda path: path, "no file .* to take weights from"),
         (saved(Planted()), r"w\.pt holds no tensors by name: it holds no dict, but '(builtins|__builtin__)\.print'"),
-        (text("w.pt"), r"w\.pt is damaged or no file of torch\.save or safetensors: "),
+        (text("w.pt"), r"w\.pt is cut short or damaged, or no file of torch\.save: it does not begin as one"),
         (text("w.safetensors"), r"w\.safetensors is damaged or no file of safetensors: "),
         (saved([1, 2]), r"w\.pt holds no tensors by name"),
         (lambda _: {}, "the state dict holds no tensors by name"),

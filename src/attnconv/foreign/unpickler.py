@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from attnconv.foreign.budget import Budget
-from attnconv.foreign.regular_file import Part
+from attnconv.foreign.part import Part
 from attnconv.foreign.stand_in import Name, StandIn
 from attnconv.foreign.stored import DTYPES, STORAGES, Stored, count_of, stored
 
@@ -68,24 +68,23 @@ class Unpickler(_Python):
     def call(self, function: Any, args: Any) -> Any:
         """Return what ``function`` of ``args`` would, if it is known here, and a stand-in if it is not."""
         if isinstance(function, Name) and type(args) is tuple:
-            name = str(function)
-            if name in _TENSORS:
-                return _TENSORS[name](*args)
-            if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+            name = (function.module, function.name)
+            if name in TENSORS:
+                return TENSORS[name](*args)
+            if name in PARAMETERS:
                 return args[0]
-            if name == "torch._tensor._rebuild_from_type_v2":
+            if name == ("torch._tensor", "_rebuild_from_type_v2"):
                 inner, _, inner_args, _ = args
-                return self.call(inner, inner_args) if str(inner) in _TENSORS else StandIn(function, args)
-            if name in ("collections.OrderedDict", "builtins.dict", "__builtin__.dict"):
+                if isinstance(inner, Name) and (inner.module, inner.name) in TENSORS:
+                    return self.call(inner, inner_args)
+            if name in DICTS:
                 return self._dict(args)
-            if name in _COLLECTIONS and len(args) < 2:  # the list, tuple or set, as it is
+            if name in LISTS and len(args) < 2:  # the list or tuple itself
                 return args[0] if args and type(args[0]) in (list, tuple) else []
-            if name == "torch.Size" and len(args) == 1 and type(args[0]) in (list, tuple):
-                return args[0]
-            if name == "collections.defaultdict":
+            if name == ("collections", "defaultdict"):
                 return {}
-            if name == "torch.device":
-                return str(args[0]) if args and type(args[0]) is str else StandIn(function, args)
+            if name == ("torch", "device") and args and type(args[0]) is str:
+                return args[0]
         return StandIn(function, args)
 
     def _dict(self, args: tuple[Any, ...]) -> dict[Any, Any]:
@@ -211,13 +210,16 @@ def _rebuild_tensor_v3(on: Any, offset: Any, size: Any, stride: Any, grad: Any, 
     return stored(on, offset, size, stride, dtype)
 
 
-_TENSORS: dict[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor": _rebuild_tensor_v2,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
-    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
+# Functions and classes that are known here.
+TENSORS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
 }
-_COLLECTIONS = {
-    f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("list", "tuple", "set", "frozenset")
+PARAMETERS = {("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")}
+DICTS = {("collections", "OrderedDict"), ("builtins", "dict"), ("__builtin__", "dict")}
+LISTS = {("torch", "Size")} | {
+    (module, name) for module in ("builtins", "__builtin__") for name in ("list", "tuple", "set", "frozenset")
 }
 
 _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
