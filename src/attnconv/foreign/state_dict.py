@@ -126,6 +126,6 @@ def _held(value: Any) -> str:
     """A clause on what ``value`` holds: the first names and kinds."""
     entries = _entries(value)
     if not entries:
-        return f"no dict, but {shown(kind_of(value))}"
+        return "nothing" if isinstance(value, Mapping) else f"no dict, but {shown(kind_of(value))}"
     first = [f"{shown(str(key))} ({shown(kind_of(item))[1:-1]})" for key, item in list(entries.items())[:5]]
     return ", ".join(first) + (", ..." if len(entries) > 5 else "")
