@@ -145,11 +145,16 @@ class Unpickler(_Python):
     def _inst(self) -> None:
         self._global()
         made_by = self.stack.pop()
-        self.append(StandIn(made_by, tuple(self.pop_mark())))
+        args = self.pop_mark()  # after which append is another
+        self.append(StandIn(made_by, tuple(args)))
 
     def _obj(self) -> None:
         made_by, *args = self.pop_mark()
         self.append(StandIn(made_by, tuple(args)))
+
+    def _frozenset(self) -> None:
+        items = self.pop_mark()
+        self.append(items)
 
     def _build(self) -> None:
         state = self.stack.pop()
@@ -257,7 +262,7 @@ _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
     # A set is a list here: what would be in it need not have a hash.
     pickle.EMPTY_SET: lambda self: self.append([]),
     pickle.ADDITEMS: Unpickler._appends,
-    pickle.FROZENSET: lambda self: self.append(self.pop_mark()),
+    pickle.FROZENSET: Unpickler._frozenset,
     pickle.PUT: lambda self: self._put(int(self._line())),
     pickle.BINPUT: lambda self: self._put(self._part.read(1)[0]),
     pickle.LONG_BINPUT: lambda self: self._put(int.from_bytes(self._part.read(4), "little")),
