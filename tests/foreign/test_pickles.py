@@ -157,7 +157,7 @@ def test_instructions(tmp_path, content, wanted):
 @pytest.mark.parametrize("protocol", range(6))
 def test_values_of_every_protocol(tmp_path, protocol):
     value = {
-        "a": [1, -(2**70), 2.5, None, True, "\N{SNOWMAN}\n"],
+        "a": [1, -(2**70), 2.5, None, True, "\N{SNOWMAN}\n", "\xe9"],
         "b": ({}, (), (1,), (1, 2), (1, 2, 3, 4)),
         3: b"\xff",
     }
@@ -182,6 +182,16 @@ def test_views_of_the_first_versions(tmp_path):
     on = b"(" + text("storage") + FLOATS + text("0") + text("cpu") + number(4) + view + b"tQ"
     for made in (None, on):
         assert read_state_dict(legacy_file(tmp_path / "w.pt", on=made)).tensors["w"].tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_file_of_python_2_and_a_gpu(tmp_path):
+    """Texts of bytes, pairs in lists, storages of torch.cuda."""
+    on = b"(U\x07storagectorch.cuda\nFloatStorage\nU\x010U\x06cuda:0" + number(4) + b"NtQ"
+    content = (
+        b"\x80\x02ccollections\nOrderedDict\n](](U\x0dmodule.weight" + tensor(on=on) + b"e](U\x0bmodule.biasNee\x85R."
+    )
+    (tmp_path / "w.pt").write_bytes(legacy(content, KEYS, struct.pack("<q", 4) + DATA["0"]))
+    assert read_state_dict(tmp_path / "w.pt").tensors["weight"].tolist() == [[1, 2], [3, 4]]
 
 
 VIEW = b"(" + text("storage") + FLOATS + text("0") + text("cpu") + number(4)

@@ -116,10 +116,10 @@ class Unpickler(_Python):
             raise ValueError("an integer of more than 255 bytes")
         self.append(pickle.decode_long(value))
 
-    def _line(self) -> str:
+    def _line(self, encoding: str = "utf-8") -> str:
         line = self._part.readline()[:-1]
         self._budget.take(PER_BYTE * len(line))
-        return str(line, "utf-8")
+        return str(line, encoding)
 
     def _global(self) -> None:
         module = self._line()
@@ -232,10 +232,10 @@ _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
     pickle.SHORT_BINUNICODE: lambda self: self._text("<B"),
     pickle.BINUNICODE: lambda self: self._text("<I"),
     pickle.BINUNICODE8: lambda self: self._text("<Q"),
-    pickle.UNICODE: lambda self: self.append(str(self._line().encode(), "raw-unicode-escape")),
+    pickle.UNICODE: lambda self: self.append(self._line("raw-unicode-escape")),
     pickle.SHORT_BINSTRING: lambda self: self.append(str(self._bytes("<B"), "latin-1")),
     pickle.BINSTRING: lambda self: self.append(str(self._bytes("<I"), "latin-1")),
-    pickle.STRING: lambda self: self.append(self._line()[1:-1]),
+    pickle.STRING: lambda self: self.append(self._line("latin-1")[1:-1]),
     pickle.SHORT_BINBYTES: lambda self: self.append(self._bytes("<B")),
     pickle.BINBYTES: lambda self: self.append(self._bytes("<I")),
     pickle.BINBYTES8: lambda self: self.append(self._bytes("<Q")),
