@@ -177,11 +177,19 @@ def legacy_file(path, *, count=4, on=None, keys=KEYS, rest=None):
     return path
 
 
+def view(first, length):
+    """The storage of a file of the first versions, or ``length`` of its four elements."""
+    of = b"(" + text("v") + number(first) + number(length) + b"t"
+    return b"(" + text("storage") + FLOATS + text("0") + text("cpu") + number(4) + of + b"tQ"
+
+
 def test_views_of_the_first_versions(tmp_path):
-    view = b"(" + text("v") + number(0) + number(4) + b"t"
-    on = b"(" + text("storage") + FLOATS + text("0") + text("cpu") + number(4) + view + b"tQ"
-    for made in (None, on):
-        assert read_state_dict(legacy_file(tmp_path / "w.pt", on=made)).tensors["w"].tolist() == [[1, 2], [3, 4]]
+    assert read_state_dict(legacy_file(tmp_path / "w.pt")).tensors["w"].tolist() == [[1, 2], [3, 4]]
+    content = b"\x80\x02}(" + text("a") + tensor(on=view(0, 4)) + text("b")
+    content += tensor(on=view(1, 3), offset=1, size=sizes(2), stride=sizes(1)) + b"u."
+    (tmp_path / "w.pt").write_bytes(legacy(content, KEYS, struct.pack("<q", 4) + DATA["0"]))
+    found = read_state_dict(tmp_path / "w.pt").tensors
+    assert (found["a"].tolist(), found["b"].tolist()) == ([[1, 2], [3, 4]], [3, 4])
 
 
 def test_a_file_of_python_2_and_a_gpu(tmp_path):
@@ -194,7 +202,6 @@ def test_a_file_of_python_2_and_a_gpu(tmp_path):
     assert read_state_dict(tmp_path / "w.pt").tensors["weight"].tolist() == [[1, 2], [3, 4]]
 
 
-VIEW = b"(" + text("storage") + FLOATS + text("0") + text("cpu") + number(4)
 LEGACY = {
     "a storage larger than the file": ({"count": 2**20}, "bytes is announced in a file of"),
     "a storage larger than the rest": ({"count": 40, "rest": struct.pack("<q", 40) + bytes(16)}, "where 16 are left"),
@@ -204,7 +211,8 @@ LEGACY = {
     "no storages": ({"keys": b"\x80\x02]."}, "its list of storages is not of those that it uses"),
     "other storages": ({"keys": b"\x80\x02](" + text("0") + text("1") + b"e."}, "its list of storages is not of those"),
     "a storage of a tuple": ({"keys": b"\x80\x02])a."}, "its list of storages is not of those that it uses"),
-    "a view behind the end": ({"on": VIEW + b"(NK\x01K\x04ttQ"}, "a view is larger than its storage"),
+    "a view behind the end": ({"on": view(1, 4)}, "a view is larger than its storage"),
+    "a tensor behind its view": ({"on": view(1, 3)}, LARGER),
     "something else": ({"on": b"(" + text("class") + b"NNNNNtQ"}, "something else than a storage"),
 }
 

@@ -1,5 +1,6 @@
 """Pretrained starts: what is copied, cut and left, from each kind of source, and what is refused."""
 
+import argparse
 import hashlib
 import http.server
 import threading
@@ -96,6 +97,17 @@ def test_files_of_torch_save(weights, tmp_path, wrap, kind):
         weights = {wrap: weights}
     torch.save(weights, path)
     assert len(make("resnet18", init_from=kind(path))[1].left) == 0
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_a_whole_module_of_torchvision(weights, tmp_path, new):
+    theirs = torchvision.models.resnet18(num_classes=6)
+    theirs.load_state_dict(weights)
+    saved = {"net": torch.nn.DataParallel(theirs), "args": argparse.Namespace(lr=0.1)}
+    torch.save(saved, tmp_path / "ckpt.t7", _use_new_zipfile_serialization=new)
+    model, transfer = make("resnet18", init_from=tmp_path / "ckpt.t7")
+    assert transfer.left == ()
+    assert torch.equal(model.fc.weight, weights["fc.weight"])
 
 
 def test_files_of_safetensors(weights, tmp_path):

@@ -74,7 +74,7 @@ def members(file: BinaryIO, size: int, budget: Budget) -> dict[str, Member]:
 
 
 def _directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
-    """Start and length of the directory and the number of its entries."""
+    """Return start and length of the directory and the number of its entries."""
     first = max(0, size - COMMENT - END.size)
     file.seek(first)
     tail = file.read(size - first)
@@ -106,7 +106,7 @@ def _directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
 
 
 def _wide(extra: bytes, unpacked: int, packed: int, offset: int) -> tuple[int, int, int]:
-    """The two sizes and the offset of an entry, of which those that are full stand in its extra field."""
+    """Return the two sizes and the offset of an entry, of which those that are full stand in its extra field."""
     values = [unpacked, packed, offset]
     at = 0
     while FULL_32 in values and at + 4 <= len(extra):
@@ -125,7 +125,7 @@ def _wide(extra: bytes, unpacked: int, packed: int, offset: int) -> tuple[int, i
 
 
 def _behind_its_header(file: BinaryIO, offset: int, name: bytes, size: int, directory: int) -> Member:
-    """The place of the ``size`` bytes of a member whose header is at ``offset``, all of them before the directory."""
+    """Return the place of the ``size`` bytes of a member whose header is at ``offset``."""
     if offset + LOCAL.size > directory:
         raise ValueError("a member of it lies outside")
     file.seek(offset)
@@ -147,5 +147,5 @@ def _behind_its_header(file: BinaryIO, offset: int, name: bytes, size: int, dire
 
 
 def shown(text: str) -> str:
-    """``text`` from a file as a message has it: escaped, and not longer than a line."""
+    """Return ``text`` from a file as a message has it: escaped, and not longer than a line."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

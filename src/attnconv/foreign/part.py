@@ -13,14 +13,14 @@ class Part:
         file.seek(start)
 
     def read(self, size: int) -> bytes:
-        """The next ``size`` bytes, which must be there: nothing is taken for those that are not."""
+        """Return the next ``size`` bytes, which must be there: nothing is taken for those that are not."""
         if not 0 <= size <= self.end - self.at:
             raise EOFError(f"{size} bytes are announced where {self.end - self.at} are left")
         self.at += size
         return self._file.read(size)
 
     def readline(self) -> bytes:
-        """The next line, its end included."""
+        """Return the next line, its end included."""
         line = self._file.readline(min(LINE, self.end - self.at))
         if not line.endswith(b"\n"):
             raise EOFError("a line without an end")

@@ -103,7 +103,7 @@ def _made(tensor: Tensor | Stored, storages: Storages | None, budget: Budget) ->
 
 
 def _plain(value: Any, storages: Storages, budget: Budget, depth: int) -> Any:
-    """``value`` with its tensors made. What stands in it twice is copied, so that what is done with it ends soon."""
+    """Return ``value`` with its tensors made. What stands in it twice is copied, so that work on it is bounded."""
     budget.take(VALUE)
     if isinstance(value, (StandIn, Name)):
         raise checks.InputError(

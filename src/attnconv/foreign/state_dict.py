@@ -76,14 +76,14 @@ def _place(keys: tuple[str, ...], tensors: Mapping[Any, Any]) -> Place | None:
 
 
 def _entries(value: Any) -> Mapping[Any, Any]:
-    """The entries of a dict, or the attributes of an object of an unknown class."""
+    """Return the entries of a dict, or the attributes of an object of an unknown class."""
     if isinstance(value, StandIn):
         return value.items or (value.state if isinstance(value.state, dict) else {})
     return value if isinstance(value, Mapping) else {}
 
 
 def _module_state(value: Any) -> dict[Any, Any] | None:
-    """The attributes of a module of an unknown class; None if ``value`` is something else."""
+    """Return the attributes of a module of an unknown class; None if ``value`` is something else."""
     if isinstance(value, StandIn):
         first = value.args[0] if type(value.args) is tuple and value.args else None  # torch.fx saves them there
         for state in (value.state, first):
@@ -123,7 +123,7 @@ def module_tensors(module: Any, budget: Budget) -> Tensors:
 
 
 def _held(value: Any) -> str:
-    """A clause on what ``value`` holds: the first names and kinds."""
+    """Return a clause on what ``value`` holds: the first names and kinds."""
     entries = _entries(value)
     if not entries:
         return "nothing" if isinstance(value, Mapping) else f"no dict, but {shown(kind_of(value))}"

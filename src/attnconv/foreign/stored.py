@@ -61,7 +61,7 @@ class Stored:
 
 
 def count_of(value: Any) -> int:
-    """``value``, if it is an int of 0 or more."""
+    """Return ``value``, if it is an int of 0 or more."""
     if type(value) is not int or value < 0:
         raise ValueError("a size, stride or offset is negative or no integer")
     return value
@@ -155,6 +155,6 @@ class Storages:
 
 
 def _require_memory(size: int) -> None:
-    """A sparse file can be of any size, and a machine grants what it has not."""
+    """Raise ValueError for more than there is: a sparse file is of any size, and systems grant what they lack."""
     if "SC_PHYS_PAGES" in os.sysconf_names and size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
         raise ValueError(f"a storage of it has {size} bytes, more than this machine has memory")

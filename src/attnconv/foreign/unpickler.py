@@ -88,7 +88,7 @@ class Unpickler(_Python):
         return StandIn(function, args)
 
     def _dict(self, args: tuple[Any, ...]) -> dict[Any, Any]:
-        """A dict of the pairs in ``args``, of the keys that may be."""
+        """Return a dict of the pairs in ``args``."""
         given = args[0] if args else ()
         pairs = list(given.items()) if isinstance(given, dict) else given
         made: dict[Any, Any] = {}
