@@ -49,11 +49,10 @@ def offset_of_the_first(data: bytearray) -> None:
     data[last + 42 : last + 46] = data[first + 42 : first + 46]
 
 
-def larger_than_it_is(data: bytearray) -> None:
-    """The first member reaches over the second, in both of its records."""
-    size = struct.pack("<I", len(CONTENT) + 40)
-    for record, at in ((LOCAL, 18), (LOCAL, 22), (ENTRY, 20), (ENTRY, 24)):
-        set_in(record, 0, at, size)(data)
+def size_of(which: int, size: int):
+    """Give a member a size in both of its records."""
+    places = ((LOCAL, 18), (LOCAL, 22), (ENTRY, 20), (ENTRY, 24))
+    return both(*(set_in(record, which, at, struct.pack("<I", size)) for record, at in places))
 
 
 def shorter_comment(data: bytearray) -> None:
@@ -79,7 +78,8 @@ CHANGES = {
     "another size in its header": (set_in(LOCAL, 0, 22, b"\xff\xff\xff\x7f"), "the header of 'a/data.pkl' differ"),
     "another name in its header": (set_in(LOCAL, 0, 30, b"b"), "the header of 'a/data.pkl' differ"),
     "one place twice": (offset_of_the_first, "the header of 'a/data/0' differ"),
-    "over the next": (larger_than_it_is, "two of its members share bytes"),
+    "over the next": (size_of(0, len(CONTENT) + 40), "two of its members share bytes"),
+    "over the directory": (size_of(-1, 17), "a member of it lies outside"),
     "outside": (set_in(ENTRY, 0, 42, b"\xf0\xff\xff\x7f"), "a member of it lies outside"),
     "a size of 64 bits that is not there": (set_in(ENTRY, 0, 24, b"\xff\xff\xff\xff"), "a size of it is missing"),
     "a member less": (set_in(END, 0, 8, b"\x02\x00\x02\x00"), "it announces 2 members and has 4"),

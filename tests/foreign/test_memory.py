@@ -2,11 +2,16 @@
 
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from foreign.hostile import FLOATS, archive, call, legacy, named, number, sizes, storage, tensor, text
 from foreign.in_a_process import outcomes
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="needs /proc, for its peaks of memory"
+)
 
 MB = 1_000_000
 GREW = b"\x80\x02"  # the start of each pickle

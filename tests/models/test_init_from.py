@@ -107,6 +107,7 @@ def test_a_whole_module_of_torchvision(weights, tmp_path, new):
     torch.save(saved, tmp_path / "ckpt.t7", _use_new_zipfile_serialization=new)
     model, transfer = make("resnet18", init_from=tmp_path / "ckpt.t7")
     assert transfer.left == ()
+    assert str(transfer).startswith("taken        net, without 'module.'\ncopied  122\n")
     assert torch.equal(model.fc.weight, weights["fc.weight"])
 
 
