@@ -23,16 +23,32 @@ def nested(make: bytes, depth: int) -> bytes:
     return b")q\x00" + b"".join(b"0h\x00h\x00" + make + b"q\x00" for _ in range(depth))
 
 
-def modules(depth: int) -> bytes:
-    """A module that holds the module before it under two names, and so on."""
+def names(count: int) -> bytes:
+    """Entries of a dict, all of them the same tensor."""
+    first = text("w") + tensor() + b"q\x01"
+    return first + b"".join(b"\x8c\x05" + f"{n:05}".encode() + b"h\x01" for n in range(count))
 
-    def module(children: bytes) -> bytes:
+
+def modules(depth: int, parameters: bytes = b"") -> bytes:
+    """A module that holds the module before it under two names, and so on; the first has ``parameters``."""
+
+    def module(children: bytes, parameters: bytes = b"") -> bytes:
         state = (
-            b"}(" + text("_parameters") + b"}" + text("_buffers") + b"}" + text("_modules") + b"}(" + children + b"uu"
+            b"}("
+            + text("_parameters")
+            + b"}("
+            + parameters
+            + b"u"
+            + text("_buffers")
+            + b"}"
+            + text("_modules")
+            + b"}("
+            + children
+            + b"uu"
         )
         return b"cnets\nNet\n)\x81" + state + b"bq\x00"
 
-    first = module(b"")
+    first = module(b"", parameters)
     return first + b"".join(b"0" + module(text("a") + b"h\x00" + text("b") + b"h\x00") for _ in range(depth))
 
 
@@ -58,6 +74,8 @@ PICKLES = {
     "a storage named by nested tuples": b"(" + nested(b"\x86", 80) + b"NNNNtQ",
     "a size of nested tuples": tensor(size=nested(b"\x86", 80)),
     "modules in two places each": modules(60),
+    "tensors in many places": modules(12, names(2_000)),
+    "many names of one tensor": b"}(" + names(100_000) + b"u",
     "an expanded tensor": tensor(size=sizes(2**40), stride=sizes(0)),
 }
 
@@ -71,11 +89,13 @@ def attacks(tmp_path_factory):
     pid = b"(" + text("storage") + FLOATS + text("0") + text("cpu") + number(2**40) + b"NtQ"
     content = legacy(named("w", tensor(on=pid)), GREW + b"(" + text("0") + b"l.", struct.pack("<q", 2**40))
     (folder / "a storage of 4 TB.pt").write_bytes(content)
+    keys = GREW + b"]" + nested(b"\x86", 80) + b"a."
+    (folder / "a storage under nested tuples.pt").write_bytes(legacy(named("w", b"N"), keys, b""))
     with zipfile.ZipFile(folder / "deflated.pt", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a/data.pkl", named("w", tensor(on=storage(count=50 * MB), size=sizes(50 * MB), stride=sizes(1))))
         file.writestr("a/data/0", bytes(200 * MB))
     with zipfile.ZipFile(folder / "members.pt", "w") as file:
-        for n in range(60_000):
+        for n in range(150_000):
             file.writestr(f"a/{n}", b"")
     with open(folder / "sparse.pt", "wb") as file:
         file.truncate(200_000 * MB)
@@ -87,7 +107,7 @@ def _read(paths):
     return {path: found[path.name] for path in paths}
 
 
-NAMES = (*PICKLES, "a storage of 4 TB", "deflated", "members", "sparse")
+NAMES = (*PICKLES, "a storage of 4 TB", "a storage under nested tuples", "deflated", "members", "sparse")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,6 +118,11 @@ def test_an_attack_is_refused_in_one_line_and_takes_little(attacks, name):
     assert line["seen"] == []
     size = path.stat().st_size if name != "sparse" else 0
     assert line["grown"] < 2 * size + 100 * MB
+
+
+@pytest.mark.parametrize("name", ["members", "tensors in many places", "many names of one tensor", "20 million lists"])
+def test_what_stops_these_is_the_count_of_bytes(attacks, name):
+    assert attacks[0][name][1]["outcome"].endswith(".pt would take more memory than twice its size and 100 MB")
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])

@@ -143,6 +143,10 @@ def test_what_would_run_is_put_down(tmp_path, name):
         (b"\x80\x02]cos\nsystem\n0.", []),
         (b"\x80\x02}(](K\x01e)K\x03K\x04NK\x05u.", {3: 4, None: 5}),  # what cannot be a key is left out
         (b"\x80\x02}(K\x01K\x02K\x03u.", None),
+        (
+            b"\x80\x02}" + sizes(*range(8)) + b"K\x01s" + sizes(*range(9)) + b"K\x01s" + b")\x85K\x01s.",
+            {tuple(range(8)): 1},
+        ),
     ],
 )
 def test_instructions(tmp_path, content, wanted):

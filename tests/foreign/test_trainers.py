@@ -194,6 +194,14 @@ def test_one_name_without_the_prefix_keeps_it_everywhere(net):
     assert_equal(read_state_dict(state).tensors, state)
 
 
+def test_wrappers_in_wrappers_end():
+    assert list(read_state_dict({"0." * 9 + "weight": torch.ones(2)}).tensors) == ["0.weight"]
+
+
+def test_parameters_of_a_dict_are_taken_without_their_graph():
+    assert not read_state_dict({"weight": nn.Parameter(torch.ones(2))}).tensors["weight"].requires_grad
+
+
 def test_a_body_and_a_head_that_would_fall_together_keep_their_names():
     state = {"backbone.weight": torch.ones(2), "head.weight": torch.zeros(2)}
     assert_equal(read_state_dict(state).tensors, state)
@@ -289,6 +297,7 @@ def test_plain_values_come_back_as_they_were(net, tmp_path):
             True,
             r"no averaged weights, under state_dict_ema or .*: it holds 'model' \(dict\)$",
         ),
+        ({"model": nn.Linear(1, 1)}, True, r"no averaged weights, under .*: it holds 'model' \(torch\.nn\.modules\."),
         ([torch.ones(2)], False, "it holds no dict, but 'list'$"),
         (torch.ones(2), False, "it holds no dict, but "),
     ],
