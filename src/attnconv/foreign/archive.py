@@ -8,7 +8,6 @@ import itertools
 import struct
 from typing import BinaryIO, NamedTuple
 
-from attnconv import checks
 from attnconv.foreign.budget import Budget
 
 MARK = b"PK\3\4"  # with which an archive begins, and each of its members
@@ -30,21 +29,14 @@ class Member(NamedTuple):
     end: int
 
 
-def members(file: BinaryIO, size: int, budget: Budget, label: str) -> dict[str, Member]:
+def members(file: BinaryIO, size: int, budget: Budget) -> dict[str, Member]:
     """Return the members of the archive in ``file``, of ``size`` bytes, by name.
 
     Raises:
-        InputError: it is damaged, a member is compressed or encrypted, two have one name, or share bytes.
+        ValueError, struct.error: it is damaged, a member is compressed or encrypted, two have one name, or share bytes.
     """
-    try:
-        return _members(file, size, budget, label)
-    except struct.error:
-        raise _damaged(label, "a record of it is cut short") from None
-
-
-def _members(file: BinaryIO, size: int, budget: Budget, label: str) -> dict[str, Member]:
-    start, length, count = _directory(file, size, label)
-    budget.take(2 * length + MEMBER * min(count, length // ENTRY.size))
+    start, length, count = _directory(file, size)
+    budget.take(2 * length + MEMBER * (length // ENTRY.size))
     file.seek(start)
     directory = file.read(length)
     found: dict[str, Member] = {}
@@ -54,47 +46,44 @@ def _members(file: BinaryIO, size: int, budget: Budget, label: str) -> dict[str,
     while at < length:
         entry = ENTRY.unpack_from(directory, at)
         _, _, _, flags, method, _, _, _, packed, unpacked, *lengths, _, _, _, offset = entry
-        name, extra = (
-            directory[at + ENTRY.size : at + ENTRY.size + lengths[0]],
-            directory[at + ENTRY.size + lengths[0] : at + ENTRY.size + lengths[0] + lengths[1]],
-        )
-        at += ENTRY.size + sum(lengths)
+        text_at = at + ENTRY.size
+        extra_at = text_at + lengths[0]
+        name, extra = directory[text_at:extra_at], directory[extra_at : extra_at + lengths[1]]
+        at = text_at + sum(lengths)
         if entry[0] != ENTRY_MARK or at > length:
-            raise _damaged(label, "its directory is not whole")
+            raise ValueError("its directory is not whole")
         text = name.decode("utf-8", "backslashreplace")
         if method != 0 or flags & ENCRYPTED:
             how = "encrypted" if flags & ENCRYPTED else "compressed"
-            raise checks.InputError(
-                f"{label} is not read: its member {shown(text)} is {how}, which torch.save never does"
-            )
-        unpacked, packed, offset = _wide(extra, unpacked, packed, offset, label)
+            raise ValueError(f"its member {shown(text)} is {how}, which torch.save never does")
+        unpacked, packed, offset = _wide(extra, unpacked, packed, offset)
         if packed != unpacked:
-            raise _damaged(label, f"its member {shown(text)} has two sizes")
+            raise ValueError(f"its member {shown(text)} has two sizes")
         if name.lower() in names:  # torch does not tell small letters from capitals
-            raise _damaged(label, f"two of its members are named {shown(text)}")
+            raise ValueError(f"two of its members are named {shown(text)}")
         names.add(name.lower())
-        member = _behind_its_header(file, offset, name, unpacked, start, label)
+        member = _behind_its_header(file, offset, name, unpacked, start)
         used.append((offset, member.end))
         found[text] = member
     if len(found) != count:
-        raise _damaged(label, f"it announces {count} members and has {len(found)}")
+        raise ValueError(f"it announces {count} members and has {len(found)}")
     used.sort()
     if any(end > after for (_, end), (after, _) in itertools.pairwise(used)):
-        raise _damaged(label, "two of its members share bytes")
+        raise ValueError("two of its members share bytes")
     return found
 
 
-def _directory(file: BinaryIO, size: int, label: str) -> tuple[int, int, int]:
-    """Start and length of the directory and the number of its entries."""
+def _directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
+    """Return start and length of the directory and the number of its entries."""
     first = max(0, size - COMMENT - END.size)
     file.seek(first)
     tail = file.read(size - first)
     at = tail.rfind(END_MARK)
     if at < 0:
-        raise _damaged(label, "it is cut short")
+        raise ValueError("it is cut short")
     _, disk, other, here, count, length, start, comment = END.unpack_from(tail, at)
     if at + END.size + comment != len(tail) or (disk, other) not in ((0, 0), (FULL_16, FULL_16)) or here != count:
-        raise _damaged(label, "its last record is not whole")
+        raise ValueError("its last record is not whole")
     end = first + at
     if end >= LOCATOR.size + END_64.size:
         file.seek(end - LOCATOR.size)
@@ -102,22 +91,22 @@ def _directory(file: BinaryIO, size: int, label: str) -> tuple[int, int, int]:
         if mark == LOCATOR_MARK:
             end -= LOCATOR.size
             if place != end - END_64.size:
-                raise _damaged(label, "its last record is not whole")
+                raise ValueError("its last record is not whole")
             file.seek(place)
             mark, _, _, _, disk, other, here, wide_count, wide_length, wide_start = END_64.unpack(
                 file.read(END_64.size)
             )
             pairs = ((count, wide_count, FULL_16), (length, wide_length, FULL_32), (start, wide_start, FULL_32))
             if mark != END_64_MARK or here != wide_count or any(a not in (b, full) for a, b, full in pairs):
-                raise _damaged(label, "its two last records differ")
+                raise ValueError("its two last records differ")
             end, count, length, start = place, wide_count, wide_length, wide_start
     if start + length != end:
-        raise _damaged(label, "its directory is not where it says")
+        raise ValueError("its directory is not where it says")
     return start, length, count
 
 
-def _wide(extra: bytes, unpacked: int, packed: int, offset: int, label: str) -> tuple[int, int, int]:
-    """The two sizes and the offset of an entry, of which those that are full stand in its extra field."""
+def _wide(extra: bytes, unpacked: int, packed: int, offset: int) -> tuple[int, int, int]:
+    """Return the two sizes and the offset of an entry, of which those that are full stand in its extra field."""
     values = [unpacked, packed, offset]
     at = 0
     while FULL_32 in values and at + 4 <= len(extra):
@@ -131,14 +120,14 @@ def _wide(extra: bytes, unpacked: int, packed: int, offset: int, label: str) -> 
             break
         at += 4 + length
     if FULL_32 in values and at + 4 > len(extra):
-        raise _damaged(label, "a size of it is missing")
+        raise ValueError("a size of it is missing")
     return values[0], values[1], values[2]
 
 
-def _behind_its_header(file: BinaryIO, offset: int, name: bytes, size: int, directory: int, label: str) -> Member:
-    """The place of the ``size`` bytes of a member whose header is at ``offset``, all of them before the directory."""
+def _behind_its_header(file: BinaryIO, offset: int, name: bytes, size: int, directory: int) -> Member:
+    """Return the place of the ``size`` bytes of a member whose header is at ``offset``."""
     if offset + LOCAL.size > directory:
-        raise _damaged(label, "a member of it lies outside")
+        raise ValueError("a member of it lies outside")
     file.seek(offset)
     mark, _, flags, method, _, _, _, packed, unpacked, name_length, extra = LOCAL.unpack(file.read(LOCAL.size))
     sizes = (size, FULL_32, 0) if flags & SIZES_LATER else (size, FULL_32)
@@ -151,16 +140,12 @@ def _behind_its_header(file: BinaryIO, offset: int, name: bytes, size: int, dire
         or unpacked not in sizes
         or file.read(name_length) != name
     ):
-        raise _damaged(label, f"its directory and the header of {shown(name.decode('utf-8', 'replace'))} differ")
+        raise ValueError(f"its directory and the header of {shown(name.decode('utf-8', 'replace'))} differ")
     if start + size > directory:
-        raise _damaged(label, "a member of it lies outside")
+        raise ValueError("a member of it lies outside")
     return Member(start, start + size)
 
 
 def shown(text: str) -> str:
-    """``text`` from a file as a message has it: escaped, and not longer than a line."""
+    """Return ``text`` from a file as a message has it: escaped, and not longer than a line."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
-def _damaged(label: str, what: str) -> checks.InputError:
-    return checks.InputError(f"{label} is damaged or no file of torch.save: {what}")

@@ -14,7 +14,7 @@ class Budget:
     """
 
     def __init__(self, label: str, size: int) -> None:
-        self._label, self._left = label, size + BESIDE
+        self.label, self._left = label, size + BESIDE
 
     def take(self, size: int) -> None:
         """Count ``size`` bytes.
@@ -24,4 +24,4 @@ class Budget:
         """
         self._left -= size
         if self._left < 0:
-            raise checks.InputError(f"{self._label} would take more memory than twice its size and 100 MB")
+            raise checks.InputError(f"{self.label} would take more memory than twice its size and 100 MB")

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
+MOST = 8  # wrappers in each other
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "encoder_q.", "0.")
 # Beside the query encoder, MoCo saves another and a queue; beside the weights, torch's average its number of updates.
 LEFT_OUT = {"encoder_q.": ("encoder_k.", "queue"), "module.": ("n_averaged",)}
@@ -13,7 +14,7 @@ LEFT_OUT = {"encoder_q.": ("encoder_k.", "queue"), "module.": ("n_averaged",)}
 def stripped(tensors: Mapping[str, Value]) -> tuple[dict[str, Value], list[str], list[str]]:
     """Return the tensors without what their names share, what that was, and the names that were left out for it."""
     found, taken_off, left_out = dict(tensors), [], []
-    while step := _one_step(found):
+    while len(taken_off) < MOST and (step := _one_step(found)):
         found, prefix, without = step
         taken_off.append(prefix)
         left_out += without

@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from attnconv import checks
+from attnconv.foreign.archive import shown
+from attnconv.foreign.budget import Budget
 from attnconv.foreign.prefixes import stripped
 from attnconv.foreign.regular_file import open_regular
 from attnconv.foreign.stand_in import Name, StandIn, kind_of
@@ -18,6 +20,8 @@ from attnconv.foreign.torch_file import read_torch_file
 from attnconv.weights import open_safetensors
 
 Source = str | PathLike[str] | Mapping[str, Any]
+TENSOR, VALUE = 1500, 150  # bytes of memory that one takes at most, beside its numbers
+DEEPEST = 100  # dicts and lists in each other
 HEADER = 8_000_000  # bytes of the longest header of safetensors that is read: some hundred thousand tensors
 
 
@@ -50,16 +54,17 @@ def read_state_dict(source: Source, *, average: bool = False) -> Found:
             MB; or it has no weights, where the message says what it has.
     """
     if isinstance(source, Mapping):
-        return _found(source, None, "the state dict", average)
+        return _found(source, None, Budget("the state dict", 0), average)
     if not isinstance(source, (str, PathLike)):
         raise checks.InputTypeError(f"weights are read from a path or a state dict, not {type(source).__name__}")
     path = Path(source)
     with open_regular(path) as (file, size):
+        budget = Budget(str(path), size)
         if _is_safetensors(path, file, size):
             with open_safetensors(path, extra="train") as opened:
-                return _found(opened.tensors(), None, str(path), average)
-        value, storages = read_torch_file(file, size, str(path))
-        return _found(value, storages, str(path), average)
+                return _found(opened.tensors(), None, budget, average)
+        value, storages = read_torch_file(file, size, budget)
+        return _found(value, storages, budget, average)
 
 
 def read_plain(path: Path) -> Any:
@@ -69,45 +74,49 @@ def read_plain(path: Path) -> Any:
         InputError: as `read_state_dict`, or it holds something else.
     """
     with open_regular(path) as (file, size):
-        value, storages = read_torch_file(file, size, str(path))
-        return _plain(value, storages, str(path), 0)
+        budget = Budget(str(path), size)
+        value, storages = read_torch_file(file, size, budget)
+        return _plain(value, storages, budget, 0)
 
 
-def _found(value: Any, storages: Storages | None, label: str, average: bool) -> Found:
-    place = find(value, label, average=average)
+def _found(value: Any, storages: Storages | None, budget: Budget, average: bool) -> Found:
+    place = find(value, budget, average=average)
     tensors, taken_off, left_out = stripped(place.tensors)
     taken = ".".join(place.keys) or "all of it"
     if taken_off:
         taken += ", without " + ", ".join(repr(prefix) for prefix in taken_off)
     if left_out:
         taken += f" and without {len(left_out)} tensors such as {left_out[0]!r}"
-    return Found({name: _made(tensor, storages, label) for name, tensor in tensors.items()}, label, taken)
+    made = {name: _made(tensor, storages, budget) for name, tensor in tensors.items()}
+    return Found(made, budget.label, taken)
 
 
-def _made(tensor: Tensor | Stored, storages: Storages | None, label: str) -> Tensor:
+def _made(tensor: Tensor | Stored, storages: Storages | None, budget: Budget) -> Tensor:
     if isinstance(tensor, Tensor):
-        return tensor
+        return tensor.detach()
     assert storages is not None
+    budget.take(TENSOR)
     try:
         return storages.tensor(tensor)
-    except checks.InputError:
-        raise
-    except (RuntimeError, MemoryError, ValueError, OSError) as error:
-        raise checks.InputError(f"{label} cannot be read: {checks.first_line(error)}") from error
+    except (RuntimeError, MemoryError, OSError, ValueError) as error:
+        raise checks.InputError(f"{budget.label} cannot be read: {checks.first_line(error)}") from error
 
 
-def _plain(value: Any, storages: Storages, label: str, depth: int) -> Any:
-    """``value`` with its tensors made, dicts and lists being new ones."""
+def _plain(value: Any, storages: Storages, budget: Budget, depth: int) -> Any:
+    """Return ``value`` with its tensors made. What stands in it twice is copied, so that work on it is bounded."""
+    budget.take(VALUE)
     if isinstance(value, (StandIn, Name)):
-        raise checks.InputError(f"{label} holds something other than tensors and plain values: {kind_of(value)!r}")
-    if depth > 100:
-        raise checks.InputError(f"{label} is damaged: what it holds is nested without end")
+        raise checks.InputError(
+            f"{budget.label} holds something other than tensors and plain values: {shown(kind_of(value))}"
+        )
+    if depth > DEEPEST:
+        raise checks.InputError(f"{budget.label} is damaged: what it holds is nested more than {DEEPEST} deep")
     if isinstance(value, Stored):
-        return _made(value, storages, label)
+        return _made(value, storages, budget)
     if type(value) is dict:
-        return {key: _plain(item, storages, label, depth + 1) for key, item in value.items()}
+        return {key: _plain(item, storages, budget, depth + 1) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_plain(item, storages, label, depth + 1) for item in value)
+        return type(value)(_plain(item, storages, budget, depth + 1) for item in value)
     return value
 
 

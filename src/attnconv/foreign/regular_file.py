@@ -1,4 +1,4 @@
-"""Files opened for reading if they are regular ones, and parts of them that cannot be read past their end."""
+"""Files opened for reading if they are regular ones."""
 
 import contextlib
 import os
@@ -16,7 +16,6 @@ KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
-LINE = 1 << 16  # bytes of the longest line of text in a pickle
 
 
 @contextlib.contextmanager
@@ -49,26 +48,3 @@ def _require_regular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = KINDS.get(stat.S_IFMT(mode), "something else")
         raise checks.InputError(f"no file {path} to take weights from: it is {kind}")
-
-
-class Part:
-    """The bytes from ``start`` to ``end`` of ``file``, from which a pickle is read."""
-
-    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
-        self._file, self.at, self.end = file, start, end
-        file.seek(start)
-
-    def read(self, size: int) -> bytes:
-        """The next ``size`` bytes, which must be there: nothing is taken for those that are not."""
-        if not 0 <= size <= self.end - self.at:
-            raise EOFError(f"{size} bytes are announced where {self.end - self.at} are left")
-        self.at += size
-        return self._file.read(size)
-
-    def readline(self) -> bytes:
-        """The next line, its end included."""
-        line = self._file.readline(min(LINE, self.end - self.at))
-        if not line.endswith(b"\n"):
-            raise EOFError("a line without an end")
-        self.at += len(line)
-        return line

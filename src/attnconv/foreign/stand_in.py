@@ -35,7 +35,7 @@ class StandIn:
 
 
 def kind_of(value: Any) -> str:
-    """The name of the class of ``value``, as the file has it."""
+    """Return the name of the class of ``value``, as the file has it."""
     if isinstance(value, StandIn):
         return str(value.made_by) if isinstance(value.made_by, Name) else "an object"
     return str(value) if isinstance(value, Name) else type(value).__name__

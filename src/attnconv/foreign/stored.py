@@ -11,8 +11,6 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from attnconv import checks
-
 AXES = 64  # torch's most
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 # The classes of storages of old, whose names files still have.
@@ -63,9 +61,9 @@ class Stored:
 
 
 def count_of(value: Any) -> int:
-    """``value``, if it is an int of 0 or more."""
+    """Return ``value``, if it is an int of 0 or more."""
     if type(value) is not int or value < 0:
-        raise ValueError(f"a size, stride or offset is {str(value)[:40]!r}")
+        raise ValueError("a size, stride or offset is negative or no integer")
     return value
 
 
@@ -123,11 +121,10 @@ class Storages:
     Args:
         file: it.
         places: start and end in it of each storage, by key.
-        label: of the file, for messages.
     """
 
-    def __init__(self, file: BinaryIO, places: Mapping[str, tuple[int, int]], label: str) -> None:
-        self._file, self._places, self._label = file, places, label
+    def __init__(self, file: BinaryIO, places: Mapping[str, tuple[int, int]]) -> None:
+        self._file, self._places = file, places
         self._read: dict[str, Tensor] = {}
 
     def require(self, storage: Storage) -> None:
@@ -148,7 +145,7 @@ class Storages:
     def _bytes(self, key: str) -> Tensor:
         if key not in self._read:
             start, end = self._places[key]
-            _require_memory(end - start, self._label)
+            _require_memory(end - start)
             whole = torch.empty(end - start, dtype=torch.uint8)
             self._file.seek(start)
             if self._file.readinto(whole.numpy()) != end - start:  # pyright: ignore[reportAttributeAccessIssue]
@@ -157,7 +154,7 @@ class Storages:
         return self._read[key]
 
 
-def _require_memory(size: int, label: str) -> None:
-    """A sparse file can be of any size, and a machine grants what it has not."""
+def _require_memory(size: int) -> None:
+    """Raise ValueError for more than there is: a sparse file is of any size, and systems grant what they lack."""
     if "SC_PHYS_PAGES" in os.sysconf_names and size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        raise checks.InputError(f"{label} holds a tensor of {size} bytes, more than this machine has memory")
+        raise ValueError(f"a storage of it has {size} bytes, more than this machine has memory")

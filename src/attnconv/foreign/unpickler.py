@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from attnconv.foreign.budget import Budget
-from attnconv.foreign.regular_file import Part
+from attnconv.foreign.part import Part
 from attnconv.foreign.stand_in import Name, StandIn
 from attnconv.foreign.stored import DTYPES, STORAGES, Stored, count_of, stored
 
@@ -68,28 +68,27 @@ class Unpickler(_Python):
     def call(self, function: Any, args: Any) -> Any:
         """Return what ``function`` of ``args`` would, if it is known here, and a stand-in if it is not."""
         if isinstance(function, Name) and type(args) is tuple:
-            name = str(function)
-            if name in _TENSORS:
-                return _TENSORS[name](*args)
-            if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+            name = (function.module, function.name)
+            if name in TENSORS:
+                return TENSORS[name](*args)
+            if name in PARAMETERS:
                 return args[0]
-            if name == "torch._tensor._rebuild_from_type_v2":
+            if name == ("torch._tensor", "_rebuild_from_type_v2"):
                 inner, _, inner_args, _ = args
-                return self.call(inner, inner_args) if str(inner) in _TENSORS else StandIn(function, args)
-            if name in ("collections.OrderedDict", "builtins.dict", "__builtin__.dict"):
+                if isinstance(inner, Name) and (inner.module, inner.name) in TENSORS:
+                    return self.call(inner, inner_args)
+            if name in DICTS:
                 return self._dict(args)
-            if name in _COLLECTIONS and len(args) < 2:  # the list, tuple or set, as it is
+            if name in LISTS and len(args) < 2:  # the list or tuple itself
                 return args[0] if args and type(args[0]) in (list, tuple) else []
-            if name == "torch.Size" and len(args) == 1 and type(args[0]) in (list, tuple):
-                return args[0]
-            if name == "collections.defaultdict":
+            if name == ("collections", "defaultdict"):
                 return {}
-            if name == "torch.device":
-                return str(args[0]) if args and type(args[0]) is str else StandIn(function, args)
+            if name == ("torch", "device") and args and type(args[0]) is str:
+                return args[0]
         return StandIn(function, args)
 
     def _dict(self, args: tuple[Any, ...]) -> dict[Any, Any]:
-        """A dict of the pairs in ``args``, of the keys that may be."""
+        """Return a dict of the pairs in ``args``."""
         given = args[0] if args else ()
         pairs = list(given.items()) if isinstance(given, dict) else given
         made: dict[Any, Any] = {}
@@ -117,10 +116,10 @@ class Unpickler(_Python):
             raise ValueError("an integer of more than 255 bytes")
         self.append(pickle.decode_long(value))
 
-    def _line(self) -> str:
+    def _line(self, encoding: str = "utf-8") -> str:
         line = self._part.readline()[:-1]
         self._budget.take(PER_BYTE * len(line))
-        return str(line, "utf-8")
+        return str(line, encoding)
 
     def _global(self) -> None:
         module = self._line()
@@ -146,11 +145,16 @@ class Unpickler(_Python):
     def _inst(self) -> None:
         self._global()
         made_by = self.stack.pop()
-        self.append(StandIn(made_by, tuple(self.pop_mark())))
+        args = self.pop_mark()  # after which append is another
+        self.append(StandIn(made_by, tuple(args)))
 
     def _obj(self) -> None:
         made_by, *args = self.pop_mark()
         self.append(StandIn(made_by, tuple(args)))
+
+    def _frozenset(self) -> None:
+        items = self.pop_mark()
+        self.append(items)
 
     def _build(self) -> None:
         state = self.stack.pop()
@@ -211,13 +215,16 @@ def _rebuild_tensor_v3(on: Any, offset: Any, size: Any, stride: Any, grad: Any, 
     return stored(on, offset, size, stride, dtype)
 
 
-_TENSORS: dict[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor": _rebuild_tensor_v2,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
-    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
+# Functions and classes that are known here.
+TENSORS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
 }
-_COLLECTIONS = {
-    f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("list", "tuple", "set", "frozenset")
+PARAMETERS = {("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")}
+DICTS = {("collections", "OrderedDict"), ("builtins", "dict"), ("__builtin__", "dict")}
+LISTS = {("torch", "Size")} | {
+    (module, name) for module in ("builtins", "__builtin__") for name in ("list", "tuple", "set", "frozenset")
 }
 
 _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
@@ -225,10 +232,10 @@ _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
     pickle.SHORT_BINUNICODE: lambda self: self._text("<B"),
     pickle.BINUNICODE: lambda self: self._text("<I"),
     pickle.BINUNICODE8: lambda self: self._text("<Q"),
-    pickle.UNICODE: lambda self: self.append(str(self._line().encode(), "raw-unicode-escape")),
+    pickle.UNICODE: lambda self: self.append(self._line("raw-unicode-escape")),
     pickle.SHORT_BINSTRING: lambda self: self.append(str(self._bytes("<B"), "latin-1")),
     pickle.BINSTRING: lambda self: self.append(str(self._bytes("<I"), "latin-1")),
-    pickle.STRING: lambda self: self.append(self._line()[1:-1]),
+    pickle.STRING: lambda self: self.append(self._line("latin-1")[1:-1]),
     pickle.SHORT_BINBYTES: lambda self: self.append(self._bytes("<B")),
     pickle.BINBYTES: lambda self: self.append(self._bytes("<I")),
     pickle.BINBYTES8: lambda self: self.append(self._bytes("<Q")),
@@ -255,7 +262,7 @@ _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
     # A set is a list here: what would be in it need not have a hash.
     pickle.EMPTY_SET: lambda self: self.append([]),
     pickle.ADDITEMS: Unpickler._appends,
-    pickle.FROZENSET: lambda self: self.append(self.pop_mark()),
+    pickle.FROZENSET: Unpickler._frozenset,
     pickle.PUT: lambda self: self._put(int(self._line())),
     pickle.BINPUT: lambda self: self._put(self._part.read(1)[0]),
     pickle.LONG_BINPUT: lambda self: self._put(int.from_bytes(self._part.read(4), "little")),

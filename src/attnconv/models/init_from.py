@@ -25,15 +25,18 @@ class Transfer:
         cut: of convolutions of which the first filters were taken.
         left: of tensors that stayed as they were drawn, for want of one that fits.
         unused: of tensors of the source of which nothing was taken.
+        taken: where in the source the weights were, and what was left off their names.
     """
 
     copied: tuple[str, ...]
     cut: tuple[str, ...]
     left: tuple[str, ...]
     unused: tuple[str, ...]
+    taken: str = ""
 
     def __str__(self) -> str:
-        lines = [f"copied {len(self.copied):4}"]
+        lines = [f"taken        {self.taken}"] if self.taken else []
+        lines.append(f"copied {len(self.copied):4}")
         for what, names in (("cut", self.cut), ("left", self.left), ("unused", self.unused)):
             first, *others = names or ("",)
             lines.append(f"{what:6} {len(names):4}  {first}".rstrip())
@@ -86,7 +89,7 @@ def initialise(model: nn.Module, name: str, source: Source) -> Transfer:
         for key, tensor in taken.items():
             state[key].copy_(tensor)
     unused = tuple(key for key in given if key not in used)
-    return Transfer(tuple(copied), tuple(cut), tuple(left), unused)
+    return Transfer(tuple(copied), tuple(cut), tuple(left), unused, found.taken)
 
 
 def _is_the_trunk(key: str, tensor: Tensor) -> bool:
