@@ -155,6 +155,17 @@ def test_a_tensor_that_does_not_fit_is_named_as_the_file_names_it(case):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_and_its_average(tmp_path):
+    state = weights(SSA)
+    torch.save({"model": {name: 0.9 * value for name, value in state.items()}, "model_ema": state}, tmp_path / "x.pth")
+    plain = compat.load_checkpoint(tmp_path / "x.pth", "ssa_xresnet18").fc.weight
+    average = compat.load_checkpoint(str(tmp_path / "x.pth"), "ssa_xresnet18", average=True).fc.weight
+    torch.testing.assert_close(average.detach(), state["10.weight"], rtol=0, atol=0)
+    torch.testing.assert_close(plain.detach(), 0.9 * state["10.weight"], rtol=0, atol=0)
+    with pytest.raises(checks.InputError, match=r"x\.pth does not hold the weights of xresnet18"):
+        compat.load_checkpoint(tmp_path / "x.pth", "xresnet18")
+
+
 def test_the_number_of_classes_is_compared_with_the_head():
     assert compat.load_checkpoint(weights(SSA), "ssa_xresnet18", num_classes=10).num_classes == 10
     with pytest.raises(checks.InputError, match="the state dict is of a network with 10 classes, not 100"):
