@@ -1,9 +1,9 @@
 """The Wide-ResNet of Attention-Augmented-Conv2d (2019), so that its users can compare.
 
-Source: that repository's AA-Wide-ResNet, which reads the paper's "kappa = 2 upsilon = 0.2" as kappa = 2, upsilon = 0.2;
-widths, initialisation and the last batch norm's momentum are its own. Departures: heads are read in the right order
-unless ``head_layout`` says otherwise; maps need not be square; the last map is averaged whole, there in squares of 8,
-which is the same at 32 px; ``dropout`` is 0 unless it is given, there 0.3.
+Source: that repository's AA-Wide-ResNet, its last version, which reads the paper's "kappa = 2 upsilon = 0.2" as kappa =
+2, upsilon = 0.2; widths, first weights and the last batch norm's momentum are its own. Departures: heads are read in
+the right order unless ``head_layout`` says otherwise; maps need not be square; the last map is averaged whole, there in
+squares of 8, which is the same at 32 px; ``dropout`` is 0 unless it is given, there 0.3.
 """
 
 from torch import Tensor, nn
