@@ -18,7 +18,6 @@ MODULES = (
 )
 # Of rooms without __all__ these are public.
 WITHOUT_ALL = {
-    "attnconv.compat": ("AugmentedConv", "SimpleSelfAttention"),
     "attnconv.checks": ("InputError", "InputTypeError", "MissingExtraError"),
 }
 

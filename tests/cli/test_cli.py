@@ -48,6 +48,7 @@ FLAGS = {
         "--checkpoint --compare --device --example --head --host --json --layer --out --point --points --port --web"
     ),
     "export": "--checkpoint --data-dir --format --image-size --int8 --json --measure --no-measure --out",
+    "import": "--as --average --classes --data --data-dir --image-size --mean --option --out --std",
     "study": "",  # those of its commands: test_study.py
     "bench": (  # those of its commands: test_bench.py
         "--backward --device --dtype --explain-choice --json --key-dim --map-size --no-backward --no-positions "

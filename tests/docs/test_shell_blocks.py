@@ -9,7 +9,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from docs.blocks import ROOT, calls_of, pages_blocks
+from golden_files import golden, state_dict
 from PIL import Image
 
 from attnconv.recipes import run
@@ -69,6 +71,10 @@ def readers(tmp_path_factory):
     for out in ("RUN", "runs/mine", "runs/other"):
         run(config, folder / out, progress=False)
     shutil.copytree(ROOT / "benchmarks", folder / "benchmarks")
+    torch.save({"model": state_dict(golden("seed_a_wide_resnet10_1"))}, folder / "best_model_ckpt.t7")
+    dogs = state_dict(golden("seed_b_ssa_xresnet18"))  # of two classes, as many as there are photos of
+    dogs |= {name: dogs[name][:2] for name in ("10.weight", "10.bias")}
+    torch.save({"model": dogs, "opt": {}}, folder / "learner.pth")
     return folder
 
 

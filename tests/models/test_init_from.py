@@ -1,5 +1,6 @@
 """Pretrained starts: what is copied, cut and left, from each kind of source, and what is refused."""
 
+import argparse
 import hashlib
 import http.server
 import threading
@@ -98,6 +99,18 @@ def test_files_of_torch_save(weights, tmp_path, wrap, kind):
     assert len(make("resnet18", init_from=kind(path))[1].left) == 0
 
 
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_a_whole_module_of_torchvision(weights, tmp_path, new):
+    theirs = torchvision.models.resnet18(num_classes=6)
+    theirs.load_state_dict(weights)
+    saved = {"net": torch.nn.DataParallel(theirs), "args": argparse.Namespace(lr=0.1)}
+    torch.save(saved, tmp_path / "ckpt.t7", _use_new_zipfile_serialization=new)
+    model, transfer = make("resnet18", init_from=tmp_path / "ckpt.t7")
+    assert transfer.left == ()
+    assert str(transfer).startswith("taken        net, without 'module.'\ncopied  122\n")
+    assert torch.equal(model.fc.weight, weights["fc.weight"])
+
+
 def test_files_of_safetensors(weights, tmp_path):
     save_file(weights, tmp_path / "weights.safetensors")
     assert len(make("resnet18", init_from=tmp_path / "weights.safetensors")[1].left) == 0
@@ -172,9 +185,9 @@ def text(name):
     [
         (lambda path: path / "w.pt", r"no file .*w\.pt to take weights from"),
         (lambda path: path, "no file .* to take weights from"),
-        (saved(Planted()), "holds something other than tensors and plain values"),
-        (text("w.pt"), r"w\.pt holds something other than tensors and plain values, or is damaged"),
-        (text("w.safetensors"), r"w\.safetensors cannot be read as a file of weights: "),
+        (saved(Planted()), r"w\.pt holds no tensors by name: it holds no dict, but '(builtins|__builtin__)\.print'"),
+        (text("w.pt"), r"w\.pt is cut short or damaged, or no file of torch\.save: it does not begin as one"),
+        (text("w.safetensors"), r"w\.safetensors is damaged or no file of safetensors: "),
         (saved([1, 2]), r"w\.pt holds no tensors by name"),
         (lambda _: {}, "the state dict holds no tensors by name"),
         (

@@ -67,9 +67,7 @@ def test_a_missing_checkpoint(tmp_path):
 def test_a_checkpoint_cut_short(path, part):
     data = path.read_bytes()
     path.write_bytes(data[: int(part * len(data))])
-    with pytest.raises(
-        InputError, match=r"^\S*last.pt (cannot be read, )?is cut short or (is no checkpoint|damaged): [^\n]+$"
-    ):
+    with pytest.raises(InputError, match=r"^\S*last.pt is cut short or damaged(:|, or no file of torch.save:) [^\n]+$"):
         load_checkpoint(path)
 
 
@@ -107,7 +105,7 @@ def test_no_code_of_a_file_is_run(tmp_path, dump):
 def test_objects_are_refused_by_name(tmp_path):
     torch.save({"format": 1, "meta": Bomb(tmp_path / "ran")}, tmp_path / "last.pt")
     with pytest.raises(
-        InputError, match=r"last.pt holds something other than tensors and plain values, or is damaged$"
+        InputError, match=r"last.pt holds something other than tensors and plain values: 'posix\.mkdir'$"
     ):
         load_checkpoint(tmp_path / "last.pt")
 

@@ -406,7 +406,7 @@ def test_another_network_is_refused(stopped):
     ("name", "content", "message"),
     [
         ("result.json", '{"top1": ', r"result.json is damaged: Expecting value"),
-        ("last.pt", "", r"last.pt cannot be read, is cut short"),
+        ("last.pt", "", r"last.pt is cut short or damaged"),
     ],
 )
 def test_damaged_files(stopped, name, content, message):

@@ -1,6 +1,7 @@
 """The command line: one file a subcommand, each imported when it is called, so that `attnconv --help` is quick."""
 
 import inspect
+import keyword
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ COMMANDS = {
     "predict": "Name what is on images, most likely classes first.",
     "explain": "Draw what a position of an image attends to.",
     "export": "Write a trained network as ONNX, torch.export or safetensors, and prove that it answers alike.",
+    "import": "Make a checkpoint of 2019 or of fastai one of our networks.",
     "shards": "Put image files into tar files, for file systems that bear no millions of small ones.",
     "runs": "List the runs in a folder: where they stand, and how good they are.",
     "study": "Many runs of a plan: models, data, options and seeds, in one folder.",
@@ -84,7 +86,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
         help_format="plaintext",  # or <class> would be taken for markup
     )
     for name, text in COMMANDS.items():
-        function = name.replace("-", "_")
+        function = name.replace("-", "_") + "_" * keyword.iskeyword(name)
         app.command(f"attnconv.cli.{function}:{function}", name=name, help=text)
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)

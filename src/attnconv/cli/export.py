@@ -78,6 +78,8 @@ def export(
     if out is None:
         folder = run if run.is_dir() else run.parent
         out = folder / f"model{'' if int8 is None else '.int8'}{suffix}"
+    if out.resolve() == trained.checkpoint.resolve():  # the weights of a folder of `attnconv import` or `hub save`
+        raise checks.InputError(f"{out} is the network itself, and would be overwritten; --out names another file")
     report: dict[str, Any] = {"checkpoint": str(trained.checkpoint), "format": format, "file": str(out)}
     with tempfile.TemporaryDirectory() as temporary:
         # In int8 the file in float32 is a step on the way, checked as any.

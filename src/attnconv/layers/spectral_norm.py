@@ -34,7 +34,7 @@ def constrained_conv(
         parametrize.register_parametrization(conv, "weight", Symmetric())
     if spectral_norm:
         parametrizations.spectral_norm(conv)
-    conv.register_load_state_dict_pre_hook(_rename_old_keys)
+    conv.register_load_state_dict_pre_hook(rename_old_keys)
     return conv
 
 
@@ -77,12 +77,15 @@ def refuse_vmap_in_training(forward: Callable[..., Tensor]) -> Callable[..., Ten
     return explained
 
 
-def _rename_old_keys(conv: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def rename_old_keys(conv: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Give weight_orig, weight_u, weight_v, as torch.nn.utils.spectral_norm wrote them, today's names.
 
     torch 1.0 and later wrote all three. Older files hold the divided weight in place of weight_v; v is then what makes
-    u^T W v the divisor. Without spectral norm here the weight is folded: W / (u^T W v).
+    u^T W v the divisor. Without spectral norm here the weight is folded: W / (u^T W v). In
+    fastai 2 the convolution is the first of a Sequential: 0.weight_orig, and so on.
     """
+    for name in [name for name in state if name.startswith(f"{prefix}0.weight")]:
+        state[prefix + name.removeprefix(f"{prefix}0.")] = state.pop(name)
     if not {f"{prefix}weight_orig", f"{prefix}weight_u"} <= state.keys():
         return
     weight = state.pop(f"{prefix}weight_orig")

@@ -4,21 +4,16 @@ An augmented convolution keeps, as its ``conv_out``, the first filters of the co
 attention starts as it was drawn.
 """
 
-import pickle
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnconv import checks
-
-Source = str | PathLike[str] | Mapping[str, Any]
+from attnconv.foreign import Source, read_state_dict
 
 
 @dataclass(frozen=True)
@@ -30,15 +25,18 @@ class Transfer:
         cut: of convolutions of which the first filters were taken.
         left: of tensors that stayed as they were drawn, for want of one that fits.
         unused: of tensors of the source of which nothing was taken.
+        taken: where in the source the weights were, and what was left off their names.
     """
 
     copied: tuple[str, ...]
     cut: tuple[str, ...]
     left: tuple[str, ...]
     unused: tuple[str, ...]
+    taken: str = ""
 
     def __str__(self) -> str:
-        lines = [f"copied {len(self.copied):4}"]
+        lines = [f"taken        {self.taken}"] if self.taken else []
+        lines.append(f"copied {len(self.copied):4}")
         for what, names in (("cut", self.cut), ("left", self.left), ("unused", self.unused)):
             first, *others = names or ("",)
             lines.append(f"{what:6} {len(names):4}  {first}".rstrip())
@@ -50,22 +48,17 @@ def initialise(model: nn.Module, name: str, source: Source) -> Transfer:
     """Copy into ``model``, the network ``name``, what fits of ``source``.
 
     Args:
-        source: "torchvision", for the weights that torchvision calls its default; a file of torch.save or of
-            safetensors; or a state dict. Files and dicts may hold it under "model" or "state_dict".
+        source: "torchvision", for the weights that torchvision calls its default; or a file or state dict, in which
+            the weights are found as `attnconv.foreign.read_state_dict` finds them.
     Raises:
         InputError: it cannot be had or read, or is of another family than ``model``, which is then as it was.
     """
-    if isinstance(source, Mapping):
-        label, given = "the state dict", source
-    elif source == "torchvision":
-        label, given = "torchvision's file", _torchvision(name)
-    elif isinstance(source, (str, PathLike)):
-        label, given = str(source), _read(Path(source))
-    else:
+    if not isinstance(source, (str, PathLike, Mapping)):
         raise checks.InputTypeError(
             f"init_from must be 'torchvision', a path or a state dict, got {type(source).__name__}"
         )
-    given = _state_dict(given, label)
+    found = read_state_dict(_torchvision(name) if source == "torchvision" else source)
+    label, given = "torchvision's file" if source == "torchvision" else found.label, found.tensors
     state = model.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
         raise checks.InputError(f"init_from needs a network with memory, and {name} is on the meta device")
@@ -96,7 +89,7 @@ def initialise(model: nn.Module, name: str, source: Source) -> Transfer:
         for key, tensor in taken.items():
             state[key].copy_(tensor)
     unused = tuple(key for key in given if key not in used)
-    return Transfer(tuple(copied), tuple(cut), tuple(left), unused)
+    return Transfer(tuple(copied), tuple(cut), tuple(left), unused, found.taken)
 
 
 def _is_the_trunk(key: str, tensor: Tensor) -> bool:
@@ -128,33 +121,3 @@ def _torchvision(name: str) -> Mapping[str, Any]:
         return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError) as error:
         raise checks.InputError(f"cannot get {weights.url}: {checks.first_line(error)}") from error
-
-
-def _read(path: Path) -> Any:
-    """What a file holds; nothing in it is run."""
-    if not path.is_file():
-        raise checks.InputError(f"no file {path} to take weights from")
-    try:
-        if path.suffix == ".safetensors":
-            return checks.require("safetensors.torch", extra="train").load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # about damage that the error will name
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except checks.InputError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise checks.InputError(f"{path} holds something other than tensors and plain values, or is damaged") from error
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise checks.InputError(f"{path} cannot be read as a file of weights: {checks.first_line(error)}") from error
-
-
-def _state_dict(given: Any, label: str) -> dict[str, Tensor]:
-    """The tensors in ``given`` under their names, without what DataParallel and torch.compile put in front."""
-    for key in ("model", "state_dict"):
-        if isinstance(given, Mapping) and isinstance(given.get(key), Mapping):
-            given = given[key]
-    named = given.items() if isinstance(given, Mapping) else ()
-    wrapped = re.compile(r"^(module\.|_orig_mod\.)+")
-    tensors = {wrapped.sub("", str(key)): value for key, value in named if isinstance(value, Tensor)}
-    if not tensors:
-        raise checks.InputError(f"{label} holds no tensors by name")
-    return tensors

@@ -1,26 +1,29 @@
 """The Wide-ResNet of Attention-Augmented-Conv2d (2019), so that its users can compare.
 
 Source: that repository's AA-Wide-ResNet, its last version, which reads the paper's "kappa = 2 upsilon = 0.2" as kappa =
-2, upsilon = 0.2. Departures: heads are read in the right order, maps need not be square, the last pool takes all of
-the map.
+2, upsilon = 0.2; widths, first weights and the last batch norm's momentum are its own. Departures: heads are read in
+the right order unless ``head_layout`` says otherwise; maps need not be square; the last map is averaged whole, there in
+squares of 8, which is the same at 32 px; ``dropout`` is 0 unless it is given, there 0.3.
 """
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnconv.layers import AugmentedConv2d
-from attnconv.models.registry import CIFAR100, register
+from attnconv import checks
+from attnconv.layers.head_layout import HEAD_LAYOUTS, HeadLayoutConv2d
+from attnconv.models.registry import CIFAR100, register_family
 from attnconv.models.stages import halved
-from attnconv.models.wide_resnet import WideResNet
+from attnconv.models.wide_resnet import NUMBERS, WideResNet, blocks_of
 
-STEM, WIDTHS, BLOCKS = 20, (200, 400, 600), 4
+STEM = 20
+LAST_MOMENTUM = 0.9  # of torch's kind: nine tenths of the running averages are the last batch's
 
 
 def augmented_conv(
     in_channels: int, out_channels: int, stride: int, *, feat_size: tuple[int, int], position: str | None
-) -> AugmentedConv2d:
+) -> HeadLayoutConv2d:
     """A 3x3 convolution, four heads, kappa 2, upsilon 0.2; its q, k, v come from a 3x3 convolution too."""
-    return AugmentedConv2d(
+    return HeadLayoutConv2d(
         in_channels,
         out_channels,
         3,
@@ -73,28 +76,53 @@ class SeedBlock(nn.Module):
         return y + (x if self.shortcut is None else self.shortcut(x))
 
 
-@register(images=CIFAR100)
-def seed_aa_wide_resnet28_10(
+@register_family(f"seed_aa_{NUMBERS}", ("seed_aa_wide_resnet28_10",), images=CIFAR100)
+def seed_aa_wide_resnet(
     *,
+    depth: int,
+    width: int,
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
     dropout: float = 0.0,
     position: str | None = "relative",
+    head_layout: str = "correct",
 ) -> WideResNet:
-    """206M parameters: every convolution and every shortcut augmented, 20, 200, 400 and 600 channels.
+    """seed_aa_wide_resnet{depth}_{k}: every convolution and every shortcut augmented, 20, 20k, 40k and 60k channels.
+
+    The one of depth 28 and k = 10 has 206M parameters.
 
     Args:
         dropout: probability, behind the first convolution of a block.
         position: as AugmentedConv2d's.
+        head_layout: "correct", or "legacy" for the order in which the program of 2019 read the heads' outputs.
     """
     conv1 = augmented_conv(in_channels, STEM, 1, feat_size=image_size, position=position)
     channels, map_size, stages = STEM, image_size, []
-    for width in WIDTHS:
+    for planes in (20 * width, 40 * width, 60 * width):
         layer = nn.Sequential()
-        for _ in range(BLOCKS):
+        for _ in range(blocks_of(depth)):
             stride = 2 if len(layer) == 0 and stages else 1
-            layer.append(SeedBlock(channels, width, stride, map_size=map_size, dropout=dropout, position=position))
-            channels, map_size = width, map_size if stride == 1 else halved(map_size)
+            layer.append(SeedBlock(channels, planes, stride, map_size=map_size, dropout=dropout, position=position))
+            channels, map_size = planes, map_size if stride == 1 else halved(map_size)
         stages.append(layer)
-    return WideResNet(conv1, stages, channels=channels, num_classes=num_classes)
+    model = WideResNet(conv1, stages, channels=channels, num_classes=num_classes)
+    model.bn.momentum = LAST_MOMENTUM
+    for module in model.modules():
+        if isinstance(module, HeadLayoutConv2d):
+            module.head_layout = checks.one_of("head_layout", head_layout, HEAD_LAYOUTS)
+        _initialise(module)
+    return model
+
+
+def _initialise(module: nn.Module) -> None:
+    """Draw the weights as that program drew them."""
+    if isinstance(module, HeadLayoutConv2d):
+        for table in module.tables or ():
+            nn.init.normal_(table)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+    if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -115,6 +115,16 @@ class WideResNet(Network):
         return ["layer1", "layer2", "relu"]
 
 
+def blocks_of(depth: int) -> int:
+    """Blocks of each of the three stages; InputError unless ``depth`` is 6n + 4."""
+    blocks, rest = divmod(depth - 4, 6)
+    if rest or blocks < 1:
+        below = depth - rest
+        near = f"{below} or {below + 6}" if blocks > 0 else "10"
+        raise checks.InputError(f"the depth of a wide_resnet must be 6n + 4; got {depth}, nearest: {near}")
+    return blocks
+
+
 def _build(
     depth: int,
     width: int,
@@ -127,11 +137,7 @@ def _build(
     augmentation: Augmentation | None = None,
     se: bool = False,
 ) -> WideResNet:
-    blocks, rest = divmod(depth - 4, 6)
-    if rest or blocks < 1:
-        below = depth - rest
-        near = f"{below} or {below + 6}" if blocks > 0 else "10"
-        raise checks.InputError(f"the depth of a wide_resnet must be 6n + 4; got {depth}, nearest: {near}")
+    blocks = blocks_of(depth)
     checks.one_of("shortcut", shortcut, ("pad", "conv"))
     if not 0 <= checks.number("dropout", dropout) < 1:
         raise checks.InputError(f"dropout must be at least 0 and below 1, got {dropout}")

@@ -45,6 +45,8 @@ def origin(config: RunConfig, state: dict[str, Any], checkpoint: Path) -> dict[s
 
 def origin_of_file(config: RunConfig, scores: dict[str, Any]) -> dict[str, Any]:
     """The same of an exported file, whose ``scores`` are those of `scores_of`, or have some of their names."""
+    if "imported" in scores:
+        return {"imported": scores["imported"], "config": config.to_dict()}
     numbers = {f"val_{name}": scores[name] for name in SCORES if isinstance(scores.get(name), (int, float))}
     epoch = {"epoch": scores["epoch"]} if "epoch" in scores else {}
     return {
@@ -57,9 +59,14 @@ def origin_of_file(config: RunConfig, scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def scores_of(provenance: dict[str, Any] | None) -> dict[str, Any]:
-    """What an exported file says of a network beside its options: epoch, top1, top5, loss, miou, and made_with."""
-    scores, made_with = ((provenance or {}).get(key) or {} for key in ("scores", "made_with"))
-    return {**{name.removeprefix("val_"): value for name, value in scores.items()}, **made_with}
+    """What an exported file says of a network beside its options: epoch, top1, top5, loss, miou, and made_with.
+
+    Of one of another program, where it was ``imported`` from.
+    """
+    provenance = provenance or {}
+    scores, made_with = (provenance.get(key) or {} for key in ("scores", "made_with"))
+    imported = {"imported": provenance["imported"]} if "imported" in provenance else {}
+    return {**{name.removeprefix("val_"): value for name, value in scores.items()}, **made_with, **imported}
 
 
 def shareable(config: RunConfig) -> RunConfig:

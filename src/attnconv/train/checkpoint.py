@@ -1,7 +1,5 @@
 """Checkpoints: a dict of tensors and plain values in one file, read without running any code that it may hold."""
 
-import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from torch import nn
 
 from attnconv import checks
 from attnconv.atomic import replacing
+from attnconv.foreign import read_plain
 from attnconv.train.checksum import append_checksum, verify_checksum
 from attnconv.weights import difference, shapes_of
 
@@ -66,18 +65,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         verify_checksum(path)
-        with warnings.catch_warnings(action="ignore"):  # about damage that the error will name
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_plain(path)
     except checks.InputError:
         raise
     except FileNotFoundError:
         raise checks.InputError(f"no checkpoint at {path}") from None
-    except pickle.UnpicklingError as error:
-        raise checks.InputError(f"{path} holds something other than tensors and plain values, or is damaged") from error
-    except Exception as error:  # a damaged file can raise nearly anything: RuntimeError, EOFError, OSError, ValueError
-        raise checks.InputError(
-            f"{path} cannot be read, is cut short or is no checkpoint: {checks.first_line(error)}"
-        ) from error
+    except OSError as error:
+        raise checks.InputError(f"{path} cannot be read: {checks.first_line(error)}") from error
     if not isinstance(state, dict) or "format" not in state:
         raise checks.InputError(f"{path} is not a checkpoint of attnconv: it has no 'format'")
     if state["format"] != FORMAT:

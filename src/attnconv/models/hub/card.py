@@ -124,6 +124,11 @@ def _usage(network: HubNetwork, blueprint: Blueprint, repo_id: str | None, dense
 def _training(network: HubNetwork) -> str:
     if (found := network.provenance) is None:
         return "## Training\n\nNothing is recorded: it was not saved from a run of `attnconv train`."
+    if "imported" in found:
+        return (
+            "## Training\n\nThe weights are a checkpoint of another program, made a network of attnconv by `attnconv "
+            "import`. How they were trained is not recorded."
+        )
     lines = ["## Training", f"```sh\n{found['command']}\n```"]
     if found.get("recipe"):
         lines.append(f"Recipe: `{found['recipe']}`.")

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from attnconv.compat import AugmentedConv, SimpleSelfAttention
+from attnconv import checks
+from attnconv.compat import AugmentedConv, InPaperAugmentedConv, SimpleSelfAttention
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,11 @@ def test_plain_and_wrapped_checkpoints_load(wrap, tmp_path):
         (lambda: AugmentedConv(3, 20, 3, 40, 4, 0), "Nh must be at least 1, got 0"),
         (lambda: AugmentedConv.from_ratios(3, 20, 3, key_ratio=1, value_ratio=1), "takes dk and dv"),
         (lambda: AugmentedConv(3, 20, 3, 40, 4, 4, head_layout="old"), "unknown head_layout 'old'"),
+        (lambda: InPaperAugmentedConv(3, 20, 5, 40, 4, 4), "InPaperAugmentedConv has kernel_size 3 alone, got 5"),
+        (lambda: InPaperAugmentedConv(3, 20, 3, 40, 4, 4, True), "relative=True drew new position tables at each"),
+        (lambda: InPaperAugmentedConv(3, 20, 3, 40, 6, 4), "dv must be a multiple of Nh=4, got 6"),
+        (lambda: InPaperAugmentedConv(3, 20, 3, 40, 4, 4, head_layout="old"), "unknown head_layout 'old'"),
+        (lambda: InPaperAugmentedConv.from_ratios(3, 20, 3, key_ratio=1, value_ratio=1), "takes dk and dv"),
         (lambda: SimpleSelfAttention(8, ks=2), "ks must be odd"),
         (lambda: SimpleSelfAttention(8, ks=3, sym=True), "sym=True needs ks=1, got ks=3"),
     ],
@@ -98,6 +104,24 @@ def test_plain_and_wrapped_checkpoints_load(wrap, tmp_path):
 def test_arguments_that_do_not_fit_get_a_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_projection_of_1x1_is_sent_to_its_own_class():
+    state = InPaperAugmentedConv(3, 20, 3, 40, 4, 4).state_dict()
+    with pytest.raises(checks.InputError, match=r"is 1x1: .* which compat\.InPaperAugmentedConv loads"):
+        AugmentedConv(3, 20, 3, 40, 4, 4).load_state_dict(state)
+    AugmentedConv(3, 20, 1, 40, 4, 4).load_state_dict(AugmentedConv(3, 20, 1, 40, 4, 4).state_dict())
+
+
+@pytest.mark.parametrize(("dv", "nh"), [(6, 3), (4, 1), (3, 3)])
+@pytest.mark.parametrize("head_layout", ["correct", "legacy"])
+def test_the_layer_with_a_projection_of_1x1_matches_the_loops(dv, nh, head_layout):
+    torch.manual_seed(0)
+    layer = InPaperAugmentedConv(3, 10, 3, 4 * nh, dv, nh, head_layout=head_layout).double()
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    expected = oracles.augmented_conv(layer, x, scramble=head_layout == "legacy")
+    torch.testing.assert_close(layer(x).detach(), torch.from_numpy(expected))
+    assert "legacy" in repr(layer) or head_layout == "correct"
 
 
 def simple(channels, ks, sym=False):

@@ -1,0 +1,11 @@
+"""The signatures and checkpoints of two public implementations of 2019, and of fastai's, on this library's layers.
+
+Sources: Attention-Augmented-Conv2d (PyTorch 1.0) and SimpleSelfAttention (fastai 1.0). Single layers load through the
+classes here, whole networks through `load_checkpoint`.
+"""
+
+from attnconv.compat.augmented_conv import AugmentedConv, InPaperAugmentedConv
+from attnconv.compat.checkpoint import load_checkpoint
+from attnconv.compat.self_attention import SelfAttention, SimpleSelfAttention
+
+__all__ = ["AugmentedConv", "InPaperAugmentedConv", "SelfAttention", "SimpleSelfAttention", "load_checkpoint"]

@@ -1,0 +1,129 @@
+"""A whole network of 2019, or of fastai, out of its checkpoint: the same numbers from one of our networks.
+
+Sources: those of `attnconv.compat.wide_resnet` and `attnconv.compat.xresnet`, which know the names.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnconv import checks
+from attnconv.compat import wide_resnet, xresnet
+from attnconv.compat.seen import Seen
+from attnconv.foreign import Found, Source, read_state_dict
+from attnconv.layers.spectral_norm import rename_old_keys
+from attnconv.models.hub.methods import HubNetwork
+from attnconv.models.registry import check_options, create_model, model_options
+from attnconv.weights import Shapes, difference, shapes_of
+
+ANY_SIZE = 128  # pixels: of networks without tables, which take images of every size
+FAMILIES = (wide_resnet, xresnet)
+
+
+def load_checkpoint(
+    source: Source,
+    name: str,
+    *,
+    num_classes: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    average: bool = False,
+    **options: Any,
+) -> HubNetwork:
+    """The network ``name`` with the weights of a checkpoint of 2019 or of fastai, in eval mode on the CPU.
+
+    Read are the Wide_ResNet of Attention-Augmented-Conv2d (``seed_aa_wide_resnet{depth}_{k}``), the XResNets of
+    SimpleSelfAttention and fastai 1 (``xresnet*``, ``ssa_xresnet*``) and those of fastai 2. Heads are read as that
+    program read them: ``head_layout="legacy"`` unless another is given. Its symmetric option had no effect under
+    spectral norm, so that such a checkpoint is loaded, and gives its numbers, with ``symmetric=False``.
+
+    Args:
+        source: a file, which runs nothing, or what was loaded from one.
+        name: of `attnconv.models.create_model`.
+        num_classes: to be compared with the checkpoint's; as many as it has if None.
+        image_size: side, or rows and columns, of the images; that of its position tables if None.
+        average: take the averaged weights, where the file holds both.
+        options: the network's own; widths that the weights tell, such as ``stem``, need not be given.
+    Raises:
+        InputError: the file cannot be read, it holds no such network, or another one: the first tensor that differs
+            is named, and the network that it looks like.
+    """
+    found = read_state_dict(source, average=average)
+    return network_of(found, name, num_classes=num_classes, image_size=image_size, options=options)
+
+
+def network_of(
+    found: Found,
+    name: str,
+    *,
+    num_classes: int | None,
+    image_size: int | tuple[int, int] | None,
+    options: Mapping[str, Any],
+) -> HubNetwork:
+    """The network ``name`` with the weights in ``found``; the rest as `load_checkpoint`."""
+    known = model_options(name)
+    check_options(name, options)
+    if options.get("symmetric"):
+        raise checks.InputError(
+            "the symmetric option had no effect in the program that wrote the checkpoint; leave symmetric=True out"
+        )
+    tensors, label = found.tensors, found.label
+    seen = _seen(tensors, label)
+    alike = "" if seen.name in (name, None) else f"; it looks like {seen.name}"
+    if not re.fullmatch(seen.pattern, name):
+        raise checks.InputError(
+            f"{label} does not hold the weights of {name}: its tensors are named as those of {seen.family}{alike}"
+        )
+    if num_classes is not None and num_classes != seen.num_classes:
+        raise checks.InputError(f"{label} is of a network with {seen.num_classes} classes, not {num_classes}")
+    settings: dict[str, Any] = {
+        "num_classes": seen.num_classes,
+        "in_channels": seen.in_channels,
+        "image_size": next(size for size in (image_size, seen.image_size, ANY_SIZE) if size is not None),
+        **{key: value for key, value in seen.options.items() if key in known},  # not attention's, if there is none
+        **options,
+    }
+    with torch.device("meta"):
+        empty = create_model(name, **settings)
+    state = _in_our_names(tensors, seen, empty, label)
+    if problem := _difference(shapes_of(state), shapes_of(empty.state_dict()), seen):
+        raise checks.InputError(f"{label} does not hold the weights of {name}: {problem}{alike}")
+    with torch.random.fork_rng(devices=[]):  # the weights that are drawn are thrown away
+        model = create_model(name, **settings)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _seen(tensors: Mapping[str, Tensor], label: str) -> Seen:
+    shapes = shapes_of(tensors)
+    for family in FAMILIES:
+        if (seen := family.seen(shapes)) is not None:
+            return seen
+    first, shape = next(iter(shapes.items()))
+    raise checks.InputError(
+        f"{label} holds neither Attention-Augmented-Conv2d's Wide_ResNet nor an XResNet of SimpleSelfAttention or "
+        f"fastai; its first tensor is {first!r} of shape {shape}"
+    )
+
+
+def _in_our_names(tensors: Mapping[str, Tensor], seen: Seen, empty: nn.Module, label: str) -> dict[str, Tensor]:
+    """The tensors as the state dict of ``empty`` calls them; those that it has not keep their names."""
+    state = {seen.names[name]: tensor for name, tensor in tensors.items()}
+    if len(state) < len(tensors):
+        raise checks.InputError(f"{label} holds a tensor of {seen.family} twice, under the names of two programs")
+    for name, module in empty.named_modules():
+        if isinstance(module, nn.Conv1d):  # of an attention: under spectral norm
+            try:
+                rename_old_keys(module, state, f"{name}.")
+            except (RuntimeError, IndexError) as error:
+                raise checks.InputError(f"{label}: the spectral norm of {name} is damaged: {error}") from None
+    return state
+
+
+def _difference(given: Shapes, wanted: Shapes, seen: Seen) -> str:
+    """`weights.difference`, in the file's names where it has one."""
+    theirs = {ours: name for name, ours in seen.names.items()}
+    given, wanted = ({theirs.get(name, name): shape for name, shape in shapes.items()} for shapes in (given, wanted))
+    return difference(given, wanted)

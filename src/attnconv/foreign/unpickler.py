@@ -1,0 +1,311 @@
+"""An unpickler that builds plain values and descriptions of tensors, and neither imports nor calls anything.
+
+It is Python's own, `pickle._Unpickler`, with every instruction replaced that would import, call, set attributes, or
+take memory that its bytes do not pay for. (The one in C takes 1.5 GB for ten bytes.) What a name in the file would do
+when it is called is done here for the few names that tensors need; every other call is put down in a stand-in.
+"""
+
+import pickle
+import struct
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+
+from attnconv.foreign.budget import Budget
+from attnconv.foreign.part import Part
+from attnconv.foreign.stand_in import Name, StandIn
+from attnconv.foreign.stored import DTYPES, STORAGES, Stored, count_of, stored
+
+# Bytes of memory that an instruction takes at most: one that pushes a small thing, and any other.
+SMALL, LARGE = 56, 300
+PER_BYTE = 6  # of text or a number: a letter takes up to 4 where the file has 1, while it is still there
+PER_ENTRY = 150  # of a dict
+LONGEST_INT = 255  # bytes
+KEYS = (str, int, float, bool, type(None), bytes)  # of which the hash is soon found
+_SMALL = {
+    *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE),
+    *(pickle.BINGET, pickle.LONG_BINGET, pickle.GET, pickle.DUP, pickle.POP, pickle.APPEND, pickle.STOP),
+    *(pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
+}
+
+
+_Python: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Unpickler(_Python):
+    """Read one pickle of a file.
+
+    Args:
+        part: of the file, that begins with the pickle.
+        budget: for all that is built.
+        storage: makes of the tuple of a persistent id what it stands for.
+    """
+
+    # Of Python's class, which has no types.
+    stack: list[Any]
+    memo: dict[int, Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+    load: Callable[[], Any]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]]
+
+    def __init__(self, part: Part, budget: Budget, storage: Callable[[tuple[Any, ...]], Any] | None = None) -> None:
+        super().__init__(part, encoding="latin-1")  # in which every byte is a letter: files of Python 2
+        self._part, self._budget, self._storage = part, budget, storage
+
+    def find_class(self, module: str, name: str) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return a dtype for a dtype and for a class of storages, and the mere name of anything else."""
+        if module in ("torch", "torch.cuda", "torch.storage") and name in STORAGES:
+            return STORAGES[name]
+        return DTYPES[name] if module == "torch" and name in DTYPES else Name(module, name)
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self._storage is None or type(pid) is not tuple:
+            raise ValueError("a persistent id that torch.save does not write")
+        return self._storage(pid)
+
+    def call(self, function: Any, args: Any) -> Any:
+        """Return what ``function`` of ``args`` would, if it is known here, and a stand-in if it is not."""
+        if isinstance(function, Name) and type(args) is tuple:
+            name = (function.module, function.name)
+            if name in TENSORS:
+                return TENSORS[name](*args)
+            if name in PARAMETERS:
+                return args[0]
+            if name == ("torch._tensor", "_rebuild_from_type_v2"):
+                inner, _, inner_args, _ = args
+                if isinstance(inner, Name) and (inner.module, inner.name) in TENSORS:
+                    return self.call(inner, inner_args)
+            if name in DICTS:
+                return self._dict(args)
+            if name in LISTS and len(args) < 2:  # the list or tuple itself
+                return args[0] if args and type(args[0]) in (list, tuple) else []
+            if name == ("collections", "defaultdict"):
+                return {}
+            if name == ("torch", "device") and args and type(args[0]) is str:
+                return args[0]
+        return StandIn(function, args)
+
+    def _dict(self, args: tuple[Any, ...]) -> dict[Any, Any]:
+        """Return a dict of the pairs in ``args``."""
+        given = args[0] if args else ()
+        pairs = list(given.items()) if isinstance(given, dict) else given
+        made: dict[Any, Any] = {}
+        self._budget.take(PER_ENTRY * len(pairs))
+        for key, value in pairs:
+            put(made, key, value)
+        return made
+
+    # Instructions.
+
+    def _frame(self) -> None:
+        self._part.read(8)  # the length of what follows, which is read instruction by instruction all the same
+
+    def _text(self, format: str) -> None:
+        self.append(str(self._bytes(format), "utf-8", "surrogatepass"))
+
+    def _bytes(self, format: str) -> bytes:
+        (size,) = struct.unpack(format, self._part.read(struct.calcsize(format)))
+        self._budget.take(PER_BYTE * min(size, self._part.end))
+        return self._part.read(size)
+
+    def _long(self, format: str) -> None:
+        value = self._bytes(format)
+        if len(value) > LONGEST_INT:
+            raise ValueError("an integer of more than 255 bytes")
+        self.append(pickle.decode_long(value))
+
+    def _line(self, encoding: str = "utf-8") -> str:
+        line = self._part.readline()[:-1]
+        self._budget.take(PER_BYTE * len(line))
+        return str(line, encoding)
+
+    def _global(self) -> None:
+        module = self._line()
+        self.append(self.find_class(module, self._line()))
+
+    def _stack_global(self) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        if type(name) is not str or type(module) is not str:
+            raise ValueError("a name that is no text")
+        self.append(self.find_class(module, name))
+
+    def _extension(self, size: int) -> None:
+        self.append(Name("copyreg", f"extension {int.from_bytes(self._part.read(size), 'little')}"))
+
+    def _reduce(self) -> None:
+        args = self.stack.pop()
+        self.stack[-1] = self.call(self.stack[-1], args)
+
+    def _newobj_ex(self) -> None:
+        keywords, args = self.stack.pop(), self.stack.pop()
+        self.stack[-1] = StandIn(self.stack[-1], (args, keywords))
+
+    def _inst(self) -> None:
+        self._global()
+        made_by = self.stack.pop()
+        args = self.pop_mark()  # after which append is another
+        self.append(StandIn(made_by, tuple(args)))
+
+    def _obj(self) -> None:
+        made_by, *args = self.pop_mark()
+        self.append(StandIn(made_by, tuple(args)))
+
+    def _frozenset(self) -> None:
+        items = self.pop_mark()
+        self.append(items)
+
+    def _build(self) -> None:
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], StandIn):
+            self.stack[-1].state = state
+
+    def _setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set((key, value))
+
+    def _setitems(self) -> None:
+        self._set(self.pop_mark())
+
+    def _set(self, items: Any) -> None:
+        onto = self.stack[-1]
+        onto = onto.items if isinstance(onto, StandIn) else onto
+        if type(onto) is not dict:
+            raise ValueError("an entry for something that is no dict")
+        self._budget.take(PER_ENTRY * (len(items) // 2))
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            put(onto, key, value)
+
+    def _make_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._set(items)
+
+    def _append(self) -> None:
+        self._extend([self.stack.pop()])
+
+    def _appends(self) -> None:
+        self._extend(self.pop_mark())
+
+    def _extend(self, items: list[Any]) -> None:
+        onto = self.stack[-1]
+        onto = onto.elements if isinstance(onto, StandIn) else onto
+        if type(onto) is not list:
+            raise ValueError("an element for something that is no list")
+        onto.extend(items)
+
+    def _put(self, index: int) -> None:
+        self.memo[count_of(index)] = self.stack[-1]
+
+
+def put(onto: dict[Any, Any], key: Any, value: Any) -> None:
+    """Set an entry; one under a key whose hash could take for ever is left out: nothing is found by it."""
+    if type(key) in KEYS or (type(key) is tuple and len(key) < 9 and all(type(part) in KEYS for part in key)):
+        onto[key] = value
+
+
+def _rebuild_tensor_v2(on: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Stored:
+    return stored(on, offset, size, stride)
+
+
+def _rebuild_tensor_v3(on: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any) -> Any:
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError("a tensor of no dtype")
+    return stored(on, offset, size, stride, dtype)
+
+
+# Functions and classes that are known here.
+TENSORS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
+}
+PARAMETERS = {("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")}
+DICTS = {("collections", "OrderedDict"), ("builtins", "dict"), ("__builtin__", "dict")}
+LISTS = {("torch", "Size")} | {
+    (module, name) for module in ("builtins", "__builtin__") for name in ("list", "tuple", "set", "frozenset")
+}
+
+_INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
+    pickle.FRAME: Unpickler._frame,
+    pickle.SHORT_BINUNICODE: lambda self: self._text("<B"),
+    pickle.BINUNICODE: lambda self: self._text("<I"),
+    pickle.BINUNICODE8: lambda self: self._text("<Q"),
+    pickle.UNICODE: lambda self: self.append(self._line("raw-unicode-escape")),
+    pickle.SHORT_BINSTRING: lambda self: self.append(str(self._bytes("<B"), "latin-1")),
+    pickle.BINSTRING: lambda self: self.append(str(self._bytes("<I"), "latin-1")),
+    pickle.STRING: lambda self: self.append(self._line("latin-1")[1:-1]),
+    pickle.SHORT_BINBYTES: lambda self: self.append(self._bytes("<B")),
+    pickle.BINBYTES: lambda self: self.append(self._bytes("<I")),
+    pickle.BINBYTES8: lambda self: self.append(self._bytes("<Q")),
+    pickle.BYTEARRAY8: lambda self: self.append(self._bytes("<Q")),
+    pickle.LONG1: lambda self: self._long("<B"),
+    pickle.LONG4: lambda self: self._long("<I"),
+    pickle.PERSID: lambda self: self.append(self.persistent_load(self._line())),
+    pickle.GLOBAL: Unpickler._global,
+    pickle.STACK_GLOBAL: Unpickler._stack_global,
+    pickle.EXT1: lambda self: self._extension(1),
+    pickle.EXT2: lambda self: self._extension(2),
+    pickle.EXT4: lambda self: self._extension(4),
+    pickle.REDUCE: Unpickler._reduce,
+    pickle.NEWOBJ: Unpickler._reduce,
+    pickle.NEWOBJ_EX: Unpickler._newobj_ex,
+    pickle.INST: Unpickler._inst,
+    pickle.OBJ: Unpickler._obj,
+    pickle.BUILD: Unpickler._build,
+    pickle.SETITEM: Unpickler._setitem,
+    pickle.SETITEMS: Unpickler._setitems,
+    pickle.DICT: Unpickler._make_dict,
+    pickle.APPEND: Unpickler._append,
+    pickle.APPENDS: Unpickler._appends,
+    # A set is a list here: what would be in it need not have a hash.
+    pickle.EMPTY_SET: lambda self: self.append([]),
+    pickle.ADDITEMS: Unpickler._appends,
+    pickle.FROZENSET: Unpickler._frozenset,
+    pickle.PUT: lambda self: self._put(int(self._line())),
+    pickle.BINPUT: lambda self: self._put(self._part.read(1)[0]),
+    pickle.LONG_BINPUT: lambda self: self._put(int.from_bytes(self._part.read(4), "little")),
+    pickle.MEMOIZE: lambda self: self._put(len(self.memo)),
+    pickle.GET: lambda self: self.append(self.memo[int(self._line())]),
+    pickle.INT: lambda self: self.append(_int(self._line())),
+    pickle.LONG: lambda self: self.append(int(self._line().rstrip("L"))),
+    pickle.FLOAT: lambda self: self.append(float(self._line())),
+}
+# Of Python's own: they push what they are, or move what is on the stack.
+_AS_THEY_ARE = (
+    *(
+        pickle.PROTO,
+        pickle.STOP,
+        pickle.MARK,
+        pickle.POP,
+        pickle.POP_MARK,
+        pickle.DUP,
+        pickle.BINGET,
+        pickle.LONG_BINGET,
+    ),
+    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT),
+    *(pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.TUPLE),
+    *(pickle.EMPTY_LIST, pickle.LIST, pickle.EMPTY_DICT, pickle.BINPERSID),
+)
+
+
+def _int(line: str) -> int | bool:
+    return {"00": False, "01": True}.get(line, int(line))
+
+
+def _counted(instruction: Callable[[Any], None], cost: int) -> Callable[[Any], None]:
+    def run(self: Unpickler) -> None:
+        self._budget.take(cost)
+        instruction(self)
+
+    return run
+
+
+Unpickler.dispatch = {
+    code[0]: _counted(
+        _INSTRUCTIONS.get(code) or _Python.dispatch[code[0]],
+        SMALL if code in _SMALL else LARGE,
+    )
+    for code in (*_INSTRUCTIONS, *_AS_THEY_ARE)
+}

@@ -1,0 +1,124 @@
+"""A checkpoint of 2019, or of fastai, as a network that says what its images are: to be saved, scored and used.
+
+Sources: the preprocess.py of Attention-Augmented-Conv2d's AA-Wide-ResNet, and the train.py of SimpleSelfAttention,
+whose images are the defaults here.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnconv import checks
+from attnconv.compat.checkpoint import network_of
+from attnconv.data import ImageData, load_data
+from attnconv.data.folder import MEAN, PRESIZE_MARGIN, STD
+from attnconv.export.facts import checked_meta
+from attnconv.foreign import read_state_dict
+from attnconv.models.hub.blueprint import Blueprint
+from attnconv.models.hub.methods import HubNetwork
+from attnconv.models.image_sizes import require_covered
+from attnconv.recipes.origin import shareable
+from attnconv.train.config import YOUR_FOLDER, RunConfig
+
+# What the first program normalised with: of its two modes, the one with as many classes tells.
+CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+CIFAR100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+
+
+def imported(
+    file: Path,
+    name: str,
+    *,
+    options: Mapping[str, Any],
+    average: bool = False,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+) -> HubNetwork:
+    """The network of `attnconv.compat.load_checkpoint`, with the ``meta`` that predict, evaluate and export need.
+
+    Args:
+        file, name, options, average: as there.
+        data, data_dir: the data set or folder whose classes it names, as `attnconv.data.load_data` takes them.
+        classes: their names, in the order of the outputs, in place of ``data``; 0, 1, ... if neither is given.
+        mean, std: that images were normalised with; the program's if None.
+        image_size: side of the images in pixels; that of the position tables, of ``data``, or 128 if None.
+    Raises:
+        InputError: as `load_checkpoint` and `load_data`, or what is given does not fit the network.
+    """
+    if data is not None and classes is not None:
+        raise checks.InputError("--data names the classes already; leave --classes out")
+    found = read_state_dict(file, average=average)
+    model = network_of(found, name, num_classes=None, image_size=None, options=options)
+    blueprint = model.blueprint
+    assert blueprint is not None
+    of_cifar = name.startswith("seed_aa_wide_resnet")
+    size = blueprint.image_size if image_size is None else checks.per_axis("image_size", image_size, 2, at_least=1)
+    images = None
+    if data is not None:
+        wanted = size[0] if of_cifar else image_size  # the other networks take images of the data's own size
+        images = load_data(data, data_dir=data_dir, image_size=wanted, presize=not of_cifar)
+        size = images.image_size
+    names = _classes(images, classes, blueprint.num_classes, file)
+    if images is not None and images.channels != blueprint.in_channels:
+        raise checks.InputError(
+            f"{data!r} has {images.channels} image channels, the network in {file} {blueprint.in_channels}"
+        )
+    require_covered(model, blueprint.in_channels, size)
+    config = shareable(RunConfig(data=data or YOUR_FOLDER))
+    usual_ratio = 1.0 if of_cifar else (size[0] + PRESIZE_MARGIN) / size[0]
+    usual = _normalisation(images, blueprint, of_cifar=of_cifar)
+    if usual is None:
+        if mean is None or std is None:
+            raise checks.InputError(
+                f"the network in {file} takes images of {blueprint.in_channels} channels: give --mean and --std, one "
+                "number a channel"
+            )
+        usual = mean, std
+    model.meta = checked_meta(
+        {
+            "name": config.data,
+            "classes": names,
+            "channels": blueprint.in_channels,
+            "image_size": list(size),
+            "mean": list(mean or usual[0]),
+            "std": list(std or usual[1]),
+            "resize_ratio": usual_ratio if images is None else images.resize_ratio,
+        }
+    )
+    model.provenance = {
+        "imported": {"file": file.name, "taken": found.taken},
+        "config": {
+            "model": name,
+            "model_options": dict(blueprint.options),
+            "data": config.data,
+            "image_size": None if images is not None and size[0] != size[1] else size[0],
+            "presize": not of_cifar,
+        },
+    }
+    return model
+
+
+def _normalisation(
+    images: ImageData | None, blueprint: Blueprint, *, of_cifar: bool
+) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Mean and standard deviation as the program had them, of ``images`` where it had none; None if nothing tells."""
+    if blueprint.in_channels != 3:
+        return None if images is None else (images.mean, images.std)
+    if not of_cifar:
+        return MEAN, STD
+    return CIFAR10 if blueprint.num_classes == 10 else CIFAR100
+
+
+def _classes(images: ImageData | None, classes: Sequence[str] | None, outputs: int, file: Path) -> list[str]:
+    """The names of the ``outputs`` of the network in ``file``."""
+    if images is None and classes is None:
+        return [str(i) for i in range(outputs)]
+    names = list(images.classes if images is not None else classes or ())
+    if len(names) != outputs:
+        what = "--classes names" if images is None else f"{images.name!r} has"
+        raise checks.InputError(f"{what} {len(names)} classes, the network in {file} has {outputs}")
+    return names
