@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnconv import checks
+from attnconv import checks, regular_file
 
 Source = str | PathLike[str] | Mapping[str, Any]
 
@@ -132,9 +132,10 @@ def _torchvision(name: str) -> Mapping[str, Any]:
 
 def _read(path: Path) -> Any:
     """What a file holds; nothing in it is run."""
-    if not path.is_file():
+    if not path.exists():
         raise checks.InputError(f"no file {path} to take weights from")
     try:
+        regular_file.require(path, at_most=regular_file.WEIGHTS)
         if path.suffix == ".safetensors":
             return checks.require("safetensors.torch", extra="train").load_file(path)
         with warnings.catch_warnings(action="ignore"):  # about damage that the error will name

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, get_session, get_token, hf_hub_download
 
-from attnconv import checks
+from attnconv import checks, regular_file
 from attnconv.models.hub import folder
 from attnconv.models.hub.card import MARK, card
 from attnconv.models.hub.errors import explained
@@ -66,7 +66,7 @@ def save(network: HubNetwork, path: Path, *, license: str | None) -> None:
     folder.current(network)  # what it refuses, before anything is written
     try:
         readme = path / "README.md"
-        if readme.is_file() and MARK in readme.read_text(encoding="utf-8", errors="replace"):
+        if readme.is_file() and MARK.encode() in regular_file.read_bytes(readme, at_most=regular_file.TEXT):
             readme.unlink()  # the mixin keeps a card that is there, and this one may tell of other weights
         Wrapped(network, license).save_pretrained(path)
     except OSError as error:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from attnconv import __version__, checks
+from attnconv import __version__, checks, regular_file
 from attnconv.layers.augmented_conv import AugmentedConvNd
 from attnconv.models.fold import folded
 from attnconv.models.hub.blueprint import Blueprint
@@ -28,7 +28,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 def is_saved(path: Path) -> bool:
     """Whether ``path`` is a folder that looks like one of `write`."""
-    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+    return (path / CONFIG).exists() and (path / WEIGHTS).exists()
 
 
 def write(model: HubNetwork, folder: Path) -> None:
@@ -142,7 +142,7 @@ def _with_tables(model: nn.Module) -> dict[str, AugmentedConvNd]:
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(regular_file.read_text(file))
     except FileNotFoundError:
         raise checks.InputError(f"{file.parent} holds no {file.name}, which save_pretrained writes") from None
     except OSError as error:
@@ -157,7 +157,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 def _read_weights(file: Path, sha256: Any, wanted: Shapes, name: str) -> dict[str, Tensor]:
     """The tensors in ``file``, compared with the checksum and, before any is read, with what is wanted."""
-    if not file.is_file():
+    if not file.exists():
         raise checks.InputError(f"{file.parent} holds no {file.name}, which save_pretrained writes")
     with open_safetensors(file, extra="hub") as opened:
         if sha256 is not None and _sha256(file) != sha256:
@@ -168,5 +168,5 @@ def _read_weights(file: Path, sha256: Any, wanted: Shapes, name: str) -> dict[st
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with regular_file.opened(path, at_most=regular_file.WEIGHTS) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
