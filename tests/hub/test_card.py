@@ -116,7 +116,7 @@ def test_nothing_in_a_network_becomes_markup_of_its_card(tmp_path):
     assert [part.content for part in parts if part.type == "html_block"] == [f"{card.MARK}\n"]
     assert [part.tag for part in parts if part.type == "heading_open"] == ["h1", "h2", "h2", "h2", "h2"]
     inline = [piece for part in parts for piece in part.children or ()]
-    assert {piece.type for piece in inline} == {"text", "text_special", "code_inline"}
+    assert {piece.type for piece in inline} == {"text", "code_inline"}
     assert sum("script" in part.content for part in parts if part.type == "fence") == 1
 
 
