@@ -30,7 +30,7 @@ ALLOWED = {
     "train": {"weights", "signals"},
     "report": set(),
     # A trained network is read in one place, whatever kind of file it is in.
-    "recipes": {"models", "surgery", "data", "train", "export"},
+    "recipes": {"layers", "models", "surgery", "data", "train", "export"},
     # A study's runs are train's folders, locked and interrupted as train does; their FLOPs are bench's count.
     "study": {"recipes", "report", "train", "bench", "explain"},
     "bench": {"ops", "layers", "models", "data"},

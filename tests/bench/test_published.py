@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnconv.bench.cost import cost
-from attnconv.bench.published import HEADER, PUBLISHED, Compared, Published, compare
+from attnconv.bench.published import HEADER, PUBLISHED, UNVERIFIED, Compared, Published, compare
 from attnconv.models import create_model
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
@@ -32,9 +32,9 @@ PARAMETERS = {
     "aa_resnet50 key_ratio=0.5 value_ratio=0.5": 22_342_680,
     "aa_resnet50 key_ratio=0.75 value_ratio=0.75": 20_735_496,
     "aa_resnet50 key_ratio=1.0 value_ratio=1.0": 19_383_560,
-    "xresnet50": 23_547_754,
-    "sa_xresnet50": 23_547_754 + 2 * 256 * 32 + 256 * 256 + 1,
-    "ssa_xresnet50": 23_547_754 + 256 * 256 + 1,
+    "xresnet50": 23_575_466,
+    "sa_xresnet50": 23_575_466 + 2 * 256 * 32 + 256 * 256 + 1,
+    "ssa_xresnet50": 23_641_003,
 }
 
 # What does not come out as printed; everything else does.
@@ -79,9 +79,23 @@ def test_convolution_shortcuts():
 
 
 def test_xresnet50_is_resnet50_with_another_stem():
-    """As timm's resnet50d, which is the same network: 25,576,264."""
+    """As timm's resnet50d, which is the same network with fastai's stem: 25,576,264."""
     stem = 9 * (3 * 32 + 32 * 32 + 32 * 64) + 2 * (32 + 32 + 64)
-    assert count(on_meta("xresnet50")) == 25_557_032 - (49 * 3 * 64 + 2 * 64) + stem == 25_576_264
+    assert count(on_meta("xresnet50", stem=(32, 32, 64))) == 25_557_032 - (49 * 3 * 64 + 2 * 64) + stem == 25_576_264
+
+
+def test_the_networks_of_2019_at_256_pixels():
+    """Ten classes; the sizes of SimpleSelfAttention's own networks."""
+    made = {name: on_meta(name, num_classes=10, image_size=256) for name in ("xresnet50", "ssa_xresnet50")}
+    assert {name: count(model) for name, model in made.items()} == {
+        "xresnet50": 23_575_466,
+        "ssa_xresnet50": 23_641_003,
+    }
+    flops = cost(made["ssa_xresnet50"], in_channels=3, image_size=(256, 256)).flops
+    assert f"{flops / 1e9:.2f}" == "13.32"
+    fastai = on_meta("xresnet50", num_classes=10, image_size=256, stem=(32, 32, 64))
+    assert count(fastai) == 23_547_754
+    assert f"{cost(fastai, in_channels=3, image_size=(256, 256)).flops / 1e9:.2f}" == "11.30"
 
 
 @pytest.mark.parametrize(
@@ -107,6 +121,17 @@ def test_agreement_is_to_the_digits_printed():
     assert agrees(None, None) == "-"
 
 
+def test_numbers_that_nobody_read_are_marked(rows):
+    def cells(unverified):
+        return Compared(Published("x", "ImageNet", "25.8", None, unverified=unverified), 0, 0, 0).cells()
+
+    assert (cells(False)[3], cells(False)[6]) == ("25.8", "-")
+    assert (cells(True)[3], cells(True)[6]) == ("25.8†", "-")
+    fractions = {f"aa_resnet50 key_ratio={r} value_ratio={r}" for r in (0.25, 0.5, 0.75, 1.0)}
+    deep = {"se_resnet34", "se_resnet101", "resnet152", "se_resnet152", "aa_resnet152"}
+    assert {name for name, row in rows.items() if row.published.unverified} == fractions | deep
+
+
 def test_compare_takes_a_pattern():
     assert [row.published.name for row in compare("aa_wide*")] == ["aa_wide_resnet28_10"]
     assert compare("nothing") == []
@@ -114,6 +139,7 @@ def test_compare_takes_a_pattern():
 
 def test_the_document_shows_this_table(rows):
     text = DOCUMENT.read_text()
+    assert f"\n{UNVERIFIED}\n" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(PUBLISHED)
     assert lines[0] == "| " + " | ".join(HEADER) + " |"

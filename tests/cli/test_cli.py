@@ -80,10 +80,15 @@ def test_models(attnconv):
 def test_models_table(attnconv):
     _, out, _ = attnconv("models", "aa_wide_*", "--table")
     assert re.search(r"aa_wide_resnet28_10 +CIFAR-100 +36.05 +36.2 +12.29 +11.40 +10.9 +no: params, FLOPs *\n", out)
+    assert "unverified" not in out
+    _, out, _ = attnconv("models", "se_resnet34", "--table")
+    assert re.search(r" 22\.0† .* 7\.4† .*\n", out)
+    assert out.endswith("\n† unverified: quoted from memory, not read in the paper.\n")
     _, out, _ = attnconv("models", "resnet34", "--table", "--json")
     (row,) = json.loads(out)
     assert row["published"] == {
         "name": "resnet34", "data": "ImageNet", "params": "21.8", "gflops": "7.4", "options": {},
+        "unverified": False,
     }  # fmt: skip
     assert (row["params"], row["agrees"]) == (21_797_672, "no: FLOPs")
 

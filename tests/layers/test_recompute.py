@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention
-from attnconv.layers.recompute import set_recompute
+from attnconv.layers.attention import set_recompute
 
 
 def augmented():

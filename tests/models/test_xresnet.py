@@ -30,8 +30,8 @@ def test_the_stem_and_the_shortcuts():
     convs = [layer for layer in model.stem if isinstance(layer, nn.Conv2d)]
     assert [(c.in_channels, c.out_channels, c.stride) for c in convs] == [
         (3, 32, (2, 2)),
-        (32, 32, (1, 1)),
         (32, 64, (1, 1)),
+        (64, 64, (1, 1)),
     ]
     kinds = [[type(part) for part in stage[0].shortcut] for stage in (model.layer1, model.layer2)]
     assert kinds == [[nn.Conv2d, nn.BatchNorm2d], [nn.AvgPool2d, nn.Conv2d, nn.BatchNorm2d]]

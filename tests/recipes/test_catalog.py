@@ -99,9 +99,10 @@ def test_simple_self_attention(name, data, size, epochs, expected):
     assert values_of(name, "data", "image_size", "epochs") == (data, size, epochs)
     assert RECIPES[name].expected == expected
     assert RECIPES[name].measured is None
-    assert values_of(name, "optimizer", "lr", "batch_size", "momentum", "weight_decay", "label_smoothing") == (
-        "adamw", 3e-3, 64, 0.9, 1e-2, 0.1,
+    assert values_of(name, "optimizer", "lr", "batch_size", "weight_decay", "label_smoothing") == (
+        "adamw", 3e-3, 64, 1e-2, 0.1,
     )  # fmt: skip
+    assert values_of(name, "momentum", "base_momentum", "max_momentum") == (None, 0.85, 0.95)
     assert values_of(name, "schedule", "warmup", "crop_scale", "presize", "precision") == (
         "one-cycle", 0.3, 0.35, True, "fp16",
     )  # fmt: skip
@@ -127,7 +128,8 @@ def test_the_one_for_a_cpu():
     """Runs of it are published with exactly these values."""
     expected = RunConfig(
         model="ssa_xresnet18", data="imagewoof", image_size=48, epochs=5, batch_size=64, optimizer="adamw", lr=3e-3,
-        weight_decay=1e-2, label_smoothing=0.1, cache_images=True, precision="fp32",
+        base_momentum=0.85, max_momentum=0.95, weight_decay=1e-2, label_smoothing=0.1, cache_images=True,
+        precision="fp32",
     )  # fmt: skip
     assert RECIPES["imagewoof-48-5ep"].config == expected
 
@@ -136,6 +138,7 @@ def test_the_leaderboard_runs_are_ranger_on_an_se_resnext():
     config = RECIPES["leaderboard-imagenette-256-20ep"].config
     assert (config.optimizer, config.schedule, config.lr, config.momentum) == ("ranger", "flat-cosine", 8e-3, 0.95)
     model = network(config)
+    assert [m.out_channels for m in model.stem if isinstance(m, torch.nn.Conv2d)] == [32, 32, 64]  # fastai's
     assert sum(isinstance(m, torch.nn.Mish) for m in model.modules()) > 40
     assert {m.groups for m in model.modules() if isinstance(m, torch.nn.Conv2d)} >= {1, 32}
     assert "BlurPool2d" in {type(m).__name__ for m in model.modules()}

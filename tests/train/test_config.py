@@ -21,6 +21,17 @@ from attnconv.train.config import RunConfig
         ({"workers": -1}, r"workers must be at least 0, got -1"),
         ({"seed": 2**63}, r"seed must be below 2\*\*63, got 9223372036854775808"),
         ({"warmup": 1.0}, r"warmup must be at least 0 and below 1, got 1.0"),
+        ({"base_momentum": 0.8}, r"base_momentum is one end of a cycle: give max_momentum, too"),
+        ({"max_momentum": 0.8}, r"max_momentum is one end of a cycle: give base_momentum, too"),
+        (
+            {"momentum": 0.9, "base_momentum": 0.8, "max_momentum": 0.95},
+            r"momentum is constant, and base_momentum and max_momentum cycle it: .* got momentum 0.9, base_momentum 0.8",
+        ),
+        (
+            {"base_momentum": 0.8, "max_momentum": 0.95, "schedule": "cosine"},
+            r"base_momentum and max_momentum belong to schedule 'one-cycle', got schedule 'cosine'",
+        ),
+        ({"base_momentum": 0.8, "max_momentum": 1.0}, r"max_momentum must be at least 0 and below 1, got 1.0"),
         ({"momentum": float("nan")}, r"momentum must be at least 0 and below 1, got nan"),
         ({"lr": 0}, r"lr must be positive and finite, got 0.0"),
         ({"lr": float("nan")}, r"lr must be positive and finite, got nan"),

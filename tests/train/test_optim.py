@@ -6,7 +6,7 @@ from train.toy import toy_config, toy_net
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention
 from attnconv.train.device import make_fabric
 from attnconv.train.engine import make_engine
-from attnconv.train.optim import build_optimizer, decay_groups
+from attnconv.train.optim import build_optimizer, decay_groups, set_momentum
 from attnconv.train.ranger import Ranger
 
 
@@ -52,6 +52,16 @@ def test_each_optimizer(name, kind, settings):
     assert type(optimizer) is kind
     assert settings.items() <= optimizer.defaults.items()
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.03, 0]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "radam", "ranger", "rmsprop"])
+def test_a_momentum_is_set_in_every_group(name):
+    config = toy_config(optimizer=name, base_momentum=0.7, max_momentum=0.8)
+    optimizer = build_optimizer(toy_net(), config)
+    key = "betas" if "betas" in optimizer.defaults else "momentum"
+    assert [group[key] for group in optimizer.param_groups] == [(0.8, 0.99) if key == "betas" else 0.8] * 2
+    set_momentum(optimizer, 0.75)
+    assert [group[key] for group in optimizer.param_groups] == [(0.75, 0.99) if key == "betas" else 0.75] * 2
 
 
 def test_norms_over_several_axes_do_not_decay():

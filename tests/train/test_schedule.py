@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from attnconv.train.schedule import SCHEDULES
+from attnconv.train.schedule import SCHEDULES, one_cycle_momentum
 
 
 # Of 100 steps with a peak of 2; the expected values are worked out by hand.
@@ -32,6 +32,24 @@ from attnconv.train.schedule import SCHEDULES
 )
 def test_learning_rates(name, warmup, step, expected):
     assert SCHEDULES[name](step, 100, peak=2.0, warmup=warmup) == pytest.approx(expected, abs=1e-12)
+
+
+# Of 100 steps between 0.85 and 0.95, worked out by hand.
+@pytest.mark.parametrize(
+    ("warmup", "step", "expected"),
+    [
+        (0.3, 0, 0.95),
+        (0.3, 10, 0.925),  # a third of the way: a quarter of the height
+        (0.3, 15, 0.9),
+        (0.3, 30, 0.85),
+        (0.3, 65, 0.9),
+        (0.3, 99, 0.95 - 0.05 * (1 + math.cos(math.pi * 69 / 70))),
+        (0.0, 0, 0.85),
+    ],
+)
+def test_the_momentum_of_one_cycle(warmup, step, expected):
+    found = one_cycle_momentum(step, 100, base=0.85, largest=0.95, warmup=warmup)
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["one-cycle", "cosine", "flat-cosine"])

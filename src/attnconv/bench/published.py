@@ -1,7 +1,8 @@
 """The networks whose sizes were published, and ours beside them.
 
-Sources: Bello et al. 2019, arXiv:1904.09925, tables 1 and 2 and the comparison of attention fractions; for the network
-of Attention-Augmented-Conv2d (2019), which states none, the size that its code has. XResNet-50's were never stated.
+Sources: Bello et al. 2019, arXiv:1904.09925, tables 1 and 2; for the network of Attention-Augmented-Conv2d (2019),
+which states none, the size that its code has. XResNet-50's were never stated. Rows marked ``unverified`` are quoted
+from memory.
 """
 
 import fnmatch
@@ -19,13 +20,17 @@ DATA = {"CIFAR-100": CIFAR100, "ImageNet": IMAGENET, "Imagewoof": Images(10, 256
 
 @dataclass(frozen=True)
 class Published:
-    """One network and its published size, as printed: millions of parameters, and 10^9 FLOPs for one image."""
+    """One network and its published size, as printed: millions of parameters, and 10^9 FLOPs for one image.
+
+    ``unverified``: these numbers were not read in the source when they were entered.
+    """
 
     name: str
     data: str
     params: str | None = None
     gflops: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    unverified: bool = False
 
 
 PUBLISHED = (
@@ -34,20 +39,20 @@ PUBLISHED = (
     Published("aa_wide_resnet28_10", "CIFAR-100", "36.2", "10.9"),
     Published("seed_aa_wide_resnet28_10", "CIFAR-100", "206"),
     Published("resnet34", "ImageNet", "21.8", "7.4"),
-    Published("se_resnet34", "ImageNet", "22.0", "7.4"),
+    Published("se_resnet34", "ImageNet", "22.0", "7.4", unverified=True),
     Published("aa_resnet34", "ImageNet", "20.7", "7.1"),
     Published("resnet50", "ImageNet", "25.6", "8.2"),
     Published("se_resnet50", "ImageNet", "28.1", "8.2"),
     Published("aa_resnet50", "ImageNet", "25.8", "8.3"),
     Published("resnet101", "ImageNet", "44.5", "15.6"),
-    Published("se_resnet101", "ImageNet", "49.3", "15.6"),
+    Published("se_resnet101", "ImageNet", "49.3", "15.6", unverified=True),
     Published("aa_resnet101", "ImageNet", "45.4", "16.1"),
-    Published("resnet152", "ImageNet", "60.2", "23.0"),
-    Published("se_resnet152", "ImageNet", "66.8", "23.1"),
-    Published("aa_resnet152", "ImageNet", "61.6", "23.8"),
+    Published("resnet152", "ImageNet", "60.2", "23.0", unverified=True),
+    Published("se_resnet152", "ImageNet", "66.8", "23.1", unverified=True),
+    Published("aa_resnet152", "ImageNet", "61.6", "23.8", unverified=True),
     *(
-        Published("aa_resnet50", "ImageNet", params, options={"key_ratio": ratio, "value_ratio": ratio})
-        for ratio, params in ((0.25, "24.3"), (0.5, "22.3"), (0.75, "20.7"), (1.0, "19.4"))
+        Published("aa_resnet50", "ImageNet", size, options={"key_ratio": part, "value_ratio": part}, unverified=True)
+        for part, size in ((0.25, "24.3"), (0.5, "22.3"), (0.75, "20.7"), (1.0, "19.4"))
     ),
     *(Published(f"{attention}xresnet50", "Imagewoof") for attention in ("", "sa_", "ssa_")),
 )
@@ -64,7 +69,7 @@ class Compared:
 
     @property
     def agrees(self) -> str:
-        """Whether ours, rounded to the digits that were printed, is the same; "-" if none were."""
+        """ "yes" if ours, rounded to the digits that were printed, is the same; "-" if none were."""
         pairs = {
             "params": (self.published.params, self.params / 1e6),
             "FLOPs": (self.published.gflops, self.paper_flops / 1e9),
@@ -79,14 +84,15 @@ class Compared:
         """A row of the table that HEADER heads."""
         row = self.published
         options = "".join(f" {key}={value}" for key, value in row.options.items())
+        mark = UNVERIFIED_MARK if row.unverified else ""
         return (
             row.name + options,
             row.data,
             f"{self.params / 1e6:.2f}",
-            row.params or "-",
+            row.params + mark if row.params else "-",
             f"{self.flops / 1e9:.2f}",
             f"{self.paper_flops / 1e9:.2f}",
-            row.gflops or "-",
+            row.gflops + mark if row.gflops else "-",
             self.agrees,
         )
 
@@ -95,6 +101,8 @@ class Compared:
         return {**ours, "published": asdict(self.published), "agrees": self.agrees}
 
 
+UNVERIFIED_MARK = "†"
+UNVERIFIED = f"{UNVERIFIED_MARK} unverified: quoted from memory, not read in the paper."
 HEADER = ("network", "data", "M params", "published", "GFLOPs", "paper's way", "published", "agrees")
 
 

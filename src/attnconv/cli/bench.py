@@ -362,7 +362,7 @@ def hold_contests(contests: Sequence["Contest"], settings: "Settings", file: Pat
         print_json(found)
         return found
     for table in tables(found):
-        print(table.title)
+        say(table.title)
         if table.rows:
             print_table(HEADER, table.rows)
         for name, reason in table.absent:

@@ -53,7 +53,7 @@ def as_yaml(value: Any) -> str:
 
 def _table(pattern: str, json: bool) -> None:
     from attnconv import checks
-    from attnconv.bench.published import HEADER, PUBLISHED, compare
+    from attnconv.bench.published import HEADER, PUBLISHED, UNVERIFIED, compare
 
     found = compare(pattern)
     if not found:
@@ -64,3 +64,5 @@ def _table(pattern: str, json: bool) -> None:
         return
     print_table(HEADER, [row.cells() for row in found])
     print("GFLOPs: 2 a MAC of everything; paper's way: as it counts, attention products 1 a MAC, no position terms.")
+    if any(row.published.unverified for row in found):
+        print(UNVERIFIED)

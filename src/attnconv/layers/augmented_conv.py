@@ -5,6 +5,7 @@ windows, so that every padding, stride and dilation gives both parts one size; m
 Letters: B batch, H rows, W columns, N heads, D key / E value channels a head, R half the rows of a position table.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,9 +14,9 @@ from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers import position as position_features
+from attnconv.layers.attention import Attention
 from attnconv.layers.half_map import halve
 from attnconv.layers.heard import heard
-from attnconv.layers.recompute import Attention
 from attnconv.layers.widths import attention_widths, require_widths
 
 Size = int | tuple[int, ...]
@@ -26,6 +27,7 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 class AugmentedConvNd(Attention):
     """The code of all three; ``_axes`` and its companions say how many axes the map has."""
 
+    activity_name = "attention_share"
     _axes: ClassVar[int]
     _conv: ClassVar[type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]]
     _table_names: ClassVar[tuple[str, ...]]
@@ -201,6 +203,20 @@ class AugmentedConvNd(Attention):
         """Draw the position tables anew, standard deviation D**-0.5; the convolutions have a method of their own."""
         for table in self.tables or ():
             nn.init.normal_(table, std=self.head_dim**-0.5)
+
+    def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
+        for conv in (self.qkv_conv, self.attn_out):
+            conv.reset_parameters()
+            initialise(conv)
+        self.reset_parameters()
+
+    def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
+        kept = self.out_channels - self.value_channels
+        return torch.cat([y[:, :kept], torch.zeros_like(y[:, kept:])], dim=1)
+
+    def activity(self, y: Tensor) -> float:
+        variance = y.float().transpose(0, 1).flatten(1).var(1, correction=0)  # (F,)
+        return (variance[-self.value_channels :].sum() / variance.sum().clamp_min(1e-30)).item()
 
     def resize_feat_size(self, feat_size: Size) -> None:
         """Fit the position tables to an output map of ``feat_size`` (rows, columns) by linear interpolation.

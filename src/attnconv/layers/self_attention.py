@@ -4,12 +4,14 @@ Source: Zhang et al. 2018, arXiv:1805.08318, section 3, with the names and shape
 Letters: B batch, C channels, L positions of the map, D key channels.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from attnconv import checks, ops
-from attnconv.layers.recompute import Attention
-from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
+from attnconv.layers.attention import Attention
+from attnconv.layers.spectral_norm import constrained_conv, redrawn, refuse_vmap_in_training
 
 
 class SelfAttention(Attention):
@@ -26,6 +28,8 @@ class SelfAttention(Attention):
         ValueError: here, for a ratio that is not above 0 and at most 1; in forward, for an input without batch axis or
             of other channels.
     """
+
+    activity_name = "gamma"
 
     def __init__(self, channels: int, *, key_ratio: float = 1 / 8, spectral_norm: bool = True) -> None:
         super().__init__()
@@ -47,6 +51,19 @@ class SelfAttention(Attention):
         o = self.attend(ops.relative_attention, q, k, v, None, scale=1.0)  # (B, 1, L, C)
         o = o[:, 0].mT.unflatten(2, x.shape[2:])  # (B, C, *map)
         return (x + self.gamma * o).to(x.dtype)  # x first: the sum takes its memory format
+
+    def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
+        for name in ("query", "key", "value"):
+            setattr(self, name, redrawn(getattr(self, name)))
+            initialise(getattr(self, name))
+        with torch.no_grad():
+            self.gamma.zero_()
+
+    def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
+        return x
+
+    def activity(self, y: Tensor) -> float:
+        return self.gamma.item()
 
     def extra_repr(self) -> str:
         return f"{self.channels}"

@@ -5,14 +5,16 @@ be divided by the number of positions, and the products run in the cheapest orde
 Letters: B batch, C channels, L positions of the map.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks, ops
-from attnconv.layers.recompute import Attention
+from attnconv.layers.attention import Attention
 from attnconv.layers.self_attention import check_map
-from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
+from attnconv.layers.spectral_norm import constrained_conv, redrawn, refuse_vmap_in_training
 from attnconv.ops.autocast import autocast_off
 
 
@@ -31,6 +33,8 @@ class SimpleSelfAttention(Attention):
         ValueError: in forward, for an input without batch axis or of other channels.
     """
 
+    activity_name = "gamma"
+
     def __init__(
         self, channels: int, *, symmetric: bool = False, normalize: bool = False, spectral_norm: bool = True
     ) -> None:
@@ -46,6 +50,18 @@ class SimpleSelfAttention(Attention):
         check_map(self, x, self.channels)
         # The weight is read once: under spectral norm each reading in training is a step of the power iteration.
         return self.attend(ops.bilinear_attention, x, self.conv.weight, self.gamma, normalize=self.normalize)
+
+    def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
+        self.conv = redrawn(self.conv)
+        initialise(self.conv)
+        with torch.no_grad():
+            self.gamma.zero_()
+
+    def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
+        return x
+
+    def activity(self, y: Tensor) -> float:
+        return self.gamma.item()
 
     def extra_repr(self) -> str:
         return f"{self.channels}, symmetric={self.symmetric}, normalize={self.normalize}"

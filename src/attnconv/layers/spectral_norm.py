@@ -1,6 +1,8 @@
 """Bias-free 1-D convolutions under spectral norm, and what old checkpoints call their tensors.
 
-Source: Miyato et al. 2018, arXiv:1802.05957, by torch's own parametrization.
+Source: Miyato et al. 2018, arXiv:1802.05957, by torch's own parametrization. Departures from torch 1.0, with which the
+layers of 2019 were trained: the vectors begin with 15 power iterations, there they are random; each forward in training
+updates u before v, there v before u.
 """
 
 import functools
@@ -36,6 +38,27 @@ def constrained_conv(
     return conv
 
 
+def redrawn(conv: nn.Conv1d) -> nn.Conv1d:
+    """Return a convolution like ``conv``, one of `constrained_conv`, with a weight drawn anew.
+
+    A weight that is drawn under spectral norm leaves the vectors of the old one behind, and with them its divisor.
+    """
+    constraints = constraints_of(conv)
+    new = constrained_conv(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size[0],
+        spectral_norm=any(not isinstance(constraint, Symmetric) for constraint in constraints),
+        symmetric=any(isinstance(constraint, Symmetric) for constraint in constraints),
+    )
+    return new.to(conv.weight.device, conv.weight.dtype).train(conv.training)
+
+
+def constraints_of(conv: nn.Module) -> list[nn.Module]:
+    """The parametrizations of its weight, in their order."""
+    return list(conv.get_submodule("parametrizations.weight").children()) if parametrize.is_parametrized(conv) else []
+
+
 def refuse_vmap_in_training(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Say in a sentence what torch.func.vmap cannot do with stacked weights: step their power iterations in place."""
 
@@ -57,8 +80,8 @@ def refuse_vmap_in_training(forward: Callable[..., Tensor]) -> Callable[..., Ten
 def _rename_old_keys(conv: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Give weight_orig, weight_u, weight_v, as torch.nn.utils.spectral_norm wrote them, today's names.
 
-    The oldest files, of torch 1.0, hold the divided weight in place of weight_v; v is then what makes u^T W v the
-    divisor. Without spectral norm here the weight is folded: W / (u^T W v).
+    torch 1.0 and later wrote all three. Older files hold the divided weight in place of weight_v; v is then what makes
+    u^T W v the divisor. Without spectral norm here the weight is folded: W / (u^T W v).
     """
     if not {f"{prefix}weight_orig", f"{prefix}weight_u"} <= state.keys():
         return
@@ -70,8 +93,7 @@ def _rename_old_keys(conv: nn.Module, state: dict[str, Any], prefix: str, *_: An
         if divided is not None:
             divisor = weight.norm() / divided.norm()
             v = v * (divisor / torch.dot(u, matrix @ v))
-    chain = conv.get_submodule("parametrizations.weight").children() if parametrize.is_parametrized(conv) else ()
-    norm = next((i for i, p in enumerate(chain) if not isinstance(p, Symmetric)), None)
+    norm = next((i for i, p in enumerate(constraints_of(conv)) if not isinstance(p, Symmetric)), None)
     target = f"{prefix}parametrizations.weight.original" if parametrize.is_parametrized(conv) else f"{prefix}weight"
     if norm is None:
         state[target] = weight / torch.dot(u, matrix @ v)

@@ -1,6 +1,6 @@
 """Networks by name, `list_models` and `create_model`; and from a folder or the Hub, `from_pretrained`."""
 
-from attnconv.layers.recompute import set_recompute
+from attnconv.layers.attention import set_recompute
 
 # Their import fills the registry.
 from attnconv.models import convnet3 as _convnet3  # noqa: F401

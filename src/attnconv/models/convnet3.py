@@ -1,8 +1,8 @@
 """Three convolutions, plain and augmented: the smallest network on which attention can be compared.
 
-Source: the three-layer comparison of Attention-Augmented-Conv2d (2019), channels 64, 128, 192. Departures: batch norm
-after each convolution, as the paper has it, and by default the first layer stays plain, so that no attention runs on
-the full image.
+Source: the three-layer comparison of Attention-Augmented-Conv2d (2019), channels 64, 128, 192; its code is not in that
+repository. Ours: batch norm after each convolution, as the paper has it, and by default a plain first layer, so that no
+attention runs on the full image.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def convnet3(*, num_classes: int, in_channels: int, image_size: tuple[int, int])
     return aa_convnet3(num_classes=num_classes, in_channels=in_channels, image_size=image_size, augment=())
 
 
-@register(images=CIFAR100)
+@register(images=CIFAR100, plain="convnet3")
 def aa_convnet3(
     *,
     num_classes: int,

@@ -15,6 +15,7 @@ from attnconv import checks
 from attnconv.models.hub.blueprint import Blueprint
 from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.init_from import Source, Transfer, initialise
+from attnconv.models.shared_draws import generators_kept, has_memory, share_draws
 
 Builder = Callable[..., HubNetwork]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
@@ -42,22 +43,23 @@ class _Family:
     listed: tuple[str, ...]
     images: Images
     dense: bool
+    plain: str | None
 
 
 _FAMILIES: list[_Family] = []
 
 
-def register(*, images: Images, dense: bool = False) -> Callable[[AnyBuilder], AnyBuilder]:
+def register(*, images: Images, dense: bool = False, plain: str | None = None) -> Callable[[AnyBuilder], AnyBuilder]:
     """Decorator: ``build`` is the network of its own name; arguments as `register_family`."""
 
     def add(build: AnyBuilder) -> AnyBuilder:
-        return register_family(build.__name__, (build.__name__,), images=images, dense=dense)(build)
+        return register_family(build.__name__, (build.__name__,), images=images, dense=dense, plain=plain)(build)
 
     return add
 
 
 def register_family(
-    pattern: str, listed: tuple[str, ...], *, images: Images, dense: bool = False
+    pattern: str, listed: tuple[str, ...], *, images: Images, dense: bool = False, plain: str | None = None
 ) -> Callable[[AnyBuilder], AnyBuilder]:
     """Decorator: ``build`` makes every network whose whole name matches.
 
@@ -66,6 +68,8 @@ def register_family(
         listed: the names that `list_models` shows.
         images: what they were published for, or are tried on if for nothing.
         dense: whether they give logits (B, num_classes, rows, columns).
+        plain: the same network without attention, a name with the pattern's groups in braces, whose first weights
+            they share.
     """
     compiled = re.compile(pattern)
     for name in listed:
@@ -73,7 +77,7 @@ def register_family(
         assert not any(family.pattern.fullmatch(name) for family in _FAMILIES), name
 
     def add(build: AnyBuilder) -> AnyBuilder:
-        _FAMILIES.append(_Family(build, compiled, listed, images, dense))
+        _FAMILIES.append(_Family(build, compiled, listed, images, dense, plain))
         return build
 
     return add
@@ -123,6 +127,10 @@ def create_model(
 ) -> HubNetwork | tuple[HubNetwork, Transfer]:
     """A new network: (B, in_channels, rows, columns) -> logits (B, num_classes), of dense ones a map of them.
 
+    At one state of torch's generators (after `torch.manual_seed`, say) a network with attention or squeeze-excitation
+    has the first weights of the plain network of its family; attention's own depend on that state and on the layer's
+    name alone.
+
     Args:
         name: one of `list_models`, dense or not, or another of its family.
         num_classes: outputs.
@@ -143,9 +151,22 @@ def create_model(
         "in_channels": checks.integer("in_channels", in_channels, at_least=1),
         "image_size": (rows, columns),
     }
-    model = family.build(**common, **numbers, **options)
+    model = _build(family, numbers, common, options)
     model.blueprint = Blueprint(str(name), options={**model_options(name), **options}, **common)
     return model if init_from is None else (model, initialise(model, name, init_from))
+
+
+def _build(family: _Family, numbers: dict[str, int], common: dict[str, Any], options: dict[str, Any]) -> HubNetwork:
+    if family.plain is None:
+        return family.build(**common, **numbers, **options)
+    with generators_kept():
+        model = family.build(**common, **numbers, **options)
+    if has_memory(model):
+        name = family.plain.format(**numbers)
+        plain = model_options(name)
+        shared = {key: value for key, value in options.items() if key in plain}
+        share_draws(model, name, lambda: create_model(name, **common, **shared))
+    return model
 
 
 def check_options(name: str, options: Iterable[str]) -> None:

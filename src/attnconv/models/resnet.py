@@ -118,9 +118,12 @@ class ResNet(Network):
             layers.append(layer)
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.add_classifier(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.apply(self.initialise)
+
+    @staticmethod
+    def initialise(module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward_features(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -139,13 +142,17 @@ def resnet(*, depth: int, num_classes: int, in_channels: int, image_size: tuple[
     return ResNet(depth, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
 
 
-@register_family(f"se_{NUMBERS}", tuple(f"se_resnet{depth}" for depth in DEPTHS), images=IMAGENET)
+@register_family(
+    f"se_{NUMBERS}", tuple(f"se_resnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="resnet{depth}"
+)
 def se_resnet(*, depth: int, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> ResNet:
     """The same with squeeze-excitation, reduction 16, in every block."""
     return ResNet(depth, num_classes=num_classes, in_channels=in_channels, image_size=image_size, se=True)
 
 
-@register_family(r"aa_resnet(?P<depth>18|34)", tuple(f"aa_resnet{depth}" for depth in BASIC), images=IMAGENET)
+@register_family(
+    r"aa_resnet(?P<depth>18|34)", tuple(f"aa_resnet{depth}" for depth in BASIC), images=IMAGENET, plain="resnet{depth}"
+)
 def aa_basic_resnet(
     *,
     depth: int,
@@ -182,7 +189,12 @@ def aa_basic_resnet(
     )
 
 
-@register_family(r"aa_resnet(?P<depth>50|101|152)", tuple(f"aa_resnet{depth}" for depth in BOTTLENECK), images=IMAGENET)
+@register_family(
+    r"aa_resnet(?P<depth>50|101|152)",
+    tuple(f"aa_resnet{depth}" for depth in BOTTLENECK),
+    images=IMAGENET,
+    plain="resnet{depth}",
+)
 def aa_resnet(
     *,
     depth: int,

@@ -1,7 +1,8 @@
 """The Wide-ResNet of Attention-Augmented-Conv2d (2019), so that its users can compare.
 
-Source: that repository's AA-Wide-ResNet, which reads the paper's "kappa = 2 upsilon = 0.2" as kappa = 2, upsilon = 0.2.
-Departures: the position tables are parameters, heads are read in the right order, maps need not be square.
+Source: that repository's AA-Wide-ResNet, its last version, which reads the paper's "kappa = 2 upsilon = 0.2" as kappa =
+2, upsilon = 0.2. Departures: heads are read in the right order, maps need not be square, the last pool takes all of
+the map.
 """
 
 from torch import Tensor, nn

@@ -69,7 +69,7 @@ def unet(*, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> 
     return UNet(in_channels, conv3x3(*CHANNELS[1:]), num_classes)
 
 
-@register(images=SMALL, dense=True)
+@register(images=SMALL, dense=True, plain="unet")
 def aa_unet(
     *,
     num_classes: int,

@@ -105,6 +105,11 @@ class WideResNet(Network):
     def forward_features(self, x: Tensor) -> Tensor:
         return self.relu(self.bn(self.layer3(self.layer2(self.layer1(self.conv1(x))))))
 
+    @staticmethod
+    def initialise(module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
     def stage_names(self) -> list[str]:
         """The last stage ends behind the norm and the activation, which its blocks have in front."""
         return ["layer1", "layer2", "relu"]
@@ -142,10 +147,7 @@ def _build(
             channels, stride = planes, 1
         stages.append(layer)
     model = WideResNet(conv3x3(in_channels, 16), stages, channels=channels, num_classes=num_classes)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return model
+    return model.apply(model.initialise)
 
 
 @register_family(NUMBERS, tuple(f"wide_resnet{size}" for size in SIZES), images=CIFAR100)
@@ -176,7 +178,7 @@ def wide_resnet(
     )
 
 
-@register_family(f"se_{NUMBERS}", ("se_wide_resnet28_10",), images=CIFAR100)
+@register_family(f"se_{NUMBERS}", ("se_wide_resnet28_10",), images=CIFAR100, plain="wide_resnet{depth}_{width}")
 def se_wide_resnet(
     *,
     depth: int,
@@ -200,7 +202,12 @@ def se_wide_resnet(
     )
 
 
-@register_family(f"aa_{NUMBERS}", tuple(f"aa_wide_resnet{size}" for size in SIZES), images=CIFAR100)
+@register_family(
+    f"aa_{NUMBERS}",
+    tuple(f"aa_wide_resnet{size}" for size in SIZES),
+    images=CIFAR100,
+    plain="wide_resnet{depth}_{width}",
+)
 def aa_wide_resnet(
     *,
     depth: int,

@@ -69,11 +69,14 @@ class XResNet(Network):
             layers.append(layer)
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.add_classifier(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_normal_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.apply(self.initialise)
+
+    @staticmethod
+    def initialise(module: nn.Module) -> None:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
@@ -86,7 +89,7 @@ def xresnet(
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
-    stem: tuple[int, int, int] = (32, 32, 64),
+    stem: tuple[int, int, int] = (32, 64, 64),
     act: str = "relu",
     shortcut_pool: str = "average",
     blur_pool: bool = False,
@@ -111,7 +114,9 @@ def xresnet(
     return XResNet(depth, num_classes=num_classes, in_channels=in_channels, stem=stem, style=style)
 
 
-@register_family(f"sa_{NUMBERS}", tuple(f"sa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET)
+@register_family(
+    f"sa_{NUMBERS}", tuple(f"sa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}"
+)
 def sa_xresnet(
     *,
     depth: int,
@@ -119,7 +124,7 @@ def sa_xresnet(
     in_channels: int,
     image_size: tuple[int, int],
     attention_stages: tuple[int, ...] = (1,),
-    stem: tuple[int, int, int] = (32, 32, 64),
+    stem: tuple[int, int, int] = (32, 64, 64),
     act: str = "relu",
     shortcut_pool: str = "average",
     blur_pool: bool = False,
@@ -152,7 +157,9 @@ def sa_xresnet(
     )
 
 
-@register_family(f"ssa_{NUMBERS}", tuple(f"ssa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET)
+@register_family(
+    f"ssa_{NUMBERS}", tuple(f"ssa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}"
+)
 def ssa_xresnet(
     *,
     depth: int,
@@ -162,7 +169,7 @@ def ssa_xresnet(
     attention_stages: tuple[int, ...] = (1,),
     symmetric: bool = False,
     normalize: bool = False,
-    stem: tuple[int, int, int] = (32, 32, 64),
+    stem: tuple[int, int, int] = (32, 64, 64),
     act: str = "relu",
     shortcut_pool: str = "average",
     blur_pool: bool = False,

@@ -1,7 +1,7 @@
 """Recipes on CIFAR: the paper's, a short one, and the rows of Attention-Augmented-Conv2d's table.
 
-Sources: Bello et al. 2019, arXiv:1904.09925, section 4.1 (its schedule, batch sizes and weight decays as remembered,
-not read again when this was written); Attention-Augmented-Conv2d (2019), its table and the script of its Wide-ResNet.
+Sources: Bello et al. 2019, arXiv:1904.09925, section 4.1; Attention-Augmented-Conv2d (2019), its table and the script
+of its Wide-ResNet. Unverified, since quoted from memory: the paper's schedule, batch sizes and weight decays.
 Departures: weight decay leaves out norms, biases and position tables.
 """
 
@@ -10,7 +10,7 @@ from attnconv.train.config import RunConfig
 
 
 def paper(model: str, *, batch_size: int, weight_decay: float) -> RunConfig:
-    """500 epochs of SGD; the learning rate is 0.2 for 256 images and grows with the batch."""
+    """500 epochs of SGD; the learning rate is 0.2 for 256 images and grows with the batch. Unverified, all of it."""
     return RunConfig(
         model=model,
         data="cifar100",
@@ -27,7 +27,7 @@ def paper(model: str, *, batch_size: int, weight_decay: float) -> RunConfig:
 
 @recipe
 def cifar100_500ep_plain() -> RunConfig:
-    """The paper's baseline on CIFAR-100; one GPU holds its batch of 1024, or --accumulate parts it.
+    """The paper's baseline on CIFAR-100 (batch, decay and schedule unverified); --accumulate parts its batch of 1024.
 
     attnconv train --recipe cifar100-500ep-plain --precision bf16
 
@@ -40,7 +40,7 @@ def cifar100_500ep_plain() -> RunConfig:
 
 @recipe
 def cifar100_500ep_aa() -> RunConfig:
-    """The paper's attention-augmented network on CIFAR-100, whose batch and weight decay are not the baseline's.
+    """The paper's attention-augmented network on CIFAR-100 (batch, decay and schedule unverified).
 
     attnconv train --recipe cifar100-500ep-aa --precision bf16
 
@@ -120,8 +120,8 @@ def cifar100_aa_convnet3_35ep() -> RunConfig:
 
 
 def wide_resnet_row(data: str) -> RunConfig:
-    """The script's defaults for epochs, dropout, momentum and weight decay; it takes 8 images a step and cuts the rate
-    to a tenth every 30 epochs, here it is one-cycle at 128 images.
+    """The script's defaults for epochs, dropout, momentum and weight decay. It takes 10 images a step and cuts the rate
+    to a tenth every 30 epochs; here it is one-cycle at 128 images.
     """
     return RunConfig(
         model="aa_wide_resnet28_10",

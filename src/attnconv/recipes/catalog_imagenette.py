@@ -4,9 +4,9 @@ Source: SimpleSelfAttention's table of results and its train.py. Its results are
 (``imagenette-old``, ``imagewoof-old``), so that is the split here; ``--data imagewoof`` takes today's, for which it has
 none. All eight are its one-cycle from lr/10 in half precision, for a GPU; on a CPU add ``--precision fp32``. They are
 for every network of the XResNet family: ``--model xresnet50`` is its baseline, ``--model sa_xresnet50`` has SAGAN's
-layer, and ``--option symmetric=true`` is the symmetric form of the default. Departures: the crop of the training images
-is one random resized crop where fastai's presize had two steps; whether the longer runs used mixup is not stated, and
-here there is none (``--mixup 0.2``).
+layer, and ``--option symmetric=true`` is the symmetric form of the default. Departures: gamma does not decay; spectral
+norm is warmed up; attention's sums are in float32; mixup has one share a batch. docs/migrating.md has their effects.
+Whether the longer runs used mixup is not stated, and here there is none (``--mixup 0.2``).
 """
 
 from attnconv.recipes.recipe import recipe
@@ -24,7 +24,8 @@ def simple_self_attention(data: str, image_size: int, epochs: int) -> RunConfig:
         batch_size=64,
         optimizer="adamw",
         lr=3e-3,
-        momentum=0.9,
+        base_momentum=0.85,
+        max_momentum=0.95,
         weight_decay=1e-2,
         schedule="one-cycle",
         warmup=0.3,
@@ -146,7 +147,7 @@ def imagewoof_48_5ep() -> RunConfig:
 
     Source: this library; the other recipes' settings with a smaller network and image.
     Expected: nothing published
-    Measured: xresnet18 48.8, ssa_xresnet18 49.5, means of 3 seeds: docs/results/training.md
+    Measured: xresnet18 48.8, ssa_xresnet18 49.5, 3 seeds, with the stem of commit 749e938: docs/results/training.md
     """
     return RunConfig(
         model="ssa_xresnet18",
@@ -156,6 +157,8 @@ def imagewoof_48_5ep() -> RunConfig:
         batch_size=64,
         optimizer="adamw",
         lr=3e-3,
+        base_momentum=0.85,
+        max_momentum=0.95,
         weight_decay=1e-2,
         label_smoothing=0.1,
         cache_images=True,

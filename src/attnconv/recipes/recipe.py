@@ -62,6 +62,8 @@ class Recipe:
                 f"recipe {self.name!r} needs --data FOLDER, a folder with train/<class>/* and val/<class>/*"
             )
         mine = {f.name: getattr(self.config, f.name) for f in fields(RunConfig)}
+        if "base_momentum" in values or "max_momentum" in values:
+            del mine["momentum"]  # what the recipe keeps constant is cycled now
         known = model_options(values.get("model", self.config.model))
         options = {name: value for name, value in self.config.model_options.items() if name in known}
         return {**mine, **values, "model_options": {**options, **values.get("model_options", {})}}

@@ -12,6 +12,7 @@ from attnconv import checks
 from attnconv.data import ImageData
 from attnconv.models import create_model, list_models, set_recompute
 from attnconv.models.registry import check_options
+from attnconv.recipes.attention_observer import AttentionObserver
 from attnconv.recipes.images import images_of, loaders_of
 from attnconv.train.config import RunConfig
 from attnconv.train.device import fabric_of
@@ -65,6 +66,7 @@ def run(
         config=config,
         out=out,
         meta=data.meta(),
+        observer=AttentionObserver(),
         fabric=fabric,
         resume=resume,
         progress=progress,

@@ -1,7 +1,7 @@
 """The built-in studies, each in its published size, for a GPU, and in a small one, meant for an hour of two CPU cores.
 
 Sources of the published numbers: Bello et al. 2019, arXiv:1904.09925 (AA); the tables of SimpleSelfAttention (2019) and
-of Attention-Augmented-Conv2d (2019). Those marked "as remembered" were not read again when this was written. In the
+of Attention-Augmented-Conv2d (2019). Those marked "unverified" are quoted from memory, not read in their source. In the
 published size a study has the seeds with which its largest table can reach 5 % after Holm. The small studies ask the
 same question with small networks, small images and few epochs, and most with five seeds, for the hour's sake: nothing
 published belongs to them.
@@ -21,11 +21,15 @@ AA = "Bello et al. 2019, arXiv:1904.09925"
 SSA = "SimpleSelfAttention (2019), its table"
 THREE_LAYERS = "Attention-Augmented-Conv2d (2019), its table"
 
+UNVERIFIED = "unverified: quoted from memory"
+
 # SimpleSelfAttention's training, of which facts and departures stand in attnconv.recipes.
 SSA_TRAINING: Options = {
     "batch_size": 64,
     "optimizer": "adamw",
     "lr": 3e-3,
+    "base_momentum": 0.85,
+    "max_momentum": 0.95,
     "weight_decay": 1e-2,
     "label_smoothing": 0.1,
 }
@@ -43,7 +47,7 @@ GENERATED: Options = {**SSA_TRAINING, "epochs": 1, "label_smoothing": 0.0, "work
 # The table does not say whether its averages are of last or of best epochs.
 SSA_EPOCH = "taken for the best epoch's, which the table leaves open"
 
-# The paper's training on CIFAR-100, as remembered: 0.2 for 256 images, and another batch and decay with attention.
+# The paper's training on CIFAR-100, unverified: 0.2 for 256 images, and another batch and decay with attention.
 AA_CIFAR: Options = {"data": "cifar100", "epochs": 500, "optimizer": "sgd", "schedule": "cosine", "warmup": 0.05}
 PLAIN_CIFAR: Options = {"batch_size": 1024, "lr": 0.8, "weight_decay": 2e-4}
 ATTENTION_CIFAR: Options = {"batch_size": 256, "lr": 0.2, "weight_decay": 5e-4}
@@ -217,7 +221,7 @@ def attention_fraction(scale: Scale) -> Study:
     }
     numbers = {
         plain: number(76.4, f"{AA}, table 2"),
-        **{f"fraction-{ratio:g}": number(top1, AA, note="as remembered") for ratio, top1 in published.items()},
+        **{f"fraction-{ratio:g}": number(top1, AA, note=UNVERIFIED) for ratio, top1 in published.items()},
     }
     return Study(
         name="attention-fraction",

@@ -39,6 +39,7 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
         "reason": reason,
         **{name: (result or {}).get(name) for name in RESULTS},
         **{name: result[name] for name in OF_PIXELS if result and name in result},
+        **({"attention_off": result["attention_off"]} if result and "attention_off" in result else {}),
         "params": facts.get("params"),
         "flops": facts.get("flops"),  # of one image forward, 2 a multiply-add
         "images": facts.get("images"),  # of training, an epoch

@@ -52,7 +52,15 @@ class RunConfig:
         "Optimiser; ranger is radam with Lookahead.", default="sgd"
     )
     lr: float = _option("Largest learning rate of the schedule.", default=0.1)
-    momentum: float = _option("Momentum; Adam's first beta.", default=0.9)
+    momentum: float | None = _option(
+        "Constant momentum; Adam's first beta. 0.9 if neither it nor a cycle is given.", default=None
+    )
+    base_momentum: float | None = _option(
+        "With one-cycle: the momentum at the largest learning rate, in place of a constant one.", default=None
+    )
+    max_momentum: float | None = _option(
+        "With one-cycle: the momentum at the first and the last step, beside base_momentum.", default=None
+    )
     weight_decay: float = _option("Weight decay, not on norms, biases, gammas and position tables.", default=5e-4)
     schedule: Literal["one-cycle", "cosine", "flat-cosine", "constant"] = _option(
         "Learning rate over the run: one-cycle rises from lr/10, cosine from 0; flat-cosine falls in the last quarter.",
@@ -98,9 +106,10 @@ class RunConfig:
         if self.seed >= 2**63:  # what a torch.Generator takes
             raise checks.InputError(f"seed must be below 2**63, got {self.seed}")
         object.__setattr__(self, "model_options", plain("model_options", self.model_options))
-        for name, low, high in (("momentum", 0, 1), ("warmup", 0, 1), ("label_smoothing", 0, 1)):
-            if not low <= (value := getattr(self, name)) < high:
-                raise checks.InputError(f"{name} must be at least {low} and below {high}, got {value}")
+        self._settle_momentum()
+        for name in ("momentum", "base_momentum", "max_momentum", "warmup", "label_smoothing"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < 1:
+                raise checks.InputError(f"{name} must be at least 0 and below 1, got {value}")
         if not 0 < self.lr < float("inf"):
             raise checks.InputError(f"lr must be positive and finite, got {self.lr}")
         if self.clip is not None and not self.clip > 0:
@@ -117,6 +126,33 @@ class RunConfig:
             raise checks.InputError(f"accumulate must be at most batch_size, {self.batch_size}, got {self.accumulate}")
         if not 0 <= self.weight_decay < float("inf"):
             raise checks.InputError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
+
+    def _settle_momentum(self) -> None:
+        """Leave either a constant momentum or both ends of its cycle."""
+        ends = {"base_momentum": self.base_momentum, "max_momentum": self.max_momentum}
+        given = [name for name, value in ends.items() if value is not None]
+        if not given:
+            object.__setattr__(self, "momentum", 0.9 if self.momentum is None else self.momentum)
+            return
+        if len(given) == 1:
+            missing = next(name for name in ends if name not in given)
+            raise checks.InputError(f"{given[0]} is one end of a cycle: give {missing}, too")
+        if self.momentum is not None:
+            raise checks.InputError(
+                f"momentum is constant, and base_momentum and max_momentum cycle it: give the one or the others, "
+                f"got momentum {self.momentum}, base_momentum {self.base_momentum}, max_momentum {self.max_momentum}"
+            )
+        if self.schedule != "one-cycle":
+            raise checks.InputError(
+                f"base_momentum and max_momentum belong to schedule 'one-cycle', got schedule {self.schedule!r}"
+            )
+
+    @property
+    def first_momentum(self) -> float:
+        """Momentum of the first step."""
+        value = self.momentum if self.max_momentum is None else self.max_momentum
+        assert value is not None
+        return value
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, source: str) -> "RunConfig":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
@@ -15,6 +15,8 @@ from attnconv.train.loader import Loader
 from attnconv.train.pixels import confusion, mean_iou
 from attnconv.train.progress import tracked
 from attnconv.train.ranks import Ranks
+
+OBSERVED = 64  # images
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,14 @@ def evaluate(
     progress: bool = False,
     ranks: Ranks | None = None,
     on_batch: Callable[[], None] = lambda: None,
+    observe: Callable[[Tensor], None] | None = None,
 ) -> Scores:
     """Run ``model``, (B, C, H, W) -> logits (B, K) or (B, K, H, W), in evaluation mode over the loader's epoch 0.
 
     Of several processes, ``ranks``, each brings its part of every batch, and all get the scores of the whole. A part
     may be empty: an image that counts for nothing then takes its place, for some networks need all processes to run.
+
+    ``observe`` is called once, with the first images.
 
     ``progress`` shows a bar; whoever has one already moves it by ``on_batch``, called after each batch.
 
@@ -66,6 +71,9 @@ def evaluate(
                         counts.append(confusion(logits[:0], labels))
                 on_batch()
                 continue
+            if observe is not None:
+                observe(images[:OBSERVED])
+                observe = None
             logits = model(images).float()  # (B, K) or (B, K, H, W)
             pixels = logits.shape[2:].numel()  # 1 without
             loss = F.cross_entropy(logits, labels, reduction="sum") / pixels

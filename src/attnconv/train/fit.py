@@ -8,15 +8,16 @@ Letters: B batch, K classes.
 """
 
 import contextlib
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.signals import interrupts_held
-from attnconv.train.checkpoint import load_checkpoint
+from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
 from attnconv.train.device import fabric_of, float32_products
 from attnconv.train.divergence import Diverged
@@ -24,6 +25,7 @@ from attnconv.train.engine import Engine, make_engine
 from attnconv.train.evaluate import evaluate
 from attnconv.train.interrupts import Noted, termination_raised
 from attnconv.train.loader import Loader
+from attnconv.train.observer import Observer
 from attnconv.train.plain import plain
 from attnconv.train.progress import Display
 from attnconv.train.ranks import FAILED, Ranks
@@ -50,6 +52,7 @@ def fit(
     config: RunConfig,
     out: Path,
     meta: dict[str, Any],
+    observer: Observer | None = None,
     fabric: "Fabric | None" = None,
     resume: bool = False,
     progress: bool = True,
@@ -64,6 +67,7 @@ def fit(
 
     Args:
         meta: plain values that the checkpoints carry for whoever rebuilds the network: class names, say.
+        observer: what else the rows of metrics.csv and the result say of the network.
         fabric: of `fabric_of`, which is called if None; of several processes, each brings its part of every batch.
         resume: go on with the run in ``out``; a finished one is not trained again.
         progress: show a line an epoch on stderr, and live bars if that is a terminal.
@@ -104,12 +108,14 @@ def fit(
             profiled = StepProfile(fabric.device, folder.path, ranks) if profile else None
             with tracker, profiled or contextlib.nullcontext():
                 try:
-                    train(engine, state, (train_loader, val_loader), display, noted, tracker, profiled)
+                    train(engine, state, (train_loader, val_loader), display, noted, tracker, profiled, observer)
                 except Diverged:
                     if ranks.first:
                         raise
                     raise SystemExit(FAILED) from None  # the first process says it
                 result = summary(state, fabric.device)
+                if observer is not None and ranks.world == 1:
+                    result |= observed_at_end(engine, folder, val_loader, observer)
                 if profiled is not None:
                     result["profile"] = profiled.summary()
                 ranks.on_first(lambda: folder.finish(result))
@@ -159,6 +165,7 @@ def train(
     noted: Noted,
     tracker: Tracker,
     profile: StepProfile | None,
+    observer: Observer | None,
 ) -> None:
     """Do the epochs that are left, each with its validation and its checkpoint; ``loaders``: training, validation."""
     folder, ranks = state.folder, engine.ranks
@@ -169,7 +176,7 @@ def train(
         tracker.follow(state.history)
         while state.epoch < state.config.epochs:
             try:
-                do_epoch(engine, state, loaders, display, noted, profile)
+                do_epoch(engine, state, loaders, display, noted, profile, observer)
             except Diverged as error:
                 display.note(go_back(state, error))
             tracker.follow(state.history)
@@ -200,22 +207,38 @@ def do_epoch(
     display: Display,
     noted: Noted,
     profile: StepProfile | None,
+    observer: Observer | None,
 ) -> None:
     """What is left of an epoch, its validation, its row of metrics.csv, its checkpoint."""
     train_epoch(engine, state, loaders[0], display, noted, profile)
     if engine.sharded:
         broadcast_buffers(engine.bare)
     display.validating(len(loaders[1]))
+    observed: dict[str, float] = {}
+
+    def observe(images: Tensor) -> None:
+        if observer is not None and engine.ranks.first and not engine.sharded:
+            with engine.fabric.autocast():
+                observed.update(observer.epoch(engine.bare, images))
+
     with engine.average.in_place() if engine.average is not None else contextlib.nullcontext():
-        scores = evaluate(engine.model, loaders[1], ranks=engine.ranks, on_batch=display.batch_done)
+        scores = evaluate(engine.model, loaders[1], ranks=engine.ranks, on_batch=display.batch_done, observe=observe)
     with interrupts_held():
-        row = metrics_row(state, scores)
+        row = metrics_row(state, scores, observed)
         for loader in loaders:
             state.skipped.update(loader.skipped)
         state.save(best=state.epoch_done(row))
         engine.ranks.on_first(lambda: state.folder.write_metrics(state.history))
         display.epoch_done(row)
     noted.heed(engine.ranks)
+
+
+def observed_at_end(engine: Engine, folder: RunFolder, loader: Loader, observer: Observer) -> dict[str, Any]:
+    """What ``observer`` says of the network of best.pt, in one process; the trained network stays as it is."""
+    best = copy.deepcopy(engine.bare)
+    load_weights(best, load_checkpoint(folder.best), folder.best, averaged=True)
+    with torch.no_grad(), engine.fabric.autocast():
+        return observer.end(best.eval(), loader)
 
 
 def go_back(state: RunState, error: Diverged) -> str:

@@ -31,12 +31,21 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
 
 
+def set_momentum(optimizer: Optimizer, momentum: float) -> None:
+    """Give every parameter group this momentum; of the adaptive optimisers it is the first beta."""
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])
+        else:
+            group["momentum"] = momentum
+
+
 def build_optimizer(model: nn.Module, config: RunConfig) -> Optimizer:
     """The optimiser that ``config`` names.
 
     AdamW, RAdam and Ranger decay the weights themselves; for SGD, Adam and RMSprop decay is a term of the gradient.
     """
-    groups, lr, momentum = decay_groups(model, config.weight_decay), config.lr, config.momentum
+    groups, lr, momentum = decay_groups(model, config.weight_decay), config.lr, config.first_momentum
     adaptive: dict[str, Any] = {"lr": lr, "betas": (momentum, SMOOTHING), "eps": EPS}
     match config.optimizer:
         case "sgd":

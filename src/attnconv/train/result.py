@@ -1,6 +1,7 @@
 """What a run reports: a row of metrics.csv an epoch, and result.json at the end."""
 
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from attnconv.train.provenance import provenance
 from attnconv.train.run_state import RunState
 
 
-def metrics_row(state: RunState, scores: Scores) -> dict[str, Any]:
+def metrics_row(state: RunState, scores: Scores, observed: Mapping[str, float]) -> dict[str, Any]:
     """The row of metrics.csv for the epoch at whose end ``state`` stands; InputError if the loss is not finite."""
     require_finite("the validation loss", scores.loss, step=state.step, lr=state.lr, checkpoint=state.last)
     return {
@@ -26,6 +27,7 @@ def metrics_row(state: RunState, scores: Scores) -> dict[str, Any]:
         "images_per_second": state.sums.images_per_second,
         "seconds": state.sums.seconds,
         **({} if scores.miou is None else {"val_miou": scores.miou}),
+        **observed,
     }
 
 

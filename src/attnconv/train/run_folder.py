@@ -135,7 +135,7 @@ class RunFolder:
         """Write one row an epoch: all of them each time, so that the file is never half a row, nor ahead of last.pt."""
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        names = [*METRICS, *("val_miou" for row in history[:1] if "val_miou" in row)]
+        names = [*METRICS, *(name for row in history[:1] for name in row if name not in METRICS)]
         writer.writerow(names)
         writer.writerows([row[name] for name in names] for row in history)
         _write(self.metrics, table.getvalue())

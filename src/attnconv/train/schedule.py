@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler's state.
+"""Learning rate and momentum as pure functions of the step, so that a resumed run needs no scheduler's state.
 
 ``step`` is the number of optimiser steps already taken, 0 to ``total_steps`` - 1; ``peak`` is the largest rate;
 ``warmup`` is the fraction of the steps, at least 0 and below 1, in which it rises.
@@ -16,8 +16,18 @@ def one_cycle(step: int, total_steps: int, *, peak: float, warmup: float) -> flo
     """
     rise = warmup * total_steps
     if step < rise:
-        return peak / 10 + (peak - peak / 10) * (1 - math.cos(math.pi * step / rise)) / 2
+        return peak / 10 + (peak - peak / 10) * _rise(step, rise)
     return peak * _fall(step, rise, total_steps)
+
+
+def one_cycle_momentum(step: int, total_steps: int, *, base: float, largest: float, warmup: float) -> float:
+    """Return the momentum opposite to `one_cycle`: from ``largest`` down to ``base`` at the peak, and back.
+
+    Source: fastai 1.0's one-cycle, which moves Adam's first beta so, whatever momentum it is given.
+    """
+    rise = warmup * total_steps
+    share = _rise(step, rise) if step < rise else _fall(step, rise, total_steps)
+    return largest - (largest - base) * share
 
 
 def cosine(step: int, total_steps: int, *, peak: float, warmup: float) -> float:
@@ -43,6 +53,10 @@ def flat_cosine(step: int, total_steps: int, *, peak: float, warmup: float) -> f
 def constant(step: int, total_steps: int, *, peak: float, warmup: float) -> float:
     """``peak`` at every step: no warm-up either."""
     return peak
+
+
+def _rise(step: int, rise: float) -> float:
+    return (1 - math.cos(math.pi * step / rise)) / 2
 
 
 def _fall(step: int, rise: float, total_steps: int) -> float:

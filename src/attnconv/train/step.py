@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from attnconv.train.config import RunConfig
 from attnconv.train.divergence import own_part
 from attnconv.train.engine import Engine
+from attnconv.train.optim import set_momentum
 from attnconv.train.run_state import RunState
-from attnconv.train.schedule import SCHEDULES
+from attnconv.train.schedule import SCHEDULES, one_cycle_momentum
 from attnconv.train.seeding import reseed
 
 FILLERS = 2  # images: batch norm wants more than one
@@ -29,11 +30,7 @@ def train_step(engine: Engine, state: RunState, images: Tensor, labels: Tensor) 
     # Reading the number waits for the device, and only bad images can make a batch empty everywhere.
     if (world == 1 or config.skip_bad_images) and not total:
         return
-    lr = state.lr_factor * SCHEDULES[config.schedule](
-        state.step, config.epochs * state.batches, peak=config.lr, warmup=config.warmup
-    )
-    for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+    lr = set_rates(engine, state)
     reseed(config.seed, state.step, engine.ranks.rank)
     watched = config.on_nan == "skip"
     buffers = [buffer.clone() for buffer in engine.bare.buffers()] if watched else []
@@ -50,6 +47,21 @@ def train_step(engine: Engine, state: RunState, images: Tensor, labels: Tensor) 
     if engine.average is not None:
         engine.average.update(state.step + 1)
     state.sums.add(state.step + 1, lr, sums)
+
+
+def set_rates(engine: Engine, state: RunState) -> float:
+    """Give the optimiser the learning rate and the momentum of the step at which ``state`` stands; the former."""
+    config, total = state.config, state.config.epochs * state.batches
+    lr = state.lr_factor * SCHEDULES[config.schedule](state.step, total, peak=config.lr, warmup=config.warmup)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    if config.base_momentum is not None and config.max_momentum is not None:
+        base, largest = config.base_momentum, config.max_momentum
+        set_momentum(
+            engine.optimizer,
+            one_cycle_momentum(state.step, total, base=base, largest=largest, warmup=config.warmup),
+        )
+    return lr
 
 
 def compute_gradients(

@@ -25,6 +25,10 @@ class HubNetwork(nn.Module):
     meta: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
 
+    @staticmethod
+    def initialise(module: nn.Module) -> None:
+        """Draw the weights of one convolution or linear layer, where this network does not draw them as torch does."""
+
     def save_pretrained(self, save_directory: str | Path, *, license: str | None = None) -> None:
         """Write config.json, model.safetensors and the card README.md into a folder, made if need be.
 

@@ -1,0 +1,93 @@
+"""The base of all attention layers: what the rest of the library may ask of any of them.
+
+Attention can keep nothing for the backward pass but its inputs, and be computed again there. Only the call of the op is
+computed again, never the module: a second forward of a module under spectral norm would advance its power iteration,
+and give other gradients.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Attention(nn.Module):
+    """A layer that calls an op through ``attend``.
+
+    Attributes:
+        recompute: see `set_recompute`.
+        activity_name: "gamma" or "attention_share", which number ``activity`` is.
+    """
+
+    recompute = False
+    activity_name: ClassVar[str]
+
+    def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
+        """Draw anew what the layer adds to a plain network, each of its convolutions as ``initialise`` draws it."""
+        raise NotImplementedError(f"{type(self).__name__} has to define reset_attention")
+
+    def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the output for ``x``, which is ``y``, as it would be if attention brought nothing to it."""
+        raise NotImplementedError(f"{type(self).__name__} has to define without_attention")
+
+    def activity(self, y: Tensor) -> float:
+        """Return how much attention brings to the output ``y``: gamma, or its share of the variance, 0 to 1."""
+        raise NotImplementedError(f"{type(self).__name__} has to define activity")
+
+    def attend(self, op: Callable[..., Tensor], *inputs: Any, **options: Any) -> Tensor:
+        """``op(*inputs, **options)``, computed again in the backward pass where that was asked for."""
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return op(*inputs, **options)
+        # The ops draw no random numbers, so the generators need not be put back.
+        output = checkpoint(op, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
+        assert isinstance(output, Tensor)
+        return output
+
+
+def set_recompute(model: nn.Module, recompute: bool = True) -> int:
+    """Tell every attention layer in ``model`` whether to compute attention again; how many layers there are.
+
+    Memory: impl "eager" keeps the logits of all pairs of positions otherwise; "blocked" never does.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, Attention)]
+    for layer in layers:
+        layer.recompute = recompute
+    return len(layers)
+
+
+@contextlib.contextmanager
+def attention_off(model: nn.Module) -> Iterator[None]:
+    """Run ``model`` in the block as if its attention brought nothing: gamma 0, or the attention channels 0."""
+    handles = [
+        layer.register_forward_hook(lambda layer, inputs, y: layer.without_attention(inputs[0], y))  # pyright: ignore[reportCallIssue]
+        for layer in model.modules()
+        if isinstance(layer, Attention)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def attention_activity(model: nn.Module, images: Tensor) -> dict[str, float]:
+    """Return how much each attention layer brings for these images, by "gamma NAME" or "attention_share NAME"."""
+    found: dict[str, float] = {}
+    names = {layer: name for name, layer in model.named_modules() if isinstance(layer, Attention)}
+
+    def note(layer: nn.Module, inputs: Any, y: Tensor) -> None:
+        assert isinstance(layer, Attention)
+        found[f"{layer.activity_name} {names[layer]}"] = layer.activity(y)
+
+    handles = [layer.register_forward_hook(note) for layer in names]
+    try:
+        if names:
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

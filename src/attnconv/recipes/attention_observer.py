@@ -1,0 +1,61 @@
+"""Whether attention does anything in a run: its gammas and shares each epoch, and what it is worth at the end.
+
+Letters: B batch, K classes, H rows, W columns.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnconv.layers.attention import Attention, attention_activity, attention_off
+from attnconv.train.evaluate import evaluate
+from attnconv.train.loader import Loader
+
+
+class AttentionObserver:
+    """The trainer's Observer of attention layers; it says nothing of a network that has none."""
+
+    def epoch(self, model: nn.Module, images: Tensor) -> dict[str, float]:
+        return attention_activity(model, images)
+
+    def end(self, model: nn.Module, loader: Loader) -> dict[str, Any]:
+        """Return ``attention_off``: the scores with attention switched off, and how far that moves the answers.
+
+        top1, top5 and, of pixels, miou in percent; logits_moved as a share of the logits' norm; predictions_changed in
+        percent of the images, or of their pixels.
+        """
+        if not any(isinstance(module, Attention) for module in model.modules()):
+            return {}
+        compared = OnAndOff(model)
+        scores = evaluate(compared, loader)
+        found = {"top1": scores.top1, "top5": scores.top5, **({} if scores.miou is None else {"miou": scores.miou})}
+        return {"attention_off": {**found, **compared.difference()}}
+
+
+class OnAndOff(nn.Module):
+    """``model`` with its attention switched off; it compares each answer with that of the whole network.
+
+    Shapes: (B, C, H, W) -> logits (B, K) or (B, K, H, W).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.moved = self.norm = 0.0  # sums of squares
+        self.changed = self.count = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = self.model(x).double()
+        with attention_off(self.model):
+            off = self.model(x)
+        self.moved += (off.double() - whole).square().sum().item()
+        self.norm += whole.square().sum().item()
+        self.changed += int((off.argmax(1) != whole.argmax(1)).sum())
+        self.count += whole.argmax(1).numel()
+        return off
+
+    def difference(self) -> dict[str, float]:
+        """Return logits_moved and predictions_changed of all images so far."""
+        moved = torch.tensor(self.moved / max(self.norm, 1e-300)).sqrt().item()
+        return {"logits_moved": moved, "predictions_changed": 100 * self.changed / max(self.count, 1)}

@@ -1,0 +1,97 @@
+"""A network with attention has, at one seed, the first weights of its plain twin."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from attnconv.models import create_model
+
+TWINS = [
+    ("xresnet18", "ssa_xresnet18", {}),
+    ("xresnet18", "ssa_xresnet18", {"symmetric": True, "attention_stages": (1, 3)}),
+    ("xresnet18", "ssa_xresnet18", {"se": True, "act": "mish", "stem": (16, 24, 32)}),
+    ("xresnet50", "sa_xresnet50", {}),
+    ("resnet18", "aa_resnet18", {}),
+    ("resnet50", "aa_resnet50", {"pool_first": False}),
+    ("resnet18", "se_resnet18", {}),
+    ("wide_resnet10_1", "aa_wide_resnet10_1", {"shortcut": "conv"}),
+    ("wide_resnet10_1", "se_wide_resnet10_1", {}),
+    ("convnet3", "aa_convnet3", {"augment": (1, 2, 3)}),
+    ("unet", "aa_unet", {}),
+]
+
+
+def made(name, seed=3, **options):
+    torch.manual_seed(seed)
+    return create_model(name, num_classes=10, image_size=(32, 40), **options)
+
+
+def drawn(model):
+    """The tensors of a state dict that were drawn: of more than two values."""
+    return {k: v for k, v in model.state_dict().items() if v.is_floating_point() and v.unique().numel() > 2}
+
+
+@pytest.mark.parametrize(("plain", "name", "options"), TWINS)
+def test_every_drawn_tensor_of_one_name_and_shape_is_equal(plain, name, options):
+    shared = {key: value for key, value in options.items() if key in ("se", "act", "stem", "shortcut")}
+    ours, twin = made(name, **options).state_dict(), drawn(made(plain, **shared))
+    same = [key for key in twin if key in ours and ours[key].shape == twin[key].shape]
+    cut = [key for key in ours if key.endswith("conv_out.weight")]
+    assert len(same) + len(cut) == len(twin)  # 23 of 23 for xresnet18
+    assert all(torch.equal(ours[key], twin[key]) for key in same)
+    for key in cut:  # the first filters of the plain draw
+        assert torch.equal(ours[key], twin[key.replace(".conv_out", "")][: len(ours[key])])
+
+
+def test_xresnet18_has_23_drawn_tensors():
+    assert len(drawn(made("xresnet18"))) == 23
+
+
+def test_attention_of_one_name_is_the_same_whatever_else_has_attention():
+    one, two = made("ssa_xresnet18").layer1[1].attention, made("ssa_xresnet18", attention_stages=(1, 2))
+    assert torch.equal(one.conv.weight, two.layer1[1].attention.conv.weight)
+    assert one.conv.weight.shape != two.layer2[1].attention.conv.weight.shape
+    deep, alone = (made("aa_resnet18", stages=stages, pool_first=False).layer4[0].conv1 for stages in ((3, 4), (4,)))
+    assert torch.equal(deep.qkv_conv.weight, alone.qkv_conv.weight)
+    assert torch.equal(deep.key_rel_w, alone.key_rel_w)
+
+
+def test_attention_differs_from_layer_to_layer_and_from_seed_to_seed():
+    layer = made("aa_wide_resnet16_1").layer3
+    assert layer[1].conv1.attn_out.weight.shape == layer[0].conv1.attn_out.weight.shape
+    assert not torch.equal(layer[1].conv1.attn_out.weight, layer[0].conv1.attn_out.weight)
+    other = made("aa_wide_resnet16_1", seed=4).layer3
+    assert not torch.equal(layer[1].conv1.attn_out.weight, other[1].conv1.attn_out.weight)
+
+
+def test_two_networks_after_one_seed_differ():
+    torch.manual_seed(0)
+    first, second = (create_model("ssa_xresnet18", num_classes=2, image_size=32) for _ in range(2))
+    assert not torch.equal(first.layer1[1].attention.conv.weight, second.layer1[1].attention.conv.weight)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_divisor_of_spectral_norm_is_that_of_the_drawn_weight(symmetric):
+    weight = made("ssa_xresnet18", symmetric=symmetric).layer1[1].attention.conv.weight.detach()[..., 0]
+    assert torch.linalg.matrix_norm(weight, 2) == pytest.approx(1, abs=0.1)  # 106 under the vectors of another draw
+
+
+def test_attention_is_drawn_by_the_networks_rule():
+    torch.manual_seed(0)
+    conv = create_model("aa_resnet50", num_classes=10, image_size=224).layer4[1].conv2.qkv_conv
+    expected = (2 / (conv.out_channels * 1 * 1)) ** 0.5  # He-normal by fan-out
+    assert conv.weight.std().item() == pytest.approx(expected, rel=0.02)
+
+
+def test_the_generator_goes_on_as_after_the_plain_network():
+    made("aa_resnet18")
+    after = torch.rand(3)
+    made("resnet18")
+    assert torch.equal(after, torch.rand(3))
+
+
+@pytest.mark.parametrize("pretending", [FakeTensorMode, lambda: torch.device("meta")])
+def test_networks_without_memory_are_made_without_draws(pretending):
+    with pretending():
+        model = create_model("aa_resnet18", num_classes=10, image_size=32)
+    assert model.layer4[0].conv1.qkv_conv.weight.shape[1] == 256

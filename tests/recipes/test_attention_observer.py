@@ -1,0 +1,123 @@
+"""What a run says of its attention: numbers a reader can recompute from its checkpoints, and scores without it."""
+
+import csv
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention
+from attnconv.layers.attention import attention_activity, attention_off
+from attnconv.recipes import RunConfig, load_trained, run
+from attnconv.recipes.attention_observer import AttentionObserver, OnAndOff
+from attnconv.recipes.images import images_of, loaders_of
+
+
+def small_run(out, **options):
+    config = RunConfig(**{"model": "aa_convnet3", "train_subset": 96, "epochs": 2, "batch_size": 32, **options})
+    return config, run(config, out, progress=False)
+
+
+def rows_of(out):
+    return list(csv.DictReader((out / "metrics.csv").open()))
+
+
+def validation(config):
+    _, loader = loaders_of(config, images_of(config), torch.device("cpu"))
+    return [(images, labels) for images, labels in loader.epoch(0)]
+
+
+def network(layer, classes=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), layer, nn.Flatten(), nn.Linear(8 * 5 * 6, classes)).eval()
+
+
+def test_the_share_of_an_augmented_convolution_is_that_of_its_output(tmp_path):
+    config, _ = small_run(tmp_path / "run")
+    rows = rows_of(tmp_path / "run")
+    columns = [name for name in rows[0] if name.startswith("attention_share ")]
+    assert columns == ["attention_share layer2.0", "attention_share layer3.0"]
+    last = load_trained(tmp_path / "run", checkpoint="last", device="cpu").model
+    images = validation(config)[0][0][:64]
+    with torch.no_grad():
+        y = last.layer2[0](last.layer1(images)).double()  # (B, 128, H, W)
+    spread = torch.stack([channel.var(correction=0) for channel in y.unbind(1)])
+    assert float(rows[-1][columns[0]]) == pytest.approx((spread[96:].sum() / spread.sum()).item(), rel=1e-4)
+    assert rows[0][columns[0]] != rows[1][columns[0]]
+
+
+def test_gamma_is_the_checkpoints(tmp_path):
+    options = {"model": "ssa_xresnet18", "train_subset": 32, "batch_size": 16, "lr": 0.05, "epochs": 1}
+    small_run(tmp_path / "run", **options)
+    gamma = load_trained(tmp_path / "run", checkpoint="last", device="cpu").model.layer1[1].attention.gamma.item()
+    assert float(rows_of(tmp_path / "run")[0]["gamma layer1.1.attention"]) == gamma
+
+
+def test_the_scores_without_attention_are_those_of_the_best_network_with_its_channels_zeroed(tmp_path):
+    config, result = small_run(tmp_path / "run", epochs=3)
+    model = load_trained(tmp_path / "run", checkpoint="best", device="cpu").model
+    batches = validation(config)
+    hits = changed = count = 0
+    moved = norm = 0.0
+    with torch.no_grad():
+        whole = [model(images).double() for images, _ in batches]
+        for conv in (model.layer2[0], model.layer3[0]):  # zeros from the last projection are zeros of the channels
+            conv.attn_out.weight.zero_()
+        for (images, labels), before in zip(batches, whole, strict=True):
+            after = model(images).double()
+            hits += (after.argmax(1) == labels).sum().item()
+            changed += (after.argmax(1) != before.argmax(1)).sum().item()
+            count += len(labels)
+            moved, norm = moved + (after - before).square().sum().item(), norm + before.square().sum().item()
+    found = result["attention_off"]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["attention_off"] == found
+    assert found["top1"] == pytest.approx(100 * hits / count)
+    assert found["predictions_changed"] == pytest.approx(100 * changed / count)
+    assert found["logits_moved"] == pytest.approx((moved / norm) ** 0.5, rel=1e-4)
+    assert found["logits_moved"] > 1e-3
+
+
+def test_a_plain_network_has_no_such_numbers(tmp_path):
+    _, result = small_run(tmp_path / "run", model="convnet3", epochs=1)
+    assert "attention_off" not in result
+    assert not [name for name in rows_of(tmp_path / "run")[0] if " " in name]
+
+
+@pytest.mark.parametrize("kind", [SelfAttention, SimpleSelfAttention])
+def test_off_is_gamma_0(kind):
+    model, x = network(kind(8)), torch.randn(4, 3, 5, 6)
+    model[1].gamma.data.fill_(2.0)
+    with attention_off(model):
+        off = model(x)
+    on = model(x)
+    model[1].gamma.data.zero_()
+    assert torch.equal(off, model(x))
+    assert not torch.equal(off, on)
+
+
+def test_an_augmented_convolution_that_is_all_attention_gives_zeros():
+    layer = AugmentedConv2d(8, 8, 3, padding=1, key_channels=4, value_channels=8, num_heads=2, feat_size=(5, 6))
+    model = network(layer)
+    seen = []
+    layer.register_forward_hook(lambda layer, inputs, y: seen.append(y))
+    with attention_off(model):
+        model(torch.randn(2, 3, 5, 6))
+    assert seen[0].abs().min() > 0
+    with attention_off(model):
+        assert torch.equal(model[:2](torch.randn(2, 3, 5, 6)), torch.zeros(2, 8, 5, 6))
+
+
+def test_attention_that_does_nothing_moves_nothing():
+    compared = OnAndOff(network(SimpleSelfAttention(8)))  # gamma is 0
+    compared(torch.randn(6, 3, 5, 6))
+    assert compared.difference() == {"logits_moved": 0.0, "predictions_changed": 0.0}
+
+
+def test_the_hooks_are_gone_afterwards():
+    model, x = network(SelfAttention(8)), torch.randn(2, 3, 5, 6)
+    assert attention_activity(model, x) == {"gamma 1": 0.0}
+    AttentionObserver().epoch(model, x)
+    with attention_off(model):
+        model(x)
+    assert not model[1]._forward_hooks
