@@ -10,9 +10,17 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from attnconv.shown import shown
+
 
 class InputError(ValueError):
-    """Something the caller gave, and can mend; the command line prints it on one line and leaves with code 2."""
+    """Something the caller gave, and can mend; the command line prints it on one line and leaves with code 2.
+
+    Names in the message may come from anywhere: it is kept as ``shown`` shows it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
 
 
 class InputTypeError(InputError, TypeError):
@@ -83,5 +91,5 @@ def flag(what: str, value: Any) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What ``error`` says, at most 200 letters of its first line; its kind if it says nothing."""
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+    """Return at most 200 letters of the first line of what ``error`` says; its kind if it says nothing."""
+    return shown(str(error).strip().partition("\n")[0])[:200] or type(error).__name__

@@ -1,6 +1,6 @@
 """Weights by name, as every file of a network holds them: their shapes compared, files of safetensors opened.
 
-Like `checks`, it needs nothing else of this library. Nothing in a file of safetensors is ever run.
+It needs nothing else of this library. Nothing in a file of safetensors is ever run.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnconv import checks
+from attnconv import checks, regular_file
 
 Shapes = dict[str, tuple[int, ...]]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -78,6 +78,7 @@ def open_safetensors(path: Path, *, extra: str) -> Iterator[SafetensorsFile]:
     """
     safetensors = checks.require("safetensors", extra=extra)
     try:
+        regular_file.require(path, at_most=regular_file.WEIGHTS)
         with safetensors.safe_open(path, framework="pt") as file:
             yield SafetensorsFile(file)
     except checks.InputError:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from cli.conftest import TRAIN, picture
 from cli.test_bad_input import assert_refused
+from export.hostile_programs import ATTACKS
 
 from attnconv import surgery
 from attnconv.cli import main
@@ -33,7 +34,8 @@ def run(tmp_path_factory):
 
 
 def chances(attnconv, network, image):
-    code, out, err = attnconv("predict", network, image, "--json", "--top", "10", "--device", "cpu")
+    trust = ["--trust"] if str(network).endswith(".pt2") else []
+    code, out, err = attnconv("predict", network, image, "--json", "--top", "10", "--device", "cpu", *trust)
     assert code == 0, err
     (found,) = json.loads(out)["predictions"]
     return {entry["class"]: entry["probability"] for entry in found["top"]}
@@ -121,7 +123,7 @@ def test_no_file_names_the_folder_of_its_images(attnconv, folder, tmp_path):
         assert str(tmp_path).encode() not in path.read_bytes(), path
         network = path.parent if path.parent.name == "shared" else path
         message = "does not say in which folder the images are that it was trained on; --data names it"
-        assert_refused(attnconv("evaluate", network), message)
+        assert_refused(attnconv("evaluate", network, "--trust"), message)
     code, out, _ = attnconv("evaluate", run / "model.safetensors", "--data", folder, "--workers", "0", "--json")
     assert (code, json.loads(out)["count"]) == (0, 8)
 
@@ -177,9 +179,9 @@ def test_a_file_that_names_no_data_is_scored_on_none_unasked(attnconv, tmp_path)
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     export_program(network, tmp_path / "own.pt2", config={}, meta=meta)
     message = "own.pt2 does not say in which folder the images are that it was trained on; --data names it"
-    assert_refused(attnconv("evaluate", tmp_path / "own.pt2"), message)
+    assert_refused(attnconv("evaluate", tmp_path / "own.pt2", "--trust"), message)
     assert_refused(
-        attnconv("evaluate", tmp_path / "own.pt2", "--data", "digits"), "'digits' has 10 classes, the networ"
+        attnconv("evaluate", tmp_path / "own.pt2", "--trust", "--data", "digits"), "'digits' has 10 classes, the networ"
     )
 
 
@@ -235,10 +237,34 @@ def test_files_that_are_not_ours(attnconv, tmp_path):
     image = picture(tmp_path / "a.png")
     for name in ("other.pt2", "other.safetensors"):
         (tmp_path / name).write_text("something else")
-        assert_refused(attnconv("predict", tmp_path / name, image), f"{name} is damaged or no ")
+        assert_refused(attnconv("predict", tmp_path / name, image, "--trust"), f"{name} is damaged or no ")
         assert_refused(attnconv("predict", tmp_path / f"no-{name}", image), f"no .* at .*no-{name}")
     torch.save({"a": 1}, tmp_path / "other.pt2")
-    assert_refused(attnconv("predict", tmp_path / "other.pt2", image), "other.pt2 is damaged or no program of torch")
+    assert_refused(
+        attnconv("predict", tmp_path / "other.pt2", image, "--trust"), "other.pt2 is damaged or no program of torch"
+    )
+
+
+def test_a_program_is_read_only_with_trust(attnconv, run, tmp_path):
+    image, mark = picture(tmp_path / "a.png"), tmp_path / "mark"
+    assert attnconv("export", run, "--format", "torch", "--no-measure", "--out", tmp_path / "good.pt2")[0] == 0
+    for attack in ATTACKS:
+        bad = tmp_path / f"{attack.__name__}.pt2"
+        attack(tmp_path / "good.pt2", bad, mark)
+        for command in (
+            ["evaluate", bad],
+            ["predict", bad, image],
+            ["explain", bad, image],
+            ["explain", run, "--web", "--compare", bad],
+            ["export", bad],
+            ["hub", "save", bad, tmp_path / "saved"],
+        ):
+            assert_refused(
+                attnconv(*command), r"reading one can run code that is in it: .* with --trust \(of evaluate, p"
+            )
+    assert not mark.exists()
+    explained = attnconv("explain", tmp_path / "good.pt2", image, "--trust")
+    assert_refused(explained, "good.pt2 is a program of operators, without layers; explain takes a run")
 
 
 def test_a_missing_extra_is_named(attnconv, run, monkeypatch):

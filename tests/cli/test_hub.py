@@ -103,7 +103,7 @@ def test_scores_are_those_of_the_run(attnconv, finished, saved, tmp_path):
         assert scores["torch"] == best["torch"]
     # At another size they would be others.
     attnconv("export", finished, "--format", "torch", "--no-measure", "--image-size", 9, "--out", tmp_path / "a.pt2")
-    assert load_trained(tmp_path / "a.pt2", device="cpu").scores == {}
+    assert load_trained(tmp_path / "a.pt2", device="cpu", trust=True).scores == {}
 
 
 def test_predict_and_evaluate_take_the_folder(attnconv, finished, saved, tmp_path):

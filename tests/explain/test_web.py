@@ -15,7 +15,15 @@ from attnconv.data.decode import read_bytes
 from attnconv.explain import attention_maps, see_image
 from attnconv.explain.attention import AttentionMap
 from attnconv.explain.web import WebImage, WebNetwork, open_image, web_page
-from attnconv.explain.web.view import attention_html, heat_pixels, picture, prediction_html, query
+from attnconv.explain.web.view import (
+    attention_html,
+    heat_pixels,
+    picture,
+    prediction_html,
+    query,
+    refused_html,
+    title_html,
+)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -163,6 +171,21 @@ def test_names_are_text_and_no_html(photo):
     page = prediction_html(open_image(web_image(photo), [named]).looks[0])
     assert page.count("&lt;script&gt;") == 5
     assert "<script" not in page
+
+
+def test_names_are_shown_escaped(photo):
+    name, escaped = "a\n\x1b[2J\u202e\udcff", r"a\n\x1b[2J\u202e\udcff"
+    named = WebNetwork(name, network().model, {**network().meta, "classes": [name] * 10}, CPU)
+    opened = open_image(WebImage(name, read_bytes(photo)), [named])
+    for page in (picture(opened)["note"], title_html(name), prediction_html(opened.looks[0]), refused_html(name)):
+        assert escaped in page
+        assert page.isprintable()
+
+
+def test_an_eps_file_is_no_image():
+    content = np.frombuffer(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", np.uint8)
+    with pytest.raises(ValueError, match=r"cannot decode image x\.png: it is no image, or of a format unknown here"):
+        open_image(WebImage("x.png", content), [network()])
 
 
 def test_a_network_that_names_pixels_predicts_nothing(photo):

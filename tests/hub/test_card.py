@@ -5,10 +5,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from attnconv import surgery
 from attnconv.models import create_model
+from attnconv.models.hub import card
 
 pytest.importorskip("huggingface_hub")
 
@@ -93,6 +95,29 @@ def test_without_facts_of_images_its_code_reads_none(tmp_path):
     text = card_of(network("convnet3"), tmp_path)
     assert "`pip install 'attnconv[hub]'`" in text
     assert "attnconv.data" not in text
+
+
+def test_nothing_in_a_network_becomes_markup_of_its_card(tmp_path):
+    name = "\n---\n# <script>a</script> `b` | c [d](e)\x1b\u202e\udcff\n```\n"
+    model = network("convnet3")
+    model.meta = {**META, "classes": [name, "dog"]}
+    scores = {"val_top1": 50.0, "epoch": name}
+    model.provenance = {
+        "config": {"data": name}, "command": name, "recipe": name, "made_with": {"torch": name}, "scores": scores
+    }  # fmt: skip
+    model.save_pretrained(tmp_path, license=name)
+    text = (tmp_path / "README.md").read_bytes().decode()
+    assert all(line.isprintable() for line in text.split("\n"))
+    head, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL).groups()
+    assert [line.partition(":")[0] for line in head.splitlines()[:4]] == [
+        "library_name", "license", "pipeline_tag", "tags"
+    ]  # fmt: skip
+    parts = MarkdownIt("gfm-like", {"linkify": False, "html": True}).parse(body)
+    assert [part.content for part in parts if part.type == "html_block"] == [f"{card.MARK}\n"]
+    assert [part.tag for part in parts if part.type == "heading_open"] == ["h1", "h2", "h2", "h2", "h2"]
+    inline = [piece for part in parts for piece in part.children or ()]
+    assert {piece.type for piece in inline} == {"text", "code_inline"}
+    assert sum("script" in part.content for part in parts if part.type == "fence") == 1
 
 
 def test_classes_that_nobody_named(tmp_path):

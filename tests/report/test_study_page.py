@@ -102,6 +102,21 @@ def test_markdown_escapes(text, shown):
     assert markdown("t", [text], footer="")[0].split("\n\n")[1] == shown
 
 
+def test_what_is_not_printable_is_escaped():
+    name = "a\x1b[2J\u202e\udcff"
+    blocks = [
+        name,
+        Heading(name),
+        Items([name]),
+        TableData([name], [[name]], marked=[0]),
+        Typed(f"{name}\nb", title=name),
+    ]
+    for text in (html(name, blocks, footer=name), markdown(name, blocks, footer=name)[0]):
+        text.encode()
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert len(re.findall(r"a\\+x1b\\?\[2J\\+u202e\\+udcff", text)) == text.count("u202e") >= 9
+
+
 def test_a_fence_is_longer_than_what_it_holds():
     text, _ = markdown("t", [Typed("a ```` b")], footer="")
     assert "`````\na ```` b\n`````" in text

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnconv import checks
+from attnconv import checks, regular_file
 from attnconv.bench.contest import Call, Contest, Contestant
 from attnconv.data import ImageData
+from attnconv.data.decode import FORMATS
 from attnconv.data.files import FileSource
 
 CPU = torch.device("cpu")
@@ -47,8 +48,8 @@ class PillowPipeline:
         )
 
         def one(path: str) -> Tensor:
-            with open(path, "rb") as file:
-                return steps(Image.open(file).convert("RGB"))
+            with regular_file.opened(path) as file:
+                return steps(Image.open(file, formats=FORMATS).convert("RGB"))
 
         def epoch() -> int:
             starts = range(0, len(self.paths), self.batch)

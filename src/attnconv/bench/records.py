@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attnconv import checks
+from attnconv import checks, regular_file
 from attnconv.bench.contest import Contest, Contestant, Settings
 from attnconv.bench.machine import machine
 from attnconv.bench.timing import Outcome
@@ -81,6 +81,8 @@ def append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            regular_file.require(path, at_most=regular_file.TABLE)
         with path.open("a+b") as file:
             file.seek(0)
             text = file.read()
@@ -103,7 +105,7 @@ def load(path: Path) -> list[dict[str, Any]]:
         InputError: no such file, a line within it that is no record, or one of another format.
     """
     try:
-        text = path.read_bytes()
+        text = regular_file.read_bytes(path, at_most=regular_file.TABLE)
     except OSError as error:
         raise checks.InputError(f"cannot read {path}: {error.strerror or error}") from error
     *lines, last = text.split(b"\n")

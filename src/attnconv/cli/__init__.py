@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from attnconv import __version__, checks
+from attnconv.shown import shown
 from attnconv.train.interrupts import Terminated
 from attnconv.train.leaving import leave
 
@@ -98,7 +99,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
 def _fail(message: str, code: int) -> int:
     # Of several processes that are stopped together, one says so.
     if code < 128 or "torch" not in sys.modules or _is_first():
-        print(f"attnconv: error: {message}", file=sys.stderr)
+        print(f"attnconv: error: {shown(message)}", file=sys.stderr)
     return code
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from cyclopts import App, Parameter
 
 from attnconv import checks
-from attnconv.cli.output import print_json, print_table
+from attnconv.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from attnconv.bench.contest import Contest, Settings
@@ -273,7 +273,7 @@ def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
         raise checks.InputError(f"cannot write into {out.parent}: {error.strerror or error}") from error
     with replacing(out) as file:
         file.write(text.encode())
-    print(f"{out}, with {len(figures)} drawing{'' if len(figures) == 1 else 's'} beside it")
+    say(f"{out}, with {len(figures)} drawing{'' if len(figures) == 1 else 's'} beside it")
 
 
 def _words(text: str) -> list[str]:
@@ -362,13 +362,13 @@ def hold_contests(contests: Sequence["Contest"], settings: "Settings", file: Pat
         print_json(found)
         return found
     for table in tables(found):
-        print(table.title)
+        say(table.title)
         if table.rows:
             print_table(HEADER, table.rows)
         for name, reason in table.absent:
-            print(f"{name}: {reason}")
+            say(f"{name}: {reason}")
         print()
-    print(f"{len(found)} records added to {file}; attnconv bench report draws them together")
+    say(f"{len(found)} records added to {file}; attnconv bench report draws them together")
     return found
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from attnconv.cli.output import print_table
+from attnconv.cli.output import print_table, say
 from attnconv.train.config import Device, RunConfig
 
 NETWORKS = ("convnet3", "aa_convnet3")
@@ -49,7 +49,7 @@ def demo(
             lr=0.05,
         )
         known = RunFolder(out / name).holds_run()
-        print(f"{name}: {'found in' if known else 'training into'} {out / name}")
+        say(f"{name}: {'found in' if known else 'training into'} {out / name}")
         results[name] = run(config, out / name, resume=known)
     rows = [
         (
@@ -66,7 +66,7 @@ def demo(
     print_table(header, rows)
     page = out / "report.html"
     write_page(page, header, rows, {name: out / name for name in NETWORKS}, results)
-    print(f"Curves and what one position attends to: {page}")
+    say(f"Curves and what one position attends to: {page}")
 
 
 def write_page(

@@ -5,12 +5,13 @@ from typing import Any
 
 from attnconv.cli.diagnosis import HEAD_DIM, MAP_SIZE, Facts, diagnosis
 from attnconv.cli.output import amount, print_json
+from attnconv.shown import shown_lines
 
 
 def print_diagnosis(*, json: bool) -> None:
     """Look at everything, and print it for people, or as one JSON object."""
     found = diagnosis()
-    print_json(found) if json else print(diagnosis_text(found))
+    print_json(found) if json else print(shown_lines(diagnosis_text(found)))
 
 
 def diagnosis_text(found: Facts) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from attnconv.cli.output import print_json
+from attnconv.cli.output import print_json, say
 from attnconv.train.config import Device
 
 
@@ -21,6 +21,7 @@ def evaluate(
     workers: int = 2,
     skip_bad_images: Annotated[bool, Parameter(negative=())] = False,
     device: Device = "auto",
+    trust: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Score a trained network on validation images: loss, top-1 and top-5.
@@ -45,6 +46,8 @@ def evaluate(
         Count images that cannot be decoded, and go on.
     device:
         Where to run.
+    trust:
+        Read a .pt2 file of `attnconv export`, which can run code that is in it: give it for files you trust alone.
     json:
         Print one JSON object.
     """
@@ -52,7 +55,7 @@ def evaluate(
     from attnconv.recipes.images import images_for
     from attnconv.train.evaluate import evaluate as score
 
-    trained = load_trained(run, checkpoint=checkpoint, device=device)
+    trained = load_trained(run, checkpoint=checkpoint, device=device, trust=trust)
     found = images_for(
         trained,
         data=data,
@@ -74,7 +77,7 @@ def evaluate(
         )
         return
     miou = "" if scores.miou is None else f"mean IoU {scores.miou:.2f}%, "
-    print(
+    say(
         f"{trained.checkpoint} on {found.name}: top-1 {scores.top1:.2f}%, top-5 {scores.top5:.2f}%, {miou}"
         f"loss {scores.loss:.4f}, {scores.count} images"
         + (f"; {len(loader.skipped)} could not be decoded" if loader.skipped else "")

@@ -30,6 +30,7 @@ def explain(
     port: int | None = None,
     checkpoint: Literal["best", "last"] = "best",
     device: Device = "auto",
+    trust: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Draw what a position of an image attends to, in each attention layer and head of a trained network.
@@ -69,6 +70,8 @@ def explain(
         Which checkpoint of the folder.
     device:
         Where to run.
+    trust:
+        As of `attnconv predict`; a .pt2 file has no layers left to explain, and is refused with it, too.
     json:
         Print one JSON object, all weights in it.
     """
@@ -89,7 +92,7 @@ def explain(
             raise checks.InputError(f"--port must be at most {LAST_PORT}, got {port}")
         from attnconv.cli.explain_web import serve_page
 
-        serve_page(run, image, compare=compare, host=host, port=port, checkpoint=checkpoint, device=device)
+        serve_page(run, image, compare=compare, host=host, port=port, checkpoint=checkpoint, device=device, trust=trust)
         return
     _refuse(served, "{} needs --web")
     given = None if point is None else _point(point)
@@ -107,7 +110,10 @@ def explain(
     from attnconv.recipes import load_trained
     from attnconv.recipes.example import load_example
 
-    trained = load_example(device) if run is None else load_trained(run, checkpoint=checkpoint, device=device)
+    if run is None:
+        trained = load_example(device)
+    else:
+        trained = load_trained(run, checkpoint=checkpoint, device=device, trust=trust)
     trained.require_layers("explain")
     draw_picture(trained, image, path, point=given, many=points is not None, layer=layer, head=head, json=json)
 

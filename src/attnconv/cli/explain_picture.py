@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnconv.cli.output import print_json
+from attnconv.cli.output import print_json, say
+from attnconv.shown import shown
 
 if TYPE_CHECKING:
     from attnconv.explain import AttentionMap, Row, SeenImage
@@ -66,8 +67,8 @@ def draw_picture(
         )
         return
     for subject in subjects:
-        print(_sentence(subject))
-    print(f"drawn in {path}")
+        say(_sentence(subject))
+    say(f"drawn in {path}")
 
 
 def _subject(trained: "Trained", file: Path, given: Point | None, *, many: bool) -> Subject:
@@ -84,10 +85,10 @@ def _examples(trained: "Trained", given: Point | None, *, many: bool) -> list[Su
     from attnconv.recipes.example import example_images
 
     found = []
-    for shown in example_images()[: 1 if many else None]:
-        seen = see_image(shown.image, trained.meta)
-        at = seen.point(given or shown.point)
-        found.append(_looked_at(trained, f"far-pairs, {shown.label}", seen, shown.label, at, many=many))
+    for example in example_images()[: 1 if many else None]:
+        seen = see_image(example.image, trained.meta)
+        at = seen.point(given or example.point)
+        found.append(_looked_at(trained, f"far-pairs, {example.label}", seen, example.label, at, many=many))
     return found
 
 
@@ -120,12 +121,12 @@ def _draw(path: Path, subjects: Sequence[Subject], trained: "Trained", *, many: 
 
     rows = [row for subject in subjects for row in _rows(subject, many=many)]
     first = subjects[0]
-    title = f"{Path(first.name).name}" + (f": {first.likely}" if first.likely else "")
+    title = shown(Path(first.name).name + (f": {first.likely}" if first.likely else ""))
     if first.label is not None:
         title = f"far-pairs: are the two glyphs the same? The example network: {trained.scores['top1']:.1f}% right"
     if many:
-        shown = first.maps[0][0]
-        title += f"\n{shown.layer}, {shown.weights.shape[1]} x {shown.weights.shape[2]}"
+        drawn = first.maps[0][0]
+        title += f"\n{drawn.layer}, {drawn.weights.shape[1]} x {drawn.weights.shape[2]}"
     figure = rows_figure(rows, title=title)
     with replacing(path) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a letter of a file's name that the font lacks
@@ -142,7 +143,7 @@ def _rows(subject: Subject, *, many: bool) -> "list[Row]":
             if many:
                 first = "row {}, column {}".format(*subject.seen.view.unseen(point))
             elif subject.label is not None:
-                first = f"{subject.label}; network: {subject.likely}"
+                first = f"{subject.label}; network: {shown(subject.likely)}"
             found.append(Row(subject.seen.pixels, point, attention, row_title(attention, first)))
     return found
 

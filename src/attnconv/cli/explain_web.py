@@ -23,6 +23,7 @@ def serve_page(
     port: int | None,
     checkpoint: str,
     device: str,
+    trust: bool,
 ) -> None:
     """Print the page's address and serve it until Ctrl-C, which is how one ends it: no failure.
 
@@ -31,13 +32,13 @@ def serve_page(
         image: what a tab begins with.
         compare: a second network's run.
         host, port: as WebServer's.
-        checkpoint, device: as `load_trained`'s.
+        checkpoint, device, trust: as `load_trained`'s.
     """
 
     def make_page() -> "gr.Blocks":
-        networks = [example_network(device) if run is None else _network(run, checkpoint, device)]
+        networks = [example_network(device) if run is None else _network(run, checkpoint, device, trust)]
         if compare is not None:
-            networks.append(_network(compare, checkpoint, device))
+            networks.append(_network(compare, checkpoint, device, trust))
         images = example_images() if run is None else []
         if image is not None:
             images = [WebImage(str(image), read_bytes(image))]
@@ -53,10 +54,10 @@ def serve_page(
             print()  # below the terminal's ^C
 
 
-def _network(path: Path, checkpoint: str, device: str) -> WebNetwork:
+def _network(path: Path, checkpoint: str, device: str, trust: bool) -> WebNetwork:
     from attnconv.recipes import load_trained
 
-    trained = load_trained(path, checkpoint=checkpoint, device=device)
+    trained = load_trained(path, checkpoint=checkpoint, device=device, trust=trust)
     trained.require_layers("explain")
     return WebNetwork(str(path), trained.model, trained.meta, trained.device)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from attnconv import checks
-from attnconv.cli.output import amount, print_json, print_table
+from attnconv.cli.output import amount, print_json, print_table, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,7 +179,7 @@ def _tell(text: str) -> None:
 def _print(out: Path, written: "Written", losses: dict[str, Any] | None, measured: "list[Measured]") -> None:
     size = f"{out.stat().st_size / 1e6:.2f} MB"
     takes = "" if written.sizes is None else f"; any batch, {written.sizes}"
-    print(f"{out}: {size}{takes}" + "".join(f"; {note}" for note in written.notes))
+    say(f"{out}: {size}{takes}" + "".join(f"; {note}" for note in written.notes))
     count = len(written.differences)
     before = "" if losses is None else ", before quantisation"
     print(f"largest difference from PyTorch in {count} cases{before}: {written.largest}")

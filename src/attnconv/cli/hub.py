@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks
+from attnconv.cli.output import say
 
 if TYPE_CHECKING:
     from attnconv.models.hub.methods import HubNetwork
@@ -34,7 +35,7 @@ def save(run: Path, folder: Path, *, checkpoint: Checkpoint = "best", license: s
     """
     network = _network(run, checkpoint)
     network.save_pretrained(folder, license=license)
-    print(f"{folder}: config.json, model.safetensors, README.md")
+    say(f"{folder}: config.json, model.safetensors, README.md")
 
 
 @hub.command
@@ -65,7 +66,7 @@ def push(
         Of the repository; its main one if not given.
     """
     network = _network(run, checkpoint)
-    print(network.push_to_hub(repo_id, license=license, private=private or None, branch=branch))
+    say(network.push_to_hub(repo_id, license=license, private=private or None, branch=branch))
 
 
 def _network(run: Path, checkpoint: Checkpoint) -> "HubNetwork":

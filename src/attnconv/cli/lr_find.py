@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from attnconv import checks
 from attnconv.cli.options import run_options
-from attnconv.cli.output import print_json
+from attnconv.cli.output import print_json, say
 from attnconv.cli.settings import run_settings
 
 RunOptions = run_options()
@@ -71,4 +71,4 @@ def lr_find(
         print(
             f"{name}: {curve[name]:.2g}, {where}" if curve[name] is not None else f"{name}: none, the loss never falls"
         )
-    print(f"{folder}: lr-find.json, lr-find.png; {len(curve['lrs'])} steps" + ", then it diverged" * curve["diverged"])
+    say(f"{folder}: lr-find.json, lr-find.png; {len(curve['lrs'])} steps" + ", then it diverged" * curve["diverged"])

@@ -1,11 +1,18 @@
-"""How commands print: a table for people, or one JSON value for programs, on stdout."""
+"""How commands print: a line or a table for people, or one JSON value for programs, on stdout."""
 
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from attnconv.shown import shown
+
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+def say(text: str) -> None:
+    """Print one line, whatever the names in it hold."""
+    print(shown(text))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: bool = True) -> None:
@@ -28,9 +35,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: boo
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
-        drawn.add_column(name, justify="right" if i and right else "left", overflow="fold")
+        drawn.add_column(Text(shown(name)), justify="right" if i and right else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(str(cell)) for cell in row))  # not markup: a name may hold brackets
+        drawn.add_row(*(Text(shown(cell)) for cell in row))  # not markup: a name may hold brackets
     return drawn
 
 

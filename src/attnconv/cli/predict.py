@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from attnconv import checks
-from attnconv.cli.output import print_json, print_table
+from attnconv.cli.output import print_json, print_table, say
 from attnconv.train.config import Device
 
 
@@ -19,6 +19,7 @@ def predict(
     checkpoint: Literal["best", "last"] = "best",
     skip_bad_images: Annotated[bool, Parameter(negative=())] = False,
     device: Device = "auto",
+    trust: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Name what is on images, most likely classes first.
@@ -37,6 +38,8 @@ def predict(
         Name images that cannot be decoded on stderr, and go on.
     device:
         Where to run.
+    trust:
+        Read a .pt2 file of `attnconv export`, which can run code that is in it: give it for files you trust alone.
     json:
         Print one JSON object.
     """
@@ -49,7 +52,7 @@ def predict(
 
     checks.integer("--top", top, at_least=1)
     files = image_files(images)
-    trained = load_trained(run, checkpoint=checkpoint, device=device)
+    trained = load_trained(run, checkpoint=checkpoint, device=device, trust=trust)
     if trained.meta.get("dense"):
         raise checks.InputError(f"predict names whole images, and {trained.config.model!r} gives each pixel a class")
     classes = trained.meta["classes"]
@@ -76,7 +79,7 @@ def predict(
         [(p["image"], *(f"{t['class']} {100 * t['probability']:.1f}%" for t in p["top"])) for p in predictions],
     )
     if skipped:
-        print(f"{len(skipped)} of {len(files)} images could not be decoded")
+        say(f"{len(skipped)} of {len(files)} images could not be decoded")
 
 
 def image_files(paths: tuple[Path, ...]) -> list[Path]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attnconv.cli.output import print_table
+from attnconv.cli.output import print_table, say
 
 
 def print_profile(profile: Mapping[str, Any] | None, run: Path) -> None:
@@ -26,4 +26,4 @@ def print_profile(profile: Mapping[str, Any] | None, run: Path) -> None:
             for entry in profile["operators"]
         ]
         print_table(("operator", "ms a step", "% of all", "calls a step"), rows)
-        print(f"Trace, for chrome://tracing or ui.perfetto.dev: {run / profile['trace']}")
+        say(f"Trace, for chrome://tracing or ui.perfetto.dev: {run / profile['trace']}")

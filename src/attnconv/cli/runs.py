@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from attnconv.cli.output import duration, print_json, print_table, table
+from attnconv.cli.output import duration, print_json, print_table, say, table
+from attnconv.shown import shown
 
 if TYPE_CHECKING:
     from attnconv.train.run_list import RunEntry, RunList
@@ -56,7 +57,7 @@ def runs(
     elif entries:
         print_table(*cells(entries))
     else:
-        print(f"no runs in {folder}")
+        say(f"no runs in {folder}")
 
 
 def draw(found: "RunList") -> None:
@@ -77,10 +78,11 @@ def report_changes(found: "RunList", json: bool) -> None:
     while True:
         now = {entry.name: encoder.dumps(as_json(entry)) if json else line(entry) for entry in found.read()}
         for name in known.keys() - now.keys():
-            print(encoder.dumps({"name": name, "state": "gone"}) if json else f"{clock()} {name}: gone", flush=True)
+            text = encoder.dumps({"name": name, "state": "gone"}) if json else f"{clock()} {shown(name)}: gone"
+            print(text, flush=True)
         for name, text in now.items():
             if known.get(name) != text:
-                print(text if json else f"{clock()} {text}", flush=True)
+                print(text if json else f"{clock()} {shown(text)}", flush=True)
         known = now
         time.sleep(PAUSE)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from attnconv import checks
-from attnconv.cli.output import amount, print_json
+from attnconv.cli.output import amount, print_json, say
 
 
 def shards(
@@ -67,7 +67,7 @@ def shards(
     if json:
         print_json(found)
         return
-    print(
+    say(
         f"{folder}: {found['train_images']} training and {found['val_images']} validation images of "
         f"{found['classes']} classes in {found['shards']} shards, {amount(found['bytes'], 'B')}"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks
-from attnconv.cli.output import print_json, print_table
+from attnconv.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from attnconv.study.folder import StudyFolder
@@ -146,12 +146,13 @@ def report(folder: Path, *, json: Flag = False) -> None:
         return
     for block, comparison in written.compared.items():
         results, *_ = tables(comparison)
-        print(f"{block}: {results.title}" if block else results.title)
+        say(f"{block}: {results.title}" if block else results.title)
         print_table(results.header, results.rows)
         for text in notes(comparison):
-            print(f"- {text}")
+            say(f"- {text}")
         print()
-    print("\n".join(files))
+    for file in files:
+        say(file)
 
 
 @study.command(name="list")
@@ -192,12 +193,12 @@ def _show(folder: "StudyFolder", found: list[dict[str, Any]], *, json: bool) -> 
         print_json({"folder": str(folder.path), "counts": counts(found), "records": found})
         return
     done = counts(found)
-    print(f"{folder.path}: " + ", ".join(f"{done[state]} {state}" for state in STATES if done[state]))
+    say(f"{folder.path}: " + ", ".join(f"{done[state]} {state}" for state in STATES if done[state]))
     arms = {record["arm"]: [other for other in found if other["arm"] == record["arm"]] for record in found}
     print_table(("arm", *STATES), [(arm, *(counts(mine)[state] for state in STATES)) for arm, mine in arms.items()])
     for what in ("version", "commit"):
         if len(values := sorted({record[what] for record in found if record[what] is not None})) > 1:
-            print(f"runs of {len(values)} {what}s: {', '.join(values)}")
+            say(f"runs of {len(values)} {what}s: {', '.join(values)}")
     for record in found:
         if record["state"] != "done" and record["reason"]:
-            print(f"{record['arm']}-seed{record['seed']}: {record['state']}, {record['reason']}")
+            say(f"{record['arm']}-seed{record['seed']}: {record['state']}, {record['reason']}")

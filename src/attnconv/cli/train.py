@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from attnconv import checks
 from attnconv.cli.options import run_options
-from attnconv.cli.output import print_json, print_table
+from attnconv.cli.output import print_json, print_table, say
 from attnconv.cli.settings import read_yaml, run_settings, settings_over
 from attnconv.train.config import RunConfig
 
@@ -75,7 +75,7 @@ def train(
         print_json(result)
     else:
         miou = f", mean IoU {result['miou']:.2f}%" if "miou" in result else ""
-        print(
+        say(
             f"{out}: top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}%{miou} after "
             f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}; "
             f"best top-1 {result['best_top1']:.2f}% in epoch {result['best_epoch']}; "

@@ -16,12 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnconv import checks
+from attnconv import checks, regular_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 JPEG_START = b"\xff\xd8\xff"
+
+# Pillow's names of what is opened. A file's content says which of them it is, whatever the file is called; of Pillow's
+# other formats some start programs of the machine, as EPS does Ghostscript.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+MAX_BYTES = 2**30  # of a file: those of MAX_PIXELS in four colours of 16 bits
 
 # An image of more pixels is read at a half, a quarter or an eighth of its size if it is a JPEG file, else refused: as
 # uint8 in three colours it takes 400 MB in each process that decodes.
@@ -50,9 +55,14 @@ def decode_image(path: str | Path, channels: int) -> Tensor:
 
 
 def read_bytes(path: str | Path) -> np.ndarray:
-    """The content of a file, uint8; InputError if it cannot be read."""
+    """Return the content of a file, uint8.
+
+    Raises:
+        InputError: it cannot be read, is no regular file, or is larger than MAX_BYTES.
+    """
     try:
-        return np.fromfile(path, dtype=np.uint8)
+        with regular_file.opened(path, at_most=MAX_BYTES) as file:
+            return np.fromfile(file, dtype=np.uint8)
     except OSError as error:
         raise checks.InputError(f"cannot read image {path}: {error.strerror or error}") from None
 
@@ -88,13 +98,13 @@ def image_pixels(image: "Image", channels: int, *, name: str = "given") -> Tenso
         raise checks.InputError(f"cannot decode image {name}: {_reason(error)}") from error
 
 
-def count_pixels(file: str | Path | BinaryIO) -> int:
+def count_pixels(file: BinaryIO) -> int:
     """Of the image in ``file``, from its header alone; 0 if that cannot be read or tells of more than MAX_PIXELS."""
     from PIL import Image
 
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             return count if (count := image.width * image.height) <= MAX_PIXELS else 0
     return 0
 
@@ -149,7 +159,7 @@ def _decode_any(data: np.ndarray, channels: int) -> Tensor:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about transparency that is dropped, and about large images
-        with Image.open(io.BytesIO(data)) as file:  # pyright: ignore[reportArgumentType]
+        with Image.open(io.BytesIO(data), formats=FORMATS) as file:  # pyright: ignore[reportArgumentType]
             if file.width * file.height > MAX_PIXELS:
                 raise ValueError(TOO_LARGE)
             return _to_tensor(file, channels)
@@ -179,7 +189,7 @@ def _to_8_bits(image):
 
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":  # Pillow's; its own text names a memory address
-        return "it is no image, or of a format unknown here"
+        return f"it is no image, or of a format unknown here (known: {', '.join(FORMATS)})"
     if type(error).__name__ == "DecompressionBombError":  # Pillow's own limit lies higher
         return TOO_LARGE
     return " ".join(str(error).split()) or type(error).__name__

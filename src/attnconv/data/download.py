@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from attnconv import checks
+from attnconv import checks, regular_file
 
 TRIES = 4  # in a row that bring nothing
 PAUSE = 1.0  # seconds before the second of them, doubled from then on
@@ -45,7 +45,7 @@ def download(url: str, path: Path, *, digests: tuple[str, ...]) -> None:
 def fits(path: Path, digests: tuple[str, ...]) -> bool:
     """Whether the file has one of the checksums, or none is known."""
     for kind in {digest.partition(":")[0] for digest in digests}:
-        with path.open("rb") as file:
+        with regular_file.opened(path) as file:
             if f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}" in digests:
                 return True
     return not digests

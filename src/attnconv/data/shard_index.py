@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from attnconv import checks
+from attnconv import checks, regular_file
 from attnconv.atomic import replacing
 from attnconv.data.shard_scan import Member, scan
 
@@ -129,7 +129,7 @@ def save_index(index: ShardIndex, folder: Path) -> None:
         "shards": {shard.name: {"images": shard.images, "bytes": shard.bytes} for shard in index.shards},
         "table": f"sha256:{hashlib.sha256(table.getvalue()).hexdigest()}",
     }
-    text = json.dumps(described, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(described, indent=1) + "\n"  # in ASCII: a class may be called by bytes that are not UTF-8
     for name, content in ((TABLE, table.getvalue()), (INDEX, text.encode())):
         with replacing(folder / name) as file:
             file.write(content)
@@ -138,7 +138,7 @@ def save_index(index: ShardIndex, folder: Path) -> None:
 def named_classes(folder: Path) -> tuple[str, ...] | None:
     """The classes' names in index.json, whatever else is wrong with it; None if they cannot be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return _classes(json.loads((folder / INDEX).read_text(encoding="utf-8")))
+        return _classes(json.loads(regular_file.read_text(folder / INDEX, at_most=regular_file.TABLE)))
     return None
 
 
@@ -163,12 +163,13 @@ def _read(folder: Path) -> ShardIndex:
     path = folder / INDEX
     anew = f"`attnconv shards {folder}` makes it anew"
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = json.loads(regular_file.read_text(path, at_most=regular_file.TABLE))
         if described["format"] != FORMAT:
             raise checks.InputError(f"{path} is of format {described['format']!r}, this version reads {FORMAT}; {anew}")
         classes = _classes(described)
         shards = tuple(Shard(name, int(s["images"]), int(s["bytes"])) for name, s in described["shards"].items())
-        content, digest = (folder / TABLE).read_bytes(), described["table"]
+        content = regular_file.read_bytes(folder / TABLE, at_most=regular_file.WEIGHTS)
+        digest = described["table"]
     except checks.InputError:
         raise
     except OSError as error:

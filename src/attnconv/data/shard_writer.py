@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from attnconv import checks
+from attnconv import checks, regular_file
 from attnconv.atomic import replacing
 from attnconv.data.files import FileSource
 from attnconv.data.image_data import ImageData
@@ -90,7 +90,7 @@ def _begin(partial: Path, plan: dict[str, Any]) -> None:
             file.write(json.dumps(plan).encode())
         return
     with contextlib.suppress(OSError, ValueError):
-        if json.loads(path.read_text(encoding="utf-8")) == plan:
+        if json.loads(regular_file.read_text(path)) == plan:
             return
     raise checks.InputError(
         f"{partial} holds the beginning of other shards, or of these before images changed: delete it"

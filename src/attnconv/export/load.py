@@ -9,7 +9,8 @@ from attnconv.export.program_file import load_program
 from attnconv.export.weights_file import load_network
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}  # of each format
-_LOADERS = {".onnx": load_onnx, ".pt2": load_program, ".safetensors": load_network}
+_PROGRAM = ".pt2"
+_LOADERS = {".onnx": load_onnx, _PROGRAM: load_program, ".safetensors": load_network}
 
 
 def is_exported(path: str | Path) -> bool:
@@ -17,11 +18,16 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).suffix in _LOADERS
 
 
-def load_exported(path: str | Path) -> Exported:
-    """The network in ``path``, in eval mode on the CPU, and the facts about it.
+def load_exported(path: str | Path, *, trust: bool = False) -> Exported:
+    """Return the network in ``path``, in eval mode on the CPU, and the facts about it.
 
+    Args:
+        path: the file.
+        trust: read a .pt2 file too, which can run code that is in it; no other file runs any.
     Raises:
-        InputError: the file is missing, damaged or changed, not of `attnconv export`, or of an unknown suffix.
+        InputError: the file is missing, damaged or changed, not of `attnconv export`, of an unknown suffix, or a .pt2
+            file without ``trust``.
     """
     path = Path(path)
-    return _LOADERS[checks.one_of("suffix of an exported network", path.suffix, _LOADERS)](path)
+    load = _LOADERS[checks.one_of("suffix of an exported network", path.suffix, _LOADERS)]
+    return load_program(path, trust=trust) if path.suffix == _PROGRAM else load(path)

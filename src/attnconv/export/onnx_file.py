@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnconv import checks
+from attnconv import checks, regular_file
 from attnconv.atomic import replacing
 from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import captured_sizes, dims, example, tracing
@@ -124,8 +124,10 @@ def session(path: Path, source: str, *, threads: int | None = None) -> Any:
     """onnxruntime's session of a file on the CPU, silent; InputError, calling it ``source``, if there is none."""
     import onnxruntime
 
-    if not path.is_file():
-        raise checks.InputError(f"no ONNX file at {source}")
+    try:
+        regular_file.require(path, at_most=regular_file.WEIGHTS)
+    except OSError:
+        raise checks.InputError(f"no ONNX file at {source}") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or torch.get_num_threads()

@@ -1,14 +1,15 @@
 """A network as a program of torch.export, a .pt2 file: checked before it is kept, and read back.
 
+Reading one can run code that is in it: torch unpickles constants, compiles guards and has SymPy evaluate sizes. So one
+is read only if the caller trusts whoever made it; the check of an export trusts what it has just written.
+
 Letters: B batch, C channels, H rows, W columns.
 """
 
 import contextlib
 import io
 import logging
-import os
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from attnconv import checks
+from attnconv import checks, regular_file
 from attnconv.atomic import replacing
 from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import captured_sizes, dims, example, tracing
@@ -34,8 +35,6 @@ from attnconv.weights import unfit
 TEXTS = (
     "attnconv_format", "attnconv_version", "classes", "preprocessing", "data", "config", "image_sizes", "scores",
 )  # fmt: skip
-FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-SAFE_CONSTANTS = ("tensor_", "model_constants_config.json")  # others are pickled objects, which could run code
 
 
 def export_program(
@@ -82,13 +81,23 @@ def export_program(
     return with_free_sizes(model, facts, write)
 
 
-def load_program(path: str | Path) -> Exported:
-    """The network of a .pt2 file of `export_program`, on the CPU.
+def load_program(path: str | Path, *, trust: bool = False) -> Exported:
+    """Return the network of a .pt2 file of `export_program`, on the CPU.
 
+    Args:
+        path: the file.
+        trust: read it although that can run code which is in it; for files of whom you would run a program of.
     Raises:
-        InputError: the file is missing or damaged, not of `attnconv export`, or holds objects that could run code.
+        InputError: the file is not to be trusted, missing, damaged, or not of `attnconv export`.
     """
     path = Path(path)
+    if not path.exists():
+        raise checks.InputError(f"no exported program at {path}")
+    if not checks.flag("trust", trust):
+        raise checks.InputError(
+            f"{path} is a program of torch.export, and reading one can run code that is in it: it is read only with "
+            "--trust (of evaluate, predict and explain; trust=True in Python), for files whose makers you trust"
+        )
     program, texts = _load(path, str(path))
     facts = read_facts(texts, str(path))
     if not verify_checksum(path):
@@ -135,40 +144,14 @@ def _load(path: Path, source: str) -> tuple[ExportedProgram, dict[str, str]]:
     texts: dict[str, str] = dict.fromkeys(map(str, TEXTS), "")  # torch fills in those that it finds
     try:
         verify_checksum(path)
-        _refuse_objects(path, source)
-        with open(path, "rb") as file, _tensors_only(), _silent():
+        with regular_file.opened(path, at_most=regular_file.WEIGHTS) as file, _silent():
             program = torch.export.load(file, extra_files=texts)
     except checks.InputError:
         raise
-    except FileNotFoundError:
-        raise checks.InputError(f"no exported program at {source}") from None
     except Exception as error:  # a damaged file can raise nearly anything
         reason = checks.first_line(error)
         raise checks.InputError(f"{source} is damaged or no program of torch.export: {reason}") from error
     return program, {name: text for name, text in texts.items() if text}
-
-
-def _refuse_objects(path: Path, source: str) -> None:
-    """Raise InputError for pickled objects among the constants: torch would run what they say."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            folder, _, file = name.rpartition("/")
-            if folder.endswith("data/constants") and not file.startswith(SAFE_CONSTANTS):
-                raise checks.InputError(f"{source} holds an object, {file!r}, that could run code; it is not read")
-
-
-@contextlib.contextmanager
-def _tensors_only() -> Iterator[None]:
-    """In which torch.load reads nothing but tensors and plain values, whoever calls it; torch.export.load would."""
-    before = os.environ.get(FORCE)
-    os.environ[FORCE] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[FORCE]
-        else:
-            os.environ[FORCE] = before
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], Facts]:
         InputError: the file is missing, damaged or changed, or not of attnconv.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise checks.InputError(f"no safetensors file at {path}")
     with open_safetensors(path, extra="train") as file:
         facts = read_facts(file.texts, str(path))

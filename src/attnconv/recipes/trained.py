@@ -39,7 +39,7 @@ class Trained:
             )
 
 
-def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") -> Trained:
+def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto", trust: bool = False) -> Trained:
     """The network of a run, of a checkpoint, of a file of `attnconv export`, or of a folder of ``save_pretrained``.
 
     What it says of itself when it is saved or pushed, ``model.meta`` and ``model.provenance``, is filled in.
@@ -48,13 +48,15 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto") 
         path: RUN, RUN/best.pt, a .safetensors, .onnx or .pt2 file, or a folder with config.json and model.safetensors.
         checkpoint: which of a run folder's checkpoints, "best" or "last".
         device: as RunConfig's.
+        trust: read a .pt2 file too, which can run code that is in it; nothing else runs any.
     Raises:
-        InputError: there is none, or it cannot be read, or it holds another network's weights.
+        InputError: there is none, or it cannot be read, it holds another network's weights, or is a .pt2 file without
+            ``trust``.
     """
     checks.one_of("checkpoint", checkpoint, ("best", "last"))
     path = Path(path)
     if is_exported(path) and not path.is_dir():
-        return _from_exported(path, device)
+        return _from_exported(path, device, trust)
     if not path.exists():
         raise checks.InputError(f"{path} is neither a run folder nor a checkpoint: there is no such file or folder")
     file = path / f"{checkpoint}.pt" if path.is_dir() else path
@@ -92,8 +94,8 @@ def _of_run(config: RunConfig, meta: dict[str, Any], state: dict[str, Any], file
     return remade(blueprint, weights, source=str(file), otherwise=f"{file} is a checkpoint of {config.model!r}")
 
 
-def _from_exported(path: Path, device: str) -> Trained:
-    found = load_exported(path)
+def _from_exported(path: Path, device: str, trust: bool) -> Trained:
+    found = load_exported(path, trust=trust)
     if isinstance(found.model, ExportedNetwork):
         if device not in ("auto", "cpu"):
             raise checks.InputError(f"{path} runs on the CPU here; --device {device} is for runs and safetensors")

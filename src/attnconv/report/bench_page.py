@@ -8,6 +8,7 @@ from attnconv.report.bench_plot import file_name, sweep_figure, sweeps
 from attnconv.report.bench_table import HEADER, Table, tables
 from attnconv.report.records import short_commit
 from attnconv.report.svg import svg_file
+from attnconv.shown import code_span, shown_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,10 +30,10 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, "Figu
         parts.append(f"## {machine}")
         parts += [_table(table) for table in found if table.machine == machine]
     commands = dict.fromkeys(
-        f"`{r['command']}` ({r['date'][:10]}, commit {short_commit(r['commit'] or 'none')})" for r in records
+        f"{code_span(r['command'])} ({r['date'][:10]}, commit {short_commit(r['commit'] or 'none')})" for r in records
     )
     parts.append("## Commands\n\n" + "\n".join(f"- {command}" for command in commands))
-    return "\n\n".join(parts) + "\n", figures
+    return shown_lines("\n\n".join(parts)) + "\n", figures
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

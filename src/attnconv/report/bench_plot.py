@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnconv import checks
 from attnconv.report.bench_table import contests, machine_line
+from attnconv.shown import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +40,7 @@ def sweep_figure(title: str, records: Sequence[Mapping[str, Any]]) -> "Figure":
         sizes = [r["size"] for r in rows]
         style: dict[str, Any] = {
             "color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4, "linewidth": 1.2,
-            "label": name,
+            "label": shown(name),
         }  # fmt: skip
         scaled = [[1e3 * s / r["shape"]["B"] for s in r["seconds"]] for r in rows]
         medians = [statistics.median(s) for s in scaled]
@@ -60,7 +61,7 @@ def sweep_figure(title: str, records: Sequence[Mapping[str, Any]]) -> "Figure":
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(shown(title), fontsize=10)
     figure.legend(*times.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     return figure
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from attnconv.report.svg import svg_element, svg_file
+from attnconv.shown import shown_html, shown_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,36 +47,36 @@ def page(title: str, blocks: Sequence[str], *, footer: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{html.escape(title)}</h1>\n" + "\n".join(blocks) + f"\n<footer>{html.escape(footer)}</footer>\n"
+        f"<title>{shown_html(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{shown_html(title)}</h1>\n" + "\n".join(blocks) + f"\n<footer>{shown_html(footer)}</footer>\n"
         "</body>\n</html>\n"
     )
 
 
 def heading(text: str) -> str:
-    return f"<h2>{html.escape(text)}</h2>"
+    return f"<h2>{shown_html(text)}</h2>"
 
 
 def paragraph(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"
+    return f"<p>{_prose(text)}</p>"
 
 
 def subheading(text: str) -> str:
-    return f"<h3>{html.escape(text)}</h3>"
+    return f"<h3>{shown_html(text)}</h3>"
 
 
 def listing(items: Sequence[str]) -> str:
-    return "<ul>\n" + "\n".join(f"<li>{html.escape(item)}</li>" for item in items) + "\n</ul>"
+    return "<ul>\n" + "\n".join(f"<li>{_prose(item)}</li>" for item in items) + "\n</ul>"
 
 
 def preformatted(text: str) -> str:
     """A command, or a file, as it is typed."""
-    return f"<pre><code>{html.escape(text)}</code></pre>"
+    return f"<pre><code>{html.escape(shown_lines(text))}</code></pre>"
 
 
 def folded(title: str, text: str) -> str:
     """Preformatted text that a click on ``title`` shows."""
-    return f"<details><summary>{html.escape(title)}</summary>{preformatted(text)}</details>"
+    return f"<details><summary>{shown_html(title)}</summary>{preformatted(text)}</details>"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, marked: Collection[int] = ()) -> str:
@@ -83,7 +84,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, marked: Co
 
     ``marked``: the rows, counted from 0, that stand out.
     """
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    head = "".join(f"<th>{shown_html(cell)}</th>" for cell in header)
     body = "\n".join(
         ('<tr class="marked">' if i in marked else "<tr>") + "".join(map(_cell, row)) + "</tr>"
         for i, row in enumerate(rows)
@@ -101,8 +102,8 @@ def picture(figure: "Figure", *, caption: str) -> str:
 
 def drawing(svg: str, *, caption: str) -> str:
     """The same of an SVG file's text."""
-    svg = svg_element(svg).replace("<svg", f'<svg role="img" aria-label="{html.escape(caption)}"', 1)
-    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    svg = svg_element(svg).replace("<svg", f'<svg role="img" aria-label="{_prose(caption)}"', 1)
+    return f"<figure>{svg}<figcaption>{_prose(caption)}</figcaption></figure>"
 
 
 def beside(pictures: Sequence[str]) -> str:
@@ -110,6 +111,11 @@ def beside(pictures: Sequence[str]) -> str:
     return f'<div class="beside">{"".join(pictures)}</div>'
 
 
+def _prose(text: str) -> str:
+    """Sentences, which may be set in several lines."""
+    return shown_html(" ".join(text.split()))
+
+
 def _cell(value: object) -> str:
     text = str(value)
-    return f"<td{LONG if len(text) > MOST else ''}>{html.escape(text)}</td>"
+    return f"<td{LONG if len(text) > MOST else ''}>{shown_html(text)}</td>"

@@ -4,14 +4,14 @@ import csv
 import re
 from pathlib import Path
 
-from attnconv import checks
+from attnconv import checks, regular_file
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """The rows of RUN/metrics.csv, one an epoch."""
     try:
-        with (run / "metrics.csv").open(newline="") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        lines = regular_file.read_text(run / "metrics.csv", at_most=regular_file.TABLE).splitlines()
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
     except (OSError, ValueError, TypeError) as error:
         raise checks.InputError(f"cannot read {run / 'metrics.csv'}: {error}") from error
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attnconv.report import page
+from attnconv.shown import fenced, shown_markdown
 
 
 @dataclass(frozen=True)
@@ -100,26 +101,19 @@ def _markdown(part: Part) -> str:
         case Drawings():
             return "\n\n".join(f"![{_escaped(d.caption)}]({d.name}.svg)" for d in part.drawings)
         case Typed():
-            longest = max((len(run) for run in re.findall("`+", part.text)), default=0)
-            fence = "`" * max(3, longest + 1)
-            return "\n".join([*([f"{_escaped(part.title)}:", ""] if part.title else []), fence, part.text, fence])
+            title = f"{_escaped(part.title)}:\n\n" if part.title else ""
+            return title + fenced(part.text)
 
 
 def _markdown_table(table: TableData) -> str:
-    rows = [
-        [f"**{cell}**" if i in table.marked and n == 0 and cell else cell for n, cell in enumerate(map(_inline, row))]
-        for i, row in enumerate(table.rows)
-    ]
-    lines = [[_inline(cell) for cell in table.header], ["---", *["---:"] * (len(table.header) - 1)], *rows]
+    rows = [list(map(shown_markdown, row)) for row in table.rows]
+    for first in (rows[i] for i in table.marked if rows[i][0]):
+        first[0] = f"**{first[0]}**"
+    lines = [[shown_markdown(cell) for cell in table.header], ["---", *["---:"] * (len(table.header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _escaped(text: str) -> str:
     """``text`` on a line of its own, on which nothing is markup."""
-    return re.sub(r"^([-+#]+|\d+[.)])(?= |$)", lambda found: f"{found[0][:-1]}\\{found[0][-1]}", _inline(text))
-
-
-def _inline(text: str) -> str:
-    """``text`` within a line; what has none of the characters of markup stays as it is."""
-    text = re.sub(r"([\\`*<>\[\]|~$&])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+    text = shown_markdown(" ".join(text.split()))
+    return re.sub(r"^([-+#]+|\d+[.)])(?= |$)", lambda found: f"{found[0][:-1]}\\{found[0][-1]}", text)

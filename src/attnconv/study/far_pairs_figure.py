@@ -9,6 +9,7 @@ from attnconv.explain import attention_maps, see_image
 from attnconv.explain.figure import draw_attention
 from attnconv.recipes import Trained
 from attnconv.recipes.example import example_images
+from attnconv.shown import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,9 +45,9 @@ def far_pairs_figure(trained: Trained) -> "Figure":
     classes = trained.meta["classes"]
     with torch.no_grad():
         chances = trained.model(images).softmax(1)  # (2, K)
-    shown = zip(grid.T, examples, seen, points, found, chances, strict=True)
-    for column, example, image, point, attention, chance in shown:
+    columns = zip(grid.T, examples, seen, points, found, chances, strict=True)
+    for column, example, image, point, attention, chance in columns:
         likely = int(chance.argmax())
-        title = f"{example.label}\nnetwork: {classes[likely]}, {100 * chance[likely]:.1f}%"
+        title = f"{example.label}\nnetwork: {shown(classes[likely])}, {100 * chance[likely]:.1f}%"
         draw_attention(column, image.pixels, attention, point, title=title)
     return figure

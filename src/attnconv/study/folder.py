@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from attnconv import __version__, checks
+from attnconv import __version__, checks, regular_file
 from attnconv.atomic import is_half_of, replacing
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.plan_file import read_study
@@ -112,7 +112,7 @@ class StudyFolder:
             if not path.exists():
                 continue
             try:
-                stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+                stored = yaml.safe_load(regular_file.read_text(path))
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 raise checks.InputError(f"{path} is damaged: {' '.join(str(error).split())}") from None
             changed = _changes(
@@ -149,7 +149,7 @@ class StudyFolder:
     def note(self, planned: PlannedRun, name: str) -> dict[str, Any] | None:
         """What NAME.json in the run's folder holds; None if it is not there, or is no JSON object."""
         with contextlib.suppress(OSError, ValueError):
-            value = json.loads((self.run(planned).path / f"{name}.json").read_text(encoding="utf-8"))
+            value = json.loads(regular_file.read_text(self.run(planned).path / f"{name}.json"))
             return value if isinstance(value, dict) else None
         return None
 

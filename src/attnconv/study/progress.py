@@ -5,6 +5,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Self
 
+from attnconv import regular_file
+from attnconv.shown import shown
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun
 
@@ -67,6 +69,7 @@ class StudyProgress:
         self._line(f"{self.done}/{self.total} {name}: {state}, {outcome}")
 
     def _line(self, text: str) -> None:
+        text = shown(text)
         if self.bar:
             self.bar.console.print(text, markup=False, soft_wrap=True)
         elif self.shown:
@@ -76,6 +79,6 @@ class StudyProgress:
 def _epochs(folder: StudyFolder, planned: PlannedRun) -> int:
     """Epochs that a run has done: the rows of its metrics.csv."""
     try:
-        return max(folder.run(planned).metrics.read_bytes().count(b"\n") - 1, 0)
-    except OSError:
+        return max(regular_file.read_text(folder.run(planned).metrics, at_most=regular_file.TABLE).count("\n") - 1, 0)
+    except (OSError, ValueError):
         return 0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnconv import checks
+from attnconv import checks, regular_file
 from attnconv.atomic import replacing
 from attnconv.folder_lock import is_locked
 from attnconv.report.records import read_metrics
@@ -93,7 +93,9 @@ def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records in a file; InputError if it cannot be read, a line is no record, or one has another format."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = regular_file.read_text(path, at_most=regular_file.TABLE).splitlines()
+    except checks.InputError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise checks.InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     found = []

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from attnconv import checks
+from attnconv import checks, regular_file
 
 MARK = b"attnconv-sha256:"
 SIZE = len(MARK) + 64  # bytes of the comment: the mark and the digest in hexadecimal
@@ -32,10 +32,11 @@ def verify_checksum(path: Path) -> bool:
     """Compare the file with its checksum; False for one that torch.save wrote without any, which passes.
 
     Raises:
-        InputError: the bytes are not those that were summed, or the checksum itself is cut off or damaged.
+        InputError: the bytes are not those that were summed, the checksum itself is cut off or damaged, or it is no
+            regular file or a larger one than is read.
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
+    with regular_file.opened(path, at_most=regular_file.WEIGHTS) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(-min(size, SIZE + END_RECORD), os.SEEK_END)
         tail = file.read()
@@ -70,7 +71,7 @@ def verify_seal(path: Path, checksum: str) -> None:
     """
     if len(checksum) != len(BLANK):
         raise _changed(path)
-    blank = path.read_bytes().replace(checksum.encode(), BLANK.encode())
+    blank = regular_file.read_bytes(path, at_most=regular_file.WEIGHTS).replace(checksum.encode(), BLANK.encode())
     if hashlib.sha256(blank).hexdigest() != checksum:
         raise _changed(path)
 
@@ -85,9 +86,10 @@ def ends_whole(path: Path) -> bool:
     """Whether the file ends as an archive does, with or without a checksum: a look at its last bytes alone.
 
     Raises:
+        InputError: it is no regular file.
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
+    with regular_file.opened(path) as file:
         file.seek(-min(file.seek(0, os.SEEK_END), SIZE + END_RECORD), os.SEEK_END)
         tail = file.read()
     end = tail.rfind(END_MARK)

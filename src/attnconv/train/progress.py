@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
+from attnconv.shown import shown
 from attnconv.train.train_sums import TrainSums
 
 Item = TypeVar("Item")
@@ -90,6 +91,7 @@ class Display:
         self.line(f"note: {text}")
 
     def line(self, text: str) -> None:
+        text = shown(text)
         if self.bars:
             self.bars.console.print(text, markup=False, soft_wrap=True)
         elif self.shown:

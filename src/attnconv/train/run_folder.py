@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from attnconv import checks
+from attnconv import checks, regular_file
 from attnconv.atomic import forget_halves, replacing
 from attnconv.train.config import RunConfig
 
@@ -153,7 +153,9 @@ def _write(path: Path, text: str) -> None:
 
 def _read(path: Path, parse: Any, bad_syntax: type[Exception]) -> Any:
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse(regular_file.read_text(path))
+    except checks.InputError:
+        raise
     except OSError as error:
         raise checks.InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (bad_syntax, UnicodeDecodeError) as error:

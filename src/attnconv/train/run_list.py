@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-from attnconv import checks
+from attnconv import checks, regular_file
 from attnconv.folder_lock import is_locked
 from attnconv.train.checksum import ends_whole
 from attnconv.train.run_folder import RunFolder
@@ -133,11 +133,13 @@ def _facts(folder: RunFolder, stamps: tuple[Stamp, ...]) -> dict[str, Any]:
         parts.append((folder.result, _from_result))
     for path, read in parts:
         try:
-            facts |= read(path.read_text(encoding="utf-8"))
+            facts |= read(regular_file.read_text(path, at_most=regular_file.TABLE))
         except FileNotFoundError:  # before the first epoch, or gone since
             pass
         except OSError as error:
             facts["problem"] = f"{path.name} cannot be read: {error.strerror or error}"
+        except checks.InputError as error:
+            facts["problem"] = str(error)
         except (ValueError, LookupError, TypeError, yaml.YAMLError, csv.Error, RecursionError):
             facts["problem"] = f"{path.name} is damaged, or none of a run"
     if facts["problem"] is None and stamps[2] is not None and not _whole(folder.last):
@@ -150,7 +152,7 @@ def _facts(folder: RunFolder, stamps: tuple[Stamp, ...]) -> dict[str, Any]:
 def _whole(path: Path) -> bool:
     try:
         return ends_whole(path)
-    except OSError:
+    except (OSError, checks.InputError):
         return False
 
 

@@ -1,7 +1,6 @@
 """What the page shows, as HTML with its pictures inside it: nothing of it is a file that a server has to hand out."""
 
 import base64
-import html
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from attnconv import checks
 from attnconv.explain.attention import AttentionMap, choose_maps
 from attnconv.explain.figure import colour_scale
 from attnconv.explain.web.opened import Looked, Opened
+from attnconv.shown import shown_html
 
 LOSSLESS = 128 * 128  # pixels; a larger image goes to the page as JPEG
 COARSE = 128  # pixels of the longer side; those of a smaller image are drawn as squares
@@ -27,7 +27,7 @@ def query(opened: Opened) -> dict[str, int]:
 def picture(opened: Opened) -> dict[str, Any]:
     """What PICTURE shows beside the query."""
     rows, columns = opened.size
-    name = html.escape(opened.name)
+    name = shown_html(opened.name)
     return {
         "shape": _shape(opened.shown),
         "image": f'<img alt="{name}" src="{_uri(opened.shown)}">',
@@ -40,7 +40,7 @@ def prediction_html(looked: Looked) -> str:
     if looked.likely is None:
         return '<p class="note">This network names pixels, not the whole image.</p>'
     lines = "".join(
-        f'<li><span>{html.escape(name)}</span><b>{100 * chance:.1f}%</b><i style="width: {100 * chance:.1f}%"></i></li>'
+        f'<li><span>{shown_html(name)}</span><b>{100 * chance:.1f}%</b><i style="width: {100 * chance:.1f}%"></i></li>'
         for name, chance in looked.likely
     )
     return f'<ol class="likely">{lines}</ol>'
@@ -51,7 +51,7 @@ def attention_html(looked: Looked, point: tuple[int, int], *, layer: str, head: 
     try:
         maps = choose_maps(looked.maps(point), layer=layer, head=head)
     except checks.InputError as error:
-        return f'<p class="note" role="status">{html.escape(str(error))}.</p>'
+        return f'<p class="note" role="status">{shown_html(error)}.</p>'
     at = looked.seen.point(point)
     pixels = (looked.seen.pixels * 255).round().byte()
     return "".join(_layer_html(found, pixels, at) for found in maps)
@@ -141,12 +141,12 @@ def _encoded(pixels: np.ndarray, kind: str) -> str:
 
 def title_html(title: str) -> str:
     """What a network is called."""
-    return f'<h3 class="title">{html.escape(title)}</h3>'
+    return f'<h3 class="title">{shown_html(title)}</h3>'
 
 
 def refused_html(message: str) -> str:
     """Why a file was not taken."""
-    return f'<p class="refused" role="alert">{html.escape(message)}.</p>'
+    return f'<p class="refused" role="alert">{shown_html(message)}.</p>'
 
 
 # The image of `picture` with a `query`, its value, on it: filled in by the browser, in place whenever the query moves.

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, get_session, get_token, hf_hub_download
 
-from attnconv import checks
+from attnconv import checks, regular_file
 from attnconv.atomic import replacing
 from attnconv.models.hub import folder
 from attnconv.models.hub.card import MARK, card
@@ -70,7 +70,7 @@ def save(network: HubNetwork, path: Path, *, license: str | None) -> None:
         path.mkdir(parents=True, exist_ok=True)
         folder.write(network, path)
         readme = path / "README.md"
-        if not readme.exists() or MARK in readme.read_text(encoding="utf-8", errors="replace"):
+        if not readme.exists() or MARK.encode() in regular_file.read_bytes(readme, at_most=regular_file.TEXT):
             with replacing(readme) as file:
                 file.write(str(Wrapped(network, license).generate_model_card()).encode())
     except OSError as error:

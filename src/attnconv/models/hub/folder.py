@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from attnconv import __version__, checks
+from attnconv import __version__, checks, regular_file
 from attnconv.atomic import replacing, sync_folder
 from attnconv.folder_lock import locked
 from attnconv.models.hub.blueprint import Blueprint
@@ -144,7 +144,7 @@ def read(config_file: Path, weights_file: Path) -> HubNetwork:
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(regular_file.read_text(file))
     except FileNotFoundError:
         raise checks.InputError(f"{file.parent} holds no {file.name}, which save_pretrained writes") from None
     except OSError as error:
@@ -158,5 +158,5 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with regular_file.opened(path, at_most=regular_file.WEIGHTS) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,198 @@
+"""Classes, folders and files whose names hold what a terminal obeys, a page runs or no encoder takes."""
+
+import json
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+from cli.conftest import picture
+from cli.test_bad_input import assert_refused
+
+from attnconv.recipes import load_trained
+
+NAMES = [
+    "[link=http:a]x",
+    "[red]x",
+    "\x1b[31mred\x1b[0m",
+    "a\nb: # `c` | d",
+    "<img src=x onerror=alert(1)>",
+    "\u202egnp\u2066",
+    os.fsdecode(b"caf\xe9\xff"),
+]
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A folder of images with these classes, itself called in this way."""
+    folder = tmp_path_factory.mktemp("names") / os.fsdecode(b"pets\x1b[2J\xff")
+    for part in ("train", "val"):
+        for number, name in enumerate(NAMES):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(2):
+                picture(folder / part / name / f"{i}.png", colour=(30 * number, 200, 10 * i))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(pets):
+    from attnconv.cli import main
+
+    out = pets.parent / os.fsdecode(b"run\n\xfe")
+    train = ["train", "--model", "aa_convnet3", "--data", str(pets), "--image-size", "8", "--batch-size", "7"]
+    assert main([*train, "--epochs", "1", "--workers", "0", "--device", "cpu", "--out", str(out)]) == 0
+    return out
+
+
+def require_harmless(text, lines=None):
+    text.encode()  # which no lone surrogate survives
+    wrong = {unicodedata.category(letter) for letter in text if letter != "\n"} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    assert not wrong, ascii(text)
+    if lines is not None:
+        assert len(text.splitlines()) == lines, ascii(text)
+
+
+def test_the_classes_are_the_folders_names(run):
+    assert load_trained(run, device="cpu").meta["classes"] == sorted(NAMES)
+
+
+def test_train_and_resume_show_them_escaped(attnconv, run):
+    code, out, err = attnconv("train", "--resume", "--out", run)
+    assert code == 0, err
+    require_harmless(out, lines=1)
+    assert r"/run\n\udcfe: top-1" in out
+    require_harmless(err)
+
+
+def test_predict(attnconv, run, tmp_path):
+    image = picture(tmp_path / "a\x1b]0;title\x07\udcff.png")
+    code, out, err = attnconv("predict", run, image, "--top", "7", "--device", "cpu")
+    assert code == 0, err
+    require_harmless(out)
+    for name in (r"a\x1b]0;title\x07\udcff.png", r"\x1b[31mred\x1b[0m", "[link=http:a]x", "[red]x", r"\u202egnp\u2066"):
+        assert name in out
+    assert r"caf\udce9\udcff" in out
+    code, out, err = attnconv("predict", run, image, "--top", "7", "--json", "--device", "cpu")
+    require_harmless(out)
+    (found,) = json.loads(out)["predictions"]
+    assert (found["image"], {entry["class"] for entry in found["top"]}) == (str(image), set(NAMES))
+
+
+def test_what_is_skipped_is_named_in_one_line(attnconv, run, tmp_path):
+    images = [picture(tmp_path / "a.png"), tmp_path / "b\n\x1b[2K\udcff.png"]
+    images[1].write_text("nothing")
+    code, out, err = attnconv("predict", run, *images, "--skip-bad-images", "--device", "cpu")
+    assert code == 0, err
+    require_harmless(out)
+    require_harmless(err, lines=1)
+    assert r"b\n\x1b[2K\udcff.png: it is no image" in err
+    assert_refused(attnconv("predict", run, images[1]), r"b\\n\\x1b\[2K\\udcff\.png: it is no image")
+
+
+def test_evaluate_explain_and_runs(attnconv, run, pets, tmp_path):
+    image = picture(tmp_path / "\x1b[1m\udcff$.png")
+    for command in (
+        ["evaluate", run, "--workers", "0"],
+        ["explain", run, image, "--out", tmp_path / "\x07\udcff.svg"],
+        ["runs", run.parent],
+    ):
+        code, out, err = attnconv(*command)
+        assert code == 0, err
+        require_harmless(out)
+        assert r"\ud" in out
+    drawn = (tmp_path / "\x07\udcff.svg").read_text(encoding="utf-8")
+    require_harmless(drawn)
+    assert r"\x1b[1m\udcff$.png" in drawn  # in a comment beside the outlines of its letters
+
+
+def test_errors_are_one_line(attnconv, run, tmp_path):
+    name = "x\n\x1b[2J\u202e\udcff"
+    for command in (
+        ["predict", run, tmp_path / name],
+        ["train", "--data", name],
+        ["train", "--config", tmp_path / name],
+        ["evaluate", run, "--data", str(tmp_path / name)],
+        ["train", f"--{name}"],
+    ):
+        outcome = attnconv(*command)
+        assert_refused(outcome, r"x(\\n| )\\x1b\[2J\\u202e\\udcff")
+        require_harmless(outcome[2], lines=1)
+
+
+def test_a_failure_of_ours_is_one_line(attnconv, monkeypatch):
+    import attnconv.cli.models as command
+
+    def fail(*_, **__):
+        raise RuntimeError("\x1b[31ma\nb")
+
+    monkeypatch.setattr(command, "print_table", fail)
+    monkeypatch.setattr(command, "print_json", fail)
+    monkeypatch.delenv("ATTNCONV_TRACEBACK", raising=False)
+    code, _, err = attnconv("models", "--json")
+    assert code == 1
+    assert err == "attnconv: error: RuntimeError: \\x1b[31ma (ATTNCONV_TRACEBACK=1 shows where)\n"
+
+
+def test_a_saved_network_keeps_its_classes_and_its_card_shows_them(attnconv, run, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    code, out, err = attnconv("hub", "save", run, tmp_path / "saved\x1b\u202e")
+    assert code == 0, err
+    require_harmless(out, lines=1)
+    saved = tmp_path / "saved\x1b\u202e"
+    config = (saved / "config.json").read_bytes().decode("utf-8")
+    require_harmless(config)
+    assert json.loads(config)["meta"]["classes"] == sorted(NAMES)
+    assert load_trained(saved, device="cpu").meta["classes"] == sorted(NAMES)
+    card = (saved / "README.md").read_bytes().decode("utf-8")
+    require_harmless(card)
+    (classes,) = re.findall("^Classes: (.*)$", card, re.MULTILINE)
+    assert r"\<img src=x onerror=alert(1)\>" in classes
+    assert r"\[red\]x" in classes
+    assert r"caf\\udce9\\udcff" in classes
+    assert r"a\\nb: # \`c\` \| d" in classes
+    assert "<img" not in card.replace(r"\<", "")
+    code, out, err = attnconv("hub", "save", saved, tmp_path / "again")
+    assert code == 0, err
+    assert (tmp_path / "again" / "config.json").read_text() == config
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("safetensors", ".safetensors"), ("torch", ".pt2"), ("onnx", ".onnx")])
+def test_exported_files_keep_them(attnconv, run, tmp_path, form, suffix):
+    if form == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+    path = tmp_path / f"m\x1b{suffix}"
+    code, out, err = attnconv("export", run, "--format", form, "--no-measure", "--out", path)
+    assert code == 0, err
+    require_harmless(out)
+    assert load_trained(path, device="cpu", trust=True).meta["classes"] == sorted(NAMES)
+
+
+def test_shards_keep_them(attnconv, run, pets, tmp_path):
+    pytest.importorskip("webdataset", reason="needs attnconv[shards]")
+    shards = tmp_path / "shards\x1b\udcff"
+    code, out, err = attnconv("shards", pets, "--out", shards)
+    assert code == 0, err
+    require_harmless(out, lines=1)
+    require_harmless((shards / "index.json").read_text(encoding="utf-8"))
+    code, out, err = attnconv("evaluate", run, "--data", shards, "--workers", "0", "--json")
+    assert code == 0, err
+    assert json.loads(out)["count"] == 2 * len(NAMES)
+
+
+def test_a_member_of_a_shard_is_named_in_one_line(attnconv, tmp_path):
+    import io
+    import tarfile
+
+    (tmp_path / "shards").mkdir()
+    for part in ("train", "val"):
+        with tarfile.open(tmp_path / "shards" / f"{part}-0.tar", "w") as tar:
+            for suffix, content in (("png", b"nothing"), ("cls", b"0")):
+                member = tarfile.TarInfo(f"a\n\x1b[2J\u202e\udcff.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    outcome = attnconv("train", "--model", "aa_convnet3", "--data", tmp_path / "shards", "--batch-size", "1",
+                       "--workers", "0", "--out", Path(tmp_path / "run"))  # fmt: skip
+    assert_refused(outcome, r"train-0\.tar/a\\n\\x1b\[2J\\u202e.*\.png: it is no image")
+    require_harmless(outcome[2], lines=1)

@@ -1,0 +1,177 @@
+"""FIFOs, sockets, devices and files without end where a command reads a file: one line, and no waiting."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from cli.conftest import TRAIN, picture
+from cli.test_bad_input import assert_refused
+from test_regular_file import HUGE, device, fifo, unix_socket
+
+from attnconv.models.init_from import initialise
+
+PLAN = "name: a\ntext: b\nbaseline: c\nbase: {data: digits, epochs: 1}\narms: {c: {model: convnet3}}\n"
+
+
+def sparse(path):
+    """A file of 200 GB of which nothing is on the disk."""
+    with path.open("wb") as file:
+        file.truncate(HUGE)
+
+
+KINDS = [(fifo, "a FIFO and no regular file"), (unix_socket, "a socket and no"), (device, "a character device and no")]
+SPARSE = (sparse, r"larger than [\d,]+ MiB, the most that is read of such a file: it has 200,000,000,000 bytes")
+
+
+@pytest.fixture(autouse=True)
+def deadline():
+    """Whatever waits for a FIFO is interrupted."""
+
+    def raise_it(*_):
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, raise_it)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def place(finished, folder, tmp_path):
+    """A run, a folder of images and an image beside each other."""
+    shutil.copytree(finished, tmp_path / "run")
+    picture(tmp_path / "photo.png")
+    return tmp_path
+
+
+# What takes the special file's place, and the command that reads it.
+COMMANDS = [
+    ("x.png", ["predict", "run", "x.png"]),
+    ("x.jpg", ["predict", "run", "photo.png", "x.jpg"]),
+    ("x.png", ["explain", "run", "x.png"]),
+    ("images/train/red/x.png", [*TRAIN[:3], "--data", "images", "--batch-size", "9", "--workers", "0", "--out", "new"]),
+    ("images/val/red/x.png", ["evaluate", "run", "--data", "images", "--workers", "0"]),
+    ("run/best.pt", ["predict", "run", "photo.png"]),
+    ("x.pt", ["evaluate", "x.pt"]),
+    ("x.safetensors", ["predict", "x.safetensors", "photo.png"]),
+    ("x.safetensors", ["export", "x.safetensors"]),
+    ("x.pt", ["hub", "save", "x.pt", "saved"]),
+    ("x.onnx", ["predict", "x.onnx", "photo.png"]),
+    ("x.pt2", ["predict", "x.pt2", "photo.png", "--trust"]),
+    ("x.yaml", [*TRAIN, "--config", "x.yaml", "--out", "new"]),
+    ("run/config.yaml", ["train", "--resume", "--out", "run"]),
+    ("run/last.pt", ["train", "--resume", "--out", "run"]),
+    ("x.yaml", ["lr-find", "--config", "x.yaml"]),
+    ("x.yaml", ["study", "run", "x.yaml", "--out", "study"]),
+    ("study/study.yaml", ["study", "status", "study"]),
+    ("study/records.jsonl", ["study", "report", "study"]),
+    ("records/x.jsonl", ["bench", "report", "records"]),
+    ("saved/config.json", ["predict", "saved", "photo.png"]),
+]
+NEEDS = {"x.onnx": "onnxruntime", "saved/config.json": "huggingface_hub"}
+
+
+@pytest.mark.parametrize(("make", "message"), [KINDS[0], SPARSE])
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=lambda value: value if isinstance(value, str) else value[0])
+def test_a_special_file_is_refused_in_one_line(attnconv, place, monkeypatch, name, command, make, message):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    monkeypatch.chdir(place)
+    for folder in ("study", "records", "saved"):
+        (place / folder).mkdir()
+    (place / "saved" / "model.safetensors").write_bytes(b"")
+    (place / "study" / "study.yaml").write_text(PLAN)
+    if name == "run/last.pt":
+        (place / "run" / "best.pt").unlink()
+    (place / name).unlink(missing_ok=True)
+    make(place / name)
+    if "images" in command:  # 16 x 16 in three colours, not digits: the network of the folder itself
+        command = [word if word != "run" else "own" for word in command]
+        if "own" in command:
+            (place / name).rename(place / "aside")
+            assert attnconv(*TRAIN[:3], "--data", "images", "--image-size", "8", "--epochs", "1", "--batch-size", "4",
+                            "--workers", "0", "--out", "own")[0] == 0  # fmt: skip
+            (place / "aside").rename(place / name)
+    code, out, err = attnconv(*command)
+    lines = [line for line in err.splitlines() if not line.startswith("epoch ")]
+    assert (code, out, len(lines)) == (2, "", 1), err
+    assert_refused((code, out, lines[0]), f"{name.rpartition('/')[2]} is {message}")
+
+
+@pytest.mark.parametrize(("make", "message"), KINDS[1:])
+def test_sockets_and_devices_are_no_images(attnconv, finished, tmp_path, make, message):
+    make(tmp_path / "x.png")
+    assert_refused(attnconv("predict", finished, tmp_path / "x.png"), f"x.png is {message} regular file: it is not op")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "result.json"])
+@pytest.mark.parametrize(("make", "message"), [KINDS[0], SPARSE])
+def test_a_list_of_runs_names_such_a_file(attnconv, place, name, make, message):
+    (place / "run" / name).unlink()
+    make(place / "run" / name)
+    code, out, err = attnconv("runs", place, "--json")
+    assert code == 0, err
+    (found,) = json.loads(out)
+    assert found["state"] == "damaged"
+    assert name in found["problem"]
+    assert message.partition(" [")[0].partition(" and ")[0].split(",")[0] in found["problem"]
+
+
+def test_a_last_checkpoint_that_is_a_fifo_is_none(attnconv, place):
+    for name in ("last.pt", "result.json"):
+        (place / "run" / name).unlink()
+    fifo(place / "run" / "last.pt")
+    (found,) = json.loads(attnconv("runs", place, "--json")[1])
+    assert (found["state"], found["problem"]) == ("damaged", "last.pt is cut short; --resume takes best.pt")
+
+
+@pytest.mark.parametrize(("make", "message"), [KINDS[0], SPARSE])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_no_weights_are_taken_from_such_a_file(tmp_path, make, message, suffix):
+    import torch
+
+    make(tmp_path / f"x{suffix}")
+    with pytest.raises(ValueError, match=f"x{suffix} is {message}"):
+        initialise(torch.nn.Linear(1, 1), "resnet18", tmp_path / f"x{suffix}")
+
+
+@pytest.mark.parametrize("name", ["train-0.tar", "index.json", "index.npy"])
+def test_shards_that_are_fifos(attnconv, folder, tmp_path, name):
+    pytest.importorskip("webdataset", reason="needs attnconv[shards]")
+    shards = tmp_path / "shards"
+    assert attnconv("shards", folder, "--out", shards)[0] == 0
+    if name.endswith(".tar"):
+        (shards / "index.json").unlink()
+        (shards / "train-000000.tar").rename(shards / "val-0.tar")
+    else:
+        (shards / name).unlink()
+    fifo(shards / name)
+    outcome = attnconv(*TRAIN[:3], "--data", shards, "--batch-size", "4", "--out", tmp_path / "new")
+    assert_refused(outcome, f"{name} is a FIFO and no regular file")
+
+
+def test_a_fifo_among_the_images_stops_no_worker_and_is_counted(folder, tmp_path):
+    os.mkfifo(folder / "train" / "red" / "x.png")
+    command = [sys.executable, "-m", "attnconv", "train", "--model", "aa_convnet3", "--data", str(folder)]
+    command += [
+        "--image-size",
+        "8",
+        "--batch-size",
+        "4",
+        "--epochs",
+        "1",
+        "--workers",
+        "2",
+        "--device",
+        "cpu",
+        "--json",
+    ]
+    command += ["--out", str(tmp_path / "run"), "--skip-bad-images", "--cache-images"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["skipped_images"] == 1

@@ -1,0 +1,108 @@
+"""Only regular files are opened, and no more of them is read than is reasonable."""
+
+import os
+import signal
+import socket
+
+import pytest
+
+from attnconv import regular_file
+from attnconv.checks import InputError
+
+HUGE = 200 * 10**9  # bytes; nothing is on the disk
+
+
+class TooLate(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def deadline():
+    """No test waits for what never comes: an open() that hangs is interrupted."""
+
+    def raise_it(*_):
+        raise TooLate
+
+    before = signal.signal(signal.SIGALRM, raise_it)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def fifo(path):
+    os.mkfifo(path)
+
+
+def unix_socket(path):
+    here = os.getcwd()
+    os.chdir(path.parent)  # a socket's path is short
+    try:
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def device(path):
+    path.symlink_to("/dev/zero")
+
+
+KINDS = [(fifo, "a FIFO"), (unix_socket, "a socket"), (device, "a character device")]
+READERS = [
+    regular_file.require,
+    regular_file.opened,
+    regular_file.read_text,
+    lambda path: regular_file.read_bytes(path, at_most=10),
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize(("make", "kind"), KINDS)
+def test_what_is_no_regular_file_is_refused(tmp_path, make, kind, read):
+    make(tmp_path / "x.png")
+    with pytest.raises(InputError, match=rf"x\.png is {kind} and no regular file: it is not opened$"):
+        read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(("make", "kind"), KINDS[::2])
+def test_what_takes_the_place_of_a_file_after_the_look_is_refused(tmp_path, monkeypatch, make, kind):
+    make(tmp_path / "x.png")
+    monkeypatch.setattr(regular_file, "require", lambda path, at_most: None)
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    with pytest.raises(InputError, match=rf"is {kind} and no regular file"):
+        regular_file.opened(tmp_path / "x.png")
+    if before is not None:
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_link_to_a_regular_file_is_one(tmp_path):
+    (tmp_path / "a").write_bytes(b"one\r\ntwo\rthree\n")
+    (tmp_path / "b").symlink_to("a")
+    assert regular_file.read_text(tmp_path / "b") == "one\ntwo\nthree\n"
+    assert regular_file.read_bytes(str(tmp_path / "b"), at_most=15) == b"one\r\ntwo\rthree\n"
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_folders_and_missing_files_are_errors_of_the_system(tmp_path, read):
+    with pytest.raises(IsADirectoryError):
+        read(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "nothing")
+
+
+def test_a_large_file_is_refused_by_its_size(tmp_path):
+    with (tmp_path / "x").open("wb") as file:
+        file.truncate(HUGE)
+    message = r"x is larger than 16 MiB, the most that is read of such a file: it has 200,000,000,000 bytes$"
+    with pytest.raises(InputError, match=message):
+        regular_file.read_text(tmp_path / "x")
+    with regular_file.opened(tmp_path / "x") as file:  # where all of it is not read
+        assert file.read(3) == bytes(3)
+
+
+def test_the_limit_itself_is_not_above_it(tmp_path):
+    (tmp_path / "x").write_bytes(b"12345")
+    assert regular_file.read_bytes(tmp_path / "x", at_most=5) == b"12345"
+    with pytest.raises(InputError, match="is larger than 0 MiB"):
+        regular_file.read_bytes(tmp_path / "x", at_most=4)
