@@ -249,7 +249,7 @@ def test_what_does_not_fit_gets_one_line_and_leaves_nothing(attnconv, checkpoint
         (b"cat\n\ndog\n", "--classes: line 2 of .*names.txt is empty"),
         (b"cat\ndog\ncat\n", "--classes: lines 1 and 3 of .*names.txt are 'cat' both"),
         (b"\xff\xfe", "--classes: cannot read .*names.txt"),
-        (None, "--classes: no file .*names.txt"),
+        (None, "--classes: cannot read .*names.txt: .*No such file"),
     ],
 )
 def test_names_of_classes_that_cannot_be_read(attnconv, checkpoint, tmp_path, text, message):

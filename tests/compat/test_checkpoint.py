@@ -187,3 +187,13 @@ def test_nothing_random_is_drawn():
     before = torch.get_rng_state()
     compat.load_checkpoint(weights(SSA), "ssa_xresnet18")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(number):
+    given = weights(PLAIN)
+    given["4.0.convs.0.0.weight"][0, 0, 0, 0] = number
+    with pytest.raises(
+        checks.InputError, match=r"does not hold the weights of xresnet18: '.*' holds a number that is not f"
+    ):
+        compat.load_checkpoint(given, "xresnet18")

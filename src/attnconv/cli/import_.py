@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from attnconv import checks
+from attnconv import checks, regular_file
 from attnconv.cli.options import pairs
 
 
@@ -86,10 +86,8 @@ def import_(
 
 def class_names(file: Path) -> list[str]:
     """The lines of ``file``; InputError if it cannot be read, or one is empty or stands there twice."""
-    if not file.is_file():
-        raise checks.InputError(f"--classes: no file {file}")
     try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").rstrip().split("\n")]
+        names = [line.strip() for line in regular_file.read_text(file).rstrip().split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise checks.InputError(f"--classes: cannot read {file}: {checks.first_line(error)}") from None
     for i, name in enumerate(names):

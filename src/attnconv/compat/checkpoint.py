@@ -17,7 +17,7 @@ from attnconv.foreign import Found, Source, read_state_dict
 from attnconv.layers.spectral_norm import rename_old_keys
 from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.registry import check_options, create_model, model_options
-from attnconv.weights import Shapes, difference, shapes_of
+from attnconv.weights import Shapes, difference, shapes_of, unfit
 
 ANY_SIZE = 128  # pixels: of networks without tables, which take images of every size
 FAMILIES = (wide_resnet, xresnet)
@@ -90,6 +90,9 @@ def network_of(
     state = _in_our_names(tensors, seen, empty, label)
     if problem := _difference(shapes_of(state), shapes_of(empty.state_dict()), seen):
         raise checks.InputError(f"{label} does not hold the weights of {name}: {problem}{alike}")
+    weights = {key: tensor for key, tensor in empty.state_dict().items() if tensor.is_floating_point()}
+    if problem := unfit(state, weights):  # averages of counts may well be fractions
+        raise checks.InputError(f"{label} does not hold the weights of {name}: {problem}")
     with torch.random.fork_rng(devices=[]):  # the weights that are drawn are thrown away
         model = create_model(name, **settings)
     model.load_state_dict(state)

@@ -55,12 +55,12 @@ def members(file: BinaryIO, size: int, budget: Budget) -> dict[str, Member]:
         text = name.decode("utf-8", "backslashreplace")
         if method != 0 or flags & ENCRYPTED:
             how = "encrypted" if flags & ENCRYPTED else "compressed"
-            raise ValueError(f"its member {shown(text)} is {how}, which torch.save never does")
+            raise ValueError(f"its member {quoted(text)} is {how}, which torch.save never does")
         unpacked, packed, offset = _wide(extra, unpacked, packed, offset)
         if packed != unpacked:
-            raise ValueError(f"its member {shown(text)} has two sizes")
+            raise ValueError(f"its member {quoted(text)} has two sizes")
         if name.lower() in names:  # torch does not tell small letters from capitals
-            raise ValueError(f"two of its members are named {shown(text)}")
+            raise ValueError(f"two of its members are named {quoted(text)}")
         names.add(name.lower())
         member = _behind_its_header(file, offset, name, unpacked, start)
         used.append((offset, member.end))
@@ -140,12 +140,12 @@ def _behind_its_header(file: BinaryIO, offset: int, name: bytes, size: int, dire
         or unpacked not in sizes
         or file.read(name_length) != name
     ):
-        raise ValueError(f"its directory and the header of {shown(name.decode('utf-8', 'replace'))} differ")
+        raise ValueError(f"its directory and the header of {quoted(name.decode('utf-8', 'replace'))} differ")
     if start + size > directory:
         raise ValueError("a member of it lies outside")
     return Member(start, start + size)
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """Return ``text`` from a file as a message has it: escaped, and not longer than a line."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,6 +1,8 @@
 """The one door to other people's files of weights."""
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -8,11 +10,10 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from attnconv import checks
-from attnconv.foreign.archive import shown
+from attnconv import checks, regular_file
+from attnconv.foreign.archive import quoted
 from attnconv.foreign.budget import Budget
 from attnconv.foreign.prefixes import stripped
-from attnconv.foreign.regular_file import open_regular
 from attnconv.foreign.stand_in import Name, StandIn, kind_of
 from attnconv.foreign.state_dict import find
 from attnconv.foreign.stored import Storages, Stored
@@ -58,7 +59,7 @@ def read_state_dict(source: Source, *, average: bool = False) -> Found:
     if not isinstance(source, (str, PathLike)):
         raise checks.InputTypeError(f"weights are read from a path or a state dict, not {type(source).__name__}")
     path = Path(source)
-    with open_regular(path) as (file, size):
+    with _opened(path) as (file, size):
         budget = Budget(str(path), size)
         if _is_safetensors(path, file, size):
             with open_safetensors(path, extra="train") as opened:
@@ -73,10 +74,26 @@ def read_plain(path: Path) -> Any:
     Raises:
         InputError: as `read_state_dict`, or it holds something else.
     """
-    with open_regular(path) as (file, size):
+    with _opened(path) as (file, size):
         budget = Budget(str(path), size)
         value, storages = read_torch_file(file, size, budget)
         return _plain(value, storages, budget, 0)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a regular file and yield it with its size in bytes."""
+    try:
+        file = regular_file.opened(path, at_most=regular_file.WEIGHTS)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = ": it is a folder" if isinstance(error, IsADirectoryError) else ""
+        raise checks.InputError(f"no file {path} to take weights from{what}") from None
+    except checks.InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise checks.InputError(f"cannot open {str(path)!r}: {checks.first_line(error)}") from error
+    with file:
+        yield file, os.fstat(file.fileno()).st_size
 
 
 def _found(value: Any, storages: Storages | None, budget: Budget, average: bool) -> Found:
@@ -107,7 +124,7 @@ def _plain(value: Any, storages: Storages, budget: Budget, depth: int) -> Any:
     budget.take(VALUE)
     if isinstance(value, (StandIn, Name)):
         raise checks.InputError(
-            f"{budget.label} holds something other than tensors and plain values: {shown(kind_of(value))}"
+            f"{budget.label} holds something other than tensors and plain values: {quoted(kind_of(value))}"
         )
     if depth > DEEPEST:
         raise checks.InputError(f"{budget.label} is damaged: what it holds is nested more than {DEEPEST} deep")

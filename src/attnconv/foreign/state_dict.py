@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.foreign.archive import shown
+from attnconv.foreign.archive import quoted
 from attnconv.foreign.budget import Budget
 from attnconv.foreign.stand_in import StandIn, kind_of
 from attnconv.foreign.stored import Stored
@@ -126,6 +126,6 @@ def _held(value: Any) -> str:
     """Return a clause on what ``value`` holds: the first names and kinds."""
     entries = _entries(value)
     if not entries:
-        return "nothing" if isinstance(value, Mapping) else f"no dict, but {shown(kind_of(value))}"
-    first = [f"{shown(str(key))} ({shown(kind_of(item))[1:-1]})" for key, item in list(entries.items())[:5]]
+        return "nothing" if isinstance(value, Mapping) else f"no dict, but {quoted(kind_of(value))}"
+    first = [f"{quoted(str(key))} ({quoted(kind_of(item))[1:-1]})" for key, item in list(entries.items())[:5]]
     return ", ".join(first) + (", ..." if len(entries) > 5 else "")

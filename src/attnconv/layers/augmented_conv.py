@@ -205,16 +205,19 @@ class AugmentedConvNd(Attention):
             nn.init.normal_(table, std=self.head_dim**-0.5)
 
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
+        """Draw qkv_conv and attn_out anew, as ``initialise`` draws a convolution, and the position tables."""
         for conv in (self.qkv_conv, self.attn_out):
             conv.reset_parameters()
             initialise(conv)
         self.reset_parameters()
 
     def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the output ``y`` (B, out_channels, *map) with zeros in its value channels, which are the last."""
         kept = self.out_channels - self.value_channels
         return torch.cat([y[:, :kept], torch.zeros_like(y[:, kept:])], dim=1)
 
     def activity(self, y: Tensor) -> float:
+        """Return the share, 0 to 1, of the value channels in the variance of ``y``, summed over channels."""
         variance = y.float().transpose(0, 1).flatten(1).var(1, correction=0)  # (F,)
         return (variance[-self.value_channels :].sum() / variance.sum().clamp_min(1e-30)).item()
 

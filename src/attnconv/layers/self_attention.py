@@ -53,6 +53,7 @@ class SelfAttention(Attention):
         return (x + self.gamma * o).to(x.dtype)  # x first: the sum takes its memory format
 
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
+        """Draw the weights anew, as ``initialise`` draws a convolution, before any constraint; gamma is 0 again."""
         for name in ("query", "key", "value"):
             setattr(self, name, redrawn(getattr(self, name)))
             initialise(getattr(self, name))
@@ -60,9 +61,11 @@ class SelfAttention(Attention):
             self.gamma.zero_()
 
     def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``x``, which is the output at gamma 0."""
         return x
 
     def activity(self, y: Tensor) -> float:
+        """Return gamma."""
         return self.gamma.item()
 
     def extra_repr(self) -> str:

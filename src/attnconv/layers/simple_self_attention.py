@@ -52,15 +52,18 @@ class SimpleSelfAttention(Attention):
         return self.attend(ops.bilinear_attention, x, self.conv.weight, self.gamma, normalize=self.normalize)
 
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
+        """Draw the weight anew, as ``initialise`` draws a convolution, before any constraint; gamma is 0 again."""
         self.conv = redrawn(self.conv)
         initialise(self.conv)
         with torch.no_grad():
             self.gamma.zero_()
 
     def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``x``, which is the output at gamma 0."""
         return x
 
     def activity(self, y: Tensor) -> float:
+        """Return gamma."""
         return self.gamma.item()
 
     def extra_repr(self) -> str:
