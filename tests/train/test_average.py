@@ -27,6 +27,32 @@ def test_the_average_follows_the_weights():
     assert model.weight.item() == -1
 
 
+def weights_of(model):
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("decay", [0.25, 0.999])  # reached after 4 steps, and never
+def test_a_run_averages_its_weights_after_each_step(tmp_path, decay):
+    """The rule in a plain loop over the weights that the run had: a step is seen at the next one's forward pass."""
+    model, seen = toy_net(), []
+    model.register_forward_pre_hook(lambda module, _: seen.append(weights_of(module)) if module.training else None)
+    config = toy_config(epochs=2, ema=decay, lr=0.3)
+    fit(model, MemoryLoader(), val_loader(), config=config, out=tmp_path, meta={}, progress=False)
+    steps = [*seen, weights_of(model)]
+    assert len(steps) == 1 + 8
+    averages = {name: weight.double() for name, weight in steps[0].items()}
+    for step in range(1, 9):
+        kept = min(decay, (1 + step) / (10 + step))
+        for name, average in averages.items():
+            averages[name] = kept * average + (1 - kept) * steps[step][name].double()
+    found = load_checkpoint(tmp_path / "last.pt")["average"]
+    assert found.keys() == averages.keys()
+    for name, average in averages.items():
+        torch.testing.assert_close(found[name].double(), average, rtol=1e-5, atol=1e-6)
+    for other in (steps[0], steps[-1]):  # the first and the last weights are far from it
+        assert (found["head.weight"] - other["head.weight"]).abs().max() > 1e-3
+
+
 def test_an_error_in_the_block_puts_the_weights_back():
     model = toy_net()
     before = [weight.clone() for weight in model.parameters()]
