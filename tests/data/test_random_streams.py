@@ -112,6 +112,15 @@ def test_the_mixture_of_a_batch(kind):
     assert not any(torch.equal(found.labels, labels) for labels in others)  # so that the lines above can fail
 
 
+def test_the_images_of_a_subset():
+    """They are the same whatever the run's seed: SeedSequence(0), without a key."""
+    whole, subset = load_data("digits").train, load_data("digits", train_subset=5).train
+    chosen = torch.randperm(1437, generator=numbers(15793235383387715774))[:5].sort().values
+    assert chosen.tolist() == [211, 308, 462, 720, 1170]
+    assert torch.equal(subset.images, whole.images[chosen])
+    assert torch.equal(subset.labels, whole.labels[chosen])
+
+
 def test_the_numbers_of_a_step():
     reseed(SEED, 5)
     assert torch.initial_seed() == STEP_5

@@ -51,7 +51,7 @@ def test_numbers_that_are_not_finite_in_the_file(value, batch):
 @pytest.mark.parametrize("other", [None, math.nan, math.inf])
 def test_numbers_that_are_not_finite_in_the_network(value, other):
     """Were they compared, an infinite output would let any difference pass: inf <= 0.001 * inf."""
-    message = "^the file cannot be compared .*: outputs of PyTorch are not finite for 5 images of 5 x 7$"
+    message = r"^the file cannot be compared .*: outputs of PyTorch are not finite for 5 images of 5 x 7$"
     with pytest.raises(DisagreementError, match=message):
         agree(Net(value), Net(other))
 
@@ -68,7 +68,7 @@ def test_the_tolerance_is_of_the_largest_output(share, passes):
     if passes:
         assert len(agree(model, call)) == 3
     else:
-        with pytest.raises(DisagreementError, match="^the file differs from PyTorch by "):
+        with pytest.raises(DisagreementError, match=r"^the file differs from PyTorch by "):
             agree(model, call)
 
 
@@ -81,7 +81,7 @@ def test_a_file_that_fails():
     def call(x):
         raise ValueError("no such size")
 
-    with pytest.raises(DisagreementError, match="^the file fails on 1 images of 5 x 7: .*no such size$"):
+    with pytest.raises(DisagreementError, match=r"^the file fails on 1 images of 5 x 7: .*no such size$"):
         agree(Net(), call)
 
 
