@@ -75,6 +75,11 @@ def test_validation_is_never_augmented(make_loaders):
     assert same(plain.epoch(0), val.epoch(0))
 
 
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(mixup=0.4), ALL])
+def test_nothing_mixes_batches_without_a_seed(augmentation):
+    assert batch_mixer(augmentation, seed=None, num_classes=3) is None
+
+
 def test_labels_are_shares_where_images_are_mixed(make_loaders):
     train, _ = make_loaders()
     plain, _ = make_loaders(Augmentation())

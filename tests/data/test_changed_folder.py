@@ -9,6 +9,7 @@ import torch
 
 from attnconv.checks import InputError
 from attnconv.data import load_data
+from attnconv.data.fingerprint import fingerprint as fingerprint_of
 from attnconv.recipes import run
 from attnconv.train.config import RunConfig
 
@@ -103,6 +104,14 @@ def test_a_fingerprint_tells(image_folder, change, keys):
     after = fingerprint(image_folder)
     assert {key for key in before["training"] if before["training"][key] != after["training"][key]} == keys
     assert after["validation"] == before["validation"]
+
+
+def test_a_fingerprint_tells_the_labels_of_images_without_names():
+    images = [("0", 1, 64), ("1", 0, 64), ("2", 1, 64)]
+    known, other = fingerprint_of(images), fingerprint_of([("0", 1, 64), ("1", 1, 64), ("2", 0, 64)])
+    assert known == fingerprint_of(iter(images))
+    assert (known["count"], known["bytes"]) == (other["count"], other["bytes"]) == (3, 192)
+    assert known["listing"] != other["listing"]
 
 
 def test_the_fingerprint_of_a_subset_is_that_of_its_images(image_folder):
