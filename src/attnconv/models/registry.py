@@ -44,7 +44,7 @@ class _Family:
     listed: tuple[str, ...]
     images: Images
     dense: bool
-    plain: str | None
+    plain: str | None = None
 
 
 _FAMILIES: list[_Family] = []

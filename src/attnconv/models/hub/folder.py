@@ -30,7 +30,7 @@ _WAITING = re.compile(r"model-[0-9a-f]{16}\.safetensors(\.[0-9a-f]{8}\.tmp)?")
 
 def is_saved(path: Path) -> bool:
     """True if ``path`` is a folder that looks like one of `write`."""
-    return (path / CONFIG).is_file()
+    return (path / CONFIG).exists()
 
 
 def write(model: HubNetwork, folder: Path) -> None:
