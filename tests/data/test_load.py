@@ -38,14 +38,14 @@ def test_digits_are_split_alike_in_every_class_and_every_time():
     assert torch.equal(data.val.images, again.val.images)
 
 
-def testmean_and_std_are_those_of_the_training_images():
+def test_mean_and_std_are_those_of_the_training_images():
     data = load_data("digits")
     values = data.train.images.double() / 255
     assert data.mean == pytest.approx((values.mean().item(),), rel=1e-12)
     assert data.std == pytest.approx((values.std(correction=0).item(),), rel=1e-12)
 
 
-def testmean_and_std_channel_by_channel():
+def test_mean_and_std_channel_by_channel():
     images = torch.randint(0, 256, (5, 3, 4, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mean, std = mean_and_std(images)
     values = images.double().transpose(0, 1).flatten(1) / 255

@@ -70,6 +70,13 @@ def test_without_flip_nothing_is_mirrored():
     assert make_loader(source, 4, seed=0)._moves(0)[:, 2].sum() == 0
 
 
+def test_a_subset_is_augmented_as_the_whole():
+    source = TensorSource(noise(9, 3, 5, 7), torch.arange(9), pad=2, flip=True)
+    subset = source.subset(torch.tensor([7, 2]))
+    assert (subset.labels.tolist(), subset.pad, subset.flip) == ([7, 2], 2, True)
+    assert torch.equal(subset.images, source.images[[7, 2]])
+
+
 def test_the_frame_is_black():
     source = TensorSource(noise(1, 1, 3, 3), torch.zeros(1, dtype=torch.int64), pad=3)
     loader = make_loader(source, 1, seed=0)

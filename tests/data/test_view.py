@@ -23,6 +23,13 @@ def test_fit_is_the_usual_resize_and_centre_crop(shape):
     assert torch.equal(fit(images, (14, 14), 8 / 7), expected)
 
 
+@pytest.mark.parametrize(("size", "resized"), [(96, 110), (64, 73)])  # of 109.7 and 73.1 pixels
+def test_the_shorter_side_is_rounded(size, resized):
+    images = noise(3, 150, 120)
+    expected = v2.Compose([v2.Resize(resized, antialias=True), v2.CenterCrop(size)])(images)
+    assert torch.equal(fit(images, (size, size), 8 / 7), expected)
+
+
 @pytest.mark.parametrize("size", [(14, 14), (16, 32), (9, 5)])
 def test_an_image_of_the_right_size_stays_as_it_is(size):
     images = noise(4, 3, *size)

@@ -153,6 +153,12 @@ def test_equal_time_reads_the_last_epoch_within_the_cheapest_arms_total():
     assert slow.equal_flops.difference is None
 
 
+def test_one_disturbed_run_does_not_move_an_arms_clock():
+    records = [run_record("plain", s, [10.0, 20.0], epoch_seconds=100.0 if s == 1 else 10.0) for s in range(3)]
+    found = compare(records, baseline="plain", chance=10)
+    assert (found.time, row(found, "plain").seconds) == (("plain", 20.0), 20.0)
+
+
 def test_a_diverged_run_keeps_its_score_at_an_equal_budget():
     records = [*two_arms()[1:], run_record("better", 0, [20.0], state="diverged")]
     found = row(compare(records, baseline="plain", chance=10), "better")

@@ -24,6 +24,12 @@ def test_power_is_that_of_simulated_studies(difference, sds, runs):
     assert power(difference, sds, runs) == pytest.approx(simulated(difference, sds, runs), abs=0.02)
 
 
+@pytest.mark.parametrize(("sds", "runs"), [((1.0,), 5), ((1.0, 1.0), 10), ((0.5, 1.5), 16)])
+def test_where_there_is_next_to_no_difference_five_percent_are_false_alarms(sds, runs):
+    """Half of them say that it has the other sign."""
+    assert power(1e-9, sds, runs) == pytest.approx(0.05, abs=1e-6)
+
+
 @pytest.mark.parametrize("sds", [(1.0,), (1.0, 1.0), (0.5, 2.0)])
 @pytest.mark.parametrize("difference", [0.1, -0.7, 1.5])
 def test_the_runs_needed_are_the_fewest_with_the_power(difference, sds):

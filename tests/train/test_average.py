@@ -12,8 +12,8 @@ from attnconv.train.fit import fit
 
 def test_the_average_follows_the_weights():
     model = torch.nn.Linear(1, 1, bias=False)
-    values, expected = [2.0, 5.0, -1.0], 2.0
-    model.weight.data.fill_(values[0])
+    values, expected = [2.0, 5.0, -1.0], 40.0
+    model.weight.data.fill_(expected)
     average = WeightAverage(model, 0.25)
     for step, value in enumerate(values, 1):
         model.weight.data.fill_(value)
@@ -25,6 +25,32 @@ def test_the_average_follows_the_weights():
     with average.in_place():
         assert model.weight.item() == pytest.approx(expected)
     assert model.weight.item() == -1
+
+
+def weights_of(model):
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("decay", [0.4, 0.999])  # reached at step 5, and never
+def test_a_run_averages_its_weights_after_each_step(tmp_path, decay):
+    """The rule in a plain loop over the weights that the run had: a step is seen at the next one's forward pass."""
+    model, seen = toy_net(), []
+    model.register_forward_pre_hook(lambda module, _: seen.append(weights_of(module)) if module.training else None)
+    config = toy_config(epochs=2, ema=decay, lr=0.3)
+    fit(model, MemoryLoader(), val_loader(), config=config, out=tmp_path, meta={}, progress=False)
+    steps = [*seen, weights_of(model)]
+    assert len(steps) == 1 + 8
+    averages = {name: weight.double() for name, weight in steps[0].items()}
+    for step in range(1, 9):
+        kept = min(decay, (1 + step) / (10 + step))
+        for name, average in averages.items():
+            averages[name] = kept * average + (1 - kept) * steps[step][name].double()
+    found = load_checkpoint(tmp_path / "last.pt")["average"]
+    assert found.keys() == averages.keys()
+    for name, average in averages.items():
+        torch.testing.assert_close(found[name].double(), average, rtol=1e-5, atol=1e-6)
+    for other in (steps[0], steps[-1]):  # the first and the last weights are far from it
+        assert (found["head.weight"] - other["head.weight"]).abs().max() > 1e-3
 
 
 def test_an_error_in_the_block_puts_the_weights_back():
@@ -56,6 +82,30 @@ def test_the_average_is_what_is_scored_and_what_a_checkpoint_gives(tmp_path):
         losses[averaged] = evaluate(other, val_loader()).loss
     assert losses[True] == result["loss"] != losses[False]
     assert torch.equal(state["model"]["head.weight"], model.head.weight)  # the model itself keeps the trained ones
+
+
+class Watching:
+    """An observer that keeps a weight of the networks that it is shown."""
+
+    def epoch(self, model, images):
+        self.last = model.head.weight.detach().clone()
+        return {}
+
+    def end(self, model, loader):
+        self.best = model.head.weight.detach().clone()
+        return {"training": model.training}
+
+
+def test_what_is_said_of_the_best_epoch_is_of_its_average(tmp_path):
+    model, watching = toy_net(), Watching()
+    config = toy_config(epochs=2, ema=0.8, lr=0.3)
+    loaders = MemoryLoader(), val_loader()
+    result = fit(model, *loaders, config=config, out=tmp_path, meta={}, observer=watching, progress=False)
+    last, best = (load_checkpoint(tmp_path / name) for name in ("last.pt", "best.pt"))
+    assert torch.equal(watching.last, last["average"]["head.weight"])
+    assert torch.equal(watching.best, best["average"]["head.weight"])
+    assert not torch.equal(watching.best, best["model"]["head.weight"])
+    assert result["training"] is False
 
 
 def test_a_signal_while_they_change_places_puts_the_weights_back(monkeypatch):

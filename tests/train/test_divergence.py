@@ -1,3 +1,4 @@
+import math
 import os
 import re
 
@@ -82,6 +83,13 @@ def test_statistics_that_overflow_are_not_saved(tmp_path):
     with pytest.raises(InputError, match=r"^the largest weight is inf at step 3 "):
         run(tmp_path, train={(0, 2): lambda images: images * 1e25, (0, 3): KeyboardInterrupt()})
     assert not (tmp_path / "last.pt").exists()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_one_weight_that_is_not_finite_is_a_fault(value):
+    model = toy_net()
+    model.head.bias.data[1] = value
+    assert not math.isfinite(largest_value(model))
 
 
 def test_a_mask_of_minus_infinity_is_no_fault():

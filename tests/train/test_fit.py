@@ -10,8 +10,13 @@ from train.toy import CLASSES, MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.checks import InputError, InputTypeError
 from attnconv.train.checkpoint import load_checkpoint, load_weights
+from attnconv.train.device import make_fabric
+from attnconv.train.engine import make_engine
 from attnconv.train.evaluate import evaluate
 from attnconv.train.fit import fit
+from attnconv.train.result import summary
+from attnconv.train.run_folder import RunFolder
+from attnconv.train.run_state import RunState
 
 
 def run(out, *, model=None, train=None, val=None, config=None, meta=None, **options):
@@ -102,6 +107,30 @@ def test_the_best_checkpoint_gives_the_best_accuracy(finished):
     model = toy_net(seed=5)
     load_weights(model, state, out / "best.pt")
     assert evaluate(model, val_loader()).top1 == result["best_top1"]
+
+
+def state_of(out, *epochs):
+    """A run of which these rows of metrics.csv, but for what they leave out, are done."""
+    config = toy_config(epochs=len(epochs))
+    engine = make_engine(toy_net(), config, make_fabric("cpu"))
+    state = RunState(engine, config=config, batches=4, folder=RunFolder(out), meta={})
+    known = {"val_loss": 1.0, "val_top1": 50.0, "val_top5": 90.0, "seconds": 1.0}
+    bests = [state.epoch_done({"epoch": number, **known, **row}) for number, row in enumerate(epochs, 1)]
+    return state, bests
+
+
+def test_the_first_of_equally_good_epochs_is_the_best(tmp_path):
+    state, bests = state_of(tmp_path, *({"val_top1": top1} for top1 in (40.0, 60.0, 60.0, 55.0)))
+    assert bests == [True, True, False, False]
+    assert state.best == {"top1": 60.0, "epoch": 2}
+
+
+def test_the_result_is_of_the_last_epoch_and_its_seconds_are_those_of_most(tmp_path):
+    rows = [{"val_top1": 60.0, "val_loss": 0.5}, {"seconds": 2.0}, {"val_top1": 55.0, "val_loss": 0.7, "seconds": 90.0}]
+    state, _ = state_of(tmp_path, *rows)
+    result = summary(state, torch.device("cpu"))
+    assert (result["top1"], result["loss"], result["best_top1"], result["best_epoch"]) == (55.0, 0.7, 60.0, 1)
+    assert result["train_seconds_per_epoch"] == 2.0  # not their mean, 31
 
 
 def test_each_step_has_its_own_learning_rate(tmp_path, monkeypatch):

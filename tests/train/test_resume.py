@@ -147,6 +147,8 @@ def test_a_signal_inside_a_step_is_raised_after_it(tmp_path, undisturbed):
         {"optimizer": "rmsprop"},
         {"optimizer": "radam", "schedule": "flat-cosine"},
         {"optimizer": "ranger", "schedule": "flat-cosine"},  # 18 steps: between two looks ahead
+        {"optimizer": "sgd", "base_momentum": 0.7, "max_momentum": 0.95},
+        {"optimizer": "adamw", "base_momentum": 0.85, "max_momentum": 0.95},
         {"precision": "bf16"},
         {"ema": 0.9},
         {"accumulate": 3, "clip": 0.1},

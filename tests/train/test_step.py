@@ -15,7 +15,8 @@ from attnconv.train.fit import fit
 from attnconv.train.ranks import Ranks
 from attnconv.train.run_folder import RunFolder
 from attnconv.train.run_state import RunState
-from attnconv.train.step import FILLERS, compute_gradients, parts_of, train_step
+from attnconv.train.schedule import one_cycle, one_cycle_momentum
+from attnconv.train.step import FILLERS, compute_gradients, parts_of, set_rates, train_step
 
 
 def state_of(out, model, **options):
@@ -72,6 +73,54 @@ def test_probabilities_for_labels(tmp_path, batch):
     soft, soft_sums = stepped(tmp_path, images, torch.nn.functional.one_hot(labels, CLASSES).float())
     torch.testing.assert_close(soft, hard)
     assert (soft_sums.hits, soft_sums.loss) == (hard_sums.hits, pytest.approx(hard_sums.loss))
+
+
+CYCLE = {"schedule": "one-cycle", "base_momentum": 0.7, "max_momentum": 0.9, "warmup": 0.25, "epochs": 4}
+
+
+def momenta(engine):
+    return [group["betas"][0] if "betas" in group else group["momentum"] for group in engine.optimizer.param_groups]
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop", "ranger"])
+def test_rates_are_those_of_the_step_and_a_return_scales_the_learning_rate_alone(tmp_path, optimizer, factor):
+    """Of 16 steps the rate rises over 4, and the momentum falls."""
+    config = toy_config(optimizer=optimizer, lr=0.5, **CYCLE)
+    engine = make_engine(toy_net(), config, make_fabric("cpu"))
+    state = RunState(engine, config=config, batches=4, folder=RunFolder(tmp_path), meta={})
+    state.lr_factor = factor
+    for epoch, batch, lr, momentum in [(0, 0, 0.05, 0.9), (0, 2, 0.275, 0.8), (1, 0, 0.5, 0.7), (2, 2, 0.25, 0.8)]:
+        state.epoch, state.step_in_epoch = epoch, batch
+        assert set_rates(engine, state) == pytest.approx(factor * lr)
+        assert [group["lr"] for group in engine.optimizer.param_groups] == pytest.approx([factor * lr] * 2)
+        assert momenta(engine) == pytest.approx([momentum] * 2)
+
+
+def test_without_a_cycle_the_momentum_is_left_alone(tmp_path):
+    engine, state = state_of(tmp_path, toy_net())
+    engine.optimizer.param_groups[1]["momentum"] = 0.123
+    set_rates(engine, state)
+    assert momenta(engine) == [0, 0.123]
+
+
+def test_a_run_that_went_back_keeps_the_momentum_of_its_steps(tmp_path, monkeypatch):
+    seen = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD,
+        "step",
+        lambda self, *a: (seen.append({(g["lr"], g["momentum"]) for g in self.param_groups}), step(self, *a))[1],
+    )
+    train = MemoryLoader(faults={(1, 1): lambda images: images * float("nan")})
+    config = toy_config(on_nan="rollback", lr=0.01, **CYCLE)
+    fit(toy_net(), train, val_loader(), config=config, out=tmp_path, meta={}, progress=False)
+    # Noticed at the end of the epoch; back to its beginning, where the step is left out.
+    steps = [(n, 1.0) for n in range(8)] + [(n, 0.5) for n in range(4, 16) if n != 5]
+    assert len(seen) == len(steps)
+    for found, (number, factor) in zip(seen, steps, strict=True):
+        lr = factor * one_cycle(number, 16, peak=0.01, warmup=0.25)
+        assert found == {(lr, one_cycle_momentum(number, 16, base=0.7, largest=0.9, warmup=0.25))}
 
 
 def run(out, **options):

@@ -63,7 +63,7 @@ def require_agreement(
 
     Raises:
         InputError: ``model`` does not give one logit for each of the classes in ``facts``.
-        DisagreementError: one is above TOLERANCE, not finite where the original is, or of another shape.
+        DisagreementError: a difference is above TOLERANCE, outputs of either are not finite, or of another shape.
     """
     numbers = torch.Generator().manual_seed(0)
     differences = []
@@ -81,6 +81,12 @@ def require_agreement(
                 f"{what} gives {tuple(got.shape)} for {batch} images of {rows} x {columns}, PyTorch "
                 f"{tuple(expected.shape)}"
             )
+        for whose, outputs in (("PyTorch", expected), (what, got)):  # inf is within any tolerance of inf
+            if not outputs.isfinite().all():
+                raise DisagreementError(
+                    f"{what} cannot be compared with PyTorch: outputs of {whose} are not finite for {batch} images of "
+                    f"{rows} x {columns}"
+                )
         difference = Difference(batch, rows, columns, (got - expected).abs().max().item(), expected.abs().max().item())
         if not difference.largest <= TOLERANCE * difference.scale:
             raise DisagreementError(f"{what} differs from PyTorch by {difference}")
