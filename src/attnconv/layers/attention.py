@@ -6,7 +6,7 @@ and give other gradients.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -59,12 +59,17 @@ def set_recompute(model: nn.Module, recompute: bool = True) -> int:
 
 
 @contextlib.contextmanager
-def attention_off(model: nn.Module) -> Iterator[None]:
-    """Run ``model`` in the block as if its attention brought nothing: gamma 0, or the attention channels 0."""
+def attention_off(model: nn.Module, *, only: Collection[nn.Module] | None = None) -> Iterator[None]:
+    """Run ``model`` in the block as if its attention brought nothing: gamma 0, or the attention channels 0.
+
+    Args:
+        model: the network.
+        only: these of its layers; all of them if None.
+    """
     handles = [
         layer.register_forward_hook(lambda layer, inputs, y: layer.without_attention(inputs[0], y))  # pyright: ignore[reportCallIssue]
         for layer in model.modules()
-        if isinstance(layer, Attention)
+        if isinstance(layer, Attention) and (only is None or layer in only)
     ]
     try:
         yield

@@ -61,8 +61,8 @@ class SelfAttention(Attention):
             self.gamma.zero_()
 
     def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return ``x``, which is the output at gamma 0."""
-        return x
+        """Return a copy of ``x``, which is the output at gamma 0; what follows may change it in place."""
+        return x.clone()
 
     def activity(self, y: Tensor) -> float:
         """Return gamma."""
