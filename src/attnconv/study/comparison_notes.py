@@ -126,8 +126,8 @@ def _attention(comparison: Comparison) -> list[str]:
         return []
     found = [
         "Attention switched off: the network of the best epoch (best.pt), on the validation images, with gamma 0 or "
-        "the attention channels 0. It was trained with attention, so that score is not a plain network's; how far it falls "
-        "does not say what attention is worth. Inactive: the logits move by less than "
+        "the attention channels 0. It was trained with attention, so that score is not a plain network's; how far it "
+        "falls does not say what attention is worth. Inactive: the logits move by less than "
         f"{LOGITS_MOVED:g} of their norm, and less than {PREDICTIONS_CHANGED:g} % of the predictions change."
     ]
     for row in measured:
