@@ -1,4 +1,4 @@
-"""Argument checks that every room shares: one sentence an error, naming the thing, its value and the rule.
+"""Argument checks that every package shares: one sentence an error, naming the thing, its value and the rule.
 
 Loads nothing but the standard library, so that the command line can use it before torch is imported.
 """

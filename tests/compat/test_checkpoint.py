@@ -193,7 +193,5 @@ def test_nothing_random_is_drawn():
 def test_weights_that_are_not_finite_are_refused(number):
     given = weights(PLAIN)
     given["4.0.convs.0.0.weight"][0, 0, 0, 0] = number
-    with pytest.raises(
-        checks.InputError, match=r"of xresnet18: '.*' holds a number that is not finite"
-    ):
+    with pytest.raises(checks.InputError, match=r"of xresnet18: '.*' holds a number that is not finite"):
         compat.load_checkpoint(given, "xresnet18")

@@ -28,7 +28,7 @@ NOT_RUN = {
     r"lr-find .*--data photos": "minutes: a hundred steps",
     r"--data (cifar|imagewoof|mnist)|--recipe (cifar|imagewoof)|shards imagewoof": "needs the network: a data set",
     r"(--out|evaluate) runs/wide": "goes on with a run on CIFAR-10",
-    r"study run (aa-cifar100|simple-self-attention)": "needs the network: a data set",
+    r"study run (aa-cifar100|simple-self-attention|benchmarks/plans)": "needs the network: a data set",
     r"study (run study.yaml|report studies/photos)": "minutes: twelve runs as long as the page's own, and their report",
     r"bench ops$": "minutes",
     r"bench .*--impl \S*rows": "a kernel that the page has its reader write",

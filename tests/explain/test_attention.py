@@ -166,6 +166,23 @@ class Emptied(nn.Module):
         return y
 
 
+class ReusedInput(nn.Module):
+    """Its attention's output is changed in place, and its input still needed."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.attention = kind(3)
+
+    def forward(self, x):
+        return self.attention(x).zero_() + x
+
+
+@pytest.mark.parametrize("kind", [SelfAttention, SimpleSelfAttention])
+def test_an_output_changed_in_place_leaves_the_input_of_a_layer_that_is_off(kind):
+    (found,) = attention_maps(ReusedInput(kind), torch.rand(3, 4, 5), (1, 2))
+    assert found.logits_moved == 0
+
+
 @pytest.mark.parametrize("kind", [SelfAttention, SimpleSelfAttention])
 def test_what_a_layer_saw_is_kept_for_points_that_come_later(kind):
     torch.manual_seed(0)

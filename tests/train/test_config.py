@@ -25,7 +25,7 @@ from attnconv.train.config import RunConfig
         ({"max_momentum": 0.8}, r"max_momentum is one end of a cycle: give base_momentum, too"),
         (
             {"momentum": 0.9, "base_momentum": 0.8, "max_momentum": 0.95},
-            r"momentum is constant, and base_momentum and max_momentum cycle it: .* got momentum 0.9, base_m",
+            r"momentum 0.9 is constant, and base_momentum 0.8 and max_momentum 0.95 cycle it: give the one, or",
         ),
         (
             {"base_momentum": 0.8, "max_momentum": 0.95, "schedule": "cosine"},

@@ -47,6 +47,21 @@ class Attention(nn.Module):
         return output
 
 
+class GatedAttention(Attention):
+    """A layer whose output is its input and gamma times attention."""
+
+    activity_name = "gamma"
+    gamma: nn.Parameter  # (1,)
+
+    def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return a copy of ``x``, which is the output at gamma 0; what follows may change it in place."""
+        return x.clone()
+
+    def activity(self, y: Tensor) -> float:
+        """Return gamma."""
+        return self.gamma.item()
+
+
 def set_recompute(model: nn.Module, recompute: bool = True) -> int:
     """Tell every attention layer in ``model`` whether to compute attention again; how many layers there are.
 

@@ -1,4 +1,4 @@
-"""Whether attention does anything in a run: its gammas and shares each epoch, and what it is worth at the end.
+"""Observe the attention of a run: gammas and shares each epoch, and at the end what the network is without it.
 
 Letters: B batch, K classes, H rows, W columns.
 """

@@ -137,7 +137,7 @@ class RunFolder:
         writer = csv.writer(table, lineterminator="\n")
         names = [*METRICS, *(name for row in history[:1] for name in row if name not in METRICS)]
         writer.writerow(names)
-        writer.writerows([row[name] for name in names] for row in history)
+        writer.writerows([row.get(name, "") for name in names] for row in history)
         _write(self.metrics, table.getvalue())
 
     def finish(self, result: dict[str, Any]) -> None:
