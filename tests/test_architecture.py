@@ -10,11 +10,12 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "attnconv"
 
 # What all may import, beside their own package; these import each other alone.
-FREE = ("checks", "regular_file", "shown", "__version__")
+FREE = ("checks", "regular_file", "shown", "inactive", "__version__")
 ALLOWED = {
     "checks": set(),
     "regular_file": set(),
     "shown": set(),
+    "inactive": set(),
     # What checkpoints, exported files and the Hub's folders share.
     "weights": set(),
     # Other people's files, read without running anything.
