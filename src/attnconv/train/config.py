@@ -200,7 +200,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         kind = kinds[0]
     wanted = typing.get_origin(kind) or kind
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return checks.number(name, value)
     if wanted is float:
         value = number_in_text(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):

@@ -107,7 +107,7 @@ class RunFolder:
     def finished(self, config: RunConfig) -> dict[str, Any] | None:
         """The result of a finished run, None of an unfinished one; InputError as `reopen`, or if it cannot be read."""
         self.reopen(config)
-        return _read(self.result, json.loads, ValueError) if self.result.exists() else None
+        return _read(self.result, checks.from_json, ValueError) if self.result.exists() else None
 
     def make(self) -> None:
         """Make the folder, if need be; InputError if that cannot be done."""

@@ -6,7 +6,6 @@ with a thousand runs: a checkpoint's last bytes are all that is read of it, and 
 """
 
 import csv
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -180,7 +179,7 @@ def _from_metrics(text: str) -> dict[str, Any]:
 
 
 def _from_result(text: str) -> dict[str, Any]:
-    values = json.loads(text)
+    values = checks.from_json(text)
     off = values.get("attention_off")  # of networks that have attention
     said = off and remark(_typed(off["logits_moved"], Number), _typed(off["predictions_changed"], Number))
     return {
