@@ -72,7 +72,7 @@ def attention_maps_of(model: nn.Module, image: Tensor, points: Sequence[tuple[in
 
 
 class ImageAttention:
-    """What any position of one image attends to.
+    """Attention of any position of one image.
 
     The network is run once, and once more with each layer switched off, which tells whether the layer does anything for
     this image. The queries and keys of every layer are kept, so memory is linear in the number of positions, and a

@@ -1,4 +1,4 @@
-"""What each attention layer does to a network's answer for one image: the answer compared with the layer switched off.
+"""The effect of each attention layer on a network's answer for one image: the answer with and without the layer.
 
 Letters: B batch, K classes, H rows, W columns.
 """
@@ -17,7 +17,7 @@ from attnconv.layers.moved_answers import MovedAnswers
 
 @dataclass(frozen=True)
 class Effect:
-    """What switching a layer off does.
+    """The effect of switching a layer off.
 
     ``logits_moved`` is a share of the logits' norm, None if the network does not give finite logits; a layer is
     ``active`` unless it moves them too little to count and leaves the prediction.

@@ -1,4 +1,4 @@
-"""How far the answers of a network move when something in it is changed.
+"""The distance by which the answers of a network move when something in it is changed.
 
 Letters: B batch, K classes, H rows, W columns.
 """

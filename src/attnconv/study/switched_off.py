@@ -12,7 +12,7 @@ from attnconv.study.statistics import Estimate
 
 @dataclass(frozen=True)
 class SwitchedOff:
-    """Of the finished runs of an arm that measured it.
+    """Scores of the finished runs of an arm that measured it.
 
     ``on`` and ``off`` are the scores of the same networks, with and without attention. ``logits_moved`` (of their norm)
     and ``predictions_changed`` (percent) are the largest of any run. ``inactive`` counts runs by the rule of
