@@ -1,4 +1,4 @@
-"""Who may import whom: the rooms' rules, read from the source without running it."""
+"""Who may import whom: the packages' rules, read from the source without running it."""
 
 import ast
 import subprocess
@@ -9,12 +9,13 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "attnconv"
 
-# What all may import, beside their own room; these import each other alone.
-FREE = ("checks", "regular_file", "shown", "__version__")
+# What all may import, beside their own package; these import each other alone.
+FREE = ("checks", "regular_file", "shown", "inactive", "__version__")
 ALLOWED = {
     "checks": set(),
     "regular_file": set(),
     "shown": set(),
+    "inactive": set(),
     # What checkpoints, exported files and the Hub's folders share.
     "weights": set(),
     # Other people's files, read without running anything.
@@ -49,7 +50,7 @@ ALLOWED = {
     "__init__": {"ops", "layers", "models", "surgery", "compat", "explain"},
 }
 
-# `import attnconv` and the public rooms load none of these; each is loaded where it is used.
+# `import attnconv` and the public packages load none of these; each is loaded where it is used.
 OPTIONAL = (
     "torchvision",
     "timm",
@@ -72,7 +73,7 @@ OPTIONAL = (
 )
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
@@ -99,25 +100,25 @@ def is_kernel(parts: list[str]) -> bool:
 
 
 def violations(path: Path, text: str) -> list[str]:
-    room, found = room_of(path), []
-    allowed = ALLOWED[room]
+    package, found = package_of(path), []
+    allowed = ALLOWED[package]
     for module, inside in imports(ast.parse(text)):
         parts = module.split(".")
         if parts[0] != "attnconv" or allowed is None:
             continue
-        other = parts[1] if len(parts) > 1 else "everything"  # a bare `import attnconv` reaches any room
+        other = parts[1] if len(parts) > 1 else "everything"  # a bare `import attnconv` reaches any package
         if other in FREE:
             continue
-        if other == room and room != "kernels":
+        if other == package and package != "kernels":
             continue
-        if other == room:
+        if other == package:
             # One folder an op. A file with a `forward` is a kernel, and x_*.py are parts of the kernel x.py.
             family = [path.parent.name, path.stem.partition("_")[0]]
             if is_kernel(parts) and [parts[2], *(part.partition("_")[0] for part in parts[3:4])] != family:
-                found.append(f"{room} imports another kernel, {module}")
+                found.append(f"{package} imports another kernel, {module}")
         elif other not in allowed:
-            found.append(f"{room} imports {module}")
-        elif room == "ops" and not inside:
+            found.append(f"{package} imports {module}")
+        elif package == "ops" and not inside:
             found.append(f"ops imports {module} outside a function")
     return found
 
@@ -125,9 +126,9 @@ def violations(path: Path, text: str) -> list[str]:
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
-def test_every_room_is_known():
+def test_every_package_is_known():
     assert len(FILES) > 5
-    assert {room_of(path) for path in FILES} <= set(ALLOWED)
+    assert {package_of(path) for path in FILES} <= set(ALLOWED)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

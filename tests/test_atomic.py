@@ -146,3 +146,11 @@ def test_a_file_has_the_mode_that_the_umask_says(path, mask):
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.timeout(60)
+def test_a_fifo_under_the_name_of_a_half_is_not_waited_for(path):
+    os.mkfifo(path.with_name(f"{path.name}.0123abcd.tmp"))
+    with replacing(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"

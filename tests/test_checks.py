@@ -36,3 +36,20 @@ def test_a_wrong_number_of_axes_is_refused():
 def test_a_missing_package_says_how_to_install_it():
     with pytest.raises(ImportError, match=r"this needs no_such_package: pip install 'attnconv\[train\]'"):
         checks.require("no_such_package", extra="train")
+
+
+def test_an_integer_that_no_float_holds_is_not_finite():
+    with pytest.raises(ValueError, match=r"^lr must be finite, got an integer of more than 300 digits$"):
+        checks.number("lr", 10**400)
+    assert checks.number("lr", 10**300) == 1e300
+
+
+@pytest.mark.parametrize("text", ["[" * 101 + "]" * 101, '{"a":' * 150 + "1" + "}" * 150, "[" * 10**6])
+def test_json_that_is_nested_too_deep(text):
+    with pytest.raises(ValueError, match=r"^it is nested more than 100 deep$"):
+        checks.from_json(text)
+
+
+def test_json_within_bounds():
+    assert checks.from_json(b'{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
+    assert checks.from_json("[" * 100 + "]" * 100)

@@ -1,5 +1,6 @@
 """Only regular files are opened, and no more of them is read than is reasonable."""
 
+import hashlib
 import os
 import signal
 import socket
@@ -106,3 +107,22 @@ def test_the_limit_itself_is_not_above_it(tmp_path):
     assert regular_file.read_bytes(tmp_path / "x", at_most=5) == b"12345"
     with pytest.raises(InputError, match="is larger than 0 MiB"):
         regular_file.read_bytes(tmp_path / "x", at_most=4)
+
+
+def test_what_is_written_to_may_be_absent_and_no_fifo(tmp_path):
+    regular_file.require_if_there(tmp_path / "a")
+    fifo(tmp_path / "a")
+    with pytest.raises(InputError, match="a is a FIFO and no regular file"):
+        regular_file.require_if_there(tmp_path / "a")
+
+
+def test_more_bytes_than_this_machine_has_memory():
+    regular_file.require_memory("a.bin", 10**6)
+    with pytest.raises(InputError, match=r"^a\.bin has 1000000000000000 bytes, more than this machine has memory$"):
+        regular_file.require_memory("a.bin", 10**15)
+
+
+def test_checksums_are_those_of_hashlib(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc" * 10**6)
+    assert regular_file.sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
+    assert regular_file.digest(tmp_path / "a", "md5") == hashlib.md5(b"abc" * 10**6).hexdigest()

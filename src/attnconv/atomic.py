@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from attnconv import checks
+from attnconv import checks, regular_file
 
 try:
     import fcntl
@@ -57,7 +57,7 @@ def forget_halves(paths: Iterable[Path]) -> None:
     """Remove what killed processes may have left beside ``paths``; what another one is writing now stays."""
     for path in paths:
         for half in _halves(path):
-            with contextlib.suppress(OSError), open(half, "rb") as file:
+            with contextlib.suppress(OSError, checks.InputError), regular_file.opened(half) as file:
                 if fcntl is not None:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held for as long as it is being written
                     half.unlink()

@@ -1,9 +1,10 @@
-"""Argument checks that every room shares: one sentence an error, naming the thing, its value and the rule.
+"""Argument checks that every package shares: one sentence an error, naming the thing, its value and the rule.
 
 Loads nothing but the standard library, so that the command line can use it before torch is imported.
 """
 
 import difflib
+import json
 import math
 from collections.abc import Iterable
 from importlib import import_module
@@ -11,6 +12,8 @@ from types import ModuleType
 from typing import Any
 
 from attnconv.shown import shown
+
+DEEPEST = 100  # lists and dicts in each other, in a file of JSON
 
 
 class InputError(ValueError):
@@ -78,9 +81,32 @@ def number(what: str, value: Any) -> float:
     """``value`` as a finite float; text and bools are no numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputTypeError(f"{what} must be a number, got {value!r}")
-    if not math.isfinite(value):
-        raise InputError(f"{what} must be finite, got {value}")
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:
+        raise InputError(f"{what} must be finite, got an integer of more than 300 digits") from None
+    if not math.isfinite(found):
+        raise InputError(f"{what} must be finite, got {found}")
+    return found
+
+
+def from_json(text: str | bytes) -> Any:
+    """Return the value that ``text`` describes; ValueError if it is no JSON or nested more than DEEPEST deep."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {DEEPEST} deep") from None
+    inner = [value]
+    for _ in range(DEEPEST):
+        inner = [
+            part
+            for item in inner
+            if isinstance(item, (dict, list))
+            for part in (item.values() if isinstance(item, dict) else item)
+        ]
+    if inner:
+        raise ValueError(f"it is nested more than {DEEPEST} deep")
+    return value
 
 
 def flag(what: str, value: Any) -> bool:

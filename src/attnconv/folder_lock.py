@@ -66,7 +66,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process, of this machine at least, is at work in ``folder``."""
+    """True if a process, of this machine at least, is at work in ``folder``."""
     if fcntl is None:
         return False
     try:

@@ -4,6 +4,7 @@ A FIFO or a socket in the place of a file would be waited for, a device read wit
 """
 
 import errno
+import hashlib
 import io
 import os
 import stat
@@ -34,6 +35,12 @@ def require(path: str | Path, *, at_most: int | None = None) -> None:
     _require(os.stat(path), path, at_most)
 
 
+def require_if_there(path: str | Path) -> None:
+    """`require` what is about to be written to, which may not be there."""
+    if os.path.exists(path):
+        require(path)
+
+
 def opened(path: str | Path, *, at_most: int | None = None) -> io.BufferedReader:
     """Open a regular file for reading bytes; arguments and errors as `require`'s.
 
@@ -62,6 +69,27 @@ def read_text(path: str | Path, *, at_most: int = TEXT) -> str:
         UnicodeDecodeError: it is not UTF-8.
     """
     return read_bytes(path, at_most=at_most).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a regular file, in hexadecimal; errors as `require`'s."""
+    return digest(path, "sha256", at_most=WEIGHTS)
+
+
+def digest(path: str | Path, kind: str, *, at_most: int | None = None) -> str:
+    """Return the checksum, of a ``kind`` that hashlib knows, of a regular file; errors as `require`'s."""
+    with opened(path, at_most=at_most) as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def require_memory(what: str, size: int) -> None:
+    """Pass if this machine has ``size`` bytes of memory: a sparse file is of any size, and systems promise too much.
+
+    Raises:
+        InputError: it has less.
+    """
+    if "SC_PHYS_PAGES" in os.sysconf_names and size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise checks.InputError(f"{what} has {size} bytes, more than this machine has memory")
 
 
 def _require(found: os.stat_result, path: str | Path, at_most: int | None) -> None:

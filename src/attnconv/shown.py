@@ -46,6 +46,11 @@ def shown_lines(text: str) -> str:
     return "\n".join(map(shown, text.split("\n")))
 
 
+def quoted(text: str) -> str:
+    """Return ``text`` from a file as a message has it: escaped, and not longer than a line."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
 def _longest(text: str) -> int:
     """Return the length of the longest run of backticks."""
     return max(map(len, re.findall("`+", text)), default=0)

@@ -25,9 +25,9 @@ def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
 def difference(given: Shapes, wanted: Shapes) -> str:
     """One clause on the first tensor in which what is ``given`` differs from the network's; "" if there is none."""
     if missing := [name for name in wanted if name not in given]:
-        return f"it lacks {missing[0]!r}"
+        return f"missing key {missing[0]!r}"
     if unexpected := [name for name in given if name not in wanted]:
-        return f"it holds {unexpected[0]!r}, which the network has not"
+        return f"unexpected key {unexpected[0]!r}"
     if other := [name for name in wanted if wanted[name] != given[name]]:
         return f"{other[0]!r} is {given[other[0]]} in it and {wanted[other[0]]} in the network"
     return ""
@@ -72,6 +72,9 @@ class SafetensorsFile:
 def open_safetensors(path: Path, *, extra: str) -> Iterator[SafetensorsFile]:
     """Open ``path``, and make one InputError of whatever goes wrong with it in the block.
 
+    safetensors opens the file by its name: one that takes its place after it was looked at, or is cut short while it is
+    read, is not noticed here.
+
     Args:
         path: the file, which is there.
         extra: of this library, that brings safetensors.
@@ -79,6 +82,7 @@ def open_safetensors(path: Path, *, extra: str) -> Iterator[SafetensorsFile]:
     safetensors = checks.require("safetensors", extra=extra)
     try:
         regular_file.require(path, at_most=regular_file.WEIGHTS)
+        regular_file.require_memory(str(path), path.stat().st_size)
         with safetensors.safe_open(path, framework="pt") as file:
             yield SafetensorsFile(file)
     except checks.InputError:

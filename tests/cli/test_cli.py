@@ -26,9 +26,11 @@ def test_version(attnconv):
 
 
 RUN_FLAGS = (
-    "--accumulate --batch-size --cache-images --channels-last --checkpoint-steps --clip --compile --config "
+    "--accumulate --base-momentum --batch-size --cache-images --channels-last --checkpoint-steps --clip --compile "
+    "--config "
     "--crop-scale --cutmix --data --data-dir --device --devices --ema --epochs --image-size --json "
-    "--label-smoothing --lr --mixup --model --momentum --nodes --on-nan --optimizer --option --out --precision "
+    "--label-smoothing --lr --max-momentum --mixup --model --momentum --nodes --on-nan --optimizer --option --out "
+    "--precision "
     "--presize --random-erasing --recipe --recompute-attention --schedule --seed --skip-bad-images --strategy "
     "--sync-batchnorm --track --train-subset --trivial-augment --warmup --weight-decay --workers "
     "--no-cache-images --no-channels-last --no-compile --no-presize --no-recompute-attention --no-skip-bad-images "
@@ -40,12 +42,14 @@ FLAGS = {
     "train": f"{RUN_FLAGS} --list-recipes --profile --resume",
     "lr-find": f"{RUN_FLAGS} --high --low --steps",
     "evaluate": (
-        "--batch-size --checkpoint --data --data-dir --device --image-size --json --run --skip-bad-images --workers"
+        "--batch-size --checkpoint --data --data-dir --device --image-size --json --run --skip-bad-images "
+        "--trust --workers"
     ),
     "shards": "--data-dir --image-size --images-per-shard --json --out",
-    "predict": "--checkpoint --device --json --skip-bad-images --top",
+    "predict": "--checkpoint --device --json --skip-bad-images --top --trust",
     "explain": (
-        "--checkpoint --compare --device --example --head --host --json --layer --out --point --points --port --web"
+        "--checkpoint --compare --device --example --head --host --json --layer --out --point --points --port "
+        "--trust --web"
     ),
     "export": "--checkpoint --data-dir --format --image-size --int8 --json --measure --no-measure --out",
     "import": "--as --average --classes --data --data-dir --image-size --mean --option --out --std",

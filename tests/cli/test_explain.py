@@ -131,6 +131,21 @@ def test_signed_weights(attnconv, signed, photo):
     weights = torch.tensor(layer["heads"][0]["weights"])
     assert list(weights.shape) == layer["map_size"]
     assert weights.abs().sum() > 0
+    assert layer["active"] == (layer["logits_moved"] >= 1e-3)
+
+
+def test_an_inactive_layer_is_said_to_be(attnconv, signed, photo, tmp_path):
+    checkpoint = torch.load(signed / "best.pt", weights_only=True)
+    name = next(name for name in checkpoint["model"] if name.endswith("attention.gamma"))
+    checkpoint["model"][name].zero_()
+    torch.save(checkpoint, tmp_path / "closed.pt")
+    code, out, err = attnconv("explain", tmp_path / "closed.pt", photo, "--json", *OPTIONS)
+    assert code == 0, err
+    (layer,) = json.loads(out)["images"][0]["queries"][0]["layers"]
+    assert (layer["active"], layer["logits_moved"]) == (False, 0.0)
+    _, out, _ = attnconv("explain", tmp_path / "closed.pt", photo, *OPTIONS)
+    said = f"- {layer['layer']} is inactive: switching it off moves the logits by 0 of their norm\n"
+    assert said in out
 
 
 def test_a_safetensors_file_is_a_run(attnconv, tmp_path, photo):

@@ -12,6 +12,8 @@ from cli.test_bad_input import assert_refused
 from golden_files import error, golden, state_dict
 from torch import nn
 
+from attnconv import checks
+from attnconv.cli.import_ import class_names
 from attnconv.models import from_pretrained
 from attnconv.recipes import load_trained
 from attnconv.recipes.images import images_for
@@ -214,7 +216,7 @@ def lines(*names):
 REFUSED = {
     "another depth": (
         ["--as", "seed_aa_wide_resnet28_1"],
-        "ckpt.t7 does not hold the weights of .*28_1: it lacks .*; it looks like seed_aa_wide_resnet10_1",
+        "ckpt.t7 does not hold the weights of .*28_1: missing key .*; it looks like seed_aa_wide_resnet10_1",
     ),
     "no network of that name": (
         ["--as", "seed_aa_wide_resnet"],
@@ -285,3 +287,11 @@ def test_a_network_of_grey_images_says_how_they_are_normalised(attnconv, tmp_pat
 def test_a_run_is_not_written_into(attnconv, checkpoint, finished):
     words = ["--as", "seed_aa_wide_resnet10_1", "--out", finished]
     assert_refused(attnconv("import", checkpoint, *words), "is the folder of a run; give --out another one")
+
+
+@pytest.mark.timeout(120)
+def test_many_classes_and_one_that_stands_there_twice(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_text("\n".join(map(str, range(200_000))) + "\n7\n")
+    with pytest.raises(checks.InputError, match=r"lines 8 and 200001 of \S+ are '7' both"):
+        class_names(file)

@@ -37,7 +37,7 @@ def test_a_table(attnconv, tmp_path):
     assert re.search(r"a\[b\] +m +dogs +stopped +2/4 +50\.50 +40\.25 +1 h 1 min +\d+ s ago *\n", out)
     (tmp_path / "a[b]" / "config.yaml").write_text("[")
     _, out, _ = attnconv("runs", tmp_path)
-    assert re.search(r"changed +problem *\n", out)
+    assert re.search(r"changed +remark *\n", out)
     assert re.search(r"a\[b\] +damaged .*config\.yaml is damaged, or none of a run", out)
 
 
@@ -50,8 +50,27 @@ def test_json(attnconv, tmp_path, finished):
     assert entry == {
         "run": str(tmp_path / "one"), "name": "one", "state": "finished", "model": "aa_convnet3", "data": "digits",
         "epochs_done": 2, "epochs": 2, "best_top1": result["best_top1"], "last_top1": result["top1"],
-        "seconds": result["seconds"], "problem": None,
+        "seconds": result["seconds"], "problem": None, "remark": None,
     }  # fmt: skip
+
+
+def finish(run, **off):
+    result = {"epochs": 2, "best_top1": 50.5, "top1": 40.25, "seconds": 3702.0}
+    (run / "result.json").write_text(json.dumps(result | ({"attention_off": off} if off else {})))
+
+
+def test_inactive_attention_is_remarked(attnconv, tmp_path):
+    said = "attention inactive: switching it off changes no prediction"
+    finish(stop(tmp_path, "idle"), logits_moved=1e-6, predictions_changed=0.0)
+    finish(stop(tmp_path, "works"), logits_moved=0.2, predictions_changed=0.0)
+    finish(stop(tmp_path, "plain"))
+    _, out, _ = attnconv("runs", tmp_path)
+    assert out.count(said) == 1
+    assert re.search(rf"idle +m .*{said}", out)
+    found = {entry["name"]: entry["remark"] for entry in json.loads(attnconv("runs", tmp_path, "--json")[1])}
+    assert found == {"idle": said, "works": None, "plain": None}
+    finish(tmp_path / "plain", logits_moved="0", predictions_changed=0.0)
+    assert "result.json is damaged, or none of a run" in attnconv("runs", tmp_path)[1]
 
 
 def test_a_folder_without_runs(attnconv, tmp_path):

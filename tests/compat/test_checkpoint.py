@@ -81,12 +81,12 @@ def test_every_size_is_told_by_its_names_and_shapes(program, name):
 WRONG = {
     "another depth": (
         (WIDE, "seed_aa_wide_resnet16_1"),
-        "the state dict does not hold the weights of seed_aa_wide_resnet16_1: it lacks 'layer1.1.bn1.weight'; "
+        "the state dict does not hold the weights of seed_aa_wide_resnet16_1: missing key 'layer1.1.bn1.weight'; "
         "it looks like seed_aa_wide_resnet10_1",
     ),
     "another width": (
         (WIDE, "seed_aa_wide_resnet10_2"),
-        "it lacks 'layer1.0.shortcut.key_rel_h'; it looks like seed_aa_wide_resnet10_1",
+        "missing key 'layer1.0.shortcut.key_rel_h'; it looks like seed_aa_wide_resnet10_1",
     ),
     "another program": (
         (WIDE, "ssa_xresnet50"),
@@ -96,10 +96,10 @@ WRONG = {
     "a network that no program had": ((SSA, "resnet18"), "its tensors are named as those of xresnet.* ssa_xresnet18"),
     "attention that the network has not": (
         (SSA, "xresnet18"),
-        "it holds '4.1.sa.gamma', which the network has not; it looks like ssa_xresnet18",
+        "unexpected key '4.1.sa.gamma'; it looks like ssa_xresnet18",
     ),
-    "none that it has": ((PLAIN, "ssa_xresnet18"), "it lacks 'layer1.1.attention.gamma'; it looks like xresnet18"),
-    "a deeper one": ((SSA, "ssa_xresnet34"), "it lacks 'layer1.2.convs.0.weight'; it looks like ssa_xresnet18"),
+    "none that it has": ((PLAIN, "ssa_xresnet18"), "missing key 'layer1.1.attention.gamma'; it looks like xresnet18"),
+    "a deeper one": ((SSA, "ssa_xresnet34"), "missing key 'layer1.2.convs.0.weight'; it looks like ssa_xresnet18"),
     "a depth that is none": (
         (WIDE, "seed_aa_wide_resnet12_1"), r"the depth of a wide_resnet must be 6n \+ 4; got 12, nearest: 10 or 16",
     ),
@@ -120,8 +120,8 @@ def without(state, name):
 
 
 DAMAGED = {
-    "one missing": (lambda s: without(s, "5.1.convs.1.0.weight"), "it lacks 'layer2.1.convs.3.weight'$"),
-    "one too many": (lambda s: s.update({"12.a": torch.ones(2)}), "it holds '12.a', which the network has not$"),
+    "one missing": (lambda s: without(s, "5.1.convs.1.0.weight"), "missing key 'layer2.1.convs.3.weight'$"),
+    "one too many": (lambda s: s.update({"12.a": torch.ones(2)}), "unexpected key '12.a'$"),
     "another shape": (
         lambda s: s.update({"6.0.idconv.0.weight": torch.ones(256, 128, 3, 3)}),
         r"'6.0.idconv.0.weight' is \(256, 128, 3, 3\) in it and \(256, 128, 1, 1\) in the network$",

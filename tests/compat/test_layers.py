@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from attnconv import checks
-from attnconv.compat import AugmentedConv, InPaperAugmentedConv, SimpleSelfAttention
+from attnconv.compat import AugmentedConv, InPaperAugmentedConv, SelfAttention, SimpleSelfAttention
 
 
 @pytest.mark.parametrize(
@@ -167,3 +167,19 @@ def test_state_dicts_of_the_old_class_load(ks):
     layer = SimpleSelfAttention(5, ks).double().eval()
     layer.load_state_dict(old.state_dict())
     torch.testing.assert_close(layer(x), expected.reshape(x.shape))
+
+
+@pytest.mark.parametrize("layer", [SimpleSelfAttention(4), SelfAttention(4), AugmentedConv(3, 8, 3, dk=4, dv=4, Nh=2)])
+def test_an_empty_state_dict_and_the_versions_of_modules(layer, monkeypatch):
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    missing = layer.load_state_dict({}, strict=False).missing_keys
+    assert missing
+    with pytest.raises(RuntimeError, match="Missing key"):
+        layer.load_state_dict({})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+    seen = []
+    monkeypatch.setattr(
+        type(layer), "_load_from_state_dict", lambda self, state, prefix, local, *_: seen.append(local), raising=True
+    )
+    layer.load_state_dict(layer.state_dict(), strict=False)
+    assert seen[0]["version"] == 1

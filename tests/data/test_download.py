@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import os
 import re
 
 import pytest
@@ -141,6 +142,14 @@ def test_a_server_that_answers_with_another_part(web, get, tmp_path):
 
     web.answer = wrong
     with pytest.raises(InputError, match=re.escape("asked for bytes from 10 on, got bytes 5-9/10")):
+        get(MD5)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["a.tgz.part", "a.tgz.part.tag"])
+def test_a_fifo_in_the_place_of_a_part_is_not_waited_for(web, get, tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{re.escape(name)} is a FIFO and no regular file: it is not opened"):
         get(MD5)
 
 

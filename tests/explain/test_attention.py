@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat
 from attnconv.bench.peak import peak_bytes
 from attnconv.explain import (
+    AttentionMap,
     ImageAttention,
     attention_figure,
     attention_maps,
@@ -144,7 +145,7 @@ def test_many_points_of_one_run_are_the_points_one_by_one():
     runs = []
     model.register_forward_hook(lambda *_: runs.append(1))
     many = attention_maps_of(model, image, points)
-    assert len(runs) == 1
+    assert len(runs) == 1 + 3  # and once without each layer
     for maps, point in zip(many, points, strict=True):
         for found, expected in zip(maps, attention_maps(model, image, point), strict=True):
             assert (found.layer, found.query) == (expected.layer, expected.query)
@@ -163,6 +164,23 @@ class Emptied(nn.Module):
         y = self.attention(x)
         x.zero_()
         return y
+
+
+class ReusedInput(nn.Module):
+    """Its attention's output is changed in place, and its input still needed."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.attention = kind(3)
+
+    def forward(self, x):
+        return self.attention(x).zero_() + x
+
+
+@pytest.mark.parametrize("kind", [SelfAttention, SimpleSelfAttention])
+def test_an_output_changed_in_place_leaves_the_input_of_a_layer_that_is_off(kind):
+    (found,) = attention_maps(ReusedInput(kind), torch.rand(3, 4, 5), (1, 2))
+    assert found.logits_moved == 0
 
 
 @pytest.mark.parametrize("kind", [SelfAttention, SimpleSelfAttention])
@@ -272,6 +290,7 @@ def test_the_figure_has_a_panel_for_each_layer_and_head(channels):
 def test_signed_weights_are_drawn_around_zero():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), SimpleSelfAttention(4))
+    nn.init.ones_(model[1].gamma)
     image = torch.rand(3, 6, 9)
     (found,) = attention_maps(model, image, (3, 4))
     figure = attention_figure(image, [found], (3, 4))
@@ -282,7 +301,7 @@ def test_signed_weights_are_drawn_around_zero():
     assert below[2] > below[0]  # blue
     assert above[0] > above[2]  # red
     assert min(middle) > 0.9  # white
-    assert figure.axes[0].get_title("left") == f"1\n6 x 9 cells\nweights -{largest:.2g} to {largest:.2g}, gamma 0"
+    assert figure.axes[0].get_title("left") == f"1\n6 x 9 cells\nweights -{largest:.2g} to {largest:.2g}, gamma 1"
 
 
 def test_the_figure_of_one_head_names_it():
@@ -293,6 +312,86 @@ def test_the_figure_of_one_head_names_it():
     assert figure.axes[0].get_title("left").startswith("layer3.0\n4 x 4 cells\nweights 0 to ")
 
 
-def test_a_layer_that_does_nothing_yet_says_so():
-    (found,) = attention_maps(SimpleSelfAttention(3), torch.zeros(3, 4, 5), (0, 0))
-    assert row_title(found, "first") == "first\nall weights 0, gamma 0"
+def test_weights_that_are_all_0_are_said_to_be():
+    found = AttentionMap("a", (0, 0), torch.zeros(1, 4, 5), signed=True, gamma=0.5)
+    assert row_title(found, "first") == "first\nall weights 0, gamma 0.5"
+
+
+def gated(gamma, classes=3):
+    """A classifier of 6 x 9 images with one layer of either gated kind, of which the first has this gamma."""
+    torch.manual_seed(0)
+    layers = SimpleSelfAttention(4), SelfAttention(4)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *layers, nn.Flatten(), nn.Linear(4 * 6 * 9, classes))
+    nn.init.constant_(layers[0].gamma, gamma)
+    nn.init.ones_(layers[1].gamma)
+    nn.init.normal_(layers[0].conv.weight)
+    return model.eval()
+
+
+def without_first(model, image):
+    """The logits at gamma 0, and how far they are from the network's own, of their norm."""
+    with torch.no_grad():
+        before = model(image[None]).double()
+        kept, model[1].gamma.data = model[1].gamma.data, torch.zeros_like(model[1].gamma)
+        after = model(image[None]).double()
+        model[1].gamma.data = kept
+    return ((after - before).norm() / before.norm()).item()
+
+
+@pytest.mark.parametrize(("gamma", "active"), [(0.0, False), (1e-7, False), (1.0, True)])
+def test_a_layer_is_inactive_if_the_answer_is_the_same_without_it(gamma, active):
+    model, image = gated(gamma), torch.rand(3, 6, 9)
+    first, second = attention_maps(model, image, (3, 4))
+    assert first.logits_moved == pytest.approx(without_first(model, image), rel=1e-3, abs=1e-12)
+    assert (first.active, second.active) == (active, True)
+    assert second.logits_moved > 1e-3
+    said = f"inactive: switching it off moves the logits by {first.logits_moved:.1g} of their norm"
+    assert first.inactive_text == ("" if active else said)
+
+
+def test_a_layer_that_changes_the_prediction_is_active_however_little_it_moves():
+    model, image = gated(1e-5), torch.rand(3, 6, 9)
+    last = model[4]
+    with torch.no_grad():  # two classes that only attention tells apart, and a large logit
+        off = model[2](model[0](image[None])).flatten()
+        on = model[:3](image[None]).flatten()
+        last.weight.zero_()
+        last.weight[0] = on - off
+        last.bias.copy_(torch.tensor([0.0, 0.0, -1e6]))
+        last.bias[1] = last.weight[0] @ (on + off) / 2
+    found = attention_maps(model, image, (3, 4))[0]
+    assert found.logits_moved < 1e-3
+    assert found.active
+    assert found.inactive_text == ""
+
+
+class Answers(nn.Module):
+    """A network that gives its answer in a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = SimpleSelfAttention(3)
+
+    def forward(self, x):
+        return {"out": self.attention(x)}
+
+
+def test_of_an_output_without_logits_nothing_is_known():
+    (found,) = attention_maps(Answers(), torch.rand(3, 4, 5), (0, 0))
+    assert (found.logits_moved, found.active, found.inactive_text) == (None, True, "")
+
+
+def test_an_inactive_layer_is_grey():
+    image = torch.rand(3, 6, 9)
+    maps = attention_maps(gated(1e-7), image, (3, 4))
+    figure = attention_figure(image, maps, (3, 4))
+    grey, drawn = (axes.images[0] for axes in (figure.axes[1], figure.axes[3]))
+    colours = grey.cmap(grey.norm(grey.get_array()))
+    assert colours[..., :3] == pytest.approx(0.8, abs=0.01)
+    assert maps[0].weights.std() > 0  # which would have filled a scale of its own
+    assert drawn.get_array().std() > 0
+    assert figure.axes[1].get_title() == "head 1, inactive"
+    assert figure.axes[3].get_title() == "head 1"
+    title = figure.axes[0].get_title("left")
+    assert title.startswith("1, 6 x 9 cells\ninactive: switching it off moves\nthe logits by ")
+    assert title.endswith(" of their norm")

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,13 +47,13 @@ def test_it_attends_as_explain_does(photo, channels):
     assert look.likely[0][1] == pytest.approx(float(chances.max()))
 
 
-def test_the_network_runs_once_an_image(photo):
+def test_points_cost_no_run(photo):
     shown, runs = network(), []
     shown.model.register_forward_hook(lambda *_: runs.append(1))
     opened = open_image(web_image(photo), [shown])
     for point in ((20, 30), (21, 31), (22, 32)):
         attention_html(opened.looks[0], point, layer="layer3.0", head=None)
-    assert runs == [1]
+    assert runs == [1] * 3  # one, and one without each of two layers
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_a_network_never_runs_on_two_images_at_a_time(photo):
     shown.model.register_forward_hook(lambda *_: running.clear())
     with ThreadPoolExecutor(4) as pool:
         looks = list(pool.map(lambda _: open_image(web_image(photo), [shown]).looks[0], range(8)))
-    assert most == [1] * 8
+    assert most == [1] * 8 * 3
     assert all(torch.equal(look.maps((20, 30))[0].weights, looks[0].maps((20, 30))[0].weights) for look in looks)
 
 
@@ -141,6 +142,7 @@ def test_signed_weights_are_blue_white_and_red():
 def test_the_page_says_what_the_colours_mean(photo):
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 4, 1), SimpleSelfAttention(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+    nn.init.ones_(layers[1].gamma)
     signed = WebNetwork("signed", nn.Sequential(*layers).eval(), network().meta, CPU)
     opened = open_image(web_image(photo), [network(), signed])
     shares = attention_html(opened.looks[0], (20, 30), layer="layer3.0", head=None)
@@ -154,11 +156,29 @@ def test_the_page_says_what_the_colours_mean(photo):
     assert f"<span>{-largest:.2g}</span><img" in added
     assert f"<span>{largest:.2g}</span></div>" in added
     assert "red adds, blue subtracts, white is 0. They do not sum to 1." in added
-    assert "multiplied by gamma, 0, and added to the layer" in added
-    nn.init.zeros_(layers[0].weight)
-    nn.init.zeros_(layers[0].bias)
+    assert "multiplied by gamma, 1, and added to the layer" in added
+    nn.init.zeros_(layers[1].gamma)
     opened = open_image(web_image(photo), [signed])
-    assert "All weights are 0." in attention_html(opened.looks[0], (20, 30), layer="1", head=1)
+    inactive = attention_html(opened.looks[0], (20, 30), layer="1", head=1)
+    said = "The layer is inactive: switching it off moves the logits by 0 of their norm, so its weights are not drawn."
+    assert said in inactive
+    assert "head 1, inactive" in inactive
+    assert f"<span>{largest:.2g}</span>" not in inactive
+    assert "red adds" not in inactive
+
+
+def test_weights_that_are_all_0_are_said_to_be(photo):
+    """A black point, in an image of which other points attend."""
+    look = open_image(web_image(photo), [network()]).looks[0]
+    zeros = AttentionMap("a", (0, 0), torch.zeros(1, 4, 6), signed=True, gamma=0.5, logits_moved=0.1)
+    look = SimpleNamespace(seen=look.seen, maps=lambda point: [zeros])
+    assert "All weights are 0." in attention_html(look, (20, 30), layer="a", head=1)
+
+
+def test_an_inactive_layer_is_grey():
+    weights = torch.tensor([[[-0.5, 0.0], [0.25, 0.5]]])
+    found = AttentionMap("a", (0, 0), weights, signed=True, logits_moved=1e-7, active=False)
+    assert np.unique(heat_pixels(weights[0].numpy(), found)).tolist() == [204]
 
 
 def test_names_are_text_and_no_html(photo):

@@ -50,6 +50,7 @@ BAD = [
     ({"mean": 0.5}, "meta's 'mean' must list one number a channel, 2, got 0.5"),
     ({"mean": [0.5, "0.4"]}, "meta's 'mean' must be a number, got '0.4'"),
     ({"mean": [0.5, float("nan")]}, "meta's 'mean' must be finite, got nan"),
+    ({"mean": [0.5, 10**400]}, "meta's 'mean' must be finite, got an integer of more than 300 digits"),
     ({"std": [0.5, 0]}, "meta's 'std' must be above 0, got"),
     ({"resize_ratio": "1"}, "meta's 'resize_ratio' must be a number, got '1'"),
     ({"resize_ratio": 0}, "meta's 'resize_ratio' must be above 0, got 0"),
@@ -84,4 +85,17 @@ def test_a_file_that_holds_such_a_thing(given, message):
     texts = Facts({}, meta(9)).to_texts()
     texts["preprocessing"] = json.dumps({**json.loads(texts["preprocessing"]), **given})
     with pytest.raises(ValueError, match=f"^a file: {message}"):
+        read_facts(texts, "a file")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scores", "^a file is damaged: its metadata hold no readable 'scores'$"),
+        ("image_sizes", "^a file is damaged: its 'image_sizes' cannot be read: it is nested more than 100 deep$"),
+    ],
+)
+def test_texts_that_are_nested_too_deep(name, message):
+    texts = {**Facts({}, meta(9)).to_texts(), name: "[" * 10**6}
+    with pytest.raises(ValueError, match=message):
         read_facts(texts, "a file")

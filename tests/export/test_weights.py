@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import struct
 
 import pytest
@@ -156,7 +157,7 @@ def test_weights_of_another_network_are_refused(saved, tmp_path):
     weights, facts = export.load_weights(saved[1])
     export.save_weights(tmp_path / "w.safetensors", weights, export.Facts(config("xresnet18"), facts.meta))
     with pytest.raises(
-        ValueError, match=r"w.safetensors does not hold .* of 'xresnet18': it holds 'layer1.1.attention"
+        ValueError, match=r"w.safetensors does not hold .* of 'xresnet18': unexpected key 'layer1.1.attention"
     ):
         export.load_exported(tmp_path / "w.safetensors")
 
@@ -219,7 +220,11 @@ def test_sizes_of_tables_that_do_not_fit(small, tmp_path, feat_sizes, message):
             r"images of 33 x 33 are larger .*resize_feat_size\(model, \(33, 33\)",
         ),
         (config("aa_convnet3"), {"image_size": 4}, "at least 8 x 8 pixels"),
-        (config("convnet3"), {}, "this network is not the 'convnet3' of config and meta: it lacks 'layer2.0.weight'"),
+        (
+            config("convnet3"),
+            {},
+            "this network is not the 'convnet3' of config and meta: missing key 'layer2.0.weight'",
+        ),
         (config("aa_convnet3", num_head=2), {}, "config: unknown option of aa_convnet3: 'num_head'; nearest"),
         (
             {},
@@ -236,6 +241,18 @@ def test_networks_that_cannot_be_built_again(tmp_path, settings, more, message):
         )
     assert len(str(refused.value)) < 300
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sparse_file_larger_than_the_memory(tmp_path, monkeypatch):
+    path, size = tmp_path / "w.safetensors", 30 * 2**30
+    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    real = os.sysconf
+    monkeypatch.setattr(os, "sysconf", lambda name: 2**20 if name == "SC_PHYS_PAGES" else real(name))
+    with pytest.raises(ValueError, match=r"w\.safetensors has [\d]+ bytes, more than this machine has memory$"):
+        export.load_exported(path)
 
 
 def test_an_unknown_suffix_names_the_nearest(tmp_path):

@@ -107,6 +107,22 @@ def _read(paths):
     return {path: found[path.name] for path in paths}
 
 
+def header_of(count: int) -> bytes:
+    entries = ",".join(f'"{n}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for n in range(count))
+    return f"{{{entries}}}".encode()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("count", "outcome"), [(70_000, "found"), (140_000, "has a header of ")])
+def test_many_empty_tensors_of_safetensors(tmp_path, count, outcome):
+    header = header_of(count)
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    (line,) = outcomes([path]).values()
+    assert outcome in line["outcome"]
+    assert line["grown"] < 2 * len(header) + 100 * MB
+
+
 NAMES = (*PICKLES, "a storage of 4 TB", "a storage under nested tuples", "deflated", "members", "sparse")
 
 

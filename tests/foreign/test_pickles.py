@@ -147,6 +147,14 @@ def test_what_would_run_is_put_down(tmp_path, name):
             b"\x80\x02}" + sizes(*range(8)) + b"K\x01s" + sizes(*range(9)) + b"K\x01s" + b")\x85K\x01s.",
             {tuple(range(8)): 1},
         ),
+        # Numbers so large that others have the same hash are left out too.
+        (
+            b"\x80\x02}(" + number(2**61 - 1) + b"N" + number(1 - 2**61) + b"NG\x43\xc0" + bytes(6) + b"NK\x01Nu.",
+            {1: None},
+        ),
+        (b"\x80\x02}" + number(2**61 - 1) + b"\x85K\x01s.", {}),
+        (b"K\x01p4294967295\n.", 1),
+        (b"K\x01p4294967296\n.", None),
     ],
 )
 def test_instructions(tmp_path, content, wanted):

@@ -311,3 +311,22 @@ def test_nothing_to_take(tmp_path, state, average, message):
 def test_a_source_of_another_type():
     with pytest.raises(InputError, match="weights are read from a path or a state dict, not int"):
         read_state_dict(3)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.timeout(120)
+def test_a_dict_that_holds_itself_is_looked_at_a_limited_number_of_times():
+    held = {f"plain {n}": n for n in range(20_000)}
+    held |= dict.fromkeys(("state_dict", "model", "net", "params", "weights", "student"), held)
+    with pytest.raises(InputError, match=r"^the state dict would take more memory than twice its size and 100 MB$"):
+        read_state_dict(held)
+    small = {}
+    small |= dict.fromkeys(("state_dict", "model", "net", "params", "weights", "student"), small)
+    with pytest.raises(InputError, match=r"^the state dict holds no tensors by name: it holds 'state_dict'"):
+        read_state_dict(small)
+
+
+@pytest.mark.timeout(120)
+def test_many_names_beside_a_prefix():
+    one = torch.ones(1)
+    state = {f"encoder_q.{n}": one for n in range(60_000)} | {f"encoder_k.{n}": one for n in range(60_000)}
+    assert len(read_state_dict(state).tensors) == 60_000

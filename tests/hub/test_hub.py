@@ -270,7 +270,7 @@ BAD = {
     "a pickle": (pickled, "is damaged or no file of safetensors: "),
     "other weights": (
         lambda f: (network("convnet3").save_pretrained(f), edit(model="aa_convnet3")(f)),
-        "does not hold the weights of aa_convnet3: it lacks 'layer2.0.key_rel_h'",
+        "does not hold the weights of aa_convnet3: missing key 'layer2.0.key_rel_h'",
     ),
     "another size": (edit(num_classes=6), r"'fc.weight' is \(5, 192\) in it and \(6, 192\) in the network"),
     "a size beyond any memory": (edit(num_classes=10**14), r"'fc.weight' is \(5, 192\) in it and"),
@@ -289,6 +289,22 @@ BAD = {
     "no list of sizes": (edit(feat_sizes={"layer2.0": 3}), "'feat_sizes' must give each layer a list of integers"),
     "no such layer": (edit(feat_sizes={"layer9.0": [3, 3]}), "unknown layer in feat_sizes of aa_convnet3: 'layer9.0'"),
     "no pool": (edit(global_pool="max"), "unknown global_pool in .*config.json: 'max'"),
+    "too deep JSON": (
+        lambda f: (f / "config.json").write_text("[" * 10**6),
+        r"config.json is damaged: it is nested more than 100 deep$",
+    ),
+    "one name for five outputs": (
+        edit(meta={"classes": ["cat"]}),
+        "config.json: 'meta' has 1 names of classes, and its network is of 5$",
+    ),
+    "text for names": (edit(meta={"classes": "abcde"}), "'classes' of 'meta' must be list, got str$"),
+    "a number for scores": (edit(provenance={"scores": 3}), "'scores' of 'provenance' must be dict, got int$"),
+    "text for a score": (
+        edit(provenance={"scores": {"val_top1": "high"}}),
+        "config.json: the score 'val_top1' must be a number, got 'high'$",
+    ),
+    "a list of versions": (edit(provenance={"made_with": [1]}), "'made_with' of 'provenance' must be dict, got list$"),
+    "a number for a command": (edit(provenance={"command": 1}), "'command' of 'provenance' must be str, got int$"),
     "no facts": (edit(meta=[1]), "'meta' must be dict, got list"),
 }
 
@@ -315,7 +331,9 @@ def test_what_cannot_be_made_again_is_not_saved(tmp_path):
     model, _ = surgery.augment(
         network("convnet3"), image_size=(21, 14), where=r"layer3\.0", key_ratio=0.2, value_ratio=0.1
     )
-    with pytest.raises(checks.InputError, match=r"is not what create_model\('convnet3'\) makes, it lacks 'layer3.0.we"):
+    with pytest.raises(
+        checks.InputError, match=r"is not what create_model\('convnet3'\) makes, missing key 'layer3.0.we"
+    ):
         model.save_pretrained(tmp_path)
     with torch.device("meta"):
         empty = create_model("convnet3", num_classes=3, image_size=8)
@@ -325,6 +343,26 @@ def test_what_cannot_be_made_again_is_not_saved(tmp_path):
     with pytest.raises(checks.InputError, match="this ConvNet3 was not made by create_model"):
         own.save_pretrained(tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_card_that_cannot_be_made_leaves_nothing_behind(tmp_path):
+    model = network()
+    model.provenance = {"config": {}, "command": "attnconv train", "scores": {"val_top1": "high"}}
+    with pytest.raises(
+        checks.InputError, match=r"^this aa_convnet3: the score 'val_top1' must be a number, got 'high'$"
+    ):
+        model.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_names_of_classes_go_with_the_classifier_that_had_them(tmp_path):
+    model = network()
+    model.meta = {"classes": ["a", "b", "c", "d", "e"], "channels": 3}
+    model.save_pretrained(tmp_path)
+    assert from_pretrained(tmp_path).meta == model.meta
+    model.reset_classifier(7)
+    model.save_pretrained(tmp_path)
+    assert from_pretrained(tmp_path).meta == {"classes": None, "channels": 3}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

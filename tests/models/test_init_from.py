@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torchvision.models._api import Weights, WeightsEnum
 
 from attnconv.models import Transfer, create_model
+from attnconv.models.init_from import initialise
 
 make = partial(create_model, num_classes=6, image_size=32)
 
@@ -157,6 +158,41 @@ def test_a_download_that_fails(server, spoil, message):
     spoil(server[0])
     with pytest.raises(ValueError, match=message):
         make("resnet18", init_from="torchvision")
+
+
+SPOILT = {
+    "bytes": (
+        lambda t: t.to(torch.uint8),
+        r"'layer4\.1\.conv2\.weight' is of torch\.uint8, and weights are of one of",
+    ),
+    "complex": (lambda t: t.to(torch.complex64), r"is of torch\.complex64, and weights are of one of"),
+    "quantised": (
+        lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+        r"is of torch\.qint8, and weights are of one of",
+    ),
+    "sparse": (lambda t: t.to_sparse(), r"'layer4\.1\.conv2\.weight' is no plain tensor"),
+    "not a number": (
+        lambda t: t.fill_(float("nan")),
+        r"'layer4\.1\.conv2\.weight' holds a number that is not finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_weights_to_compute_with_or_none(weights, case):
+    spoil, message = SPOILT[case]
+    name = "layer4.1.conv2.weight"
+    model = make("resnet18")
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=f"^the state dict cannot be the start of resnet18: .*{message}"):
+        initialise(model, "resnet18", {**weights, name: spoil(weights[name].clone())})
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_counts_of_an_average_are_taken(weights):
+    counts = {key: torch.tensor(2.5) for key in weights if key.endswith("num_batches_tracked")}
+    model, _ = make("resnet18", init_from={**weights, **counts})
+    assert model.state_dict()["bn1.num_batches_tracked"] == 2
 
 
 class Planted:

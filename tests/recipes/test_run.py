@@ -118,7 +118,7 @@ def test_checkpoints_of_another_network_are_refused(finished, tmp_path):
     state["config"]["model"] = "convnet3"
     state["config"]["model_options"] = {}
     torch.save(state, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"is a checkpoint of 'convnet3': it lacks 'layer2\.0\.weight'"):
+    with pytest.raises(ValueError, match=r"is a checkpoint of 'convnet3': missing key 'layer2\.0\.weight'"):
         load_trained(tmp_path / "other.pt", device="cpu")
 
 

@@ -43,7 +43,7 @@ def on_the_meta_device_alone(monkeypatch):
 
 def refused(path, message):
     with pytest.raises(InputError, match=message) as caught:
-        load_trained(path, device="cpu")
+        load_trained(path, device="cpu", trust=True)
     assert len(str(caught.value).splitlines()) == 1
     assert len(str(caught.value)) < 600
     assert str(path) in str(caught.value)
@@ -92,7 +92,11 @@ ABSURD = {
     "heads": ({"model_options": {"num_heads": 10**15}}, {}, "are at most 65536, got 1000000000000000"),
     "no number": ({"model_options": {"num_heads": [[2]]}}, {}, "num_heads"),
     "no list": ({"model_options": {"augment": {"a": 1}}}, {}, "augment|be built with these options"),
-    "classes": ({}, {"classes": [str(n) for n in range(10**5)]}, r"'fc.weight' is \(10, 192\) in it and \(100000, 19"),
+    "classes": (
+        {},
+        {"classes": [str(n) for n in range(10**5)]},
+        r"'fc.weight' is \(10, 192\) in it and \(100000, 19|would take more memory than twice its size and 100 MB",
+    ),
     "channels": (
         {},
         {"channels": 50_000, "mean": [0.5] * 50_000, "std": [0.5] * 50_000},
@@ -173,9 +177,9 @@ def test_other_floats_are_welcome(saved, tmp_path, door, dtype):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (torch.zeros(10).to_sparse(), "'fc.bias' is no plain tensor"),
-        (torch.zeros(10, device="meta"), "'fc.bias' is no plain tensor"),
-        (torch.zeros(1).expand(10**9), "its tensors are larger than the file"),
+        (torch.zeros(10).to_sparse(), "something other than tensors and plain values: .*_rebuild_sparse_tensor"),
+        (torch.zeros(10, device="meta"), "something other than tensors and plain values: .*_rebuild_meta_tensor"),
+        (torch.zeros(1).expand(10**9), "a tensor has more elements than its storage"),
     ],
 )
 def test_tensors_of_a_checkpoint_are_plain_ones(saved, tmp_path, value, message):
@@ -214,4 +218,4 @@ def test_programs_of_weights_that_are_no_numbers(saved, tmp_path):
 
 def test_all_of_them_are_read_as_they_are(saved):
     for name in ("run", "hub", "model.onnx", "model.pt2", "model.safetensors"):
-        assert load_trained(saved / name, device="cpu").model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+        assert load_trained(saved / name, device="cpu", trust=True).model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)

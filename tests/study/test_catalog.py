@@ -44,12 +44,13 @@ def test_all_eight_rows_and_the_comparisons_of_simple_self_attention():
     assert len(study.published) == 17
 
 
-def test_the_small_one_is_the_row_that_the_issue_names():
+def test_the_small_one_is_a_row_of_48_pixels():
     study = built_in("simple-self-attention", "small")
     assert 3 * 2 / 2 ** len(study.seeds) <= 0.05  # the least p of three arms paired by seed, after Holm
     assert study.base == {
         "data": "imagewoof", "train_subset": 4500, "image_size": 48, "epochs": 5, "batch_size": 64,
-        "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-2, "label_smoothing": 0.1, "cache_images": True,
+        "optimizer": "adamw", "lr": 3e-3, "base_momentum": 0.85, "max_momentum": 0.95, "weight_decay": 1e-2,
+        "label_smoothing": 0.1, "cache_images": True,
     }  # fmt: skip
     assert study.config("ssa_xresnet18-symmetric", 0).model_options == {"symmetric": True}
 

@@ -204,3 +204,12 @@ def test_bad_files_are_refused(tmp_path, text, message):
 def test_no_file():
     with pytest.raises(InputError, match=r"no file at nowhere\.yaml"):
         read_study(Path("nowhere.yaml"))
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "benchmarks" / "plans").glob("*.yaml")))
+def test_the_plans_that_are_kept_can_be_run(file):
+    study = read_study(file)
+    study.require_runnable()
+    assert study.name == file.stem
+    options = study.runs()[0].config
+    assert (options.data, options.image_size, options.base_momentum) == ("imagewoof-old", 128, 0.85)

@@ -184,6 +184,19 @@ def test_a_process_that_is_killed_each_time_is_given_up_and_said_so(tmp_path, mo
     assert "its process was killed 3 times, at last by SIGKILL, perhaps for want of memory" in found["reason"]
 
 
+@pytest.mark.timeout(60)
+def test_a_fifo_in_the_place_of_a_log_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt_module, "COMMAND", ("-c", ""))
+    study = plan(1)
+    folder = StudyFolder(tmp_path / "study")
+    folder.prepare(study, threads=1)
+    log = folder.log(study.runs()[0])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(log)
+    with pytest.raises(InputError, match="is a FIFO and no regular file: it is not opened"):
+        Attempt(folder, study.runs()[0], threads=1)
+
+
 def test_a_process_that_cannot_start_is_a_failed_run(tmp_path, monkeypatch):
     monkeypatch.setattr(attempt_module, "COMMAND", ("-c", "import sys; sys.exit(3)"))
     study = plan(1)

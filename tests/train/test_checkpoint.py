@@ -8,6 +8,7 @@ import torch
 from train.toy import toy_config, toy_net
 
 from attnconv.checks import InputError
+from attnconv.train import checksum
 from attnconv.train.checkpoint import KEYS, load_checkpoint, load_weights, save_checkpoint
 
 
@@ -105,7 +106,8 @@ def test_no_code_of_a_file_is_run(tmp_path, dump):
 def test_objects_are_refused_by_name(tmp_path):
     torch.save({"format": 1, "meta": Bomb(tmp_path / "ran")}, tmp_path / "last.pt")
     with pytest.raises(
-        InputError, match=r"last.pt holds something other than tensors and plain values: 'posix\.mkdir'$"
+        InputError,
+        match=r"last.pt holds something other than tensors and plain values: 'posix\.mkdir'; `attnconv import` reads",
     ):
         load_checkpoint(tmp_path / "last.pt")
 
@@ -168,8 +170,8 @@ def test_the_checkpoint_before_is_kept(path):
     ("saved", "wanted", "message"),
     [
         (toy_net, lambda: toy_net(classes=5), r"'head.weight' is \(3, 4\) in it and \(5, 4\) in the network$"),
-        (toy_net, lambda: torch.nn.Linear(2, 3), r"it lacks 'weight'$"),
-        (lambda: torch.nn.Linear(2, 3), lambda: torch.nn.Linear(2, 3, bias=False), "it holds 'bias', which the netw"),
+        (toy_net, lambda: torch.nn.Linear(2, 3), r"missing key 'weight'$"),
+        (lambda: torch.nn.Linear(2, 3), lambda: torch.nn.Linear(2, 3, bias=False), "unexpected key 'bias'$"),
     ],
 )
 def test_weights_of_another_network(path, saved, wanted, message):
@@ -179,3 +181,23 @@ def test_weights_of_another_network(path, saved, wanted, message):
     with pytest.raises(InputError, match=r"^\S*last.pt is a checkpoint of 'toy': " + message):
         load_weights(model, load_checkpoint(path), path)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("before", [0, checksum.BLOCK - 30, checksum.BLOCK, 2 * checksum.BLOCK - 64])
+def test_a_seal_is_found_wherever_it_stands(tmp_path, before):
+    path = tmp_path / "sealed"
+    data = checksum.sealed(bytes(before) + checksum.BLANK.encode() + bytes(checksum.BLOCK))
+    path.write_bytes(data)
+    seal = data[before : before + 64].decode()
+    checksum.verify_seal(path, seal)
+    path.write_bytes(data[:-1] + b"x")
+    with pytest.raises(InputError, match="damaged or was changed"):
+        checksum.verify_seal(path, seal)
+
+
+def test_a_seal_is_verified_a_block_at_a_time(tmp_path, monkeypatch):
+    data = checksum.sealed(checksum.BLANK.encode() + bytes(10_000))
+    (tmp_path / "sealed").write_bytes(data)
+    monkeypatch.setattr(checksum, "BLOCK", 1000)
+    monkeypatch.setattr(checksum.regular_file, "read_bytes", None)  # which would read the whole file
+    checksum.verify_seal(tmp_path / "sealed", data[:64].decode())

@@ -25,7 +25,7 @@ from attnconv.train.config import RunConfig
         ({"max_momentum": 0.8}, r"max_momentum is one end of a cycle: give base_momentum, too"),
         (
             {"momentum": 0.9, "base_momentum": 0.8, "max_momentum": 0.95},
-            r"momentum is constant, and base_momentum and max_momentum cycle it: .* got momentum 0.9, base_m",
+            r"momentum 0.9 is constant, and base_momentum 0.8 and max_momentum 0.95 cycle it: give the one, or",
         ),
         (
             {"base_momentum": 0.8, "max_momentum": 0.95, "schedule": "cosine"},
@@ -33,6 +33,8 @@ from attnconv.train.config import RunConfig
         ),
         ({"base_momentum": 0.8, "max_momentum": 1.0}, r"max_momentum must be at least 0 and below 1, got 1.0"),
         ({"momentum": float("nan")}, r"momentum must be at least 0 and below 1, got nan"),
+        ({"lr": 10**400}, r"lr must be finite, got an integer of more than 300 digits"),
+        ({"clip": 10**400}, r"clip must be finite, got an integer of more than 300 digits"),
         ({"lr": 0}, r"lr must be positive and finite, got 0.0"),
         ({"lr": float("nan")}, r"lr must be positive and finite, got nan"),
         ({"checkpoint_steps": 0}, r"checkpoint_steps must be at least 1, got 0"),

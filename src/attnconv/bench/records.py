@@ -142,7 +142,7 @@ def load_folder(folder: Path) -> list[dict[str, Any]]:
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
+        value = checks.from_json(line)
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

@@ -68,6 +68,8 @@ def draw_picture(
         return
     for subject in subjects:
         say(_sentence(subject))
+        for text in _inactive(subject):
+            say(f"- {text}")
     say(f"drawn in {path}")
 
 
@@ -157,6 +159,11 @@ def _sentence(subject: Subject) -> str:
     return f"{subject.name}: {likely}what row {row}, column {column} attends to in {layers}"
 
 
+def _inactive(subject: Subject) -> list[str]:
+    """A line about each layer that does nothing for the image; all points have the same ones."""
+    return [f"{found.layer} is {found.inactive_text}" for found in subject.maps[0] if found.inactive_text]
+
+
 def _record(subject: Subject) -> dict[str, Any]:
     """For --json; points are those of the file, cells those of the layer's map, weights to six digits."""
     prediction = subject.prediction
@@ -176,6 +183,8 @@ def _record(subject: Subject) -> dict[str, Any]:
                         "map_size": list(found.weights.shape[1:]),
                         "signed": found.signed,
                         "gamma": found.gamma,
+                        "active": found.active,
+                        "logits_moved": found.logits_moved,
                         "heads": [
                             {"head": head, "weights": [[float(f"{w:.6g}") for w in row] for row in weights.tolist()]}
                             for head, weights in zip(found.heads, found.weights, strict=True)

@@ -90,11 +90,13 @@ def class_names(file: Path) -> list[str]:
         names = [line.strip() for line in regular_file.read_text(file).rstrip().split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise checks.InputError(f"--classes: cannot read {file}: {checks.first_line(error)}") from None
-    for i, name in enumerate(names):
+    lines: dict[str, int] = {}
+    for i, name in enumerate(names, 1):
         if not name:
-            raise checks.InputError(f"--classes: line {i + 1} of {file} is empty")
-        if name in names[:i]:
-            raise checks.InputError(f"--classes: lines {names.index(name) + 1} and {i + 1} of {file} are {name!r} both")
+            raise checks.InputError(f"--classes: line {i} of {file} is empty")
+        if name in lines:
+            raise checks.InputError(f"--classes: lines {lines[name]} and {i} of {file} are {name!r} both")
+        lines[name] = i
     return names
 
 

@@ -1,4 +1,4 @@
-"""How commands print: a line or a table for people, or one JSON value for programs, on stdout."""
+"""Print what commands answer: a line or a table for people, or one JSON value for programs, on stdout."""
 
 import json
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from attnconv.train.run_list import RunEntry, RunList
 
 PAUSE = 2.0  # seconds between two looks
-HEADER = ("run", "model", "data", "state", "epoch", "best top-1 %", "last top-1 %", "time", "changed", "problem")
+HEADER = ("run", "model", "data", "state", "epoch", "best top-1 %", "last top-1 %", "time", "changed", "remark")
 
 
 def runs(
@@ -88,7 +88,7 @@ def report_changes(found: "RunList", json: bool) -> None:
 
 
 def cells(entries: Sequence["RunEntry"]) -> tuple[Sequence[str], list[list[str]]]:
-    """Header and rows of the table; the last column only if there is a problem."""
+    """Header and rows of the table; the last column only if there is something to remark."""
     rows = [
         [
             entry.name,
@@ -100,11 +100,11 @@ def cells(entries: Sequence["RunEntry"]) -> tuple[Sequence[str], list[list[str]]
             percent(entry.last_top1),
             "" if entry.seconds is None else duration(entry.seconds),
             "" if entry.changed is None else f"{duration(time.time() - entry.changed)} ago",
-            entry.problem or "",
+            entry.problem or entry.remark or "",
         ]
         for entry in entries
     ]
-    width = len(HEADER) - (not any(entry.problem for entry in entries))
+    width = len(HEADER) - (not any(entry.problem or entry.remark for entry in entries))
     return HEADER[:width], [row[:width] for row in rows]
 
 
@@ -116,6 +116,8 @@ def line(entry: "RunEntry") -> str:
         parts.append(f"top-1 {percent(entry.last_top1)}%, best {percent(entry.best_top1)}%")
     if entry.problem:
         parts.append(entry.problem)
+    if entry.remark:
+        parts.append(entry.remark)
     return f"{entry.name}: {', '.join(parts)}"
 
 
@@ -134,6 +136,7 @@ def as_json(entry: "RunEntry") -> dict[str, Any]:
         "seconds": entry.seconds,
         "changed": changed,
         "problem": entry.problem,
+        "remark": entry.remark,
     }
 
 

@@ -136,7 +136,7 @@ def report(folder: Path, *, json: Flag = False) -> None:
         Print the files, the counts and the rows of summary.csv as one JSON object.
     """
     from attnconv.study.comparison_notes import notes
-    from attnconv.study.comparison_table import tables
+    from attnconv.study.comparison_table import attention_table, tables
     from attnconv.study.report import write_report
 
     written = write_report(folder)
@@ -145,9 +145,9 @@ def report(folder: Path, *, json: Flag = False) -> None:
         print_json({"files": files, "counts": written.runs, "summary": written.summary()})
         return
     for block, comparison in written.compared.items():
-        results, *_ = tables(comparison)
-        say(f"{block}: {results.title}" if block else results.title)
-        print_table(results.header, results.rows)
+        for shown in (tables(comparison)[0], *attention_table(comparison)):
+            say(f"{block}: {shown.title}" if block else shown.title)
+            print_table(shown.header, shown.rows)
         for text in notes(comparison):
             say(f"- {text}")
         print()

@@ -9,6 +9,7 @@ from attnconv import checks
 from attnconv.cli.options import run_options
 from attnconv.cli.output import print_json, print_table, say
 from attnconv.cli.settings import read_yaml, run_settings, settings_over
+from attnconv.inactive import remark
 from attnconv.train.config import RunConfig
 
 RunOptions = run_options()
@@ -74,6 +75,8 @@ def train(
     if json:
         print_json(result)
     else:
+        off = result.get("attention_off")
+        said = remark(off["logits_moved"], off["predictions_changed"]) if off else ""
         miou = f", mean IoU {result['miou']:.2f}%" if "miou" in result else ""
         say(
             f"{out}: top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}%{miou} after "
@@ -81,6 +84,7 @@ def train(
             f"best top-1 {result['best_top1']:.2f}% in epoch {result['best_epoch']}; "
             f"{result['params']:,} parameters, {result['seconds']:.0f} s"
             + (f"; {result['skipped_images']} images could not be decoded" if result["skipped_images"] else "")
+            + (f"; {said}" if said else "")
         )
         if profile:
             print_profile(result.get("profile"), out)

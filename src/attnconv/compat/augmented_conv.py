@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from attnconv import checks
-from attnconv.foreign import read_state_dict
+from attnconv.compat.tensors_of import tensors_of
 from attnconv.layers.head_layout import HEAD_LAYOUTS, HeadLayoutConv2d
 
 
@@ -81,7 +81,7 @@ class AugmentedConv(HeadLayoutConv2d):
         Raises:
             InputError: it is of `InPaperAugmentedConv`.
         """
-        state = read_state_dict(state_dict).tensors
+        state = tensors_of(state_dict)
         weight = state.get("qkv_conv.weight")
         if getattr(weight, "shape", ())[2:] == (1, 1) and self.qkv_kernel_size != (1, 1):
             raise checks.InputError(
@@ -147,7 +147,7 @@ class InPaperAugmentedConv(HeadLayoutConv2d):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state dict, or a file's {"model": state dict, ...}, with or without ``module.`` before all names."""
-        return super().load_state_dict(read_state_dict(state_dict).tensors, strict, assign)
+        return super().load_state_dict(tensors_of(state_dict), strict, assign)
 
 
 def _require_multiples(dk: int, dv: int, heads: int) -> None:

@@ -1,4 +1,4 @@
-"""What the names and shapes in a state dict say of the network that it is of."""
+"""A network, as far as the names and shapes in its state dict tell."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from attnconv import checks
-from attnconv.foreign import read_state_dict
+from attnconv.compat.tensors_of import tensors_of
 from attnconv.layers import SelfAttention as _SelfAttention
 from attnconv.layers import SimpleSelfAttention as _SimpleSelfAttention
 from attnconv.layers.self_attention import check_map
@@ -28,7 +28,7 @@ class SelfAttention(_SelfAttention):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state dict, or a file's {"model": state dict, ...}, with or without ``module.`` before all names."""
-        return super().load_state_dict(read_state_dict(state_dict).tensors, strict, assign)
+        return super().load_state_dict(tensors_of(state_dict), strict, assign)
 
 
 class SimpleSelfAttention(_SimpleSelfAttention):
@@ -54,7 +54,7 @@ class SimpleSelfAttention(_SimpleSelfAttention):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state dict, or a file's {"model": state dict, ...}, with or without ``module.`` before all names."""
-        return super().load_state_dict(read_state_dict(state_dict).tensors, strict, assign)
+        return super().load_state_dict(tensors_of(state_dict), strict, assign)
 
     @refuse_vmap_in_training
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Fetch a file over HTTP: a download that was cut goes on where it stopped, and only what its checksum fits is kept."""
 
 import contextlib
-import hashlib
 import http.client
 import sys
 import time
@@ -31,6 +30,9 @@ def download(url: str, path: Path, *, digests: tuple[str, ...]) -> None:
         InputError: no such file, no connection, no room, or a checksum that does not fit.
     """
     part = path.with_name(path.name + ".part")
+    with _writing(part):
+        regular_file.require_if_there(part)
+        regular_file.require_if_there(part.with_name(part.name + ".tag"))
     with _bar(f"downloading {path.name}") as told:
         resumed = _fetch(url, part, told)
         if resumed and not fits(part, digests):  # the file may have changed between the two halves
@@ -45,9 +47,8 @@ def download(url: str, path: Path, *, digests: tuple[str, ...]) -> None:
 def fits(path: Path, digests: tuple[str, ...]) -> bool:
     """Whether the file has one of the checksums, or none is known."""
     for kind in {digest.partition(":")[0] for digest in digests}:
-        with regular_file.opened(path) as file:
-            if f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}" in digests:
-                return True
+        if f"{kind}:{regular_file.digest(path, kind)}" in digests:
+            return True
     return not digests
 
 
@@ -84,7 +85,7 @@ def _go_on(url: str, part: Path, told: Told) -> bool:
     if have:
         headers["Range"] = f"bytes={have}-"
         if tag.exists():  # a server whose file has changed since then answers with all of it
-            headers["If-Range"] = tag.read_text()
+            headers["If-Range"] = regular_file.read_text(tag)
     try:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:

@@ -138,7 +138,7 @@ def save_index(index: ShardIndex, folder: Path) -> None:
 def named_classes(folder: Path) -> tuple[str, ...] | None:
     """The classes' names in index.json, whatever else is wrong with it; None if they cannot be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return _classes(json.loads(regular_file.read_text(folder / INDEX, at_most=regular_file.TABLE)))
+        return _classes(checks.from_json(regular_file.read_text(folder / INDEX, at_most=regular_file.TABLE)))
     return None
 
 
@@ -163,7 +163,7 @@ def _read(folder: Path) -> ShardIndex:
     path = folder / INDEX
     anew = f"`attnconv shards {folder}` makes it anew"
     try:
-        described = json.loads(regular_file.read_text(path, at_most=regular_file.TABLE))
+        described = checks.from_json(regular_file.read_text(path, at_most=regular_file.TABLE))
         if described["format"] != FORMAT:
             raise checks.InputError(f"{path} is of format {described['format']!r}, this version reads {FORMAT}; {anew}")
         classes = _classes(described)

@@ -90,7 +90,7 @@ def _begin(partial: Path, plan: dict[str, Any]) -> None:
             file.write(json.dumps(plan).encode())
         return
     with contextlib.suppress(OSError, ValueError):
-        if json.loads(regular_file.read_text(path)) == plan:
+        if checks.from_json(regular_file.read_text(path)) == plan:
             return
     raise checks.InputError(
         f"{partial} holds the beginning of other shards, or of these before images changed: delete it"

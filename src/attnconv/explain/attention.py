@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks, ops
+from attnconv.explain.effect import effects_of
 from attnconv.layers import AugmentedConv2d, SelfAttention, SimpleSelfAttention
 
 EXPLAINED = (AugmentedConv2d, SelfAttention, SimpleSelfAttention)
@@ -27,6 +28,15 @@ class AttentionMap:
     signed: bool = False  # of SimpleSelfAttention: any sign, any sum
     gamma: float | None = None  # by which the layer multiplies before it adds to its input; None: it does not add
     heads: tuple[int, ...] = ()  # the numbers of the heads in ``weights``, from 1; all of them if not given
+    logits_moved: float | None = None  # by switching the layer off, as a share of their norm; None if not known
+    active: bool = True  # False if switching the layer off moves the logits by next to nothing
+
+    @property
+    def inactive_text(self) -> str:
+        """A sentence about a layer that does nothing for the image; "" of an active one."""
+        if self.active or self.logits_moved is None:
+            return ""
+        return f"inactive: switching it off moves the logits by {self.logits_moved:.1g} of their norm"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", self.heads or tuple(range(1, self.weights.shape[0] + 1)))
@@ -45,7 +55,8 @@ def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> l
     is what it multiplies by gamma and adds to its input x at the query.
 
     Args:
-        model: any network that holds such layers; it is run once, in eval mode, and left as it was.
+        model: any network that holds such layers; it is run in eval mode, once, and once more with each of the layers
+            switched off, and left as it was.
         image: (C, rows, columns), prepared as for the network, on its device.
         point: row and column of the query in image pixels.
     Raises:
@@ -55,16 +66,17 @@ def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> l
 
 
 def attention_maps_of(model: nn.Module, image: Tensor, points: Sequence[tuple[int, int]]) -> list[list[AttentionMap]]:
-    """`attention_maps` of each of ``points``, for one run of the network."""
+    """`attention_maps` of each of ``points``, which cost no further runs of the network."""
     attention = ImageAttention(model, image)
     return [attention.maps(point) for point in points]
 
 
 class ImageAttention:
-    """What any position of one image attends to, after one run of the network.
+    """Attention of any position of one image.
 
-    It keeps the queries and keys of every layer, so memory is linear in the number of positions, and a point costs no
-    further run. ``output`` is what the network gave for the image, as a batch of one.
+    The network is run once, and once more with each layer switched off, which tells whether the layer does anything for
+    this image. The queries and keys of every layer are kept, so memory is linear in the number of positions, and a
+    point costs no further run. ``output`` is what the network gave for the image, as a batch of one.
 
     Args:
         model: as `attention_maps`.
@@ -82,17 +94,21 @@ class ImageAttention:
         if not names:
             raise checks.InputError(f"{type(model).__name__} has no attention layer to explain")
         self.size = (image.shape[1], image.shape[2])
-        self._layers: list[Callable[[tuple[int, int]], AttentionMap]] = []
+        self._layers: list[tuple[nn.Module, Callable[[tuple[int, int]], AttentionMap]]] = []
 
         def look(layer: Any, inputs: tuple[Tensor, ...]) -> None:
             if inputs[0].dim() == 4:  # a map of rows and columns
-                self._layers.append(_map_of(layer, names[layer], inputs[0], self.size))
+                self._layers.append((layer, _map_of(layer, names[layer], inputs[0], self.size)))
 
         hooks = [layer.register_forward_pre_hook(look) for layer in names]
         modes = {module: module.training for module in model.modules()}
         try:
             with torch.no_grad():
                 self.output = model.eval()(image[None])
+                for hook in hooks:
+                    hook.remove()
+                ran = dict.fromkeys(layer for layer, _ in self._layers)
+                self._effects = effects_of(model, image[None], self.output, ran)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -107,7 +123,8 @@ class ImageAttention:
         rows, columns = self.size
         if len(point) != 2 or not (0 <= point[0] < rows and 0 <= point[1] < columns):
             raise checks.InputError(f"the point must lie in the image of {rows} x {columns} pixels, got {point}")
-        return [layer(point) for layer in self._layers]
+        found = [(at(point), self._effects[layer]) for layer, at in self._layers]
+        return [replace(one, logits_moved=effect.logits_moved, active=effect.active) for one, effect in found]
 
 
 def choose_maps(

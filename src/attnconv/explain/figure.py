@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 PANEL_INCHES = 1.6  # of the shorter side of a panel
 TITLE_INCHES = 0.5  # above each row
 GAP_INCHES = 0.08
+INACTIVE = 0.8  # the grey, 0 to 1, of layers that do nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +32,20 @@ def attention_figure(image: Tensor, maps: Sequence[AttentionMap], point: tuple[i
     """A row for each layer: the image (C, rows, columns, values 0 to 1) with the query, then each head's weights.
 
     Heads of one row share its colour scale, which its title tells: from 0 to the largest weight; signed weights from
-    blue, which lowers, over white, which is 0, to red. A square marks the query's own cell.
+    blue, which lowers, over white, which is 0, to red. A square marks the query's own cell. A layer that does nothing
+    for the image is grey: its weights, however small, would fill the scale.
     """
     return rows_figure([Row(image, point, found, row_title(found)) for found in maps])
 
 
 def row_title(found: AttentionMap, first: str | None = None) -> str:
-    """Lines: ``first``, else the layer and its map; and what the colours mean."""
+    """Lines: ``first``, else the layer and its map; and what the colours mean, or that the layer does nothing."""
     if first is None:
         rows, columns = found.weights.shape[1:]
         first = f"{found.layer}\n{rows} x {columns} cells"
+    if found.inactive_text:
+        said = found.inactive_text.replace(" moves the ", " moves\nthe ")  # of the width of two panels
+        return f"{first.replace(chr(10), ', ')}\n{said}"
     _, lowest, largest = colour_scale(found)
     scale = f"weights {lowest:.2g} to {largest:.2g}" if found.weights.any() else "all weights 0"
     gamma = "" if found.gamma is None else f", gamma {found.gamma:.2g}"
@@ -97,15 +102,17 @@ def draw_attention(
     first.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
     first.plot(point[1], point[0], marker="o", markersize=7, color="#e4572e", markeredgecolor="white")
     first.set_title(title, fontsize=7, loc=align, parse_math=False)
-    weights = found.weights.detach().float().cpu().numpy()  # (heads, rows, columns)
+    weights = found.weights.detach().float().cpu()  # (heads, rows, columns)
     colours, lowest, largest = colour_scale(found)
+    if not found.active:
+        weights, colours, lowest, largest = weights.new_full(weights.shape, INACTIVE), "gray", 0.0, 1.0
     for shown, head, axes in zip(weights, found.heads, others, strict=False):
-        axes.imshow(shown, cmap=colours, vmin=lowest, vmax=largest)
+        axes.imshow(shown.numpy(), cmap=colours, vmin=lowest, vmax=largest)
         cell = {"marker": "s", "markersize": 6, "color": "none"}
         row, column = found.query
         axes.plot(column, row, markeredgecolor="black", markeredgewidth=2.5, **cell)
         axes.plot(column, row, markeredgecolor="white", markeredgewidth=1.0, **cell)  # the cell may be dark or bright
-        axes.set_title(f"head {head}", fontsize=7)
+        axes.set_title(f"head {head}" if found.active else f"head {head}, inactive", fontsize=7)
 
 
 def colour_scale(found: AttentionMap) -> tuple[str, float, float]:

@@ -96,7 +96,7 @@ def read_facts(texts: Mapping[str, str], source: str) -> Facts:
     sizes = None
     if "image_sizes" in texts:
         try:
-            sizes = Sizes.from_dict(json.loads(texts["image_sizes"]))
+            sizes = Sizes.from_dict(checks.from_json(texts["image_sizes"]))
         except (ValueError, TypeError, KeyError) as error:
             raise checks.InputError(f"{source} is damaged: its 'image_sizes' cannot be read: {error}") from None
     scores = _value(texts, "scores", source) if "scores" in texts else {}
@@ -108,7 +108,7 @@ def read_facts(texts: Mapping[str, str], source: str) -> Facts:
 
 
 def blueprint_of(config: Mapping[str, Any], meta: Mapping[str, Any]) -> Blueprint:
-    """What remakes the network that ``config`` names, for the images of ``meta``; InputError if there is none."""
+    """Return the blueprint of the network that ``config`` names, for images of ``meta``; InputError for none."""
     name = config.get("model", "")
     return Blueprint(
         name=name,
@@ -169,7 +169,7 @@ def _plain(name: str, value: Any) -> Any:
 def _value(texts: Mapping[str, str], name: str, source: str) -> Any:
     kind = list if name == "classes" else dict
     try:
-        value = json.loads(texts[name])
+        value = checks.from_json(texts[name])
     except (KeyError, ValueError) as error:
         raise checks.InputError(f"{source} is damaged: its metadata hold no readable {name!r}") from error
     if not isinstance(value, kind):

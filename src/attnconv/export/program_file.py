@@ -86,7 +86,7 @@ def load_program(path: str | Path, *, trust: bool = False) -> Exported:
 
     Args:
         path: the file.
-        trust: read it although that can run code which is in it; for files of whom you would run a program of.
+        trust: read it although that can run code which is in it; for files whose makers you trust.
     Raises:
         InputError: the file is not to be trusted, missing, damaged, or not of `attnconv export`.
     """

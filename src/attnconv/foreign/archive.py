@@ -9,6 +9,7 @@ import struct
 from typing import BinaryIO, NamedTuple
 
 from attnconv.foreign.budget import Budget
+from attnconv.shown import quoted
 
 MARK = b"PK\3\4"  # with which an archive begins, and each of its members
 END, END_MARK = struct.Struct("<4s4H2LH"), b"PK\5\6"
@@ -144,8 +145,3 @@ def _behind_its_header(file: BinaryIO, offset: int, name: bytes, size: int, dire
     if start + size > directory:
         raise ValueError("a member of it lies outside")
     return Member(start, start + size)
-
-
-def quoted(text: str) -> str:
-    """Return ``text`` from a file as a message has it: escaped, and not longer than a line."""
-    return repr(text if len(text) <= 60 else text[:57] + "...")

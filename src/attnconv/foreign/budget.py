@@ -1,8 +1,8 @@
-"""How much memory the reading of a file may take, counted before it is taken."""
+"""The memory that reading a file may take, counted before it is taken."""
 
 from attnconv import checks
 
-BESIDE = 60_000_000  # bytes that may be taken besides the size of the file; some are left for what is not counted
+EXTRA = 60_000_000  # bytes that may be taken besides the size of the file; some are left for what is not counted
 
 
 class Budget:
@@ -14,7 +14,7 @@ class Budget:
     """
 
     def __init__(self, label: str, size: int) -> None:
-        self.label, self._left = label, size + BESIDE
+        self.label, self._left = label, size + EXTRA
 
     def take(self, size: int) -> None:
         """Count ``size`` bytes.

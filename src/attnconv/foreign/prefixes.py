@@ -1,4 +1,4 @@
-"""What wrappers put in front of the names of a network's tensors, taken off where all names have it."""
+"""Prefixes that wrappers put in front of the names of a network's tensors, taken off where all names have them."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -24,7 +24,8 @@ def stripped(tensors: Mapping[str, Value]) -> tuple[dict[str, Value], list[str],
 def _one_step(tensors: dict[str, Value]) -> tuple[dict[str, Value], str, list[str]] | None:
     for prefix in WRAPPERS:
         aside = [name for name in tensors if name.startswith(LEFT_OUT.get(prefix, "\0"))]
-        rest = {name: tensor for name, tensor in tensors.items() if name not in set(aside)} if aside else tensors
+        without = set(aside)
+        rest = {name: tensor for name, tensor in tensors.items() if name not in without} if aside else tensors
         if rest and all(name.startswith(prefix) and len(name) > len(prefix) for name in rest):
             return {name.removeprefix(prefix): tensor for name, tensor in rest.items()}, prefix, aside
     bodies = ("backbone.", "head.")

@@ -1,4 +1,4 @@
-"""The one door to other people's files of weights."""
+"""Read weights from files that other programs wrote."""
 
 import contextlib
 import os
@@ -11,19 +11,23 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from attnconv import checks, regular_file
-from attnconv.foreign.archive import quoted
 from attnconv.foreign.budget import Budget
 from attnconv.foreign.prefixes import stripped
 from attnconv.foreign.stand_in import Name, StandIn, kind_of
 from attnconv.foreign.state_dict import find
 from attnconv.foreign.stored import Storages, Stored
 from attnconv.foreign.torch_file import read_torch_file
+from attnconv.shown import quoted
 from attnconv.weights import open_safetensors
 
 Source = str | PathLike[str] | Mapping[str, Any]
 TENSOR, VALUE = 1500, 150  # bytes of memory that one takes at most, beside its numbers
 DEEPEST = 100  # dicts and lists in each other
-HEADER = 8_000_000  # bytes of the longest header of safetensors that is read: some hundred thousand tensors
+HEADER = 4_000_000  # bytes of the longest header of safetensors that is read: some ten thousand tensors
+
+
+class NotPlainError(checks.InputError):
+    """A file that holds something other than tensors and plain values."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,14 @@ class Found:
 def read_state_dict(source: Source, *, average: bool = False) -> Found:
     """Return the weights in ``source``, of which nothing is run.
 
-    They are looked for under state_dict, model, net, params and weights, in dicts and in whole modules of any class.
+    They are looked for in dicts and in whole modules of any class, under state_dict, model, net, params, weights and
+    student.
     The names lose what they all share of module., _orig_mod., model., net., encoder_q., 0., and backbone. with head.
 
     Args:
         source: a file of torch.save, in either of its formats, or of safetensors; or a dict that was read from one.
-        average: take the averaged weights that are beside the others, under state_dict_ema or model_ema.
+        average: take the averaged weights that are beside the others, under state_dict_ema, model_ema, params_ema, ema
+            or teacher.
     Raises:
         InputError: the file is missing, no regular one, damaged, or would take more memory than twice its size and 100
             MB; or it has no weights, where the message says what it has.
@@ -123,7 +129,7 @@ def _plain(value: Any, storages: Storages, budget: Budget, depth: int) -> Any:
     """Return ``value`` with its tensors made. What stands in it twice is copied, so that work on it is bounded."""
     budget.take(VALUE)
     if isinstance(value, (StandIn, Name)):
-        raise checks.InputError(
+        raise NotPlainError(
             f"{budget.label} holds something other than tensors and plain values: {quoted(kind_of(value))}"
         )
     if depth > DEEPEST:

@@ -17,7 +17,7 @@ class Name:
 
 @dataclass(eq=False, slots=True)
 class StandIn:
-    """What a file says of an object: what it is made by, from what, and what it then got.
+    """An object as a file describes it: what it is made by, from what, and what it then got.
 
     Args:
         made_by: the class or function, usually a Name.

@@ -7,16 +7,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.foreign.archive import quoted
 from attnconv.foreign.budget import Budget
 from attnconv.foreign.stand_in import StandIn, kind_of
 from attnconv.foreign.stored import Stored
+from attnconv.shown import quoted
 
 Tensors = dict[str, Tensor | Stored]
 
 PLAIN = ("state_dict", "model", "net", "params", "weights", "student")
 AVERAGED = ("state_dict_ema", "model_ema", "params_ema", "ema", "teacher")
 DEEPEST = 5  # dicts in dicts around the weights
+VISITED = 30  # bytes that count for an entry that is looked at: a dict that holds itself is looked at many times
 NAMED = 300  # bytes of memory that the place of a module or tensor takes at most, beside its name
 
 
@@ -50,6 +51,7 @@ def _find(value: Any, keys: tuple[str, ...], budget: Budget, average: bool) -> P
     if len(keys) > DEEPEST:
         return None
     entries = _entries(value)
+    budget.take(VISITED * (1 + len(entries)))
     if average and (place := _first(entries, AVERAGED, keys, budget, False)):
         return place
     if _is_module(value):
@@ -110,7 +112,9 @@ def module_tensors(module: Any, budget: Budget) -> Tensors:
         prefix, part = waiting.pop()
         if (state := _module_state(part)) is None:
             continue
-        passing = state.get("_non_persistent_buffers_set") or ()
+        listed = state.get("_non_persistent_buffers_set")
+        passing = {name for name in listed if type(name) is str} if isinstance(listed, (list, tuple)) else set()
+        budget.take(NAMED * len(passing))
         for kind in ("_parameters", "_buffers"):
             for name, tensor in _entries(state.get(kind)).items():
                 budget.take(NAMED + len(prefix) + len(str(name)))

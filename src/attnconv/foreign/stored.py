@@ -3,13 +3,14 @@
 A description is compared with its storage, and the storage with the bytes that are there, before anything is taken.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from attnconv import regular_file
 
 AXES = 64  # torch's most
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
@@ -98,13 +99,13 @@ def stored(on: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtype | No
     elements = 1
     for length in size:
         elements *= length
-    room = on.count * on.dtype.itemsize // dtype.itemsize
+    present = on.count * on.dtype.itemsize // dtype.itemsize
     end = count_of(offset)
     if elements:
         end += 1 + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if end > room:
+    if end > present:
         raise ValueError("a tensor is larger than its storage")
-    if elements > room:
+    if elements > present:
         raise ValueError("a tensor has more elements than its storage")
     return Stored(on, dtype, offset, size, stride)
 
@@ -145,16 +146,10 @@ class Storages:
     def _bytes(self, key: str) -> Tensor:
         if key not in self._read:
             start, end = self._places[key]
-            _require_memory(end - start)
+            regular_file.require_memory("a storage of it", end - start)
             whole = torch.empty(end - start, dtype=torch.uint8)
             self._file.seek(start)
             if self._file.readinto(whole.numpy()) != end - start:  # pyright: ignore[reportAttributeAccessIssue]
                 raise ValueError("the file has become shorter")
             self._read[key] = whole
         return self._read[key]
-
-
-def _require_memory(size: int) -> None:
-    """Raise ValueError for more than there is: a sparse file is of any size, and systems grant what they lack."""
-    if "SC_PHYS_PAGES" in os.sysconf_names and size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        raise ValueError(f"a storage of it has {size} bytes, more than this machine has memory")

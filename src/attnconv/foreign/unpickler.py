@@ -22,6 +22,7 @@ SMALL, LARGE = 56, 300
 PER_BYTE = 6  # of text or a number: a letter takes up to 4 where the file has 1, while it is still there
 PER_ENTRY = 150  # of a dict
 LONGEST_INT = 255  # bytes
+LARGEST_KEY = 1 << 60  # of a number: those that differ by a multiple of 2**61 - 1 have one hash
 KEYS = (str, int, float, bool, type(None), bytes)  # of which the hash is soon found
 _SMALL = {
     *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE),
@@ -196,13 +197,19 @@ class Unpickler(_Python):
         onto.extend(items)
 
     def _put(self, index: int) -> None:
-        self.memo[count_of(index)] = self.stack[-1]
+        if count_of(index) >= 1 << 32:
+            raise ValueError("a place in the memo that pickle does not have")
+        self.memo[index] = self.stack[-1]
 
 
 def put(onto: dict[Any, Any], key: Any, value: Any) -> None:
     """Set an entry; one under a key whose hash could take for ever is left out: nothing is found by it."""
-    if type(key) in KEYS or (type(key) is tuple and len(key) < 9 and all(type(part) in KEYS for part in key)):
+    if _is_key(key) or (type(key) is tuple and len(key) < 9 and all(map(_is_key, key))):
         onto[key] = value
+
+
+def _is_key(value: Any) -> bool:
+    return type(value) in KEYS and (type(value) not in (int, float) or -LARGEST_KEY < value < LARGEST_KEY)
 
 
 def _rebuild_tensor_v2(on: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Stored:

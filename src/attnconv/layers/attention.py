@@ -6,7 +6,7 @@ and give other gradients.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -47,6 +47,21 @@ class Attention(nn.Module):
         return output
 
 
+class GatedAttention(Attention):
+    """A layer whose output is its input and gamma times attention."""
+
+    activity_name = "gamma"
+    gamma: nn.Parameter  # (1,)
+
+    def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return a copy of ``x``, which is the output at gamma 0; what follows may change it in place."""
+        return x.clone()
+
+    def activity(self, y: Tensor) -> float:
+        """Return gamma."""
+        return self.gamma.item()
+
+
 def set_recompute(model: nn.Module, recompute: bool = True) -> int:
     """Tell every attention layer in ``model`` whether to compute attention again; how many layers there are.
 
@@ -59,12 +74,17 @@ def set_recompute(model: nn.Module, recompute: bool = True) -> int:
 
 
 @contextlib.contextmanager
-def attention_off(model: nn.Module) -> Iterator[None]:
-    """Run ``model`` in the block as if its attention brought nothing: gamma 0, or the attention channels 0."""
+def attention_off(model: nn.Module, *, only: Collection[nn.Module] | None = None) -> Iterator[None]:
+    """Run ``model`` in the block as if its attention brought nothing: gamma 0, or the attention channels 0.
+
+    Args:
+        model: the network.
+        only: these of its layers; all of them if None.
+    """
     handles = [
         layer.register_forward_hook(lambda layer, inputs, y: layer.without_attention(inputs[0], y))  # pyright: ignore[reportCallIssue]
         for layer in model.modules()
-        if isinstance(layer, Attention)
+        if isinstance(layer, Attention) and (only is None or layer in only)
     ]
     try:
         yield

@@ -18,6 +18,7 @@ from attnconv.layers.attention import Attention
 from attnconv.layers.half_map import halve
 from attnconv.layers.heard import heard
 from attnconv.layers.widths import attention_widths, require_widths
+from attnconv.layers.window_centres import at_centres, centre_pairs, padding_pairs
 
 Size = int | tuple[int, ...]
 POSITIONS = ("relative", "sine", "coordconv", None)
@@ -85,16 +86,10 @@ class AugmentedConvNd(Attention):
         )
         self._check_position()
         reach = tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-        self.padding = self._padding(padding, reach)  # (left, right) of each axis
-
-        # The centre of a window lies reach // 2 after its left end: padding beyond that is a ring of centres, and
-        # padding short of it leaves border cells out. A wider qkv kernel needs its own reach around each centre.
+        self.padding = padding_pairs(padding, self.stride, reach)
         qkv_dilation = tuple(d if k > 1 else 1 for d, k in zip(self.dilation, self.qkv_kernel_size, strict=True))
         qkv_reach = tuple(d * (k - 1) for d, k in zip(qkv_dilation, self.qkv_kernel_size, strict=True))
-        self._qkv_padding = tuple(
-            (left - r // 2 + q // 2, right - (r - r // 2) + (q - q // 2))
-            for (left, right), r, q in zip(self.padding, reach, qkv_reach, strict=True)
-        )
+        self._qkv_padding = centre_pairs(self.padding, reach, qkv_reach)
         self._pool_first = self.attention_pool == 2 and qkv_reach == (0,) * axes  # commutes with a 1x1, and is cheaper
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         conv_channels = self.out_channels - self.value_channels
@@ -280,7 +275,7 @@ class AugmentedConvNd(Attention):
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, in_channels, H_in, W_in) -> q, k (B, N, H, W, D) and v (B, N, H, W, E), on the map attention runs on."""
-        x = self._at_centres(x)
+        x = at_centres(x, self._qkv_padding, self.padding_mode)
         if self._pool_first:
             x = halve(x[(..., *(slice(None, None, s) for s in self.stride))])
         if self.position == "sine":
@@ -324,16 +319,6 @@ class AugmentedConvNd(Attention):
             text += f", feat_size={self.feat_size}"
         return text + (", attention_pool=2" if self.attention_pool == 2 else "")
 
-    def _at_centres(self, x: Tensor) -> Tensor:
-        """Pad or crop the input so that qkv_conv's windows are centred where the convolution's are."""
-        amounts = [amount for pair in reversed(self._qkv_padding) for amount in pair]  # F.pad wants the last axis first
-        crop, ring = [min(a, 0) for a in amounts], [max(a, 0) for a in amounts]
-        if any(crop):
-            x = F.pad(x, crop)
-        if any(ring):
-            x = F.pad(x, ring, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
-        return x
-
     def _merge_heads(self, y: Tensor) -> Tensor:
         """(B, N, H, W, E) -> (B, N*E, H, W)."""
         return y.movedim(-1, 2).flatten(1, 2)
@@ -348,15 +333,6 @@ class AugmentedConvNd(Attention):
             raise checks.InputError(
                 f"position='sine' needs at least {2 * self._axes} in_channels, two an axis; got {self.in_channels}"
             )
-
-    def _padding(self, padding: Any, reach: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-        if isinstance(padding, str):
-            if checks.one_of("padding", padding, ("same", "valid")) == "valid":
-                return ((0, 0),) * self._axes
-            if self.stride != (1,) * self._axes:
-                raise checks.InputError(f"padding='same' needs stride 1, got {self.stride}")
-            return tuple((r // 2, r - r // 2) for r in reach)
-        return tuple((p, p) for p in checks.per_axis("padding", padding, self._axes, at_least=0))
 
     def _table_rows(self) -> tuple[int | None, ...]:
         if self.position != "relative" or self.feat_size is None:

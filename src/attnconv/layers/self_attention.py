@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks, ops
-from attnconv.layers.attention import Attention
+from attnconv.layers.attention import GatedAttention
 from attnconv.layers.spectral_norm import constrained_conv, redrawn, refuse_vmap_in_training
 
 
-class SelfAttention(Attention):
+class SelfAttention(GatedAttention):
     """y = gamma * o + x, where o_j = sum_i softmax_i(f_i . g_j) h_i with f, g, h = query(x), key(x), value(x).
 
     Shapes: (B, C, *map) -> the same, any number of map axes. gamma starts at 0, where the output is x.
@@ -28,8 +28,6 @@ class SelfAttention(Attention):
         ValueError: here, for a ratio that is not above 0 and at most 1; in forward, for an input without batch axis or
             of other channels.
     """
-
-    activity_name = "gamma"
 
     def __init__(self, channels: int, *, key_ratio: float = 1 / 8, spectral_norm: bool = True) -> None:
         super().__init__()
@@ -59,14 +57,6 @@ class SelfAttention(Attention):
             initialise(getattr(self, name))
         with torch.no_grad():
             self.gamma.zero_()
-
-    def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return ``x``, which is the output at gamma 0."""
-        return x
-
-    def activity(self, y: Tensor) -> float:
-        """Return gamma."""
-        return self.gamma.item()
 
     def extra_repr(self) -> str:
         return f"{self.channels}"

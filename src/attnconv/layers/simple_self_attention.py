@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks, ops
-from attnconv.layers.attention import Attention
+from attnconv.layers.attention import GatedAttention
 from attnconv.layers.self_attention import check_map
 from attnconv.layers.spectral_norm import constrained_conv, redrawn, refuse_vmap_in_training
 from attnconv.ops.autocast import autocast_off
 
 
-class SimpleSelfAttention(Attention):
+class SimpleSelfAttention(GatedAttention):
     """y = gamma * x S + x with S = x^T W x, the influence of each position on each other.
 
     Shapes: (B, C, *map) -> the same, any number of map axes. gamma starts at 0, where the output is x.
@@ -32,8 +32,6 @@ class SimpleSelfAttention(Attention):
     Raises:
         ValueError: in forward, for an input without batch axis or of other channels.
     """
-
-    activity_name = "gamma"
 
     def __init__(
         self, channels: int, *, symmetric: bool = False, normalize: bool = False, spectral_norm: bool = True
@@ -57,14 +55,6 @@ class SimpleSelfAttention(Attention):
         initialise(self.conv)
         with torch.no_grad():
             self.gamma.zero_()
-
-    def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return ``x``, which is the output at gamma 0."""
-        return x
-
-    def activity(self, y: Tensor) -> float:
-        """Return gamma."""
-        return self.gamma.item()
 
     def extra_repr(self) -> str:
         return f"{self.channels}, symmetric={self.symmetric}, normalize={self.normalize}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.foreign import Source, read_state_dict
+from attnconv.weights import FLOATS, unfit
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def initialise(model: nn.Module, name: str, source: Source) -> Transfer:
         elif key not in given and plain in given and _has_more_filters(given[plain], tensor):
             cut.append(key)
             used.add(plain)
-            taken[key] = given[plain][: len(tensor)]
+            taken[key] = given[plain]
         else:
             left.append(key)
     if not any(tensor.dim() > 1 and not key.startswith("fc.") for key, tensor in taken.items()):
@@ -85,9 +86,12 @@ def initialise(model: nn.Module, name: str, source: Source) -> Transfer:
                 f"{label} is not of a plain network of {name}'s family: it has nothing for {key!r} "
                 f"of shape {tuple(state[key].shape)}"
             )
+    # Counts, such as num_batches_tracked, are fractions in an average of networks.
+    if problem := unfit(taken, {key: t if t.dtype in FLOATS else state[key] for key, t in taken.items()}):
+        raise checks.InputError(f"{label} cannot be the start of {name}: {problem}")
     with torch.no_grad():
         for key, tensor in taken.items():
-            state[key].copy_(tensor)
+            state[key].copy_(tensor[: len(state[key])] if key in cut else tensor)
     unused = tuple(key for key in given if key not in used)
     return Transfer(tuple(copied), tuple(cut), tuple(left), unused, found.taken)
 

@@ -44,7 +44,7 @@ class _Family:
     listed: tuple[str, ...]
     images: Images
     dense: bool
-    plain: str | None
+    plain: str | None = None
 
 
 _FAMILIES: list[_Family] = []
@@ -129,8 +129,8 @@ def create_model(
     """A new network: (B, in_channels, rows, columns) -> logits (B, num_classes), of dense ones a map of them.
 
     At one state of torch's generators (after `torch.manual_seed`, say) a network with attention or squeeze-excitation
-    has the first weights of the plain network of its family; attention's own depend on that state and on the layer's
-    name alone.
+    has the first weights of the plain network of its family, which is made for a moment beside it; attention's own
+    depend on that state and on the layer's name alone.
 
     Args:
         name: one of `list_models`, dense or not, or another of its family.

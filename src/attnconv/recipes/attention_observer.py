@@ -1,14 +1,14 @@
-"""Whether attention does anything in a run: its gammas and shares each epoch, and what it is worth at the end.
+"""Observe the attention of a run: gammas and shares each epoch, and at the end what the network is without it.
 
 Letters: B batch, K classes, H rows, W columns.
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from attnconv.layers.attention import Attention, attention_activity, attention_off
+from attnconv.layers.moved_answers import MovedAnswers
 from attnconv.train.evaluate import evaluate
 from attnconv.train.loader import Loader
 
@@ -42,20 +42,18 @@ class OnAndOff(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.moved = self.norm = 0.0  # sums of squares
-        self.changed = self.count = 0
+        self.moved = MovedAnswers()
 
     def forward(self, x: Tensor) -> Tensor:
-        whole = self.model(x).double()
+        whole = self.model(x)
         with attention_off(self.model):
             off = self.model(x)
-        self.moved += (off.double() - whole).square().sum().item()
-        self.norm += whole.square().sum().item()
-        self.changed += int((off.argmax(1) != whole.argmax(1)).sum())
-        self.count += whole.argmax(1).numel()
+        self.moved.add(whole, off)
         return off
 
     def difference(self) -> dict[str, float]:
         """Return logits_moved and predictions_changed of all images so far."""
-        moved = torch.tensor(self.moved / max(self.norm, 1e-300)).sqrt().item()
-        return {"logits_moved": moved, "predictions_changed": 100 * self.changed / max(self.count, 1)}
+        return {
+            "logits_moved": self.moved.logits_moved,
+            "predictions_changed": self.moved.predictions_changed,
+        }

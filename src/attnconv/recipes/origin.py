@@ -32,8 +32,8 @@ def origin(config: RunConfig, state: dict[str, Any], checkpoint: Path) -> dict[s
     config = shareable(config)
     row = state["history"][-1] if state["history"] and not state["step_in_epoch"] else None
     result: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        result = json.loads(regular_file.read_text(checkpoint.parent / "result.json"))
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        result = dict(checks.from_json(regular_file.read_text(checkpoint.parent / "result.json")))
     return {
         "config": config.to_dict(),
         "command": command(config),
@@ -59,7 +59,7 @@ def origin_of_file(config: RunConfig, scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def scores_of(provenance: dict[str, Any] | None) -> dict[str, Any]:
-    """What an exported file says of a network beside its options: epoch, top1, top5, loss, miou, and made_with.
+    """Return what an exported file says of a network beside its options: epoch, top1, top5, loss, miou, and made_with.
 
     Of one of another program, where it was ``imported`` from.
     """

@@ -11,7 +11,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     """The rows of RUN/metrics.csv, one an epoch."""
     try:
         lines = regular_file.read_text(run / "metrics.csv", at_most=regular_file.TABLE).splitlines()
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+        return [{name: float(value) for name, value in row.items() if value != ""} for row in csv.DictReader(lines)]
     except (OSError, ValueError, TypeError) as error:
         raise checks.InputError(f"cannot read {run / 'metrics.csv'}: {error}") from error
 

@@ -1,7 +1,8 @@
 """The records of one arm's runs, and the scores to be read from them.
 
 A record is a mapping: arm, seed, state (one of STATES), and of a run that trained score, best_score, history (epoch,
-val_score, seconds), params, flops, images, commit, machine, device, torch and version. Scores are percentages; which
+val_score, seconds), params, flops, images, commit, machine, device, torch and version; of one that has measured what
+its attention does also attention_off, and on_score and off_score of its best network. Scores are percentages; which
 of a run's own numbers they are, `attnconv.study.compared` has chosen.
 
 How each state enters. done: its last epoch's score. diverged: the score it ended with, that is the last finite one

@@ -1,5 +1,6 @@
 """From a study's plan and its records to one comparison a block."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,10 +8,11 @@ from attnconv import checks
 from attnconv.study.arm import STATES
 from attnconv.study.comparison import Comparison, compare
 from attnconv.study.plan import Study
-from attnconv.study.scores import SCORES
+from attnconv.study.scores import SCORES, Score
 from attnconv.study.statistics import holm
 
 NUMBERS = ("params", "flops", "images", "classes")
+MEASURED = ("logits_moved", "predictions_changed")
 
 
 def comparisons(study: Study, records: Sequence[Mapping[str, Any]]) -> dict[str, Comparison]:
@@ -63,7 +65,30 @@ def _scored(study: Study, record: Mapping[str, Any]) -> dict[str, Any]:
         known = f"best_{score.key}"
         best = record[known] if known in record else max((row["val_score"] for row in history), default=None)
         found["best_score"] = checks.number(f"best {score.key} in {run}", best)
+        if record.get("attention_off") is not None:
+            found |= _measured(record, score, history, run)
     return found
+
+
+def _measured(
+    record: Mapping[str, Any], score: Score, history: Sequence[Mapping[str, Any]], run: str
+) -> dict[str, Any]:
+    """The scores of a run's best network with attention and without, if its logits were finite.
+
+    By top-5 that network's epoch need not be the one of the best top-5.
+    """
+    if not isinstance(off := record["attention_off"], Mapping):
+        raise checks.InputError(f"{run} is damaged: its attention_off is {off!r}")
+    for name in MEASURED:
+        if isinstance(off.get(name), float) and not math.isfinite(off[name]):
+            return {}
+        checks.number(f"{name} of attention_off in {run}", off.get(name))
+    off_score = checks.number(f"{score.key} of attention_off in {run}", off.get(score.key))
+    best = record.get("best_epoch")
+    on = [row["val_score"] for row in history if row["epoch"] == best]
+    if not on:
+        raise checks.InputError(f"{run} is damaged: its best epoch is {best!r}, which its history has not")
+    return {"on_score": checks.number(f"{score.key} of the best epoch in {run}", on[0]), "off_score": off_score}
 
 
 def _epoch(row: Any, column: str, run: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from attnconv import checks
 from attnconv.study import budgets, statistics
 from attnconv.study.arm import STATES, Arm, Record, arms_of, validated
 from attnconv.study.statistics import Difference, Estimate, Permutation, Scores
+from attnconv.study.switched_off import SwitchedOff, switched_off
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Row:
     equal_flops: Reading
     without_diverged: Reading | None  # where runs of the arm or of the baseline diverged
     test: Tested
+    off: SwitchedOff | None  # None where no run has measured it, as of plain networks
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def _row(
         equal_flops=equal[1].get(name, lone),
         without_diverged=without,
         test=_test(arm.last, base.last, why_not),
+        off=switched_off(arm.done),
     )
 
 

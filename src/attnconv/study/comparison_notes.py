@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from attnconv.inactive import LOGITS_MOVED, PREDICTIONS_CHANGED
 from attnconv.study import statistics
 from attnconv.study.comparison import Comparison, Row
 from attnconv.study.power import ALPHA
@@ -14,6 +15,7 @@ def notes(comparison: Comparison) -> list[str]:
         *_diverged(comparison),
         *_absent(comparison),
         *_budgets(comparison),
+        *_attention(comparison),
         *_mixed(comparison),
     ]
 
@@ -115,6 +117,25 @@ def _budgets(comparison: Comparison) -> list[str]:
             "planned for the budget would. So these readings are hard on costly arms; train those for fewer epochs to "
             "compare fairly."
         )
+    return found
+
+
+def _attention(comparison: Comparison) -> list[str]:
+    measured = [row for row in comparison.rows if row.off]
+    if not measured:
+        return []
+    found = [
+        "Attention switched off: the network of the best epoch (best.pt), on the validation images, with gamma 0 or "
+        "the attention channels 0. It was trained with attention, so that score is not a plain network's; how far it "
+        "falls does not say what attention is worth. Inactive: the logits move by less than "
+        f"{LOGITS_MOVED:g} of their norm, and less than {PREDICTIONS_CHANGED:g} % of the predictions change."
+    ]
+    for row in measured:
+        if row.off and row.off.inactive:
+            found.append(
+                f"{row.arm}: attention is {row.off.verdict}. An inactive network answers alike with and without it: "
+                "what attention computes there explains no difference of scores."
+            )
     return found
 
 

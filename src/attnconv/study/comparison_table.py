@@ -1,6 +1,7 @@
 """A comparison as tables of text and as rows for CSV files.
 
-Three tables: equal epochs, with the test; the other readings of the same runs; what each arm costs. The CSV rows hold
+Three tables: equal epochs, with the test; the other readings of the same runs; what each arm costs; and a fourth where
+runs have measured what their attention does. The CSV rows hold
 every number of them unrounded, every run, and every epoch.
 """
 
@@ -34,8 +35,27 @@ class Table:
 
 
 def tables(comparison: Comparison, *, published: Mapping[str, str] | None = None) -> list[Table]:
-    """The three tables; ``published``: what a paper reports, by arm."""
-    return [_results(comparison, published or {}), _readings(comparison), _costs(comparison)]
+    """The tables, that of attention only if it was measured; ``published``: what a paper reports, by arm."""
+    found = [_results(comparison, published or {}), _readings(comparison), _costs(comparison)]
+    return [*found, *attention_table(comparison)]
+
+
+def attention_table(comparison: Comparison) -> list[Table]:
+    """The best networks with attention switched off; no table if no run has measured that."""
+    if not any(row.off for row in comparison.rows):
+        return []
+    score = comparison.score
+    header = ("arm", "runs", f"best epoch's {score}, mean ± sd", f"{score} with attention off, mean ± sd", "difference")
+    rows = []
+    for row in comparison.rows:
+        if (off := row.off) is None or off.on.mean is None or off.off.mean is None:
+            rows.append((row.arm, *[NONE] * 7))
+            continue
+        scores = (mean_text(off.on), mean_text(off.off), f"{off.off.mean - off.on.mean:+.2f}")
+        moved = (f"{off.logits_moved:.1g}", f"{off.predictions_changed:.2g}")
+        rows.append((row.arm, str(off.off.n), *scores, *moved, off.verdict))
+    more = ("logits moved, at most", "predictions changed, at most %", "attention")
+    return [Table("The same networks with their attention switched off", (*header, *more), tuple(rows))]
 
 
 def _results(comparison: Comparison, published: Mapping[str, str]) -> Table:
@@ -89,8 +109,14 @@ def _estimate(reading: Reading) -> tuple[str, str]:
     found = reading.estimate
     if found is None or found.mean is None:
         return reading.why_not or NONE, NONE
-    mean = f"{found.mean:.2f}" if found.sd is None else f"{found.mean:.2f} ± {found.sd:.2f}"
-    return mean, _interval(found)
+    return mean_text(found), _interval(found)
+
+
+def mean_text(found: Estimate | None) -> str:
+    """A mean and the standard deviation, as tables show them."""
+    if found is None or found.mean is None:
+        return NONE
+    return f"{found.mean:.2f}" if found.sd is None else f"{found.mean:.2f} ± {found.sd:.2f}"
 
 
 def _difference(reading: Reading) -> tuple[str, str]:
@@ -146,6 +172,7 @@ def _summary(comparison: Comparison, row: Row, key: str, reading: Reading) -> di
     found, difference = reading.estimate, reading.difference
     test = row.test if key == "last" else None
     permutation = test.permutation if test else None
+    off = row.off if key == "best" else None
     budget = {"equal_time": comparison.time, "equal_flops": comparison.flops}.get(key)
     return {
         "arm": row.arm,
@@ -180,13 +207,27 @@ def _summary(comparison: Comparison, row: Row, key: str, reading: Reading) -> di
         "train_seconds": row.seconds,
         "budget": budget[1] if budget else None,  # seconds, or FLOPs, of training
         "budget_arm": budget[0] if budget else None,
+        "attention_on_mean": off and off.on.mean,  # of the runs that were measured
+        "attention_off_mean": off and off.off.mean,
+        "attention_off_sd": off and off.off.sd,
+        "attention_off_n": off and off.off.n,
+        "logits_moved": off and off.logits_moved,  # the largest of the runs
+        "predictions_changed": off and off.predictions_changed,
+        "inactive_runs": off and off.inactive,
     }
 
 
 def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Each run's record without its epochs."""
-    names = dict.fromkeys(key for record in comparison.records for key in record if key != "history")
-    return [{name: record.get(name) for name in names} for record in comparison.records]
+    """Each run's record without its epochs; attention_off is a column for each of its numbers."""
+    rows = [
+        {
+            **{key: value for key, value in record.items() if key not in ("history", "attention_off")},
+            **{f"attention_off_{key}": value for key, value in (record.get("attention_off") or {}).items()},
+        }
+        for record in comparison.records
+    ]
+    names = dict.fromkeys(key for row in rows for key in row)
+    return [{name: row.get(name) for name in names} for row in rows]
 
 
 def epoch_rows(comparison: Comparison) -> list[dict[str, Any]]:

@@ -149,7 +149,7 @@ class StudyFolder:
     def note(self, planned: PlannedRun, name: str) -> dict[str, Any] | None:
         """What NAME.json in the run's folder holds; None if it is not there, or is no JSON object."""
         with contextlib.suppress(OSError, ValueError):
-            value = json.loads(regular_file.read_text(self.run(planned).path / f"{name}.json"))
+            value = checks.from_json(regular_file.read_text(self.run(planned).path / f"{name}.json"))
             return value if isinstance(value, dict) else None
         return None
 

@@ -101,7 +101,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(lines, start=1):
         try:
-            value = json.loads(line)
+            value = checks.from_json(line)
         except ValueError:
             value = None
         if not isinstance(value, dict) or "format" not in value:

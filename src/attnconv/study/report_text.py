@@ -13,7 +13,7 @@ from attnconv.study.attention_drawings import attention_drawings
 from attnconv.study.compared import holm_over_all
 from attnconv.study.comparison import Comparison, Row
 from attnconv.study.comparison_notes import notes
-from attnconv.study.comparison_table import NONE, Table, p_text, tables
+from attnconv.study.comparison_table import NONE, Table, mean_text, p_text, tables
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import Study
 from attnconv.study.power import ALPHA
@@ -128,17 +128,11 @@ def _beside(comparison: Comparison, published: Mapping[str, Mapping[str, Any]]) 
     rows = []
     for row in comparison.rows:
         if (entry := published.get(row.arm)) is not None:
-            ours = [_mean(reading.estimate) for reading in (row.last, row.best)]
+            ours = [mean_text(reading.estimate) for reading in (row.last, row.best)]
             runs = str(row.counts["done"] + row.counts["diverged"])
             source = ". ".join(text.rstrip(".") for text in (entry["source"], entry.get("note")) if text)
             rows.append((row.arm, _published(entry), *ours, runs, source))
     return TableData(header, rows)
-
-
-def _mean(estimate: Any) -> str:
-    if estimate is None or estimate.mean is None:
-        return NONE
-    return f"{estimate.mean:.2f}" if estimate.sd is None else f"{estimate.mean:.2f} ± {estimate.sd:.2f}"
 
 
 def _overview(study: Study, compared: Mapping[str, Comparison]) -> TableData:

@@ -9,7 +9,7 @@ from torch import nn
 
 from attnconv import checks
 from attnconv.atomic import replacing
-from attnconv.foreign import read_plain
+from attnconv.foreign import NotPlainError, read_plain
 from attnconv.train.checksum import append_checksum, verify_checksum
 from attnconv.weights import difference, shapes_of
 
@@ -66,6 +66,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         verify_checksum(path)
         state = read_plain(path)
+    except NotPlainError as error:
+        raise checks.InputError(f"{error}; `attnconv import` reads checkpoints of other programs") from None
     except checks.InputError:
         raise
     except FileNotFoundError:

@@ -71,8 +71,15 @@ def verify_seal(path: Path, checksum: str) -> None:
     """
     if len(checksum) != len(BLANK):
         raise _changed(path)
-    blank = regular_file.read_bytes(path, at_most=regular_file.WEIGHTS).replace(checksum.encode(), BLANK.encode())
-    if hashlib.sha256(blank).hexdigest() != checksum:
+    digest, kept = hashlib.sha256(), b""  # kept: of the blocks before, in which the checksum may begin
+    with regular_file.opened(path, at_most=regular_file.WEIGHTS) as file:
+        while block := file.read(BLOCK):
+            kept = (kept + block).replace(checksum.encode(), BLANK.encode())
+            done = max(0, len(kept) - len(BLANK) + 1)
+            digest.update(kept[:done])
+            kept = kept[done:]
+    digest.update(kept)
+    if digest.hexdigest() != checksum:
         raise _changed(path)
 
 

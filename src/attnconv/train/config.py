@@ -1,6 +1,6 @@
 """Every choice of a run, in one frozen dataclass: what config.yaml holds and what the command line sets.
 
-Loads nothing but the standard library. ``model``, ``data`` and ``model_options`` are names here; the room that
+Loads nothing but the standard library. ``model``, ``data`` and ``model_options`` are names here; the package that
 assembles a run looks them up.
 """
 
@@ -142,12 +142,13 @@ class RunConfig:
             raise checks.InputError(f"{given[0]} is one end of a cycle: give {missing}, too")
         if self.momentum is not None:
             raise checks.InputError(
-                f"momentum is constant, and base_momentum and max_momentum cycle it: give the one or the others, "
-                f"got momentum {self.momentum}, base_momentum {self.base_momentum}, max_momentum {self.max_momentum}"
+                f"momentum {self.momentum} is constant, and base_momentum {self.base_momentum} and max_momentum "
+                f"{self.max_momentum} cycle it: give the one, or the others (--base-momentum none --max-momentum none)"
             )
         if self.schedule != "one-cycle":
             raise checks.InputError(
-                f"base_momentum and max_momentum belong to schedule 'one-cycle', got schedule {self.schedule!r}"
+                f"base_momentum and max_momentum belong to schedule 'one-cycle', got schedule {self.schedule!r} "
+                "(--base-momentum none --max-momentum none)"
             )
 
     @property
@@ -199,7 +200,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         kind = kinds[0]
     wanted = typing.get_origin(kind) or kind
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return checks.number(name, value)
     if wanted is float:
         value = number_in_text(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):

@@ -234,7 +234,7 @@ def do_epoch(
 
 
 def observed_at_end(engine: Engine, folder: RunFolder, loader: Loader, observer: Observer) -> dict[str, Any]:
-    """What ``observer`` says of the network of best.pt, in one process; the trained network stays as it is."""
+    """Return what ``observer`` says of the network of best.pt; the trained network stays as it is."""
     best = copy.deepcopy(engine.bare)
     load_weights(best, load_checkpoint(folder.best), folder.best, averaged=True)
     with torch.no_grad(), engine.fabric.autocast():

@@ -1,4 +1,4 @@
-"""What a run may note of its network beside losses and scores; the trainer itself knows nothing of any layer."""
+"""A network observed beside its losses and scores, by somebody who knows its layers; the trainer does not."""
 
 from typing import Any, Protocol
 
@@ -8,7 +8,10 @@ from attnconv.train.loader import Loader
 
 
 class Observer(Protocol):
-    """Called in evaluation mode, without gradients, under the run's precision; in the first process alone."""
+    """Called in evaluation mode, without gradients, under the run's precision.
+
+    ``epoch`` is called in the first process, ``end`` in runs of one process alone.
+    """
 
     def epoch(self, model: nn.Module, images: Tensor) -> dict[str, float]:
         """Return columns for an epoch's row of metrics.csv, from some validation images (B, C, H, W)."""

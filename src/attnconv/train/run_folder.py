@@ -107,7 +107,7 @@ class RunFolder:
     def finished(self, config: RunConfig) -> dict[str, Any] | None:
         """The result of a finished run, None of an unfinished one; InputError as `reopen`, or if it cannot be read."""
         self.reopen(config)
-        return _read(self.result, json.loads, ValueError) if self.result.exists() else None
+        return _read(self.result, checks.from_json, ValueError) if self.result.exists() else None
 
     def make(self) -> None:
         """Make the folder, if need be; InputError if that cannot be done."""
@@ -137,7 +137,7 @@ class RunFolder:
         writer = csv.writer(table, lineterminator="\n")
         names = [*METRICS, *(name for row in history[:1] for name in row if name not in METRICS)]
         writer.writerow(names)
-        writer.writerows([row[name] for name in names] for row in history)
+        writer.writerows([row.get(name, "") for name in names] for row in history)
         _write(self.metrics, table.getvalue())
 
     def finish(self, result: dict[str, Any]) -> None:

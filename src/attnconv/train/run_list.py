@@ -6,7 +6,6 @@ with a thousand runs: a checkpoint's last bytes are all that is read of it, and 
 """
 
 import csv
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import yaml
 
 from attnconv import checks, regular_file
 from attnconv.folder_lock import is_locked
+from attnconv.inactive import remark
 from attnconv.train.checksum import ends_whole
 from attnconv.train.run_folder import RunFolder
 
@@ -35,7 +35,8 @@ class RunEntry:
     ``state``: running, if a process of this machine trains into it; finished; stopped, if ``--resume`` would go on with
     it; damaged, if a file cannot be read, which ``problem`` names. ``epochs_done`` of ``epochs`` are whole ones.
     ``best_top1`` and ``last_top1`` are in percent; ``seconds`` are those of a finished run, or those of training in
-    the epochs done; ``changed`` is the time (Unix) of the last change.
+    the epochs done; ``changed`` is the time (Unix) of the last change. ``remark``: of a finished run, that
+    its attention does nothing.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class RunEntry:
     seconds: float | None = None
     changed: float | None = None
     problem: str | None = None
+    remark: str | None = None
 
 
 class RunList:
@@ -140,7 +142,7 @@ def _facts(folder: RunFolder, stamps: tuple[Stamp, ...]) -> dict[str, Any]:
             facts["problem"] = f"{path.name} cannot be read: {error.strerror or error}"
         except checks.InputError as error:
             facts["problem"] = str(error)
-        except (ValueError, LookupError, TypeError, yaml.YAMLError, csv.Error, RecursionError):
+        except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError, csv.Error, RecursionError):
             facts["problem"] = f"{path.name} is damaged, or none of a run"
     if facts["problem"] is None and stamps[2] is not None and not _whole(folder.last):
         others = (path.name for path in (folder.previous, folder.best) if path.exists() and _whole(path))
@@ -177,12 +179,15 @@ def _from_metrics(text: str) -> dict[str, Any]:
 
 
 def _from_result(text: str) -> dict[str, Any]:
-    values = json.loads(text)
+    values = checks.from_json(text)
+    off = values.get("attention_off")  # of networks that have attention
+    said = off and remark(_typed(off["logits_moved"], Number), _typed(off["predictions_changed"], Number))
     return {
         "epochs_done": _typed(values["epochs"], int),
         "best_top1": _typed(values["best_top1"], Number),
         "last_top1": _typed(values["top1"], Number),
         "seconds": _typed(values["seconds"], Number),
+        "remark": said or None,
     }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnconv import checks
 from attnconv.explain.attention import AttentionMap, choose_maps
-from attnconv.explain.figure import colour_scale
+from attnconv.explain.figure import INACTIVE, colour_scale
 from attnconv.explain.web.opened import Looked, Opened
 from attnconv.shown import shown_html
 
@@ -69,7 +69,7 @@ def _layer_html(found: AttentionMap, pixels: Tensor, at: tuple[int, int]) -> str
     weights = found.weights.float().cpu().numpy()
     tiles = "".join(
         f'<figure><div class="map"><img class="cells" alt="Heat map of head {head}" src="{_heat(shown, found)}">{cell}'
-        f"</div><figcaption>head {head}</figcaption></figure>"
+        f"</div><figcaption>head {head}{'' if found.active else ', inactive'}</figcaption></figure>"
         for head, shown in zip(found.heads, weights, strict=True)
     )
     return (
@@ -84,7 +84,9 @@ def _legend_html(found: AttentionMap) -> str:
     rows, columns = found.weights.shape[1:]
     _, lowest, largest = colour_scale(found)
     scale = ""
-    if not found.weights.any():
+    if found.inactive_text:
+        text = f"The layer is {found.inactive_text}, so its weights are not drawn."
+    elif not found.weights.any():
         text = "All weights are 0."
     else:
         ramp = _heat(np.linspace(lowest, largest, 64)[None], found)
@@ -114,7 +116,9 @@ def _shape(pixels: Tensor) -> str:
 
 
 def heat_pixels(weights: np.ndarray, found: AttentionMap) -> np.ndarray:
-    """``weights`` (H, W) in the colours of ``found``: (H, W, 3) uint8."""
+    """``weights`` (H, W) in the colours of ``found``, grey if that does nothing: (H, W, 3) uint8."""
+    if not found.active:
+        return np.full((*weights.shape, 3), round(255 * INACTIVE), dtype=np.uint8)
     from matplotlib import colormaps
 
     name, lowest, largest = colour_scale(found)

@@ -17,6 +17,7 @@ from attnconv.models.hub.card import MARK, card
 from attnconv.models.hub.errors import explained
 from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.hub.remake import current
+from attnconv.models.hub.said import require_provenance
 
 SECONDS = 10  # to wait for the Hub's first answer
 
@@ -32,6 +33,7 @@ class Wrapped(PyTorchModelHubMixin, library_name="attnconv"):
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         blueprint = current(self.network)
+        require_provenance(self.network.provenance, source=f"this {blueprint.name}")
         return ModelCard(card(self.network, blueprint, license=self.license, repo_id=self.repo_id))
 
     @classmethod
@@ -65,21 +67,21 @@ class Wrapped(PyTorchModelHubMixin, library_name="attnconv"):
 
 def save(network: HubNetwork, path: Path, *, license: str | None) -> None:
     """`HubNetwork.save_pretrained`, without the mixin's own, which begins with removing config.json."""
-    current(network)  # what it refuses, before anything is written
+    text = str(Wrapped(network, license).generate_model_card())  # what is refused, before anything is written
     try:
         path.mkdir(parents=True, exist_ok=True)
         folder.write(network, path)
         readme = path / "README.md"
         if not readme.exists() or MARK.encode() in regular_file.read_bytes(readme, at_most=regular_file.TEXT):
             with replacing(readme) as file:
-                file.write(str(Wrapped(network, license).generate_model_card()).encode())
+                file.write(text.encode())
     except OSError as error:
         raise checks.InputError(f"cannot write a network to {path}: {error.strerror or error}") from error
 
 
 def push(network: HubNetwork, repo_id: str, *, license: str | None, token: str | None, **settings: Any) -> str:
     """`HubNetwork.push_to_hub`."""
-    current(network)
+    Wrapped(network, license, repo_id).generate_model_card()  # what is refused, before anything is sent
     if not (token or get_token()):
         raise checks.InputError(
             f"cannot push to {repo_id}: the Hugging Face Hub needs a token; "

@@ -12,6 +12,7 @@ from attnconv.layers.augmented_conv import AugmentedConvNd
 from attnconv.models.hub.blueprint import Blueprint
 from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.hub.remake import make
+from attnconv.models.hub.said import without_foreign_classes
 from attnconv.models.image_sizes import sizes_of
 from attnconv.models.registry import is_dense
 from attnconv.shown import code_span, fenced, shown, shown_markdown
@@ -101,8 +102,8 @@ def _sizes(model: nn.Module, channels: int) -> str:
 
 def _classes(network: HubNetwork, blueprint: Blueprint) -> list[Any]:
     """The names of what the network answers; none if its classifier is another than the one that was trained."""
-    names = (network.meta or {}).get("classes") or []
-    return names if len(names) == blueprint.num_classes else []
+    meta = without_foreign_classes(network.meta, blueprint.num_classes)
+    return list((meta or {}).get("classes") or ())
 
 
 def _usage(network: HubNetwork, blueprint: Blueprint, repo_id: str | None, dense: bool) -> str:
@@ -130,7 +131,9 @@ def _training(network: HubNetwork) -> str:
             "## Training\n\nThe weights are a checkpoint of another program, made a network of attnconv by `attnconv "
             "import`. How they were trained is not recorded."
         )
-    lines = ["## Training", fenced(str(found["command"]), "sh")]
+    lines = ["## Training"]
+    if found.get("command"):
+        lines.append(fenced(found["command"], "sh"))
     if found.get("recipe"):
         lines.append(f"Recipe: {code_span(found['recipe'])}.")
     made = found.get("made_with") or {}
@@ -147,7 +150,9 @@ def _training(network: HubNetwork) -> str:
     told = {key: text for key, text in SCORES.items() if key in scores and not (key == "val_top5" and few)}
     rows = [f"| {text} | {scores[key]:.4g} |" for key, text in told.items()]
     epoch = f", after epoch {shown_markdown(scores['epoch'])}" if "epoch" in scores else ""
-    lines.append(f"On the validation images of {shown_markdown(found['config']['data'])}{epoch}; one run, one seed.")
+    data = (found.get("config") or {}).get("data")
+    images = "the validation images" + (f" of {shown_markdown(data)}" if data else "")
+    lines.append(f"On {images}{epoch}; one run, one seed.")
     lines.append("\n".join(["| | |", "|---|--:|", *rows]))
     return "\n\n".join(lines)
 

@@ -21,6 +21,7 @@ from attnconv.models.hub.blueprint import Blueprint
 from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.hub.planned import planned
 from attnconv.models.hub.remake import current, make, wanted_shapes
+from attnconv.models.hub.said import require_classes, require_provenance, without_foreign_classes
 from attnconv.weights import difference, open_safetensors, shapes_of, unfit
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -30,14 +31,15 @@ _WAITING = re.compile(r"model-[0-9a-f]{16}\.safetensors(\.[0-9a-f]{8}\.tmp)?")
 
 def is_saved(path: Path) -> bool:
     """True if ``path`` is a folder that looks like one of `write`."""
-    return (path / CONFIG).is_file()
+    return (path / CONFIG).exists()
 
 
 def write(model: HubNetwork, folder: Path) -> None:
     """Write both files into ``folder``, which exists; killed at any moment, it holds what it held or the new network.
 
     The one step that counts is that of config.json, which names its weights by their checksum: before it they lie in
-    the folder under a name of their own, and after it they take the place of the old ones.
+    the folder under a name of their own, and after it they take the place of the old ones. Between the two, a
+    program that reads the folder by other means than `read` may see the old weights under the new config.json.
 
     Raises:
         InputError: ``model`` is not what its blueprint makes, has no memory, or the files cannot be written; another
@@ -45,6 +47,7 @@ def write(model: HubNetwork, folder: Path) -> None:
     """
     blueprint = current(model)
     config = blueprint.to_config()
+    meta = without_foreign_classes(model.meta, blueprint.num_classes)
     state = model.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
         raise checks.InputError(f"{blueprint.name} cannot be saved from the meta device: it holds no weights there")
@@ -57,7 +60,7 @@ def write(model: HubNetwork, folder: Path) -> None:
     try:
         weights: bytes = save({k: v.detach().cpu().contiguous() for k, v in state.items()}, {"format": "pt"})
         config |= {"sha256": hashlib.sha256(weights).hexdigest(), "version": __version__}
-        for key, value in (("meta", model.meta), ("provenance", model.provenance)):
+        for key, value in (("meta", meta), ("provenance", model.provenance)):
             if value is not None:
                 config[key] = value
         text = json.dumps(config, indent=2) + "\n"
@@ -97,12 +100,12 @@ def _settle(folder: Path) -> None:
 
 
 def _waiting(folder: Path, sha256: str) -> Path:
-    """Where weights of this checksum are until those that they replace are out of use."""
+    """Return where weights of this checksum are until those that they replace are out of use."""
     return folder / f"model-{sha256[:16]}.safetensors"
 
 
 def _checksum(folder: Path) -> str | None:
-    """That of the weights of config.json; None if there is none to go by."""
+    """Return that of the weights of config.json; None if there is none to go by."""
     with contextlib.suppress(checks.InputError):
         return _checksum_in(_read_config(folder / CONFIG))
     return None
@@ -121,6 +124,8 @@ def read(config_file: Path, weights_file: Path) -> HubNetwork:
     """
     config = _read_config(config_file)
     blueprint = Blueprint.from_config(config, source=str(config_file))
+    require_classes(config.get("meta"), blueprint.num_classes, source=str(config_file))
+    require_provenance(config.get("provenance"), source=str(config_file))
     if (named := _checksum_in(config)) and (waiting := _waiting(weights_file.parent, named)).is_file():
         weights_file = waiting  # a process was killed before they took the old ones' place
     if not weights_file.is_file():
@@ -128,7 +133,7 @@ def read(config_file: Path, weights_file: Path) -> HubNetwork:
     otherwise = f"{weights_file} does not hold the weights of {blueprint.name}"
     with open_safetensors(weights_file, extra="hub") as opened:
         wanted = planned(blueprint, opened.shapes, source=str(config_file), otherwise=otherwise)
-        if config.get("sha256") is not None and _sha256(weights_file) != config["sha256"]:
+        if config.get("sha256") is not None and regular_file.sha256(weights_file) != config["sha256"]:
             raise checks.InputError(
                 f"{weights_file} is damaged or was changed: config.json has another checksum for it"
             )
@@ -144,19 +149,11 @@ def read(config_file: Path, weights_file: Path) -> HubNetwork:
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(regular_file.read_text(file))
+        config = checks.from_json(regular_file.read_text(file))
     except FileNotFoundError:
         raise checks.InputError(f"{file.parent} holds no {file.name}, which save_pretrained writes") from None
     except OSError as error:
         raise checks.InputError(f"cannot read {file}: {error.strerror or error}") from error
     except ValueError as error:  # of JSON, or of the encoding
         raise checks.InputError(f"{file} is damaged: {checks.first_line(error)}") from None
-    for key in ("meta", "provenance"):
-        if isinstance(config, dict) and not isinstance(config.get(key), (dict, type(None))):
-            raise checks.InputError(f"{file}: {key!r} must be dict, got {type(config[key]).__name__}")
     return config
-
-
-def _sha256(path: Path) -> str:
-    with regular_file.opened(path, at_most=regular_file.WEIGHTS) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -94,7 +94,7 @@ class _Counted:
 
 @contextlib.contextmanager
 def _counted(most: int) -> Iterator[_Counted]:
-    """In which this thread's modules are given at most so many tensors; InputError at the next."""
+    """Count the tensors that this thread's modules are given in the block; InputError above ``most``."""
     counted = _Counted(most)
     hooks = (
         register_module_parameter_registration_hook(counted),
@@ -108,7 +108,7 @@ def _counted(most: int) -> Iterator[_Counted]:
 
 
 def _integers(value: Any) -> Iterator[int]:
-    """Those in plain values, and those that stand in texts such as wide_resnet28_10."""
+    """Yield the integers in plain values, and those that stand in texts such as wide_resnet28_10."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):

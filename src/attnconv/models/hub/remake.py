@@ -61,7 +61,7 @@ def with_tables_of(model: nn.Module, blueprint: Blueprint) -> Blueprint:
 
 
 def wanted_shapes(blueprint: Blueprint) -> Shapes:
-    """Those of the weights and buffers, found without memory for them; InputError as `make`."""
+    """Return the shapes of the weights and buffers, found without memory for them; InputError as `make`."""
     with torch.device("meta"):
         return shapes_of(make(blueprint).state_dict())
 

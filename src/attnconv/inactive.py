@@ -1,0 +1,17 @@
+"""When attention does nothing: two thresholds, and the rule that a run, a study's report and an explanation share."""
+
+LOGITS_MOVED = 1e-3  # of the logits' norm
+PREDICTIONS_CHANGED = 0.1  # percent of the predictions
+
+
+def is_inactive(logits_moved: float, predictions_changed: float) -> bool:
+    """True if switching attention off moves the logits and changes predictions by less than both thresholds."""
+    return logits_moved < LOGITS_MOVED and predictions_changed < PREDICTIONS_CHANGED
+
+
+def remark(logits_moved: float, predictions_changed: float) -> str:
+    """Return a few words about a run whose attention is inactive; "" if it is active."""
+    if not is_inactive(logits_moved, predictions_changed):
+        return ""
+    changed = f"{predictions_changed:.2g} % of predictions" if predictions_changed else "no prediction"
+    return f"attention inactive: switching it off changes {changed}"
