@@ -1,4 +1,4 @@
-"""What `compat.load_checkpoint` reads off the weights, and what it says of those of another network."""
+"""The facts that `compat.load_checkpoint` reads off the weights, and what it says of those of another network."""
 
 import pytest
 import torch

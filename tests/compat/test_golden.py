@@ -41,7 +41,7 @@ def test_those_with_a_projection_of_1x1():
 
 
 def test_those_load_into_the_library_s_own_class_and_are_something_else():
-    """What docs/migrating.md warns of."""
+    """The trap that docs/migrating.md warns of."""
     found = golden("seed_a_paper_layer")
     layer = AugmentedConv2d(3, 20, 3, padding=1, key_channels=40, value_channels=16, num_heads=4, position=None)
     layer.load_state_dict(state_dict(found))

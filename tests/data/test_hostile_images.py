@@ -25,7 +25,7 @@ UNKNOWN = r"it is no image, or of a format unknown here \(known: JPEG, PNG, GIF,
 
 @pytest.fixture(autouse=True)
 def own_suffixes(monkeypatch):
-    """What Pillow saves as SPIDER gives that format its suffix, .jpg here, for the rest of the process."""
+    """Saving as SPIDER gives that format its suffix, .jpg here, for the rest of the process."""
     monkeypatch.setattr(Image, "EXTENSION", dict(Image.EXTENSION))
 
 

@@ -58,7 +58,7 @@ ATTACKS = (pickle_in_a_subfolder, guard, expression)
 
 
 def _replaced(value: Any, text: str) -> bool:
-    """Whether a first "expr_str" was there to be replaced by ``text``."""
+    """True if a first "expr_str" was there to be replaced by ``text``."""
     if isinstance(value, dict) and "expr_str" in value:
         value["expr_str"] = text
         return True

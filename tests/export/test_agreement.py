@@ -1,4 +1,4 @@
-"""What is taken for the same answer: a network against a changed copy of itself, case by case."""
+"""Answers that are taken for the same: a network against a changed copy of itself, case by case."""
 
 import math
 

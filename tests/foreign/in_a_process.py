@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).with_name("read_files.py")
 
 
 def outcomes(files: Iterable[Path], *, reader: str = "read_state_dict") -> dict[str, dict[str, Any]]:
-    """Of each file, by its name: see read_files.py."""
+    """The outcome of each file, by its name: see read_files.py."""
     command = [sys.executable, str(SCRIPT), reader, *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What is at the path: only regular files are opened, and a size alone takes no memory."""
+"""The kind of file at a path: only regular files are opened, and a size alone takes no memory."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What a run says of its attention: numbers a reader can recompute from its checkpoints, and scores without it."""
+"""A run's words on its attention: numbers a reader can recompute from its checkpoints, and scores without it."""
 
 import csv
 import json
@@ -121,3 +121,14 @@ def test_the_hooks_are_gone_afterwards():
     with attention_off(model):
         model(x)
     assert not model[1]._forward_hooks
+
+
+def test_a_run_whose_best_network_is_gone_comes_to_its_result(tmp_path, capsys):
+    config, whole = small_run(tmp_path / "run")
+    for name in ("result.json", "best.pt"):
+        (tmp_path / "run" / name).unlink()
+    result = run(config, tmp_path / "run", resume=True)
+    assert result["top1"] == whole["top1"]
+    assert "attention_off" not in result
+    assert "the best network is not looked at: no checkpoint at" in " ".join(capsys.readouterr().err.split())
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["best_top1"] == whole["best_top1"]

@@ -39,7 +39,7 @@ def network(name):
 
 
 def batch(step):
-    """Of 160 images of ten classes, in order."""
+    """Sixteen of 160 images of ten classes, in order."""
     base = golden_files.images({"input": [10, 3, 64, 64]})
     i = torch.arange(3 * 64 * 64, dtype=torch.float64)
     numbers = range(BATCH * (step % 10), BATCH * (step % 10 + 1))

@@ -85,7 +85,7 @@ def momenta(engine):
 @pytest.mark.parametrize("factor", [1.0, 0.25])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop", "ranger"])
 def test_rates_are_those_of_the_step_and_a_return_scales_the_learning_rate_alone(tmp_path, optimizer, factor):
-    """Of 16 steps the rate rises over 4, and the momentum falls."""
+    """In 16 steps the rate rises over 4, and the momentum falls."""
     config = toy_config(optimizer=optimizer, lr=0.5, **CYCLE)
     engine = make_engine(toy_net(), config, make_fabric("cpu"))
     state = RunState(engine, config=config, batches=4, folder=RunFolder(tmp_path), meta={})

@@ -115,7 +115,10 @@ def fit(
                     raise SystemExit(FAILED) from None  # the first process says it
                 result = summary(state, fabric.device)
                 if observer is not None and ranks.world == 1:
-                    result |= observed_at_end(engine, folder, val_loader, observer)
+                    try:
+                        result |= observed_at_end(engine, folder, val_loader, observer)
+                    except checks.InputError as error:  # best.pt is gone or damaged: the run is whole without it
+                        display.note(f"the best network is not looked at: {error}")
                 if profiled is not None:
                     result["profile"] = profiled.summary()
                 ranks.on_first(lambda: folder.finish(result))
