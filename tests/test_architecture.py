@@ -1,54 +1,19 @@
-"""Who may import whom: the packages' rules, read from the source without running it."""
+"""Who may import whom: docs/architecture.md says it, and the sources are read without running them."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "attnconv"
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "attnconv"
+FILES = sorted(SOURCE.rglob("*.py"))
 
-# What all may import, beside their own package; these import each other alone.
-FREE = ("checks", "regular_file", "shown", "inactive", "__version__")
-ALLOWED = {
-    "checks": set(),
-    "regular_file": set(),
-    "shown": set(),
-    "inactive": set(),
-    # What checkpoints, exported files and the Hub's folders share.
-    "weights": set(),
-    # Other people's files, read without running anything.
-    "foreign": {"weights"},
-    # Where data's workers are forked and where train saves, no signal may come between.
-    "signals": set(),
-    # Files replaced whole, and folders in which one process at a time is at work.
-    "atomic": set(),
-    "folder_lock": set(),
-    "kernels": set(),
-    "ops": {"kernels"},
-    "layers": {"ops"},
-    "models": {"layers", "weights", "foreign", "atomic", "folder_lock"},
-    "surgery": {"layers"},
-    # Whole networks of other programs are read from their files into ours.
-    "compat": {"layers", "models", "weights", "foreign"},
-    "timm": {"models"},
-    "data": {"atomic", "signals"},
-    "train": {"atomic", "folder_lock", "weights", "foreign", "signals"},
-    "report": set(),
-    # A trained network is read in one place, whatever kind of file it is in.
-    "recipes": {"layers", "models", "surgery", "compat", "data", "train", "export", "foreign"},
-    # A study's runs are train's folders, locked and interrupted as train does; their FLOPs are bench's count.
-    "study": {"atomic", "folder_lock", "recipes", "report", "train", "bench", "explain"},
-    "bench": {"ops", "layers", "models", "data"},
-    # A point of an image file goes through data's resize and crop.
-    "explain": {"ops", "layers", "models", "data"},
-    # An export is written as train's checkpoints are, wholly or not at all, and timed as bench times.
-    "export": {"atomic", "ops", "layers", "models", "train", "bench", "weights"},
-    "cli": None,  # everything
-    "__main__": {"cli"},
-    "__init__": {"ops", "layers", "models", "surgery", "compat", "explain"},
-}
+# What stands above all packages: the door to them, and what only starts the command line.
+DOORS = {"__init__": {"ops", "layers", "models", "surgery", "compat", "explain"}, "__main__": {"cli"}}
 
 # `import attnconv` and the public packages load none of these; each is loaded where it is used.
 OPTIONAL = (
@@ -65,12 +30,19 @@ OPTIONAL = (
     "ray",
     "rich",
     "cyclopts",
-    "webdataset",
     "tensorboard",
     "wandb",
     "huggingface_hub",
-    "safetensors",
 )
+
+
+def table() -> dict[str, set[str] | None]:
+    """Each package of docs/architecture.md in its order, and what it may import; None: everything."""
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]*)\|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    return {name: None if "everything" in cell else set(re.findall(r"`(\w+)`", cell)) for name, cell in rows}
+
+
+ALLOWED = table()
 
 
 def package_of(path: Path) -> str:
@@ -94,22 +66,20 @@ def imports(tree: ast.AST, inside_function: bool = False):
 
 
 def is_kernel(parts: list[str]) -> bool:
-    """Whether attnconv.kernels.<op>.<file>[.<name>] is a kernel, and not a piece that kernels share."""
+    """True if attnconv.kernels.<op>.<file>[.<name>] is a kernel, and not a piece that kernels share."""
     file = SOURCE.joinpath(*parts[1:4]).with_suffix(".py")
     return not file.exists() or "\ndef forward(" in file.read_text()
 
 
 def violations(path: Path, text: str) -> list[str]:
     package, found = package_of(path), []
-    allowed = ALLOWED[package]
+    allowed = DOORS[package] if package in DOORS else ALLOWED[package]
     for module, inside in imports(ast.parse(text)):
         parts = module.split(".")
         if parts[0] != "attnconv" or allowed is None:
             continue
         other = parts[1] if len(parts) > 1 else "everything"  # a bare `import attnconv` reaches any package
-        if other in FREE:
-            continue
-        if other == package and package != "kernels":
+        if other == "__version__" or (other == package and package != "kernels"):
             continue
         if other == package:
             # One folder an op. A file with a `forward` is a kernel, and x_*.py are parts of the kernel x.py.
@@ -118,22 +88,72 @@ def violations(path: Path, text: str) -> list[str]:
                 found.append(f"{package} imports another kernel, {module}")
         elif other not in allowed:
             found.append(f"{package} imports {module}")
-        elif package == "ops" and not inside:
+        elif package == "ops" and other == "kernels" and not inside:
             found.append(f"ops imports {module} outside a function")
     return found
 
 
-FILES = sorted(SOURCE.rglob("*.py"))
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The names along one circle of ``graph``; none if it has no circle."""
+    done: set[str] = set()
+
+    def walk(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node not in done:
+            for following in sorted(graph[node]):
+                if found := walk(following, [*path, node]):
+                    return found
+            done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := walk(node, []))), [])
 
 
-def test_every_package_is_known():
-    assert len(FILES) > 5
-    assert {package_of(path) for path in FILES} <= set(ALLOWED)
+def module_graph() -> dict[str, set[str]]:
+    """Which file of ours imports which, by dotted names."""
+    names = {}
+    for path in FILES:
+        parts = ["attnconv", *path.relative_to(SOURCE).with_suffix("").parts]
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph = {}
+    for name, path in names.items():
+        found = {module for module, _ in imports(ast.parse(path.read_text()))}
+        graph[name] = {m if m in names else m.rpartition(".")[0] for m in found} & set(names) - {name}
+    return graph
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_follow_the_rules(path):
-    assert violations(path, path.read_text()) == []
+def test_every_package_has_its_row():
+    assert len(FILES) > 50
+    assert {package_of(path) for path in FILES} == {*ALLOWED, *DOORS}
+
+
+def test_the_table_goes_from_the_bottom_up():
+    rows = list(ALLOWED)
+    for name, allowed in ALLOWED.items():
+        assert (allowed or set()) <= set(rows[: rows.index(name)]), name
+
+
+def test_imports_follow_the_table():
+    assert {path: found for path in FILES if (found := violations(path, path.read_text()))} == {}
+
+
+def test_no_two_files_import_each_other():
+    assert circle(module_graph()) == []
+
+
+def test_a_circle_is_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["b", "c", "b"]
+
+
+def test_each_row_of_the_table_is_needed():
+    used: dict[str, set[str]] = {name: set() for name in ALLOWED}
+    for path in FILES:
+        if (package := package_of(path)) in used:
+            for module, _ in imports(ast.parse(path.read_text())):
+                if module.startswith("attnconv."):
+                    used[package].add(module.split(".")[1])
+    assert {name: unused for name, allowed in ALLOWED.items() if (unused := (allowed or set()) - used[name])} == {}
 
 
 @pytest.mark.parametrize(
@@ -180,7 +200,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-ROOMS = (
+PUBLIC = (
     "from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, "
     "compat, explain, export, models, ops, surgery"
 )
@@ -190,7 +210,7 @@ ROOMS = (
     "statement",
     [
         "import attnconv",
-        ROOMS,
+        PUBLIC,
     ],
 )
 def test_optional_packages_stay_unloaded(statement):
@@ -200,7 +220,7 @@ def test_optional_packages_stay_unloaded(statement):
 def test_of_triton_only_what_torch_loads():
     ours, torchs = (
         {name for name in loaded_by(statement) if name.partition(".")[0] == "triton"}
-        for statement in (ROOMS, "import torch, torch.utils.flop_counter, torch.fx.experimental.symbolic_shapes")
+        for statement in (PUBLIC, "import torch, torch.utils.flop_counter, torch.fx.experimental.symbolic_shapes")
     )
     assert ours <= torchs
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from attnconv.atomic import forget_halves, replacing
 from attnconv.checks import InputError
+from attnconv.files import forget_halves, replacing
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import sys
 import pytest
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
-from attnconv import folder_lock
+from attnconv import files
 from attnconv.checks import InputError
-from attnconv.folder_lock import is_locked, locked
+from attnconv.files import is_locked, locked
 from attnconv.train.fit import fit
 
 pytest.importorskip("fcntl")
@@ -15,7 +15,7 @@ pytest.importorskip("fcntl")
 HOLD = """
 import sys
 from pathlib import Path
-from attnconv.folder_lock import locked
+from attnconv.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -83,6 +83,6 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
 
 
 def test_without_locks_nothing_is_locked(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_lock, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     with locked(tmp_path):
         assert not is_locked(tmp_path)

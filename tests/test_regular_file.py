@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from attnconv import regular_file
+from attnconv import files
 from attnconv.checks import InputError
 
 HUGE = 200 * 10**9  # bytes; nothing is on the disk
@@ -51,10 +51,10 @@ def device(path):
 
 KINDS = [(fifo, "a FIFO"), (unix_socket, "a socket"), (device, "a character device")]
 READERS = [
-    regular_file.require,
-    regular_file.opened,
-    regular_file.read_text,
-    lambda path: regular_file.read_bytes(path, at_most=10),
+    files.require,
+    files.opened,
+    files.read_text,
+    lambda path: files.read_bytes(path, at_most=10),
 ]
 
 
@@ -69,10 +69,10 @@ def test_what_is_no_regular_file_is_refused(tmp_path, make, kind, read):
 @pytest.mark.parametrize(("make", "kind"), KINDS[::2])
 def test_what_takes_the_place_of_a_file_after_the_look_is_refused(tmp_path, monkeypatch, make, kind):
     make(tmp_path / "x.png")
-    monkeypatch.setattr(regular_file, "require", lambda path, at_most: None)
+    monkeypatch.setattr(files, "require", lambda path, at_most: None)
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
     with pytest.raises(InputError, match=rf"is {kind} and no regular file"):
-        regular_file.opened(tmp_path / "x.png")
+        files.opened(tmp_path / "x.png")
     if before is not None:
         assert len(os.listdir("/proc/self/fd")) == before
 
@@ -80,8 +80,8 @@ def test_what_takes_the_place_of_a_file_after_the_look_is_refused(tmp_path, monk
 def test_a_link_to_a_regular_file_is_one(tmp_path):
     (tmp_path / "a").write_bytes(b"one\r\ntwo\rthree\n")
     (tmp_path / "b").symlink_to("a")
-    assert regular_file.read_text(tmp_path / "b") == "one\ntwo\nthree\n"
-    assert regular_file.read_bytes(str(tmp_path / "b"), at_most=15) == b"one\r\ntwo\rthree\n"
+    assert files.read_text(tmp_path / "b") == "one\ntwo\nthree\n"
+    assert files.read_bytes(str(tmp_path / "b"), at_most=15) == b"one\r\ntwo\rthree\n"
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -97,32 +97,32 @@ def test_a_large_file_is_refused_by_its_size(tmp_path):
         file.truncate(HUGE)
     message = r"x is larger than 16 MiB, the most that is read of such a file: it has 200,000,000,000 bytes$"
     with pytest.raises(InputError, match=message):
-        regular_file.read_text(tmp_path / "x")
-    with regular_file.opened(tmp_path / "x") as file:  # where all of it is not read
+        files.read_text(tmp_path / "x")
+    with files.opened(tmp_path / "x") as file:  # where all of it is not read
         assert file.read(3) == bytes(3)
 
 
 def test_the_limit_itself_is_not_above_it(tmp_path):
     (tmp_path / "x").write_bytes(b"12345")
-    assert regular_file.read_bytes(tmp_path / "x", at_most=5) == b"12345"
+    assert files.read_bytes(tmp_path / "x", at_most=5) == b"12345"
     with pytest.raises(InputError, match="is larger than 0 MiB"):
-        regular_file.read_bytes(tmp_path / "x", at_most=4)
+        files.read_bytes(tmp_path / "x", at_most=4)
 
 
 def test_what_is_written_to_may_be_absent_and_no_fifo(tmp_path):
-    regular_file.require_if_there(tmp_path / "a")
+    files.require_if_there(tmp_path / "a")
     fifo(tmp_path / "a")
     with pytest.raises(InputError, match="a is a FIFO and no regular file"):
-        regular_file.require_if_there(tmp_path / "a")
+        files.require_if_there(tmp_path / "a")
 
 
 def test_more_bytes_than_this_machine_has_memory():
-    regular_file.require_memory("a.bin", 10**6)
+    files.require_memory("a.bin", 10**6)
     with pytest.raises(InputError, match=r"^a\.bin has 1000000000000000 bytes, more than this machine has memory$"):
-        regular_file.require_memory("a.bin", 10**15)
+        files.require_memory("a.bin", 10**15)
 
 
 def test_checksums_are_those_of_hashlib(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 10**6)
-    assert regular_file.sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
-    assert regular_file.digest(tmp_path / "a", "md5") == hashlib.md5(b"abc" * 10**6).hexdigest()
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
+    assert files.digest(tmp_path / "a", "md5") == hashlib.md5(b"abc" * 10**6).hexdigest()

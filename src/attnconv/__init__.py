@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAYERS = ("AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention")
-_ROOMS = ("compat", "explain", "layers", "models", "ops", "surgery")
+_PACKAGES = ("compat", "explain", "layers", "models", "ops", "surgery")
 
 __all__ = [
     "AugmentedConv1d",
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _LAYERS:
         return getattr(import_module("attnconv.layers"), name)
-    if name in _ROOMS:
+    if name in _PACKAGES:
         return import_module(f"attnconv.{name}")
     raise AttributeError(f"module 'attnconv' has no attribute {name!r}")
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 
 Shapes = dict[str, tuple[int, ...]]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -81,8 +81,8 @@ def open_safetensors(path: Path, *, extra: str) -> Iterator[SafetensorsFile]:
     """
     safetensors = checks.require("safetensors", extra=extra)
     try:
-        regular_file.require(path, at_most=regular_file.WEIGHTS)
-        regular_file.require_memory(str(path), path.stat().st_size)
+        files.require(path, at_most=files.WEIGHTS)
+        files.require_memory(str(path), path.stat().st_size)
         with safetensors.safe_open(path, framework="pt") as file:
             yield SafetensorsFile(file)
     except checks.InputError:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attnconv import checks
-from attnconv.folder_lock import locked
+from attnconv.files import locked
 from attnconv.models import create_model, from_pretrained
 from attnconv.models.hub import folder as folder_module
 

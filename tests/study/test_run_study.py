@@ -9,7 +9,7 @@ from study.tiny import ARMS, BASE, Here, tiny, without_times
 
 from attnconv import __version__
 from attnconv.checks import InputError
-from attnconv.folder_lock import locked
+from attnconv.files import locked
 from attnconv.study import folder as folder_module
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun

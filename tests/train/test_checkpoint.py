@@ -199,5 +199,5 @@ def test_a_seal_is_verified_a_block_at_a_time(tmp_path, monkeypatch):
     data = checksum.sealed(checksum.BLANK.encode() + bytes(10_000))
     (tmp_path / "sealed").write_bytes(data)
     monkeypatch.setattr(checksum, "BLOCK", 1000)
-    monkeypatch.setattr(checksum.regular_file, "read_bytes", None)  # which would read the whole file
+    monkeypatch.setattr(checksum.files, "read_bytes", None)  # which would read the whole file
     checksum.verify_seal(tmp_path / "sealed", data[:64].decode())

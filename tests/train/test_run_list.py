@@ -10,7 +10,7 @@ import pytest
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.checks import InputError
-from attnconv.folder_lock import locked
+from attnconv.files import locked
 from attnconv.train import run_list
 from attnconv.train.fit import fit
 from attnconv.train.run_list import RunList

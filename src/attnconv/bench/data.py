@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.bench.contest import Call, Contest, Contestant
 from attnconv.data import ImageData
 from attnconv.data.decode import FORMATS
@@ -48,7 +48,7 @@ class PillowPipeline:
         )
 
         def one(path: str) -> Tensor:
-            with regular_file.opened(path) as file:
+            with files.opened(path) as file:
                 return steps(Image.open(file, formats=FORMATS).convert("RGB"))
 
         def epoch() -> int:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.bench.contest import Contest, Contestant, Settings
 from attnconv.bench.machine import machine
 from attnconv.bench.timing import Outcome
@@ -82,7 +82,7 @@ def append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            regular_file.require(path, at_most=regular_file.TABLE)
+            files.require(path, at_most=files.TABLE)
         with path.open("a+b") as file:
             file.seek(0)
             text = file.read()
@@ -105,7 +105,7 @@ def load(path: Path) -> list[dict[str, Any]]:
         InputError: no such file, a line within it that is no record, or one of another format.
     """
     try:
-        text = regular_file.read_bytes(path, at_most=regular_file.TABLE)
+        text = files.read_bytes(path, at_most=files.TABLE)
     except OSError as error:
         raise checks.InputError(f"cannot read {path}: {error.strerror or error}") from error
     *lines, last = text.split(b"\n")

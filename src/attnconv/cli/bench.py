@@ -259,8 +259,8 @@ def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
     out:
         Markdown file to write, its drawings beside it. By default report.md in that folder.
     """
-    from attnconv.atomic import replacing
     from attnconv.bench.records import load_folder
+    from attnconv.files import replacing
     from attnconv.report.bench_page import markdown, save_figure
 
     text, figures = markdown(load_folder(folder))

@@ -77,7 +77,7 @@ def write_page(
     results: dict[str, dict[str, Any]],
 ) -> None:
     """The page beside the runs, whole or not at all."""
-    from attnconv.atomic import replacing
+    from attnconv.files import replacing
     from attnconv.report.curves import curves_figure
     from attnconv.report.page import heading, page, paragraph, picture, table
     from attnconv.report.records import read_metrics

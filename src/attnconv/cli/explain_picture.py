@@ -118,8 +118,8 @@ def _chosen(subject: Subject, layer: str | None, head: int | None, *, last: bool
 
 
 def _draw(path: Path, subjects: Sequence[Subject], trained: "Trained", *, many: bool) -> None:
-    from attnconv.atomic import replacing
     from attnconv.explain import rows_figure
+    from attnconv.files import replacing
 
     rows = [row for subject in subjects for row in _rows(subject, many=many)]
     first = subjects[0]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.cli.options import pairs
 
 
@@ -87,7 +87,7 @@ def import_(
 def class_names(file: Path) -> list[str]:
     """The lines of ``file``; InputError if it cannot be read, or one is empty or stands there twice."""
     try:
-        names = [line.strip() for line in regular_file.read_text(file).rstrip().split("\n")]
+        names = [line.strip() for line in files.read_text(file).rstrip().split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise checks.InputError(f"--classes: cannot read {file}: {checks.first_line(error)}") from None
     lines: dict[str, int] = {}

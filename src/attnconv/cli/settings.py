@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.cli.options import pairs
 from attnconv.train.config import RunConfig
 
@@ -38,7 +38,7 @@ def read_yaml(path: Path, *, missing: str) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(regular_file.read_text(path))
+        values = yaml.safe_load(files.read_text(path))
     except FileNotFoundError:
         raise checks.InputError(missing) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

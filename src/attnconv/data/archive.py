@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.data.download import download
 
 
@@ -68,7 +68,7 @@ def unpack(file: Path, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with regular_file.opened(file) as packed, gzip.open(packed) as plain:
+        with files.opened(file) as packed, gzip.open(packed) as plain:
             with tarfile.open(fileobj=plain, mode="r|") as tar:
                 tar.extractall(partial, filter="data")  # nothing outside of the folder
             while plain.read(1 << 20):  # to the end, where gzip compares its checksum

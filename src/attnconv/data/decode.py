@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,7 +61,7 @@ def read_bytes(path: str | Path) -> np.ndarray:
         InputError: it cannot be read, is no regular file, or is larger than MAX_BYTES.
     """
     try:
-        with regular_file.opened(path, at_most=MAX_BYTES) as file:
+        with files.opened(path, at_most=MAX_BYTES) as file:
             return np.fromfile(file, dtype=np.uint8)
     except OSError as error:
         raise checks.InputError(f"cannot read image {path}: {error.strerror or error}") from None

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 
 TRIES = 4  # in a row that bring nothing
 PAUSE = 1.0  # seconds before the second of them, doubled from then on
@@ -31,8 +31,8 @@ def download(url: str, path: Path, *, digests: tuple[str, ...]) -> None:
     """
     part = path.with_name(path.name + ".part")
     with _writing(part):
-        regular_file.require_if_there(part)
-        regular_file.require_if_there(part.with_name(part.name + ".tag"))
+        files.require_if_there(part)
+        files.require_if_there(part.with_name(part.name + ".tag"))
     with _bar(f"downloading {path.name}") as told:
         resumed = _fetch(url, part, told)
         if resumed and not fits(part, digests):  # the file may have changed between the two halves
@@ -47,7 +47,7 @@ def download(url: str, path: Path, *, digests: tuple[str, ...]) -> None:
 def fits(path: Path, digests: tuple[str, ...]) -> bool:
     """Whether the file has one of the checksums, or none is known."""
     for kind in {digest.partition(":")[0] for digest in digests}:
-        if f"{kind}:{regular_file.digest(path, kind)}" in digests:
+        if f"{kind}:{files.digest(path, kind)}" in digests:
             return True
     return not digests
 
@@ -85,7 +85,7 @@ def _go_on(url: str, part: Path, told: Told) -> bool:
     if have:
         headers["Range"] = f"bytes={have}-"
         if tag.exists():  # a server whose file has changed since then answers with all of it
-            headers["If-Range"] = regular_file.read_text(tag)
+            headers["If-Range"] = files.read_text(tag)
     try:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:

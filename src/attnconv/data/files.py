@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.data.augment import Augmentation, batch_mixer, drawn_from, image_transforms
 from attnconv.data.cache import ImageCache, forked_workers
 from attnconv.data.decode import count_pixels, decode_bytes, read_bytes
@@ -153,7 +153,7 @@ class FileSource(EncodedSource):
 
     def count_pixels(self, index: int) -> int:
         """From the header alone; 0 if that cannot be read."""
-        with contextlib.suppress(OSError, checks.InputError), regular_file.opened(self.paths[index]) as file:
+        with contextlib.suppress(OSError, checks.InputError), files.opened(self.paths[index]) as file:
             return count_pixels(file)
         return 0
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.data.image_data import ImageData
 from attnconv.data.tensors import TensorSource
 from attnconv.data.view import fit
@@ -85,7 +85,7 @@ def _read_torchvision(name: str, torchvision_name: str, folder: Path) -> tuple[I
     kind = getattr(checks.require("torchvision.datasets", extra="train"), torchvision_name)
     try:
         for file in (folder / getattr(kind, "base_folder", f"{torchvision_name}/raw")).glob("*"):
-            regular_file.require(file)
+            files.require(file)
         # stdout belongs to what the command line answers; torchvision's progress bar writes to stderr by itself.
         with contextlib.redirect_stdout(sys.stderr):
             parts = [kind(folder, train=train, download=True) for train in (True, False)]  # if they are not there

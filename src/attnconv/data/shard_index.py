@@ -16,9 +16,9 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from attnconv import checks, regular_file
-from attnconv.atomic import replacing
+from attnconv import checks, files
 from attnconv.data.shard_scan import Member, scan
+from attnconv.files import replacing
 
 FORMAT = 1
 INDEX, TABLE = "index.json", "index.npy"
@@ -138,7 +138,7 @@ def save_index(index: ShardIndex, folder: Path) -> None:
 def named_classes(folder: Path) -> tuple[str, ...] | None:
     """The classes' names in index.json, whatever else is wrong with it; None if they cannot be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return _classes(checks.from_json(regular_file.read_text(folder / INDEX, at_most=regular_file.TABLE)))
+        return _classes(checks.from_json(files.read_text(folder / INDEX, at_most=files.TABLE)))
     return None
 
 
@@ -163,12 +163,12 @@ def _read(folder: Path) -> ShardIndex:
     path = folder / INDEX
     anew = f"`attnconv shards {folder}` makes it anew"
     try:
-        described = checks.from_json(regular_file.read_text(path, at_most=regular_file.TABLE))
+        described = checks.from_json(files.read_text(path, at_most=files.TABLE))
         if described["format"] != FORMAT:
             raise checks.InputError(f"{path} is of format {described['format']!r}, this version reads {FORMAT}; {anew}")
         classes = _classes(described)
         shards = tuple(Shard(name, int(s["images"]), int(s["bytes"])) for name, s in described["shards"].items())
-        content = regular_file.read_bytes(folder / TABLE, at_most=regular_file.WEIGHTS)
+        content = files.read_bytes(folder / TABLE, at_most=files.WEIGHTS)
         digest = described["table"]
     except checks.InputError:
         raise

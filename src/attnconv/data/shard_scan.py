@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.data.folder import SUFFIXES
 
 IMAGES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
@@ -40,7 +40,7 @@ def scan(path: Path) -> list[Member]:
     images: dict[str, tuple[str, int, int, int]] = {}
     labels: dict[str, int] = {}
     try:
-        with regular_file.opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with files.opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 key, suffix = split_name(member.name)
                 if not key or not member.isreg() or suffix not in (*IMAGES, LABEL):

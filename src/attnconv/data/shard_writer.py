@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from attnconv import checks, regular_file
-from attnconv.atomic import replacing
+from attnconv import checks, files
 from attnconv.data.files import FileSource
 from attnconv.data.image_data import ImageData
 from attnconv.data.order import generator
 from attnconv.data.shard_index import ShardIndex, Tracked, make_index, save_index, untracked
+from attnconv.files import replacing
 
 PLAN = "plan.json"
 
@@ -90,7 +90,7 @@ def _begin(partial: Path, plan: dict[str, Any]) -> None:
             file.write(json.dumps(plan).encode())
         return
     with contextlib.suppress(OSError, ValueError):
-        if checks.from_json(regular_file.read_text(path)) == plan:
+        if checks.from_json(files.read_text(path)) == plan:
             return
     raise checks.InputError(
         f"{partial} holds the beginning of other shards, or of these before images changed: delete it"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.data.decode import count_pixels
 from attnconv.data.files import PLAIN, EncodedSource, FileOptions
 from attnconv.data.folder import data_of_sources, size_and_ratio
@@ -70,7 +70,7 @@ class ShardSource(EncodedSource):
         member = self.members[index]
         path, size = self.paths[member["shard"]], int(member["size"])
         try:
-            with regular_file.opened(path) as file:
+            with files.opened(path) as file:
                 data = np.fromfile(file, dtype=np.uint8, count=size, offset=int(member["offset"]))
         except OSError as error:
             raise checks.InputError(f"cannot read image {self.name(index)}: {error.strerror or error}") from None

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from attnconv import checks
-from attnconv.atomic import replacing
 from attnconv.export.agreement import DisagreementError, cases
 from attnconv.export.facts import read_facts
 from attnconv.export.onnx_file import INPUT, caller, file_of, require_onnx, session
+from attnconv.files import replacing
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
 

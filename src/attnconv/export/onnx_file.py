@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnconv import checks, regular_file
-from attnconv.atomic import replacing
+from attnconv import checks, files
 from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import captured_sizes, dims, example, tracing
 from attnconv.export.facts import CHECKSUM, Facts, read_facts
 from attnconv.export.network import Exported, ExportedNetwork
 from attnconv.export.written import Written, prepared, with_free_sizes
+from attnconv.files import replacing
 from attnconv.models.image_sizes import Sizes
 from attnconv.train.checksum import BLANK, sealed, verify_seal
 
@@ -125,7 +125,7 @@ def session(path: Path, source: str, *, threads: int | None = None) -> Any:
     import onnxruntime
 
     try:
-        regular_file.require(path, at_most=regular_file.WEIGHTS)
+        files.require(path, at_most=files.WEIGHTS)
     except OSError:
         raise checks.InputError(f"no ONNX file at {source}") from None
     options = onnxruntime.SessionOptions()

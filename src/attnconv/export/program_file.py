@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from attnconv import checks, regular_file
-from attnconv.atomic import replacing
+from attnconv import checks, files
 from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import captured_sizes, dims, example, tracing
 from attnconv.export.facts import Facts, read_facts
 from attnconv.export.network import Exported, ExportedNetwork
 from attnconv.export.quiet import logging_only
 from attnconv.export.written import Written, prepared, with_free_sizes
+from attnconv.files import replacing
 from attnconv.models.image_sizes import Sizes
 from attnconv.train.checksum import append_checksum, verify_checksum
 from attnconv.weights import unfit
@@ -144,7 +144,7 @@ def _load(path: Path, source: str) -> tuple[ExportedProgram, dict[str, str]]:
     texts: dict[str, str] = dict.fromkeys(map(str, TEXTS), "")  # torch fills in those that it finds
     try:
         verify_checksum(path)
-        with regular_file.opened(path, at_most=regular_file.WEIGHTS) as file, _silent():
+        with files.opened(path, at_most=files.WEIGHTS) as file, _silent():
             program = torch.export.load(file, extra_files=texts)
     except checks.InputError:
         raise

@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.atomic import replacing
 from attnconv.export.agreement import require_agreement
 from attnconv.export.facts import CHECKSUM, Facts, blueprint_of, read_facts
 from attnconv.export.network import Exported
 from attnconv.export.written import Written, prepared_to
+from attnconv.files import replacing
 from attnconv.models.fold import folded
 from attnconv.models.hub.blueprint import Blueprint
 from attnconv.models.hub.planned import remade

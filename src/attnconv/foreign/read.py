@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.foreign.budget import Budget
 from attnconv.foreign.prefixes import stripped
 from attnconv.foreign.stand_in import Name, StandIn, kind_of
@@ -90,7 +90,7 @@ def read_plain(path: Path) -> Any:
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """Open a regular file and yield it with its size in bytes."""
     try:
-        file = regular_file.opened(path, at_most=regular_file.WEIGHTS)
+        file = files.opened(path, at_most=files.WEIGHTS)
     except (FileNotFoundError, IsADirectoryError) as error:
         what = ": it is a folder" if isinstance(error, IsADirectoryError) else ""
         raise checks.InputError(f"no file {path} to take weights from{what}") from None

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from attnconv import regular_file
+from attnconv import files
 
 AXES = 64  # torch's most
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
@@ -146,7 +146,7 @@ class Storages:
     def _bytes(self, key: str) -> Tensor:
         if key not in self._read:
             start, end = self._places[key]
-            regular_file.require_memory("a storage of it", end - start)
+            files.require_memory("a storage of it", end - start)
             whole = torch.empty(end - start, dtype=torch.uint8)
             self._file.seek(start)
             if self._file.readinto(whole.numpy()) != end - start:  # pyright: ignore[reportAttributeAccessIssue]

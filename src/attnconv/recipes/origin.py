@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.recipes.catalog import find_recipe, list_recipes
 from attnconv.train.config import YOUR_FOLDER, RunConfig, without_folders
 from attnconv.train.run_folder import MAY_DIFFER
@@ -33,7 +33,7 @@ def origin(config: RunConfig, state: dict[str, Any], checkpoint: Path) -> dict[s
     row = state["history"][-1] if state["history"] and not state["step_in_epoch"] else None
     result: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError, TypeError):
-        result = dict(checks.from_json(regular_file.read_text(checkpoint.parent / "result.json")))
+        result = dict(checks.from_json(files.read_text(checkpoint.parent / "result.json")))
     return {
         "config": config.to_dict(),
         "command": command(config),

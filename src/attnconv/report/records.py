@@ -4,13 +4,13 @@ import csv
 import re
 from pathlib import Path
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """The rows of RUN/metrics.csv, one an epoch."""
     try:
-        lines = regular_file.read_text(run / "metrics.csv", at_most=regular_file.TABLE).splitlines()
+        lines = files.read_text(run / "metrics.csv", at_most=files.TABLE).splitlines()
         return [{name: float(value) for name, value in row.items() if value != ""} for row in csv.DictReader(lines)]
     except (OSError, ValueError, TypeError) as error:
         raise checks.InputError(f"cannot read {run / 'metrics.csv'}: {error}") from error

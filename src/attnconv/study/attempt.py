@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from attnconv import regular_file
+from attnconv import files
 from attnconv.study.folder import StudyFolder
 from attnconv.study.one_run import BEGIN, INTERRUPTED, TERMINATED
 from attnconv.study.plan import PlannedRun
@@ -56,7 +56,7 @@ class Attempt:
     def _start(self) -> None:
         log = self.folder.log(self.planned)
         log.parent.mkdir(parents=True, exist_ok=True)
-        regular_file.require_if_there(log)
+        files.require_if_there(log)
         arguments = [str(self.folder.path.resolve()), self.planned.arm, str(self.planned.seed)]
         with log.open("ab") as file:
             self.process = subprocess.Popen(

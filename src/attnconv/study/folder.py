@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from attnconv import __version__, checks, regular_file
-from attnconv.atomic import is_half_of, replacing
+from attnconv import __version__, checks, files
+from attnconv.files import is_half_of, replacing
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.plan_file import read_study
 from attnconv.train.run_folder import MAY_DIFFER, RunFolder
@@ -112,7 +112,7 @@ class StudyFolder:
             if not path.exists():
                 continue
             try:
-                stored = yaml.safe_load(regular_file.read_text(path))
+                stored = yaml.safe_load(files.read_text(path))
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 raise checks.InputError(f"{path} is damaged: {' '.join(str(error).split())}") from None
             changed = _changes(
@@ -149,7 +149,7 @@ class StudyFolder:
     def note(self, planned: PlannedRun, name: str) -> dict[str, Any] | None:
         """What NAME.json in the run's folder holds; None if it is not there, or is no JSON object."""
         with contextlib.suppress(OSError, ValueError):
-            value = checks.from_json(regular_file.read_text(self.run(planned).path / f"{name}.json"))
+            value = checks.from_json(files.read_text(self.run(planned).path / f"{name}.json"))
             return value if isinstance(value, dict) else None
         return None
 

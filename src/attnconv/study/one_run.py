@@ -107,7 +107,7 @@ def train(folder: StudyFolder, planned: PlannedRun, *, threads: int | None) -> N
 
 def wait_for(path: Path) -> None:
     """Until nobody trains into the folder, or for as long as saving can take: then `fit` says that somebody does."""
-    from attnconv.folder_lock import is_locked
+    from attnconv.files import is_locked
 
     end = time.monotonic() + PATIENCE
     while is_locked(path) and time.monotonic() < end:

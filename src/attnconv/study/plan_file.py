@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.study.plan import Study, merged
 from attnconv.train.config import RunConfig
 
@@ -53,7 +53,7 @@ class _Loader(yaml.SafeLoader):
 def read_study(path: Path) -> Study:
     """The study in a YAML file; InputError if it cannot be read, or as `Study`."""
     try:
-        values = yaml.load(regular_file.read_text(path), _Loader)
+        values = yaml.load(files.read_text(path), _Loader)
     except FileNotFoundError:
         raise checks.InputError(f"no file at {path}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Self
 
-from attnconv import regular_file
+from attnconv import files
 from attnconv.shown import shown
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun
@@ -79,6 +79,6 @@ class StudyProgress:
 def _epochs(folder: StudyFolder, planned: PlannedRun) -> int:
     """Epochs that a run has done: the rows of its metrics.csv."""
     try:
-        return max(regular_file.read_text(folder.run(planned).metrics, at_most=regular_file.TABLE).count("\n") - 1, 0)
+        return max(files.read_text(folder.run(planned).metrics, at_most=files.TABLE).count("\n") - 1, 0)
     except (OSError, ValueError):
         return 0

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnconv import checks, regular_file
-from attnconv.atomic import replacing
-from attnconv.folder_lock import is_locked
+from attnconv import checks, files
+from attnconv.files import is_locked, replacing
 from attnconv.report.records import read_metrics
 from attnconv.study.arm import STATES
 from attnconv.study.folder import StudyFolder
@@ -93,7 +92,7 @@ def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records in a file; InputError if it cannot be read, a line is no record, or one has another format."""
     try:
-        lines = regular_file.read_text(path, at_most=regular_file.TABLE).splitlines()
+        lines = files.read_text(path, at_most=files.TABLE).splitlines()
     except checks.InputError:
         raise
     except (OSError, UnicodeDecodeError) as error:

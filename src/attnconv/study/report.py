@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import __version__
-from attnconv.atomic import replacing
+from attnconv.files import replacing
 from attnconv.report import study_page
 from attnconv.study.compared import comparisons, holm_over_all
 from attnconv.study.comparison import Comparison

@@ -3,7 +3,7 @@
 from typing import Any
 
 from attnconv import checks
-from attnconv.folder_lock import locked
+from attnconv.files import locked
 from attnconv.study.executor import Executor
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun, Study

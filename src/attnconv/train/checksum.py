@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 
 MARK = b"attnconv-sha256:"
 SIZE = len(MARK) + 64  # bytes of the comment: the mark and the digest in hexadecimal
@@ -36,7 +36,7 @@ def verify_checksum(path: Path) -> bool:
             regular file or a larger one than is read.
         OSError: the file cannot be read.
     """
-    with regular_file.opened(path, at_most=regular_file.WEIGHTS) as file:
+    with files.opened(path, at_most=files.WEIGHTS) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(-min(size, SIZE + END_RECORD), os.SEEK_END)
         tail = file.read()
@@ -72,7 +72,7 @@ def verify_seal(path: Path, checksum: str) -> None:
     if len(checksum) != len(BLANK):
         raise _changed(path)
     digest, kept = hashlib.sha256(), b""  # kept: of the blocks before, in which the checksum may begin
-    with regular_file.opened(path, at_most=regular_file.WEIGHTS) as file:
+    with files.opened(path, at_most=files.WEIGHTS) as file:
         while block := file.read(BLOCK):
             kept = (kept + block).replace(checksum.encode(), BLANK.encode())
             done = max(0, len(kept) - len(BLANK) + 1)
@@ -96,7 +96,7 @@ def ends_whole(path: Path) -> bool:
         InputError: it is no regular file.
         OSError: the file cannot be read.
     """
-    with regular_file.opened(path) as file:
+    with files.opened(path) as file:
         file.seek(-min(file.seek(0, os.SEEK_END), SIZE + END_RECORD), os.SEEK_END)
         tail = file.read()
     end = tail.rfind(END_MARK)

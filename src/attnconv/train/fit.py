@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.folder_lock import locked
+from attnconv.files import locked
 from attnconv.signals import interrupts_held
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig

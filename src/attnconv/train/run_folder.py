@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from attnconv import checks, regular_file
-from attnconv.atomic import forget_halves, replacing
+from attnconv import checks, files
+from attnconv.files import forget_halves, replacing
 from attnconv.train.config import RunConfig
 
 # A row of metrics.csv. epoch and step count from 1; lr is that of the last step; accuracies are in percent; seconds
@@ -153,7 +153,7 @@ def _write(path: Path, text: str) -> None:
 
 def _read(path: Path, parse: Any, bad_syntax: type[Exception]) -> Any:
     try:
-        return parse(regular_file.read_text(path))
+        return parse(files.read_text(path))
     except checks.InputError:
         raise
     except OSError as error:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import yaml
 
-from attnconv import checks, regular_file
-from attnconv.folder_lock import is_locked
+from attnconv import checks, files
+from attnconv.files import is_locked
 from attnconv.inactive import remark
 from attnconv.train.checksum import ends_whole
 from attnconv.train.run_folder import RunFolder
@@ -104,7 +104,7 @@ class RunList:
 def _run_folders(folder: Path, problems: list[OSError]) -> Iterator[Path]:
     """The folders with a config.yaml at and below ``folder``, links followed; ``problems`` receives what failed."""
     seen = set()
-    for here, folders, files in os.walk(folder, onerror=problems.append, followlinks=True):
+    for here, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
         try:
             stat = os.stat(here)
         except OSError:  # gone
@@ -113,7 +113,7 @@ def _run_folders(folder: Path, problems: list[OSError]) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(place)
-        is_run = "config.yaml" in files
+        is_run = "config.yaml" in names
         folders[:] = [name for name in folders if not name.startswith(".") and not (is_run and name in OWN_FOLDERS)]
         if is_run:
             yield Path(here)
@@ -135,7 +135,7 @@ def _facts(folder: RunFolder, stamps: tuple[Stamp, ...]) -> dict[str, Any]:
         parts.append((folder.result, _from_result))
     for path, read in parts:
         try:
-            facts |= read(regular_file.read_text(path, at_most=regular_file.TABLE))
+            facts |= read(files.read_text(path, at_most=files.TABLE))
         except FileNotFoundError:  # before the first epoch, or gone since
             pass
         except OSError as error:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnconv import checks, regular_file
+from attnconv import checks, files
 from attnconv.train.config import RunConfig
 
 # Seconds that a server has to answer at the start, and to receive what is left at the end: a run does not wait longer.
@@ -76,7 +76,7 @@ def identity_of(folder: Path, *, fresh: bool) -> str:
     """The id of the run, kept in ``folder``; another one if the run is ``fresh``."""
     path = folder / "run-id.txt"
     if path.exists() and not fresh:
-        return regular_file.read_text(path).strip()
+        return files.read_text(path).strip()
     folder.mkdir(exist_ok=True)
     identity = secrets.token_hex(4)
     path.write_text(identity + "\n", encoding="utf-8")

@@ -10,8 +10,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, get_session, get_token, hf_hub_download
 
-from attnconv import checks, regular_file
-from attnconv.atomic import replacing
+from attnconv import checks, files
+from attnconv.files import replacing
 from attnconv.models.hub import folder
 from attnconv.models.hub.card import MARK, card
 from attnconv.models.hub.errors import explained
@@ -72,7 +72,7 @@ def save(network: HubNetwork, path: Path, *, license: str | None) -> None:
         path.mkdir(parents=True, exist_ok=True)
         folder.write(network, path)
         readme = path / "README.md"
-        if not readme.exists() or MARK.encode() in regular_file.read_bytes(readme, at_most=regular_file.TEXT):
+        if not readme.exists() or MARK.encode() in files.read_bytes(readme, at_most=files.TEXT):
             with replacing(readme) as file:
                 file.write(text.encode())
     except OSError as error:

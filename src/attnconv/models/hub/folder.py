@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from attnconv import __version__, checks, regular_file
-from attnconv.atomic import replacing, sync_folder
-from attnconv.folder_lock import locked
+from attnconv import __version__, checks, files
+from attnconv.files import locked, replacing, sync_folder
 from attnconv.models.hub.blueprint import Blueprint
 from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.hub.planned import planned
@@ -133,7 +132,7 @@ def read(config_file: Path, weights_file: Path) -> HubNetwork:
     otherwise = f"{weights_file} does not hold the weights of {blueprint.name}"
     with open_safetensors(weights_file, extra="hub") as opened:
         wanted = planned(blueprint, opened.shapes, source=str(config_file), otherwise=otherwise)
-        if config.get("sha256") is not None and regular_file.sha256(weights_file) != config["sha256"]:
+        if config.get("sha256") is not None and files.sha256(weights_file) != config["sha256"]:
             raise checks.InputError(
                 f"{weights_file} is damaged or was changed: config.json has another checksum for it"
             )
@@ -149,7 +148,7 @@ def read(config_file: Path, weights_file: Path) -> HubNetwork:
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = checks.from_json(regular_file.read_text(file))
+        config = checks.from_json(files.read_text(file))
     except FileNotFoundError:
         raise checks.InputError(f"{file.parent} holds no {file.name}, which save_pretrained writes") from None
     except OSError as error:
