@@ -53,7 +53,7 @@ def as_yaml(value: Any) -> str:
 
 def _table(pattern: str, json: bool) -> None:
     from attnconv import checks
-    from attnconv.bench.published import HEADER, PUBLISHED, UNVERIFIED, compare
+    from attnconv.bench.cost import HEADER, PUBLISHED, UNVERIFIED, compare
 
     found = compare(pattern)
     if not found:
