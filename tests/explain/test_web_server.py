@@ -141,10 +141,15 @@ def test_no_file_but_an_upload_can_be_named(site, photo, asked, monkeypatch):
     assert photo.exists()
 
 
-@pytest.mark.parametrize("body", [b"{", b"[" * 10_000, b"\xff", b" " * 70_000, b'{"path": 3}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[" * 10_000, b"\xff", b'{"path": 3}', b'{"a": "%s"}' % (b" " * 70_000), iter([b'{"data": []}'])],
+    ids=["cut off", "nested", "no text", "no path", "too long", "of no length"],
+)
 def test_what_is_no_question_of_the_page_is_refused(site, body):
+    more = {} if isinstance(body, bytes) else {"encode_chunked": True}
     headers = {"Content-Type": "application/json"}
-    assert answer(site, "POST", "/gradio_api/run/predict", body=body, headers=headers)[0] == 403
+    assert answer(site, "POST", "/gradio_api/run/predict", body=body, headers=headers, **more)[0] == 403
 
 
 @pytest.mark.parametrize(
