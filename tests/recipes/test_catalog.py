@@ -40,7 +40,18 @@ def test_the_recipes():
     assert len(RECIPES) == 21
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# One of each network and set of options; the others differ in data, size and epochs.
+FAST = (
+    *("imagewoof-128-5ep", "imagewoof-48-5ep", "leaderboard-imagewoof-256-5ep", "cifar100-500ep-plain"),
+    *("cifar100-convnet3-100ep", "cifar100-aa-convnet3-35ep", "cifar10-wide-resnet-100ep", "imagenet-100ep"),
+)
+
+
+def slow_but(names, fast=FAST):
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", slow_but(RECIPES))
 def test_its_network_takes_its_images(name):
     config = RECIPES[name].config
     assert type(config) is RunConfig
@@ -70,7 +81,7 @@ def test_nothing_in_the_file_is_left_unread():
 XRESNETS = [name for name in RECIPES if name.startswith(("imagewoof", "imagenette", "leaderboard"))]
 
 
-@pytest.mark.parametrize("name", XRESNETS)
+@pytest.mark.parametrize("name", slow_but(XRESNETS, fast=("imagewoof-128-5ep", "leaderboard-imagenette-256-5ep")))
 @pytest.mark.parametrize(
     ("model", "kind"),
     [("xresnet50", None), ("sa_xresnet50", SelfAttention), ("ssa_xresnet50", SimpleSelfAttention)],
