@@ -24,7 +24,7 @@ QUICK = {"cpu": "S1,S4,S6,X3", "cuda": "G1,G2,G3,X1"}
 QUICK_LAYERS = "L1,L4"
 BUDGET = 30.0  # seconds after which no further round of a benchmark is begun, but for its least three
 
-bench = App(name="bench", help_format="plaintext")
+bench = App(name="bench", help_format="plaintext", default_parameter=Parameter(negative=None))  # with --no-NAME
 
 
 @Parameter(name="*")

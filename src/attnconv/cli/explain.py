@@ -6,9 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any, Literal
 
 from attnconv import checks
 from attnconv.cli.output import print_json, say
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from attnconv.explain.web_session import Look, WebImage, WebNetwork
     from attnconv.recipes import Trained
 
-Flag = Annotated[bool, Parameter(negative=())]
 Point = tuple[int, int]
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -39,15 +36,15 @@ def explain(
     layer: str | None = None,
     head: int | None = None,
     out: Path | None = None,
-    example: Flag = False,
-    web: Flag = False,
+    example: bool = False,
+    web: bool = False,
     compare: Path | None = None,
     host: str | None = None,
     port: int | None = None,
     checkpoint: Literal["best", "last"] = "best",
     device: Device = "auto",
-    trust: Flag = False,
-    json: Flag = False,
+    trust: bool = False,
+    json: bool = False,
 ) -> None:
     """Draw what a position of an image attends to, in each attention layer and head of a trained network.
 
