@@ -72,6 +72,21 @@ def test_every_flag_is_listed_here(attnconv, command):
     assert found == set(FLAGS[command].split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tar"], "attnconv tar was removed; use cat"),
+        (["tar", "x", "--out", "y"], "attnconv tar was removed; use cat"),
+        (["runs", "folder", "--tail"], "attnconv runs --tail was removed; use watch"),
+        (["runs", "--tail=3"], "attnconv runs --tail was removed; use watch"),
+    ],
+)
+def test_a_removed_command_or_flag_says_what_to_use(attnconv, monkeypatch, arguments, message):
+    monkeypatch.setattr("attnconv.cli.REMOVED", {"tar": "use cat", "runs --tail": "use watch"})
+    assert attnconv(*arguments) == (2, "", f"attnconv: error: {message}\n")
+    assert attnconv("models")[0] == 0
+
+
 def test_models(attnconv):
     _, out, _ = attnconv("models")
     assert "convnet3" in out

@@ -31,6 +31,9 @@ COMMANDS = {
     "demo": "Train a plain and an augmented network on digits, side by side.",
 }
 
+# Commands ("shards") and flags ("runs --watch") that were removed: the end of a sentence that says what to use.
+REMOVED: dict[str, str] = {}
+
 
 def entry() -> NoReturn:
     """The program `attnconv`."""
@@ -80,6 +83,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
     checks.require("cyclopts", extra="train")
     from cyclopts import App, CycloptsError
 
+    _require_not_removed(arguments or ())
+
     app = App(
         name="attnconv",
         help="Self-attention inside convolutional networks.",
@@ -94,6 +99,14 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
     except CycloptsError as error:
         raise checks.InputError(" ".join(str(error).split())) from None
     return command, bound
+
+
+def _require_not_removed(arguments: Sequence[str]) -> None:
+    words = {word.partition("=")[0] for word in arguments}
+    for removed, instead in REMOVED.items():
+        command, *others = removed.split()
+        if arguments[:1] == [command] and words.issuperset(others):
+            raise checks.InputError(f"attnconv {removed} was removed; {instead}")
 
 
 def _fail(message: str, code: int) -> int:
