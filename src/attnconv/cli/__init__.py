@@ -22,7 +22,6 @@ COMMANDS = {
     "explain": "Draw what a position of an image attends to.",
     "export": "Write a trained network as ONNX, torch.export or safetensors, and prove that it answers alike.",
     "import": "Make a checkpoint of 2019 or of fastai one of our networks.",
-    "shards": "Put image files into tar files, for file systems that bear no millions of small ones.",
     "runs": "List the runs in a folder: where they stand, and how good they are.",
     "study": "Many runs of a plan: models, data, options and seeds, in one folder.",
     "bench": "Time, memory and FLOPs of ops, layers and networks, beside what one would use otherwise.",
@@ -32,7 +31,9 @@ COMMANDS = {
 }
 
 # Commands ("shards") and flags ("runs --watch") that were removed: the end of a sentence that says what to use.
-REMOVED: dict[str, str] = {}
+REMOVED: dict[str, str] = {
+    "shards": "webdataset writes shards, and docs/data.md shows how to make a folder of images of them",
+}
 
 
 def entry() -> NoReturn:

@@ -29,7 +29,12 @@ def load_folder(folder: Path, *, image_size: int | None, options: FileOptions = 
     layout = f"expected {folder}/train/<class>/* and {folder}/val/<class>/*"
     for part in ("train", "val"):
         if not (folder / part).is_dir():
-            raise checks.InputError(f"folder {folder} has no {part}/; {layout}, or shards train-*.tar and val-*.tar")
+            if any(folder.glob("*.tar")):
+                raise checks.InputError(
+                    f"folder {folder} holds tar files, which are not read: docs/data.md shows how webdataset makes "
+                    "a folder of images of them"
+                )
+            raise checks.InputError(f"folder {folder} has no {part}/; {layout}")
     try:
         train, val = _class_folders(folder / "train", layout), _class_folders(folder / "val", layout)
     except OSError as error:

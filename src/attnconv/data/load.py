@@ -14,8 +14,6 @@ from attnconv.data.image_data import ImageData
 from attnconv.data.imagenette import IMAGENETTE_SETS, load_imagenette
 from attnconv.data.named import SMALL_SETS, load_named
 from attnconv.data.order import generator
-from attnconv.data.shard_index import is_shard_folder
-from attnconv.data.shards import load_shards
 
 __all__ = ["DATA_SETS", "load_data"]
 
@@ -34,7 +32,7 @@ def load_data(
     presize: bool = False,
     cache_images: bool = False,
 ) -> ImageData:
-    """Load a known data set, a folder with train/<class>/* and val/<class>/*, or one of shards.
+    """Load a known data set, or a folder with train/<class>/* and val/<class>/*.
 
     A known name comes before a folder of that name, which ``./name`` means. Several processes that may download the
     same set of torchvision's should call this one after the other; Imagenette and Imagewoof see to that themselves.
@@ -49,8 +47,8 @@ def load_data(
         cache_images: keep decoded images in memory; of files only. H * W * 3 bytes each, at their files' own size.
         skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
     Raises:
-        InputError: neither a name nor a folder, a folder of another layout, shards that are damaged or changed, a set
-            that cannot be read or downloaded, or a number out of its range.
+        InputError: neither a name nor a folder, a folder of another layout, a set that cannot be read or downloaded, or
+            a number out of its range.
     """
     if image_size is not None:
         checks.integer("image_size", image_size, at_least=1)
@@ -66,8 +64,6 @@ def load_data(
             data = load_named(name, data_dir=data_dir, image_size=image_size)
         else:
             data = load_imagenette(name, data_dir=data_dir, image_size=image_size, options=options)
-    elif folder.is_dir() and is_shard_folder(folder):
-        data = load_shards(folder, image_size=image_size, options=options)
     elif folder.is_dir():
         data = load_folder(folder, image_size=image_size, options=options)
     else:
