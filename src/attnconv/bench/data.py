@@ -99,7 +99,7 @@ def contest(data: ImageData, cached: ImageData, *, batch: int) -> Contest:
 
 def decoder() -> str:
     """What decodes JPEG files here."""
-    return "torchvision" if importlib.util.find_spec("simplejpeg") is None else "simplejpeg"
+    return "pillow" if importlib.util.find_spec("simplejpeg") is None else "simplejpeg"
 
 
 def images_per_second(record: dict[str, Any]) -> float | None:
