@@ -1,4 +1,4 @@
-"""From what the user wrote, a name or a folder, to data."""
+"""Where images come from: the one place where a name or a folder becomes an ``ImageData``."""
 
 import dataclasses
 import os
@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from attnconv import checks
+from attnconv.data.batches import generator
 from attnconv.data.files import FileOptions
 from attnconv.data.folder import load_folder
 from attnconv.data.generated import GENERATED_SETS, load_generated
 from attnconv.data.image_data import ImageData
 from attnconv.data.imagenette import IMAGENETTE_SETS, load_imagenette
-from attnconv.data.named import SMALL_SETS, load_named
-from attnconv.data.order import generator
+from attnconv.data.small_sets import SMALL_SETS, load_small
 
 __all__ = ["DATA_SETS", "load_data"]
 
@@ -61,7 +61,7 @@ def load_data(
     elif name in DATA_SETS:
         data_dir = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or DEFAULT_DATA_DIR))
         if name in SMALL_SETS:
-            data = load_named(name, data_dir=data_dir, image_size=image_size)
+            data = load_small(name, data_dir=data_dir, image_size=image_size)
         else:
             data = load_imagenette(name, data_dir=data_dir, image_size=image_size, options=options)
     elif folder.is_dir():
