@@ -98,7 +98,7 @@ def contest(data: ImageData, cached: ImageData, *, batch: int) -> Contest:
 
 
 def decoder() -> str:
-    """What decodes JPEG files here."""
+    """Return the name of what decodes JPEG files here."""
     return "pillow" if importlib.util.find_spec("simplejpeg") is None else "simplejpeg"
 
 

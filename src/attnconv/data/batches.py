@@ -32,7 +32,7 @@ def generator(seed: int, *key: int) -> torch.Generator:
 
 
 class Batch(NamedTuple):
-    """What a loader yields: ``images`` (B, C, H, W) float32, normalised; ``labels`` (B,) int64.
+    """A batch as loaders yield it: ``images`` (B, C, H, W) float32, normalised; ``labels`` (B,) int64.
 
     Where images are mixed, ``labels`` are (B, K) float32, the classes' shares of each. Of a set with a label a pixel
     they are (B, H, W) int64.

@@ -69,7 +69,7 @@ def read_bytes(path: str | Path) -> np.ndarray:
 
 
 def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
-    """As ``decode_image``, of a file's content (uint8); messages call it ``name``."""
+    """Do as ``decode_image``, of a file's content (uint8); messages call it ``name``."""
     if data.size == 0:
         raise checks.InputError(f"cannot decode image {name}: the file is empty")
     # Decoders raise nearly anything on a broken file (OSError, SyntaxError, struct.error, their own bomb warnings).
@@ -87,7 +87,7 @@ def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
 
 
 def image_pixels(image: "Image", channels: int, *, name: str = "given") -> Tensor:
-    """As ``decode_image``, of an image that Pillow has opened, which stays as it is; messages call it ``name``."""
+    """Do as ``decode_image``, of an image that Pillow has opened, which stays as it is; messages call it ``name``."""
     if channels not in (1, 3):
         raise checks.InputError(f"channels must be 1 or 3, got {channels!r}")
     try:
@@ -99,7 +99,7 @@ def image_pixels(image: "Image", channels: int, *, name: str = "given") -> Tenso
 
 
 def count_pixels(file: BinaryIO) -> int:
-    """Of the image in ``file``, from its header alone; 0 if that cannot be read or tells of more than MAX_PIXELS."""
+    """Return the pixels of the image in ``file``, from its header alone; 0 if unreadable or more than MAX_PIXELS."""
     from PIL import Image
 
     with warnings.catch_warnings(), contextlib.suppress(Exception):
@@ -127,7 +127,7 @@ def _decode_upright_jpeg(data: np.ndarray, channels: int) -> Tensor:
 
 
 def _open_jpeg(data: np.ndarray):
-    """Only the header is read; without Pillow's own limit, which `Image.open` applies."""
+    """Read the header, without Pillow's own limit on pixels, which `Image.open` applies."""
     checks.require("PIL", extra="train")
     from PIL.JpegImagePlugin import JpegImageFile
 
@@ -135,7 +135,7 @@ def _open_jpeg(data: np.ndarray):
 
 
 def _shrink(width: int, height: int) -> int:
-    """The factor of 1, 2, 4 or 8 that leaves at most MAX_PIXELS; 8 suffices for the largest JPEG file there can be."""
+    """Return the factor of 1, 2, 4 or 8 that leaves at most MAX_PIXELS; 8 suffices for any JPEG file there can be."""
     return next(factor for factor in (1, 2, 4, 8) if width * height <= MAX_PIXELS * factor**2)
 
 
@@ -156,7 +156,7 @@ def _decode_any(data: np.ndarray, channels: int, shrink: int) -> Tensor:
 
 
 def _to_tensor(image, channels: int) -> Tensor:
-    """Pillow's image upright in 8 bits, without a copy that is not needed: (C, H, W), stored as (H, W, C)."""
+    """Turn Pillow's image upright and into 8 bits: (C, H, W), stored as (H, W, C), without a needless copy."""
     from PIL import ImageOps
 
     ImageOps.exif_transpose(image, in_place=True)
@@ -168,7 +168,7 @@ def _to_tensor(image, channels: int) -> Tensor:
 
 
 def _to_8_bits(image):
-    """A grey image of 16 bits, scaled; Pillow would clip everything above 255 to white."""
+    """Scale a grey image of 16 bits; Pillow would clip everything above 255 to white."""
     from PIL import Image
 
     pixels = np.asarray(image)

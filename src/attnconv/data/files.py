@@ -98,7 +98,7 @@ class FileSource:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What tells these images from others, wherever the folder is: see ``batches.fingerprint``."""
+        """The ``batches.fingerprint`` of these images, the same wherever the folder is."""
         names = ("/".join(path.split(os.sep)[-2:]) for path in self.paths)  # class/file
         return fingerprint(zip(names, self.labels, self.sizes, strict=True))
 

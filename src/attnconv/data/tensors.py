@@ -49,7 +49,7 @@ class TensorSource:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What tells these images from others, by number, since they have no names: see ``batches.fingerprint``."""
+        """The ``batches.fingerprint`` of these images, by number, since they have no names."""
         size = self.images[0].numel()
         return fingerprint((str(number), label, size) for number, label in enumerate(self.labels.tolist()))
 
