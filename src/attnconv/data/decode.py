@@ -33,7 +33,8 @@ MAX_BYTES = 2**30  # of a file: those of MAX_PIXELS in four colours of 16 bits
 MAX_PIXELS = 2**27
 TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels; make it smaller, or a JPEG file, which is read at a reduced size"
 LARGE_JPEG = 2**18  # bytes; a smaller file cannot hold so many pixels, since 8 x 8 of them take a bit at least
-ORIENTATION = 0x0112  # of EXIF
+ORIENTATION = 0x0112  # of EXIF: rows and columns are exchanged from 5 on, and then these axes of (C, H, W) flipped
+FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
 EXIF_REACH = 2**16  # bytes; EXIF stands in one of the first segments, none of which is longer
 
 
@@ -78,7 +79,7 @@ def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
         shrink = _shrink(*_open_jpeg(data).size) if jpeg and data.size >= LARGE_JPEG else 1
         if jpeg and shrink == 1:
             with contextlib.suppress(Exception):  # Pillow reads some more files, and says better what is wrong
-                return _decode_upright_jpeg(data, channels)
+                return _decode_jpeg(data, channels)
         return _decode_any(data, channels, shrink)
     except checks.MissingExtraError:  # nothing is wrong with the file
         raise
@@ -116,14 +117,18 @@ def _simplejpeg() -> ModuleType | None:
     return None
 
 
-def _decode_upright_jpeg(data: np.ndarray, channels: int) -> Tensor:
-    """Decode by simplejpeg, to Pillow's pixels in about half the time; ValueError if that is none for this file."""
+def _decode_jpeg(data: np.ndarray, channels: int) -> Tensor:
+    """Decode by simplejpeg, to Pillow's pixels in about half the time; any error if it cannot."""
     fast = _simplejpeg()
-    turned = b"Exif\0" in data[:EXIF_REACH].tobytes() and _open_jpeg(data).getexif().get(ORIENTATION, 1) != 1
-    if fast is None or turned:
-        raise ValueError("Pillow is to decode this")
-    pixels = fast.decode_jpeg(data, "RGB" if channels == 3 else "GRAY")
-    return torch.from_numpy(pixels).permute(2, 0, 1)  # (C, H, W), stored as (H, W, C)
+    if fast is None:
+        raise ValueError("simplejpeg is not installed")
+    pixels = torch.from_numpy(fast.decode_jpeg(data, "RGB" if channels == 3 else "GRAY"))
+    image = pixels.permute(2, 0, 1)  # (C, H, W), stored as (H, W, C)
+    if b"Exif\0" in data[:EXIF_REACH].tobytes():
+        orientation = _open_jpeg(data).getexif().get(ORIENTATION, 1)
+        if orientation in FLIPS:
+            image = (image.transpose(1, 2) if orientation > 4 else image).flip(FLIPS[orientation])
+    return image
 
 
 def _open_jpeg(data: np.ndarray):
