@@ -76,7 +76,7 @@ def test_after_the_deadline_nobody_starts(time):
 
 @pytest.mark.parametrize(("factor", "fits"), [(100, True), (200, False)])
 def test_who_would_need_more_memory_than_is_free_stays_away(time, monkeypatch, factor, fits):
-    monkeypatch.setattr("attnconv.data.cache.free_bytes", lambda: 1_000_000)
+    monkeypatch.setattr("attnconv.files.free_memory", lambda: 1_000_000)
 
     def call():
         time.now += 1.0

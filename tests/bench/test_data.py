@@ -55,7 +55,7 @@ def test_what_a_record_says(folder):
     assert of_data.images_per_second({"shape": found.shape, "median_seconds": None}) is None
 
 
-@pytest.mark.parametrize(("there", "name"), [(None, "torchvision"), (object(), "simplejpeg")])
+@pytest.mark.parametrize(("there", "name"), [(None, "pillow"), (object(), "simplejpeg")])
 def test_the_decoder(monkeypatch, there, name):
     monkeypatch.setattr(of_data.importlib.util, "find_spec", lambda _: there)
     assert of_data.decoder() == name

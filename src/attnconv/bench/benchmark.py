@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.benchmark import timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnconv import checks
+from attnconv import checks, files
 from attnconv.bench.machine import Call, call_seconds, peak_bytes, rates
 from attnconv.bench.records import FORMAT, append
 
@@ -186,12 +186,10 @@ def _reason(why_not: dict[str, str], name: str, device: torch.device) -> Iterato
 
 def _fit_memory(benchmark: Benchmark, name: str, device: torch.device) -> None:
     """Raise CannotRunError if the candidate, on the probe and scaled up, holds more than may be asked for."""
-    from attnconv.data.cache import free_bytes
-
     probe = benchmark.probe
     if probe is None or device.type == "cuda":  # which refuses what does not fit, and goes on
         return
-    if (free := free_bytes()) is None:
+    if (free := files.free_memory()) is None:
         return
     needed = peak_bytes(benchmark.build(name, probe.inputs()), device) * probe.factor
     if needed > PART * free:

@@ -90,8 +90,8 @@ def data_benchmark(data: ImageData, cached: ImageData, *, batch: int) -> Benchma
 
 
 def decoder() -> str:
-    """What decodes JPEG files here."""
-    return "torchvision" if importlib.util.find_spec("simplejpeg") is None else "simplejpeg"
+    """Return the name of what decodes JPEG files here."""
+    return "pillow" if importlib.util.find_spec("simplejpeg") is None else "simplejpeg"
 
 
 def images_per_second(record: dict[str, Any]) -> float | None:

@@ -22,7 +22,6 @@ COMMANDS = {
     "explain": "Draw what a position of an image attends to.",
     "export": "Write a trained network as ONNX, torch.export or safetensors, and check that it gives the same outputs.",
     "import": "Turn a checkpoint of 2019 or of fastai into one of our networks.",
-    "shards": "Put image files into tar files, for file systems that bear no millions of small ones.",
     "runs": "List the runs in a folder, with their state and scores.",
     "study": "Run a plan of models, data, options and seeds, and compare the results.",
     "bench": "Measure time, memory and FLOPs of ops, layers and networks, compared with standard alternatives.",
@@ -35,7 +34,9 @@ COMMANDS = {
 FILES = {"summary": "models"}
 
 # Commands ("shards") and flags ("runs --watch") that were removed: the end of a sentence that says what to use.
-REMOVED: dict[str, str] = {}
+REMOVED: dict[str, str] = {
+    "shards": "webdataset writes shards, and docs/data.md shows how to make a folder of images of them",
+}
 
 
 def entry() -> NoReturn:

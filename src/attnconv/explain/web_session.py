@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv.data.decode import decode_bytes
-from attnconv.data.ranked import ranked_classes
+from attnconv.data.image_data import topk
 from attnconv.explain.attention import AttentionMap, ImageAttention
 from attnconv.explain.preprocessed_image import SeenImage, see_image
 
@@ -71,7 +71,7 @@ class Look:
 def look_at(model: nn.Module, meta: Mapping[str, Any], device: torch.device, seen: SeenImage) -> Look:
     """Run a network, on ``device`` and with the facts of a checkpoint, on what it sees of an image."""
     attention = ImageAttention(model, seen.prepared.to(device))
-    likely = None if meta.get("dense") else ranked_classes(attention.output[0], meta["classes"], TOP)
+    likely = None if meta.get("dense") else topk(attention.output[0], meta["classes"], TOP)
     return Look(seen, attention, likely)
 
 
