@@ -1,9 +1,11 @@
 """Every network under its name.
 
 A builder is called with num_classes, in_channels, image_size (rows, columns), the integers in the network's name, and
-its own keyword-only options.
+its own keyword-only options. An option whose default is a dataclass stands for the fields of that dataclass: networks
+share options so without passing on each of them.
 """
 
+import dataclasses
 import fnmatch
 import inspect
 import re
@@ -158,10 +160,15 @@ def create_model(
 
 
 def _build(family: _Family, numbers: dict[str, int], common: dict[str, Any], options: dict[str, Any]) -> HubNetwork:
+    arguments = {**common, **numbers, **options}
+    for key, default in _defaults(family.build).items():
+        if dataclasses.is_dataclass(default) and not isinstance(default, type):
+            names = arguments.keys() & vars(default).keys()
+            arguments[key] = dataclasses.replace(default, **{name: arguments.pop(name) for name in names})
     if family.plain is None:
-        return family.build(**common, **numbers, **options)
+        return family.build(**arguments)
     with generators_kept():
-        model = family.build(**common, **numbers, **options)
+        model = family.build(**arguments)
     if has_memory(model):
         name = family.plain.format(**numbers)
         plain = model_options(name)
@@ -177,10 +184,17 @@ def check_options(name: str, options: Iterable[str]) -> None:
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """The network's own options and their defaults."""
+    """Return the network's own options and their defaults."""
     family, numbers = _find(name)
-    parameters = inspect.signature(family.build).parameters
-    return {key: p.default for key, p in parameters.items() if key not in (*_COMMON, *numbers)}
+    options: dict[str, Any] = {}
+    for key, default in _defaults(family.build).items():
+        if key not in (*_COMMON, *numbers):
+            options |= vars(default) if dataclasses.is_dataclass(default) else {key: default}
+    return options
+
+
+def _defaults(build: Builder) -> dict[str, Any]:
+    return {key: parameter.default for key, parameter in inspect.signature(build).parameters.items()}
 
 
 def is_dense(name: str) -> bool:

@@ -6,7 +6,7 @@ not rounded, as its notebook has them), Imagenette's from the leaderboard. In Se
 stood at 78.84 and 88.58 for Imagewoof at 256 px in 5 and 20 epochs, by other settings. The network is an SE-ResNeXt-50
 of 32 groups of 4 channels with Mish and SimpleSelfAttention; Ranger with a flat, then falling learning rate; no mixup.
 For a GPU (half precision); on a CPU add ``--precision fp32``. The blurred pools need ``attnconv[timm]``.
-Departures: those of `models.xresnet_block`; gamma does not decay; up to 128 px the 160 px edition of the images is
+Departures: those of `models.xresnet`; gamma does not decay; up to 128 px the 160 px edition of the images is
 taken, there the 320 px one; images are normalised, there they are not; validation images keep their aspect ratio and
 are cut from 8/7 of the size, there the whole image is squeezed into a square of 152, 224 or 296 px and cut from it.
 """
