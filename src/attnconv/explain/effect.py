@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attnconv.inactive import is_inactive
-from attnconv.layers.attention import attention_off
-from attnconv.layers.moved_answers import MovedAnswers
+from attnconv.layers.attention import LogitChange, attention_off
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,10 @@ def effects_of(model: nn.Module, images: Tensor, output: Any, layers: Collection
         return dict.fromkeys(layers, Effect())
     found = {}
     for layer in layers:
-        answers = MovedAnswers()
+        change = LogitChange()
         with attention_off(model, only=[layer]):
-            answers.add(output, model(images))
-        moved = answers.logits_moved
-        inactive = is_inactive(moved, answers.predictions_changed)
+            change.add(output, model(images))
+        moved = change.logits_moved
+        inactive = is_inactive(moved, change.predictions_changed)
         found[layer] = Effect(moved, not inactive) if math.isfinite(moved) else Effect()
     return found
