@@ -28,7 +28,7 @@ _COMMON = ("num_classes", "in_channels", "image_size")
 
 @dataclass(frozen=True)
 class Images:
-    """What a network classifies: as many classes, on images of that side in pixels."""
+    """The task of a network: so many classes, on images of that side in pixels."""
 
     num_classes: int
     image_size: int
@@ -87,7 +87,7 @@ def register_family(
 
 
 def list_models(pattern: str = "*", *, dense: bool = False) -> list[str]:
-    """Names that match a shell pattern, sorted; a family such as wide_resnet{depth}_{k} has more than these.
+    """Return names that match a shell pattern, sorted; a family such as wide_resnet{depth}_{k} has more than these.
 
     Those of networks with a class an image or, if ``dense``, those of networks with a class a pixel.
     """
@@ -198,17 +198,17 @@ def _defaults(build: Builder) -> dict[str, Any]:
 
 
 def is_dense(name: str) -> bool:
-    """Whether the network gives each pixel a class."""
+    """True if the network gives each pixel a class."""
     return _find(name)[0].dense
 
 
 def usual_images(name: str) -> Images:
-    """What the network was published for, or is tried on: the default where nobody says what it is wanted for."""
+    """Return what the network was published for, or is tried on: the default where a task is not given."""
     return _find(name)[0].images
 
 
 def _find(name: str) -> tuple[_Family, dict[str, int]]:
-    """The family of ``name`` and the integers in it."""
+    """Return the family of ``name`` and the integers in it."""
     for family in _FAMILIES:
         if match := family.pattern.fullmatch(str(name)):
             if len(longest := max(match.groups(), key=len, default="")) > DIGITS:

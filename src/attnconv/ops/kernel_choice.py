@@ -1,4 +1,4 @@
-"""Which kernel computes relative attention: what each can do, and which is the fastest where it was measured.
+"""The choice of a kernel for relative attention: what each can do, and the fastest where it was measured.
 
 The choice looks at the map, D, E, dtype, device and need of a gradient, never at the batch: a compiled graph is then
 valid for any. docs/results/kernels.md holds the measurements behind the numbers here.

@@ -96,7 +96,7 @@ def augment(
 
 
 def _chosen(found: list[Place], where: Where) -> list[Place]:
-    """Return the convolutions among ``found`` that ``where`` means; InputError if none, or if one cannot be replaced."""
+    """Return the convolutions among ``found`` that ``where`` means; raise if none, or if one cannot be replaced."""
     below = [place for place in found if place.slots]  # without the model itself
     convs = [place for place in below if isinstance(place.module, (*CONVS, AugmentedConvNd))]
     choice = _by_function(convs, where) if callable(where) else _by_pattern(below, convs, where)

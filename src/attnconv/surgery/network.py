@@ -77,7 +77,7 @@ class Place:
 
 
 def places(model: nn.Module) -> list[Place]:
-    """Return every module of ``model`` in the order of its registration, itself first, attention layers without their insides."""
+    """Return every module of ``model`` in the order of registration, itself first, no attention layer's insides."""
     found = {model: Place("", model)}
     for name, parent, key, child in _walk(model, "", {model}):
         found.setdefault(child, Place(name, child)).slots.append((parent, key))
