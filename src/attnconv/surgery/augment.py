@@ -100,7 +100,7 @@ def _chosen(found: list[Place], where: Where) -> list[Place]:
     below = [place for place in found if place.slots]  # without the model itself
     convs = [place for place in below if isinstance(place.module, (*CONVS, AugmentedConvNd))]
     choice = _by_function(convs, where) if callable(where) else _by_pattern(below, convs, where)
-    owners: Counter[Tensor] = Counter(p for place in found for p in place.module._parameters.values() if p is not None)
+    owners: Counter[Tensor] = Counter(p for place in found for p in _own_parameters(place.module).values())
     for place in choice:
         if reason := _why_not(place, owners):
             raise checks.InputError(f"{place.name} {reason}")
@@ -134,6 +134,10 @@ def _by_pattern(below: list[Place], convs: list[Place], where: str | re.Pattern[
     )
 
 
+def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(module.named_parameters(recurse=False, remove_duplicate=False))
+
+
 def _why_not(place: Place, owners: Counter[Tensor]) -> str | None:
     """Return the reason not to replace it, if any, as the rest of a sentence that its name begins."""
     conv, kind = place.module, type(place.module).__name__
@@ -142,7 +146,7 @@ def _why_not(place: Place, owners: Counter[Tensor]) -> str | None:
     if isinstance(conv, TRANSPOSED):
         return f"is a {kind}; only Conv1d, Conv2d and Conv3d can be augmented"
     assert isinstance(conv, CONVS)
-    if "weight" not in conv._parameters:
+    if "weight" not in _own_parameters(conv):
         return "computes its weight (spectral norm, weight norm, pruning); take that off first"
     if len(place.slots) > 1 or owners[conv.weight] > 1:
         return "shares its weights with another place of the model; leave both out of where"
