@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from attnconv import checks, ops
 from attnconv.inactive import is_inactive
 from attnconv.layers import AugmentedConv2d, SelfAttention, SimpleSelfAttention
-from attnconv.layers.attention import attention_off
-from attnconv.layers.moved_answers import MovedAnswers
+from attnconv.layers.attention import LogitChange, attention_off
 
 EXPLAINED = (AugmentedConv2d, SelfAttention, SimpleSelfAttention)
 
@@ -200,10 +199,10 @@ def _effects(
         return dict.fromkeys(layers, (None, True))
     found: dict[nn.Module, tuple[float | None, bool]] = {}
     for layer in layers:
-        answers = MovedAnswers()
+        change = LogitChange()
         with attention_off(model, only=[layer]):
-            answers.add(output, model(images))
-        moved = answers.logits_moved
+            change.add(output, model(images))
+        moved = change.logits_moved
         known = math.isfinite(moved)
-        found[layer] = (moved, not is_inactive(moved, answers.predictions_changed)) if known else (None, True)
+        found[layer] = (moved, not is_inactive(moved, change.predictions_changed)) if known else (None, True)
     return found

@@ -1,19 +1,58 @@
-"""The two classes of Attention-Augmented-Conv2d (2019), with their arguments, names and initialisation.
+"""The layers of two programs of 2019 and of fastai, with their arguments, names and first weights.
 
-Sources: its attention_augmented_conv.py, and the one of its folder in_paper_attention_augmented_conv.
+Sources: Attention-Augmented-Conv2d, attention_augmented_conv.py and the file of that name in its folder
+in_paper_attention_augmented_conv; SimpleSelfAttention, xresnet.py; fastai 1 and 2, layers.py.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.compat.tensors_of import tensors_of
-from attnconv.layers.head_layout import HEAD_LAYOUTS, HeadLayoutConv2d
+from attnconv.foreign import read_state_dict
+from attnconv.layers import SelfAttention as _SelfAttention
+from attnconv.layers import SimpleSelfAttention as _SimpleSelfAttention
+from attnconv.layers.augmented_conv import HEAD_LAYOUTS, HeadLayoutConv2d
+from attnconv.layers.simple_self_attention import wide_bilinear
+from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
 
 
-class AugmentedConv(HeadLayoutConv2d):
+class _LoadsCheckpoints(nn.Module):
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a state dict, or a file's {"model": state dict, ...}, with or without ``module.`` before all names."""
+        return super().load_state_dict(_tensors_of(state_dict), strict, assign)
+
+
+def _tensors_of(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the tensors in ``state_dict`` by name, with torch's own record of the versions of modules.
+
+    An empty mapping passes as it is: what it lacks is for torch to say, or to let pass.
+    """
+    if isinstance(state_dict, Mapping) and not state_dict:
+        return state_dict
+    tensors = OrderedDict(read_state_dict(state_dict).tensors)
+    if (versions := getattr(state_dict, "_metadata", None)) is not None:
+        tensors._metadata = versions  # pyright: ignore[reportAttributeAccessIssue]
+    return tensors
+
+
+def _require_multiples(dk: int, dv: int, heads: int) -> None:
+    checks.integer("Nh", heads, at_least=1)
+    for name, width in (("dk", dk), ("dv", dv)):
+        if checks.integer(name, width, at_least=1) % heads:
+            raise checks.InputError(f"{name} must be a multiple of Nh={heads}, got {width}")
+
+
+class _Conv2019(_LoadsCheckpoints, HeadLayoutConv2d):
+    @classmethod
+    def from_ratios(cls, *_: Any, **__: Any) -> Any:
+        """Raise: it is not of the 2019 class."""
+        raise checks.InputError(f"compat.{cls.__name__} takes dk and dv; from_ratios is AugmentedConv2d's")
+
+
+class AugmentedConv(_Conv2019):
     """`AugmentedConv2d` with the arguments, parameter names and initialisation of the 2019 class.
 
     Its q, k, v come from a convolution of the same kernel, its position tables from N(0, 1), and every convolution has
@@ -65,11 +104,6 @@ class AugmentedConv(HeadLayoutConv2d):
         )
         self.head_layout = checks.one_of("head_layout", head_layout, HEAD_LAYOUTS)
 
-    @classmethod
-    def from_ratios(cls, *_: Any, **__: Any) -> Any:
-        """Not of the 2019 class; raises."""
-        raise checks.InputError("compat.AugmentedConv takes dk and dv; from_ratios is AugmentedConv2d's")
-
     def reset_parameters(self) -> None:
         """Draw the position tables anew from N(0, 1)."""
         for table in self.tables or ():
@@ -81,7 +115,7 @@ class AugmentedConv(HeadLayoutConv2d):
         Raises:
             InputError: it is of `InPaperAugmentedConv`.
         """
-        state = tensors_of(state_dict)
+        state = _tensors_of(state_dict)
         weight = state.get("qkv_conv.weight")
         if getattr(weight, "shape", ())[2:] == (1, 1) and self.qkv_kernel_size != (1, 1):
             raise checks.InputError(
@@ -91,7 +125,7 @@ class AugmentedConv(HeadLayoutConv2d):
         return super().load_state_dict(state, strict, assign)
 
 
-class InPaperAugmentedConv(HeadLayoutConv2d):
+class InPaperAugmentedConv(_Conv2019):
     """The class of its folder in_paper_attention_augmented_conv: queries, keys and values from a 1x1 convolution.
 
     It had no trained positions: with ``relative`` its tables were drawn anew at each forward, and are in no
@@ -140,18 +174,44 @@ class InPaperAugmentedConv(HeadLayoutConv2d):
         )
         self.head_layout = checks.one_of("head_layout", head_layout, HEAD_LAYOUTS)
 
-    @classmethod
-    def from_ratios(cls, *_: Any, **__: Any) -> Any:
-        """Not of the 2019 class; raises."""
-        raise checks.InputError("compat.InPaperAugmentedConv takes dk and dv; from_ratios is AugmentedConv2d's")
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a state dict, or a file's {"model": state dict, ...}, with or without ``module.`` before all names."""
-        return super().load_state_dict(tensors_of(state_dict), strict, assign)
+class SelfAttention(_LoadsCheckpoints, _SelfAttention):
+    """`attnconv.SelfAttention` with the argument of fastai's class; loads the state dicts of both of its versions.
+
+    Shapes: (B, n_channels, *map) -> the same.
+
+    Args:
+        n_channels: channels.
+    """
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__(n_channels)
 
 
-def _require_multiples(dk: int, dv: int, heads: int) -> None:
-    checks.integer("Nh", heads, at_least=1)
-    for name, width in (("dk", dk), ("dv", dv)):
-        if checks.integer(name, width, at_least=1) % heads:
-            raise checks.InputError(f"{name} must be a multiple of Nh={heads}, got {width}")
+class SimpleSelfAttention(_LoadsCheckpoints, _SimpleSelfAttention):
+    """`attnconv.SimpleSelfAttention` with the arguments of the 2019 class; loads its state dicts.
+
+    Shapes: (B, n_in, *map) -> the same.
+
+    Args:
+        n_in: channels.
+        ks: kernel of the convolution over the flattened map, odd.
+        sym: a symmetric weight. The 2019 option had no effect, so its checkpoints need sym=False whatever they were
+            trained with.
+    """
+
+    def __init__(self, n_in: int, ks: int = 1, sym: bool = False) -> None:
+        if checks.integer("ks", ks, at_least=1) % 2 == 0:
+            raise checks.InputError(f"ks must be odd, so that the map keeps its size; got {ks}")
+        if sym and ks > 1:
+            raise checks.InputError(f"sym=True needs ks=1, got ks={ks}")
+        super().__init__(n_in, symmetric=sym)
+        if ks > 1:
+            self.conv = constrained_conv(n_in, n_in, ks, spectral_norm=True)
+
+    @refuse_vmap_in_training
+    def forward(self, x: Tensor) -> Tensor:
+        if self.conv.kernel_size == (1,):
+            return super().forward(x)
+        self._require_map(x)
+        return wide_bilinear(x, self.conv.weight, self.gamma)
