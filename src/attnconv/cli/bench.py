@@ -340,7 +340,7 @@ def hold_contests(contests: Sequence["Contest"], settings: "Settings", file: Pat
     from attnconv.bench.records import append, origin
     from attnconv.bench.run import run
     from attnconv.report.bench_table import HEADER, tables
-    from attnconv.train.provenance import ROOT, commit
+    from attnconv.train.device import ROOT, commit
 
     append(file, [])  # rather now than after minutes of work
     with _status() as tell:

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from attnconv.bench import gpu
     from attnconv.bench.contest import Settings
     from attnconv.bench.records import origin
-    from attnconv.train.provenance import ROOT, commit
+    from attnconv.train.device import ROOT, commit
 
     settings = Settings(torch.device("cuda", 0), torch.bfloat16, rounds=ROUNDS, budget=BUDGET)
     made = origin(settings, commit=commit(ROOT))

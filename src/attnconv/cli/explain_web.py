@@ -8,7 +8,7 @@ import numpy as np
 
 from attnconv.data.decode import read_bytes
 from attnconv.explain.web import HOST, WebImage, WebNetwork, WebServer, open_image, web_page
-from attnconv.train.interrupts import Terminated, termination_raised
+from attnconv.signals import Terminated, termination_raised
 
 if TYPE_CHECKING:
     import gradio as gr

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from attnconv.layers.attention import Attention, attention_activity, attention_off
 from attnconv.layers.moved_answers import MovedAnswers
-from attnconv.train.evaluate import evaluate
-from attnconv.train.loader import Loader
+from attnconv.train.evaluate import Loader, evaluate
 
 
 class AttentionObserver:

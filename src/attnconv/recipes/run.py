@@ -17,7 +17,7 @@ from attnconv.recipes.images import images_of, loaders_of
 from attnconv.train.config import RunConfig
 from attnconv.train.device import fabric_of
 from attnconv.train.fit import fit
-from attnconv.train.ranks import Ranks
+from attnconv.train.processes import Ranks
 from attnconv.train.run_folder import RunFolder
 from attnconv.train.track import require_service
 
