@@ -190,9 +190,8 @@ class Training:
 
     def train_epoch(self) -> None:
         """Do what is left of an epoch's steps. Signals are raised between two of them."""
-        state, sums, display, profile, ranks = (
-            self.state, self.state.sums, self.display, self.profile, self.engine.ranks,
-        )  # fmt: skip
+        state, sums, ranks = self.state, self.state.sums, self.engine.ranks
+        display, profile = self.display, self.profile
         self.engine.model.train()
         display.training(state.epoch, state.step_in_epoch)
         began = time.perf_counter() - sums.seconds

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam, RMSprop
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from attnconv.signals import interrupts_held
 from attnconv.train.config import RunConfig
@@ -107,11 +108,10 @@ class WeightAverage:
         self.weights: list[Tensor] = list(model.parameters())
         self.averages = [weight.detach().clone() for weight in self.weights]
 
-    @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after ``step`` steps, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
+        get_ema_multi_avg_fn(decay)(self.averages, self.weights, step)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -126,7 +126,8 @@ class WeightAverage:
 
     @torch.no_grad()
     def _put(self, values: list[Tensor]) -> None:
-        torch._foreach_copy_(self.weights, values)
+        for weight, value in zip(self.weights, values, strict=True):
+            weight.copy_(value)
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self.averages, strict=True))

@@ -9,7 +9,7 @@ import contextlib
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv.train.config import RunConfig
@@ -108,8 +108,8 @@ def all_finite(engine: Engine, sums: Tensor) -> bool:
 
     With a loss scaler gradients may well be infinite: it sees that itself, and leaves the step out.
     """
-    values = [sums[0]]
+    finite = sums[0].isfinite()
     if getattr(engine.fabric.strategy.precision, "scaler", None) is None:
-        values += torch._foreach_norm([w.grad for w in engine.bare.parameters() if w.grad is not None])
-    bad = (~torch.stack([value.float() for value in values]).isfinite()).sum()
-    return not engine.ranks.sum(bad.float()).item()
+        norm = nn.utils.get_total_norm(w.grad for w in engine.bare.parameters() if w.grad is not None)
+        finite = finite & norm.isfinite()
+    return not engine.ranks.sum((~finite).float()).item()

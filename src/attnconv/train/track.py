@@ -116,7 +116,7 @@ class TensorBoard:
         self.writer = SummaryWriter(str(folder))
         # The writer's own add_hparams would start another run, in a folder below.
         for summary in hparams(hyper_parameters(config), {"val_top1": 0, "val_loss": 0}):
-            self.writer._get_file_writer().add_summary(summary)
+            self.writer.file_writer.add_summary(summary)  # pyright: ignore[reportOptionalMemberAccess]
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         now = time.time()
