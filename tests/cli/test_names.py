@@ -157,7 +157,14 @@ def test_a_saved_network_keeps_its_classes_and_its_card_shows_them(attnconv, run
     assert (tmp_path / "again" / "config.json").read_text() == config
 
 
-@pytest.mark.parametrize(("form", "suffix"), [("safetensors", ".safetensors"), ("torch", ".pt2"), ("onnx", ".onnx")])
+@pytest.mark.parametrize(
+    ("form", "suffix"),
+    [
+        ("safetensors", ".safetensors"),
+        pytest.param("torch", ".pt2", marks=pytest.mark.slow),
+        pytest.param("onnx", ".onnx", marks=pytest.mark.slow),
+    ],
+)
 def test_exported_files_keep_them(attnconv, run, tmp_path, form, suffix):
     if form == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
