@@ -45,7 +45,6 @@ FLAGS = {
         "--batch-size --checkpoint --data --data-dir --device --image-size --json --run --skip-bad-images "
         "--trust --workers"
     ),
-    "shards": "--data-dir --image-size --images-per-shard --json --out",
     "predict": "--checkpoint --device --json --skip-bad-images --top --trust",
     "explain": (
         "--checkpoint --compare --device --example --head --host --json --layer --out --point --points --port "

@@ -13,13 +13,13 @@ REMARK = "torch.utils.cpp_extension"  # warns of CUDA's tools without a GPU as t
 def test_only_the_warning_of_a_missing_gpu_is_silenced(monkeypatch):
     heard = {}
 
-    def hold(contestants, settings, *, tell):
+    def record(benchmark, settings, *, tell):
         heard.update(
             {name: logging.getLogger(name).isEnabledFor(logging.WARNING) for name in (REMARK, "torch._inductor")}
         )
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure, "hold", hold)
+    monkeypatch.setattr("attnconv.bench.benchmark.measure", record)
     with pytest.raises(KeyboardInterrupt):
         measure.measure(torch.nn.Identity(), None, {}, image=torch.ones(1), tell=print)
     assert heard == {REMARK: False, "torch._inductor": True}

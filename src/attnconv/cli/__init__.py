@@ -21,7 +21,6 @@ COMMANDS = {
     "explain": "Draw what a position of an image attends to.",
     "export": "Write a trained network as ONNX, torch.export or safetensors, and check that it gives the same outputs.",
     "import": "Turn a checkpoint of 2019 or of fastai into one of our networks.",
-    "shards": "Put image files into tar files, for file systems that bear no millions of small ones.",
     "runs": "List the runs in a folder, with their state and scores.",
     "study": "Run a plan of models, data, options and seeds, and compare the results.",
     "bench": "Measure time, memory and FLOPs of ops, layers and networks, compared with standard alternatives.",
@@ -38,6 +37,7 @@ REMOVED: dict[str, str] = {
     "train --strategy": "several processes train with DDP, leave it out",
     "lr-find --strategy": "it runs in one process, leave it out",
     "runs --watch": "use `watch attnconv runs FOLDER`",
+    "shards": "webdataset writes shards, and docs/data.md shows how to make a folder of images of them",
 }
 
 

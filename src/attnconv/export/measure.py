@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from attnconv.bench.contest import Call, Contestant, Settings
-from attnconv.bench.timing import hold
+from attnconv.bench import benchmark
+from attnconv.bench.benchmark import FORWARD, Benchmark, Settings
+from attnconv.bench.machine import Call
 from attnconv.export.quiet import logging_only
 
 ROUNDS = 11
@@ -57,32 +58,23 @@ def measure(
         **{name: (lambda file=file: load_exported(file, trust=True).model, file) for name, file in files.items()},
     }
 
-    def contestant(name: str, build: Callable[[], Callable[[Tensor], object]]) -> Contestant:
-        def made() -> Call:
-            call = build()
+    def build(name: str, _: None) -> Call:
+        call = ways[name][0]()
+        return torch.no_grad()(lambda: call(image))
 
-            def run() -> object:
-                with torch.no_grad():
-                    return call(image)
-
-            return run
-
-        return Contestant(name, made)
-
+    given = Benchmark("export", "", {}, FORWARD, EAGER, names=list(ways), inputs=lambda: None, build=build)
     settings = Settings(device=torch.device("cpu"), rounds=ROUNDS, budget=BUDGET)
     # For C++ on the CPU, too, torch.compile warns of CUDA's tools on a machine without a GPU.
     with logging_only(logging.ERROR, "torch.utils.cpp_extension"):
-        outcomes = hold([contestant(name, build) for name, (build, _) in ways.items()], settings, tell=tell)
+        outcomes = benchmark.measure(given, settings, tell=tell)
     found = []
-    for outcome in outcomes:
-        tell(f"{outcome.name}: memory")
+    for name, outcome in outcomes.items():
+        tell(f"{name}: memory")
         times = [1e3 * seconds for seconds in outcome.seconds]
-        kind = {EAGER: "eager", COMPILED: "compile"}.get(outcome.name, "file")
-        peak = None if outcome.why_not else _footprint(kind, ways[outcome.name][1], image)
+        kind = {EAGER: "eager", COMPILED: "compile"}.get(name, "file")
+        peak = None if outcome.why_not else _footprint(kind, ways[name][1], image)
         median = statistics.median(times) if times else None
-        found.append(
-            Measured(outcome.name, median, min(times, default=None), max(times, default=None), peak, outcome.why_not)
-        )
+        found.append(Measured(name, median, min(times, default=None), max(times, default=None), peak, outcome.why_not))
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 
 from attnconv import checks
 from attnconv.data import DATA_SETS, Augmentation, ImageData, load_data
-from attnconv.data.image_data import Loader
+from attnconv.data.batches import Loader
 from attnconv.train.config import YOUR_FOLDER, RunConfig
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""An image that was opened for the page: what each network sees of it, says of it, and attends to.
+"""What a tab of the page keeps: an image, and what each network sees of it, says of it, and attends to.
 
 All that a browser tab keeps is one Opened, which nothing changes; a further image is another one.
 """
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from attnconv.data.decode import decode_bytes
-from attnconv.data.ranked import ranked_classes
+from attnconv.data.image_data import topk
 from attnconv.explain.attention import AttentionMap, ImageAttention
-from attnconv.explain.seen import SeenImage, see_image
+from attnconv.explain.preprocessed_image import SeenImage, see_image
 
 TOP = 5  # classes named
 LONGEST_SHOWN = 1024  # pixels of the longer side of the picture on the page
@@ -48,17 +48,14 @@ class WebNetwork:
         maps = ImageAttention(self.model, black).maps((0, 0))
         object.__setattr__(self, "layers", {found.layer: found.weights.shape[0] for found in maps})
 
-    def look(self, seen: SeenImage) -> "Looked":
+    def look(self, seen: SeenImage) -> "Look":
         """Run the network, once, on what it sees of an image; may be called from several threads."""
         with self._running:
-            attention = ImageAttention(self.model, seen.prepared.to(self.device))
-        if self.meta.get("dense"):
-            return Looked(seen, attention, None)
-        return Looked(seen, attention, ranked_classes(attention.output[0], self.meta["classes"], TOP))
+            return look_at(self.model, self.meta, self.device, seen)
 
 
 @dataclass(frozen=True, eq=False)
-class Looked:
+class Look:
     """One network's look at an image."""
 
     seen: SeenImage
@@ -67,8 +64,15 @@ class Looked:
     likely: list[tuple[str, float]] | None
 
     def maps(self, point: tuple[int, int]) -> list[AttentionMap]:
-        """What ``point`` of the image as it was given attends to; ValueError if the network does not see it."""
+        """Return what ``point`` of the image as it was given attends to; ValueError if the network does not see it."""
         return self.attention.maps(self.seen.point(point))
+
+
+def look_at(model: nn.Module, meta: Mapping[str, Any], device: torch.device, seen: SeenImage) -> Look:
+    """Run a network, on ``device`` and with the facts of a checkpoint, on what it sees of an image."""
+    attention = ImageAttention(model, seen.prepared.to(device))
+    likely = None if meta.get("dense") else topk(attention.output[0], meta["classes"], TOP)
+    return Look(seen, attention, likely)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +92,12 @@ class Opened:
     shown: Tensor  # (3, rows, columns) uint8, the image made small enough for a page
     size: tuple[int, int]  # rows, columns of the image held upright
     point: tuple[int, int]  # row and column of the first query, pixels of the image
-    looks: tuple[Looked, ...]  # of each network
+    looks: tuple[Look, ...]  # of each network
     number: int = field(default_factory=lambda: next(NUMBERS), init=False)  # of no other one
 
 
 def open_image(image: WebImage, networks: Sequence[WebNetwork]) -> Opened:
-    """Decode ``image`` as `attnconv.data.decode_image` does, and let every network look at it.
+    """Return ``image`` decoded as `attnconv.data.decode_image` does, and every network's look at it.
 
     Raises:
         ValueError: it is no image, or too large.

@@ -1,18 +1,14 @@
-"""Contests of networks: twins, steps that train, and what `make gpu` runs, on the CPU."""
+"""Benchmarks of networks: twins, and steps that train."""
 
 import pytest
 import torch
-from bench.contestants import CPU, settings
+from bench.candidates import settings
 
-from attnconv.bench import gpu, models, relative_attention
-from attnconv.bench.contest import BOTH, STEP
+from attnconv.bench import models
+from attnconv.bench.benchmark import STEP, measure
 from attnconv.bench.models import Case
-from attnconv.bench.records import load, origin
-from attnconv.bench.timing import hold
 from attnconv.layers.augmented_conv import AugmentedConvNd
 from attnconv.models import list_models
-
-pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")
 
 TINY = Case("aa_convnet3", 3, 8, 5)
 
@@ -58,13 +54,14 @@ def test_cases_that_cannot_be(given, message):
 
 def test_an_impl_that_does_not_exist():
     with pytest.raises(ValueError, match="unknown impl 'egar'; nearest: 'eager'"):
-        models.contest(TINY, settings(), impls=["egar"])
+        models.model_benchmark(TINY, settings(), impls=["egar"])
 
 
 def test_the_network_takes_part_once_with_each_impl():
-    one, two = models.contest(TINY, settings()), models.contest(TINY, settings(), impls=["auto", "blocked"])
-    assert [c.name for c in one.enter()] == ["convnet3", "aa_convnet3"]
-    assert [c.name for c in two.enter()] == ["convnet3", "aa_convnet3-auto", "aa_convnet3-blocked"]
+    one = models.model_benchmark(TINY, settings())
+    two = models.model_benchmark(TINY, settings(), impls=["auto", "blocked"])
+    assert one.names == ["convnet3", "aa_convnet3"]
+    assert two.names == ["convnet3", "aa_convnet3-auto", "aa_convnet3-blocked"]
     assert (one.baseline, one.what, one.case) == ("convnet3", STEP, "aa_convnet3")
 
 
@@ -77,9 +74,8 @@ def test_impls_reach_the_layers(monkeypatch):
         return seen[-1]
 
     monkeypatch.setattr(models, "create_model", keep)
-    contestant = models.contest(TINY, settings(), impls=["blocked"]).enter()[1]
-    seen.clear()  # the twins of the FLOP count
-    contestant.build()
+    found = models.model_benchmark(TINY, settings(), impls=["blocked"])
+    found.build("aa_convnet3", found.inputs())
     found = [m.impl for m in seen[0].modules() if isinstance(m, AugmentedConvNd)]
     assert found == ["blocked"] * 2
 
@@ -98,8 +94,8 @@ def test_a_step_trains():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_steps_of_both_run_on_the_same_images(dtype):
     given = settings(rounds=1, dtype=dtype)
-    outcomes = hold(models.contest(TINY, given, channels_last=True).enter(), given)
-    assert [o.why_not for o in outcomes] == [None, None]
+    outcomes = measure(models.model_benchmark(TINY, given, channels_last=True), given)
+    assert [o.why_not for o in outcomes.values()] == [None, None]
     first, second = (models.draw(TINY, given, channels_last=True) for _ in range(2))
     assert torch.equal(first[0], second[0])
     assert first[0].is_contiguous(memory_format=torch.channels_last)
@@ -109,40 +105,3 @@ def test_flops_of_a_step():
     forward = 9 * (64 * 3 * 64 + 16 * 64 * 128 + 4 * 128 * 192) + 192 * 5
     first = 9 * 64 * 3 * 64  # whose input needs no gradient
     assert models.flops("convnet3", TINY, settings()) == 3 * 2 * (3 * forward - first)
-
-
-def tiny_gpu(tmp_path, seconds, compiled):
-    given = settings(rounds=1)
-    cases = [relative_attention.Case("G1", 2, 2, (3, 5), 6, 4)]
-    records = gpu.measure(
-        given, origin(given, commit=None), seconds=seconds, file=tmp_path / "gpu.jsonl", op_cases=cases, network=TINY,
-        compiled=compiled,
-    )  # fmt: skip
-    return [line for found in records for line in found]
-
-
-def test_the_gpu_benchmark_runs_on_the_cpu_with_small_sizes(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    seen = []
-    found = tiny_gpu(tmp_path, 100.0, lambda model: seen.append(model) or model)
-    assert found == load(tmp_path / "gpu.jsonl")
-    assert {line["pass"] for line in found} == {BOTH, STEP}
-    names = {line["contestant"] for line in found}
-    assert (
-        {"auto", "eager", "flex", "convnet3", "aa_convnet3"} <= names <= {*gpu.CONTESTANTS, "convnet3", "aa_convnet3"}
-    )
-    assert all(line["seconds"] or line["why_not"] for line in found)
-    assert len(seen) == 2
-
-
-def test_the_gpu_benchmark_says_what_it_had_no_time_for(tmp_path):
-    found = tiny_gpu(tmp_path, -1.0, None)
-    assert len(found) > 4
-    assert {line["why_not"] for line in found} == {"not measured: the time was up"}
-
-
-def test_the_gpu_benchmark_measures_the_promised_cases():
-    shapes = [(c.batch, c.heads, *c.map_size, c.key_dim, c.value_dim) for c in gpu.OP_CASES]
-    assert shapes == [(128, 8, 32, 32, 20, 2), (128, 8, 16, 16, 20, 4), (128, 8, 28, 28, 20, 2)]
-    assert Case("aa_wide_resnet28_10", 128, 32, 100) == gpu.NETWORK
-    assert CPU.type == "cpu"
