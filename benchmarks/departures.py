@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from attnconv import AugmentedConv2d, SimpleSelfAttention, compat, ops
 from attnconv.models.xresnet import Style
-from attnconv.train.schedule import flat_cosine, one_cycle
+from attnconv.train.optim import flat_cosine, one_cycle
 
 DRAWS = 9
 

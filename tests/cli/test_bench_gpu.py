@@ -113,7 +113,7 @@ def test_it_needs_torch_and_numpy_alone():
     blocked = ["cyclopts", "rich", "matplotlib", "torchvision", "lightning_fabric", "timm", "scipy", "sklearn", "yaml"]
     code = (
         f"import sys\nfor name in {blocked}:\n    sys.modules[name] = None\n"
-        "import attnconv.bench.models, attnconv.train.provenance\nfrom attnconv.cli import bench_gpu\n"
+        "import attnconv.bench.models, attnconv.train.device\nfrom attnconv.cli import bench_gpu\n"
         "sys.exit(bench_gpu.main([]))"
     )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

@@ -369,7 +369,7 @@ def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, js
     from attnconv.bench.benchmark import run
     from attnconv.bench.records import append, origin
     from attnconv.report.bench_table import HEADER, tables
-    from attnconv.train.provenance import ROOT, commit
+    from attnconv.train.device import ROOT, commit
 
     append(file, [])  # rather now than after minutes of work
     made = origin(settings.device, settings.seed, commit=commit(ROOT), command=["attnconv", *sys.argv[1:]])

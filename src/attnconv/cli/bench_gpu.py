@@ -51,7 +51,7 @@ def measure(device: "torch.device", dtype: "torch.dtype", *, seconds: float, fil
     from attnconv.bench import models, ops
     from attnconv.bench.benchmark import BOTH, Settings, run
     from attnconv.bench.records import origin
-    from attnconv.train.provenance import ROOT, commit
+    from attnconv.train.device import ROOT, commit
 
     settings, start = Settings(device, dtype, rounds=ROUNDS, budget=BUDGET), timer()
     alone = replace(settings, names=CANDIDATES, deadline=start + OPS_PART * seconds)

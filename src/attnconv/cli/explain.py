@@ -317,7 +317,7 @@ def serve_page(
     from attnconv.explain.web_page import web_page
     from attnconv.explain.web_server import HOST, web_server
     from attnconv.explain.web_session import WebImage, open_image
-    from attnconv.train.interrupts import Terminated, termination_raised
+    from attnconv.signals import Terminated, termination_raised
 
     def make_page() -> "gr.Blocks":
         networks = [example_network(options["device"]) if run is None else _network(run, options) for run in runs]

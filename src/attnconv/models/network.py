@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnconv import checks
+from attnconv import checks, weights
 from attnconv.models.hub.methods import HubNetwork
 
 
@@ -67,9 +67,8 @@ class Network(HubNetwork):
             self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of position tables and gates, which an optimiser should not shrink."""
-        tails = {name: name.rpartition(".")[2] for name, _ in self.named_parameters()}
-        return {name for name, tail in tails.items() if tail.startswith("key_rel") or tail == "gamma"}
+        """Return the names of the norms, biases, gates and position tables, which an optimiser should not shrink."""
+        return weights.no_weight_decay(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return regular expressions that sort parameters by depth, for learning rates that decay towards the input."""

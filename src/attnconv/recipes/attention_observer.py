@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attnconv.layers.attention import Attention, LogitChange, attention_activity, attention_off
-from attnconv.train.evaluate import evaluate
-from attnconv.train.loader import Loader
+from attnconv.train.evaluate import Loader, evaluate
 
 
 class AttentionObserver:

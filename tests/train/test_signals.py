@@ -1,11 +1,15 @@
+"""Signals between pieces of work, and the end of a process."""
+
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
 
-from attnconv.signals import interrupts_held
-from attnconv.train.interrupts import Noted, Terminated, termination_raised
+from attnconv.signals import DeferredSignals, Terminated, interrupts_held, leave, termination_raised
 
 
 def test_ctrl_c_waits_for_the_end_of_the_block():
@@ -111,38 +115,88 @@ def test_a_forked_child_goes_on():
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-class Alone:
-    """Ranks of a single process."""
-
-    def largest(self, number):
-        return number
-
-
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
-def test_a_noted_signal_waits_until_it_is_heeded(number, error):
+def test_a_deferred_signal_waits_until_it_is_raised(number, error):
     before = signal.getsignal(number)
-    with Noted(active=True) as noted:
-        noted.heed(Alone())
+    with DeferredSignals(active=True) as signals:
+        signals.raise_pending(lambda number: number)
         signal.raise_signal(number)
         with pytest.raises(error):
-            noted.heed(Alone())
+            signals.raise_pending(lambda number: number)
     assert signal.getsignal(number) is before
 
 
 def test_the_second_ctrl_c_ends_the_process_and_the_second_sigterm_does_not():
-    with Noted(active=True) as noted:
+    with DeferredSignals(active=True) as signals:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
-        assert noted.came == signal.SIGTERM
+        assert signals.came == signal.SIGTERM
         with pytest.raises(SystemExit) as caught:
             signal.raise_signal(signal.SIGINT)
     assert caught.value.code == 130
 
 
 def test_all_processes_heed_the_signal_of_one():
-    class Two(Alone):
-        def largest(self, number):
-            return max(number, signal.SIGTERM)
+    with DeferredSignals(active=True) as signals, pytest.raises(Terminated):
+        signals.raise_pending(lambda number: max(number, signal.SIGTERM))
 
-    with Noted(active=True) as noted, pytest.raises(Terminated):
-        noted.heed(Two())
+
+# gloo's thread is done with the sum after a second, and waits for Python's lock, which is not given up any more, to let
+# go of the tensor; an object that takes its time holds up the end. With sys.exit instead, this process aborts.
+WAITING = """
+    import os, sys, time
+    import torch, torch.distributed as dist
+    from attnconv.signals import leave
+
+    rank = int(os.fork() == 0)
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+    tensor = torch.zeros(4)
+    tensor.mark = "so that Python's object outlives its name"
+    time.sleep(rank)
+    work = dist.all_reduce(tensor, async_op=True)
+    if rank == 1:
+        work.wait()
+        os._exit(0)
+    del tensor, work
+
+    class Late:
+        def __del__(self):
+            time.sleep(1)
+
+    late = Late()
+    sys.setswitchinterval(1000)
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        pass
+    leave(3)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_a_thread_of_gloo_may_hold_a_tensor(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(WAITING), str(tmp_path / "store")], capture_output=True, text=True
+    )
+    assert done.returncode == 3, done.stderr
+
+
+def test_what_was_to_be_done_at_the_end_is_done(tmp_path):
+    text = f"""
+import atexit, threading, time
+import torch.distributed as dist
+from attnconv.signals import leave
+
+dist.init_process_group("gloo", init_method="file://{tmp_path / "store"}", rank=0, world_size=1)
+atexit.register(print, "at exit")
+threading.Thread(target=lambda: (time.sleep(0.5), print("a thread"))).start()
+print("the program")
+leave(3)
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "the program\na thread\nat exit\n"), done.stderr
+
+
+def test_alone_it_is_an_ordinary_exit():
+    with pytest.raises(SystemExit) as ended:
+        leave(2)
+    assert ended.value.code == 2
