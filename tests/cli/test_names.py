@@ -157,13 +157,13 @@ def test_a_saved_network_keeps_its_classes_and_its_card_shows_them(attnconv, run
     assert (tmp_path / "again" / "config.json").read_text() == config
 
 
-@pytest.mark.parametrize(("form", "suffix"), [("safetensors", ".safetensors"), ("torch", ".pt2"), ("onnx", ".onnx")])
+@pytest.mark.parametrize(("form", "suffix"), [("safetensors", ""), ("torch", ".pt2"), ("onnx", ".onnx")])
 def test_exported_files_keep_them(attnconv, run, tmp_path, form, suffix):
     if form == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             pytest.importorskip(package)
     path = tmp_path / f"m\x1b{suffix}"
-    code, out, err = attnconv("export", run, "--format", form, "--no-measure", "--out", path)
+    code, out, err = attnconv("export", run, "--format", form, "--out", path)
     assert code == 0, err
     require_harmless(out)
     assert load_trained(path, device="cpu", trust=True).meta["classes"] == sorted(NAMES)

@@ -32,7 +32,12 @@ COMMANDS = {
 }
 
 # Commands ("shards") and flags ("runs --watch") that were removed: the end of a sentence that says what to use.
-REMOVED: dict[str, str] = {}
+REMOVED: dict[str, str] = {
+    "export --int8": "quantise the ONNX file with onnxruntime, as docs/export.md shows",
+    "export --measure": "use `attnconv bench models`",
+    "export --no-measure": "nothing is measured any more, leave it out",
+    "export --data-dir": "it was for --int8, leave it out",
+}
 
 
 def entry() -> NoReturn:

@@ -15,7 +15,7 @@ from attnconv.compat import wide_resnet, xresnet
 from attnconv.compat.seen import Seen
 from attnconv.foreign import Found, Source, read_state_dict
 from attnconv.layers.spectral_norm import rename_old_keys
-from attnconv.models.hub.methods import HubNetwork
+from attnconv.models.hub import HubNetwork
 from attnconv.models.registry import check_options, create_model, model_options
 from attnconv.weights import Shapes, difference, shapes_of, unfit
 

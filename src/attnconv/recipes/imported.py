@@ -12,12 +12,12 @@ from attnconv import checks
 from attnconv.compat.checkpoint import network_of
 from attnconv.data import ImageData, load_data
 from attnconv.data.folder import MEAN, PRESIZE_MARGIN, STD
-from attnconv.export.facts import checked_meta
 from attnconv.foreign import read_state_dict
-from attnconv.models.hub.blueprint import Blueprint
-from attnconv.models.hub.methods import HubNetwork
+from attnconv.models import HubNetwork
 from attnconv.models.image_sizes import require_covered
-from attnconv.recipes.origin import shareable
+from attnconv.models.registry import Blueprint
+from attnconv.models.saved import checked_meta
+from attnconv.recipes.provenance import shareable
 from attnconv.train.config import YOUR_FOLDER, RunConfig
 
 # What the first program normalised with: of its two modes, the one with as many classes tells.
