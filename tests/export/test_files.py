@@ -188,7 +188,7 @@ def test_a_network_says_itself_what_it_is_and_another_by_its_meta():
         ({"format": "attnconv 9"}, "^a file describes no network of attnconv that this version reads: .* 'attnconv 9'"),
         ({"meta": None}, "^a file: meta must hold names and values, got NoneType$"),
         ({"meta": {**meta(9), "std": [0.5, 0]}}, "^a file: meta's 'std' must be above 0"),
-        ({"provenance": {"scores": 3}}, "^a file: 'scores' of 'provenance' must be dict, got int$"),
+        ({"provenance": {"scores": 3}}, "^a file: 'provenance.scores' must be dict, got 3$"),
     ],
 )
 def test_a_config_that_is_damaged(text, message):

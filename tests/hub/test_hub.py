@@ -311,14 +311,14 @@ BAD = {
         edit(meta={"classes": ["cat"]}),
         "config.json: 'meta' has 1 names of classes, and its network is of 5$",
     ),
-    "text for names": (edit(meta={"classes": "abcde"}), "'classes' of 'meta' must be list, got str$"),
-    "a number for scores": (edit(provenance={"scores": 3}), "'scores' of 'provenance' must be dict, got int$"),
+    "text for names": (edit(meta={"classes": "abcde"}), "'meta.classes' must be list, got 'abcde'$"),
+    "a number for scores": (edit(provenance={"scores": 3}), "'provenance.scores' must be dict, got 3$"),
     "text for a score": (
         edit(provenance={"scores": {"val_top1": "high"}}),
         "config.json: the score 'val_top1' must be a number, got 'high'$",
     ),
-    "a list of versions": (edit(provenance={"made_with": [1]}), "'made_with' of 'provenance' must be dict, got list$"),
-    "a number for a command": (edit(provenance={"command": 1}), "'command' of 'provenance' must be str, got int$"),
+    "a list of versions": (edit(provenance={"made_with": [1]}), r"'provenance.made_with' must be dict, got \[1\]$"),
+    "a number for a command": (edit(provenance={"command": 1}), "'provenance.command' must be str, got 1$"),
     "no facts": (edit(meta=[1]), r"'meta' must be dict, got \[1\]"),
 }
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,18 +39,19 @@ FORMAT = "attnconv 1"
 # feat_sizes: of tables that were resized, by layer. global_pool: "" of a network that gives its map. sha256: of the
 # weights, for a file of safetensors has no checksum of its own, and a flipped bit in a weight would pass.
 KINDS: dict[str, tuple[type, ...]] = {
-    "model": (str, type(None)),
+    "model": (str, NoneType),
     "num_classes": (int,),
     "in_channels": (int,),
     "image_size": (list,),
     "options": (dict,),
     "attention": (list,),
-    "meta": (dict, type(None)),
-    "provenance": (dict, type(None)),
+    "meta": (dict, NoneType),
+    "meta.classes": (list, NoneType),
+    "provenance": (dict, NoneType),
+    **{f"provenance.{name}": (dict, NoneType) for name in ("config", "scores", "made_with", "imported")},
+    **{f"provenance.{name}": (str, NoneType) for name in ("command", "recipe")},
 }
-OPTIONAL = ("feat_sizes", "global_pool", "sha256", "version")
-KEYS = ("format", *KINDS, *OPTIONAL)
-PROVENANCE = {"config": dict, "command": str, "recipe": str, "scores": dict, "made_with": dict, "imported": dict}
+KEYS = ("format", *(key for key in KINDS if "." not in key), "feat_sizes", "global_pool", "sha256", "version")
 PREPARATION = ("channels", "image_size", "mean", "std", "resize_ratio")  # what of meta an image needs, with the classes
 
 LARGEST = 1 << 16  # of an integer in a network's name or among its options
@@ -213,8 +215,11 @@ def checked(config: Any, *, source: str) -> dict[str, Any]:
     for key in config:
         checks.one_of(f"key in {source}", key, KEYS)
     for key, kinds in KINDS.items():
-        if not isinstance(config.get(key), kinds):
-            raise checks.InputError(f"{source}: {key!r} must be {kinds[0].__name__}, got {config.get(key)!r}")
+        value = config
+        for part in key.split("."):
+            value = (value or {}).get(part)
+        if not isinstance(value, kinds):
+            raise checks.InputError(f"{source}: {key!r} must be {kinds[0].__name__}, got {value!r}")
     if config["attention"]:
         raise checks.InputError(f"{source}: 'attention' must be empty, this version puts no attention into a network")
     checks.one_of(f"global_pool in {source}:", config.get("global_pool", "avg"), ("avg", ""))
@@ -222,26 +227,14 @@ def checked(config: Any, *, source: str) -> dict[str, Any]:
     if not isinstance(sizes, dict) or not all(isinstance(size, list) for size in sizes.values()):
         raise checks.InputError(f"{source}: 'feat_sizes' must give each layer a list of integers")
     names = (config["meta"] or {}).get("classes")
-    if names is not None and not isinstance(names, list):
-        raise checks.InputError(f"{source}: 'classes' of 'meta' must be list, got {type(names).__name__}")
     if names is not None and len(names) != config["num_classes"]:
         raise checks.InputError(
             f"{source}: 'meta' has {len(names)} names of classes, and its network is of {config['num_classes']}"
         )
-    _require_provenance(config["provenance"] or {}, source)
-    return config
-
-
-def _require_provenance(provenance: dict[str, Any], source: str) -> None:
-    """Pass if each part of ``provenance`` that is there is of its kind, and scores are numbers."""
-    for name, kind in PROVENANCE.items():
-        if provenance.get(name) is not None and not isinstance(provenance[name], kind):
-            raise checks.InputError(
-                f"{source}: {name!r} of 'provenance' must be {kind.__name__}, got {type(provenance[name]).__name__}"
-            )
-    for name, value in (provenance.get("scores") or {}).items():
-        if str(name).startswith("val_") and (isinstance(value, bool) or not isinstance(value, (int, float))):
+    for name, value in ((config["provenance"] or {}).get("scores") or {}).items():
+        if name.startswith("val_") and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise checks.InputError(f"{source}: the score {name!r} must be a number, got {value!r}")
+    return config
 
 
 def checked_meta(meta: Any) -> dict[str, Any]:
@@ -289,10 +282,9 @@ def make(config: Mapping[str, Any]) -> "HubNetwork":
         **config["options"],
     )
     if outputs == 0 or pool != "avg":
-        reset = getattr(model, "reset_classifier", None)
-        if reset is None:
+        if not hasattr(model, "reset_classifier"):
             raise checks.InputError(f"{name} has no classifier to leave out: num_classes must be at least 1")
-        reset(outputs, pool)
+        model.reset_classifier(outputs, pool)  # pyright: ignore[reportCallIssue]
     tables = _tables(model)
     for layer, size in config.get("feat_sizes", {}).items():
         tables[checks.one_of(f"layer in feat_sizes of {name}:", layer, tables)].resize_feat_size(tuple(size))
@@ -329,10 +321,11 @@ def build(
         InputError: there is no such network, it is not that of the weights, building it would take much more memory
             than they do, or a weight is no finite floating-point number.
     """
-    for value in _integers([config["model"], dict(config["options"])]):
-        if abs(value) > LARGEST:
+    # Integers, those in a name such as wide_resnet28_10 among them, but no digits of a fraction.
+    for digits in re.findall(r"(?<![\d.])\d+(?![\d.])", json.dumps([config["model"], config["options"]])):
+        if len(digits) > 9 or int(digits) > LARGEST:
             raise checks.InputError(
-                f"{source}: numbers of a network's name and options are at most {LARGEST}, got {value}"
+                f"{source}: numbers of a network's name and options are at most {LARGEST}, got {digits[:20]}"
             )
     try:
         with torch.device("meta"), _counted(TIMES * len(given) + MORE_TENSORS) as numbers:
@@ -375,16 +368,3 @@ def _counted(most: int) -> Iterator[list[int]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _integers(value: Any) -> Iterator[int]:
-    """Yield the integers in plain values, and those that stand in texts such as wide_resnet28_10."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _integers(item)
-    elif isinstance(value, str):
-        yield from (LARGEST + 1 if len(digits) > 9 else int(digits) for digits in re.findall(r"\d+", value))
-    elif isinstance(value, int):
-        yield value
