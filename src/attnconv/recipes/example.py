@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attnconv.data import load_data
-from attnconv.data.far_pairs import LEVEL
+from attnconv.data.generated import LEVEL
 from attnconv.models import HubNetwork
 from attnconv.models.saved import write
 from attnconv.recipes.run import run
