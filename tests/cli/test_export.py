@@ -152,7 +152,7 @@ def test_a_file_that_names_no_data_is_scored_on_none_unasked(attnconv, tmp_path)
             "attnconv export --int8 was removed; quantise the ONNX file with onnxruntime, as docs/export.md show",
         ),
         ("--measure", "attnconv export --measure was removed; use `attnconv bench models`"),
-        ("attnconv export --no-measure was removed; nothing is measured any more, leave it out"),
+        ("--no-measure", "attnconv export --no-measure was removed; nothing is measured any more, leave it out"),
         ("--data-dir=x", "attnconv export --data-dir was removed; it was for --int8, leave it out"),
     ],
 )

@@ -59,21 +59,26 @@ class ExportedNetwork(nn.Module):
 
     Args:
         call: the runtime's.
-        text: what the file holds under KEY.
+        config, sizes: of `read_config`.
         source: the file.
         widths: channels of its images and logits, as the file itself has them.
     Raises:
-        InputError: here if ``text`` is none of `config_text` or does not fit ``widths``; in forward, for images of a
-            size that the file was not made for, and for logits that are not one finite number a class.
+        InputError: here if ``config`` does not fit ``widths``; in forward, for images of a size that the file was not
+            made for, and for logits that are not one finite number a class.
     """
 
     def __init__(
-        self, call: Callable[[Tensor], Tensor], text: str, source: str, *, widths: tuple[object, object]
+        self,
+        call: Callable[[Tensor], Tensor],
+        config: dict[str, Any],
+        sizes: Sizes,
+        *,
+        source: str,
+        widths: tuple[object, object],
     ) -> None:
         super().__init__()
-        self.call, self.source = call, source
-        self.config, self.sizes = read_config(text, source)
-        self.meta, self.provenance = self.config["meta"], self.config["provenance"]
+        self.call, self.config, self.sizes, self.source = call, config, sizes, source
+        self.meta, self.provenance = config["meta"], config["provenance"]
         self.channels, self.classes = self.meta["channels"], len(self.meta["classes"])
         said = (self.channels, self.classes)
         for what, own, has in zip(("image channels", "names of classes"), said, widths, strict=True):

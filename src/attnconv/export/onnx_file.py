@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from attnconv import checks, files
 from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import Written, captured_sizes, described, dims, example, tracing, with_free_sizes
-from attnconv.export.network import KEY, ExportedNetwork, config_text
+from attnconv.export.network import KEY, ExportedNetwork, config_text, read_config
 from attnconv.files import replacing
 from attnconv.models.image_sizes import Sizes
 
@@ -92,7 +92,8 @@ def load_onnx(path: str | Path) -> ExportedNetwork:
     path = Path(path)
     found = session(path, str(path))
     texts = found.get_modelmeta().custom_metadata_map
-    network = ExportedNetwork(caller(found), texts.get(KEY, ""), str(path), widths=_widths(found, str(path)))
+    config, sizes = read_config(texts.get(KEY, ""), str(path))
+    network = ExportedNetwork(caller(found), config, sizes, source=str(path), widths=_widths(found, str(path)))
     checksum = texts.get(CHECKSUM, "").encode()
     data = files.read_bytes(path, at_most=files.WEIGHTS)
     if not data.endswith(checksum) or hashlib.sha256(data[:-END]).hexdigest().encode() != checksum:

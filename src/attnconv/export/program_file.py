@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 from attnconv import checks, files
 from attnconv.export.agreement import require_agreement
 from attnconv.export.capture import Written, captured_sizes, described, dims, example, tracing, with_free_sizes
-from attnconv.export.network import KEY, ExportedNetwork, config_text
+from attnconv.export.network import KEY, ExportedNetwork, config_text, read_config
 from attnconv.files import append_checksum, replacing, verify_checksum
 from attnconv.models.image_sizes import Sizes
 from attnconv.weights import unfit
@@ -87,7 +87,8 @@ def load_program(path: str | Path, *, trust: bool = False) -> ExportedNetwork:
             "--trust (of evaluate, predict and explain; trust=True in Python), for files whose makers you trust"
         )
     program, text = _load(path, str(path))
-    network = ExportedNetwork(_caller(program), text, str(path), widths=_widths(program, str(path)))
+    config, sizes = read_config(text, str(path))
+    network = ExportedNetwork(_caller(program), config, sizes, source=str(path), widths=_widths(program, str(path)))
     if not verify_checksum(path):
         raise checks.InputError(f"{path} has lost its checksum: another program has written it anew")
     return network
