@@ -31,7 +31,7 @@ RUN_FLAGS = (
     "--crop-scale --cutmix --data --data-dir --device --devices --ema --epochs --image-size --json "
     "--label-smoothing --lr --max-momentum --mixup --model --momentum --nodes --on-nan --optimizer --option --out "
     "--precision "
-    "--presize --random-erasing --recipe --recompute-attention --schedule --seed --skip-bad-images --strategy "
+    "--presize --random-erasing --recipe --recompute-attention --schedule --seed --skip-bad-images "
     "--sync-batchnorm --track --train-subset --trivial-augment --warmup --weight-decay --workers "
     "--no-cache-images --no-channels-last --no-compile --no-presize --no-recompute-attention --no-skip-bad-images "
     "--no-sync-batchnorm --no-trivial-augment"
@@ -57,7 +57,7 @@ FLAGS = {
         "--backward --device --dtype --explain-choice --json --key-dim --map-size --no-backward --no-positions "
         "--positions --value-dim"
     ),
-    "runs": "--folder --json --watch",
+    "runs": "--folder --json",
     "hub": "",  # those of its commands: test_hub.py
     "doctor": "--json",
     "demo": "--device --epochs --out --seed",

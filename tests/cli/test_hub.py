@@ -12,7 +12,7 @@ from cli.conftest import picture
 from cli.test_bad_input import assert_refused
 
 from attnconv.cli import parse
-from attnconv.cli.settings import run_settings
+from attnconv.cli.train import run_settings
 from attnconv.models import from_pretrained
 from attnconv.recipes import list_recipes, load_trained
 from attnconv.recipes.provenance import command, recipe_of, shareable

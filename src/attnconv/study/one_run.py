@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from attnconv.signals import leave
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun
 from attnconv.study.records import result_of
-from attnconv.train.leaving import leave
 
 DONE, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 BEGIN = b"begin\n"
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = StudyFolder(Path(study))
     plan = folder.study()
     planned = PlannedRun(arm, int(seed), plan.config(arm, int(seed)))
-    from attnconv.train.interrupts import Terminated
+    from attnconv.signals import Terminated
 
     try:
         train(folder, planned, threads=plan.threads)
@@ -74,7 +74,7 @@ def train(folder: StudyFolder, planned: PlannedRun, *, threads: int | None) -> N
     import torch
 
     from attnconv.recipes import run
-    from attnconv.train.divergence import Diverged
+    from attnconv.train.evaluate import Diverged
 
     first = is_first()
     if threads is not None:
@@ -137,8 +137,7 @@ def note_facts(folder: StudyFolder, planned: PlannedRun, model: Any, data: Any) 
 
     from attnconv.bench.cost import cost
     from attnconv.bench.machine import cpu_name
-    from attnconv.train.device import choose_device
-    from attnconv.train.provenance import provenance
+    from attnconv.train.device import choose_device, provenance
 
     counted = cost(model, in_channels=data.channels, image_size=data.image_size)
     origin = provenance(choose_device(planned.config.device))

@@ -13,7 +13,6 @@ from typing import Any
 from attnconv import checks
 from attnconv.study.scores import PUBLISHED, SCORES
 from attnconv.train.config import RunConfig
-from attnconv.train.plain import plain
 
 SCALES = ("published", "small", "own")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
@@ -204,7 +203,7 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, from which `attnconv.study.plan_file.study_of` makes the same study."""
-        return plain("study", dataclasses.asdict(self))
+        return checks.plain("study", dataclasses.asdict(self))
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +217,7 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _named(what: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise checks.InputTypeError(f"{what} must hold names and values, got {value!r}")
-    value = plain(what, value)
+    value = checks.plain(what, value)
     if what == "arms":
         return {arm: _named(f"arm {arm!r}", {} if options is None else options) for arm, options in value.items()}
     return value

@@ -4,13 +4,13 @@ from typing import Any
 
 from attnconv import checks
 from attnconv.files import locked
+from attnconv.signals import termination_raised
 from attnconv.study.executor import Executor
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.progress import StudyProgress
 from attnconv.study.records import is_archive, record, write_records
 from attnconv.study.statistics import seeds_to_reach
-from attnconv.train.interrupts import termination_raised
 
 KEPT = ("done", "diverged")
 
