@@ -13,6 +13,7 @@ from typing import Any
 
 from attnconv.shown import shown
 
+LARGEST_IMAGE = 4096  # pixels a side that images are prepared to
 DEEPEST = 100  # lists and dicts in each other, in a file of JSON
 
 

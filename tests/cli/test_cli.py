@@ -50,7 +50,7 @@ FLAGS = {
         "--checkpoint --compare --device --example --head --host --json --layer --out --point --points --port "
         "--trust --web"
     ),
-    "export": "--checkpoint --data-dir --format --image-size --int8 --json --measure --no-measure --out",
+    "export": "--checkpoint --format --image-size --json --out",
     "import": "--as --average --classes --data --data-dir --image-size --mean --option --out --std",
     "study": "",  # those of its commands: test_study.py
     "bench": (  # those of its commands: test_bench.py

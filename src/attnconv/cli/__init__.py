@@ -30,10 +30,14 @@ COMMANDS = {
 }
 
 # The files of commands that are not in the file of their own name.
-FILES = {"summary": "models"}
+FILES = {"summary": "models", "predict": "evaluate"}
 
 # Commands ("shards") and flags ("runs --watch") that were removed: the end of a sentence that says what to use.
 REMOVED: dict[str, str] = {
+    "export --int8": "quantise the ONNX file with onnxruntime, as docs/export.md shows",
+    "export --measure": "use `attnconv bench models`",
+    "export --no-measure": "nothing is measured any more, leave it out",
+    "export --data-dir": "it was for --int8, leave it out",
     "train --strategy": "several processes train with DDP, leave it out",
     "lr-find --strategy": "it runs in one process, leave it out",
     "runs --watch": "use `watch attnconv runs FOLDER`",

@@ -54,7 +54,7 @@ def explain(
     Parameters
     ----------
     run:
-        Folder of a run or of `attnconv hub save`, a checkpoint, or a safetensors file of `attnconv export`.
+        Folder of a run or of `attnconv hub save`, or a checkpoint.
     image:
         Image file.
     point:

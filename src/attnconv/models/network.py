@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks, weights
-from attnconv.models.hub.methods import HubNetwork
+from attnconv.models.hub import HubNetwork
 
 
 class Network(HubNetwork):

@@ -11,15 +11,16 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from attnconv import checks
-from attnconv.models.hub.blueprint import Blueprint
-from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.init_from import Source, Transfer, initialise
 from attnconv.models.shared_draws import generators_kept, has_memory, share_draws
 
-Builder = Callable[..., HubNetwork]
+if TYPE_CHECKING:
+    from attnconv.models.hub import HubNetwork
+
+Builder = Callable[..., "HubNetwork"]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
 
 DIGITS = 9  # of an integer in a name; Python reads at most a few thousand
@@ -35,6 +36,17 @@ class Images:
 
 
 CIFAR100, IMAGENET = Images(100, 32), Images(1000, 224)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """The arguments of `create_model` that made a network; ``options`` left at their defaults, too."""
+
+    name: str
+    num_classes: int
+    in_channels: int
+    image_size: tuple[int, int]
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ def create_model(
     image_size: int | tuple[int, int],
     init_from: None = None,
     **options: Any,
-) -> HubNetwork: ...
+) -> "HubNetwork": ...
 
 
 @overload
@@ -116,7 +128,7 @@ def create_model(
     image_size: int | tuple[int, int],
     init_from: Source,
     **options: Any,
-) -> tuple[HubNetwork, Transfer]: ...
+) -> "tuple[HubNetwork, Transfer]": ...
 
 
 def create_model(
@@ -127,7 +139,7 @@ def create_model(
     image_size: int | tuple[int, int],
     init_from: Source | None = None,
     **options: Any,
-) -> HubNetwork | tuple[HubNetwork, Transfer]:
+) -> "HubNetwork | tuple[HubNetwork, Transfer]":
     """A new network: (B, in_channels, rows, columns) -> logits (B, num_classes), of dense ones a map of them.
 
     At one state of torch's generators (after `torch.manual_seed`, say) a network with attention or squeeze-excitation
@@ -159,7 +171,7 @@ def create_model(
     return model if init_from is None else (model, initialise(model, name, init_from))
 
 
-def _build(family: _Family, numbers: dict[str, int], common: dict[str, Any], options: dict[str, Any]) -> HubNetwork:
+def _build(family: _Family, numbers: dict[str, int], common: dict[str, Any], options: dict[str, Any]) -> "HubNetwork":
     arguments = {**common, **numbers, **options}
     for key, default in _defaults(family.build).items():
         if dataclasses.is_dataclass(default) and not isinstance(default, type):

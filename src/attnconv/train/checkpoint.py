@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from attnconv import checks
-from attnconv.files import replacing
+from attnconv.files import append_checksum, replacing, verify_checksum
 from attnconv.foreign import NotPlainError, read_plain
-from attnconv.train.checksum import append_checksum, verify_checksum
 from attnconv.weights import difference, shapes_of
 
 FORMAT = 2

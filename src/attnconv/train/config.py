@@ -19,7 +19,6 @@ def _option(help_text: str, **kwargs: Any) -> Any:
     return field(metadata={"help": help_text}, **kwargs)
 
 
-LARGEST_IMAGE = 4096  # pixels a side that images are prepared to
 YOUR_FOLDER = "FOLDER"  # in place of a data set's name: images that whoever uses the configuration has
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -97,8 +96,8 @@ class RunConfig:
         for name in (*counts, "checkpoint_steps"):
             if (value := getattr(self, name)) not in (None, "auto"):
                 checks.integer(name, value, at_least=1)
-        if self.image_size is not None and self.image_size > LARGEST_IMAGE:
-            raise checks.InputError(f"image_size must be at most {LARGEST_IMAGE}, got {self.image_size}")
+        if self.image_size is not None and self.image_size > checks.LARGEST_IMAGE:
+            raise checks.InputError(f"image_size must be at most {checks.LARGEST_IMAGE}, got {self.image_size}")
         for name in ("workers", "seed"):
             checks.integer(name, getattr(self, name), at_least=0)
         if self.seed >= 2**63:  # what a torch.Generator takes

@@ -16,9 +16,8 @@ from typing import Any, Literal
 import yaml
 
 from attnconv import checks, files
-from attnconv.files import is_locked
+from attnconv.files import ends_whole, is_locked
 from attnconv.inactive import remark
-from attnconv.train.checksum import ends_whole
 from attnconv.train.run_folder import RunFolder
 
 OWN_FOLDERS = {"tensorboard", "wandb", "profile"}  # of a run; in the second one are files named config.yaml, too

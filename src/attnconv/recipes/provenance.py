@@ -1,4 +1,4 @@
-"""How a network came to be: the command that trained it, its recipe, its scores; what a saved network says of itself.
+"""How a network came to be: the command that trained it, its recipe, its scores.
 
 Nothing of it names a folder of whoever trained it.
 """
@@ -21,8 +21,8 @@ SCORES = ("top1", "top5", "loss", "miou")  # with "val_" before them in a run's 
 MADE_WITH = ("attnconv", "torch", "device", "commit")  # of result.json
 
 
-def origin(config: RunConfig, state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """config, command, recipe (or None), scores (or None) and made_with of a checkpoint, as plain values.
+def provenance_of(config: RunConfig, state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Return config, command, recipe (or None), scores (or None) and made_with of a checkpoint, as plain values.
 
     Args:
         config: of the run.
@@ -43,23 +43,8 @@ def origin(config: RunConfig, state: dict[str, Any], checkpoint: Path) -> dict[s
     }
 
 
-def origin_of_file(config: RunConfig, scores: dict[str, Any]) -> dict[str, Any]:
-    """The same of an exported file, whose ``scores`` are those of `scores_of`, or have some of their names."""
-    if "imported" in scores:
-        return {"imported": scores["imported"], "config": config.to_dict()}
-    numbers = {f"val_{name}": scores[name] for name in SCORES if isinstance(scores.get(name), (int, float))}
-    epoch = {"epoch": scores["epoch"]} if "epoch" in scores else {}
-    return {
-        "config": config.to_dict(),
-        "command": command(config),
-        "recipe": recipe_of(config),
-        "scores": {**epoch, **numbers} if numbers else None,
-        "made_with": {name: scores[name] for name in MADE_WITH if scores.get(name)},
-    }
-
-
 def scores_of(provenance: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what an exported file says of a network beside its options: epoch, top1, top5, loss, miou, and made_with.
+    """Return what a network says of itself beside its options: epoch, top1, top5, loss, miou, and made_with.
 
     Of one of another program, where it was ``imported`` from.
     """
@@ -110,14 +95,18 @@ def command(config: RunConfig) -> str:
     return shlex.join(["attnconv", "train", *words])
 
 
-def config_of(provenance: dict[str, Any] | None, model: str, options: dict[str, Any], *, source: str) -> RunConfig:
+def config_of(
+    provenance: dict[str, Any] | None, model: str | None, options: dict[str, Any], *, source: str
+) -> RunConfig:
     """The configuration of the run of a saved network, or one that only names the network if it has none.
 
     Raises:
         InputError: what it holds is no configuration.
     """
     if provenance is None:
-        return RunConfig(model=model, model_options=options, data=YOUR_FOLDER)
+        named = {} if model is None else {"model": model, "model_options": options}
+        return RunConfig.from_dict({"data": YOUR_FOLDER, **named}, source=source)
     if not isinstance(provenance.get("config"), dict):
         raise checks.InputError(f"{source}: 'provenance' must hold the options of a run under 'config'")
-    return RunConfig.from_dict(provenance["config"], source=source)
+    # A file that names no data is of no data set, not of RunConfig's default one.
+    return RunConfig.from_dict({"data": YOUR_FOLDER, **provenance["config"]}, source=source)
