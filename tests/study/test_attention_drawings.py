@@ -3,7 +3,7 @@
 import pytest
 
 from attnconv.recipes import run
-from attnconv.study.attention_drawings import attention_drawings
+from attnconv.study.drawings import attention_drawings
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan_file import study_of
 
@@ -30,8 +30,8 @@ def test_the_first_run_that_is_done_and_kept_is_drawn(trained):
     study, folder = trained
     records = [{"arm": arm, "seed": seed, "state": "done"} for arm in ("plain", "attention") for seed in (3, 4)]
     records = [{**found, "arm": f"far/{found['arm']}"} for found in records]
-    (block,) = attention_drawings(study, folder, "far", records)
-    (drawing,) = block.drawings
+    (drawing,), failures = attention_drawings(study, folder, "far", records)
+    assert not failures
     assert drawing.name == "attention-far-attention-seed4"
     assert drawing.caption.endswith("From far/attention-seed4.")
     assert drawing.svg.count("<image") == 2 * (1 + 4)
@@ -40,5 +40,6 @@ def test_the_first_run_that_is_done_and_kept_is_drawn(trained):
 def test_nothing_is_drawn_without_a_run_that_is_done(trained):
     study, folder = trained
     undone = [{"arm": "far/attention", "seed": 4, "state": "running"}]
-    assert attention_drawings(study, folder, "far", undone) == []
-    assert attention_drawings(study, folder, "other", [{"arm": "other/plain", "seed": 3, "state": "done"}]) == []
+    assert attention_drawings(study, folder, "far", undone) == ([], [])
+    done = [{"arm": "other/plain", "seed": 3, "state": "done"}]
+    assert attention_drawings(study, folder, "other", done) == ([], [])

@@ -4,8 +4,7 @@ import pytest
 
 from attnconv.checks import InputError
 from attnconv.recipes import run
-from attnconv.study.catalog import BUILT_IN, built_in
-from attnconv.study.plan_file import study_of
+from attnconv.study.plan_file import BUILT_IN, built_in, study_of
 from attnconv.study.statistics import seeds_to_reach
 
 SCALES = ("published", "small")

@@ -4,7 +4,7 @@ import pytest
 from study.planted import all_done, diverged, plan, record, undone
 
 from attnconv.checks import InputError
-from attnconv.study.compared import chance_of, comparisons, holm_over_all
+from attnconv.study.comparison import chance_of, comparisons, holm_over_all
 
 BLOCKS = {
     f"{block}/{arm}": {"model": model, "epochs": epochs}
@@ -90,7 +90,7 @@ def test_a_run_that_diverged_at_once_counts_with_chance():
     [
         ({"arm": "plane"}, "unknown arm in the record of 'plane' with seed 0: 'plane'; nearest: 'plain'"),
         ({"seed": 9}, "unknown seed in the record of 'plain' with seed 9: 9"),
-        ({"state": "gone"}, "unknown state in the record of 'plain' with seed 0: 'gone'"),
+        ({"state": "gone"}, "unknown state of a run 'gone'"),
         ({"top1": None}, "top1 in the record of 'plain' with seed 0 must be a number, got None"),
         ({"top1": float("nan")}, "top1 in the record of 'plain' with seed 0 must be finite, got nan"),
         ({"best_top1": "high"}, "best top1 in the record of 'plain' with seed 0 must be a number, got 'high'"),

@@ -5,8 +5,7 @@ import pytest
 from study.run_records import arm_records, run_record
 
 from attnconv.study.comparison import compare
-from attnconv.study.comparison_notes import notes
-from attnconv.study.comparison_table import csv_text, epoch_rows, run_rows, summary_rows, tables
+from attnconv.study.tables import csv_text, epoch_rows, notes, run_rows, summary_rows, tables
 
 PLAIN = [70.0, 71.0, 69.5, 70.2, 70.9]
 BETTER = [72.1, 72.4, 71.9, 72.0, 73.3]

@@ -5,7 +5,7 @@ import pytest
 
 from attnconv.checks import InputError
 from attnconv.recipes import load_trained, run
-from attnconv.study.far_pairs_figure import far_pairs_figure
+from attnconv.study.drawings import far_pairs_figure
 from attnconv.train.config import RunConfig
 
 SMALL = {"epochs": 1, "train_subset": 32, "batch_size": 32, "device": "cpu"}

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from study.coverage import SOURCES, intervals, quantile, resamples
 
-from attnconv.study.intervals import difference_interval, mean_interval
+from attnconv.study.statistics import difference_interval, mean_interval
 
 FIVE = np.array([71.2, 70.1, 73.9, 71.8, 70.6])
 

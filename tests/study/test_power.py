@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from attnconv.study.power import power, runs_needed
+from attnconv.study.statistics import power, runs_needed
 
 
 def simulated(difference: float, sds: tuple[float, ...], runs: int, studies: int = 20_000) -> float:

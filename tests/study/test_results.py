@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attnconv.study.compared import holm_over_all
+from attnconv.study.comparison import holm_over_all
 from attnconv.study.records import read_records
 from attnconv.study.report import write_report
 

@@ -23,7 +23,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.jo
 class Stopped(Here):
     """The executor to which Ctrl-C comes before the first run."""
 
-    def execute(self, folder, runs, **settings):
+    def __call__(self, folder, runs, study):
         raise KeyboardInterrupt
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnconv.report.bench_table import HEADER, tables
+from attnconv.report.bench import HEADER, tables
 
 SECONDS = 300.0  # after which nothing new is started; what runs then takes at most two minutes more
 ROUNDS = 15

@@ -1,8 +1,8 @@
 """The folder of a study: its plan, its runs, and what may be added to it once there are runs.
 
-study.yaml is the whole plan. runs/ARM-seedS/ are ordinary run folders, with facts.json (what a record needs beside
-result.json) and, if it came to that, diverged.json or failed.json; logs/ARM-seedS.txt is what their processes printed.
-records.jsonl is derived from them and made anew each time.
+study.yaml is the whole plan. runs/ARM-seedS/ are run folders of `attnconv train`, with facts.json (what a record needs
+beside result.json) and, if it came to that, diverged.json or failed.json; logs/ARM-seedS.txt is what their processes
+printed. records.jsonl is derived from them and made anew each time.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.plan_file import read_study
 from attnconv.train.run_folder import MAY_DIFFER, RunFolder
 
+RESULTS = ("top1", "best_top1", "best_epoch", "top5", "loss", "seconds", "train_seconds_per_epoch")  # of result.json
+
 
 class StudyFolder:
     """The files of one study. Making it reads and writes nothing."""
@@ -29,21 +31,21 @@ class StudyFolder:
         self.records = self.path / "records.jsonl"
 
     def run(self, planned: PlannedRun) -> RunFolder:
-        """Where a run of the study is."""
+        """Return the folder of a run of the study."""
         return RunFolder(self.path / "runs" / planned.name)
 
     def log(self, planned: PlannedRun) -> Path:
-        """What its processes print."""
+        """Return the file of what its processes print."""
         return self.path / "logs" / f"{planned.name}.txt"
 
     def study(self) -> Study:
-        """The plan; InputError if there is none, or it cannot be read."""
+        """Return the plan; InputError if there is none, or it cannot be read."""
         if not self.plan.exists():
             raise checks.InputError(f"{self.path} holds no study: it has no study.yaml")
         return read_study(self.plan)
 
     def begun(self, study: Study) -> list[PlannedRun]:
-        """The runs of which there is anything."""
+        """Return the runs of which there is anything."""
         return [planned for planned in study.runs() if self.run(planned).path.exists()]
 
     def make(self) -> None:
@@ -60,7 +62,7 @@ class StudyFolder:
             raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
 
     def prepare(self, study: Study, *, threads: int, extend: bool = False, mix_versions: bool = False) -> Study:
-        """Make the folder, or take up the one that is there; the study to run, which has its number of threads.
+        """Make the folder, or take up the one that is there; return the study to run, with its number of threads.
 
         Args:
             threads: CPU threads of each run, if neither ``study`` nor the folder says.
@@ -126,7 +128,7 @@ class StudyFolder:
     def _require_version(self, study: Study) -> None:
         made: dict[str, int] = {}
         for planned in self.begun(study):
-            for version in {session.get("version") for session in self.facts(planned).get("sessions", ())}:
+            for version in {session.get("version") for session in facts_of(self.run(planned).path).get("sessions", ())}:
                 made[version] = made.get(version, 0) + 1
         if others := {version: count for version, count in made.items() if version != __version__}:
             which = ", ".join(f"{count} of attnconv {version}" for version, count in sorted(others.items()))
@@ -136,36 +138,42 @@ class StudyFolder:
                 "say so"
             )
 
-    def facts(self, planned: PlannedRun) -> dict[str, Any]:
-        """What the run's processes noted about it; {} before its data were loaded.
 
-        "sessions" is a list of objects, one a process; without those that are damaged.
-        """
-        found = self.note(planned, "facts") or {}
-        sessions = found.get("sessions")
-        kept = [one for one in sessions if isinstance(one, dict)] if isinstance(sessions, list) else []
-        return {**found, "sessions": kept} if found else {}
+def read_note(run: Path, name: str) -> dict[str, Any] | None:
+    """Return what NAME.json in a run's folder holds; None if it is not there, or is no JSON object."""
+    with contextlib.suppress(OSError, ValueError):
+        value = checks.from_json(files.read_text(run / f"{name}.json"))
+        return value if isinstance(value, dict) else None
+    return None
 
-    def note(self, planned: PlannedRun, name: str) -> dict[str, Any] | None:
-        """What NAME.json in the run's folder holds; None if it is not there, or is no JSON object."""
-        with contextlib.suppress(OSError, ValueError):
-            value = checks.from_json(files.read_text(self.run(planned).path / f"{name}.json"))
-            return value if isinstance(value, dict) else None
-        return None
 
-    def write_note(self, planned: PlannedRun, name: str, value: dict[str, Any]) -> None:
-        """Write NAME.json there."""
-        run = self.run(planned)
-        run.make()
-        with replacing(run.path / f"{name}.json") as file:
-            file.write((json.dumps(value, indent=2) + "\n").encode())
+def write_note(run: RunFolder, name: str, value: dict[str, Any]) -> None:
+    """Write NAME.json there."""
+    run.make()
+    with replacing(run.path / f"{name}.json") as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
 
-    def forget_note(self, planned: PlannedRun, name: str) -> None:
-        (self.run(planned).path / f"{name}.json").unlink(missing_ok=True)
+
+def facts_of(run: Path) -> dict[str, Any]:
+    """Return what a run's processes noted about it; {} before its data were loaded.
+
+    "sessions" is a list of objects, one a process; without those that are damaged.
+    """
+    found = read_note(run, "facts") or {}
+    sessions = found.get("sessions")
+    kept = [one for one in sessions if isinstance(one, dict)] if isinstance(sessions, list) else []
+    return {**found, "sessions": kept} if found else {}
+
+
+def result_of(run: Path) -> dict[str, Any] | None:
+    """Return what a run's result.json holds; None unless all its numbers are there."""
+    found = read_note(run, "result")
+    numbers = found is not None and all(isinstance(found.get(name), (int, float)) for name in RESULTS)
+    return found if numbers else None
 
 
 def differences(stored: Study, now: Study) -> tuple[list[str], list[str]]:
-    """What ``now`` has that ``stored`` has not, and what is another: the second would change runs that exist."""
+    """Return what ``now`` has that ``stored`` has not, and what differs, which would change runs that exist."""
     added, changed = [], []
     for what, then, new in (("arm", stored.arms, now.arms), ("seed", stored.seeds, now.seeds)):
         added += [f"{what} {name} is new" for name in new if name not in then]

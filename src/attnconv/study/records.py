@@ -12,23 +12,23 @@ from typing import Any
 
 from attnconv import checks, files
 from attnconv.files import is_locked, replacing
-from attnconv.report.records import read_metrics
-from attnconv.study.arm import STATES
-from attnconv.study.folder import StudyFolder
+from attnconv.report.page import read_metrics
+from attnconv.study.comparison import STATES
+from attnconv.study.folder import RESULTS, StudyFolder, facts_of, read_note, result_of
 from attnconv.study.plan import PlannedRun, Study
 
 FORMAT = 1
-RESULTS = ("top1", "best_top1", "best_epoch", "top5", "loss", "seconds", "train_seconds_per_epoch")
 OF_PIXELS = ("miou", "best_miou")  # of runs in which each pixel has a label
 COUNTS = ("epoch", "step")  # columns of metrics.csv that are whole numbers
 
 
 def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
-    """The record of one run, from its folder; torch is not needed for it, and nothing is written."""
-    facts, result = folder.facts(planned), result_of(folder, planned)
+    """Return the record of one run, from its folder; torch is not needed for it, and nothing is written."""
+    run = folder.run(planned)
+    facts, result = facts_of(run.path), result_of(run.path)
     sessions = facts.get("sessions", [])
     last = sessions[-1] if sessions else {}
-    history = _history(folder.run(planned).metrics)
+    history = _history(run.metrics)
     state, reason = _state(folder, planned, len(history))
     found = {
         "format": FORMAT,
@@ -54,7 +54,7 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
     if result is None and history:
         score = "val_miou" if "val_miou" in history[0] else "val_top1"
         if any(name not in history[0] for name in ("epoch", "val_top1")):
-            raise checks.InputError(f"{folder.run(planned).metrics} is damaged: it has no column epoch or val_top1")
+            raise checks.InputError(f"{run.metrics} is damaged: it has no column epoch or val_top1")
         best = max(history, key=lambda row: row[score])  # the first of equals, as a run counts
         found |= {"best_top1": best["val_top1"], "best_epoch": best["epoch"]}
         found |= {"best_miou": best["val_miou"]} if "val_miou" in best else {}
@@ -62,7 +62,7 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
 
 
 def records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
-    """Those of all runs, in the order of the plan; of an archive those that it holds, and the rest missing."""
+    """Return the records of all runs, in the order of the plan; of an archive what it holds, and the rest missing."""
     if not is_archive(folder):
         return [record(folder, planned) for planned in study.runs()]
     found = read_records(folder.records)
@@ -82,7 +82,7 @@ def is_archive(folder: StudyFolder) -> bool:
 
 
 def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
-    """Make records.jsonl anew; what it holds."""
+    """Make records.jsonl anew; return what it holds."""
     found = records(folder, study)
     with replacing(folder.records) as file:
         file.write("".join(json.dumps(one) + "\n" for one in found).encode())
@@ -90,7 +90,7 @@ def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records in a file; InputError if it cannot be read, a line is no record, or one has another format."""
+    """Return the records in a file; InputError if it cannot be read, a line is no record, or one has another format."""
     try:
         lines = files.read_text(path, at_most=files.TABLE).splitlines()
     except checks.InputError:
@@ -117,27 +117,21 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def counts(found: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """How many records are of each state."""
+    """Return how many records are of each state."""
     return {state: sum(one["state"] == state for one in found) for state in STATES}
 
 
-def result_of(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any] | None:
-    """What result.json holds; None unless all its numbers are there."""
-    found = folder.note(planned, "result")
-    numbers = found is not None and all(isinstance(found.get(name), (int, float)) for name in RESULTS)
-    return found if numbers else None
-
-
 def _state(folder: StudyFolder, planned: PlannedRun, epochs: int) -> tuple[str, str | None]:
-    if result_of(folder, planned) is not None:
+    run = folder.run(planned).path
+    if result_of(run) is not None:
         return "done", None
-    if (note := folder.note(planned, "diverged")) is not None:
+    if (note := read_note(run, "diverged")) is not None:
         return "diverged", note.get("reason")
-    if is_locked(folder.run(planned).path):
+    if is_locked(run):
         return "running", f"{epochs} of {planned.config.epochs} epochs done"
-    if (note := folder.note(planned, "failed")) is not None:
+    if (note := read_note(run, "failed")) is not None:
         return "failed", note.get("reason")
-    if folder.note(planned, "result") is not None:
+    if read_note(run, "result") is not None:
         return "failed", "its result.json is damaged"
     return "missing", f"interrupted after {epochs} of {planned.config.epochs} epochs" if epochs else None
 
@@ -150,5 +144,5 @@ def _history(metrics: Path) -> list[dict[str, Any]]:
 
 
 def _all(sessions: list[dict[str, Any]], name: str) -> str | None:
-    """The value of the run's processes; if one went on where another had stopped, and differs, both, in their order."""
+    """Return the value of the run's processes; if one went on where another stopped, and differs, both, in order."""
     return " + ".join(dict.fromkeys(str(s[name]) for s in sessions if s.get(name) is not None)) or None

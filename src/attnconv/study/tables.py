@@ -1,19 +1,20 @@
-"""A comparison as tables of text and as rows for CSV files.
+"""A comparison as tables of text, as sentences, and as rows for CSV files.
 
 Three tables: equal epochs, with the test; the other readings of the same runs; what each arm costs; and a fourth where
-runs have measured what their attention does. The CSV rows hold
-every number of them unrounded, every run, and every epoch.
+runs have measured what their attention does. The sentences are those of two templates, notes.txt and findings.txt. The
+CSV rows hold every number of the tables unrounded, every run, and every epoch.
 """
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from attnconv.study.arm import STATES
-from attnconv.study.comparison import Comparison, Reading, Row
-from attnconv.study.statistics import Difference, Estimate
+from attnconv.inactive import LOGITS_MOVED, PREDICTIONS_CHANGED
+from attnconv.report.page import render
+from attnconv.study.comparison import STATES, Comparison, Reading, Row
+from attnconv.study.statistics import ALPHA, Difference, Estimate, seeds_to_reach
 
 NONE = "-"
 READINGS = (
@@ -27,21 +28,26 @@ READINGS = (
 
 @dataclass(frozen=True)
 class Table:
-    """The first column names the rows."""
+    """The first column names the rows; ``marked`` are the numbers of those that stand out, from 0."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    marked: tuple[int, ...] = ()
 
 
 def tables(comparison: Comparison, *, published: Mapping[str, str] | None = None) -> list[Table]:
-    """The tables, that of attention only if it was measured; ``published``: what a paper reports, by arm."""
+    """Return the tables, that of attention only if it was measured; ``published``: what a paper reports, by arm."""
     found = [_results(comparison, published or {}), _readings(comparison), _costs(comparison)]
-    return [*found, *attention_table(comparison)]
+    diverged = {row.arm for row in comparison.rows if row.counts["diverged"]}
+    return [
+        replace(table, marked=tuple(i for i, row in enumerate(table.rows) if row[0] in diverged))
+        for table in (*found, *attention_table(comparison))
+    ]
 
 
 def attention_table(comparison: Comparison) -> list[Table]:
-    """The best networks with attention switched off; no table if no run has measured that."""
+    """Return the table of the best networks with attention switched off; no table if no run has measured that."""
     if not any(row.off for row in comparison.rows):
         return []
     score = comparison.score
@@ -100,7 +106,7 @@ def _costs(comparison: Comparison) -> Table:
 
 
 def _runs(row: Row) -> str:
-    """Those with a score, of those planned."""
+    """Return how many runs have a score, of those planned."""
     scored, planned = row.counts["done"] + row.counts["diverged"], sum(row.counts.values())
     return str(scored) if scored == planned else f"{scored} of {planned}"
 
@@ -113,7 +119,7 @@ def _estimate(reading: Reading) -> tuple[str, str]:
 
 
 def mean_text(found: Estimate | None) -> str:
-    """A mean and the standard deviation, as tables show them."""
+    """Return a mean and the standard deviation as tables show them."""
     if found is None or found.mean is None:
         return NONE
     return f"{found.mean:.2f}" if found.sd is None else f"{found.mean:.2f} ± {found.sd:.2f}"
@@ -140,7 +146,7 @@ def _compared(found: Difference | None) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """As tables show it."""
+    """Return a p value as tables show it."""
     return NONE if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
@@ -158,8 +164,50 @@ def _or_none(number: int | None) -> str:
     return NONE if number is None else str(number)
 
 
+def notes(comparison: Comparison) -> list[str]:
+    """Return what has to be said below the tables, a sentence or two a note."""
+    tested = [row for row in comparison.rows if row.test.permutation]
+    by_smallest: dict[float, list[str]] = {}
+    for row in tested:
+        if row.test.permutation and row.test.permutation.smallest_p * len(tested) > ALPHA:
+            by_smallest.setdefault(row.test.permutation.smallest_p, []).append(row.arm)
+    partly_paired = []
+    for row in tested:
+        difference = row.last.difference
+        runs = max(reading.estimate.n for reading in (row.last, comparison.rows[0].last) if reading.estimate)
+        if difference and difference.paired and difference.n[0] < runs:
+            partly_paired.append((row.arm, difference.n[0]))
+    undone = [
+        (row.arm, [f"{row.counts[state]} {state}" for state in ("failed", "running", "missing") if row.counts[state]])
+        for row in comparison.rows
+    ]
+    return _paragraphs(
+        "notes.txt",
+        c=comparison,
+        tests=len(tested),
+        out_of_reach=sorted(by_smallest.items(), reverse=True),
+        enough=seeds_to_reach(max(len(tested), 1)),
+        alpha=ALPHA,
+        unpaired=[row.arm for row in tested if row.last.difference and not row.last.difference.paired],
+        partly_paired=partly_paired,
+        absent=[(arm, states) for arm, states in undone if states],
+        logits_moved=LOGITS_MOVED,
+        predictions_changed=PREDICTIONS_CHANGED,
+    )
+
+
+def findings(comparison: Comparison, over_all: Mapping[str, float]) -> list[str]:
+    """Return the comparisons in words; ``over_all``: p after Holm over several sections, by arm."""
+    tests = sum(row.test.permutation is not None for row in comparison.rows)
+    return _paragraphs("findings.txt", c=comparison, tests=tests, alpha=ALPHA, over_all=over_all)
+
+
+def _paragraphs(template: str, **values: Any) -> list[str]:
+    return [" ".join(text.split()) for text in render(template, **values).split("\n\n") if text.strip()]
+
+
 def summary_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """A flat mapping for each arm and reading; None where a number does not exist."""
+    """Return a flat mapping for each arm and reading; None where a number does not exist."""
     return [
         _summary(comparison, row, key, reading)
         for row in comparison.rows
@@ -218,33 +266,29 @@ def _summary(comparison: Comparison, row: Row, key: str, reading: Reading) -> di
 
 
 def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Each run's record without its epochs; attention_off is a column for each of its numbers."""
-    rows = [
+    """Return each run's record without its epochs; attention_off is a column for each of its numbers."""
+    return [
         {
             **{key: value for key, value in record.items() if key not in ("history", "attention_off")},
             **{f"attention_off_{key}": value for key, value in (record.get("attention_off") or {}).items()},
         }
         for record in comparison.records
     ]
-    names = dict.fromkeys(key for row in rows for key in row)
-    return [{name: row.get(name) for name in names} for row in rows]
 
 
 def epoch_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Each epoch of each run."""
-    found = [
+    """Return each epoch of each run."""
+    return [
         {"arm": record["arm"], "seed": record["seed"], **row}
         for record in comparison.records
         for row in record.get("history") or ()
     ]
-    names = dict.fromkeys(key for row in found for key in row)
-    return [{name: row.get(name) for name in names} for row in found]
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """With a header; None is an empty cell. The rows have the same keys."""
+    """Return a table with a header; None, and what a row has not, is an empty cell."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""The curve of `attnconv lr-find`: as a figure, and in characters for a terminal."""
+"""Drawings of single runs: learning curves, and the curve of `attnconv lr-find`, which a terminal shows as well."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,37 @@ from attnconv import checks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLOURS = ("#4c6ef5", "#e8590c", "#2b8a3e", "#9c36b5")  # told apart by people who see fewer colours, too
 SUGGESTIONS = {"steepest": "#e8590c", "valley": "#2b8a3e"}
 WIDTH, HEIGHT = 64, 12
 
 
+def curves_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
+    """Draw loss and top-1 accuracy over epochs: dashed in training, solid in validation.
+
+    Args:
+        runs: the rows of metrics.csv of each run, under the name that the legend shows.
+    """
+    checks.require("matplotlib", extra="train")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, quantity, label in zip(panels, ("loss", "top1"), ("loss (nats)", "top-1 accuracy (%)"), strict=True):
+        for (name, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
+            epochs = [row["epoch"] for row in rows]
+            axes.plot(epochs, [row[f"train_{quantity}"] for row in rows], "--", color=colour, linewidth=1, alpha=0.6)
+            axes.plot(epochs, [row[f"val_{quantity}"] for row in rows], color=colour, linewidth=2, label=name)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, title="validation; dashed: training", title_fontsize=8, fontsize=8)
+    return figure
+
+
 def lr_figure(curve: Mapping[str, Any]) -> "Figure":
-    """Loss over learning rate: ``curve`` holds what LrCurve.to_dict gives."""
+    """Draw loss over learning rate: ``curve`` holds what LrCurve.to_dict gives."""
     checks.require("matplotlib", extra="train")
     from matplotlib.figure import Figure
 
@@ -33,7 +58,7 @@ def lr_figure(curve: Mapping[str, Any]) -> "Figure":
 
 
 def lr_drawing(curve: Mapping[str, Any]) -> str:
-    """The smoothed loss in WIDTH x HEIGHT characters, with S and V below at the suggestions."""
+    """Return the smoothed loss in WIDTH x HEIGHT characters, with S and V below at the suggestions."""
     lrs, losses = curve["lrs"], curve["smoothed"]
     low, high = min(losses), min(max(losses), _ceiling(losses))
     left, right = math.log(lrs[0]), math.log(lrs[-1])
@@ -64,5 +89,5 @@ def lr_drawing(curve: Mapping[str, Any]) -> str:
 
 
 def _ceiling(losses: Sequence[float]) -> float:
-    """Where to cut the curve off: what diverges would flatten all else."""
+    """Return where to cut the curve off: what diverges would flatten all else."""
     return losses[0] + 0.5 * max(losses[0] - min(losses), 0.1 * abs(losses[0]))
