@@ -14,9 +14,8 @@ from study.tiny import without_times
 from attnconv.checks import InputError
 from attnconv.study import process as process_module
 from attnconv.study import run as run_module
-from attnconv.study.folder import StudyFolder, facts_of, write_note
+from attnconv.study.folder import StudyFolder, facts_of, read_records, record, write_note
 from attnconv.study.process import RunProcess, child_environment, killed
-from attnconv.study.records import read_records, record
 from attnconv.study.run import gpus_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals, and looks for processes in /proc")

@@ -11,8 +11,7 @@ from attnconv import __version__
 from attnconv.checks import InputError
 from attnconv.files import locked
 from attnconv.study import folder as folder_module
-from attnconv.study.folder import StudyFolder, facts_of
-from attnconv.study.records import counts, read_records, record, records
+from attnconv.study.folder import StudyFolder, counts, facts_of, read_records, record, records
 from attnconv.study.report import write_report
 from attnconv.study.run import run_study
 

@@ -11,8 +11,7 @@ import pytest
 from study.study_process import plan
 from study.tiny import Here, tiny
 
-from attnconv.study.folder import StudyFolder
-from attnconv.study.records import read_records, records
+from attnconv.study.folder import StudyFolder, read_records, records
 from attnconv.study.report import write_report
 from attnconv.study.run import run_study
 

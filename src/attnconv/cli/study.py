@@ -121,8 +121,7 @@ def status(folder: Path, *, json: Flag = False) -> None:
     json:
         Print the counts and the records as one JSON object.
     """
-    from attnconv.study.folder import StudyFolder
-    from attnconv.study.records import records
+    from attnconv.study.folder import StudyFolder, records
 
     place = StudyFolder(folder)
     plan = place.study()
@@ -176,7 +175,7 @@ def list_() -> None:
 
 def _show(folder: "StudyFolder", found: list[dict[str, Any]], *, json: bool) -> None:
     from attnconv.study.comparison import STATES
-    from attnconv.study.records import counts
+    from attnconv.study.folder import counts
 
     if json:
         print_json({"folder": str(folder.path), "counts": counts(found), "records": found})

@@ -18,23 +18,10 @@ from attnconv.files import replacing
 from attnconv.report.page import render, short_commit
 from attnconv.study.comparison import Comparison, Record, comparisons, holm_over_all
 from attnconv.study.drawings import attention_drawings, drawings
-from attnconv.study.folder import StudyFolder
+from attnconv.study.folder import StudyFolder, counts, records
 from attnconv.study.plan import PUBLISHED, SCORES, Study
 from attnconv.study.plan_file import BUILT_IN, Scale, built_in
-from attnconv.study.records import counts, records
-from attnconv.study.tables import (
-    NONE,
-    Table,
-    csv_text,
-    epoch_rows,
-    findings,
-    mean_text,
-    notes,
-    p_text,
-    run_rows,
-    summary_rows,
-    tables,
-)
+from attnconv.study.tables import NONE, Table, csv_files, findings, mean_text, notes, p_text, summary, tables
 
 NOTED = ("version", "torch", "device", "threads", "machine")  # of a record
 UNDONE = ("failed", "running", "missing")
@@ -51,7 +38,7 @@ class Report:
 
     def summary(self) -> list[dict[str, Any]]:
         """Return the rows of summary.csv."""
-        return _summary(self.study, self.compared)
+        return summary(self.study, self.compared)
 
 
 def write_report(path: Path) -> Report:
@@ -88,9 +75,7 @@ def write_report(path: Path) -> Report:
         "report.html": render("study.html", **values),
         "report.md": render("study.md", **values),
         **{f"{drawing.name}.svg": drawing.svg for drawing in pictures},
-        "summary.csv": csv_text(_summary(study, compared)),
-        "runs.csv": csv_text(_rows(compared, run_rows)),
-        "epochs.csv": csv_text(_rows(compared, epoch_rows)),
+        **csv_files(study, compared),
     }
     for name, text in files.items():
         with replacing(path / name) as file:
@@ -229,27 +214,3 @@ def _unmatched(study: Study, found: Sequence[Record]) -> list[str]:
 def _by_arm(study: Study, found: Sequence[Record]) -> list[Record]:
     order = {arm: i for i, arm in enumerate(study.arms)}
     return sorted(found, key=lambda record: order[record["arm"]])
-
-
-def _summary(study: Study, compared: Mapping[str, Comparison]) -> list[dict[str, Any]]:
-    """Return the rows of the comparisons, with what takes the whole study to know."""
-    adjusted = holm_over_all(compared)
-    found = []
-    for row in _rows(compared, summary_rows):
-        block, arm = row["block"], row["arm"]
-        published = study.published.get(f"{block}/{arm}" if block else arm, {})
-        found.append(
-            {
-                **row,
-                "p_holm_all": adjusted.get((block, arm)) if row["reading"] == "last" else None,
-                "published": published.get("value"),
-                "published_score": published.get("score", "top1") if published else None,
-                "published_runs": published.get("runs"),
-            }
-        )
-    return found
-
-
-def _rows(compared: Mapping[str, Comparison], rows_of: Any) -> list[dict[str, Any]]:
-    """Return the rows of all blocks, each with its block, "" without."""
-    return [{"block": block, **row} for block, comparison in compared.items() for row in rows_of(comparison)]

@@ -17,10 +17,9 @@ import torch
 from attnconv import checks, files
 from attnconv.files import locked
 from attnconv.shown import shown
-from attnconv.study.folder import StudyFolder
+from attnconv.study.folder import StudyFolder, is_archive, record, write_records
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.process import RunProcess
-from attnconv.study.records import is_archive, record, write_records
 from attnconv.study.statistics import seeds_to_reach
 from attnconv.train.interrupts import termination_raised
 

@@ -20,6 +20,7 @@ observed difference is a guess, and one that was picked for being large is too l
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ RESAMPLES = 49_999
 PERMUTATIONS = 99_999  # all of them are counted up to so many (16 pairs, 9 against 9), beyond it so many are drawn
 ALPHA = 0.05
 POWER = 0.8
-MOST = 1_000_000  # runs; beyond that the answer is none
+MOST = 2**19  # runs; beyond that the answer is none
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def permutation(arm: Scores, baseline: Scores) -> Permutation | None:
         return None
     done = stats.permutation_test(
         (np.rint(x * 1e9), np.rint(y * 1e9)),
-        _sum_of_differences if paired else _welch_t,
+        (lambda x, y, axis: np.sum(x - y, axis=axis)) if paired else _welch_t,
         permutation_type="samples" if paired else "independent",
         vectorized=True,
         n_resamples=PERMUTATIONS,
@@ -172,10 +173,6 @@ def _arrangements(*runs: int) -> int:
     return 2 ** runs[0] if len(runs) == 1 else math.comb(sum(runs), runs[0])
 
 
-def _sum_of_differences(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
-    return np.sum(x - y, axis=axis)
-
-
 def _welch_t(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
     means, variances = zip(*((s.mean(axis), s.var(axis, ddof=1) / s.shape[axis]) for s in (x, y)), strict=True)
     floor = 1e-12 * (np.abs(means[0]) + np.abs(means[1])) + 1e-300  # where a resample has no spread
@@ -209,7 +206,7 @@ def difference_interval(values: np.ndarray, baseline: np.ndarray) -> Interval:
     if min(n, m) < FEW:
         return _students(float(values.mean() - baseline.mean()), reach * error)
     shown = math.sqrt(a * (n - 1) / n + b * (m - 1) / m)  # the spread of the resamples
-    return _percentiles((values, baseline), _mean_difference, reach * error / shown)
+    return _percentiles((values, baseline), lambda x, y, axis: x.mean(axis) - y.mean(axis), reach * error / shown)
 
 
 def welch_freedom(a: float, n: int, b: float, m: int) -> float:
@@ -234,10 +231,6 @@ def _percentiles(samples: tuple[np.ndarray, ...], statistic, reach: float) -> In
     )
     low, high = found.confidence_interval
     return Interval(float(low), float(high), "bootstrap")
-
-
-def _mean_difference(values: np.ndarray, baseline: np.ndarray, axis: int) -> np.ndarray:
-    return values.mean(axis) - baseline.mean(axis)
 
 
 def _negligible(error: float, values: np.ndarray) -> bool:
@@ -265,16 +258,6 @@ def runs_needed(difference: float, sds: tuple[float, ...]) -> int | None:
     """Return the fewest runs an arm, at least 2, with POWER; None if the difference is 0 or MOST are too few."""
     if difference == 0:
         return None
-    enough = 2
-    while power(difference, sds, enough) < POWER:
-        enough *= 2
-        if enough > MOST:
-            return None
-    too_few = enough // 2 if enough > 2 else 1
-    while enough - too_few > 1:
-        middle = (enough + too_few) // 2
-        if power(difference, sds, middle) < POWER:
-            too_few = middle
-        else:
-            enough = middle
-    return enough
+    enough = range(2, MOST + 1)
+    place = bisect_left(enough, POWER, key=lambda runs: power(difference, sds, runs))
+    return enough[place] if place < len(enough) else None

@@ -13,7 +13,8 @@ from typing import Any
 
 from attnconv.inactive import LOGITS_MOVED, PREDICTIONS_CHANGED
 from attnconv.report.page import render
-from attnconv.study.comparison import STATES, Comparison, Reading, Row
+from attnconv.study.comparison import STATES, Comparison, Reading, Row, holm_over_all
+from attnconv.study.plan import Study
 from attnconv.study.statistics import ALPHA, Difference, Estimate, seeds_to_reach
 
 NONE = "-"
@@ -204,6 +205,34 @@ def findings(comparison: Comparison, over_all: Mapping[str, float]) -> list[str]
 
 def _paragraphs(template: str, **values: Any) -> list[str]:
     return [" ".join(text.split()) for text in render(template, **values).split("\n\n") if text.strip()]
+
+
+def csv_files(study: Study, compared: Mapping[str, Comparison]) -> dict[str, str]:
+    """Return every number of all blocks, by the names of the files."""
+    return {
+        "summary.csv": csv_text(summary(study, compared)),
+        "runs.csv": csv_text(_of_blocks(compared, run_rows)),
+        "epochs.csv": csv_text(_of_blocks(compared, epoch_rows)),
+    }
+
+
+def summary(study: Study, compared: Mapping[str, Comparison]) -> list[dict[str, Any]]:
+    """Return the rows of all blocks, with what takes the whole study to know."""
+    adjusted = holm_over_all(compared)
+    found = _of_blocks(compared, summary_rows)
+    for row in found:
+        block, arm = row["block"], row["arm"]
+        published = study.published.get(f"{block}/{arm}" if block else arm, {})
+        row["p_holm_all"] = adjusted.get((block, arm)) if row["reading"] == "last" else None
+        row["published"] = published.get("value")
+        row["published_score"] = published.get("score", "top1") if published else None
+        row["published_runs"] = published.get("runs")
+    return found
+
+
+def _of_blocks(compared: Mapping[str, Comparison], rows_of: Any) -> list[dict[str, Any]]:
+    """Return the rows of all blocks, each with its block, "" without."""
+    return [{"block": block, **row} for block, comparison in compared.items() for row in rows_of(comparison)]
 
 
 def summary_rows(comparison: Comparison) -> list[dict[str, Any]]:
