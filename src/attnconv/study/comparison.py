@@ -333,17 +333,18 @@ def _within(
     """Return each arm's reading within the budget; ``arms`` have a run that is done, and clocks if there is one."""
     if budget is None:
         return dict.fromkeys(arms, Reading(why_not=unknown))
-    epochs = {name: epochs_within(clocks[name] or (), budget[1]) for name in arms}
-    scores = {
-        name: {r["seed"]: arm.at(r, epochs[name]) for r in (*arm.done, *arm.diverged)} if epochs[name] else {}
-        for name, arm in arms.items()
-    }
-    return {
-        name: _reading(scores[name], scores.get(baseline) if name != baseline else None, epochs[name])
-        if epochs[name]
-        else Reading(epochs=0, why_not="no epoch ends within the budget")
-        for name in arms
-    }
+    found: dict[str, Reading] = {}
+    base: Scores | None = None  # of the baseline, which comes first
+    for name, arm in arms.items():
+        epochs = epochs_within(clocks[name] or (), budget[1])
+        if not epochs:
+            found[name] = Reading(epochs=0, why_not="no epoch ends within the budget")
+            continue
+        scores = {r["seed"]: arm.at(r, epochs) for r in (*arm.done, *arm.diverged)}
+        found[name] = _reading(scores, base, epochs)
+        if name == baseline:
+            base = scores
+    return found
 
 
 def _adjusted(rows: Sequence[Row]) -> list[Row]:
