@@ -16,7 +16,7 @@ MODULES = (
     *("attnconv", "attnconv.ops", "attnconv.layers", "attnconv.models", "attnconv.surgery", "attnconv.compat"),
     *("attnconv.explain", "attnconv.export", "attnconv.data", "attnconv.recipes", "attnconv.checks"),
 )
-# Of rooms without __all__ these are public.
+# Of packages without __all__ these are public.
 WITHOUT_ALL = {
     "attnconv.checks": ("InputError", "InputTypeError", "MissingExtraError"),
 }
@@ -102,12 +102,12 @@ def test_a_changed_default_would_be_seen():
     assert signature(one) != signature(other)
 
 
-def test_every_room_that_the_package_names_is_in_it():
+def test_every_package_that_attnconv_names_is_in_it():
     import attnconv
 
-    rooms = {f"attnconv.{name}" for name in attnconv.__all__ if inspect.ismodule(getattr(attnconv, name))}
-    assert rooms <= set(MODULES)
-    assert len(rooms) >= 6
+    packages = {f"attnconv.{name}" for name in attnconv.__all__ if inspect.ismodule(getattr(attnconv, name))}
+    assert packages <= set(MODULES)
+    assert len(packages) >= 6
 
 
 # nn.Module says when these are called, and the class what it computes.

@@ -113,6 +113,18 @@ def require_memory(what: str, size: int) -> None:
         raise checks.InputError(f"{what} has {size} bytes, more than this machine has memory")
 
 
+def free_memory() -> int | None:
+    """Return the bytes of main memory that could be filled; None where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        with contextlib.suppress(OSError, ValueError):  # a container may have less
+            limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+            free = max(0, min(free, limit - used))
+        return free
+    return None
+
+
 def _require(found: os.stat_result, path: str | Path, at_most: int | None) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

@@ -54,7 +54,7 @@ def test_what_a_record_says(folder):
     assert room.images_per_second({"shape": found.shape, "median_seconds": None}) is None
 
 
-@pytest.mark.parametrize(("there", "name"), [(None, "torchvision"), (object(), "simplejpeg")])
+@pytest.mark.parametrize(("there", "name"), [(None, "pillow"), (object(), "simplejpeg")])
 def test_the_decoder(monkeypatch, there, name):
     monkeypatch.setattr(room.importlib.util, "find_spec", lambda _: there)
     assert room.decoder() == name

@@ -6,7 +6,8 @@ from bench.contestants import CPU
 from attnconv import __version__
 from attnconv.bench import machine as machine_room
 from attnconv.bench.machine import machine, rates
-from attnconv.bench.peak import free_bytes, peak_bytes
+from attnconv.bench.peak import peak_bytes
+from attnconv.files import free_memory
 
 
 def test_the_peak_counts_what_is_held_at_once_and_not_what_was_there():
@@ -26,7 +27,7 @@ def test_a_result_counts_although_it_is_thrown_away():
 
 
 def test_free_memory_is_known_here():
-    free = free_bytes()
+    free = free_memory()
     assert free is None or free > 10_000_000
 
 

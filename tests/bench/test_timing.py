@@ -95,7 +95,7 @@ def test_after_the_deadline_nobody_starts():
 
 
 def test_who_would_need_more_memory_than_is_free_stays_away(monkeypatch):
-    monkeypatch.setattr("attnconv.bench.peak.free_bytes", lambda: 1_000_000)
+    monkeypatch.setattr("attnconv.bench.peak.free_memory", lambda: 1_000_000)
     time = FakeTime()
 
     def allocate():

@@ -45,7 +45,6 @@ FLAGS = {
         "--batch-size --checkpoint --data --data-dir --device --image-size --json --run --skip-bad-images "
         "--trust --workers"
     ),
-    "shards": "--data-dir --image-size --images-per-shard --json --out",
     "predict": "--checkpoint --device --json --skip-bad-images --top --trust",
     "explain": (
         "--checkpoint --compare --device --example --head --host --json --layer --out --point --points --port "
@@ -70,6 +69,21 @@ def test_every_flag_is_listed_here(attnconv, command):
     _, out, _ = attnconv(command, "--help")
     found = set(re.findall(r"--[a-z][a-z0-9-]*", out))
     assert found == set(FLAGS[command].split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tar"], "attnconv tar was removed; use cat"),
+        (["tar", "x", "--out", "y"], "attnconv tar was removed; use cat"),
+        (["runs", "folder", "--tail"], "attnconv runs --tail was removed; use watch"),
+        (["runs", "--tail=3"], "attnconv runs --tail was removed; use watch"),
+    ],
+)
+def test_a_removed_command_or_flag_says_what_to_use(attnconv, monkeypatch, arguments, message):
+    monkeypatch.setattr("attnconv.cli.REMOVED", {"tar": "use cat", "runs --tail": "use watch"})
+    assert attnconv(*arguments) == (2, "", f"attnconv: error: {message}\n")
+    assert attnconv("models")[0] == 0
 
 
 def test_models(attnconv):
@@ -117,6 +131,25 @@ def test_train_leaves_a_run(finished):
     promised = "model data epochs seed top1 top5 loss best_top1 best_epoch params seconds device torch commit"
     assert set(promised.split()) <= set(result)
     assert (result["epochs"], result["seed"], result["device"]) == (2, 1, "cpu")
+
+
+TRAIN_AND_NAME_MODULES = f"""
+import sys
+from attnconv.cli import main
+assert main({TRAIN!r} + ["--epochs", "1", "--train-subset", "64", "--out", sys.argv[1]]) == 0
+print(*(name for name in sys.modules if name.partition(".")[0] == "attnconv"))
+"""
+
+
+def test_a_run_imports_what_it_needs(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN_AND_NAME_MODULES, str(tmp_path / "run")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    names = done.stdout.splitlines()[-1].split()
+    unneeded = ("attnconv.export", "attnconv.models.hub", "attnconv.explain", "attnconv.recipes.trained")
+    assert [name for name in names if name.startswith(unneeded)] == []
+    assert len(names) < 90, names
 
 
 def test_train_starts_its_processes_itself(tmp_path):

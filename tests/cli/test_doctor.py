@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from attnconv import __version__
-from attnconv.cli import diagnosis, main
-from attnconv.cli.diagnosis_text import diagnosis_text
+from attnconv.cli import doctor, main
+from attnconv.cli.doctor import diagnosis_text
 from attnconv.ops.kernel_choice import KERNELS
 
 
@@ -55,13 +55,13 @@ METADATA = [
 
 
 def test_extras_present_missing_and_too_old(monkeypatch):
-    monkeypatch.setattr(diagnosis.metadata, "requires", lambda name: METADATA)
-    found = diagnosis.extras()
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: METADATA)
+    found = doctor.extras()
     assert set(found) == {"train", "track", "hub"}
     assert found["train"]["install"] is None
     assert found["track"] == {"packages": {"nobody-made-this": None}, "install": "pip install 'attnconv[track]'"}
     assert found["hub"]["install"] == "pip install 'attnconv[hub]'"
-    text = diagnosis_text(diagnosis.diagnosis())
+    text = diagnosis_text(doctor.diagnosis())
     assert "nobody-made-this missing: pip install 'attnconv[track]'" in text
 
 
@@ -71,7 +71,7 @@ def test_gpus_are_listed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: facts)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
-    found = diagnosis.diagnosis()
+    found = doctor.diagnosis()
     assert [device["device"] for device in found["devices"]] == ["cpu", "cuda:0", "cuda:1", "mps"]
     assert {entry["device"] for entry in found["kernels"]} == {"cpu", "cuda"}
     assert "cuda:1  A card, 80 GB, compute capability 9.0" in diagnosis_text(found)
@@ -83,11 +83,11 @@ def test_a_data_folder_that_cannot_be_written(tmp_path, monkeypatch, made, messa
     if made == "file":
         (tmp_path / "sets").write_text("")
     else:
-        monkeypatch.setattr(diagnosis.os, "access", lambda *_: False)
-    found = diagnosis.data_folder()
+        monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    found = doctor.data_folder()
     assert not found["writable"]
     assert message in found["why_not"]
-    assert message in diagnosis_text(diagnosis.diagnosis())
+    assert message in diagnosis_text(doctor.diagnosis())
 
 
 def test_a_torch_that_does_not_import_is_a_finding(monkeypatch, capsys):

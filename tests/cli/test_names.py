@@ -4,7 +4,6 @@ import json
 import os
 import re
 import unicodedata
-from pathlib import Path
 
 import pytest
 from cli.conftest import picture
@@ -157,7 +156,14 @@ def test_a_saved_network_keeps_its_classes_and_its_card_shows_them(attnconv, run
     assert (tmp_path / "again" / "config.json").read_text() == config
 
 
-@pytest.mark.parametrize(("form", "suffix"), [("safetensors", ".safetensors"), ("torch", ".pt2"), ("onnx", ".onnx")])
+@pytest.mark.parametrize(
+    ("form", "suffix"),
+    [
+        ("safetensors", ".safetensors"),
+        pytest.param("torch", ".pt2", marks=pytest.mark.slow),
+        pytest.param("onnx", ".onnx", marks=pytest.mark.slow),
+    ],
+)
 def test_exported_files_keep_them(attnconv, run, tmp_path, form, suffix):
     if form == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -167,32 +173,3 @@ def test_exported_files_keep_them(attnconv, run, tmp_path, form, suffix):
     assert code == 0, err
     require_harmless(out)
     assert load_trained(path, device="cpu", trust=True).meta["classes"] == sorted(NAMES)
-
-
-def test_shards_keep_them(attnconv, run, pets, tmp_path):
-    pytest.importorskip("webdataset", reason="needs attnconv[shards]")
-    shards = tmp_path / "shards\x1b\udcff"
-    code, out, err = attnconv("shards", pets, "--out", shards)
-    assert code == 0, err
-    require_harmless(out, lines=1)
-    require_harmless((shards / "index.json").read_text(encoding="utf-8"))
-    code, out, err = attnconv("evaluate", run, "--data", shards, "--workers", "0", "--json")
-    assert code == 0, err
-    assert json.loads(out)["count"] == 2 * len(NAMES)
-
-
-def test_a_member_of_a_shard_is_named_in_one_line(attnconv, tmp_path):
-    import io
-    import tarfile
-
-    (tmp_path / "shards").mkdir()
-    for part in ("train", "val"):
-        with tarfile.open(tmp_path / "shards" / f"{part}-0.tar", "w") as tar:
-            for suffix, content in (("png", b"nothing"), ("cls", b"0")):
-                member = tarfile.TarInfo(f"a\n\x1b[2J\u202e\udcff.{suffix}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    outcome = attnconv("train", "--model", "aa_convnet3", "--data", tmp_path / "shards", "--batch-size", "1",
-                       "--workers", "0", "--out", Path(tmp_path / "run"))  # fmt: skip
-    assert_refused(outcome, r"train-0\.tar/a\\n\\x1b\[2J\\u202e.*\.png: it is no image")
-    require_harmless(outcome[2], lines=1)

@@ -140,21 +140,6 @@ def test_no_weights_are_taken_from_such_a_file(tmp_path, make, message, suffix):
         initialise(torch.nn.Linear(1, 1), "resnet18", tmp_path / f"x{suffix}")
 
 
-@pytest.mark.parametrize("name", ["train-0.tar", "index.json", "index.npy"])
-def test_shards_that_are_fifos(attnconv, folder, tmp_path, name):
-    pytest.importorskip("webdataset", reason="needs attnconv[shards]")
-    shards = tmp_path / "shards"
-    assert attnconv("shards", folder, "--out", shards)[0] == 0
-    if name.endswith(".tar"):
-        (shards / "index.json").unlink()
-        (shards / "train-000000.tar").rename(shards / "val-0.tar")
-    else:
-        (shards / name).unlink()
-    fifo(shards / name)
-    outcome = attnconv(*TRAIN[:3], "--data", shards, "--batch-size", "4", "--out", tmp_path / "new")
-    assert_refused(outcome, f"{name} is a FIFO and no regular file")
-
-
 def test_a_fifo_among_the_images_stops_no_worker_and_is_counted(folder, tmp_path):
     os.mkfifo(folder / "train" / "red" / "x.png")
     command = [sys.executable, "-m", "attnconv", "train", "--model", "aa_convnet3", "--data", str(folder)]

@@ -1,7 +1,4 @@
-"""Augmentation: what it does to images and labels, and that (seed, epoch, index) decide all of it."""
-
-import subprocess
-import sys
+"""Augmentation: what it does to images and labels; test_loaders.py has what every loader promises of it."""
 
 import pytest
 import torch
@@ -10,22 +7,23 @@ from torchvision.transforms import v2
 from attnconv.checks import InputError, InputTypeError
 from attnconv.data import Augmentation, decode_image, load_data
 from attnconv.data.augment import batch_mixer
-from attnconv.data.order import Batch, seed_of
+from attnconv.data.batches import Batch, seed_of
 
 CPU = torch.device("cpu")
 ALL = Augmentation(crop_scale=0.5, trivial=True, erasing=0.5, mixup=0.4, cutmix=1.0)
 
 
-@pytest.fixture(params=["digits", "folder-0", "folder-2"])
-def make_loaders(request, image_folder):
-    """For a set of 13 training images: (augmentation, seed) -> training and validation loader."""
-    kind, _, workers = request.param.partition("-")
-    data = load_data("digits", train_subset=13) if kind == "digits" else load_data(str(image_folder), image_size=16)
-
-    def make(augmentation=ALL, seed=3):
-        return data.loaders(batch_size=4, seed=seed, device=CPU, workers=int(workers or 0), augmentation=augmentation)
-
-    return make
+@pytest.fixture(params=["digits", "folder"])
+def make_loader(request, image_folder):
+    """For a set of 13 training images: augmentation -> training loader."""
+    data = (
+        load_data("digits", train_subset=13)
+        if request.param == "digits"
+        else load_data(str(image_folder), image_size=16)
+    )
+    return lambda augmentation: data.train_loader(
+        batch_size=4, seed=3, device=CPU, workers=0, augmentation=augmentation
+    )
 
 
 def stacked(batches) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,46 +31,15 @@ def stacked(batches) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
-def same(a, b) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(stacked(a), stacked(b), strict=True))
-
-
-def test_seed_and_epoch_decide_all(make_loaders):
-    (train, _), (again, _) = make_loaders(), make_loaders()
-    list(again.epoch(7))
-    assert same(train.epoch(2), again.epoch(2))
-    assert not same(train.epoch(2), train.epoch(1))
-    assert not same(train.epoch(2), make_loaders(seed=4)[0].epoch(2))
-
-
-@pytest.mark.parametrize("start", [1, 2])
-def test_going_on_in_the_middle_of_an_epoch(make_loaders, start):
-    whole = list(make_loaders()[0].epoch(1))
-    assert same(make_loaders()[0].epoch(1, start), whole[start:])
-
-
-def test_the_global_generator_is_left_alone_and_decides_nothing(make_loaders, global_random_state):
-    train, _ = make_loaders()
-    first = list(train.epoch(0))
-    assert torch.equal(torch.get_rng_state(), global_random_state)
-    torch.manual_seed(8)
-    assert same(train.epoch(0), first)
-
-
 @pytest.mark.parametrize(
     "augmentation",
     [Augmentation(trivial=True), Augmentation(erasing=1.0), Augmentation(mixup=0.4), Augmentation(cutmix=1)],
 )
-def test_each_part_changes_the_images(make_loaders, augmentation):
-    (plain, _), (other, _) = make_loaders(Augmentation()), make_loaders(augmentation)
+def test_each_part_changes_the_images(make_loader, augmentation):
+    plain, other = make_loader(Augmentation()), make_loader(augmentation)
     images, changed = stacked(plain.epoch(0))[0], stacked(other.epoch(0))[0]
     assert changed.shape == images.shape
     assert ((images != changed).flatten(1).any(1)).sum() >= 6  # of 12; some operations leave an image as it is
-
-
-def test_validation_is_never_augmented(make_loaders):
-    (_, plain), (_, val) = make_loaders(Augmentation()), make_loaders()
-    assert same(plain.epoch(0), val.epoch(0))
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(mixup=0.4), ALL])
@@ -80,21 +47,12 @@ def test_nothing_mixes_batches_without_a_seed(augmentation):
     assert batch_mixer(augmentation, seed=None, num_classes=3) is None
 
 
-def test_labels_are_shares_where_images_are_mixed(make_loaders):
-    train, _ = make_loaders()
-    plain, _ = make_loaders(Augmentation())
+def test_labels_are_shares_where_images_are_mixed(make_loader):
+    train, plain = make_loader(ALL), make_loader(Augmentation())
     for batch, unmixed in zip(train.epoch(0), plain.epoch(0), strict=True):
         assert (batch.labels.dtype, batch.labels.ndim) == (torch.float32, 2)
         torch.testing.assert_close(batch.labels.sum(1), torch.ones(4))
         assert (batch.labels[torch.arange(4), unmixed.labels] > 0).all()
-
-
-def test_workers_change_nothing(image_folder):
-    data = load_data(str(image_folder), image_size=16)
-    here, there = (
-        data.train_loader(batch_size=4, seed=0, device=CPU, workers=n, augmentation=ALL).epoch(1) for n in (0, 2)
-    )
-    assert same(here, there)
 
 
 def test_an_image_of_a_file_is_that_of_its_own_seed(image_folder):
@@ -198,17 +156,6 @@ def test_an_empty_batch_of_files_is_mixed_without_a_fault(image_folder):
 def test_settings_out_of_range(settings, error, message):
     with pytest.raises(error, match=f"^{message}$"):
         Augmentation(**settings)
-
-
-def test_plain_digits_need_no_torchvision():
-    code = (
-        "import sys, torch; sys.modules['torchvision'] = None\n"
-        "from attnconv.data import load_data\n"
-        "train, _ = load_data('digits').loaders(batch_size=4, seed=0, device=torch.device('cpu'), workers=0)\n"
-        "print(next(train.epoch(0)).images.shape[0])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "4"
 
 
 @pytest.mark.parametrize("name", ["trivial", "erasing", "mixup", "cutmix"])

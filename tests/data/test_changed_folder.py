@@ -9,7 +9,7 @@ import torch
 
 from attnconv.checks import InputError
 from attnconv.data import load_data
-from attnconv.data.fingerprint import fingerprint as fingerprint_of
+from attnconv.data.batches import fingerprint as fingerprint_of
 from attnconv.recipes import run
 from attnconv.train.config import RunConfig
 

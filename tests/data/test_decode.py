@@ -50,7 +50,7 @@ def test_formats_and_colours(tmp_path, mode, name, channels):
     with Image.open(tmp_path / name) as file:
         expected = as_tensor(file, "RGB" if channels == 3 else "L")
     assert (image.dtype, image.shape) == (torch.uint8, (channels, 9, 13))
-    # of a JPEG file, torchvision takes the grey as it is stored, and it rounds CMYK otherwise than Pillow
+    # the grey of a JPEG file is as it is stored, and simplejpeg rounds CMYK otherwise than Pillow
     torch.testing.assert_close(image.int(), expected.int(), rtol=0, atol=4 if name == "a.jpg" else 0)
 
 
@@ -58,12 +58,6 @@ def test_transparency_is_dropped_without_a_warning(tmp_path, recwarn):
     COLOUR.convert("P").save(tmp_path / "a.png", transparency=bytes(range(256)))
     assert torch.equal(decode_image(tmp_path / "a.png", 3), as_tensor(COLOUR.convert("P")))
     assert [str(warning.message) for warning in recwarn] == []
-
-
-def test_a_jpeg_takes_the_fast_way(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "_decode_any", None)
-    COLOUR.save(tmp_path / "a.jpg")
-    assert decode_image(tmp_path / "a.jpg", 3).shape == (3, 9, 13)
 
 
 def test_no_warning_about_a_jpeg(tmp_path, recwarn):
@@ -210,47 +204,37 @@ def test_a_jpeg_of_20000_by_20000_pixels(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_simplejpeg_gives_the_pixels_that_torchvision_gives(tmp_path, monkeypatch, mode, channels):
+@pytest.mark.parametrize("orientation", [None, *range(10)])  # of EXIF; 0 and 9 mean nothing
+def test_simplejpeg_gives_the_pixels_that_pillow_gives(tmp_path, monkeypatch, mode, channels, orientation):
     pytest.importorskip("simplejpeg")
-    pixels = np.random.default_rng(0).integers(0, 256, (45, 67, 3), dtype=np.uint8)
-    Image.fromarray(pixels).convert(mode).save(tmp_path / "a.jpg", quality=85)
-    fast = decode_image(tmp_path / "a.jpg", channels)
-    monkeypatch.setattr(decode, "_simplejpeg", lambda: None)
+    pixels, exif = np.random.default_rng(0).integers(0, 256, (45, 67, 3), dtype=np.uint8), Image.Exif()
+    exif[0x0112] = orientation
+    options = {} if orientation is None else {"exif": exif}
+    Image.fromarray(pixels).convert(mode).save(tmp_path / "a.jpg", quality=85, **options)
+    with monkeypatch.context() as alone:
+        alone.setattr(decode, "_decode_any", None)
+        fast = decode_image(tmp_path / "a.jpg", channels)
+    monkeypatch.setattr(decode, "_decode_jpeg", None)
     assert torch.equal(fast, decode_image(tmp_path / "a.jpg", channels))
 
 
-class TakesPart:
-    """In the place of simplejpeg: every image is one black pixel."""
+@pytest.mark.parametrize("fast", [None, "simplejpeg"])
+def test_pillow_decodes_a_jpeg_where_simplejpeg_is_missing_or_refuses(tmp_path, monkeypatch, fast):
+    class Refuses:
+        @staticmethod
+        def decode_jpeg(data, colours):
+            raise ValueError("not this one")
 
-    @staticmethod
-    def decode_jpeg(data, colours):
-        return np.zeros((1, 1, len(colours) if colours == "RGB" else 1), dtype=np.uint8)
-
-
-@pytest.mark.parametrize(("exif", "side"), [(False, 1), (True, 9)])
-def test_simplejpeg_is_left_out_where_there_is_exif(tmp_path, monkeypatch, exif, side):
-    monkeypatch.setattr(decode, "_simplejpeg", lambda: TakesPart)
-    orientation = Image.Exif()
-    orientation[0x0112] = 3
-    COLOUR.save(tmp_path / "a.jpg", **({"exif": orientation} if exif else {}))
-    assert decode_image(tmp_path / "a.jpg", 3).shape[1] == side
-
-
-def test_a_jpeg_that_simplejpeg_cannot_read(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise ValueError("not this one")
-
-    monkeypatch.setattr(TakesPart, "decode_jpeg", refuse)
-    monkeypatch.setattr(decode, "_simplejpeg", lambda: TakesPart)
     COLOUR.save(tmp_path / "a.jpg")
-    assert decode_image(tmp_path / "a.jpg", 3).shape == (3, 9, 13)
+    expected = decode_image(tmp_path / "a.jpg", 3)
+    monkeypatch.setattr(decode, "_simplejpeg", lambda: fast and Refuses)
+    assert torch.equal(decode_image(tmp_path / "a.jpg", 3), expected)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 def test_without_pillow_it_says_what_to_install(tmp_path, monkeypatch, name):
     COLOUR.save(tmp_path / name)
     monkeypatch.setattr(decode, "_simplejpeg", lambda: None)
-    for package in ("PIL", "torchvision", "torchvision.io"):
-        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingExtraError, match=r"^this needs PIL: pip install 'attnconv\[train\]'$"):
         decode_image(tmp_path / name, 3)

@@ -10,10 +10,7 @@ import torch
 
 from attnconv.checks import InputError
 from attnconv.data import load_data, prepare_image
-from attnconv.data.far_context import SIZE as FAR_CONTEXT_SIZE
-from attnconv.data.far_pairs import GAP, LEVEL, NOISE
-from attnconv.data.glyphs import GLYPH_NAMES, GLYPH_SIDE, GLYPHS
-from attnconv.data.random_bits import RandomBits
+from attnconv.data.generated import GAP, GLYPH_SIDE, GLYPHS, LEVEL, NOISE, below
 from attnconv.models import create_model
 
 CPU = torch.device("cpu")
@@ -49,8 +46,8 @@ def seen_glyph(image, offset):
 
 
 def test_the_stream_of_random_numbers_is_this_one():
-    assert RandomBits(7).below(1000, 2, 3).tolist() == [[43, 325, 786], [314, 901, 372]]
-    assert RandomBits(7).below(np.array([[1, 2, 3], [4, 5, 6]]), 2, 3).tolist() == [[0, 1, 2], [2, 1, 0]]
+    assert below(np.random.PCG64(7), 1000, 2, 3).tolist() == [[43, 325, 786], [314, 901, 372]]
+    assert below(np.random.PCG64(7), np.array([[1, 2, 3], [4, 5, 6]]), 2, 3).tolist() == [[0, 1, 2], [2, 1, 0]]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,7 +107,7 @@ def test_pairs_are_the_same_or_different_and_each_kind_is_as_frequent_in_both_cl
         _, kinds = glyph_boxes(part.images)  # (N, 2)
         assert np.array_equal(kinds[:, 0] != kinds[:, 1], part.labels.numpy())
         counts = [
-            [np.bincount(kinds[part.labels.numpy() == label, side], minlength=len(GLYPH_NAMES)) for side in (0, 1)]
+            [np.bincount(kinds[part.labels.numpy() == label, side], minlength=len(GLYPHS)) for side in (0, 1)]
             for label in (0, 1)
         ]
         assert len({int(count) for count in np.ravel(counts)}) == 1
@@ -223,7 +220,7 @@ def test_textures_differ_in_the_direction_of_their_likeness_and_one_of_eight_in_
 
 def twins(part):
     """Images and labels of far-context, (P, 2, H, W) each, as numpy arrays."""
-    return (tensor.view(-1, 2, *FAR_CONTEXT_SIZE).numpy() for tensor in (part.images.squeeze(1), part.labels))
+    return (tensor.view(-1, 2, 32, 32).numpy() for tensor in (part.images.squeeze(1), part.labels))
 
 
 def test_the_twins_differ_in_the_glyph_and_in_the_labels_of_the_block():

@@ -8,7 +8,7 @@ import torch
 
 from attnconv.checks import InputError, InputTypeError
 from attnconv.data import DATA_SETS, decode_image, load_data, prepare_image
-from attnconv.data.named import mean_and_std
+from attnconv.data.tensors import mean_and_std
 
 CPU = torch.device("cpu")
 
@@ -126,10 +126,16 @@ def test_a_home_folder_is_expanded(image_folder, monkeypatch):
     assert load_data("~/pets").num_train == 13
 
 
-def test_the_import_is_cheap():
-    code = "import sys, attnconv.data; print({'torchvision', 'PIL', 'sklearn'} & set(sys.modules))"
+def test_the_import_is_cheap_and_plain_digits_need_no_torchvision():
+    code = (
+        "import sys, attnconv.data, torch; print({'torchvision', 'PIL', 'sklearn'} & set(sys.modules))\n"
+        "sys.modules['torchvision'] = None\n"
+        "data = attnconv.data.load_data('digits')\n"
+        "train, _ = data.loaders(batch_size=4, seed=0, device=torch.device('cpu'), workers=0)\n"
+        "print(next(train.epoch(0)).images.shape[0])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert done.stdout == "set()\n4\n"
 
 
 def test_decode_image_is_for_the_same_channels(tmp_path):

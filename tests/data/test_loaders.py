@@ -1,12 +1,14 @@
-"""What every loader promises, for both kinds of source and with worker processes."""
+"""What every loader promises, for both kinds of source, with worker processes and with all of the augmentation."""
 
 import pytest
 import torch
 
 from attnconv.checks import InputError, InputTypeError
-from attnconv.data import load_data
+from attnconv.data import Augmentation, load_data
+from attnconv.data.image_data import topk
 
 CPU = torch.device("cpu")
+ALL = Augmentation(crop_scale=0.5, trivial=True, erasing=0.5, mixup=0.4, cutmix=1.0)
 
 
 @pytest.fixture(params=["digits", "folder-0", "folder-2"])
@@ -20,7 +22,12 @@ def data_and_workers(request, image_folder):
 @pytest.fixture
 def make_loaders(data_and_workers):
     data, workers = data_and_workers
-    return lambda seed=0: data.loaders(batch_size=4, seed=seed, device=CPU, workers=workers)
+    return lambda seed=0, augmentation=Augmentation(): data.loaders(  # noqa: B008  frozen
+        batch_size=4, seed=seed, device=CPU, workers=workers, augmentation=augmentation
+    )
+
+
+both = pytest.mark.parametrize("augmentation", [Augmentation(), ALL], ids=["plain", "all"])
 
 
 def stacked(batches) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,9 +59,9 @@ def test_validation_gives_every_image_once_and_in_order(make_loaders, data_and_w
     assert same(val.epoch(0), val.epoch(5))
 
 
-def test_seed_and_epoch_decide_all(make_loaders):
-    train, _ = make_loaders(seed=3)
-    again, _ = make_loaders(seed=3)
+@both
+def test_seed_and_epoch_decide_all(make_loaders, augmentation):
+    (train, _), (again, _) = make_loaders(3, augmentation), make_loaders(3, augmentation)
     list(again.epoch(7))  # another past
     assert same(train.epoch(2), again.epoch(2))
 
@@ -66,11 +73,11 @@ def test_another_seed_or_epoch_gives_other_batches(make_loaders, seed, epoch):
     assert not same(train.epoch(2), other.epoch(epoch))
 
 
+@both
 @pytest.mark.parametrize("start", [1, 2])
-def test_going_on_in_the_middle_of_an_epoch(make_loaders, start):
-    train, _ = make_loaders()
+def test_going_on_in_the_middle_of_an_epoch(make_loaders, start, augmentation):
+    (train, _), (again, _) = make_loaders(0, augmentation), make_loaders(0, augmentation)
     whole = list(train.epoch(1))
-    again, _ = make_loaders()
     rest = list(again.epoch(1, start))
     assert len(rest) == 3 - start
     assert same(rest, whole[start:])
@@ -88,16 +95,12 @@ def test_an_epoch_that_is_broken_off_leaves_no_trace(make_loaders):
     assert same(train.epoch(1), expected)
 
 
-def test_the_global_generator_is_left_alone(make_loaders, global_random_state):
-    train, val = make_loaders()
-    list(train.epoch(0)), list(val.epoch(0))
-    assert torch.equal(torch.get_rng_state(), global_random_state)
-
-
-def test_the_global_generator_decides_nothing(make_loaders):
-    train, _ = make_loaders()
-    torch.manual_seed(1)
+@both
+def test_the_global_generator_is_left_alone_and_decides_nothing(make_loaders, global_random_state, augmentation):
+    train, val = make_loaders(0, augmentation)
     expected = list(train.epoch(0))
+    list(val.epoch(0))
+    assert torch.equal(torch.get_rng_state(), global_random_state)
     torch.manual_seed(2)
     assert same(train.epoch(0), expected)
 
@@ -108,11 +111,19 @@ def test_a_start_beyond_the_epoch_is_refused_at_once(make_loaders):
         train.epoch(0, start=4)
 
 
-def test_workers_change_nothing(image_folder):
+def test_validation_is_never_augmented(make_loaders):
+    (_, plain), (_, val) = make_loaders(), make_loaders(0, ALL)
+    assert same(plain.epoch(0), val.epoch(0))
+
+
+@both
+def test_workers_change_nothing(image_folder, augmentation):
     data = load_data(str(image_folder), image_size=16)
-    here, _ = data.loaders(batch_size=4, seed=0, device=CPU, workers=0)
-    there, _ = data.loaders(batch_size=4, seed=0, device=CPU, workers=2)
-    assert same(here.epoch(1), there.epoch(1))
+    here, there = (
+        data.train_loader(batch_size=4, seed=0, device=CPU, workers=n, augmentation=augmentation).epoch(1)
+        for n in (0, 2)
+    )
+    assert same(here, there)
 
 
 @pytest.mark.parametrize(
@@ -133,3 +144,11 @@ def test_options_out_of_range(options, error, message):
     data = load_data("digits", train_subset=13)
     with pytest.raises(error, match=f"^{message}$"):
         data.loaders(**({"batch_size": 4, "seed": 0, "device": CPU, "workers": 0} | options))
+
+
+def test_the_most_likely_classes_come_first():
+    logits = torch.tensor([0.0, 2.0, 1.0]).log_softmax(-1)
+    (first, most), (second, less) = topk(logits, ["a", "b", "c"], 2)
+    assert (first, second) == ("b", "c")
+    assert (most, less) == pytest.approx(tuple(logits.exp()[[1, 2]].tolist()))
+    assert [name for name, _ in topk(logits.half(), ["a", "b", "c"], 9)] == ["b", "c", "a"]

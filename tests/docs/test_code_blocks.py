@@ -29,7 +29,7 @@ from attnconv.train.config import RunConfig
 
 # A Python block that begins so is not run, only read: its names exist, and its calls fit the functions.
 NOT_RUN = re.compile(r"# needs (the network|a GPU|minutes)\b")
-OWN_DATA = ("FOLDER", "SHARDS", "photos")  # what the pages call a reader's own folder
+OWN_DATA = ("FOLDER", "photos")  # what the pages call a reader's own folder
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = set(re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)[1].split())
 

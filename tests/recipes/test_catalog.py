@@ -2,17 +2,18 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from attnconv.checks import InputError
 from attnconv.data import DATA_SETS
 from attnconv.layers import AugmentedConv2d, SelfAttention, SimpleSelfAttention
 from attnconv.models import create_model
 from attnconv.models.registry import check_options
-from attnconv.recipes import find_recipe, list_recipes
-from attnconv.recipes.recipe import made, recipe
+from attnconv.recipes import catalog, find_recipe, list_recipes
 from attnconv.train.config import RunConfig
 
 RECIPES = {r.name: r for r in list_recipes()}
@@ -39,7 +40,18 @@ def test_the_recipes():
     assert len(RECIPES) == 21
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# One of each network and set of options; the others differ in data, size and epochs.
+FAST = (
+    *("imagewoof-128-5ep", "imagewoof-48-5ep", "leaderboard-imagewoof-256-5ep", "cifar100-500ep-plain"),
+    *("cifar100-convnet3-100ep", "cifar100-aa-convnet3-35ep", "cifar10-wide-resnet-100ep", "imagenet-100ep"),
+)
+
+
+def slow_but(names, fast=FAST):
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", slow_but(RECIPES))
 def test_its_network_takes_its_images(name):
     config = RECIPES[name].config
     assert type(config) is RunConfig
@@ -57,10 +69,19 @@ def test_it_says_how_it_is_run_and_what_to_expect(name):
     assert (found.config.data in DATA_SETS) != found.needs_data
 
 
+def test_nothing_in_the_file_is_left_unread():
+    path = Path(catalog.__file__).with_name("catalog.yaml")
+    entries = yaml.safe_load(path.read_text())["recipes"]
+    known = {"title", "flags", "source", "expected", "measured", "config"}
+    assert {name: unread for name, entry in entries.items() if (unread := set(entry) - known)} == {}
+    assert list(entries) == [r.name for r in list_recipes()]
+    assert find_recipe("imagewoof-256-400ep").command.endswith("imagewoof-256-400ep --on-nan rollback")
+
+
 XRESNETS = [name for name in RECIPES if name.startswith(("imagewoof", "imagenette", "leaderboard"))]
 
 
-@pytest.mark.parametrize("name", XRESNETS)
+@pytest.mark.parametrize("name", slow_but(XRESNETS, fast=("imagewoof-128-5ep", "leaderboard-imagenette-256-5ep")))
 @pytest.mark.parametrize(
     ("model", "kind"),
     [("xresnet50", None), ("sa_xresnet50", SelfAttention), ("ssa_xresnet50", SimpleSelfAttention)],
@@ -187,41 +208,3 @@ def test_an_unknown_name():
 def test_a_recipe_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         RECIPES["cifar100-30ep"].name = "other"
-
-
-def planted(text):
-    def build():
-        return RunConfig()
-
-    build.__doc__ = text
-    return build
-
-
-GOOD = """A sentence.
-
-    attnconv train --recipe planted
-
-    Source: a paper,
-    on two lines.
-    Expected: 12.3
-    Measured: 12.1, 3 seeds, one GPU
-    """
-
-
-def test_the_docstring_is_what_the_list_shows(monkeypatch):
-    monkeypatch.setattr("attnconv.recipes.recipe._BUILDERS", {})
-    build = planted(GOOD)
-    build.__name__ = "a_b_1"
-    assert recipe(build) is build
-    found = made("a-b-1")
-    assert (found.title, found.source, found.expected) == ("A sentence.", "a paper, on two lines.", "12.3")
-    assert found.measured == "12.1, 3 seeds, one GPU"
-
-
-@pytest.mark.parametrize(
-    "missing", ["Source: a paper,", "Expected: 12.3", "Measured: 12.1, 3 seeds, one GPU", "attnconv"]
-)
-def test_a_docstring_of_another_form_is_our_mistake(monkeypatch, missing):
-    monkeypatch.setattr("attnconv.recipes.recipe._BUILDERS", {"planted": planted(GOOD.replace(missing, ""))})
-    with pytest.raises(AssertionError, match="the docstring of recipe planted has another form"):
-        made("planted")

@@ -6,6 +6,7 @@ import torch
 from attnconv.checks import InputError
 from attnconv.data import Augmentation, ImageData
 from attnconv.recipes import default_out, load_trained, run
+from attnconv.recipes.run import lr_find
 from attnconv.train.config import RunConfig
 
 TINY = {"data": "digits", "epochs": 1, "train_subset": 64, "batch_size": 32, "device": "cpu"}
@@ -80,6 +81,21 @@ def test_bad_settings_leave_nothing_behind(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         run(RunConfig(**settings), tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("start", [lambda config, out: run(config, out), lambda config, _: lr_find(config)])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_options": {"num_heads": 0}}, "num_heads must be at least 1, got 0"),
+        ({"random_erasing": 2.0}, "erasing"),
+        ({"data": "digit"}, "neither a data set nor an existing folder"),
+    ],
+)
+def test_a_configuration_is_checked_before_its_data_are_loaded(monkeypatch, tmp_path, start, change, message):
+    monkeypatch.setattr("attnconv.recipes.images.load_data", None)
+    with pytest.raises(InputError, match=message):
+        start(RunConfig(**{"model": "aa_convnet3", **TINY, **change}), tmp_path / "out")
 
 
 AUGMENTED = {"trivial_augment": True, "random_erasing": 0.5, "mixup": 0.4, "cutmix": 1.0, "crop_scale": 0.5}

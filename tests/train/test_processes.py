@@ -16,7 +16,7 @@ import torch
 from train.toy import toy_config, toy_net, val_loader
 
 from attnconv.checks import InputError
-from attnconv.data.order import BatchOrder
+from attnconv.data.batches import BatchOrder
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.device import fabric_of
 from attnconv.train.evaluate import evaluate

@@ -98,8 +98,8 @@ def contest(data: ImageData, cached: ImageData, *, batch: int) -> Contest:
 
 
 def decoder() -> str:
-    """What decodes JPEG files here."""
-    return "torchvision" if importlib.util.find_spec("simplejpeg") is None else "simplejpeg"
+    """Return the name of what decodes JPEG files here."""
+    return "pillow" if importlib.util.find_spec("simplejpeg") is None else "simplejpeg"
 
 
 def images_per_second(record: dict[str, Any]) -> float | None:

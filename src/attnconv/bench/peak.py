@@ -1,14 +1,13 @@
 """Peak memory of a call, measured by what is allocated and freed, and whether a call would fit at all."""
 
-import contextlib
 import os
-from pathlib import Path
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from attnconv.bench.contest import Call, CannotRunError, Contestant
+from attnconv.files import free_memory
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes a line on stderr whenever it starts and stops
 
@@ -37,29 +36,11 @@ def peak_bytes(call: Call, device: torch.device) -> int:
     return peak
 
 
-def free_bytes() -> int | None:
-    """Main memory that new tensors could have; None where the system does not say."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        return min(free, _container_bytes(free))
-    return None
-
-
-def _container_bytes(otherwise: int) -> int:
-    """What the control group leaves, if it has a limit."""
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        return max(0, limit - used)
-    return otherwise
-
-
 def fits_memory(contestant: Contestant, device: torch.device) -> None:
     """Raise CannotRunError if the contestant's probe, scaled up, holds more than may be asked for."""
     if contestant.probe is None or device.type == "cuda":  # which refuses what does not fit, and goes on
         return
-    if (free := free_bytes()) is None:
+    if (free := free_memory()) is None:
         return
     needed = peak_bytes(contestant.probe.build(), device) * contestant.probe.factor
     if needed > PART * free:

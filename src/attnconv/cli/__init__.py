@@ -1,4 +1,4 @@
-"""The command line: one file a subcommand, each imported when it is called, so that `attnconv --help` is quick."""
+"""The command line: a command's file is imported when it is called, so that `attnconv --help` is quick."""
 
 import inspect
 import keyword
@@ -14,21 +14,28 @@ from attnconv.train.leaving import leave
 
 COMMANDS = {
     "models": "List the networks that can be created by name.",
-    "summary": "What a network costs: parameters, multiply-adds, FLOPs, attention memory.",
+    "summary": "Print what a network costs: parameters, multiply-adds, FLOPs, attention memory.",
     "train": "Train a network and leave the run in a folder.",
-    "lr-find": "Say which learning rates a run could take.",
+    "lr-find": "Find the learning rates that a run could take.",
     "evaluate": "Score a trained network on validation images.",
-    "predict": "Name what is on images, most likely classes first.",
+    "predict": "Predict the classes of images, the most likely first.",
     "explain": "Draw what a position of an image attends to.",
-    "export": "Write a trained network as ONNX, torch.export or safetensors, and prove that it answers alike.",
-    "import": "Make a checkpoint of 2019 or of fastai one of our networks.",
-    "shards": "Put image files into tar files, for file systems that bear no millions of small ones.",
-    "runs": "List the runs in a folder: where they stand, and how good they are.",
-    "study": "Many runs of a plan: models, data, options and seeds, in one folder.",
-    "bench": "Time, memory and FLOPs of ops, layers and networks, beside what one would use otherwise.",
+    "export": "Write a trained network as ONNX, torch.export or safetensors, and check that it gives the same outputs.",
+    "import": "Turn a checkpoint of 2019 or of fastai into one of our networks.",
+    "runs": "List the runs in a folder, with their state and scores.",
+    "study": "Run a plan of models, data, options and seeds, and compare the results.",
+    "bench": "Measure time, memory and FLOPs of ops, layers and networks, compared with standard alternatives.",
     "hub": "Share a trained network: as a folder of safetensors, or on the Hugging Face Hub.",
-    "doctor": "Say what is installed here and what can run.",
+    "doctor": "Report what is installed here and what can run.",
     "demo": "Train a plain and an augmented network on digits, side by side.",
+}
+
+# The files of commands that are not in the file of their own name.
+FILES = {"summary": "models"}
+
+# Commands ("shards") and flags ("runs --watch") that were removed: the end of a sentence that says what to use.
+REMOVED: dict[str, str] = {
+    "shards": "webdataset writes shards, and docs/data.md shows how to make a folder of images of them",
 }
 
 
@@ -38,9 +45,9 @@ def entry() -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0, 2 for what the user can mend, 1 for a failure, 130 or 143 after a signal.
+    """Run one command and return its exit code.
 
-    130 is Ctrl-C, 143 SIGTERM.
+    0 is success, 2 what the user can mend, 1 a failure, 130 Ctrl-C, 143 SIGTERM.
     """
     try:
         return _run(arguments)
@@ -65,9 +72,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     if words == ["--version"]:  # and what a broken installation is asked, without any package of [train]
         print(__version__)
     elif words[:1] == ["doctor"] and set(words[1:]) <= {"--json"}:
-        from attnconv.cli.diagnosis_text import print_diagnosis
+        from attnconv.cli.doctor import doctor
 
-        print_diagnosis(json=len(words) > 1)
+        doctor(json=len(words) > 1)
     else:
         command, bound = parse(words)
         command(*bound.args, **bound.kwargs)
@@ -76,24 +83,35 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.BoundArguments]:
-    """The command that ``arguments`` name, and what it is to be called with; InputError if they name none."""
+    """Return the command that ``arguments`` name, and its arguments; InputError if they name none."""
     checks.require("cyclopts", extra="train")
-    from cyclopts import App, CycloptsError
+    from cyclopts import App, CycloptsError, Parameter
+
+    _require_not_removed(arguments or ())
 
     app = App(
         name="attnconv",
         help="Self-attention inside convolutional networks.",
         version=__version__,
         help_format="plaintext",  # or <class> would be taken for markup
+        default_parameter=Parameter(negative=()),  # no --no-json and no --empty-option
     )
     for name, text in COMMANDS.items():
         function = name.replace("-", "_") + "_" * keyword.iskeyword(name)
-        app.command(f"attnconv.cli.{function}:{function}", name=name, help=text)
+        app.command(f"attnconv.cli.{FILES.get(name, function)}:{function}", name=name, help=text)
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise checks.InputError(" ".join(str(error).split())) from None
     return command, bound
+
+
+def _require_not_removed(arguments: Sequence[str]) -> None:
+    words = {word.partition("=")[0] for word in arguments}
+    for removed, instead in REMOVED.items():
+        command, *others = removed.split()
+        if arguments[:1] == [command] and words.issuperset(others):
+            raise checks.InputError(f"attnconv {removed} was removed; {instead}")
 
 
 def _fail(message: str, code: int) -> int:

@@ -25,7 +25,7 @@ QUICK = {"cpu": "S1,S4,S6,X3", "cuda": "G1,G2,G3,X1"}
 QUICK_LAYERS = "L1,L4"
 BUDGET = 30.0  # seconds that the rounds of one contest may take, but for its least three rounds
 
-bench = App(name="bench", help_format="plaintext")
+bench = App(name="bench", help_format="plaintext", default_parameter=Parameter(negative=None))  # with --no-NAME
 bench.command("attnconv.cli.bench_data:data", name="data", help="Images a second of the loader, beside Pillow's.")
 
 

@@ -1,13 +1,33 @@
-"""attnconv doctor: what is installed here, and what can run."""
+"""attnconv doctor: versions, extras, devices, kernels and the data folder of this machine.
 
-from typing import Annotated
+Needs neither torch nor an extra: where a thing is missing, or fails, that is the finding.
+"""
 
-from cyclopts import Parameter
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
-from attnconv.cli.diagnosis_text import print_diagnosis
+from attnconv import __version__, checks
+from attnconv.cli.output import amount, print_json
+from attnconv.shown import shown_lines
+
+NOT_FOR_USERS = ("all", "dev", "docs")
+MAP_SIZE, HEAD_DIM = (32, 32), 16  # of the attention for which kernels are asked
+# A line of the package's metadata, such as: scipy>=1.15; extra == "train"
+OF_AN_EXTRA = re.compile(
+    r"(?P<name>[\w.-]+)(\[.*?\])?\s*(?P<rule>[^;]*?)\s*;\s*extra\s*==\s*['\"](?P<extra>[\w-]+)['\"]"
+)
+Facts = dict[str, Any]
+Lines = Iterator[tuple[str, str]]  # name and text
 
 
-def doctor(*, json: Annotated[bool, Parameter(negative=())] = False) -> None:
+def doctor(*, json: bool = False) -> None:
     """Say what is installed here and what can run: versions, extras, devices, kernels, the data folder.
 
     Parameters
@@ -15,4 +35,189 @@ def doctor(*, json: Annotated[bool, Parameter(negative=())] = False) -> None:
     json:
         Print one JSON object.
     """
-    print_diagnosis(json=json)
+    found = diagnosis()
+    print_json(found) if json else print(shown_lines(diagnosis_text(found)))
+
+
+def diagnosis() -> dict[str, Any]:
+    """Return the findings of each section, as plain values; of one that cannot be looked at {"problem": why}."""
+    found: dict[str, Any] = {}
+    for key, (_, look, _) in SECTIONS.items():
+        try:
+            found[key] = look()
+        except Exception as error:  # a torch that does not import, a driver that is broken: said, not raised
+            found[key] = {"problem": checks.first_line(error)}
+    return found
+
+
+def diagnosis_text(found: dict[str, Any]) -> str:
+    """Return the findings as lines for people; without an extra, so without tables."""
+    lines = []
+    for key, (title, _, text) in SECTIONS.items():
+        facts = found[key]
+        problem = facts.get("problem") if isinstance(facts, dict) else None
+        cells = [("unknown", problem)] if problem else list(text(facts))
+        width = max((len(name) for name, _ in cells), default=0)
+        lines += [title, *(f"  {name:{width}}  {value}" for name, value in cells), ""]
+    return "\n".join(lines).rstrip()
+
+
+def versions() -> Facts:
+    """Return the versions of attnconv, Python, the system, torch and numpy; None for what is not installed."""
+    return {
+        "attnconv": __version__,
+        "folder": str(Path(__file__).parents[1]),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "system": platform.platform(),
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+    }
+
+
+def versions_text(facts: Facts) -> Lines:
+    yield "attnconv", f"{facts['attnconv']}, in {facts['folder']}"
+    yield "Python", f"{facts['python']}, {facts['executable']}"
+    yield "system", facts["system"]
+    for package in ("torch", "numpy"):
+        yield package, facts[package] or f"missing: pip install {package}"
+
+
+def version(package: str) -> str | None:
+    """Return the installed version of ``package``; None if there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def extras() -> dict[str, Facts]:
+    """Return each extra's packages with their versions, and the pip line if one is missing or too old."""
+    found: dict[str, Facts] = {}
+    for line in metadata.requires("attnconv") or []:
+        parts = OF_AN_EXTRA.fullmatch(line)
+        if parts is None or parts["extra"] in NOT_FOR_USERS or parts["name"] == "attnconv":
+            continue
+        extra = found.setdefault(parts["extra"], {"packages": {}, "install": None})
+        here = extra["packages"][parts["name"]] = version(parts["name"])
+        if here is None or not satisfies(here, parts["rule"]):
+            extra["install"] = f"pip install 'attnconv[{parts['extra']}]'"
+    return found
+
+
+def satisfies(here: str, rule: str) -> bool:
+    """True if version ``here`` follows ``rule``, or if nothing is installed that could tell."""
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ImportError:  # a plain install has no packaging; the version is shown all the same
+        return True
+    return SpecifierSet(rule).contains(here, prereleases=True)
+
+
+def extras_text(facts: dict[str, Facts]) -> Lines:
+    for extra, found in facts.items():
+        packages = ", ".join(f"{name} {version or 'missing'}" for name, version in found["packages"].items())
+        yield extra, packages + (f": {found['install']}" if found["install"] else "")
+
+
+def devices() -> list[Facts]:
+    """Return the CPU, each CUDA GPU and MPS; for a kind that is absent, the reason."""
+    import torch
+
+    from attnconv.bench.machine import cpu_name
+
+    found: list[Facts] = [
+        {"device": "cpu", "name": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    ]
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        facts = torch.cuda.get_device_properties(i)
+        capability = f"{facts.major}.{facts.minor}"
+        found.append(
+            {"device": f"cuda:{i}", "name": facts.name, "memory": facts.total_memory, "capability": capability}
+        )
+    if len(found) == 1:
+        built = torch.version.cuda or torch.version.hip
+        why = "torch finds no GPU, or no driver for it" if built else "this torch is built without CUDA"
+        found.append({"device": "cuda", "missing": why})
+    if torch.backends.mps.is_available():
+        found.append({"device": "mps", "name": platform.processor() or "Apple GPU"})
+    else:
+        built = torch.backends.mps.is_built()
+        found.append({"device": "mps", "missing": "torch finds none" if built else "this torch is built without MPS"})
+    return found
+
+
+def devices_text(facts: list[Facts]) -> Lines:
+    for found in facts:
+        text = f"none: {found['missing']}" if "missing" in found else found["name"]
+        if "cores" in found:
+            text += f", {found['cores']} cores, {found['threads']} threads in torch"
+        if "memory" in found:
+            text += f", {amount(found['memory'], 'B')}, compute capability {found['capability']}"
+        yield found["device"], text
+
+
+def kernels() -> list[Facts]:
+    """Return which kernel of relative attention runs under impl="auto" on each device, and why others cannot."""
+    import torch
+
+    from attnconv.ops.kernel_choice import KERNELS, AttentionProblem, choose_kernel, why_not
+
+    found = []
+    cuda = [("cuda", "float32"), ("cuda", "bfloat16")] if torch.cuda.is_available() else []
+    for device, dtype in [("cpu", "float32"), *cuda]:
+        problem = AttentionProblem(
+            MAP_SIZE, HEAD_DIM, HEAD_DIM, dtype=getattr(torch, dtype), device_type=device, needs_grad=True
+        )
+        reasons = {kernel: why_not(kernel, problem) for kernel in KERNELS}
+        found.append({"device": device, "dtype": dtype, "auto": choose_kernel(problem), "why_not": reasons})
+    return found
+
+
+def kernels_text(facts: list[Facts]) -> Lines:
+    for found in facts:
+        for kernel, why in found["why_not"].items():
+            chosen = ", the choice of impl='auto'" if kernel == found["auto"] else ""
+            yield f"{kernel} on {found['device']}, {found['dtype']}", f"no: {why}" if why else f"available{chosen}"
+
+
+def data_folder() -> Facts:
+    """Return where named data sets are kept, who says so, why it cannot be written, and the bytes free there."""
+    from attnconv.data.load import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR
+
+    named = os.environ.get(DATA_DIR_VARIABLE)
+    folder = Path(os.path.expanduser(named or DEFAULT_DATA_DIR)).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    problem = None
+    if not nearest.is_dir():
+        problem = f"{nearest} is a file"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        problem = f"no right to write to {nearest}"
+    return {
+        "folder": str(folder),
+        "set_by": DATA_DIR_VARIABLE if named else "default",
+        "exists": folder.is_dir(),
+        "writable": problem is None,
+        "why_not": problem,
+        "free": shutil.disk_usage(nearest).free,
+    }
+
+
+def data_text(facts: Facts) -> Lines:
+    said = "" if facts["set_by"] == "default" else f" (set by {facts['set_by']})"
+    yield "folder", f"{facts['folder']}{said}" + ("" if facts["exists"] else ", not there yet")
+    yield "writable", f"yes, {amount(facts['free'], 'B')} free" if facts["writable"] else f"no: {facts['why_not']}"
+
+
+KERNELS_TITLE = (
+    f"Kernels of relative attention, map {MAP_SIZE[0]} x {MAP_SIZE[1]}, {HEAD_DIM} channels a head; "
+    "others: attnconv bench --explain-choice"
+)
+# Of each section its title, what looks, and what writes the findings as lines.
+SECTIONS: dict[str, tuple[str, Callable[[], Any], Callable[[Any], Lines]]] = {
+    "versions": ("Versions", versions, versions_text),
+    "extras": ("Extras", extras, extras_text),
+    "devices": ("Devices", devices, devices_text),
+    "kernels": (KERNELS_TITLE, kernels, kernels_text),
+    "data": ("Named data sets", data_folder, data_text),
+}

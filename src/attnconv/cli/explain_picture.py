@@ -97,7 +97,7 @@ def _examples(trained: "Trained", given: Point | None, *, many: bool) -> list[Su
 def _looked_at(
     trained: "Trained", name: str, seen: "SeenImage", label: str | None, at: Point | None, *, many: bool
 ) -> Subject:
-    from attnconv.data.ranked import ranked_classes
+    from attnconv.data.image_data import topk
     from attnconv.explain import ImageAttention, grid_points
 
     rows, columns = seen.view.size
@@ -105,7 +105,7 @@ def _looked_at(
     attention = ImageAttention(trained.model, seen.prepared.to(trained.device))
     maps = [attention.maps(point) for point in points]
     dense = trained.meta.get("dense")
-    prediction = None if dense else ranked_classes(attention.output[0], trained.meta["classes"], 1)[0]
+    prediction = None if dense else topk(attention.output[0], trained.meta["classes"], 1)[0]
     return Subject(name, seen, label, prediction, points, maps)
 
 

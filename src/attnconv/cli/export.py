@@ -34,7 +34,7 @@ def export(
     int8: Annotated[tuple[Path, ...] | None, Parameter(consume_multiple=(0, 1), negative=())] = None,
     data_dir: Path | None = None,
     checkpoint: Literal["best", "last"] = "best",
-    measure: bool = True,
+    measure: Annotated[bool, Parameter(negative=None)] = True,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Write a trained network for other programs, and prove that it answers as PyTorch does.

@@ -51,7 +51,7 @@ def lr_find(
     """
     import json as encoder
 
-    from attnconv.recipes.lr_find import lr_find as find
+    from attnconv.recipes.run import lr_find as find
     from attnconv.report.run_plot import lr_drawing, lr_figure
 
     settings = run_settings(recipe=recipe, config=config, option=option, options=options)

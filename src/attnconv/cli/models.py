@@ -1,18 +1,13 @@
-"""attnconv models: the registry, and the published networks beside ours."""
+"""attnconv models and summary: the networks by name, the published ones compared with ours, and the cost of one."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
+from attnconv import checks
+from attnconv.cli.options import pairs
+from attnconv.cli.output import amount, print_json, print_table
 
-from attnconv.cli.output import print_json, print_table
 
-
-def models(
-    pattern: str = "*",
-    *,
-    table: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
-) -> None:
+def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> None:
     """List the networks that can be created by name.
 
     Parameters
@@ -24,12 +19,11 @@ def models(
     json:
         Print one JSON list.
     """
-    from attnconv import checks
     from attnconv.models import list_models
     from attnconv.models.registry import model_options
 
     if table:
-        _table(pattern, json)
+        _print_published(pattern, json)
         return
     names = list_models(pattern) + list_models(pattern, dense=True)
     if not names:
@@ -38,12 +32,12 @@ def models(
     if json:
         print_json([{"name": name, "options": model_options(name)} for name in names])
         return
-    rows = [(name, " ".join(f"{k}={as_yaml(v)}" for k, v in model_options(name).items())) for name in names]
+    rows = [(name, " ".join(f"{k}={_as_yaml(v)}" for k, v in model_options(name).items())) for name in names]
     print_table(("network", "options and their defaults"), rows)
 
 
-def as_yaml(value: Any) -> str:
-    """``value`` as --option takes it: [2,3], null, true."""
+def _as_yaml(value: Any) -> str:
+    """Return ``value`` as --option takes it: [2,3], null, true."""
     import yaml
 
     value = list(value) if isinstance(value, tuple) else value
@@ -51,8 +45,7 @@ def as_yaml(value: Any) -> str:
     return text.replace(", ", ",")
 
 
-def _table(pattern: str, json: bool) -> None:
-    from attnconv import checks
+def _print_published(pattern: str, json: bool) -> None:
     from attnconv.bench.published import HEADER, PUBLISHED, UNVERIFIED, compare
 
     found = compare(pattern)
@@ -66,3 +59,70 @@ def _table(pattern: str, json: bool) -> None:
     print("GFLOPs: 2 a MAC of everything; paper's way: as it counts, attention products 1 a MAC, no position terms.")
     if any(row.published.unverified for row in found):
         print(UNVERIFIED)
+
+
+def summary(
+    model: str,
+    *,
+    image_size: int = 32,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    option: list[str] | None = None,
+    json: bool = False,
+) -> None:
+    """Print what a network costs for one image: parameters, multiply-adds, FLOPs, attention memory.
+
+    Parameters
+    ----------
+    model:
+        A name of `attnconv models`.
+    image_size:
+        Side of the square image, pixels.
+    num_classes:
+        Outputs.
+    in_channels:
+        Image channels.
+    option:
+        An option of the network, NAME=VALUE; may be repeated.
+    json:
+        Print one JSON object.
+    """
+    import torch
+
+    from attnconv.bench.cost import cost
+    from attnconv.models import create_model
+    from attnconv.models.registry import check_options
+
+    options = pairs(option)
+    check_options(model, options)
+    with torch.device("meta"):
+        network = create_model(
+            model, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options
+        )
+    found = cost(network, in_channels=in_channels, image_size=(image_size, image_size))
+    if json:
+        print_json({"model": model, "image_size": image_size, "num_classes": num_classes, **found.to_dict()})
+        return
+    print(f"{model}, {num_classes} classes, one image of {in_channels} x {image_size} x {image_size}")
+    rows = [
+        ("parameters", f"{found.params:,}", ""),
+        ("MACs", amount(found.macs), "convolutions, matrix products, position terms"),
+        ("FLOPs", amount(found.flops), "2 a MAC of all of these"),
+        ("FLOPs, the paper's way", amount(found.paper_flops), "attention products 1 a MAC, no position terms"),
+    ]
+    print_table(("quantity", "value", "how it is counted"), rows)
+    if not found.attention:
+        return
+    print("Attention, memory of one image in float32: all logits at once (eager), or q, k, v and output (linear)")
+    rows = [
+        (
+            a.name,
+            " x ".join(map(str, a.map_size)),
+            a.num_heads,
+            amount(a.eager_bytes, "B"),
+            amount(a.linear_bytes, "B"),
+            f"{a.eager_bytes / a.linear_bytes:.1f}",
+        )
+        for a in found.attention
+    ]
+    print_table(("layer", "map", "heads", "eager", "linear", "ratio"), rows)

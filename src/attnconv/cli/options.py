@@ -1,4 +1,4 @@
-"""What several commands read alike: the options of a run and NAME=VALUE pairs."""
+"""The options of a run as flags, and NAME=VALUE pairs: read by several commands."""
 
 import dataclasses
 import typing
@@ -9,28 +9,24 @@ from cyclopts import Parameter
 from attnconv import checks
 from attnconv.train.config import RunConfig, number_in_text
 
-# Written in another way on the command line: as NAME=VALUE pairs.
-ELSEWHERE = {"model_options"}
-
 
 def run_options() -> Any:
-    """A TypedDict of every field of RunConfig, none required: what was not typed stays absent."""
+    """Return a TypedDict of every field of RunConfig, none required: what was not typed stays absent."""
     hints = typing.get_type_hints(RunConfig)
-    fields = {
-        f.name: Annotated[hints[f.name], Parameter(help=_help(f))]  # and --no-NAME, for what a recipe or a file has set
-        for f in dataclasses.fields(RunConfig)
-        if f.name not in ELSEWHERE
-    }
-    return TypedDict("RunOptions", fields, total=False)  # pyright: ignore[reportArgumentType]
-
-
-def _help(field: dataclasses.Field) -> str:
-    default = "" if field.default is None or field.default is False else f" [default: {field.default}]"
-    return field.metadata["help"] + default
+    flags: dict[str, Any] = {}
+    for field in dataclasses.fields(RunConfig):
+        if field.name == "model_options":  # written in another way: as NAME=VALUE pairs
+            continue
+        default = "" if field.default is None or field.default is False else f" [default: {field.default}]"
+        # With --no-NAME, for what a recipe or a file has set.
+        flags[field.name] = Annotated[
+            hints[field.name], Parameter(help=field.metadata["help"] + default, negative=None)
+        ]
+    return TypedDict("RunOptions", flags, total=False)  # pyright: ignore[reportArgumentType]
 
 
 def pairs(texts: list[str] | None) -> dict[str, Any]:
-    """NAME=VALUE texts as a dict; values are YAML, so 3, 0.5, true and [1, 2] are what they look like."""
+    """Return NAME=VALUE texts as a dict; values are YAML, so 3, 0.5, true and [1, 2] are what they look like."""
     import yaml
 
     found: dict[str, Any] = {}

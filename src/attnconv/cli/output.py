@@ -1,4 +1,4 @@
-"""Print what commands answer: a line or a table for people, or one JSON value for programs, on stdout."""
+"""Print the answers of commands: a line or a table for people, or one JSON value for programs, on stdout."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def say(text: str) -> None:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: bool = True) -> None:
-    """The first column left, the others right, if they are numbers; never cut to the width of a pipe."""
+    """Print a table, its first column left, the others right if ``right``; never cut to the width of a pipe."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
@@ -28,7 +28,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, righ
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: bool = True) -> "Table":
-    """The table of `print_table`, for whoever draws it again and again."""
+    """Return the table of `print_table`, for whoever draws it again and again."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -46,7 +46,7 @@ def print_json(value: Any) -> None:
 
 
 def amount(number: float, unit: str = "") -> str:
-    """Three digits and a prefix: 1_234_567 is 1.23M."""
+    """Return ``number`` in three digits and a prefix: 1_234_567 is 1.23M."""
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             return f"{number / size:.3g} {prefix}{unit}" if unit else f"{number / size:.3g}{prefix}"
@@ -54,7 +54,7 @@ def amount(number: float, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """The two largest units: 12 s, 5 min, 1 h 20 min, 2 d 3 h."""
+    """Return ``seconds`` in the two largest units: 12 s, 5 min, 1 h 20 min, 2 d 3 h."""
     minutes = int(seconds // 60)
     if minutes < 1:
         return f"{max(seconds, 0):.0f} s"

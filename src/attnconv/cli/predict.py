@@ -46,7 +46,7 @@ def predict(
     import torch
 
     from attnconv.data import decode_image, prepare_image
-    from attnconv.data.ranked import ranked_classes
+    from attnconv.data.image_data import topk
     from attnconv.recipes import load_trained
     from attnconv.train.progress import tracked
 
@@ -69,7 +69,7 @@ def predict(
             continue
         image = prepare_image(pixels, trained.meta).to(trained.device)  # (C, H, W)
         with torch.no_grad():
-            likely = ranked_classes(trained.model(image[None])[0], classes, top)
+            likely = topk(trained.model(image[None])[0], classes, top)
         predictions.append({"image": str(file), "top": [{"class": name, "probability": p} for name, p in likely]})
     if json:
         print_json({"checkpoint": str(trained.checkpoint), "predictions": predictions, "skipped_images": skipped})

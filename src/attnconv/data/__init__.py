@@ -4,10 +4,10 @@
 """
 
 from attnconv.data.augment import Augmentation
+from attnconv.data.batches import Batch
 from attnconv.data.decode import decode_image, image_pixels
 from attnconv.data.image_data import ImageData
 from attnconv.data.load import DATA_SETS, load_data
-from attnconv.data.order import Batch
 from attnconv.data.view import View, prepare_image, view_of
 
 __all__ = [

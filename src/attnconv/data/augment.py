@@ -1,27 +1,27 @@
-"""What training does to images beyond the crop: its settings, what is done to one image, and what to a whole batch.
+"""Augmentation: the settings, the transforms of one image after its crop, and the mixing of a whole batch.
 
 Letters: B batch, C channels, H rows, W columns, K classes.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from attnconv import checks
-from attnconv.data.order import Batch, seed_of
+from attnconv.data.batches import Batch, Mix, seed_of
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied; validation images never are.
+    """Settings of how training images are varied; validation images never are.
 
     Args:
         crop_scale: the least part of a file's area that its random crop covers; small sets are shifted instead.
         trivial: one random operation of random strength an image (TrivialAugment, arXiv:2103.10158).
-        erasing: the share of images of which a rectangle is blotted out (arXiv:1708.04896).
+        erasing: random-erasing probability (arXiv:1708.04896).
         mixup: alpha of the Beta distribution by which pairs of images are blended (arXiv:1710.09412); 0 for none.
         cutmix: alpha of that by which rectangles of pairs are swapped (arXiv:1905.04899); 0 for none. With both, each
             batch has one or the other.
@@ -47,7 +47,7 @@ class Augmentation:
 
     @property
     def of_tensors(self) -> list[str]:
-        """What it does to small sets, in the names of RunConfig's fields."""
+        """Names of RunConfig's fields for what it does to small sets."""
         settings = {
             "trivial_augment": self.trivial,
             "random_erasing": self.erasing,
@@ -58,7 +58,7 @@ class Augmentation:
 
     @property
     def of_one_image(self) -> bool:
-        """Whether there is anything to do to single images after the crop and the flip."""
+        """True if it changes single images after the crop and the flip."""
         return self.trivial or self.erasing > 0
 
 
@@ -75,7 +75,7 @@ def drawn_from(seed: int) -> Iterator[None]:
 
 
 def image_transforms(augmentation: Augmentation, colour: Sequence[int]) -> list[Any]:
-    """torchvision's, for one image (C, H, W) uint8 after its crop and flip; ``colour`` is what erasing leaves."""
+    """Return those of one image (C, H, W) uint8 after its crop and flip; ``colour`` is what erasing leaves."""
     if not augmentation.of_one_image:
         return []
     v2 = checks.require("torchvision.transforms.v2", extra="train")
@@ -87,11 +87,8 @@ def image_transforms(augmentation: Augmentation, colour: Sequence[int]) -> list[
     return found
 
 
-Mix = Callable[[Batch, int, int], Batch]
-
-
 def batch_mixer(augmentation: Augmentation, *, seed: int | None, num_classes: int) -> Mix | None:
-    """Mixup, cutmix or either at random, for the batch of an epoch and number; None if neither is wanted.
+    """Return mixup, cutmix or either at random, for the batch of an epoch and number; None if neither is wanted.
 
     None without a ``seed`` too, which means validation.
 

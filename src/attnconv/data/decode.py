@@ -33,6 +33,8 @@ MAX_BYTES = 2**30  # of a file: those of MAX_PIXELS in four colours of 16 bits
 MAX_PIXELS = 2**27
 TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels; make it smaller, or a JPEG file, which is read at a reduced size"
 LARGE_JPEG = 2**18  # bytes; a smaller file cannot hold so many pixels, since 8 x 8 of them take a bit at least
+ORIENTATION = 0x0112  # of EXIF: rows and columns are exchanged from 5 on, and then these axes of (C, H, W) flipped
+FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
 EXIF_REACH = 2**16  # bytes; EXIF stands in one of the first segments, none of which is longer
 
 
@@ -68,18 +70,17 @@ def read_bytes(path: str | Path) -> np.ndarray:
 
 
 def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
-    """As ``decode_image``, of a file's content (uint8); messages call it ``name``."""
+    """Do as ``decode_image``, of a file's content (uint8); messages call it ``name``."""
     if data.size == 0:
         raise checks.InputError(f"cannot decode image {name}: the file is empty")
     # Decoders raise nearly anything on a broken file (OSError, SyntaxError, struct.error, their own bomb warnings).
     jpeg = data[:3].tobytes() == JPEG_START
     try:
-        if jpeg and data.size >= LARGE_JPEG and (shrink := _shrink(*_open_jpeg(data).size)) > 1:
-            return _decode_shrunk_jpeg(data, channels, shrink)
-        if jpeg:
+        shrink = _shrink(*_open_jpeg(data).size) if jpeg and data.size >= LARGE_JPEG else 1
+        if jpeg and shrink == 1:
             with contextlib.suppress(Exception):  # Pillow reads some more files, and says better what is wrong
                 return _decode_jpeg(data, channels)
-        return _decode_any(data, channels)
+        return _decode_any(data, channels, shrink)
     except checks.MissingExtraError:  # nothing is wrong with the file
         raise
     except Exception as error:
@@ -87,7 +88,7 @@ def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
 
 
 def image_pixels(image: "Image", channels: int, *, name: str = "given") -> Tensor:
-    """As ``decode_image``, of an image that Pillow has opened, which stays as it is; messages call it ``name``."""
+    """Do as ``decode_image``, of an image that Pillow has opened, which stays as it is; messages call it ``name``."""
     if channels not in (1, 3):
         raise checks.InputError(f"channels must be 1 or 3, got {channels!r}")
     try:
@@ -99,7 +100,7 @@ def image_pixels(image: "Image", channels: int, *, name: str = "given") -> Tenso
 
 
 def count_pixels(file: BinaryIO) -> int:
-    """Of the image in ``file``, from its header alone; 0 if that cannot be read or tells of more than MAX_PIXELS."""
+    """Return the pixels of the image in ``file``, from its header alone; 0 if unreadable or more than MAX_PIXELS."""
     from PIL import Image
 
     with warnings.catch_warnings(), contextlib.suppress(Exception):
@@ -111,30 +112,27 @@ def count_pixels(file: BinaryIO) -> int:
 
 @functools.cache
 def _simplejpeg() -> ModuleType | None:
-    try:
+    with contextlib.suppress(ImportError):
         return importlib.import_module("simplejpeg")
-    except ImportError:
-        return None
+    return None
 
 
 def _decode_jpeg(data: np.ndarray, channels: int) -> Tensor:
-    """The same pixels as Pillow's in less time: by simplejpeg if it is there (but for EXIF), else by torchvision."""
+    """Decode by simplejpeg, to Pillow's pixels in about half the time; any error if it cannot."""
     fast = _simplejpeg()
-    if fast is not None and b"Exif\0" not in data[:EXIF_REACH].tobytes():
-        pixels = fast.decode_jpeg(data, "RGB" if channels == 3 else "GRAY")
-        return torch.from_numpy(pixels).permute(2, 0, 1)  # (C, H, W), stored as (H, W, C)
-    import torchvision.io
-
-    mode = torchvision.io.ImageReadMode.RGB if channels == 3 else torchvision.io.ImageReadMode.GRAY
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it is to move to TorchCodec; until then it is here
-        image = torchvision.io.decode_jpeg(torch.from_numpy(data), mode, apply_exif_orientation=True)
-    assert isinstance(image, Tensor)  # a list goes with a list of files
+    if fast is None:
+        raise ValueError("simplejpeg is not installed")
+    pixels = torch.from_numpy(fast.decode_jpeg(data, "RGB" if channels == 3 else "GRAY"))
+    image = pixels.permute(2, 0, 1)  # (C, H, W), stored as (H, W, C)
+    if b"Exif\0" in data[:EXIF_REACH].tobytes():
+        orientation = _open_jpeg(data).getexif().get(ORIENTATION, 1)
+        if orientation in FLIPS:
+            image = (image.transpose(1, 2) if orientation > 4 else image).flip(FLIPS[orientation])
     return image
 
 
 def _open_jpeg(data: np.ndarray):
-    """Only the header is read; without Pillow's own limit, which `Image.open` applies."""
+    """Read the header, without Pillow's own limit on pixels, which `Image.open` applies."""
     checks.require("PIL", extra="train")
     from PIL.JpegImagePlugin import JpegImageFile
 
@@ -142,31 +140,28 @@ def _open_jpeg(data: np.ndarray):
 
 
 def _shrink(width: int, height: int) -> int:
-    """The factor of 1, 2, 4 or 8 that leaves at most MAX_PIXELS; 8 suffices for the largest JPEG file there can be."""
+    """Return the factor of 1, 2, 4 or 8 that leaves at most MAX_PIXELS; 8 suffices for any JPEG file there can be."""
     return next(factor for factor in (1, 2, 4, 8) if width * height <= MAX_PIXELS * factor**2)
 
 
-def _decode_shrunk_jpeg(data: np.ndarray, channels: int, factor: int) -> Tensor:
-    """JPEG's transform yields every image at 1/2, 1/4 or 1/8 of its sides too, without the full one in memory."""
-    with _open_jpeg(data) as file:
-        file.draft(None, (file.width // factor, file.height // factor))
-        return _to_tensor(file, channels)
-
-
-def _decode_any(data: np.ndarray, channels: int) -> Tensor:
+def _decode_any(data: np.ndarray, channels: int, shrink: int) -> Tensor:
+    """Decode by Pillow; a JPEG file at 1/``shrink`` of its sides, without the full image in memory."""
     checks.require("PIL", extra="train")
     from PIL import Image
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about transparency that is dropped, and about large images
-        with Image.open(io.BytesIO(data), formats=FORMATS) as file:  # pyright: ignore[reportArgumentType]
-            if file.width * file.height > MAX_PIXELS:
+        buffer = io.BytesIO(data)  # pyright: ignore[reportArgumentType]
+        with _open_jpeg(data) if shrink > 1 else Image.open(buffer, formats=FORMATS) as file:
+            if shrink == 1 and file.width * file.height > MAX_PIXELS:
                 raise ValueError(TOO_LARGE)
+            # Of a JPEG file grey as it is stored, which simplejpeg takes too; of others this does nothing.
+            file.draft("L" if channels == 1 else None, (file.width // shrink, file.height // shrink))
             return _to_tensor(file, channels)
 
 
 def _to_tensor(image, channels: int) -> Tensor:
-    """Pillow's image upright in 8 bits, without a copy that is not needed: (C, H, W), stored as (H, W, C)."""
+    """Turn Pillow's image upright and into 8 bits: (C, H, W), stored as (H, W, C), without a needless copy."""
     from PIL import ImageOps
 
     ImageOps.exif_transpose(image, in_place=True)
@@ -178,7 +173,7 @@ def _to_tensor(image, channels: int) -> Tensor:
 
 
 def _to_8_bits(image):
-    """A grey image of 16 bits, scaled; Pillow would clip everything above 255 to white."""
+    """Scale a grey image of 16 bits; Pillow would clip everything above 255 to white."""
     from PIL import Image
 
     pixels = np.asarray(image)

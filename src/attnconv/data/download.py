@@ -1,12 +1,20 @@
-"""Fetch a file over HTTP: a download that was cut goes on where it stopped, and only what its checksum fits is kept."""
+"""Folders of images from archives on the web, each there whole or not at all.
+
+A download that was cut goes on where it stopped, and only what its checksum fits is unpacked.
+"""
 
 import contextlib
+import gzip
 import http.client
+import shutil
 import sys
+import tarfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from attnconv import checks, files
@@ -17,6 +25,82 @@ TIMEOUT = 60.0  # seconds without a byte
 CHUNK = 1 << 20
 
 Told = Callable[[int, int | None], object]  # bytes so far, bytes in all if the server says so
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A .tgz that holds one folder of its own name.
+
+    Args:
+        url: where it is.
+        digests: checksums such as "sha256:..." that are known of it, of which one must fit. Empty if none is known:
+            then gzip's own checksum of 32 bits, which finds accidents, is all that is compared.
+    """
+
+    url: str
+    digests: tuple[str, ...]
+
+    @property
+    def file_name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+    @property
+    def folder_name(self) -> str:
+        return self.file_name.removesuffix(".tgz")
+
+
+def fetch(archive: Archive, data_dir: Path) -> Path:
+    """Return the archive's folder in ``data_dir``, downloaded and unpacked if it is not there.
+
+    Several processes may call this at a time: one fetches, the others wait.
+
+    Raises:
+        InputError: it cannot be downloaded, unpacked or written.
+    """
+    folder = data_dir / archive.folder_name
+    if folder.is_dir():
+        return folder
+    filelock = checks.require("filelock", extra="train")
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(data_dir / f".{archive.folder_name}.lock"):
+            if not folder.is_dir():
+                file = data_dir / archive.file_name
+                if not file.exists():
+                    download(archive.url, file, digests=archive.digests)
+                unpack(file, folder)
+                file.unlink()
+    except OSError as error:
+        raise checks.InputError(f"cannot write into {data_dir}: {error.strerror or error}") from error
+    return folder
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """Unpack ``file``, which holds one folder of the name of ``folder``; it appears there when all of it is written.
+
+    Raises:
+        InputError: the file is damaged, and has been deleted, or holds something else.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with files.opened(file) as packed, gzip.open(packed) as plain:
+            with tarfile.open(fileobj=plain, mode="r|") as tar:
+                tar.extractall(partial, filter="data")  # nothing outside of the folder
+            while plain.read(1 << 20):  # to the end, where gzip compares its checksum
+                pass
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        file.unlink()
+        raise checks.InputError(f"{file} is damaged ({' '.join(str(error).split())}), and is now deleted") from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if not (partial / folder.name).is_dir():
+        shutil.rmtree(partial)
+        raise checks.InputError(f"{file} holds no folder {folder.name}")
+    (partial / folder.name).replace(folder)
+    shutil.rmtree(partial)
 
 
 def download(url: str, path: Path, *, digests: tuple[str, ...]) -> None:
@@ -45,7 +129,7 @@ def download(url: str, path: Path, *, digests: tuple[str, ...]) -> None:
 
 
 def fits(path: Path, digests: tuple[str, ...]) -> bool:
-    """Whether the file has one of the checksums, or none is known."""
+    """True if the file has one of the checksums, or none is known."""
     for kind in {digest.partition(":")[0] for digest in digests}:
         if f"{kind}:{files.digest(path, kind)}" in digests:
             return True
@@ -53,7 +137,7 @@ def fits(path: Path, digests: tuple[str, ...]) -> bool:
 
 
 def _fetch(url: str, part: Path, told: Told) -> bool:
-    """Bring ``part`` to the full length; whether bytes of an earlier connection are in it."""
+    """Bring ``part`` to the full length; True if bytes of an earlier connection are in it."""
     resumed, idle = False, 0
     while True:
         before = _size(part)
@@ -79,7 +163,7 @@ def _fetch(url: str, part: Path, told: Told) -> bool:
 
 
 def _go_on(url: str, part: Path, told: Told) -> bool:
-    """One connection: append what it brings to ``part``; whether the file is then whole."""
+    """Append to ``part`` what one connection brings; True if the file is then whole."""
     have, tag = _size(part), part.with_name(part.name + ".tag")
     headers = {"User-Agent": "attnconv", "Accept-Encoding": "identity"}
     if have:
@@ -138,7 +222,7 @@ def _size(path: Path) -> int:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """What the system refuses here is no fault of the connection."""
+    """Raise what the system refuses here as InputError: it is no fault of the connection."""
     try:
         yield
     except OSError as error:
@@ -147,7 +231,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _bar(text: str) -> Iterator[Told]:
-    """A progress bar on stderr, if that is a terminal and rich is there."""
+    """Show a progress bar on stderr, if that is a terminal and rich is there."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return

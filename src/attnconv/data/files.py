@@ -1,33 +1,33 @@
-"""Encoded images, in files of their own or elsewhere, decoded and augmented by worker processes as they are needed.
+"""Image files, decoded and augmented by worker processes as they are needed, and kept in memory if that is asked for.
 
-Letters: B batch, C channels, H rows, W columns.
+Letters: B batch, C channels, H rows, W columns, N images of the set.
 """
 
 import contextlib
 import dataclasses
+import mmap
+import multiprocessing
 import os
-from abc import ABC, abstractmethod
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from attnconv import checks, files
-from attnconv.data.augment import Augmentation, batch_mixer, drawn_from, image_transforms
-from attnconv.data.cache import ImageCache, forked_workers
+from attnconv.data.augment import Augmentation, drawn_from, image_transforms
+from attnconv.data.batches import BatchOrder, Loader, Mix, fingerprint, seed_of
 from attnconv.data.decode import count_pixels, decode_bytes, read_bytes
-from attnconv.data.fingerprint import fingerprint
-from attnconv.data.order import Batch, BatchOrder, seed_of
 from attnconv.data.view import Normalise, fit
-from attnconv.data.workers import shield_worker
 from attnconv.signals import interrupts_held
 
 CHANNELS = 3
+KEPT_FREE = 2**29  # bytes: what a run needs beside its images
 
 
 class BadImage(NamedTuple):
@@ -39,7 +39,7 @@ class BadImage(NamedTuple):
 
 @dataclass(frozen=True)
 class FileOptions:
-    """How image files are treated.
+    """Treatment of image files.
 
     Args:
         skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
@@ -56,11 +56,16 @@ PLAIN = FileOptions()
 Sample = tuple[Tensor, int] | BadImage  # image (C, H, W) uint8 and label
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class EncodedSource(ABC):
-    """Images to be decoded, and their labels, cut to ``image_size`` (rows, columns); in validation by ``view.fit``."""
+@dataclass(frozen=True, eq=False)
+class FileSource:
+    """Image files and their labels, cut to ``image_size`` (rows, columns); in validation by ``view.fit``.
 
-    labels: Sequence[int] | np.ndarray = field(repr=False)
+    ``sizes``: bytes of each file when it was listed; -1 where that was not known.
+    """
+
+    paths: Sequence[str] = field(repr=False)
+    sizes: Sequence[int] = field(repr=False)
+    labels: Sequence[int] = field(repr=False)
     image_size: tuple[int, int]
     resize_ratio: float
     options: FileOptions = PLAIN
@@ -68,121 +73,56 @@ class EncodedSource(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
-    @abstractmethod
-    def subset(self, indices: Tensor) -> Self:
-        """The images of these numbers."""
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """Where the image is, as messages and counts of bad images say it."""
-
-    @abstractmethod
-    def read(self, index: int) -> np.ndarray:
-        """The encoded image, uint8; InputError if it cannot be read or has changed since it was listed."""
-
-    @abstractmethod
-    def listing(self) -> Iterator[tuple[str, int]]:
-        """Of each image its name within the set, which does not change when the set is moved, and its bytes."""
-
-    @abstractmethod
-    def count_pixels(self, index: int) -> int:
-        """From the header alone; 0 if that cannot be read."""
-
-    def decode(self, index: int) -> Tensor:
-        """(C, H, W) uint8; InputError as `read`, or if it cannot be decoded."""
-        return decode_bytes(self.read(index), CHANNELS, name=self.name(index))
-
-    @cached_property
-    def fingerprint(self) -> dict[str, Any]:
-        """Which images these are: see ``fingerprint.fingerprint``."""
-        return fingerprint(
-            (name, int(label), size) for (name, size), label in zip(self.listing(), self.labels, strict=True)
-        )
-
-    def loader(
-        self,
-        order: BatchOrder,
-        normalise: Normalise,
-        *,
-        augmentation: Augmentation,
-        num_classes: int,
-        device: torch.device,
-        workers: int,
-    ) -> "FileLoader":
-        """Batches decoded by ``workers`` processes, or by this one if 0."""
-        return FileLoader(
-            self,
-            order,
-            normalise,
-            augmentation=augmentation,
-            num_classes=num_classes,
-            device=device,
-            workers=workers,
-        )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FileSource(EncodedSource):
-    """Images in files of their own, by class in folders.
-
-    ``sizes``: bytes of each file when it was listed; -1 where that was not known.
-    """
-
-    paths: Sequence[str] = field(repr=False)
-    sizes: Sequence[int] = field(repr=False)
-
     def subset(self, indices: Tensor) -> "FileSource":
-        """The images of these numbers."""
+        """Return the images of these numbers."""
         paths, sizes, labels = (
             tuple(values[i] for i in indices.tolist()) for values in (self.paths, self.sizes, self.labels)
         )
         return dataclasses.replace(self, paths=paths, sizes=sizes, labels=labels)
 
-    def name(self, index: int) -> str:
-        """Its path."""
-        return self.paths[index]
-
-    def read(self, index: int) -> np.ndarray:
-        """The content of the file; InputError if it cannot be read or has another size than when it was listed."""
-        data, size = read_bytes(self.paths[index]), self.sizes[index]
+    def decode(self, index: int) -> Tensor:
+        """Return (C, H, W) uint8; InputError if the file cannot be decoded or has changed since it was listed."""
+        path, size = self.paths[index], self.sizes[index]
+        data = read_bytes(path)
         if size not in (-1, data.size):
             raise checks.InputError(
-                f"image {self.paths[index]} has changed: it has {data.size} bytes, and had {size} when it was listed"
+                f"image {path} has changed: it has {data.size} bytes, and had {size} when it was listed"
             )
-        return data
+        return decode_bytes(data, CHANNELS, name=path)
 
     def count_pixels(self, index: int) -> int:
-        """From the header alone; 0 if that cannot be read."""
+        """Return the number of pixels, from the header alone; 0 if that cannot be read."""
         with contextlib.suppress(OSError, checks.InputError), files.opened(self.paths[index]) as file:
             return count_pixels(file)
         return 0
 
-    def listing(self) -> Iterator[tuple[str, int]]:
-        """class/file and bytes."""
-        for path, size in zip(self.paths, self.sizes, strict=True):
-            folder, file = os.path.split(path)
-            yield f"{os.path.basename(folder)}/{file}", size
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """The ``batches.fingerprint`` of these images, the same wherever the folder is."""
+        names = ("/".join(path.split(os.sep)[-2:]) for path in self.paths)  # class/file
+        return fingerprint(zip(names, self.labels, self.sizes, strict=True))
 
 
-class FileLoader:
-    """Batches of an ``EncodedSource``. With workers, only one epoch's iterator can be in use at a time."""
+class FileLoader(Loader):
+    """Batches of a ``FileSource``, decoded by ``workers`` processes, or by this one if 0.
+
+    With workers, only one epoch's iterator can be in use at a time.
+    """
 
     def __init__(
         self,
-        source: EncodedSource,
+        source: FileSource,
         order: BatchOrder,
         normalise: Normalise,
         *,
         augmentation: Augmentation,
-        num_classes: int,
+        mix: Mix | None,
         device: torch.device,
         workers: int,
     ) -> None:
-        self.order, self.normalise, self.device = order, normalise, device
+        super().__init__(order, normalise, mix=mix, device=device)
         self.skip_bad_images = source.options.skip_bad_images
-        self._skipped: set[str] = set()
         self._forked = False
-        self._mix = batch_mixer(augmentation, seed=order.seed, num_classes=num_classes)
         self._sampler = _Sampler()
         self._loader = DataLoader(
             _Decoder(source, order.seed, augmentation, normalise.colour),
@@ -196,43 +136,18 @@ class FileLoader:
             generator=torch.Generator(),  # torch draws its workers' seeds from it, and leaves the run's own alone
         )
 
-    def __len__(self) -> int:
-        return len(self.order)
-
-    @property
-    def num_samples(self) -> int:
-        """Images an epoch, those that cannot be decoded among them."""
-        return self.order.num_samples
-
-    @property
-    def skipped(self) -> list[str]:
-        """Paths of the files met so far that could not be decoded, sorted."""
-        return sorted(self._skipped)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of ``epoch`` from number ``start`` on; earlier ones are not decoded.
-
-        A batch without a single good image comes with B = 0, so that whoever counts batches counts it too.
-
-        Raises:
-            InputError: while iterating, if a file cannot be decoded and bad images are not to be skipped.
-        """
-        return self._batches(epoch, start, self.order.batches(epoch, start))
-
-    def _batches(self, epoch: int, start: int, batches: tuple[Tensor, ...]) -> Iterator[Batch]:
-        self._sampler.epoch, self._sampler.batches = epoch, batches
+    def _batches(self, epoch: int, numbers: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+        self._sampler.epoch, self._sampler.batches = epoch, numbers
         # What a signal raises while a process forks, in a hook of logging's, is lost. Later the workers are there, and
         # are waited for, which a signal may end.
         with contextlib.nullcontext() if self._forked else interrupts_held():
             decoded = iter(self._loader)
             self._forked = True
-        for number, (images, labels, bad) in enumerate(decoded, start):
+        for images, labels, bad in decoded:
             if bad and not self.skip_bad_images:
                 raise checks.InputError(f"{bad[0].message}; --skip-bad-images leaves such files out")
             self._skipped.update(file.path for file in bad)
-            images, labels = (t.to(self.device, non_blocking=True) for t in (images, labels))
-            batch = Batch(self.normalise(images), labels)
-            yield batch if self._mix is None else self._mix(batch, epoch, number)
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 
 class _Sampler:
@@ -252,7 +167,7 @@ class _Decoder(Dataset):
     """(epoch, index) -> the image as training (``seed`` given) or validation sees it, but for normalisation."""
 
     def __init__(
-        self, source: EncodedSource, seed: int | None, augmentation: Augmentation, colour: tuple[int, ...]
+        self, source: FileSource, seed: int | None, augmentation: Augmentation, colour: tuple[int, ...]
     ) -> None:
         v2 = checks.require("torchvision.transforms.v2", extra="train")
         self.source, self.seed = source, seed
@@ -273,7 +188,7 @@ class _Decoder(Dataset):
         try:
             image = self._decoded(index)
         except checks.InputError as error:  # as a value: raised here, torch would wrap it in a page of traceback
-            return BadImage(self.source.name(index), str(error))
+            return BadImage(self.source.paths[index], str(error))
         if self.seed is None:
             return fit(image, self.source.image_size, self.source.resize_ratio), label
         with drawn_from(seed_of(self.seed, epoch, index)):
@@ -289,9 +204,86 @@ class _Decoder(Dataset):
 
 
 def _collate(samples: list[Sample], image_size: tuple[int, int]) -> tuple[Tensor, Tensor, list[BadImage]]:
-    """(B, C, H, W) uint8, (B,) int64, and the files that are missing from them."""
+    """Return (B, C, H, W) uint8, (B,) int64, and the files that are missing from them."""
     bad = [sample for sample in samples if isinstance(sample, BadImage)]
     good = [sample for sample in samples if not isinstance(sample, BadImage)]
     empty = torch.empty(0, CHANNELS, *image_size, dtype=torch.uint8)
     images = torch.stack([image for image, _ in good]) if good else empty
     return images, torch.tensor([label for _, label in good], dtype=torch.int64), bad
+
+
+class ImageCache:
+    """Memory for N decoded images of known sizes, uint8, filled by whichever process decodes them.
+
+    Processes share it if they are forked from the one that made it; it cannot be sent to others. All memory is taken
+    here, so that a run does not die of it later.
+
+    Args:
+        sizes: the most bytes that each image may take; 0 keeps it out.
+        channels: C.
+    Raises:
+        InputError: there is not so much memory.
+    """
+
+    def __init__(self, sizes: Sequence[int], channels: int) -> None:
+        self.channels = channels
+        self._ends = torch.tensor([0, *sizes], dtype=torch.int64).cumsum(0)
+        total = int(self._ends[-1])
+        free = files.free_memory()
+        if free is not None and total > free - KEPT_FREE:
+            raise checks.InputError(
+                f"the decoded images take {total / 1e9:.1f} GB and {max(0, free - KEPT_FREE) / 1e9:.1f} GB of memory "
+                "are free for them; leave --cache-images out"
+            )
+        # Anonymous, since files in /dev/shm, which torch would take, are often limited to a few megabytes.
+        self._pixels = torch.frombuffer(_shared(max(1, total)), dtype=torch.uint8)
+        self._shapes = torch.frombuffer(_shared(8 * len(sizes)), dtype=torch.int32).view(-1, 2)  # 0, 0 if absent
+
+    def get(self, index: int) -> Tensor | None:
+        """Return (C, H, W) uint8, stored as (H, W, C), not to be changed; None if the image is not here."""
+        rows, columns = self._shapes[index].tolist()
+        if not rows:
+            return None
+        start = int(self._ends[index])
+        pixels = self._pixels[start : start + rows * columns * self.channels]
+        return pixels.view(rows, columns, self.channels).permute(2, 0, 1)
+
+    def put(self, index: int, image: Tensor) -> None:
+        """Keep ``image`` (C, H, W), if it is no larger than was said."""
+        start, end = self._ends[index : index + 2].tolist()
+        if image.numel() > end - start:
+            return
+        self._pixels[start : start + image.numel()] = image.permute(1, 2, 0).reshape(-1)
+        self._shapes[index] = torch.tensor(image.shape[1:], dtype=torch.int32)  # last: it says that the pixels are here
+
+
+def _shared(size: int) -> mmap.mmap:
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
+    return mmap.mmap(-1, size, flags=flags)
+
+
+def forked_workers() -> str:
+    """Return the way of starting workers that share an ``ImageCache``; InputError if the system has none."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        raise checks.InputError(
+            "on this system workers cannot share decoded images: use --workers 0 or no --cache-images"
+        )
+    return "fork"
+
+
+def shield_worker(number: int) -> None:
+    """Leave Ctrl-C to the parent, and end at a SIGTERM of the parent's only; for DataLoader's ``worker_init_fn``.
+
+    A cluster's scheduler signals all processes of a job at once. The training process saves and leaves then, and needs
+    its workers until it has; torch's own workers end at once, which looks to it like a failure.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # which says who sent it; macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

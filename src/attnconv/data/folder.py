@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from attnconv import checks
-from attnconv.data.files import CHANNELS, PLAIN, EncodedSource, FileOptions, FileSource
+from attnconv.data.files import CHANNELS, PLAIN, FileOptions, FileSource
 from attnconv.data.image_data import ImageData
 
 DEFAULT_SIZE = 128
@@ -19,7 +19,7 @@ Image = tuple[str, int]  # path and bytes of a file
 
 
 def load_folder(folder: Path, *, image_size: int | None, options: FileOptions = PLAIN) -> ImageData:
-    """The images under ``folder``; a class is named by its folder, and labels follow the names' order.
+    """Load the images under ``folder``; a class is named by its folder, and labels follow the names' order.
 
     Hidden files and folders, and files that do not end as images do, are ignored.
 
@@ -29,49 +29,42 @@ def load_folder(folder: Path, *, image_size: int | None, options: FileOptions = 
     layout = f"expected {folder}/train/<class>/* and {folder}/val/<class>/*"
     for part in ("train", "val"):
         if not (folder / part).is_dir():
-            raise checks.InputError(f"folder {folder} has no {part}/; {layout}, or shards train-*.tar and val-*.tar")
+            if any(folder.glob("*.tar")):
+                raise checks.InputError(
+                    f"folder {folder} holds tar files, which are not read: docs/data.md shows how webdataset makes "
+                    "a folder of images of them"
+                )
+            raise checks.InputError(f"folder {folder} has no {part}/; {layout}")
     try:
         train, val = _class_folders(folder / "train", layout), _class_folders(folder / "val", layout)
     except OSError as error:
         raise checks.InputError(f"cannot read folder {error.filename}: {error.strerror}") from error
     if unknown := sorted(set(val) - set(train)):
         raise checks.InputError(f"{folder}/val has classes that train lacks: {', '.join(unknown)}")
-    size, ratio = size_and_ratio(image_size, options)
+    side = image_size or DEFAULT_SIZE
+    ratio = (side + PRESIZE_MARGIN) / side if options.presize else RESIZE_RATIO
     labels = {name: label for label, name in enumerate(train)}
 
     def source(images: dict[str, list[Image]]) -> FileSource:
         found = [(*image, labels[name]) for name, images_of_class in images.items() for image in images_of_class]
         paths, sizes, numbers = zip(*found, strict=True)
-        return FileSource(
-            paths=paths, sizes=sizes, labels=numbers, image_size=size, resize_ratio=ratio, options=options
-        )
+        return FileSource(paths, sizes, numbers, image_size=(side, side), resize_ratio=ratio, options=options)
 
-    return data_of_sources(folder, tuple(train), source(train), source(val))
-
-
-def size_and_ratio(image_size: int | None, options: FileOptions) -> tuple[tuple[int, int], float]:
-    """Rows and columns of the images that the network gets, and the ratio that ``view.fit`` takes."""
-    side = image_size or DEFAULT_SIZE
-    return (side, side), (side + PRESIZE_MARGIN) / side if options.presize else RESIZE_RATIO
-
-
-def data_of_sources(folder: Path, classes: tuple[str, ...], train: EncodedSource, val: EncodedSource) -> ImageData:
-    """The data set that is called as its ``folder`` is."""
     return ImageData(
         name=folder.resolve().name,
-        classes=classes,
+        classes=tuple(train),
         channels=CHANNELS,
-        image_size=train.image_size,
+        image_size=(side, side),
         mean=MEAN,
         std=STD,
-        resize_ratio=train.resize_ratio,
-        train=train,
-        val=val,
+        resize_ratio=ratio,
+        train=source(train),
+        val=source(val),
     )
 
 
 def _class_folders(folder: Path, layout: str) -> dict[str, list[Image]]:
-    """Class name -> its images, both sorted."""
+    """Return class name -> its images, both sorted."""
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     if not names:

@@ -1,34 +1,161 @@
-"""The sets that are made, not measured: far-pairs, textures and far-context, from a fixed seed and without options.
+"""The generated sets far-pairs, textures and far-context: what a network can and cannot see.
 
-They show what a network can and cannot see. They are no evidence of how well it does on photographs.
+They come from fixed seeds, have no options, and are no evidence of how well a network does on photographs.
+
+Letters: N images, Q fours and P pairs of images, H rows, W columns, G the side of a glyph.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from attnconv import checks
-from attnconv.data import far_context, far_pairs, textures
-from attnconv.data.image_data import ImageData
-from attnconv.data.named import mean_and_std
+from attnconv.data.image_data import ImageData, data_of_tensors
 from attnconv.data.tensors import TensorSource
 
+_DRAWN = {
+    "plus": ("  #  ", "  #  ", "#####", "  #  ", "  #  "),
+    "cross": ("#   #", " # # ", "  #  ", " # # ", "#   #"),
+    "ring": ("#####", "#   #", "#   #", "#   #", "#####"),
+    "bars": ("#####", "     ", "#####", "     ", "#####"),
+}
+GLYPHS = np.array([[[pixel == "#" for pixel in row] for row in rows] for rows in _DRAWN.values()])  # (4, G, G) bool
+GLYPH_SIDE = GLYPHS.shape[-1]  # pixels
+NOISE, LEVEL = 64, 128  # the ground is 0 .. NOISE - 1; glyphs and blocks are LEVEL brighter
 
-@dataclass(frozen=True)
-class GeneratedSet:
-    """How a set is made: ``make`` takes "train" or "val" and gives images (N, H, W) and labels (N,) or (N, H, W)."""
+GAP = 22  # of far-pairs: columns from the last one of the left glyph to the first one of the right, at least
+SHIFTS = {"horizontal": (0, 1), "vertical": (1, 0), "falling": (1, 1), "rising": (1, -1)}  # rows down, columns right
+BLANK = 8  # of textures: one of so many, equally many of each class, shows nothing
+CORNER, MARGIN = 12, 1  # of far-context: how far from its corner the block, and from its own the glyph, may begin
+SIDES = (5, 10)  # of the block, pixels: least and most
 
-    make: Callable[[str], tuple[np.ndarray, np.ndarray]]
+Made = tuple[np.ndarray, np.ndarray]
+
+
+def below(bits: np.random.PCG64, high: int | np.ndarray, *shape: int) -> np.ndarray:
+    """Return integers 0 .. ``high`` - 1, int64, the same on every machine and under every version of numpy.
+
+    From the raw bits of PCG64, whose stream numpy promises to keep; its distributions may change between versions.
+    Taking the rest of 64 bits favours no integer by more than ``high`` in 2**64. An array ``high`` is of ``shape``.
+    """
+    raw = np.asarray(bits.random_raw(math.prod(shape))).reshape(shape)
+    return (raw % np.asarray(high, np.uint64)).astype(np.int64)
+
+
+def far_pairs(bits: np.random.PCG64, count: int, size: tuple[int, int]) -> Made:
+    """Return ``count`` fours: two glyphs far apart on a noisy ground; are they the same or different?
+
+    Why a network that looks at a window and pools cannot tell. Let no window that its last layer sees hold pixels of
+    both glyphs, and let the network average what it sees over the map and end in a linear layer, as convnet3 does (its
+    windows are 22 pixels wide; the nearest columns of the two glyphs are 22 apart, so both would need 23). In
+    evaluation mode each logit is then a sum over windows, hence, on a given ground with given places, a sum of a term
+    of the left glyph and a term of the right one: score(a, b) = f(a) + g(b). So
+
+        score(a, a) + score(b, b) = score(a, b) + score(b, a).
+
+    The images come in fours which share ground and places and show the pairs aa, bb, ab, ba. Whatever f and g are, also
+    where they depend on the ground, the places and the border of the image:
+
+    - not all four are classified rightly, for two scores above a threshold cannot add up to what two below it do:
+      accuracy is at most 75 % on every such set, also on the one trained on. (With more kinds of glyphs it is still
+      75 %: order them at random, and f(a) + g(b) can tell a <= b from a > b.)
+    - cross-entropy is at least ln 2 = 0.693, by Jensen's inequality, which is what a constant answer has: training
+      finds nothing better than chance, 50 %.
+
+    Each kind of glyph is equally often on each side of both classes, so that nothing but the comparison helps: counts
+    are multiples of 12, the ordered pairs of unlike glyphs.
+    """
+    kinds = len(GLYPHS)
+    first = np.arange(count) % kinds
+    second = (first + 1 + np.arange(count) // kinds % (kinds - 1)) % kinds  # every pair, equally often
+    tops = below(bits, size[0] - GLYPH_SIDE + 1, 2, count)
+    spare = size[1] - 2 * GLYPH_SIDE - GAP + 1
+    left, right = np.sort(below(bits, spare + 1, 2, count), axis=0)
+    images = np.repeat(below(bits, NOISE, count, *size), 4, axis=0)  # (4 * Q, H, W)
+    for shown, top, at in (
+        ((first, second, first, second), tops[0], left),
+        ((first, second, second, first), tops[1], right + GLYPH_SIDE + GAP - 1),
+    ):
+        _stamp(images, GLYPHS[np.stack(shown, axis=1).reshape(-1)], np.repeat(top, 4), np.repeat(at, 4))
+    return images, np.tile((0, 0, 1, 1), count)
+
+
+def textures(bits: np.random.PCG64, count: int, size: tuple[int, int]) -> Made:
+    """Return ``count`` images: in which direction do neighbouring pixels resemble each other?
+
+    All that is to be seen fits into 2 x 2 pixels, everywhere alike, so that far context adds nothing. An image is the
+    mean of noise and its own copy, moved by one pixel in the direction of the class. In one of eight other noise takes
+    the place of the copy: nothing is to be seen there, and nobody is right but by chance. So the best that can be
+    expected is 7/8 + 1/8 * 1/4 = 90.6 %.
+    """
+    rows, columns = size
+    numbers = np.arange(count)
+    labels = numbers % len(SHIFTS)
+    noise = below(bits, 256, count, rows + 1, columns + 2)
+    moved = np.empty((count, rows, columns), np.int64)
+    for label, (down, right) in enumerate(SHIFTS.values()):
+        moved[labels == label] = noise[labels == label, down : down + rows, 1 + right : 1 + right + columns]
+    blank = numbers // len(SHIFTS) % BLANK == 0
+    moved[blank] = below(bits, 256, int(blank.sum()), rows, columns)
+    return (noise[:, :rows, 1 : 1 + columns] + moved) // 2, labels
+
+
+def far_context(bits: np.random.PCG64, count: int, size: tuple[int, int]) -> Made:
+    """Return ``count`` pairs, with a label a pixel: a block whose class is told by a glyph in the opposite corner.
+
+    Why a network that looks at a window cannot tell. The block lies within 12 pixels of one corner in both directions,
+    the glyph within 6 of the opposite one, so each pixel of the block is at least 15 rows and columns away from the
+    glyph. A network that sees no farther (the small U-Net without attention sees 13 pixels far) answers in the block
+    whatever the glyph is. The images come in twos which differ in nothing but the glyph and the labels of the block. Of
+    the pixels of all blocks let such a network call a share p the first class and at most 1 - p the second, in one half
+    of the images and hence in the other. Then the intersections over unions are at most p / (1 + p) and
+    (1 - p) / (2 - p), and their mean with a faultless ground is at most (1 + 2/3) / 3 = 5/9 = 55.6 %.
+    """
+    ground = below(bits, NOISE, count, *size)
+    least, most = SIDES
+    sides = least + below(bits, most - least + 1, 2, count)  # rows, columns
+    starts = below(bits, CORNER - sides + 1, 2, count)
+    row, column = np.arange(size[0])[:, None], np.arange(size[1])
+    (top, left), (rows, columns) = starts[..., None, None], sides[..., None, None]
+    block = (row >= top) & (row < top + rows) & (column >= left) & (column < left + columns)  # (P, H, W), top left
+    glyph_at = np.array(size)[:, None] - GLYPH_SIDE - below(bits, MARGIN + 1, 2, count)
+    corner = below(bits, 4, count)
+    for axis in (1, 2):  # mirrored, so that block and glyph lie in any two opposite corners
+        mirrored = (corner >> (axis - 1)) & 1 == 1
+        block[mirrored] = np.flip(block[mirrored], axis)
+        glyph_at[axis - 1, mirrored] = size[axis - 1] - GLYPH_SIDE - glyph_at[axis - 1, mirrored]
+    images = np.repeat(ground + LEVEL * block, 2, axis=0)  # (2 * P, H, W)
+    kinds = np.tile((0, 1), count)
+    _stamp(images, GLYPHS[kinds], *np.repeat(glyph_at, 2, axis=1))
+    return images, np.repeat(block, 2, axis=0) * (1 + kinds)[:, None, None]
+
+
+def _stamp(images: np.ndarray, glyphs: np.ndarray, top: np.ndarray, left: np.ndarray) -> None:
+    """Brighten ``images`` (N, H, W) in place, where ``glyphs`` (N, G, G) stand at ``top``, ``left`` (N,)."""
+    row, column = np.arange(GLYPH_SIDE)[:, None], np.arange(GLYPH_SIDE)
+    number = np.arange(len(images))[:, None, None]
+    images[number, top[:, None, None] + row, left[:, None, None] + column] += LEVEL * glyphs
+
+
+class GeneratedSet(NamedTuple):
+    """A set of images (N, H, W), 0 .. 255, with labels (N,) or (N, H, W); pairs are of training and validation."""
+
+    make: Callable[[np.random.PCG64, int, tuple[int, int]], Made]
     classes: tuple[str, ...]
     size: tuple[int, int]  # rows, columns
+    counts: tuple[int, int]  # of images, pairs or fours
+    seeds: tuple[int, int]
 
 
 GENERATED_SETS = {
-    "far-pairs": GeneratedSet(far_pairs.far_pairs, far_pairs.CLASSES, far_pairs.SIZE),
-    "textures": GeneratedSet(textures.textures, textures.CLASSES, textures.SIZE),
-    "far-context": GeneratedSet(far_context.far_context, far_context.CLASSES, far_context.SIZE),
+    "far-pairs": GeneratedSet(far_pairs, ("same", "different"), (16, 32), (528, 144), (1, 2)),
+    "textures": GeneratedSet(textures, tuple(SHIFTS), (16, 32), (2048, 512), (3, 4)),
+    "far-context": GeneratedSet(
+        far_context, ("ground", "block-of-plus", "block-of-cross"), (32, 32), (512, 128), (5, 6)
+    ),
 }
 
 
@@ -38,25 +165,16 @@ def load_generated(name: str, *, image_size: int | None) -> ImageData:
     Raises:
         InputError: ``image_size`` is another than the set's own, at which its distances mean something.
     """
-    known = GENERATED_SETS[name]
-    if image_size is not None and (image_size, image_size) != known.size:
-        rows, columns = known.size
+    make, classes, size, counts, seeds = GENERATED_SETS[name]
+    if image_size is not None and (image_size, image_size) != size:
         raise checks.InputError(
-            f"data set {name!r} is made at {rows} x {columns} pixels: leave image_size out, got {image_size}"
+            f"data set {name!r} is made at {size[0]} x {size[1]} pixels: leave image_size out, got {image_size}"
         )
-    train, val = (
-        (torch.from_numpy(images.astype(np.uint8)).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
-        for images, labels in (known.make(part) for part in ("train", "val"))
-    )
-    mean, std = mean_and_std(train[0])
-    return ImageData(
-        name=name,
-        classes=known.classes,
-        channels=1,
-        image_size=known.size,
-        mean=mean,
-        std=std,
-        resize_ratio=1.0,
-        train=TensorSource(*train),
-        val=TensorSource(*val),
+    train, val = (make(np.random.PCG64(seed), count, size) for seed, count in zip(seeds, counts, strict=True))
+    return data_of_tensors(name, classes, _source(*train), _source(*val))
+
+
+def _source(images: np.ndarray, labels: np.ndarray) -> TensorSource:
+    return TensorSource(
+        torch.from_numpy(images.astype(np.uint8)).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
     )

@@ -1,18 +1,19 @@
 """A data set ready to train on: its sources, and the few facts that a network and a checkpoint need of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attnconv import checks
-from attnconv.data.augment import Augmentation
-from attnconv.data.files import EncodedSource, FileLoader
-from attnconv.data.order import BatchOrder
-from attnconv.data.tensors import TensorLoader, TensorSource
+from attnconv.data.augment import Augmentation, batch_mixer
+from attnconv.data.batches import BatchOrder, Loader
+from attnconv.data.files import FileLoader, FileSource
+from attnconv.data.tensors import TensorLoader, TensorSource, mean_and_std
 from attnconv.data.view import Normalise
 
-Loader = TensorLoader | FileLoader
 PLAIN = Augmentation()
 
 
@@ -36,12 +37,12 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize_ratio: float
-    train: TensorSource | EncodedSource
-    val: TensorSource | EncodedSource
+    train: TensorSource | FileSource
+    val: TensorSource | FileSource
 
     @property
     def dense(self) -> bool:
-        """Whether each pixel has a label."""
+        """True if each pixel has a label."""
         return isinstance(self.train, TensorSource) and self.train.dense
 
     @property
@@ -57,7 +58,7 @@ class ImageData:
     def loaders(
         self, *, batch_size: int, seed: int, device: torch.device, workers: int, augmentation: Augmentation = PLAIN
     ) -> tuple[Loader, Loader]:
-        """The training loader and the validation loader."""
+        """Return the training loader and the validation loader."""
         return (
             self.train_loader(
                 batch_size=batch_size, seed=seed, device=device, workers=workers, augmentation=augmentation
@@ -68,7 +69,7 @@ class ImageData:
     def train_loader(
         self, *, batch_size: int, seed: int, device: torch.device, workers: int, augmentation: Augmentation = PLAIN
     ) -> Loader:
-        """Shuffled and augmented as (seed, epoch) say.
+        """Return the loader of the training images, shuffled and augmented as (seed, epoch) say.
 
         Args:
             batch_size: images a batch.
@@ -88,13 +89,13 @@ class ImageData:
         return self._loader(self.train, BatchOrder(self.num_train, batch_size, seed), device, workers, augmentation)
 
     def val_loader(self, *, batch_size: int, device: torch.device, workers: int) -> Loader:
-        """Every image once, in order; arguments as `train_loader`."""
+        """Return the loader of every validation image once, in order; arguments as `train_loader`."""
         checks.integer("batch_size", batch_size, at_least=1)
         return self._loader(self.val, BatchOrder(self.num_val, batch_size), device, workers)
 
     def _loader(
         self,
-        source: TensorSource | EncodedSource,
+        source: TensorSource | FileSource,
         order: BatchOrder,
         device: torch.device,
         workers: int,
@@ -102,17 +103,14 @@ class ImageData:
     ) -> Loader:
         checks.integer("workers", workers, at_least=0)
         device = torch.device(device)
-        return source.loader(
-            order,
-            Normalise(self.mean, self.std, device),
-            augmentation=augmentation,
-            num_classes=len(self.classes),
-            device=device,
-            workers=workers,
-        )
+        normalise = Normalise(self.mean, self.std, device)
+        mix = batch_mixer(augmentation, seed=order.seed, num_classes=len(self.classes))
+        if isinstance(source, TensorSource):
+            return TensorLoader(source, order, normalise, augmentation=augmentation, mix=mix, device=device)
+        return FileLoader(source, order, normalise, augmentation=augmentation, mix=mix, device=device, workers=workers)
 
     def meta(self) -> dict[str, Any]:
-        """Plain values that a checkpoint keeps.
+        """Return the plain values that a checkpoint keeps.
 
         For ``prepare_image``, for naming what was predicted, and ("images") for noticing other images on resume.
         """
@@ -127,3 +125,26 @@ class ImageData:
             "images": {"training": self.train.fingerprint, "validation": self.val.fingerprint},
             **({"dense": True} if self.dense else {}),
         }
+
+
+def data_of_tensors(name: str, classes: tuple[str, ...], train: TensorSource, val: TensorSource) -> ImageData:
+    """Return the data set of these images, which the network sees at their own size."""
+    rows, columns = train.images.shape[2:]
+    mean, std = mean_and_std(train.images)
+    return ImageData(
+        name=name,
+        classes=classes,
+        channels=train.images.shape[1],
+        image_size=(rows, columns),
+        mean=mean,
+        std=std,
+        resize_ratio=1.0,
+        train=train,
+        val=val,
+    )
+
+
+def topk(logits: Tensor, classes: Sequence[str], count: int) -> list[tuple[str, float]]:
+    """Return the ``count`` most likely classes, or all if they are fewer, by ``logits`` (K,): names, probabilities."""
+    likely = logits.float().softmax(-1).topk(min(count, len(classes)))
+    return [(classes[int(i)], p) for i, p in zip(likely.indices.tolist(), likely.values.tolist(), strict=True)]

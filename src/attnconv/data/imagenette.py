@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attnconv import checks
-from attnconv.data.archive import Archive, fetch
+from attnconv.data.download import Archive, fetch
 from attnconv.data.files import PLAIN, FileOptions
 from attnconv.data.folder import DEFAULT_SIZE, load_folder
 from attnconv.data.image_data import ImageData
@@ -117,12 +117,12 @@ IMAGENETTE_SETS = {
 
 
 def edition_for(image_size: int) -> str:
-    """The smallest edition for images of this side, pixels: to 128 "160", to 224 "320", above "full"."""
+    """Return the smallest edition for images of this side, pixels: to 128 "160", to 224 "320", above "full"."""
     return next((edition for limit, edition in EDITIONS if image_size <= limit), "full")
 
 
 def load_imagenette(name: str, *, data_dir: Path, image_size: int | None, options: FileOptions = PLAIN) -> ImageData:
-    """The set ``name`` of ``IMAGENETTE_SETS``, in the edition for ``image_size`` (128 if None).
+    """Load the set ``name`` of ``IMAGENETTE_SETS``, in the edition for ``image_size`` (128 if None).
 
     It is downloaded to ``data_dir`` if its folder, such as imagewoof2-160, is not there.
 

@@ -1,4 +1,4 @@
-"""From what the user wrote, a name or a folder, to data."""
+"""Where images come from: the one place where a name or a folder becomes an ``ImageData``."""
 
 import dataclasses
 import os
@@ -7,15 +7,13 @@ from pathlib import Path
 import torch
 
 from attnconv import checks
+from attnconv.data.batches import generator
 from attnconv.data.files import FileOptions
 from attnconv.data.folder import load_folder
 from attnconv.data.generated import GENERATED_SETS, load_generated
 from attnconv.data.image_data import ImageData
 from attnconv.data.imagenette import IMAGENETTE_SETS, load_imagenette
-from attnconv.data.named import SMALL_SETS, load_named
-from attnconv.data.order import generator
-from attnconv.data.shard_index import is_shard_folder
-from attnconv.data.shards import load_shards
+from attnconv.data.small_sets import SMALL_SETS, load_small
 
 __all__ = ["DATA_SETS", "load_data"]
 
@@ -34,7 +32,7 @@ def load_data(
     presize: bool = False,
     cache_images: bool = False,
 ) -> ImageData:
-    """Load a known data set, a folder with train/<class>/* and val/<class>/*, or one of shards.
+    """Load a known data set, or a folder with train/<class>/* and val/<class>/*.
 
     A known name comes before a folder of that name, which ``./name`` means. Several processes that may download the
     same set of torchvision's should call this one after the other; Imagenette and Imagewoof see to that themselves.
@@ -49,8 +47,8 @@ def load_data(
         cache_images: keep decoded images in memory; of files only. H * W * 3 bytes each, at their files' own size.
         skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
     Raises:
-        InputError: neither a name nor a folder, a folder of another layout, shards that are damaged or changed, a set
-            that cannot be read or downloaded, or a number out of its range.
+        InputError: neither a name nor a folder, a folder of another layout, a set that cannot be read or downloaded, or
+            a number out of its range.
     """
     if image_size is not None:
         checks.integer("image_size", image_size, at_least=1)
@@ -63,11 +61,9 @@ def load_data(
     elif name in DATA_SETS:
         data_dir = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or DEFAULT_DATA_DIR))
         if name in SMALL_SETS:
-            data = load_named(name, data_dir=data_dir, image_size=image_size)
+            data = load_small(name, data_dir=data_dir, image_size=image_size)
         else:
             data = load_imagenette(name, data_dir=data_dir, image_size=image_size, options=options)
-    elif folder.is_dir() and is_shard_folder(folder):
-        data = load_shards(folder, image_size=image_size, options=options)
     elif folder.is_dir():
         data = load_folder(folder, image_size=image_size, options=options)
     else:

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnconv import checks
-from attnconv.data.augment import Augmentation, batch_mixer, drawn_from, image_transforms
-from attnconv.data.fingerprint import fingerprint
-from attnconv.data.order import Batch, BatchOrder, generator, seed_of
+from attnconv.data.augment import Augmentation, drawn_from, image_transforms
+from attnconv.data.batches import BatchOrder, Loader, Mix, fingerprint, generator, seed_of
 from attnconv.data.view import Normalise
 
 
@@ -41,46 +40,27 @@ class TensorSource:
 
     @property
     def dense(self) -> bool:
-        """Whether each pixel has a label."""
+        """True if each pixel has a label."""
         return self.labels.ndim == 3
 
     def subset(self, indices: Tensor) -> "TensorSource":
-        """The images of these numbers."""
+        """Return the images of these numbers."""
         return TensorSource(self.images[indices], self.labels[indices], self.pad, self.flip)
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """Which images these are, by number, since they have no names: see ``fingerprint.fingerprint``."""
+        """The ``batches.fingerprint`` of these images, by number, since they have no names."""
         size = self.images[0].numel()
         return fingerprint((str(number), label, size) for number, label in enumerate(self.labels.tolist()))
 
-    def loader(
-        self,
-        order: BatchOrder,
-        normalise: Normalise,
-        *,
-        augmentation: Augmentation,
-        num_classes: int,
-        device: torch.device,
-        workers: int,
-    ) -> "TensorLoader":
-        """``workers`` is for sources that decode; there is nothing for them to do here.
 
-        Raises:
-            InputError: ``augmentation`` changes images whose pixels have labels.
-        """
-        if self.dense and order.seed is not None and augmentation.of_tensors:
-            raise checks.InputError(
-                f"{', '.join(augmentation.of_tensors)} would part the images from their labels, which are one a pixel: "
-                "leave it out"
-            )
-        return TensorLoader(self, order, normalise, augmentation=augmentation, num_classes=num_classes, device=device)
-
-
-class TensorLoader:
+class TensorLoader(Loader):
     """Batches of a ``TensorSource``; all of its images move to ``device`` here, and stay (N * C * H * W bytes).
 
     Crops and flips run on a batch at once; TrivialAugment and erasing, if asked for, image by image.
+
+    Raises:
+        InputError: ``augmentation`` changes images whose pixels have labels.
     """
 
     def __init__(
@@ -90,39 +70,30 @@ class TensorLoader:
         normalise: Normalise,
         *,
         augmentation: Augmentation,
-        num_classes: int,
+        mix: Mix | None,
         device: torch.device,
     ) -> None:
+        training = order.seed is not None
+        if source.dense and training and augmentation.of_tensors:
+            raise checks.InputError(
+                f"{', '.join(augmentation.of_tensors)} would part the images from their labels, which are one a pixel: "
+                "leave it out"
+            )
+        super().__init__(order, normalise, mix=mix, device=device)
         self.images, self.labels = source.images.to(device), source.labels.to(device)
         self.pad, self.flip = source.pad, source.flip
-        self.order, self.normalise, self.device = order, normalise, device
-        self._transforms = image_transforms(augmentation, normalise.colour) if order.seed is not None else []
-        self._mix = batch_mixer(augmentation, seed=order.seed, num_classes=num_classes)
-        self.skipped: list[str] = []  # nothing to decode, so nothing that cannot be
+        self._transforms = image_transforms(augmentation, normalise.colour) if training else []
 
-    def __len__(self) -> int:
-        return len(self.order)
-
-    @property
-    def num_samples(self) -> int:
-        """Images an epoch."""
-        return self.order.num_samples
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of ``epoch`` from number ``start`` on."""
-        return self._batches(epoch, start, self.order.batches(epoch, start))
-
-    def _batches(self, epoch: int, start: int, batches: tuple[Tensor, ...]) -> Iterator[Batch]:
+    def _batches(self, epoch: int, numbers: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
         moves = self._moves(epoch)
-        for number, numbers in enumerate(batches, start):
-            indices = numbers.to(self.device)
+        for batch in numbers:
+            indices = batch.to(self.device)
             images = self.images[indices]  # (B, C, H, W)
             if moves is not None:
                 images = crop_and_flip(images, moves[indices], self.pad)
             if self._transforms:
-                images = torch.stack([self._transformed(x, epoch, i) for x, i in zip(images, numbers, strict=True)])
-            batch = Batch(self.normalise(images), self.labels[indices])
-            yield batch if self._mix is None else self._mix(batch, epoch, number)
+                images = torch.stack([self._transformed(x, epoch, i) for x, i in zip(images, batch, strict=True)])
+            yield images, self.labels[indices]
 
     def _transformed(self, image: Tensor, epoch: int, index: Tensor) -> Tensor:
         assert self.order.seed is not None  # there are transforms in training only
@@ -132,7 +103,7 @@ class TensorLoader:
         return image
 
     def _moves(self, epoch: int) -> Tensor | None:
-        """(N, 3) int64: each image's crop offsets (top, left) and whether it is mirrored (0, 1) in ``epoch``.
+        """Return (N, 3) int64: each image's crop offsets (top, left) and whether it is mirrored (0, 1) in ``epoch``.
 
         Of the whole epoch at once, so that they do not depend on the batch where a run goes on.
         """
@@ -160,3 +131,16 @@ def crop_and_flip(images: Tensor, moves: Tensor, pad: int) -> Tensor:
     pixel = row.unsqueeze(2) * padded.shape[-1] + column.unsqueeze(1)  # (B, H, W)
     pixel = pixel.flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)  # (B, C, H * W)
     return padded.flatten(2).gather(2, pixel).view(images.shape)
+
+
+def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return those of each channel's values in [0, 1], in float64.
+
+    From counts of the 256 values, so that no float copy is made.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)])  # (C, 256)
+    shares = counts / counts.sum(1, keepdim=True, dtype=torch.float64)
+    mean = shares @ values  # (C,)
+    std = (shares * (values - mean.unsqueeze(1)).square()).sum(1).sqrt()
+    return tuple(mean.tolist()), tuple(s or 1.0 for s in std.tolist())  # images of one colour: nothing to divide by

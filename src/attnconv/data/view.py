@@ -1,4 +1,4 @@
-"""What the network sees of an image outside training: resized, cropped in the centre, normalised.
+"""The view of an image that the network gets outside training: resized, cropped in the centre, normalised.
 
 Letters: B batch, C channels, H rows, W columns.
 """
@@ -26,7 +26,7 @@ class View:
     size: tuple[int, int]  # of what the network sees
 
     def seen(self, point: Sequence[int]) -> tuple[int, int] | None:
-        """The pixel that the network sees where ``point`` (row, column) of the image was; None if it was cut away."""
+        """Return the pixel that the network sees where ``point`` (row, column) of the image was; None if cut away."""
         found = tuple(
             # The centre of the pixel, (2 * at + 1) / 2, in whole numbers.
             ((2 * (at - cut) + 1) * resized - 2 * crop * taken) // (2 * taken)
@@ -36,7 +36,7 @@ class View:
         return (found[0], found[1]) if inside else None
 
     def unseen(self, point: Sequence[int]) -> tuple[int, int]:
-        """The pixel of the image at the centre of ``point`` (row, column) of what the network sees."""
+        """Return the pixel of the image at the centre of ``point`` (row, column) of what the network sees."""
         row, column = (
             cut + ((2 * (at + crop) + 1) * taken) // (2 * resized)
             for at, cut, taken, resized, crop in zip(point, self.cut, self.taken, self.resized, self.crop, strict=True)
@@ -44,7 +44,7 @@ class View:
         return row, column
 
     def box(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """First and last row, first and last column of the image's pixels that `seen` finds."""
+        """Return first and last row, first and last column of the image's pixels that `seen` finds."""
         rows, columns = (
             # The least whole numbers whose centres are not before the crop, and not before its end.
             tuple(-((-2 * edge * taken - (2 * cut - 1) * resized) // (2 * resized)) for edge in (crop, crop + size))
@@ -56,7 +56,7 @@ class View:
 
 
 def view_of(image: Sequence[int], image_size: Sequence[int], resize_ratio: float) -> View:
-    """What `fit` takes from an image of ``image`` (rows, columns) pixels; the other arguments are its."""
+    """Return what `fit` takes from an image of ``image`` (rows, columns) pixels; the other arguments are its."""
     rows, columns = image
     # Of long thin images only the middle, or 20,000 x 1 pixels would become 20,000 times as many.
     taken = (min(rows, LONGEST * columns), min(columns, LONGEST * rows))
@@ -70,7 +70,7 @@ def view_of(image: Sequence[int], image_size: Sequence[int], resize_ratio: float
 
 
 def _middle(whole: Sequence[int], part: Sequence[int]) -> tuple[int, int]:
-    """Where ``part`` begins in the centre of ``whole``, rounded as torchvision rounds it."""
+    """Return where ``part`` begins in the centre of ``whole``, rounded as torchvision rounds it."""
     row, column = (round((n - m) / 2) for n, m in zip(whole, part, strict=True))
     return row, column
 
@@ -114,7 +114,7 @@ class Normalise:
 
 
 def prepare_image(image: Tensor, meta: Mapping[str, Any]) -> Tensor:
-    """One decoded image, (C, H, W) uint8, as the validation loader gives it: (C, *image_size) float32.
+    """Return one decoded image, (C, H, W) uint8, as the validation loader gives it: (C, *image_size) float32.
 
     Args:
         image: of ``decode_image(path, meta["channels"])``.

@@ -3,15 +3,24 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from attnconv.recipes.catalog import find_recipe, list_recipes
-from attnconv.recipes.known import dense_models, require_known
-from attnconv.recipes.recipe import Recipe
-from attnconv.recipes.run import default_out, run
-from attnconv.recipes.trained import Trained, load_trained
+from attnconv.recipes.catalog import Recipe, find_recipe, list_recipes
+from attnconv.recipes.network import dense_models
+from attnconv.recipes.run import default_out, require_known, run
 from attnconv.train.config import RunConfig
 
-# Of `example`, loaded when first asked for: it is a program as well, and Python warns of one that is loaded already.
-_EXAMPLE = ("ExampleImage", "example_images", "load_example")
+if TYPE_CHECKING:
+    from attnconv.recipes.example import ExampleImage, example_images, load_example
+    from attnconv.recipes.trained import Trained, load_trained
+
+# Loaded when first asked for: a run needs neither. `example` is a program as well, and Python warns of one that is
+# loaded already.
+_LATER = {
+    "ExampleImage": "example",
+    "example_images": "example",
+    "load_example": "example",
+    "Trained": "trained",
+    "load_trained": "trained",
+}
 
 __all__ = [
     "ExampleImage",
@@ -29,11 +38,8 @@ __all__ = [
     "run",
 ]
 
-if TYPE_CHECKING:
-    from attnconv.recipes.example import ExampleImage, example_images, load_example
-
 
 def __getattr__(name: str) -> Any:
-    if name in _EXAMPLE:
-        return getattr(import_module("attnconv.recipes.example"), name)
+    if name in _LATER:
+        return getattr(import_module(f"attnconv.recipes.{_LATER[name]}"), name)
     raise AttributeError(f"module 'attnconv.recipes' has no attribute {name!r}")

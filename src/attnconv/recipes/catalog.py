@@ -1,19 +1,89 @@
-"""All recipes by name. The catalogs are imported in the order in which the list shows them."""
+"""Recipes: configurations under a name, each with its source, what was published for it and what was measured.
 
-from attnconv.recipes import catalog_imagenette  # isort: skip
-from attnconv.recipes import catalog_leaderboard  # isort: skip
-from attnconv.recipes import catalog_cifar  # isort: skip
-from attnconv.recipes import catalog_imagenet  # isort: skip
-from attnconv.recipes.recipe import Recipe, made, names
+They are written in catalog.yaml.
+"""
 
-CATALOGS = (catalog_imagenette, catalog_leaderboard, catalog_cifar, catalog_imagenet)
+import functools
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from attnconv import checks
+from attnconv.models.registry import model_options
+from attnconv.train.config import YOUR_FOLDER, RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A run under a name.
+
+    Args:
+        name: what --recipe takes.
+        title: one sentence.
+        command: that runs it, on the hardware it needs.
+        config: all of its options.
+        source: where its settings come from.
+        expected: what was published for it, in percent top-1 if nothing else is said, or that nothing was.
+        measured: what it gave here, or None.
+    """
+
+    name: str
+    title: str
+    command: str
+    config: RunConfig
+    source: str
+    expected: str
+    measured: str | None
+
+    @property
+    def needs_data(self) -> bool:
+        """True if --data must name a folder of images."""
+        return self.config.data == YOUR_FOLDER
+
+    def under(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the recipe's options with ``values``, of a file or the command line, laid over them.
+
+        A recipe fixes everything but the network: given another one, it keeps those of its network's options that the
+        other knows, too.
+
+        Raises:
+            InputError: an unknown network, or no data where the recipe needs some.
+        """
+        if self.needs_data and "data" not in values:
+            raise checks.InputError(
+                f"recipe {self.name!r} needs --data FOLDER, a folder with train/<class>/* and val/<class>/*"
+            )
+        mine = {f.name: getattr(self.config, f.name) for f in fields(RunConfig)}
+        if "base_momentum" in values or "max_momentum" in values:
+            del mine["momentum"]  # what the recipe keeps constant is cycled now
+        known = model_options(values.get("model", self.config.model))
+        options = {name: value for name, value in self.config.model_options.items() if name in known}
+        return {**mine, **values, "model_options": {**options, **values.get("model_options", {})}}
+
+
+@functools.cache
+def _entries() -> dict[str, dict[str, Any]]:
+    """Return the entries of catalog.yaml by name, in their order."""
+    import yaml
+
+    text = Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["recipes"]
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of this name; InputError, with the nearest one, if there is none."""
-    return made(name)
+    """Return the recipe of this name; InputError, with the nearest one, if there is none."""
+    entry = _entries()[checks.one_of("recipe", name, _entries())]
+    return Recipe(
+        name=name,
+        title=entry["title"],
+        command=" ".join(["attnconv train --recipe", name, *entry.get("flags", "").split()]),
+        config=RunConfig.from_dict(entry["config"], source=f"recipe {name!r}"),
+        source=entry["source"],
+        expected=entry["expected"],
+        measured=entry.get("measured"),
+    )
 
 
 def list_recipes() -> list[Recipe]:
-    """All of them."""
-    return [made(name) for name in names()]
+    """Return all recipes."""
+    return [find_recipe(name) for name in _entries()]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attnconv.data import load_data
-from attnconv.data.far_pairs import LEVEL
+from attnconv.data.generated import LEVEL
 from attnconv.export import export_weights
 from attnconv.recipes.run import run
 from attnconv.recipes.trained import Trained, load_trained

@@ -1,23 +1,32 @@
 """The images of a run, as its configuration says."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from attnconv import checks
-from attnconv.data import Augmentation, ImageData, load_data
-from attnconv.data.image_data import Loader
+from attnconv.data import DATA_SETS, Augmentation, ImageData, load_data
+from attnconv.data.batches import Loader
 from attnconv.train.config import YOUR_FOLDER, RunConfig
 
 if TYPE_CHECKING:
     from attnconv.recipes.trained import Trained
 
 
+def require_images(config: RunConfig) -> None:
+    """Raise InputError unless the data of ``config`` are a set's name or a folder, and its augmentation is in range."""
+    augmentation_of(config)
+    if config.data not in DATA_SETS and not Path(os.path.expanduser(config.data)).is_dir():
+        raise checks.InputError(
+            f"{config.data!r} is neither a data set nor an existing folder; {checks.nearest(config.data, DATA_SETS)}"
+        )
+
+
 def images_of(config: RunConfig) -> ImageData:
-    """The data that ``config`` names; InputError as `load_data`, and for augmentation out of its range."""
-    augmentation_of(config)  # rather now than after a download
+    """Return the data that ``config`` names; InputError as `load_data`."""
     return load_data(
         config.data,
         data_dir=config.data_dir,
@@ -38,7 +47,7 @@ def images_for(
     skip_bad_images: bool = False,
     or_else: str = "name it",
 ) -> ImageData:
-    """Images to score ``trained`` on, normalised as it knows them: those it was trained on, or those of ``data``.
+    """Return images to score ``trained`` on, normalised as it knows them: its own, or those of ``data``.
 
     Args:
         data, data_dir, image_size, skip_bad_images: as `load_data`; the run's own if None.
@@ -68,7 +77,7 @@ def images_for(
 
 
 def loaders_of(config: RunConfig, data: ImageData, device: torch.device) -> tuple[Loader, Loader]:
-    """The training loader and the validation loader of a run on ``data``."""
+    """Return the training loader and the validation loader of a run on ``data``."""
     return data.loaders(
         batch_size=config.batch_size,
         seed=config.seed,
@@ -79,7 +88,7 @@ def loaders_of(config: RunConfig, data: ImageData, device: torch.device) -> tupl
 
 
 def augmentation_of(config: RunConfig) -> Augmentation:
-    """What ``config`` does to training images."""
+    """Return what ``config`` does to training images."""
     return Augmentation(
         crop_scale=config.crop_scale,
         trivial=config.trivial_augment,

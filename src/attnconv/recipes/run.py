@@ -1,32 +1,39 @@
-"""One training run, from its configuration to its result."""
+"""A training run and a search for its learning rate: network, data and training put together."""
 
-import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
-from attnconv import checks
 from attnconv.data import ImageData
-from attnconv.models import create_model, list_models, set_recompute
-from attnconv.models.registry import check_options
 from attnconv.recipes.attention_observer import AttentionObserver
-from attnconv.recipes.images import images_of, loaders_of
+from attnconv.recipes.images import images_of, loaders_of, require_images
+from attnconv.recipes.network import make_network, require_network
 from attnconv.train.config import RunConfig
-from attnconv.train.device import fabric_of
+from attnconv.train.device import fabric_of, float32_products, make_fabric
+from attnconv.train.engine import make_engine
 from attnconv.train.fit import fit
 from attnconv.train.ranks import Ranks
 from attnconv.train.run_folder import RunFolder
 from attnconv.train.track import require_service
 
+if TYPE_CHECKING:
+    from attnconv.train.lr_find import LrCurve
+
 
 def default_out(config: RunConfig, recipe: str | None = None) -> Path:
-    """Where a run goes if nobody says: runs/MODEL-DATA-seedN below the current folder, or runs/RECIPE-MODEL-seedN."""
+    """Return where a run goes if nobody says: runs/MODEL-DATA-seedN, or runs/RECIPE-MODEL-seedN."""
     if recipe is not None:
         return Path("runs") / f"{recipe}-{config.model}-seed{config.seed}"
     return Path("runs") / f"{config.model}-{Path(config.data).name}-seed{config.seed}"
+
+
+def require_known(config: RunConfig) -> None:
+    """Raise InputError unless network, options, augmentation and data exist; nothing is loaded or computed."""
+    require_network(config)
+    require_images(config)
 
 
 def run(
@@ -38,25 +45,26 @@ def run(
     profile: bool = False,
     ready: Callable[[nn.Module, ImageData], None] | None = None,
 ) -> dict[str, Any]:
-    """Train as ``config`` says and leave the run in the folder ``out``; what result.json holds.
+    """Train as ``config`` says, leave the run in the folder ``out``, and return what result.json holds.
 
     Args:
         profile: also say there, under "profile", where the time of a training step goes.
         ready: called in the first process once the network is made and its images are loaded, before any training.
     Raises:
-        InputError: what `load_data`, `create_model` and `fit` refuse; ``out`` is then as it was.
+        InputError: what `require_known`, `load_data` and `fit` refuse; ``out`` is then as it was.
     """
-    check_options(config.model, config.model_options)  # rather now than after a download
     fabric = fabric_of(config)
     ranks = Ranks(fabric)
+    ranks.on_first(lambda: require_known(config))
     if not resume:
         ranks.on_first(RunFolder(out).require_free)  # fit asks again, but loading the data can take minutes
         ranks.on_first(lambda: require_service(config))
     data = ranks.first_then_others(lambda: images_of(config))  # so that only one of them downloads
+    meta = data.meta()
     train, val = loaders_of(config, data, fabric.device)
     for loader in (train, val):
         loader.order = loader.order.shard(ranks.rank, ranks.world)
-    model = ranks.first_then_others(lambda: fitting_network(config, data))  # so that one says what does not fit
+    model = ranks.first_then_others(lambda: make_network(config, meta))  # so that one says what does not fit
     if ready is not None and ranks.first:
         ready(model, data)
     return fit(
@@ -65,7 +73,7 @@ def run(
         val,
         config=config,
         out=out,
-        meta=data.meta(),
+        meta=meta,
         observer=AttentionObserver(),
         fabric=fabric,
         resume=resume,
@@ -74,41 +82,17 @@ def run(
     )
 
 
-def fitting_network(config: RunConfig, data: ImageData) -> nn.Module:
-    """The network of ``config`` for ``data``, to be trained; InputError if it cannot take its images."""
-    model = network(config, data.meta())
-    if config.recompute_attention and not set_recompute(model):
-        raise checks.InputError(f"recompute_attention needs attention layers, and model {config.model!r} has none")
-    require_fit(model, data, config)
-    return model
+def lr_find(
+    config: RunConfig, *, low: float = 1e-6, high: float = 10.0, steps: int = 100, progress: bool = True
+) -> "LrCurve":
+    """Return the losses of the steps that a run would take, in one process, at a growing learning rate."""
+    from attnconv.train.lr_find import find_lr
 
-
-def network(config: RunConfig, meta: dict[str, Any]) -> nn.Module:
-    """The network of ``config`` for the classes and the image size in ``meta``, its weights drawn from the seed."""
-    check_options(config.model, config.model_options)
-    rows, columns = meta["image_size"]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return create_model(
-            config.model,
-            num_classes=len(meta["classes"]),
-            in_channels=meta["channels"],
-            image_size=(rows, columns),
-            **config.model_options,
-        )
-
-
-def require_fit(model: nn.Module, data: ImageData, config: RunConfig) -> None:
-    """Raise what ``model`` raises for images of this size, on the meta device, before anything is written.
-
-    Raises:
-        InputError: also if it gives an answer an image where there is a label a pixel, or the other way round.
-    """
-    with torch.no_grad():
-        answer = copy.deepcopy(model).to("meta")(torch.empty(2, data.channels, *data.image_size, device="meta"))
-    if (answer.ndim == 4) != data.dense:
-        label, answered = ("pixel", "image") if data.dense else ("image", "pixel")
-        raise checks.InputError(
-            f"data set {data.name!r} has a label for each {label}, and model {config.model!r} an answer for each "
-            f"{answered}; models of pixels: {', '.join(list_models(dense=True))}"
-        )
+    config = dataclasses.replace(config, devices=1, nodes=1, sync_batchnorm=False, ema=None)
+    require_known(config)
+    fabric = make_fabric(config.device, config.precision, devices=1)
+    data = images_of(config)
+    train, _ = loaders_of(config, data, fabric.device)
+    engine = make_engine(make_network(config, data.meta()), config, fabric)
+    with float32_products(config.precision, fabric.device):
+        return find_lr(engine, config, train, low=low, high=high, steps=steps, progress=progress)

@@ -1,4 +1,4 @@
-"""Training: one readable loop on Lightning Fabric. It receives a model and loaders, and knows no other room.
+"""Training: one readable loop on Lightning Fabric. It receives a model and loaders, and knows no other package.
 
 Import what you need from its file, for the loop loads torch and the configuration does not:
 ``attnconv.train.config`` (RunConfig), ``.fit`` (fit), ``.evaluate`` (evaluate, Scores), ``.checkpoint``

@@ -32,9 +32,7 @@ class RunConfig:
 
     model: str = _option("Network, a name of `attnconv models`.", default="aa_convnet3")
     model_options: dict[str, Any] = _option("The network's own options.", default_factory=dict)  # noqa: RUF009
-    data: str = _option(
-        "Data set name, or a folder with train/<class>/* and val/<class>/*, or of shards.", default="digits"
-    )
+    data: str = _option("Data set name, or a folder with train/<class>/* and val/<class>/*.", default="digits")
     data_dir: str | None = _option("Folder that holds (or receives) the named data sets.", default=None)
     image_size: int | None = _option("Side of the square images in pixels; the data's own if not given.", default=None)
     train_subset: int | None = _option("Train on a fixed subset of so many images.", default=None)

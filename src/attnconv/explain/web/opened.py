@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv.data.decode import decode_bytes
-from attnconv.data.ranked import ranked_classes
+from attnconv.data.image_data import topk
 from attnconv.explain.attention import AttentionMap, ImageAttention
 from attnconv.explain.seen import SeenImage, see_image
 
@@ -54,7 +54,7 @@ class WebNetwork:
             attention = ImageAttention(self.model, seen.prepared.to(self.device))
         if self.meta.get("dense"):
             return Looked(seen, attention, None)
-        return Looked(seen, attention, ranked_classes(attention.output[0], self.meta["classes"], TOP))
+        return Looked(seen, attention, topk(attention.output[0], self.meta["classes"], TOP))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attnconv.checks import InputError, InputTypeError
-from attnconv.data.order import BatchOrder, generator, seed_of
+from attnconv.data.batches import BatchOrder, generator, seed_of
 
 
 def test_unequal_keys_give_unequal_seeds():

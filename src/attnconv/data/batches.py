@@ -1,0 +1,150 @@
+"""Batches of a data set: which images form which of them, a function of (seed, epoch) and never of what ran before.
+
+Letters: B batch, C channels, H rows, W columns, K classes.
+"""
+
+import dataclasses
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnconv import checks
+
+
+def seed_of(seed: int, *key: int) -> int:
+    """Return a seed for (seed, *key) that unequal keys, also of unequal length, do not share but by chance.
+
+    numpy's SeedSequence hashes all the words; given as ``spawn_key`` they are set apart from ``seed``, so that
+    (1, 2) and (1, 2, 0) differ, which they do not if all are given as entropy.
+    """
+    return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
+
+
+def generator(seed: int, *key: int) -> torch.Generator:
+    """Return a CPU generator for (seed, *key): on the CPU, so that the numbers are the same on every device."""
+    return torch.Generator().manual_seed(seed_of(seed, *key))
+
+
+class Batch(NamedTuple):
+    """A batch as loaders yield it: ``images`` (B, C, H, W) float32, normalised; ``labels`` (B,) int64.
+
+    Where images are mixed, ``labels`` are (B, K) float32, the classes' shares of each. Of a set with a label a pixel
+    they are (B, H, W) int64.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """The order in which ``num_images`` are dealt into batches.
+
+    With a ``seed`` (training): shuffled, and the last, incomplete batch is left out, since batch norm needs more than
+    one image. Without (validation): every image once, in order. Of ``world`` processes, number ``rank`` has its part
+    of every batch, none of which is another's; all have equally many batches, so that a part may be empty.
+    """
+
+    num_images: int
+    batch_size: int
+    seed: int | None = None
+    rank: int = 0
+    world: int = 1
+
+    def shard(self, rank: int, world: int) -> "BatchOrder":
+        """Return the part of process ``rank`` of ``world``."""
+        return dataclasses.replace(self, rank=rank, world=world)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return -(-self.num_samples // self.batch_size)
+
+    @property
+    def num_samples(self) -> int:
+        """Images an epoch."""
+        return self.num_images - (self.num_images % self.batch_size if self.seed is not None else 0)
+
+    def batches(self, epoch: int, start: int = 0) -> tuple[Tensor, ...]:
+        """Return the image numbers, (B,) int64, of this process in each batch of ``epoch`` from ``start`` on."""
+        checks.integer("epoch", epoch, at_least=0)
+        if checks.integer("start", start, at_least=0) > len(self):
+            raise checks.InputError(f"start must be at most {len(self)}, the batches of an epoch, got {start}")
+        if self.seed is None:
+            order = torch.arange(self.num_images)
+        else:
+            order = torch.randperm(self.num_images, generator=generator(self.seed, epoch))
+        batches = order[: self.num_samples].split(self.batch_size)[start:]
+        return tuple(batch[self.rank :: self.world] for batch in batches)
+
+
+Mix = Callable[[Batch, int, int], Batch]  # of the batch of an epoch and number
+
+
+class Loader(ABC):
+    """Batches of one part of a data set, epoch by epoch, on a device.
+
+    Args:
+        normalise: uint8 images to float32.
+        mix: what is done to whole batches; None for nothing.
+    """
+
+    def __init__(
+        self, order: BatchOrder, normalise: Callable[[Tensor], Tensor], *, mix: Mix | None, device: torch.device
+    ) -> None:
+        self.order, self.normalise, self.device = order, normalise, device
+        self._mix = mix
+        self._skipped: set[str] = set()
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self.order)
+
+    @property
+    def num_samples(self) -> int:
+        """Images an epoch, those that cannot be decoded among them."""
+        return self.order.num_samples
+
+    @property
+    def skipped(self) -> list[str]:
+        """Paths of the files met so far that could not be decoded, sorted."""
+        return sorted(self._skipped)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of ``epoch`` from number ``start`` on; earlier ones are not decoded.
+
+        A batch without a single good image comes with B = 0, so that whoever counts batches counts it too.
+
+        Raises:
+            InputError: ``start`` is beyond the epoch; while iterating, if a file cannot be decoded and bad images are
+                not to be skipped.
+        """
+        return self._finished(epoch, start, self.order.batches(epoch, start))
+
+    def _finished(self, epoch: int, start: int, numbers: tuple[Tensor, ...]) -> Iterator[Batch]:
+        for number, (images, labels) in enumerate(self._batches(epoch, numbers), start):
+            batch = Batch(self.normalise(images), labels)
+            yield batch if self._mix is None else self._mix(batch, epoch, number)
+
+    @abstractmethod
+    def _batches(self, epoch: int, numbers: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for the image numbers of each batch its images (B, C, H, W) uint8 and labels, on the device."""
+
+
+def fingerprint(images: Iterable[tuple[str, int, int]]) -> dict[str, Any]:
+    """Tell a list of images, each (name, label, bytes), from another, in a few bytes that a checkpoint can hold.
+
+    Returns:
+        count: how many; listing: SHA-256 of their names and labels, in order, on which the order of training depends;
+        bytes: of all of them together, which most changes of a file change.
+    """
+    digest, count, total = hashlib.sha256(), 0, 0
+    for name, label, size in images:
+        digest.update(f"{name}\0{label}\n".encode("utf-8", "surrogateescape"))
+        count, total = count + 1, total + max(size, 0)
+    return {"count": count, "listing": digest.hexdigest(), "bytes": total}
