@@ -9,7 +9,8 @@ import yaml
 from cli.test_bad_input import assert_refused
 from study.tiny import ARMS, BASE, Here
 
-from attnconv.study import local
+from attnconv.study import run
+from attnconv.study.folder import write_note
 
 FLAGS = {
     "run": "--extend --json --memory-gb --mix-versions --only --out --plan --ray --scale --seeds --threads",
@@ -46,7 +47,7 @@ def test_a_study_is_run_and_its_state_shown(attnconv, plan):
 
 
 def test_a_folder_is_gone_on_with_and_extended(attnconv, plan, monkeypatch):
-    monkeypatch.setattr(local, "Local", Here)
+    monkeypatch.setattr(run, "on_this_machine", Here())
     assert attnconv("study", "run", plan, "--only", "plain")[0] == 0
     assert_refused(attnconv("study", "run", plan), r"arm augmented is new\. --extend accepts that")
     assert "note: with 1 seed no difference can" in attnconv("study", "run", plan, "--extend")[2]
@@ -58,13 +59,12 @@ def test_a_folder_is_gone_on_with_and_extended(attnconv, plan, monkeypatch):
 
 
 def test_a_failed_run_is_an_error_that_can_be_mended(attnconv, plan, monkeypatch):
-    class Failing(Here):
-        def execute(self, folder, runs, *, threads, memory_gb, ended, tick):
-            for planned in runs:
-                folder.write_note(planned, "failed", {"reason": "the disk is full"})
-                ended(planned)
+    def failing(folder, runs, study):
+        for planned in runs:
+            write_note(folder.run(planned), "failed", {"reason": "the disk is full"})
+            yield planned
 
-    monkeypatch.setattr(local, "Local", Failing)
+    monkeypatch.setattr(run, "on_this_machine", failing)
     code, out, err = attnconv("study", "run", plan)
     assert code == 2
     assert "2 failed" in out
@@ -75,7 +75,7 @@ def test_a_failed_run_is_an_error_that_can_be_mended(attnconv, plan, monkeypatch
 
 
 def test_the_list_names_every_study(attnconv):
-    from attnconv.study.catalog import BUILT_IN
+    from attnconv.study.plan_file import BUILT_IN
 
     _, out, _ = attnconv("study", "list")
     assert all(re.search(rf"^ *{name} +\d+ x \d +\d+ x \d", out, re.M) for name in BUILT_IN)

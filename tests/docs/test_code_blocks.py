@@ -24,8 +24,7 @@ from attnconv import checks
 from attnconv.cli import parse
 from attnconv.data import DATA_SETS
 from attnconv.models import create_model
-from attnconv.study.catalog import BUILT_IN
-from attnconv.study.plan_file import study_of
+from attnconv.study.plan_file import BUILT_IN, study_of
 from attnconv.train.config import RunConfig
 
 # A Python block that begins so is not run, only read: its names exist, and its calls fit the functions.

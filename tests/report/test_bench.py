@@ -2,9 +2,8 @@
 
 import pytest
 
-from attnconv.report.bench_page import markdown, save_figure
-from attnconv.report.bench_plot import file_name, sweep_figure, sweeps
-from attnconv.report.bench_table import contests, ratios, tables
+from attnconv.report.bench import contests, file_name, markdown, ratios, sweep_figure, sweeps, tables
+from attnconv.report.page import svg_file
 
 MACHINE = {"name": "Abacus 2", "device": "cpu", "threads": 2, "torch": "2.99", "triton": "3"}
 
@@ -103,7 +102,7 @@ def test_drawings_are_log_log_and_hold_the_numbers():
     assert [label.get_text() for label in times.get_xticklabels()] == [f"{n} x {n}\nbatch 2" for n in (8, 16, 32)]
 
 
-def test_the_page_holds_tables_reasons_drawings_and_commands(tmp_path):
+def test_the_page_holds_tables_reasons_drawings_and_commands():
     text, figures = markdown([AUTO, SLOW, ABSENT, *SWEEP])
     assert "## Abacus 2, 2 threads, torch 2.99" in text
     assert "| slow | 4000 | 3000 - 6000 | 2.00 | 1.50 - 3.00 |" in text
@@ -111,12 +110,10 @@ def test_the_page_holds_tables_reasons_drawings_and_commands(tmp_path):
     assert text.count("- `attnconv bench ops` (2026-01-01, commit 012345678)") == 1
     ((name, figure),) = figures.items()
     assert f"]({name})" in text
-    save_figure(figure, tmp_path / name)
-    first = (tmp_path / name).read_bytes()
-    assert b"<svg" in first
+    first = svg_file(figure)
+    assert "<svg" in first
     again = markdown([AUTO, SLOW, ABSENT, *SWEEP])[1][name]
-    save_figure(again, tmp_path / name)
-    assert (tmp_path / name).read_bytes() == first
+    assert svg_file(again) == first
 
 
 def test_a_contest_that_nobody_could_run_has_no_table():

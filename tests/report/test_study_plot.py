@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from attnconv.report.page import svg_file
 from attnconv.report.study_plot import COLOURS, Curves, Point, cost_figure, curves_figure, styles
-from attnconv.report.svg import svg_file
 
 ARMS = ["plain", "aa", "late"]
 CURVES = [

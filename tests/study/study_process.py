@@ -14,15 +14,14 @@ def plan(epochs):
 
 def main(folder, epochs, ray):
     from attnconv.study.folder import StudyFolder
-    from attnconv.study.local import Local
-    from attnconv.study.ray import RayCluster
-    from attnconv.study.run import run_study
+    from attnconv.study.ray import ray_cluster
+    from attnconv.study.run import on_this_machine, run_study
 
     study, place = plan(int(epochs)), StudyFolder(Path(folder))
     if not ray:
-        run_study(study, place, Local())
+        run_study(study, place, on_this_machine)
         return
-    with RayCluster("local") as cluster:
+    with ray_cluster("local") as cluster:
         run_study(study, place, cluster)
 
 

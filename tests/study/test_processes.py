@@ -12,18 +12,18 @@ from study.study_process import plan
 from study.tiny import without_times
 
 from attnconv.checks import InputError
-from attnconv.study import attempt as attempt_module
-from attnconv.study.attempt import Attempt, child_environment, killed
-from attnconv.study.executor import gpus_of
-from attnconv.study.folder import StudyFolder
-from attnconv.study.records import read_records, record
+from attnconv.study import process as process_module
+from attnconv.study import run as run_module
+from attnconv.study.folder import StudyFolder, facts_of, read_records, record, write_note
+from attnconv.study.process import RunProcess, child_environment, killed
+from attnconv.study.run import gpus_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals, and looks for processes in /proc")
 
 SCRIPT = Path(__file__).with_name("study_process.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 EPOCHS = 12
-DEADLINE = 120.0  # seconds, of waiting for what takes a few
+DEADLINE = 300.0  # seconds, of waiting for what takes a few on a quiet machine
 
 
 def comparable(records):
@@ -59,7 +59,7 @@ def children(folder):
             stat = (path / "stat").read_text()
         except OSError:
             continue
-        if b"attnconv.study.one_run" in words and str(folder).encode() in words:
+        if b"--of-study" in words and words[-2].startswith(str(folder).encode()):
             found[int(path.name)] = int(stat.rpartition(")")[2].split()[1])
     return found
 
@@ -157,28 +157,25 @@ def test_killed_in_the_middle_under_ray_all_runs_complete(undisturbed, tmp_path,
     assert "ray::" in Path(f"/proc/{worker}/cmdline").read_text()
     os.kill(worker if whom == "worker" else child, signal.SIGKILL)
     assert comparable(finish(study, folder)) == undisturbed
-    facts = StudyFolder(folder).facts(plan(EPOCHS).runs()[0])
+    facts = facts_of(folder / "runs" / "plain-seed0")
     assert len(facts["sessions"]) == 2  # it was indeed begun again
 
 
 def is_of(process, arm):
-    return arm.encode() in Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-
-
-def wait(attempt):
-    until(attempt.ended)
+    return Path(os.fsdecode(Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")[-2])).name.startswith(arm)
 
 
 def test_a_process_that_is_killed_each_time_is_given_up_and_said_so(tmp_path, monkeypatch):
     """Nothing of the library runs here: the child kills itself at once."""
-    monkeypatch.setattr(attempt_module, "COMMAND", ("-c", "import os; os.kill(os.getpid(), 9)"))
+    monkeypatch.setattr(process_module, "COMMAND", ("-c", "import os; os.kill(os.getpid(), 9)"))
     study = plan(1)
     folder = StudyFolder(tmp_path / "study")
     folder.prepare(study, threads=1)
-    folder.write_note(study.runs()[0], "failed", {"reason": "of an earlier time"})
-    attempt = Attempt(folder, study.runs()[0], threads=1)
-    wait(attempt)
-    assert attempt.tries == 3
+    write_note(folder.run(study.runs()[0]), "failed", {"reason": "of an earlier time"})
+    process = RunProcess(folder, study.runs()[0], 1)
+    process.begin()
+    until(process.ended)
+    assert process.tries == 3
     found = record(folder, study.runs()[0])
     assert found["state"] == "failed"
     assert "its process was killed 3 times, at last by SIGKILL, perhaps for want of memory" in found["reason"]
@@ -186,7 +183,7 @@ def test_a_process_that_is_killed_each_time_is_given_up_and_said_so(tmp_path, mo
 
 @pytest.mark.timeout(60)
 def test_a_fifo_in_the_place_of_a_log_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(attempt_module, "COMMAND", ("-c", ""))
+    monkeypatch.setattr(process_module, "COMMAND", ("-c", ""))
     study = plan(1)
     folder = StudyFolder(tmp_path / "study")
     folder.prepare(study, threads=1)
@@ -194,17 +191,18 @@ def test_a_fifo_in_the_place_of_a_log_is_not_waited_for(tmp_path, monkeypatch):
     log.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(log)
     with pytest.raises(InputError, match="is a FIFO and no regular file: it is not opened"):
-        Attempt(folder, study.runs()[0], threads=1)
+        RunProcess(folder, study.runs()[0], 1)
 
 
 def test_a_process_that_cannot_start_is_a_failed_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(attempt_module, "COMMAND", ("-c", "import sys; sys.exit(3)"))
+    monkeypatch.setattr(process_module, "COMMAND", ("-c", "import sys; sys.exit(3)"))
     study = plan(1)
     folder = StudyFolder(tmp_path / "study")
     folder.prepare(study, threads=1)
-    attempt = Attempt(folder, study.runs()[0], threads=1)
-    wait(attempt)
-    assert attempt.tries == 1
+    process = RunProcess(folder, study.runs()[0], 1)
+    process.begin()
+    until(process.ended)
+    assert process.tries == 1
     assert "its process ended with code 3" in record(folder, study.runs()[0])["reason"]
 
 
@@ -257,17 +255,18 @@ def gpu_plan(**options):
 
 def test_one_run_a_gpu(tmp_path, monkeypatch):
     """Two GPUs and four runs: at most two at a time, each with a GPU of its own."""
-    from attnconv.study import local
-
     under_way, seen = {}, []
 
     class Fake:
-        def __init__(self, folder, planned, *, threads, environment):
-            gpu = environment["CUDA_VISIBLE_DEVICES"]
+        def __init__(self, folder, planned, threads, *, gpus):
+            (gpu,) = gpus
             assert gpu not in under_way.values()
             under_way[planned.name] = gpu
             seen.append((planned.name, gpu))
             self.planned, self.looks = planned, 0
+
+        def begin(self):
+            assert self.looks == 0
 
         def ended(self):
             self.looks += 1
@@ -275,25 +274,35 @@ def test_one_run_a_gpu(tmp_path, monkeypatch):
                 del under_way[self.planned.name]
             return self.looks == 2
 
-    monkeypatch.setattr(local, "_visible_gpus", lambda: ["4", "7"])
-    monkeypatch.setattr(local, "Attempt", Fake)
-    monkeypatch.setattr(local, "PAUSE", 0.0)
-    ended = []
-    runs = [run for run in gpu_runs() if run.seed < 2]
-    executor = local.Local()
-    executor.execute(
-        StudyFolder(tmp_path),
-        runs,
-        threads=1,
-        memory_gb=None,
-        ended=lambda run: ended.append(run.name),
-        tick=lambda: None,
-    )
-    assert sorted(ended) == sorted(run.name for run in runs)
+    from study.tiny import BASE, tiny
+
+    monkeypatch.setattr(run_module, "_visible_gpus", lambda: ["4", "7"])
+    monkeypatch.setattr(run_module, "RunProcess", Fake)
+    monkeypatch.setattr(run_module, "PAUSE", 0.0)
+    study = tiny(base={**BASE, "device": "auto"}, seeds=(0, 1))
+    ended = [run.name for run in run_module.on_this_machine(StudyFolder(tmp_path), study.runs(), study) if run]
+    assert sorted(ended) == sorted(run.name for run in study.runs())
     assert {gpu for _, gpu in seen} == {"4", "7"}
 
 
-def gpu_runs():
-    from study.tiny import BASE, tiny
-
-    return tiny(base={**BASE, "device": "auto"}, seeds=(0, 1)).runs()
+@pytest.mark.parametrize(
+    ("code", "printed", "note", "reason"),
+    [
+        (1, "epoch 1\nRuntimeError: out of memory\n", "failed", "RuntimeError: out of memory"),
+        (2, "attnconv: error: the disk is full\nmore\n", "failed", "the disk is full"),
+        (
+            2,
+            "attnconv: error: the loss is nan at step 12 (lr 1): give a smaller lr; last good checkpoint: none yet",
+            "diverged",
+            "the loss is nan at step 12 (lr 1): give a smaller lr; last good checkpoint: none yet",
+        ),
+    ],
+)
+def test_what_a_process_says_is_the_reason(tmp_path, code, printed, note, reason):
+    study = plan(1)
+    folder = StudyFolder(tmp_path / "study")
+    folder.prepare(study, threads=1)
+    process_module.begin_run(folder, study.runs()[0])
+    process_module.note_end(folder, study.runs()[0], code, printed)
+    found = record(folder, study.runs()[0])
+    assert (found["state"], found["reason"]) == (note, reason)

@@ -4,17 +4,14 @@ import csv
 import re
 
 import pytest
-from report.test_report import Tags
+from report.test_page import Tags
 from study.planted import GAIN, PLAN, all_done, diverged, keep, plan, record, undone
 
 from attnconv.checks import InputError
-from attnconv.study import budgets
-from attnconv.study.arm import Arm
-from attnconv.study.catalog import built_in
-from attnconv.study.compared import chance_of, comparisons
-from attnconv.study.report import write_report
-from attnconv.study.report_command import command
-from attnconv.study.report_drawings import curves_of, point_of
+from attnconv.study.comparison import comparisons, time_clock
+from attnconv.study.drawings import curves_of, point_of
+from attnconv.study.plan_file import built_in
+from attnconv.study.report import command, write_report
 
 FAILED = "its process was killed <3 times>, at last by SIGKILL"
 
@@ -213,8 +210,7 @@ def test_an_arm_that_diverged_before_its_first_epoch_is_drawn_at_chance():
         for found in all_done(study)
     ]
     (comparison,) = comparisons(study, records).values()
-    arm = Arm([record for record in comparison.records if record["arm"] == "aa"], chance_of(records, "top-1"))
-    curves = curves_of("aa", arm, (1, 2, 3))
+    curves = curves_of("aa", comparison.arms["aa"], (1, 2, 3))
     assert curves.runs == [{1: 10.0, 2: 10.0, 3: 10.0}] * 5
     assert curves.stopped == [1] * 5
 
@@ -223,10 +219,7 @@ def test_a_curve_ends_where_the_table_does():
     """A run that diverged keeps the score that it had, and is in the mean with it."""
     study = plan()
     (comparison,) = comparisons(study, with_faults(study)).values()
-    arm = Arm(
-        [record for record in comparison.records if record["arm"] == "aa"], chance_of(comparison.records, "top-1")
-    )
-    curves = curves_of("aa", arm, ())
+    curves = curves_of("aa", comparison.arms["aa"], ())
     assert sum(run[3] for run in curves.runs) / 5 == pytest.approx(comparison.rows[1].last.estimate.mean)
     assert [stopped for stopped in curves.stopped if stopped] == [1]
 
@@ -237,5 +230,5 @@ def test_intervals_are_drawn_within_the_scale():
     (comparison,) = comparisons(study, records).values()
     row = comparison.rows[0]
     assert row.last.estimate.interval.low < 0
-    point = point_of(row, Arm([r for r in comparison.records if r["arm"] == row.arm], 0.0), budgets.time_clock)
+    point = point_of(row, comparison.arms[row.arm], time_clock)
     assert point.interval == (0.0, 100.0)

@@ -7,10 +7,9 @@ from chromium import DESK, PHONE
 from study.planted import PLAN, all_done, diverged, keep, plan, undone
 
 from attnconv.recipes import load_trained, run
-from attnconv.report.study_page import Drawing, Drawings
-from attnconv.report.svg import svg_file
-from attnconv.study import report_text
-from attnconv.study.far_pairs_figure import far_pairs_figure
+from attnconv.report.page import svg_file
+from attnconv.study import report
+from attnconv.study.drawings import Drawing, far_pairs_figure
 from attnconv.study.report import write_report
 from attnconv.train.config import RunConfig
 
@@ -55,9 +54,9 @@ def page_file(tmp_path_factory):
     options = {"data": "far-pairs", "epochs": 1, "train_subset": 32, "batch_size": 32, "device": "cpu", "workers": 0}
     run(RunConfig(model="aa_convnet3", **options), folder.parent / "run", progress=False)
     figure = far_pairs_figure(load_trained(folder.parent / "run", device="cpu"))
-    shown = Drawings([Drawing(svg_file(figure), "attention", "What the middle of the left glyph attends to.")])
+    shown = Drawing(svg_file(figure), "attention", "What the middle of the left glyph attends to.")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report_text, "attention_drawings", lambda _, __, block, ___: [shown] * (block == "short"))
+        patch.setattr(report, "attention_drawings", lambda _, __, block, ___: ([shown] * (block == "short"), []))
         write_report(folder)
     return folder / "report.html"
 

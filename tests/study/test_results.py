@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from attnconv.study.compared import holm_over_all
-from attnconv.study.records import read_records
+from attnconv.study.comparison import holm_over_all
+from attnconv.study.folder import read_records
 from attnconv.study.report import write_report
 
 ROOT = Path(__file__).parents[2]

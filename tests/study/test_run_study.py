@@ -11,9 +11,7 @@ from attnconv import __version__
 from attnconv.checks import InputError
 from attnconv.files import locked
 from attnconv.study import folder as folder_module
-from attnconv.study.folder import StudyFolder
-from attnconv.study.plan import PlannedRun
-from attnconv.study.records import counts, read_records, record, records
+from attnconv.study.folder import StudyFolder, counts, facts_of, read_records, record, records
 from attnconv.study.report import write_report
 from attnconv.study.run import run_study
 
@@ -224,7 +222,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(finished, monke
     here, found = do(study, folder)
     assert here.names == ["plain-seed0", "augmented-seed0"]
     assert without_times(found) == without_times(finished[2][:2])
-    assert len(folder.facts(PlannedRun("plain", 0, study.config("plain", 0)))["sessions"]) == 2
+    assert len(facts_of(folder.path / "runs" / "plain-seed0")["sessions"]) == 2
 
 
 def test_a_run_under_way_is_said_to_be(finished):

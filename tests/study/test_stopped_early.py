@@ -11,8 +11,7 @@ import pytest
 from study.study_process import plan
 from study.tiny import Here, tiny
 
-from attnconv.study.folder import StudyFolder
-from attnconv.study.records import read_records, records
+from attnconv.study.folder import StudyFolder, read_records, records
 from attnconv.study.report import write_report
 from attnconv.study.run import run_study
 
@@ -23,7 +22,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.jo
 class Stopped(Here):
     """The executor to which Ctrl-C comes before the first run."""
 
-    def execute(self, folder, runs, **settings):
+    def __call__(self, folder, runs, study):
         raise KeyboardInterrupt
 
 

@@ -8,12 +8,11 @@ from study.tiny import Here, tiny
 
 from attnconv.checks import InputError, InputTypeError
 from attnconv.inactive import is_inactive, remark
-from attnconv.study.compared import comparisons
-from attnconv.study.comparison_notes import notes
-from attnconv.study.comparison_table import attention_table, tables
+from attnconv.study.comparison import comparisons
 from attnconv.study.folder import StudyFolder
 from attnconv.study.report import write_report
 from attnconv.study.run import run_study
+from attnconv.study.tables import attention_table, notes, tables
 
 QUIET = {"logits_moved": 2e-5, "predictions_changed": 0.05}
 LOUD = {"logits_moved": 0.4, "predictions_changed": 12.5}

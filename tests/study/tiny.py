@@ -1,6 +1,14 @@
 """A study of seconds on digits, and an executor without processes."""
 
-from attnconv.study.one_run import train
+import contextlib
+import functools
+import io
+
+import pytest
+import torch
+
+from attnconv.cli import main
+from attnconv.study import process
 from attnconv.study.plan import Study
 
 BASE = {"data": "digits", "epochs": 2, "train_subset": 64, "batch_size": 32, "device": "cpu"}
@@ -14,20 +22,26 @@ def tiny(**more):
 
 
 class Here:
-    """The executor that does the runs in this process, one after the other."""
-
-    threads = 1
+    """The executor that does the runs in this process, by the command line, one after the other."""
 
     def __init__(self):
         self.names = []
 
-    def execute(self, folder, runs, *, threads, memory_gb, ended, tick):
+    def __call__(self, folder, runs, study):
         for planned in runs:
             self.names.append(planned.name)
-            folder.forget_note(planned, "failed")
-            train(folder, planned, threads=threads)
-            tick()
-            ended(planned)
+            process.begin_run(folder, planned)
+            out = folder.run(planned).path
+            printed, threads = io.StringIO(), torch.get_num_threads()
+            with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(printed):
+                patch.setattr(process, "await_study", lambda out: functools.partial(process.note_facts, out))
+                torch.set_num_threads(study.threads)
+                code = main([*process.COMMAND[2:], str(out)])
+                torch.set_num_threads(threads)
+            if process.killed(code):
+                raise KeyboardInterrupt
+            process.note_end(folder, planned, code, printed.getvalue())
+            yield planned
 
 
 def without_times(value):

@@ -297,14 +297,15 @@ def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
     """
     from attnconv.bench.records import load_folder
     from attnconv.files import replacing
-    from attnconv.report.bench_page import markdown, save_figure
+    from attnconv.report.bench import markdown
+    from attnconv.report.page import svg_file
 
     text, figures = markdown(load_folder(folder))
     out = folder / "report.md" if out is None else out
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            save_figure(figure, out.parent / name)
+            (out.parent / name).write_text(svg_file(figure), encoding="utf-8")
     except OSError as error:
         raise checks.InputError(f"cannot write into {out.parent}: {error.strerror or error}") from error
     with replacing(out) as file:
@@ -368,7 +369,7 @@ def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, js
     """Run the benchmarks, add their records to the file, print and return them."""
     from attnconv.bench.benchmark import run
     from attnconv.bench.records import append, origin
-    from attnconv.report.bench_table import HEADER, tables
+    from attnconv.report.bench import HEADER, tables
     from attnconv.train.device import ROOT, commit
 
     append(file, [])  # rather now than after minutes of work

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnconv.report.bench_table import HEADER, tables
+from attnconv.report.bench import HEADER, tables
 
 if TYPE_CHECKING:
     import torch

@@ -78,33 +78,19 @@ def write_page(
 ) -> None:
     """The page beside the runs, whole or not at all."""
     from attnconv.files import replacing
-    from attnconv.report.curves import curves_figure
-    from attnconv.report.page import heading, page, paragraph, picture, table
-    from attnconv.report.records import read_metrics
+    from attnconv.report.page import read_metrics, render, svg_file
+    from attnconv.report.run_plot import curves_figure
 
     result = results["aa_convnet3"]
     figure, shown = attention_picture(runs["aa_convnet3"])
-    text = page(
-        "A plain and an augmented network on scanned digits",
-        [
-            paragraph(
-                "The same three-layer network twice, with the same seed, data and number of epochs. In the second "
-                "one, a part of the channels of layers 2 and 3 comes from self-attention over the whole map. One seed "
-                "shows that both train; it does not show which is better."
-            ),
-            table(header, rows),
-            heading("Learning curves"),
-            picture(
-                curves_figure({name: read_metrics(run) for name, run in runs.items()}),
-                caption="Loss and top-1 accuracy over epochs.",
-            ),
-            heading("What one position attends to"),
-            paragraph(
-                "The dot on the image is the query. Each panel to its right is one head of one layer: the brighter a "
-                "cell, the more of its value the query takes. The cells of one panel sum to 1."
-            ),
-            picture(figure, caption=shown),
-        ],
+    text = render(
+        "demo.html",
+        title="A plain and an augmented network on scanned digits",
+        header=header,
+        rows=rows,
+        curves=svg_file(curves_figure({name: read_metrics(run) for name, run in runs.items()})),
+        attention=svg_file(figure),
+        caption=shown,
         footer=f"attnconv {result['attnconv']}, torch {result['torch']}, on {result['device']}, seed {result['seed']}.",
     )
     with replacing(path) as file:

@@ -52,7 +52,7 @@ def lr_find(
     import json as encoder
 
     from attnconv.recipes.run import lr_find as find
-    from attnconv.report.lr_curve import lr_drawing, lr_figure
+    from attnconv.report.run_plot import lr_drawing, lr_figure
 
     settings = run_settings(recipe=recipe, config=config, option=option, options=options)
     folder = out or Path("runs") / f"lr-find-{settings.model}-{Path(settings.data).name}"

@@ -12,7 +12,6 @@ from attnconv.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from attnconv.study.folder import StudyFolder
-    from attnconv.study.plan import Study
 
 Flag = Annotated[bool, Parameter(negative=())]
 Scale = Literal["published", "small"]
@@ -65,9 +64,9 @@ def run(
     json:
         Print the counts and the records as one JSON object.
     """
-    from attnconv.study.catalog import BUILT_IN, built_in
     from attnconv.study.folder import StudyFolder
-    from attnconv.study.plan_file import read_study
+    from attnconv.study.plan_file import BUILT_IN, built_in, read_study
+    from attnconv.study.run import on_this_machine, run_study
 
     if plan not in BUILT_IN and scale is not None:
         raise checks.InputError(f"--scale is for built-in studies ({', '.join(BUILT_IN)}), got {plan!r}")
@@ -91,8 +90,17 @@ def run(
         chosen = dataclasses.replace(chosen, threads=threads)
     if memory_gb is not None:
         chosen = dataclasses.replace(chosen, memory_gb=memory_gb)
-    folder = StudyFolder(out or default_out(chosen))
-    found = _run(chosen, folder, ray, extend=extend, mix_versions=mix_versions)
+    # studies/NAME below the current folder, studies/NAME-small for the small size
+    name = chosen.name if chosen.scale != "small" else f"{chosen.name}-small"
+    folder = StudyFolder(out or Path("studies") / name)
+    chosen.require_runnable()  # before Ray is asked for anything
+    with contextlib.ExitStack() as stack:
+        executor = on_this_machine
+        if ray is not None:
+            from attnconv.study.ray import ray_cluster
+
+            executor = stack.enter_context(ray_cluster(ray))
+        found = run_study(chosen, folder, executor, extend=extend, mix_versions=mix_versions)
     _show(folder, found, json=json)
     if failed := [record for record in found if record["state"] == "failed"]:
         first = f"{failed[0]['arm']}-seed{failed[0]['seed']}"
@@ -113,8 +121,7 @@ def status(folder: Path, *, json: Flag = False) -> None:
     json:
         Print the counts and the records as one JSON object.
     """
-    from attnconv.study.folder import StudyFolder
-    from attnconv.study.records import records
+    from attnconv.study.folder import StudyFolder, records
 
     place = StudyFolder(folder)
     plan = place.study()
@@ -135,9 +142,8 @@ def report(folder: Path, *, json: Flag = False) -> None:
     json:
         Print the files, the counts and the rows of summary.csv as one JSON object.
     """
-    from attnconv.study.comparison_notes import notes
-    from attnconv.study.comparison_table import attention_table, tables
     from attnconv.study.report import write_report
+    from attnconv.study.tables import attention_table, notes, tables
 
     written = write_report(folder)
     files = [str(path) for path in written.files]
@@ -158,7 +164,7 @@ def report(folder: Path, *, json: Flag = False) -> None:
 @study.command(name="list")
 def list_() -> None:
     """The built-in studies."""
-    from attnconv.study.catalog import BUILT_IN, built_in
+    from attnconv.study.plan_file import BUILT_IN, built_in
 
     rows = []
     for name in BUILT_IN:
@@ -167,27 +173,9 @@ def list_() -> None:
     print_table(("study", "arms x seeds", "small", "what it asks"), rows, right=False)
 
 
-def default_out(plan: "Study") -> Path:
-    """studies/NAME below the current folder, studies/NAME-small for the small size."""
-    return Path("studies") / (plan.name if plan.scale != "small" else f"{plan.name}-small")
-
-
-def _run(plan: "Study", folder: "StudyFolder", ray: str | None, **settings: bool) -> list[dict[str, Any]]:
-    from attnconv.study.local import Local
-    from attnconv.study.run import run_study
-
-    plan.require_runnable()  # before Ray is asked for anything
-    with contextlib.ExitStack() as stack:
-        executor: Any = Local()
-        if ray is not None:
-            from attnconv.study.ray import RayCluster
-
-            executor = stack.enter_context(RayCluster(ray))
-        return run_study(plan, folder, executor, **settings)
-
-
 def _show(folder: "StudyFolder", found: list[dict[str, Any]], *, json: bool) -> None:
-    from attnconv.study.records import STATES, counts
+    from attnconv.study.comparison import STATES
+    from attnconv.study.folder import counts
 
     if json:
         print_json({"folder": str(folder.path), "counts": counts(found), "records": found})
@@ -197,7 +185,7 @@ def _show(folder: "StudyFolder", found: list[dict[str, Any]], *, json: bool) -> 
     arms = {record["arm"]: [other for other in found if other["arm"] == record["arm"]] for record in found}
     print_table(("arm", *STATES), [(arm, *(counts(mine)[state] for state in STATES)) for arm, mine in arms.items()])
     for what in ("version", "commit"):
-        if len(values := sorted({record[what] for record in found if record[what] is not None})) > 1:
+        if len(values := sorted({record[what] for record in found if record.get(what)})) > 1:
             say(f"runs of {len(values)} {what}s: {', '.join(values)}")
     for record in found:
         if record["state"] != "done" and record["reason"]:

@@ -25,6 +25,7 @@ def train(
     option: Annotated[list[str] | None, Parameter(negative=())] = None,
     profile: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
+    of_study: Annotated[bool, Parameter(negative=(), show=False)] = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
     """Train a network and leave the run in a folder.
@@ -49,6 +50,8 @@ def train(
         Print a step profile at the end: the time that the loader and the operators take.
     json:
         Print the result as one JSON object, or the recipes as a JSON list.
+    of_study:
+        A run of a study, which `attnconv.study.process` starts: wait for its word, end with it, and leave facts.json.
     """
     if list_recipes:
         print_recipes(json)
@@ -57,6 +60,11 @@ def train(
     from attnconv.train.processes import is_first_process
 
     missing = None
+    ready = None
+    if of_study and out is not None:
+        from attnconv.study.process import await_study
+
+        ready = await_study(out)
     if resume:
         if out is None:
             raise checks.InputError("--resume needs --out, the folder of the run")
@@ -66,7 +74,7 @@ def train(
         config, missing = out / "config.yaml", f"{out} holds no run to resume: it has no config.yaml"
     settings = run_settings(recipe=recipe, config=config, option=option, options=options, missing=missing)
     out = out or default_out(settings, recipe)
-    result = run(settings, out, resume=resume, profile=profile)
+    result = run(settings, out, resume=resume, profile=profile, ready=ready)
     if not is_first_process():
         return
     if json:

@@ -1,1 +1,1 @@
-"""Records of runs into tables, figures and a page. Never runs a model."""
+"""Records of runs into tables, figures and pages. Never runs a model."""

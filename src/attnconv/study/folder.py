@@ -1,23 +1,36 @@
-"""The folder of a study: its plan, its runs, and what may be added to it once there are runs.
+"""The folder of a study: its plan, its runs, what may be added to it once there are runs, and a record of each.
 
-study.yaml is the whole plan. runs/ARM-seedS/ are ordinary run folders, with facts.json (what a record needs beside
-result.json) and, if it came to that, diverged.json or failed.json; logs/ARM-seedS.txt is what their processes printed.
-records.jsonl is derived from them and made anew each time.
+study.yaml is the whole plan. runs/ARM-seedS/ are run folders of `attnconv train`, with facts.json (what a record needs
+beside result.json) and, if it came to that, diverged.json or failed.json; logs/ARM-seedS.txt is what their processes
+printed. records.jsonl is derived from them and made anew each time.
+
+One record a run is what a table, a curve and a test are made of. Its "state" is "done", "diverged" (its loss was not
+finite; kept as it is), "failed" (tried again the next time), "running" or "missing" (not begun, or interrupted).
+Numbers that a run has not come to are None; "history" holds the rows of metrics.csv so far, and "top1" is of the last
+epoch of a run that is done.
 """
 
 import contextlib
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from attnconv import __version__, checks, files
-from attnconv.files import is_half_of, replacing
+from attnconv.files import is_half_of, is_locked, replacing
+from attnconv.report.page import read_metrics
+from attnconv.study.comparison import STATES
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.plan_file import read_study
 from attnconv.train.run_folder import MAY_DIFFER, RunFolder
+
+FORMAT = 1  # of a record
+RESULTS = ("top1", "best_top1", "best_epoch", "top5", "loss", "seconds", "train_seconds_per_epoch")  # of result.json
+OF_PIXELS = ("miou", "best_miou")  # of runs in which each pixel has a label
+COUNTS = ("epoch", "step")  # columns of metrics.csv that are whole numbers
 
 
 class StudyFolder:
@@ -29,21 +42,21 @@ class StudyFolder:
         self.records = self.path / "records.jsonl"
 
     def run(self, planned: PlannedRun) -> RunFolder:
-        """Where a run of the study is."""
+        """Return the folder of a run of the study."""
         return RunFolder(self.path / "runs" / planned.name)
 
     def log(self, planned: PlannedRun) -> Path:
-        """What its processes print."""
+        """Return the file of what its processes print."""
         return self.path / "logs" / f"{planned.name}.txt"
 
     def study(self) -> Study:
-        """The plan; InputError if there is none, or it cannot be read."""
+        """Return the plan; InputError if there is none, or it cannot be read."""
         if not self.plan.exists():
             raise checks.InputError(f"{self.path} holds no study: it has no study.yaml")
         return read_study(self.plan)
 
     def begun(self, study: Study) -> list[PlannedRun]:
-        """The runs of which there is anything."""
+        """Return the runs of which there is anything."""
         return [planned for planned in study.runs() if self.run(planned).path.exists()]
 
     def make(self) -> None:
@@ -60,7 +73,7 @@ class StudyFolder:
             raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
 
     def prepare(self, study: Study, *, threads: int, extend: bool = False, mix_versions: bool = False) -> Study:
-        """Make the folder, or take up the one that is there; the study to run, which has its number of threads.
+        """Make the folder, or take up the one that is there; return the study to run, with its number of threads.
 
         Args:
             threads: CPU threads of each run, if neither ``study`` nor the folder says.
@@ -126,7 +139,7 @@ class StudyFolder:
     def _require_version(self, study: Study) -> None:
         made: dict[str, int] = {}
         for planned in self.begun(study):
-            for version in {session.get("version") for session in self.facts(planned).get("sessions", ())}:
+            for version in {session.get("version") for session in facts_of(self.run(planned).path).get("sessions", ())}:
                 made[version] = made.get(version, 0) + 1
         if others := {version: count for version, count in made.items() if version != __version__}:
             which = ", ".join(f"{count} of attnconv {version}" for version, count in sorted(others.items()))
@@ -136,36 +149,42 @@ class StudyFolder:
                 "say so"
             )
 
-    def facts(self, planned: PlannedRun) -> dict[str, Any]:
-        """What the run's processes noted about it; {} before its data were loaded.
 
-        "sessions" is a list of objects, one a process; without those that are damaged.
-        """
-        found = self.note(planned, "facts") or {}
-        sessions = found.get("sessions")
-        kept = [one for one in sessions if isinstance(one, dict)] if isinstance(sessions, list) else []
-        return {**found, "sessions": kept} if found else {}
+def read_note(run: Path, name: str) -> dict[str, Any] | None:
+    """Return what NAME.json in a run's folder holds; None if it is not there, or is no JSON object."""
+    with contextlib.suppress(OSError, ValueError):
+        value = checks.from_json(files.read_text(run / f"{name}.json"))
+        return value if isinstance(value, dict) else None
+    return None
 
-    def note(self, planned: PlannedRun, name: str) -> dict[str, Any] | None:
-        """What NAME.json in the run's folder holds; None if it is not there, or is no JSON object."""
-        with contextlib.suppress(OSError, ValueError):
-            value = checks.from_json(files.read_text(self.run(planned).path / f"{name}.json"))
-            return value if isinstance(value, dict) else None
-        return None
 
-    def write_note(self, planned: PlannedRun, name: str, value: dict[str, Any]) -> None:
-        """Write NAME.json there."""
-        run = self.run(planned)
-        run.make()
-        with replacing(run.path / f"{name}.json") as file:
-            file.write((json.dumps(value, indent=2) + "\n").encode())
+def write_note(run: RunFolder, name: str, value: dict[str, Any]) -> None:
+    """Write NAME.json there."""
+    run.make()
+    with replacing(run.path / f"{name}.json") as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
 
-    def forget_note(self, planned: PlannedRun, name: str) -> None:
-        (self.run(planned).path / f"{name}.json").unlink(missing_ok=True)
+
+def facts_of(run: Path) -> dict[str, Any]:
+    """Return what a run's processes noted about it; {} before its data were loaded.
+
+    "sessions" is a list of objects, one a process; without those that are damaged.
+    """
+    found = read_note(run, "facts") or {}
+    sessions = found.get("sessions")
+    kept = [one for one in sessions if isinstance(one, dict)] if isinstance(sessions, list) else []
+    return {**found, "sessions": kept} if found else {}
+
+
+def result_of(run: Path) -> dict[str, Any] | None:
+    """Return what a run's result.json holds; None unless all its numbers are there."""
+    found = read_note(run, "result")
+    numbers = found is not None and all(isinstance(found.get(name), (int, float)) for name in RESULTS)
+    return found if numbers else None
 
 
 def differences(stored: Study, now: Study) -> tuple[list[str], list[str]]:
-    """What ``now`` has that ``stored`` has not, and what is another: the second would change runs that exist."""
+    """Return what ``now`` has that ``stored`` has not, and what differs, which would change runs that exist."""
     added, changed = [], []
     for what, then, new in (("arm", stored.arms, now.arms), ("seed", stored.seeds, now.seeds)):
         added += [f"{what} {name} is new" for name in new if name not in then]
@@ -193,3 +212,129 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for name in now
         if name not in MAY_DIFFER and then[name] != now[name]
     ]
+
+
+def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
+    """Return the record of one run, from its folder; torch is not needed for it, and nothing is written."""
+    run = folder.run(planned)
+    facts, result = facts_of(run.path), result_of(run.path)
+    sessions = facts.get("sessions", [])
+    last = sessions[-1] if sessions else {}
+    history = _history(run.metrics)
+    state, reason = _state(folder, planned, len(history))
+    found = {
+        "format": FORMAT,
+        "arm": planned.arm,
+        "seed": planned.seed,
+        "state": state,
+        "reason": reason,
+        **{name: (result or {}).get(name) for name in RESULTS},
+        **{name: result[name] for name in OF_PIXELS if result and name in result},
+        **({"attention_off": result["attention_off"]} if result and "attention_off" in result else {}),
+        "params": facts.get("params"),
+        "flops": facts.get("flops"),  # of one image forward, 2 a multiply-add
+        "images": facts.get("images"),  # of training, an epoch
+        "classes": facts.get("classes"),
+        "history": history,
+        "commit": _all(sessions, "commit"),
+        "machine": _all(sessions, "machine"),
+        "device": last.get("device"),
+        "threads": last.get("threads"),
+        "torch": _all(sessions, "torch"),
+        "version": _all(sessions, "version"),
+    }
+    if result is None and history:
+        score = "val_miou" if "val_miou" in history[0] else "val_top1"
+        if any(name not in history[0] for name in ("epoch", "val_top1")):
+            raise checks.InputError(f"{run.metrics} is damaged: it has no column epoch or val_top1")
+        best = max(history, key=lambda row: row[score])  # the first of equals, as a run counts
+        found |= {"best_top1": best["val_top1"], "best_epoch": best["epoch"]}
+        found |= {"best_miou": best["val_miou"]} if "val_miou" in best else {}
+    return found
+
+
+def records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
+    """Return the records of all runs, in the order of the plan; of an archive what it holds, and the rest missing."""
+    if not is_archive(folder):
+        return [record(folder, planned) for planned in study.runs()]
+    found = read_records(folder.records)
+    known = {(one.get("arm"), one.get("seed")) for one in found}
+    missing = [planned for planned in study.runs() if (planned.arm, planned.seed) not in known]
+    return found + [{"arm": run.arm, "seed": run.seed, "state": "missing", "reason": None} for run in missing]
+
+
+def is_archive(folder: StudyFolder) -> bool:
+    """True if the plan and the records of runs were kept, and not the runs.
+
+    A study that was stopped before its first run began has no runs either: all its records are of missing ones.
+    """
+    if (folder.path / "runs").exists() or not folder.records.exists():
+        return False
+    return any(one["state"] != "missing" or one.get("history") for one in read_records(folder.records))
+
+
+def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
+    """Make records.jsonl anew; return what it holds."""
+    found = records(folder, study)
+    with replacing(folder.records) as file:
+        file.write("".join(json.dumps(one) + "\n" for one in found).encode())
+    return found
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the records in a file; InputError if it cannot be read, a line is no record, or one has another format."""
+    try:
+        lines = files.read_text(path, at_most=files.TABLE).splitlines()
+    except checks.InputError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise checks.InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = checks.from_json(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict) or "format" not in value:
+            raise checks.InputError(f"{path}, line {number} is no record of a study")
+        if value["format"] != FORMAT:
+            raise checks.InputError(
+                f"{path}, line {number} has format {value['format']!r}; this version reads {FORMAT}"
+            )
+        if lacking := [name for name in ("arm", "seed", "state") if name not in value]:
+            raise checks.InputError(f"{path}, line {number} is damaged: it has no {lacking[0]}")
+        checks.one_of(f"state in {path}, line {number}:", value["state"], STATES)
+        found.append(value)
+    return found
+
+
+def counts(found: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Return how many records are of each state."""
+    return {state: sum(one["state"] == state for one in found) for state in STATES}
+
+
+def _state(folder: StudyFolder, planned: PlannedRun, epochs: int) -> tuple[str, str | None]:
+    run = folder.run(planned).path
+    if result_of(run) is not None:
+        return "done", None
+    if (note := read_note(run, "diverged")) is not None:
+        return "diverged", note.get("reason")
+    if is_locked(run):
+        return "running", f"{epochs} of {planned.config.epochs} epochs done"
+    if (note := read_note(run, "failed")) is not None:
+        return "failed", note.get("reason")
+    if read_note(run, "result") is not None:
+        return "failed", "its result.json is damaged"
+    return "missing", f"interrupted after {epochs} of {planned.config.epochs} epochs" if epochs else None
+
+
+def _history(metrics: Path) -> list[dict[str, Any]]:
+    if not metrics.exists():
+        return []
+    rows = read_metrics(metrics.parent)
+    return [{name: int(value) if name in COUNTS else value for name, value in row.items()} for row in rows]
+
+
+def _all(sessions: list[dict[str, Any]], name: str) -> str | None:
+    """Return the value of the run's processes; if one went on where another stopped, and differs, both, in order."""
+    return " + ".join(dict.fromkeys(str(s[name]) for s in sessions if s.get(name) is not None)) or None

@@ -1,4 +1,4 @@
-"""What a study will run: arms and seeds over base options, checked as a whole before anything runs.
+"""A study's plan: arms and seeds over base options, checked as a whole before anything runs.
 
 An arm is a set of options of RunConfig under a name. Arms may stand in blocks, named BLOCK/ARM: a row of a table, say,
 with its own data and its own baseline. Everything here is names and numbers: torch is loaded by `require_runnable`
@@ -11,12 +11,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnconv import checks
-from attnconv.study.scores import PUBLISHED, SCORES
 from attnconv.train.config import RunConfig
 
 SCALES = ("published", "small", "own")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
 ENTRIES = ("value", "score", "source", "runs", "note")  # of a published number
+
+# What a study can compare, by name; always the last epoch's, which is fixed before the runs. In a record it stands
+# under its key, in the rows of a record's history under "val_" and the key.
+SCORES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU"}
+
+# What a published number may be, in words.
+PUBLISHED = {
+    "top1": "last epoch",
+    "best_top1": "best epoch",
+    "top5": "top-5, last epoch",
+    "miou": "mean IoU, last epoch",
+    "best_miou": "mean IoU, best epoch",
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,8 @@ class Study:
         if not NAME.fullmatch(self.name):
             raise checks.InputError(f"name of a study must be of letters, digits and ._+=,- only, got {self.name!r}")
         for what in ("base", "arms", "published"):
-            object.__setattr__(self, what, _named(what, getattr(self, what)))
+            object.__setattr__(self, what, checks.plain(what, named(what, getattr(self, what))))
+        object.__setattr__(self, "arms", {arm: named(f"arm {arm!r}", options) for arm, options in self.arms.items()})
         object.__setattr__(self, "seeds", _seeds(self.seeds))
         checks.one_of("scale", self.scale, SCALES)
         if self.threads is not None:
@@ -113,15 +126,14 @@ class Study:
         if isinstance(self.score, str):
             checks.one_of("score", self.score, SCORES)
             return
-        for block, score in _named("score", self.score).items():
+        for block, score in named("score", self.score).items():
             checks.one_of("block in score:", block, [name for name in self.blocks() if name])
             checks.one_of(f"score of block {block!r}", score, SCORES)
 
     def _check_published(self) -> None:
         for arm, entry in self.published.items():
             checks.one_of("arm in published:", arm, self.arms)
-            entry = _named(f"published[{arm!r}]", entry)
-            for key in entry:
+            for key in named(f"published[{arm!r}]", entry):
                 checks.one_of(f"entry of published[{arm!r}]:", key, ENTRIES)
             checks.number(f"value of published[{arm!r}]", entry.get("value"))
             if not isinstance(entry.get("source"), str):
@@ -140,7 +152,7 @@ class Study:
         return self.score if isinstance(self.score, str) else self.score.get(block, "top1")
 
     def baseline_of(self, arm: str) -> str:
-        """The arm with which ``arm`` is compared: its block's baseline, which is its own."""
+        """Return the arm with which ``arm`` is compared: its block's baseline, which is compared with itself."""
         block = arm.rpartition("/")[0]
         return f"{block}/{self.baseline}" if block else self.baseline
 
@@ -214,12 +226,12 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _named(what: str, value: Any) -> dict[str, Any]:
+def named(what: str, value: Any) -> dict[str, Any]:
+    """Return ``value``, {} for None; InputTypeError unless it holds names and values."""
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise checks.InputTypeError(f"{what} must hold names and values, got {value!r}")
-    value = checks.plain(what, value)
-    if what == "arms":
-        return {arm: _named(f"arm {arm!r}", {} if options is None else options) for arm, options in value.items()}
     return value
 
 

@@ -1,4 +1,4 @@
-"""A study as a YAML file: what a person writes, and what a study's folder keeps.
+"""A study as a YAML file: what a person writes, what a study's folder keeps, and the built-in ones.
 
 The arms are written out, or a grid gives them, or both are repeated in blocks::
 
@@ -17,26 +17,29 @@ The arms are written out, or a grid gives them, or both are repeated in blocks::
       model_options.position: [sine, relative]
 """
 
+import dataclasses
 import itertools
 from collections.abc import Hashable
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 
 from attnconv import checks, files
-from attnconv.study.plan import Study, merged
+from attnconv.study.plan import Study, merged, named
 from attnconv.train.config import RunConfig
 
-FIELDS = (*(f.name for f in fields(Study)), "recipe", "grid", "blocks")
+FIELDS = (*(f.name for f in dataclasses.fields(Study)), "recipe", "grid", "blocks")
 REQUIRED = ("name", "text", "baseline")
+PLANS = Path(__file__).with_name("plans")
+
+Scale = Literal["published", "small"]  # of a built-in study
 
 # Options of a grid that make a comparison of its own, with its own baseline, and how they are written in its name.
 BLOCK_OPTIONS = {"data": "{}", "image_size": "{}px", "train_subset": "{}img", "epochs": "{}ep"}
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # pyright: ignore[reportGeneralTypeIssues]
     """Plain values only, and no name twice: the second would silently take the place of the first."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -79,11 +82,11 @@ def study_of(values: Any, *, source: str) -> Study:
         if (blocks := values.pop("blocks", None)) is not None:
             values["arms"] = arms_in_blocks(blocks, values["arms"])
         if (recipe := values.pop("recipe", None)) is not None:
-            base = _dict("base", values.get("base"))
+            base = named("base", values.get("base"))
             values["base"] = {}
             values["arms"] = {
-                arm: under_recipe(recipe, merged(base, _dict(f"arm {arm!r}", options)))
-                for arm, options in _dict("arms", values["arms"]).items()
+                arm: under_recipe(recipe, merged(base, named(f"arm {arm!r}", options)))
+                for arm, options in named("arms", values["arms"]).items()
             }
         return Study(**values)
     except checks.InputError as error:
@@ -100,11 +103,11 @@ def under_recipe(name: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 def arms_in_blocks(blocks: Any, arms: Any) -> dict[str, dict[str, Any]]:
     """Every arm in every block, BLOCK/ARM; the arm's options go over the block's."""
-    blocks, arms = _dict("blocks", blocks), _dict("arms", arms)
+    blocks, arms = named("blocks", blocks), named("arms", arms)
     if not blocks:
         raise checks.InputError("blocks must name at least one, got none")
     return {
-        f"{block}/{arm}": merged(_dict(f"block {block!r}", shared), _dict(f"arm {arm!r}", options))
+        f"{block}/{arm}": merged(named(f"block {block!r}", shared), named(f"arm {arm!r}", options))
         for block, shared in blocks.items()
         for arm, options in arms.items()
     }
@@ -116,10 +119,10 @@ def arms_of_grid(grid: Any) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: no options, an option without values, or with one of them twice.
     """
-    grid = _dict("grid", grid)
+    grid = named("grid", grid)
     if not grid:
         raise checks.InputError("the grid is empty: it must name at least one option and its values")
-    known = [f.name for f in fields(RunConfig) if f.name not in ("seed", "model_options")]
+    known = [f.name for f in dataclasses.fields(RunConfig) if f.name not in ("seed", "model_options")]
     for option, values in grid.items():
         if not str(option).startswith("model_options."):
             checks.one_of("option in the grid", option, known)
@@ -166,9 +169,26 @@ def _word(value: Any) -> str:
     return "none" if value is None else str(value).replace("/", "-").replace(" ", "-")
 
 
-def _dict(what: str, value: Any) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise checks.InputTypeError(f"{what} must hold names and values, got {value!r}")
-    return value
+BUILT_IN = (
+    "simple-self-attention",
+    "aa-cifar100",
+    "position-encodings",
+    "attention-fraction",
+    "sa-placement",
+    "why-attention",
+)
+
+
+def built_in(name: str, scale: Scale = "published") -> Study:
+    """Return a built-in study; InputError, with the nearest name, if there is none.
+
+    It is the file plans/NAME.yaml in its published size, for a GPU, and plans/NAME-small.yaml in a small one, meant for
+    an hour of two CPU cores, if the two differ. In the published size it has the seeds with which its largest table can
+    reach 5 % after Holm. The small ones ask the same question with small networks, small images and few epochs, and
+    most with five seeds, for the hour's sake: nothing published belongs to them.
+    """
+    checks.one_of("scale", scale, get_args(Scale))
+    checks.one_of("study", name, BUILT_IN)
+    small = PLANS / f"{name}-small.yaml"
+    path = small if scale == "small" and small.exists() else PLANS / f"{name}.yaml"
+    return dataclasses.replace(read_study(path), scale=scale)

@@ -1,20 +1,30 @@
-"""The report of a study's folder: a page, its Markdown twin with drawings beside it, and CSV files of every number."""
+"""The report of a study's folder: a page, its Markdown twin with drawings beside it, and CSV files of every number.
 
-from collections.abc import Mapping
+Page and twin are the templates study.html and study.md, which are given the same values: first the whole, then block by
+block, then the runs one by one, and what was not run.
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
+
+import yaml
 
 from attnconv import __version__
 from attnconv.files import replacing
-from attnconv.report import study_page
-from attnconv.study.compared import comparisons, holm_over_all
-from attnconv.study.comparison import Comparison
-from attnconv.study.comparison_table import csv_text, epoch_rows, run_rows, summary_rows
-from attnconv.study.folder import StudyFolder
-from attnconv.study.plan import Study
-from attnconv.study.records import counts, records
-from attnconv.study.report_text import parts_of
+from attnconv.report.page import render, short_commit
+from attnconv.study.comparison import Comparison, Record, comparisons, holm_over_all
+from attnconv.study.drawings import attention_drawings, drawings
+from attnconv.study.folder import StudyFolder, counts, records
+from attnconv.study.plan import PUBLISHED, SCORES, Study
+from attnconv.study.plan_file import BUILT_IN, Scale, built_in
+from attnconv.study.tables import NONE, Table, csv_files, findings, mean_text, notes, p_text, summary, tables
+
+NOTED = ("version", "torch", "device", "threads", "machine")  # of a record
+UNDONE = ("failed", "running", "missing")
 
 
 @dataclass(frozen=True)
@@ -27,8 +37,8 @@ class Report:
     compared: Mapping[str, Comparison]
 
     def summary(self) -> list[dict[str, Any]]:
-        """The rows of summary.csv."""
-        return _summary(self.study, self.compared)
+        """Return the rows of summary.csv."""
+        return summary(self.study, self.compared)
 
 
 def write_report(path: Path) -> Report:
@@ -44,48 +54,163 @@ def write_report(path: Path) -> Report:
     folder.require_as_planned(study)
     found = records(folder, study)
     compared = comparisons(study, found)
-    parts = parts_of(study, path, found, compared)
-    footer = f"Written by attnconv {__version__} from the records of {len(found)} runs."
-    text, drawings = study_page.markdown(f"Study {study.name}", parts, footer=footer)
-    files = {
-        "report.html": study_page.html(f"Study {study.name}", parts, footer=footer),
-        "report.md": text,
-        **drawings,
-        "summary.csv": csv_text(_summary(study, compared)),
-        "runs.csv": csv_text(_rows(compared, run_rows)),
-        "epochs.csv": csv_text(_rows(compared, epoch_rows)),
+    over_all = holm_over_all(compared) if len(compared) > 1 else {}
+    sections = [_section(study, folder, block, comparison, found, over_all) for block, comparison in compared.items()]
+    values = {
+        "title": f"Study {study.name}",
+        "study": study,
+        "command": command(study, path),
+        "runs": counts(found),
+        "total": len(found),
+        "overview": _overview(study, compared, over_all) if len(compared) > 1 else None,
+        "sections": sections,
+        "undone": _undone(study, found),
+        "unmatched": _unmatched(study, found),
+        "run_table": _run_table(study, found),
+        "plan": yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True).rstrip(),
+        "footer": f"Written by attnconv {__version__} from the records of {len(found)} runs.",
     }
-    _write(path, files)
-    return Report(study, tuple(path / name for name in files), counts(found), compared)
-
-
-def _summary(study: Study, compared: Mapping[str, Comparison]) -> list[dict[str, Any]]:
-    """Those of the comparisons, with what takes the whole study to know."""
-    adjusted = holm_over_all(compared)
-    found = []
-    for row in _rows(compared, summary_rows):
-        block, arm = row["block"], row["arm"]
-        published = study.published.get(f"{block}/{arm}" if block else arm, {})
-        found.append(
-            {
-                **row,
-                "p_holm_all": adjusted.get((block, arm)) if row["reading"] == "last" else None,
-                "published": published.get("value"),
-                "published_score": published.get("score", "top1") if published else None,
-                "published_runs": published.get("runs"),
-            }
-        )
-    return found
-
-
-def _rows(compared: Mapping[str, Comparison], rows_of: Any) -> list[dict[str, Any]]:
-    """The rows of all blocks, each with its block ("" without), and all with the same keys."""
-    found = [{"block": block, **row} for block, comparison in compared.items() for row in rows_of(comparison)]
-    names = dict.fromkeys(key for row in found for key in row)
-    return [{name: row.get(name) for name in names} for row in found]
-
-
-def _write(path: Path, files: Mapping[str, str]) -> None:
+    pictures = [drawing for section in sections for row in section["drawings"] for drawing in row]
+    files = {
+        "report.html": render("study.html", **values),
+        "report.md": render("study.md", **values),
+        **{f"{drawing.name}.svg": drawing.svg for drawing in pictures},
+        **csv_files(study, compared),
+    }
     for name, text in files.items():
         with replacing(path / name) as file:
             file.write(text.encode(errors="replace"))
+    return Report(study, tuple(path / name for name in files), counts(found), compared)
+
+
+def command(study: Study, path: Path) -> str:
+    """Return the commands that make a study and its report again.
+
+    By the name of a built-in study if the plan is that one, else by the plan in the folder.
+    """
+    settings = [] if study.threads is None else ["--threads", str(study.threads)]
+    if _is_built_in(study):
+        scale = [] if study.scale == "published" else ["--scale", study.scale]
+        run = [study.name, *scale, "--seeds", str(len(study.seeds)), *settings, "--out", str(path)]
+    else:
+        run, path = [str(path / "study.yaml"), "--out", "studies/again"], Path("studies/again")
+    return f"attnconv study run {shlex.join(run)}\nattnconv study report {shlex.quote(str(path))}"
+
+
+def _is_built_in(study: Study) -> bool:
+    if study.name not in BUILT_IN or study.scale not in get_args(Scale):
+        return False
+    if study.seeds != tuple(range(len(study.seeds))):
+        return False
+    planned = built_in(study.name, cast(Scale, study.scale))
+    return dataclasses.replace(planned, seeds=study.seeds, threads=study.threads) == study
+
+
+def _section(
+    study: Study,
+    folder: StudyFolder,
+    block: str,
+    comparison: Comparison,
+    found: Sequence[Record],
+    over_all: Mapping[tuple[str, str], float],
+) -> dict[str, Any]:
+    """Return what the templates are given of a block."""
+    full = {row.arm: f"{block}/{row.arm}" if block else row.arm for row in comparison.rows}
+    published = {arm: study.published[name] for arm, name in full.items() if name in study.published}
+    results, *others = tables(comparison, published={arm: _published(entry) for arm, entry in published.items()})
+    maps, undrawn = attention_drawings(study, folder, block, found)
+    return {
+        "block": block,
+        "findings": findings(comparison, {arm: p for (its, arm), p in over_all.items() if its == block}),
+        "results": results,
+        "published": _beside(comparison, published) if published else None,
+        "drawings": [row for row in (drawings(comparison, block), maps) if row],
+        "undrawn": undrawn,
+        "others": others,
+        "notes": notes(comparison),
+    }
+
+
+def _published(entry: Mapping[str, Any]) -> str:
+    runs = entry.get("runs")
+    about = [PUBLISHED[entry.get("score", "top1")], *([f"{runs} run{'s' if runs != 1 else ''}"] if runs else [])]
+    return f"{entry['value']:g} ({', '.join(about)})"
+
+
+def _beside(comparison: Comparison, published: Mapping[str, Mapping[str, Any]]) -> Table:
+    score = comparison.score
+    header = ("arm", "published", f"our {score}, last epoch", f"our {score}, best epoch", "our runs", "source")
+    rows = []
+    for row in comparison.rows:
+        if (entry := published.get(row.arm)) is not None:
+            ours = [mean_text(reading.estimate) for reading in (row.last, row.best)]
+            runs = str(row.counts["done"] + row.counts["diverged"])
+            source = ". ".join(text.rstrip(".") for text in (entry["source"], entry.get("note")) if text)
+            rows.append((row.arm, _published(entry), *ours, runs, source))
+    return Table("Published numbers beside ours", header, tuple(rows))
+
+
+def _overview(study: Study, compared: Mapping[str, Comparison], over_all: Mapping[tuple[str, str], float]) -> Table:
+    header = ("section", "arm", "runs", "mean ± sd", "difference", "95 % interval", "p (Holm, all)", "published")
+    rows, marked = [], []
+    for block, comparison in compared.items():
+        (results, *_) = tables(comparison)
+        for row, cells in zip(comparison.rows, results.rows, strict=True):
+            entry = study.published.get(f"{block}/{row.arm}")
+            chosen = (*cells[:2], cells[3], cells[5], cells[6], p_text(over_all.get((block, row.arm))))
+            if row.counts["diverged"]:
+                marked.append(len(rows))
+            rows.append((block, *chosen, _published(entry) if entry else NONE))
+    return Table("Overview", header, tuple(rows), tuple(marked))
+
+
+def _run_table(study: Study, found: Sequence[Record]) -> Table:
+    """Return a row a run, by arm and seed; those that diverged or failed stand out."""
+    names = {SCORES[study.score_of(block)] for block in study.blocks()}
+    name = names.pop() if len(names) == 1 else "score"
+    header = ("arm", "seed", "state", f"{name}, last", f"{name}, best", "epochs", "training s", "commit", *NOTED)
+    rows, marked = [], []
+    for record in _by_arm(study, found):
+        history = record.get("history") or ()
+        key = study.score_of(record["arm"].rpartition("/")[0])
+        last = record.get(key) if record["state"] == "done" else history[-1][f"val_{key}"] if history else None
+        best = max((one for row in history if (one := row[f"val_{key}"]) == one), default=None)
+        if record["state"] in ("diverged", "failed"):
+            marked.append(len(rows))
+        rows.append(
+            (
+                *(record["arm"], str(record["seed"]), record["state"]),
+                *(NONE if score is None else f"{score:.2f}" for score in (last, best)),
+                str(len(history)),
+                f"{sum(row['seconds'] for row in history):,.1f}" if history else NONE,
+                short_commit(record.get("commit") or NONE),
+                *(str(record.get(key) or NONE) for key in (*NOTED, "reason")),
+            )
+        )
+    return Table("Runs", (*header, "remark"), tuple(rows), tuple(marked))
+
+
+def _undone(study: Study, found: Sequence[Record]) -> Table:
+    """Return the runs that came to no end, by arm and reason."""
+    undone: dict[tuple[str, str, str], list[int]] = {}
+    for record in _by_arm(study, found):
+        if record["state"] in UNDONE:
+            key = (record["arm"], record["state"], record.get("reason") or NONE)
+            undone.setdefault(key, []).append(record["seed"])
+    rows = [(arm, state, ", ".join(map(str, seeds)), reason) for (arm, state, reason), seeds in undone.items()]
+    return Table("What was not run", ("arm", "state", "seeds", "reason"), tuple(rows))
+
+
+def _unmatched(study: Study, found: Sequence[Record]) -> list[str]:
+    """Return the published numbers without a run of ours."""
+    with_runs = {record["arm"] for record in found if record["state"] in ("done", "diverged")}
+    return [
+        f"{arm}: {entry['value']:g}, {entry['source']}"
+        for arm, entry in study.published.items()
+        if arm not in with_runs
+    ]
+
+
+def _by_arm(study: Study, found: Sequence[Record]) -> list[Record]:
+    order = {arm: i for i, arm in enumerate(study.arms)}
+    return sorted(found, key=lambda record: order[record["arm"]])
