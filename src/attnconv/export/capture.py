@@ -18,8 +18,8 @@ from torch.export import Dim, ExportedProgram
 from attnconv import checks
 from attnconv.export.agreement import Difference
 from attnconv.models.fold import folded
-from attnconv.models.hub import HubNetwork
 from attnconv.models.image_sizes import Range, Sizes, require_covered, sizes_of
+from attnconv.models.network import HubNetwork
 from attnconv.models.saved import FORMAT, checked_meta, describe
 
 
