@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import checks
-from attnconv.data.load import DATA_DIR_VARIABLE
 from attnconv.study.folder import StudyFolder, read_note, write_note
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.process import RETRIES, RunProcess
@@ -60,6 +59,8 @@ def ray_cluster(address: str) -> Iterator[Executor]:
 def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Generator[PlannedRun | None]:
     """Do the runs, each a task."""
     import ray
+
+    from attnconv.data.load import DATA_DIR_VARIABLE
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus, memory = (max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU", "memory"))

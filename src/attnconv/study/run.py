@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-import torch
-
 from attnconv import checks, files
 from attnconv.files import locked
 from attnconv.shown import shown
@@ -48,6 +46,8 @@ def run_study(
         InputError: as `Study.require_runnable`, `StudyFolder.prepare` and the executor, before anything runs; the
             folder holds records without their runs; another process is at work in it.
     """
+    import torch  # here: what starts a run on another machine needs none of it
+
     study.require_runnable()
     folder.make()
     if is_archive(folder):
@@ -125,6 +125,8 @@ def _fits(need: int, free: int, busy: int) -> bool:
 
 def _visible_gpus() -> list[str]:
     """Return the GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
     count = torch.cuda.device_count()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named[:count] if named else [str(i) for i in range(count)]
