@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import AugmentedConv2d, SimpleSelfAttention, compat, ops
-from attnconv.models.xresnet_block import Style
-from attnconv.train.schedule import flat_cosine, one_cycle
+from attnconv.models.xresnet import Style
+from attnconv.train.optim import flat_cosine, one_cycle
 
 DRAWS = 9
 
@@ -129,7 +129,7 @@ def redrawn_tables() -> float:
 
 def blur(side: int) -> float:
     """Relative change of a blurred pool's output for noise behind a ReLU, (2, 8, side, side)."""
-    style = Style(act="relu", shortcut_pool="max", blur_pool=True, se=False, groups=1, width_per_group=64)
+    style = Style(shortcut_pool="max", blur_pool=True)
     x = torch.randn(2, 8, side, side).relu()
     highest = F.max_pool2d(x, 3, stride=1, padding=1)
     line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from export.untrained import config, meta, network
+from export.untrained import meta, network
 from study.tiny import ARMS, BASE, Here, tiny
 
 from attnconv import export
@@ -44,5 +44,5 @@ def test_of_an_export(tmp_path, masked, name):
     file = f"model{export.SUFFIXES[name]}"
     (tmp_path / "out").mkdir()
     model = network("convnet3", 8)
-    export.FORMATS[name](model, tmp_path / "out" / file, config=config("convnet3"), meta=meta(8))
+    export.FORMATS[name](model, tmp_path / "out" / file, meta=meta(8))
     assert_modes(tmp_path / "out", file)

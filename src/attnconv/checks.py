@@ -13,6 +13,7 @@ from typing import Any
 
 from attnconv.shown import shown
 
+LARGEST_IMAGE = 4096  # pixels a side that images are prepared to
 DEEPEST = 100  # lists and dicts in each other, in a file of JSON
 
 
@@ -119,3 +120,18 @@ def flag(what: str, value: Any) -> bool:
 def first_line(error: BaseException) -> str:
     """Return at most 200 letters of the first line of what ``error`` says; its kind if it says nothing."""
     return shown(str(error).strip().partition("\n")[0])[:200] or type(error).__name__
+
+
+def plain(name: str, value: Any) -> Any:
+    """Return a copy of ``value`` with tuples as lists, as YAML, JSON or a checkpoint would give it back.
+
+    Raises:
+        InputTypeError: it holds something else than None, a bool, a number, text, lists, or dicts named by text.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(f"{name}[{i}]", item) for i, item in enumerate(value)]
+    if isinstance(value, dict) and all(type(key) is str for key in value):
+        return {key: plain(f"{name}[{key!r}]", item) for key, item in value.items()}
+    raise InputTypeError(f"{name} must hold plain values (text, numbers, lists, dicts named by text), got {value!r}")

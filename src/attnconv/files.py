@@ -1,5 +1,8 @@
 """Files and folders of this machine: regular files opened, files replaced whole, one process at a time in a folder.
 
+Checksums: a zip archive, as torch.save and torch.export write, would let a flipped bit in a weight pass. It gets the
+SHA-256 of its bytes as its comment; other programs read it as before.
+
 Regular files: files of others are opened only if they are regular ones, and read only up to a size. A FIFO or a socket
 in the place of a file would be waited for, a device read without end. Links to regular files pass.
 
@@ -305,3 +308,72 @@ def is_locked(folder: Path) -> bool:
     finally:
         os.close(number)
     return False
+
+
+MARK = b"attnconv-sha256:"
+COMMENT = len(MARK) + 64  # bytes of an archive's comment: the mark and the digest in hexadecimal
+END_MARK, END_RECORD = b"PK\5\6", 22  # of the record that ends an archive, just before the comment: mark and bytes
+BLOCK = 1 << 20  # bytes read at once
+
+
+def append_checksum(file: BinaryIO) -> None:
+    """Close the archive in ``file``, open for reading and writing, with the SHA-256 of all bytes before the comment."""
+    file.seek(-2, os.SEEK_END)  # the archive's last two bytes: the length of its comment, which torch leaves at 0
+    file.write(COMMENT.to_bytes(2, "little"))
+    file.seek(0)
+    found = hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+    file.seek(0, os.SEEK_END)
+    file.write(MARK + found.encode())
+
+
+def verify_checksum(path: Path) -> bool:
+    """Compare the archive with its checksum; False for one that torch.save wrote without any, which passes.
+
+    Raises:
+        InputError: the bytes are not those that were summed, the checksum itself is cut off or damaged, or it is no
+            regular file or a larger one than is read.
+        OSError: the file cannot be read.
+    """
+    with opened(path, at_most=WEIGHTS) as file:
+        size = file.seek(0, os.SEEK_END)
+        tail = _tail(file)
+        comment = tail[-COMMENT:]
+        if not comment.startswith(MARK):
+            end = tail.rfind(END_MARK)
+            if end >= 0 and tail[end + END_RECORD - 2 : end + END_RECORD] != b"\0\0":  # it announces a comment
+                raise checks.InputError(f"{path} is cut short or damaged: it has lost its checksum")
+            return False
+        file.seek(0)
+        summed, left = hashlib.sha256(), size - COMMENT
+        while block := file.read(min(left, BLOCK)):
+            summed.update(block)
+            left -= len(block)
+    if summed.hexdigest().encode() != comment[len(MARK) :]:
+        raise changed(path)
+    return True
+
+
+def changed(path: Path) -> checks.InputError:
+    """Return the error of a file that is not what was saved."""
+    return checks.InputError(
+        f"{path} is damaged or was changed: its contents do not have the checksum that was saved with them"
+    )
+
+
+def ends_whole(path: Path) -> bool:
+    """True if the file ends as an archive does, with or without a checksum: a look at its last bytes alone.
+
+    Raises:
+        InputError: it is no regular file.
+        OSError: the file cannot be read.
+    """
+    with opened(path) as file:
+        tail = _tail(file)
+    end = tail.rfind(END_MARK)
+    return end >= 0 and len(tail) - end - END_RECORD == int.from_bytes(tail[end + 20 : end + 22], "little")
+
+
+def _tail(file: BinaryIO) -> bytes:
+    """Return the last bytes of an archive: the record that ends it and a checksum."""
+    file.seek(-min(file.seek(0, os.SEEK_END), COMMENT + END_RECORD), os.SEEK_END)
+    return file.read()

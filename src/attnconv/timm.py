@@ -58,7 +58,7 @@ def _network(
     init_from: Source | None = None,
     **options: Any,
 ) -> nn.Module:
-    """A network with what timm reads from it: num_classes may be 0, and each stage is described in feature_info."""
+    """Make a network with what timm reads from it: num_classes may be 0, and feature_info describes each stage."""
     check_options(name, options)
     settings: dict[str, Any] = {"in_channels": in_chans, "image_size": img_size, **options}
     if init_from is None:
@@ -75,7 +75,7 @@ def _network(
 
 
 def _feature_info(name: str, in_channels: int, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Channels and reduction of each stage, seen on the meta device at a size that every stage divides."""
+    """Return channels and reduction of each stage, seen on the meta device at a size that every stage divides."""
     side = 256
     found: list[dict[str, Any]] = []
     with torch.device("meta"), torch.no_grad():
@@ -94,7 +94,7 @@ def _feature_info(name: str, in_channels: int, options: dict[str, Any]) -> list[
 
 @functools.cache
 def _stages(name: str) -> int:
-    """How many there are, as `features_only` gives them all."""
+    """Return the number of stages: `features_only` gives them all."""
     with torch.device("meta"):
         model = create_model(name, num_classes=1, image_size=usual_images(name).image_size)
     assert isinstance(model, Network)

@@ -1,4 +1,4 @@
-"""The contest of the loader with Pillow: that both do the same work. No time is asserted."""
+"""The benchmark of the loader and Pillow: that both do the same work. No time is asserted."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from data.conftest import write_images
 
-from attnconv.bench import data as room
+from attnconv.bench import data as of_data
 from attnconv.bench import machine
 from attnconv.checks import InputError
 from attnconv.data import load_data
@@ -20,15 +20,16 @@ def folder(tmp_path):
     return tmp_path / "pets"
 
 
-def contest(folder, batch=4, images=8):
+def benchmark(folder, batch=4, images=8):
     data, cached = (
         load_data(str(folder), image_size=16, train_subset=images, cache_images=keep) for keep in (False, True)
     )
-    return room.contest(data, cached, batch=batch)
+    return of_data.data_benchmark(data, cached, batch=batch)
 
 
-def test_every_contestant_reads_every_image(folder):
-    calls = {contestant.name: contestant.build() for contestant in contest(folder).enter()}
+def test_every_candidate_reads_every_image(folder):
+    found = benchmark(folder)
+    calls = {name: found.build(name, found.inputs()) for name in found.names}
     assert {name: call() for name, call in calls.items()} == {"pillow": 8, "loader": 8, "loader-cached": 8}
 
 
@@ -41,30 +42,30 @@ def test_both_end_with_the_same_kind_of_pixels(folder, monkeypatch):
     seen, stack = [], torch.stack
     monkeypatch.setattr(torch, "stack", lambda images: seen.append(stack(images)) or seen[-1])
     data = load_data(str(folder), image_size=16, train_subset=8)
-    assert room.PillowPipeline(data.train.paths, data, 8).call()() == 8
+    assert of_data.pillow_call(data.train.paths, data, 8)() == 8
     (ours,) = data.train_loader(batch_size=8, seed=0, device=torch.device("cpu"), workers=0).epoch(0)
     torch.testing.assert_close(seen[0], ours.images)
 
 
 def test_what_a_record_says(folder):
-    found = contest(folder)
+    found = benchmark(folder)
     assert (found.study, found.case, found.baseline) == ("data", "pets", "pillow")
-    assert found.shape == {"images": 8, "B": 4, "S": 16, "decoder": room.decoder()}
-    assert room.images_per_second({"shape": found.shape, "median_seconds": 0.5}) == 16
-    assert room.images_per_second({"shape": found.shape, "median_seconds": None}) is None
+    assert found.shape == {"images": 8, "B": 4, "S": 16, "decoder": of_data.decoder()}
+    assert of_data.images_per_second({"shape": found.shape, "median_seconds": 0.5}) == 16
+    assert of_data.images_per_second({"shape": found.shape, "median_seconds": None}) is None
 
 
 @pytest.mark.parametrize(("there", "name"), [(None, "pillow"), (object(), "simplejpeg")])
 def test_the_decoder(monkeypatch, there, name):
-    monkeypatch.setattr(room.importlib.util, "find_spec", lambda _: there)
-    assert room.decoder() == name
+    monkeypatch.setattr(of_data.importlib.util, "find_spec", lambda _: there)
+    assert of_data.decoder() == name
 
 
 def test_one_thread_and_then_as_many_as_before():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with room.one_thread():
+        with of_data.one_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:
@@ -74,12 +75,12 @@ def test_one_thread_and_then_as_many_as_before():
 def test_small_sets_are_not_read_from_files():
     data = load_data("digits", train_subset=8)
     with pytest.raises(InputError, match="data must be a folder or Imagenette or Imagewoof, which are files, got 'dig"):
-        room.contest(data, data, batch=4)
+        of_data.data_benchmark(data, data, batch=4)
 
 
 def test_batches_must_be_whole(folder):
     with pytest.raises(InputError, match="images must be a multiple of the batch of 3, got 8"):
-        contest(folder, batch=3)
+        benchmark(folder, batch=3)
 
 
 def test_the_command(folder, tmp_path, monkeypatch, capsys):

@@ -1,37 +1,42 @@
 """Records: what a line says, appending to files, and files that are damaged or another's."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from bench.contestants import CPU, FakeTime, contest, refusing, settings
+from bench.candidates import CPU, UNABLE, FakeTime, settings
 
-from attnconv.bench import run as run_room
+from attnconv.bench.benchmark import run
 from attnconv.bench.records import FORMAT, append, load, load_folder, origin
-from attnconv.bench.run import run
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 RATES = {"matmul_flops_per_s": 1e9, "exps_per_s": 1e6}
 
 
 @pytest.fixture(autouse=True)
 def _known_rates(monkeypatch):
-    monkeypatch.setattr(run_room, "rates", lambda device, dtype: RATES)
+    monkeypatch.setattr("attnconv.bench.benchmark.rates", lambda device, dtype: RATES)
 
 
-def held(tmp_path, contestants, file="ops.jsonl", **more):
-    given = settings(seed=3)
-    time = FakeTime()
-    made = origin(given, commit="abc", command=["attnconv", "bench", "a b"])
-    contests = [contest(contestants(time), **more)]
-    return [line for found in run(contests, given, made, file=tmp_path / file, clock=time.clock) for line in found]
+@pytest.fixture
+def time(monkeypatch):
+    return FakeTime(monkeypatch)
 
 
-def pair(time):
-    return [time.contestant("a", 5.0, 0.0, 2.0, 2.0, 2.0, 4.0, 3.0, flops=10**9), refusing("b")]
+def pair(time, **more):
+    seconds = [5.0, 0.0, 9.0, 2.0, 9.0, 4.0, 9.0, 3.0]  # of rounds 2, 4 and 3: before each the timer calls once
+    return time.benchmark({"a": seconds, "b": UNABLE}, flops={"a": 10**9, "b": None}.get, **more)
 
 
-def test_a_line_says_what_was_measured_and_where(tmp_path):
-    first, second = held(tmp_path, pair, exps=10**6, size=8)
+def recorded(tmp_path, benchmark):
+    made = origin(CPU, 3, commit="abc", command=["attnconv", "bench", "a b"])
+    (found,) = run([benchmark], settings(seed=3), made, file=tmp_path / "ops.jsonl")
+    return found
+
+
+def test_a_line_says_what_was_measured_and_where(tmp_path, time):
+    first, second = recorded(tmp_path, pair(time, exps=10**6, size=8))
     assert first["seconds"] == [2.0, 4.0, 3.0]
     assert first["median_seconds"] == 3.0
     assert first["floor_seconds"] == 2.0  # a second for the products, a second for the exponentials
@@ -50,28 +55,32 @@ def test_a_line_says_what_was_measured_and_where(tmp_path):
     assert second["median_seconds"] is second["peak_bytes"] is second["peak_fraction"] is None
 
 
-def test_without_exponentials_there_is_no_floor(tmp_path):
-    assert held(tmp_path, pair)[0]["floor_seconds"] is None
+def test_a_new_line_has_the_keys_of_those_that_were_published(tmp_path, time):
+    published = load(RESULTS / "ops.jsonl")
+    assert len(published) > 100
+    assert [list(line) for line in recorded(tmp_path, pair(time))] == [list(published[-1])] * 2
 
 
-def test_contestants_that_were_not_asked_for_are_left_out(tmp_path):
-    given, time = settings(names=("b",)), FakeTime()
-    (found,) = run([contest(pair(time))], given, origin(given, commit=None), clock=time.clock)
+def test_without_exponentials_there_is_no_floor(tmp_path, time):
+    assert recorded(tmp_path, pair(time))[0]["floor_seconds"] is None
+
+
+def test_candidates_that_were_not_asked_for_are_left_out(time):
+    (found,) = run([pair(time)], settings(names=("b",)), origin(CPU, 0, commit=None))
     assert [line["contestant"] for line in found] == ["b"]
     assert time.log == []
 
 
-def test_records_are_added_and_come_back(tmp_path):
-    first, second = held(tmp_path, pair), held(tmp_path, pair)
+def test_records_are_added_and_come_back(tmp_path, time):
+    first, second = recorded(tmp_path, pair(time)), recorded(tmp_path, pair(time))
     assert load(tmp_path / "ops.jsonl") == first + second
     assert len({line["session"] for line in first + second}) == 2
 
 
-def test_records_of_ended_contests_stay_when_a_later_one_is_interrupted(tmp_path):
-    given, time = settings(), FakeTime()
-    contests = [contest(pair(time)), contest([refusing("c", KeyboardInterrupt())])]
+def test_records_of_ended_benchmarks_stay_when_a_later_one_is_interrupted(tmp_path, time):
+    benchmarks = [pair(time), time.benchmark({"c": KeyboardInterrupt()})]
     with pytest.raises(KeyboardInterrupt):
-        list(run(contests, given, origin(given, commit=None), file=tmp_path / "ops.jsonl", clock=time.clock))
+        list(run(benchmarks, settings(), origin(CPU, 0, commit=None), file=tmp_path / "ops.jsonl"))
     assert [line["contestant"] for line in load(tmp_path / "ops.jsonl")] == ["a", "b"]
 
 
@@ -133,7 +142,3 @@ def test_folders_without_records(tmp_path):
         load_folder(tmp_path)
     with pytest.raises(ValueError, match=r"no folder at .*nowhere; attnconv bench ops, layers or models makes one"):
         load_folder(tmp_path / "nowhere")
-
-
-def test_the_machine_of_the_records_is_this_one():
-    assert origin(settings(), commit=None)["machine"]["device"] == CPU.type

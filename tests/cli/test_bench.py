@@ -97,7 +97,7 @@ def test_ops_leave_records_and_print_tables(attnconv, tmp_path):
     assert "map3 forward+backward: done" in err
 
 
-def test_ops_as_json_of_some_contestants(attnconv, tmp_path):
+def test_ops_as_json_of_some_candidates(attnconv, tmp_path):
     _, out, _ = attnconv(
         "bench", "ops", "--sizes", "2", "--impl", "eager,einsum", "--no-backward", "--dtype", "bfloat16", "--rounds",
         "1", "--out", tmp_path, "--json", "--device", "cpu",
@@ -110,9 +110,9 @@ def test_ops_as_json_of_some_contestants(attnconv, tmp_path):
 
 
 def test_cases_by_name(attnconv, tmp_path, monkeypatch):
-    from attnconv.bench import bilinear_attention
+    from attnconv.bench import ops
 
-    monkeypatch.setattr(bilinear_attention, "NAMED", (bilinear_attention.Case("X1", 2, 3, 5),))
+    monkeypatch.setattr(ops, "BILINEAR", (ops.BilinearCase("X1", 2, 3, 5),))
     _, out, _ = attnconv(
         "bench", "ops", "--case", "X1", "--rounds", "1", "--out", tmp_path, "--json", "--device", "cpu"
     )
@@ -120,15 +120,17 @@ def test_cases_by_name(attnconv, tmp_path, monkeypatch):
 
 
 def test_all_cases_are_those_of_the_device_and_the_whole_sweep(attnconv, tmp_path, monkeypatch):
-    held = []
-    monkeypatch.setattr("attnconv.bench.run.run", lambda contests, *_, **__: held.extend(contests) or iter(()))
+    seen = []
+    monkeypatch.setattr(
+        "attnconv.bench.benchmark.run", lambda benchmarks, *_, **__: seen.extend(benchmarks) or iter(())
+    )
     attnconv("bench", "ops", "--case", "all", "--out", tmp_path, "--device", "cpu")
-    names = list(dict.fromkeys(contest.case for contest in held))
+    names = list(dict.fromkeys(benchmark.case for benchmark in seen))
     sweep = [f"map{n}" for n in (8, 16, 32, 64, 128)]
     assert names == [*(f"S{i}" for i in range(1, 7)), *sweep, *(f"X{i}" for i in range(1, 6))]
-    held.clear()
+    seen.clear()
     attnconv("bench", "ops", "--case", "S1", "--sizes", "16", "--no-backward", "--out", tmp_path, "--device", "cpu")
-    assert [contest.case for contest in held] == ["S1", "map16"]
+    assert [benchmark.case for benchmark in seen] == ["S1", "map16"]
 
 
 def test_a_report_of_the_records(attnconv, tmp_path):

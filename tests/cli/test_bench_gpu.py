@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnconv.bench import gpu
+from attnconv.bench import ops
+from attnconv.bench.records import load
 from attnconv.cli import bench_gpu
 
 ROOT = Path(__file__).parents[2]
@@ -55,27 +56,64 @@ def test_without_a_gpu_it_says_so_in_one_line(monkeypatch, capsys):
 
 
 def test_with_a_gpu_the_records_are_shown(monkeypatch, capsys, tmp_path):
-    asked = {}
+    asked = []
 
-    def measure(settings, origin, **more):
-        asked.update(more, settings=settings, origin=origin)
-        yield RECORDS[:2]
-        yield RECORDS[2:]
+    def measure(*given, **more):
+        asked.append((*given, more))
+        return RECORDS
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("attnconv.bench.records.machine", lambda device: {"device": device.type})
-    monkeypatch.setattr(gpu, "measure", measure)
+    monkeypatch.setattr(bench_gpu, "measure", measure)
     assert bench_gpu.main(["--seconds", "7", "--out", str(tmp_path)]) == 0
     assert words(capsys.readouterr().out) == words(TABLE)
-    assert (asked["seconds"], asked["file"]) == (7.0, tmp_path / "gpu.jsonl")
-    assert (asked["settings"].device.type, asked["settings"].dtype) == ("cuda", torch.bfloat16)
+    assert asked == [(torch.device("cuda", 0), torch.bfloat16, {"seconds": 7.0, "file": tmp_path / "gpu.jsonl"})]
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """All of it on the CPU, with small sizes and without a compiler, in so many seconds."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr("attnconv.bench.machine.SECONDS", 0.0)
+    monkeypatch.setattr(bench_gpu, "ROUNDS", 1)
+    monkeypatch.setattr(bench_gpu, "NETWORK", ("aa_convnet3", 3, 8, 5))
+    monkeypatch.setattr(ops, "RELATIVE", (ops.RelativeCase("G1", 2, 2, (3, 5), 6, 4), *ops.RELATIVE[:1]))
+    file = tmp_path / "gpu.jsonl"
+    return lambda seconds: (
+        bench_gpu.measure(torch.device("cpu"), torch.float32, seconds=seconds, file=file),
+        load(file),
+    )
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_it_measures_attention_and_then_a_training_step(tiny):
+    found, written = tiny(100.0)
+    assert found == written
+    assert [(line["case"], line["pass"], line["contestant"]) for line in found] == [
+        *(("G1", "forward+backward", name) for name in ops.RELATIVE_NAMES if name in bench_gpu.CANDIDATES),
+        ("aa_convnet3", "training step", "convnet3"),
+        ("aa_convnet3", "training step", "aa_convnet3"),
+    ]
+    assert [line["contestant"] for line in found if not line["seconds"]] == ["triton", "flex"]
+
+
+def test_it_says_what_it_had_no_time_for(tiny):
+    found, _ = tiny(-1.0)
+    assert len(found) == len(bench_gpu.CANDIDATES) + 2
+    assert {line["why_not"] for line in found} == {"not measured: the time was up"}
+
+
+def test_it_measures_the_promised_cases():
+    shapes = [(c.batch, c.heads, *c.map_size, c.key_dim, c.value_dim) for c in ops.RELATIVE if c.name.startswith("G")]
+    assert shapes == [(128, 8, 32, 32, 20, 2), (128, 8, 16, 16, 20, 4), (128, 8, 28, 28, 20, 2)]
+    assert bench_gpu.NETWORK == ("aa_wide_resnet28_10", 128, 32, 100)
+    assert set(bench_gpu.CANDIDATES) <= set(ops.RELATIVE_NAMES)
 
 
 def test_it_needs_torch_and_numpy_alone():
     blocked = ["cyclopts", "rich", "matplotlib", "torchvision", "lightning_fabric", "timm", "scipy", "sklearn", "yaml"]
     code = (
         f"import sys\nfor name in {blocked}:\n    sys.modules[name] = None\n"
-        "import attnconv.bench.gpu, attnconv.train.provenance\nfrom attnconv.cli import bench_gpu\n"
+        "import attnconv.bench.models, attnconv.train.device\nfrom attnconv.cli import bench_gpu\n"
         "sys.exit(bench_gpu.main([]))"
     )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

@@ -31,7 +31,7 @@ RUN_FLAGS = (
     "--crop-scale --cutmix --data --data-dir --device --devices --ema --epochs --image-size --json "
     "--label-smoothing --lr --max-momentum --mixup --model --momentum --nodes --on-nan --optimizer --option --out "
     "--precision "
-    "--presize --random-erasing --recipe --recompute-attention --schedule --seed --skip-bad-images --strategy "
+    "--presize --random-erasing --recipe --recompute-attention --schedule --seed --skip-bad-images "
     "--sync-batchnorm --track --train-subset --trivial-augment --warmup --weight-decay --workers "
     "--no-cache-images --no-channels-last --no-compile --no-presize --no-recompute-attention --no-skip-bad-images "
     "--no-sync-batchnorm --no-trivial-augment"
@@ -50,14 +50,14 @@ FLAGS = {
         "--checkpoint --compare --device --example --head --host --json --layer --out --point --points --port "
         "--trust --web"
     ),
-    "export": "--checkpoint --data-dir --format --image-size --int8 --json --measure --no-measure --out",
+    "export": "--checkpoint --format --image-size --json --out",
     "import": "--as --average --classes --data --data-dir --image-size --mean --option --out --std",
     "study": "",  # those of its commands: test_study.py
     "bench": (  # those of its commands: test_bench.py
         "--backward --device --dtype --explain-choice --json --key-dim --map-size --no-backward --no-positions "
         "--positions --value-dim"
     ),
-    "runs": "--folder --json --watch",
+    "runs": "--folder --json",
     "hub": "",  # those of its commands: test_hub.py
     "doctor": "--json",
     "demo": "--device --epochs --out --seed",

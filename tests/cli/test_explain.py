@@ -148,19 +148,20 @@ def test_an_inactive_layer_is_said_to_be(attnconv, signed, photo, tmp_path):
     assert said in out
 
 
-def test_a_safetensors_file_is_a_run(attnconv, tmp_path, photo):
-    shutil.copy(EXAMPLE, tmp_path / "mine.safetensors")
-    assert attnconv("explain", tmp_path / "mine.safetensors", photo, *OPTIONS)[0] == 0
-    code, out, _ = attnconv("evaluate", tmp_path / "mine.safetensors", "--json", *OPTIONS)
+def test_a_saved_network_is_a_run(attnconv, tmp_path, photo):
+    shutil.copytree(EXAMPLE, tmp_path / "mine")
+    assert attnconv("explain", tmp_path / "mine", photo, *OPTIONS)[0] == 0
+    code, out, _ = attnconv("evaluate", tmp_path / "mine", "--json", *OPTIONS)
     assert (code, json.loads(out)["count"]) == (0, 576)
 
 
 def test_a_tampered_file_is_one_line(attnconv, tmp_path, photo):
-    content = bytearray(EXAMPLE.read_bytes())
+    weights = shutil.copytree(EXAMPLE, tmp_path / "bad") / "model.safetensors"
+    content = bytearray(weights.read_bytes())
     content[-100] ^= 4
-    (tmp_path / "bad.safetensors").write_bytes(content)
-    outcome = attnconv("explain", tmp_path / "bad.safetensors", photo)
-    assert_refused(outcome, r"bad.safetensors is damaged or was changed: its contents do not have the checksum")
+    weights.write_bytes(content)
+    outcome = attnconv("explain", tmp_path / "bad", photo)
+    assert_refused(outcome, r"model.safetensors is damaged or was changed: config.json has another checksum for it")
 
 
 def test_names_that_matplotlib_would_read_as_formulas(attnconv, finished, tmp_path):

@@ -12,7 +12,7 @@ from export.hostile_programs import ATTACKS
 
 from attnconv import surgery
 from attnconv.cli import main
-from attnconv.export import export_program, load_exported, measure
+from attnconv.export import export_program
 from attnconv.models import create_model
 from attnconv.recipes import load_trained
 
@@ -43,7 +43,7 @@ def chances(attnconv, network, image):
 
 @needs_onnx
 def test_onnx_from_run_to_prediction_and_score(attnconv, run, tmp_path):
-    code, out, err = attnconv("export", run, "--no-measure")
+    code, out, err = attnconv("export", run)
     assert code == 0, err
     assert re.search(r"model.onnx: \d\.\d\d MB; any batch, 8 to 11 rows, 8 to 11 columns; opset \d+\n", out)
     assert re.search(r"largest difference from PyTorch in 5 cases: \d\.\de-\d\d of outputs up to \d", out)
@@ -59,51 +59,30 @@ def test_onnx_from_run_to_prediction_and_score(attnconv, run, tmp_path):
         "model.onnx is a program of operators, without layers; export take",
     )
     for command in (("explain", file, image), ("hub", "save", file, tmp_path / "shared")):
-        assert_refused(attnconv(*command), f"without layers; {command[0]} takes a run, a checkpoint or a safetensors f")
+        assert_refused(attnconv(*command), f"without layers; {command[0]} takes a run, a checkpoint or a folder of")
     assert_refused(attnconv("predict", file, image, "--device", "cuda"), "model.onnx runs on the CPU here; --device cu")
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(file.read_bytes()[:5000])
     assert_refused(attnconv("predict", damaged, image), "damaged.onnx is damaged or no ONNX file")
 
 
-@needs_onnx
-def test_int8_of_own_images_and_of_a_folder(attnconv, run, tmp_path):
-    code, out, err = attnconv("export", run, "--int8", "--json", "--no-measure")
-    assert code == 0, err
-    report = json.loads(out)
-    assert report["file"].endswith("model.int8.onnx")
-    before, after = report["accuracy"]["float32"], report["accuracy"]["int8"]
-    assert (before["count"], after["count"]) == (360, 360)
-    assert before["top1"] - after["top1"] < 10
-    assert before["loss"] != after["loss"]
-    assert [path.name for path in run.glob("*.onnx.tmp")] == []
-    (tmp_path / "images").mkdir()
-    for shade in (0, 120, 250):
-        picture(tmp_path / "images" / f"{shade}.png", colour=(shade, shade, shade))
-    code, out, err = attnconv(
-        "export", run, "--no-measure", "--out", tmp_path / "b.onnx", "--int8", tmp_path / "images"
-    )
-    assert (code, err) == (0, "")
-    assert re.search(r"int8 costs -?\d+\.\d\d points of top-1 on 360 validation images", out)
-    assert len(chances(attnconv, tmp_path / "b.onnx", tmp_path / "images" / "0.png")) == 10
-    (tmp_path / "none").mkdir()
-    refused = attnconv("export", run, "--no-measure", "--out", tmp_path / "c.onnx", "--int8", tmp_path / "none")
-    assert_refused(refused, "none holds no image")
-    assert not (tmp_path / "c.onnx").exists()
-
-
 def test_a_program_and_weights(attnconv, run, tmp_path):
     image = picture(tmp_path / "a.png")
     expected = chances(attnconv, run, image)
-    for form, file in (("torch", "model.pt2"), ("safetensors", "model.safetensors")):
-        code, _, err = attnconv("export", run, "--format", form, "--no-measure")
+    for form, file in (("torch", "model.pt2"), ("safetensors", "saved")):
+        code, _, err = attnconv("export", run, "--format", form)
         assert code == 0, err
         assert chances(attnconv, run / file, image) == pytest.approx(expected, abs=1e-5)
-    code, out, err = attnconv("export", run / "model.safetensors", "--format", "safetensors", "--no-measure", "--json",
-                              "--out", tmp_path / "again.safetensors")  # fmt: skip
+    words = ["--format", "safetensors", "--json", "--out", tmp_path / "again"]
+    code, out, err = attnconv("export", run / "saved", *words)
     assert code == 0, err
-    assert json.loads(out)["differences"][0]["largest"] == 0
-    assert (tmp_path / "again.safetensors").stat().st_size == (run / "model.safetensors").stat().st_size
+    assert json.loads(out)["file"] == str(tmp_path / "again")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (run / "saved" / name).read_bytes()
+    message = "saved is the network itself, and would be overwritten; --out names another"
+    assert_refused(attnconv("export", run / "saved", "--format", "safetensors", "--out", run / "saved"), message)
+    message = "model.safetensors holds weights alone; give the folder that holds it and config.json"
+    assert_refused(attnconv("predict", run / "saved" / "model.safetensors", image), message)
 
 
 @needs_onnx
@@ -114,17 +93,15 @@ def test_no_file_names_the_folder_of_its_images(attnconv, folder, tmp_path):
     assert attnconv(*train, "--device", "cpu", "--out", run)[0] == 0
     assert str(tmp_path).encode() in (run / "best.pt").read_bytes()
     for form in ("onnx", "torch", "safetensors"):
-        assert attnconv("export", run, "--format", form, "--no-measure")[0] == 0
-    assert attnconv("hub", "save", run, run / "shared")[0] == 0
-    shared = [run / f"model{suffix}" for suffix in (".onnx", ".pt2", ".safetensors")]
-    shared += [path for path in (run / "shared").iterdir() if path.is_file()]
-    assert len(shared) == 6
+        assert attnconv("export", run, "--format", form)[0] == 0
+    shared = [run / "model.onnx", run / "model.pt2", *(run / "saved").iterdir()]
+    assert len(shared) == 5
     for path in shared:
         assert str(tmp_path).encode() not in path.read_bytes(), path
-        network = path.parent if path.parent.name == "shared" else path
+        network = path.parent if path.parent.name == "saved" else path
         message = "does not say in which folder the images are that it was trained on; --data names it"
         assert_refused(attnconv("evaluate", network, "--trust"), message)
-    code, out, _ = attnconv("evaluate", run / "model.safetensors", "--data", folder, "--workers", "0", "--json")
+    code, out, _ = attnconv("evaluate", run / "saved", "--data", folder, "--workers", "0", "--json")
     assert (code, json.loads(out)["count"]) == (0, 8)
 
 
@@ -142,42 +119,24 @@ def resized(tmp_path):
     return tmp_path / "resized"
 
 
-def test_a_resized_network_is_exported_and_used(attnconv, resized, tmp_path, monkeypatch):
-    def measured(model, weights, files, *, image, tell):
-        found = load_exported(weights).model
-        torch.testing.assert_close(found(image), model(image), rtol=0, atol=0)
-        return []
-
-    monkeypatch.setattr(measure, "measure", measured)
+def test_a_resized_network_is_exported_and_used(attnconv, resized, tmp_path):
     image, own = picture(tmp_path / "a.png"), load_trained(resized, device="cpu").model.state_dict()
-    for form, suffix, more in (
-        ("torch", "pt2", []),
-        ("safetensors", "safetensors", ["--image-size", "32"]),
-        ("safetensors", "safetensors", []),
-    ):
-        code, _, err = attnconv("export", resized, "--format", form, "--out", tmp_path / f"m.{suffix}", *more)
+    for form, name, more in (("torch", "m.pt2", []), ("safetensors", "m", ["--image-size", "32"])):
+        code, _, err = attnconv("export", resized, "--format", form, "--out", tmp_path / name, *more)
         assert code == 0, err
-        assert sum(chances(attnconv, tmp_path / f"m.{suffix}", image).values()) == pytest.approx(1)
-    file = tmp_path / "m.safetensors"
-    torch.testing.assert_close(load_trained(file, device="cpu").model.state_dict(), own, rtol=0, atol=0)
-    score = ["evaluate", file, "--data", "digits", "--image-size", "32", "--device", "cpu", "--json"]
+        assert sum(chances(attnconv, tmp_path / name, image).values()) == pytest.approx(1)
+    torch.testing.assert_close(load_trained(tmp_path / "m", device="cpu").model.state_dict(), own, rtol=0, atol=0)
+    score = ["evaluate", tmp_path / "m", "--data", "digits", "--image-size", "32", "--device", "cpu", "--json"]
     code, out, err = attnconv(*score)
     assert (code, json.loads(out or "{}").get("count")) == (0, 360), err
-    again = tmp_path / "again.safetensors"
-    for command in (
-        ["explain", file, image, "--out", tmp_path / "a.svg", "--device", "cpu"],
-        ["export", file, "--format", "safetensors", "--out", again],
-        ["hub", "save", again, tmp_path / "shared"],
-    ):
-        code, _, err = attnconv(*command)
-        assert code == 0, err
-    torch.testing.assert_close(load_trained(tmp_path / "shared").model.state_dict(), own, rtol=0, atol=0)
+    code, _, err = attnconv("explain", tmp_path / "m", image, "--out", tmp_path / "a.svg", "--device", "cpu")
+    assert code == 0, err
 
 
 def test_a_file_that_names_no_data_is_scored_on_none_unasked(attnconv, tmp_path):
     meta = {"classes": ["a", "b"], "channels": 1, "image_size": 8, "mean": [0.5], "std": [0.5], "resize_ratio": 1}
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    export_program(network, tmp_path / "own.pt2", config={}, meta=meta)
+    export_program(network, tmp_path / "own.pt2", meta=meta)
     message = "own.pt2 does not say in which folder the images are that it was trained on; --data names it"
     assert_refused(attnconv("evaluate", tmp_path / "own.pt2", "--trust"), message)
     assert_refused(
@@ -185,29 +144,20 @@ def test_a_file_that_names_no_data_is_scored_on_none_unasked(attnconv, tmp_path)
     )
 
 
-def test_int8_does_not_swallow_the_run(attnconv, run):
-    assert_refused(
-        attnconv("export", "--int8", run), f"export needs a RUN; write it before --int8, which takes {run} for"
-    )
-    assert_refused(attnconv("export", "--int8"), "export needs a RUN$")
-    assert_refused(attnconv("export"), "export needs a RUN$")
-
-
-@pytest.mark.slow
-@needs_onnx
-def test_time_and_memory_are_printed(attnconv, run):
-    code, out, err = attnconv("export", run, "--json")
-    assert code == 0, err
-    measured = json.loads(out)["measured"]
-    assert [m["name"] for m in measured] == ["PyTorch", "torch.compile", "onnxruntime"]
-    for m in measured:
-        if m["why_not"] is None:  # torch.compile needs a C++ compiler
-            assert m["fastest"] <= m["milliseconds"] <= m["slowest"]
-            assert m["peak_bytes"] > 1e7
-    assert measured[0]["why_not"] is None
-    _, out, _ = attnconv("export", run, "--format", "safetensors")
-    assert "torch.compile" in out
-    assert "peak of a process" in out
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (
+            "--int8",
+            "attnconv export --int8 was removed; quantise the ONNX file with onnxruntime, as docs/export.md show",
+        ),
+        ("--measure", "attnconv export --measure was removed; use `attnconv bench models`"),
+        ("--no-measure", "attnconv export --no-measure was removed; nothing is measured any more, leave it out"),
+        ("--data-dir=x", "attnconv export --data-dir was removed; it was for --int8, leave it out"),
+    ],
+)
+def test_a_removed_flag_says_what_to_use(attnconv, run, flag, message):
+    assert_refused(attnconv("export", run, flag), message)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +165,6 @@ def test_time_and_memory_are_printed(attnconv, run):
     [
         (["--format", "onxn"], "unknown format 'onxn'; nearest: 'onnx'"),
         (["--format", "safetensor"], "unknown format 'safetensor'; nearest: 'safetensors'"),
-        (["--format", "torch", "--int8"], "--int8 is for --format onnx, got 'torch'"),
         (["--format", "torch", "--out", "model.onnx"], "--out must end in .pt2 for --format torch, got model.onnx"),
         (
             ["--format", "torch", "--image-size", "32"],
@@ -235,10 +184,9 @@ def test_bad_input(attnconv, run, tmp_path, monkeypatch, arguments, message):
 
 def test_files_that_are_not_ours(attnconv, tmp_path):
     image = picture(tmp_path / "a.png")
-    for name in ("other.pt2", "other.safetensors"):
-        (tmp_path / name).write_text("something else")
-        assert_refused(attnconv("predict", tmp_path / name, image, "--trust"), f"{name} is damaged or no ")
-        assert_refused(attnconv("predict", tmp_path / f"no-{name}", image), f"no .* at .*no-{name}")
+    (tmp_path / "other.pt2").write_text("something else")
+    assert_refused(attnconv("predict", tmp_path / "other.pt2", image, "--trust"), "other.pt2 is damaged or no ")
+    assert_refused(attnconv("predict", tmp_path / "no.pt2", image), "no .* at .*no.pt2")
     torch.save({"a": 1}, tmp_path / "other.pt2")
     assert_refused(
         attnconv("predict", tmp_path / "other.pt2", image, "--trust"), "other.pt2 is damaged or no program of torch"
@@ -247,7 +195,7 @@ def test_files_that_are_not_ours(attnconv, tmp_path):
 
 def test_a_program_is_read_only_with_trust(attnconv, run, tmp_path):
     image, mark = picture(tmp_path / "a.png"), tmp_path / "mark"
-    assert attnconv("export", run, "--format", "torch", "--no-measure", "--out", tmp_path / "good.pt2")[0] == 0
+    assert attnconv("export", run, "--format", "torch", "--out", tmp_path / "good.pt2")[0] == 0
     for attack in ATTACKS:
         bad = tmp_path / f"{attack.__name__}.pt2"
         attack(tmp_path / "good.pt2", bad, mark)

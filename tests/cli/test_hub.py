@@ -12,10 +12,10 @@ from cli.conftest import picture
 from cli.test_bad_input import assert_refused
 
 from attnconv.cli import parse
-from attnconv.cli.settings import run_settings
+from attnconv.cli.train import run_settings
 from attnconv.models import from_pretrained
 from attnconv.recipes import list_recipes, load_trained
-from attnconv.recipes.origin import command, recipe_of, shareable
+from attnconv.recipes.provenance import command, recipe_of, shareable
 from attnconv.train.config import RunConfig
 
 pytest.importorskip("huggingface_hub")
@@ -72,7 +72,7 @@ def test_the_card_tells_the_run(finished, saved):
     assert str(finished.parent) not in text + (saved / "config.json").read_text()
 
 
-def test_an_exported_file_tells_its_run_too(attnconv, tmp_path):
+def test_the_example_tells_its_run_too(attnconv, tmp_path):
     from attnconv.recipes.example import EXAMPLE
 
     attnconv("hub", "save", str(EXAMPLE), str(tmp_path / "saved"))
@@ -81,17 +81,15 @@ def test_an_exported_file_tells_its_run_too(attnconv, tmp_path):
     assert provenance["command"] in text
     assert "--data far-pairs" in provenance["command"]
     assert provenance["made_with"]["commit"] in text
-    assert "On the validation images of far-pairs; one run, one seed." in text
+    assert "On the validation images of far-pairs, after epoch 4; one run, one seed." in text
     assert "| top-1 accuracy, % | 99.48 |" in text
 
 
 def test_a_run_and_what_was_exported_of_it_are_saved_alike(attnconv, finished, saved, tmp_path):
-    again = tmp_path / "again.safetensors"
     for number, source in enumerate((finished, saved)):
-        code, _, err = attnconv("export", source, "--format", "safetensors", "--no-measure", "--out", again)
+        code, _, err = attnconv("export", source, "--format", "safetensors", "--out", tmp_path / str(number))
         assert code == 0, err
-        attnconv("hub", "save", again, tmp_path / str(number))
-        for name in ("config.json", "README.md"):
+        for name in ("config.json", "model.safetensors", "README.md"):
             assert (tmp_path / str(number) / name).read_bytes() == (saved / name).read_bytes()
 
 
@@ -102,8 +100,12 @@ def test_scores_are_those_of_the_run(attnconv, finished, saved, tmp_path):
         assert (scores["epoch"], scores["top1"]) == (best["best_epoch"], best["best_top1"])
         assert scores["torch"] == best["torch"]
     # At another size they would be others.
-    attnconv("export", finished, "--format", "torch", "--no-measure", "--image-size", 9, "--out", tmp_path / "a.pt2")
-    assert load_trained(tmp_path / "a.pt2", device="cpu", trust=True).scores == {}
+    for form, name in (("torch", "a.pt2"), ("safetensors", "a")):
+        code, _, err = attnconv("export", finished, "--format", form, "--image-size", 9, "--out", tmp_path / name)
+        assert code == 0, err
+        trained = load_trained(tmp_path / name, device="cpu", trust=True)
+        assert trained.scores.keys() == {"attnconv", "torch", "device", "commit"}
+        assert (trained.config.image_size, trained.meta["image_size"]) == (9, [9, 9])
 
 
 def test_predict_and_evaluate_take_the_folder(attnconv, finished, saved, tmp_path):
@@ -130,7 +132,7 @@ def test_bad_input(attnconv, finished, saved, tmp_path, monkeypatch):
     assert_refused(
         attnconv("hub", "save", finished, finished / "result.json"), "cannot write a network to .*File exists"
     )
-    monkeypatch.setattr("attnconv.models.hub.adapter.get_token", lambda: None)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     assert_refused(attnconv("hub", "push", finished, "a/b"), "cannot push to a/b: the Hugging Face Hub needs a token")
     folder = shutil.copytree(saved, tmp_path / "folder")
     config = json.loads((folder / "config.json").read_text())

@@ -1,18 +1,13 @@
-"""attnconv runs, once and as runs go on."""
+"""attnconv runs."""
 
-import io
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 
-import pytest
 import yaml
-
-from attnconv.cli import runs as command
 
 METRICS = "epoch,val_top1,seconds\n"
 
@@ -81,74 +76,10 @@ def test_a_folder_without_runs(attnconv, tmp_path):
     assert re.fullmatch("attnconv: error: .*none does not exist; give the folder that holds the runs\n", err)
 
 
-def pauses(monkeypatch, *steps):
-    """Instead of each pause one of the steps, and then Ctrl-C."""
-    left = list(steps)
-
-    def sleep(seconds):
-        assert seconds == command.PAUSE
-        if not left:
-            raise KeyboardInterrupt
-        left.pop(0)()
-
-    monkeypatch.setattr(command.time, "sleep", sleep)
-
-
-def test_watching_without_a_terminal_says_each_change_once(attnconv, tmp_path, monkeypatch):
-    run = stop(tmp_path, "one", rows=())
-    pauses(
-        monkeypatch,
-        lambda: None,
-        lambda: write_rows(run, [(1, 61.0, 2.0)]),
-        lambda: (run / "metrics.csv").touch(),
-        lambda: stop(tmp_path, "two", rows=[]),
-        lambda: shutil.rmtree(run),
-    )
-    code, out, err = attnconv("runs", tmp_path, "--watch")
-    assert (code, err) == (0, "")
-    assert [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in out.splitlines()] == [
-        "one: stopped, epoch 0/4",
-        "one: stopped, epoch 1/4, top-1 61.00%, best 61.00%",
-        "two: stopped, epoch 0/4",
-        "one: gone",
-    ]
-
-
-def test_watching_as_json_gives_an_object_a_line(attnconv, tmp_path, monkeypatch):
-    run = stop(tmp_path, "one")
-    pauses(monkeypatch, lambda: write_rows(run, [(3, 61.0, 2.0)]))
-    _, out, _ = attnconv("runs", tmp_path, "--watch", "--json")
-    assert [json.loads(line)["epochs_done"] for line in out.splitlines()] == [2, 3]
-
-
-def test_watching_on_a_terminal_draws_the_table_again(attnconv, tmp_path, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    for name, value in (("TERM", "xterm"), ("COLUMNS", "120"), ("LINES", "40")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("sys.stdout", terminal := Terminal())
-    run = stop(tmp_path, "one", rows=())
-    pauses(monkeypatch, lambda: write_rows(run, [(1, 61.0, 2.0)]))
-    assert attnconv("runs", tmp_path, "--watch")[0] == 0
-    shown = terminal.getvalue()
-    assert shown.index("0/4") < shown.index("1/4")
-    assert "61.00" in shown
-    assert "\x1b[1A" in shown  # back up, over the old table
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
-def test_ctrl_c_ends_watching_well(tmp_path):
-    stop(tmp_path, "one")
-    command = [sys.executable, "-m", "attnconv", "runs", str(tmp_path), "--watch"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    assert watching.stdout is not None
-    assert "one: stopped, epoch 2/4" in watching.stdout.readline()
-    watching.send_signal(signal.SIGINT)
-    out, err = watching.communicate(timeout=60)
-    assert (watching.returncode, out, err) == (0, "", "")
+def test_watch_was_removed(attnconv, tmp_path):
+    code, _, err = attnconv("runs", tmp_path, "--watch")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "attnconv runs --watch was removed; use `watch attnconv runs FOLDER`" in err
 
 
 def test_runs_are_listed_without_torch(tmp_path):

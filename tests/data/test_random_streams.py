@@ -18,7 +18,7 @@ from attnconv.data.batches import Batch, BatchOrder, seed_of
 from attnconv.data.tensors import TensorLoader, TensorSource
 from attnconv.data.view import Normalise
 from attnconv.train.fit import fit
-from attnconv.train.seeding import reseed
+from attnconv.train.step import reseed
 
 SEED, EPOCH = 7, 3
 ORDER = 6823953754371609207  # (3,)

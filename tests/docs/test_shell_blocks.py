@@ -36,7 +36,6 @@ NOT_RUN = {
 # Calls that are sent Ctrl-C once a line of theirs says this, and what they leave with.
 UNTIL_CTRL_C = {
     r"--web": ("Ctrl-C ends it", 0),
-    r"runs --watch": ("finished", 0),
     r"study run why-attention": ("^1/", 130),  # the first of its runs is done; all of them would take minutes
 }
 # Pages all of whose calls are under NOT_RUN.

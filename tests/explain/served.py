@@ -9,21 +9,22 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from attnconv.cli.explain_web import example_images, example_network
-from attnconv.explain.web import WebServer, web_page
+from attnconv.cli.explain import example_images, example_network
+from attnconv.explain.web_page import web_page
+from attnconv.explain.web_server import web_server
 
 
 @contextlib.contextmanager
 def served(networks, images=(), **options):
-    """The address of a page of ``networks`` that begins with the first of ``images``; ``options`` are WebServer's."""
+    """The address of a page of ``networks`` that begins with the first of ``images``; ``options`` are web_server's."""
     page = partial(web_page, networks, images, first=images[0] if images else None)
-    with WebServer(page, port=0, **options) as server:
+    with web_server(page, port=0, **options) as (address, server):
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
-            yield server.address
+            yield address
         finally:
-            server.stop()
+            server.should_exit = True
             thread.join()
 
 

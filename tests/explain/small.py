@@ -3,7 +3,7 @@
 import torch
 
 from attnconv.data.decode import read_bytes
-from attnconv.explain.web import WebImage, WebNetwork
+from attnconv.explain.web_session import WebImage, WebNetwork
 from attnconv.models import create_model
 
 CPU = torch.device("cpu")

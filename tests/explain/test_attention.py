@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat
-from attnconv.bench.peak import peak_bytes
+from attnconv.bench.machine import peak_bytes
 from attnconv.explain import (
     AttentionMap,
     ImageAttention,

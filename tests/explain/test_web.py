@@ -15,16 +15,17 @@ from attnconv.data import decode_image
 from attnconv.data.decode import read_bytes
 from attnconv.explain import attention_maps, see_image
 from attnconv.explain.attention import AttentionMap
-from attnconv.explain.web import WebImage, WebNetwork, open_image, web_page
-from attnconv.explain.web.view import (
+from attnconv.explain.web_page import (
     attention_html,
     heat_pixels,
-    picture,
+    picture_of,
     prediction_html,
-    query,
+    query_of,
     refused_html,
     title_html,
+    web_page,
 )
+from attnconv.explain.web_session import WebImage, WebNetwork, open_image
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -66,12 +67,12 @@ def drawn(monkeypatch, tmp_path):
 def test_an_image_that_is_no_longer_kept_is_asked_for_once_more(photo, drawn):
     opened, other = (open_image(web_image(photo), [network(), network()]) for _ in range(2))
     chosen = ["layer3.0", "all", "layer2.0", "3"]
-    message, first, second = drawn(opened, query(opened), *chosen)
+    message, first, second = drawn(opened, query_of(opened), *chosen)
     assert message == ""
     assert first == attention_html(opened.looks[0], opened.point, layer="layer3.0", head=None)
     assert second == attention_html(opened.looks[1], opened.point, layer="layer2.0", head=3)
     for kept in (None, other):
-        message, *maps = drawn(kept, query(opened), *chosen)
+        message, *maps = drawn(kept, query_of(opened), *chosen)
         assert "the image of this tab is no longer kept: drop it once more." in message
         assert maps == ["", ""]
 
@@ -79,7 +80,7 @@ def test_an_image_that_is_no_longer_kept_is_asked_for_once_more(photo, drawn):
 def test_a_head_of_the_layer_before_is_all_heads(photo, drawn):
     opened = open_image(web_image(photo), [network(), network()])
     assert (
-        drawn(opened, query(opened), "layer3.0", "9", "layer3.0", "all")[1:]
+        drawn(opened, query_of(opened), "layer3.0", "9", "layer3.0", "all")[1:]
         == [attention_html(opened.looks[0], opened.point, layer="layer3.0", head=None)] * 2
     )
 
@@ -183,7 +184,7 @@ def test_an_inactive_layer_is_grey():
 
 def test_names_are_text_and_no_html(photo):
     opened = open_image(WebImage("<b>.png", read_bytes(photo)), [network()])
-    shown = picture(opened)
+    shown = picture_of(opened)
     assert "&lt;b&gt;.png" in shown["image"]
     assert "&lt;b&gt;.png" in shown["note"]
     assert "<b>" not in "".join(shown.values())
@@ -197,7 +198,7 @@ def test_names_are_shown_escaped(photo):
     name, escaped = "a\n\x1b[2J\u202e\udcff", r"a\n\x1b[2J\u202e\udcff"
     named = WebNetwork(name, network().model, {**network().meta, "classes": [name] * 10}, CPU)
     opened = open_image(WebImage(name, read_bytes(photo)), [named])
-    for page in (picture(opened)["note"], title_html(name), prediction_html(opened.looks[0]), refused_html(name)):
+    for page in (picture_of(opened)["note"], title_html(name), prediction_html(opened.looks[0]), refused_html(name)):
         assert escaped in page
         assert page.isprintable()
 

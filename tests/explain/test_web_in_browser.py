@@ -16,10 +16,10 @@ from PIL import Image
 from torch import nn
 
 from attnconv import AugmentedConv2d, SelfAttention
-from attnconv.cli.explain_web import example_images, example_network
+from attnconv.cli.explain import example_images, example_network
 from attnconv.data.decode import read_bytes
-from attnconv.explain.web import WebImage, WebNetwork, open_image
-from attnconv.explain.web.view import attention_html, prediction_html
+from attnconv.explain.web_page import attention_html, prediction_html
+from attnconv.explain.web_session import WebImage, WebNetwork, open_image
 
 LIMIT = 20_000  # bytes of an upload
 DROP = """([element, name, content]) => {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from export.untrained import config, meta, network
+from export.untrained import meta, network
 
 from attnconv import export
 from attnconv.checks import InputError
@@ -29,11 +29,11 @@ if __name__ == "__main__":
         path.write_bytes(b"old")
         fill(disk)
         try:
-            export.FORMATS[name](model, path, config=config("aa_convnet3"), meta=meta(8))
+            export.FORMATS[name](model, path, meta=meta(8))
         except InputError as error:
             found[name] = [str(error), sorted(one.name for one in disk.iterdir()), path.read_bytes().decode()]
         (disk / "full").unlink()
-        export.FORMATS[name](model, path, config=config("aa_convnet3"), meta=meta(8))
+        export.FORMATS[name](model, path, meta=meta(8))
         found[name].append(path.stat().st_size)
         path.unlink()
     print(json.dumps(found))

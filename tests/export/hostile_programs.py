@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attnconv.train.checksum import append_checksum
+from attnconv.files import append_checksum
 
 MODEL, CONSTANTS = "archive/models/model.json", "archive/data/constants/"
 CONSTANTS_CONFIG = f"{CONSTANTS}model_constants_config.json"

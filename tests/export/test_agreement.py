@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
-from export.untrained import config, meta, network
+from export.untrained import meta, network
 from torch import nn
 
 from attnconv import export
 from attnconv.export.agreement import TOLERANCE, DisagreementError, require_agreement
-from attnconv.export.facts import Facts
 from attnconv.models.image_sizes import Sizes
 
 FIXED, FREE = Sizes((5, 5), (7, 7)), Sizes((4, None), (3, 9))
@@ -31,7 +30,7 @@ class Net(nn.Module):
 
 
 def agree(model, call, sizes=FIXED):
-    return require_agreement(model, call, sizes=sizes, facts=Facts(config={}, meta=meta((5, 7))), what="the file")
+    return require_agreement(model, call, sizes=sizes, meta=meta((5, 7)), what="the file")
 
 
 def test_a_network_agrees_with_itself_in_every_case():
@@ -90,5 +89,5 @@ def test_a_network_that_has_diverged_is_not_exported(tmp_path):
     with torch.no_grad():
         next(model.parameters()).fill_(math.nan)
     with pytest.raises(DisagreementError, match="outputs of PyTorch are not finite"):
-        export.export_program(model, tmp_path / "m.pt2", config=config("convnet3"), meta=meta(8))
+        export.export_program(model, tmp_path / "m.pt2", meta=meta(8))
     assert list(tmp_path.iterdir()) == []

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from export.hostile_programs import ATTACKS
-from export.untrained import config, meta, network
+from export.untrained import meta, network
 
-from attnconv import __version__, export
+from attnconv import __version__, export, surgery
 from attnconv.export import onnx_file, program_file
 from attnconv.export.agreement import DisagreementError
-from attnconv.export.written import prepared
+from attnconv.export.capture import described
+from attnconv.export.network import config_text, read_config
 from attnconv.recipes import load_trained
 
 pytest.importorskip("onnxscript", reason="needs attnconv[onnx]")
@@ -40,19 +41,21 @@ BOTH = [("onnx", ".onnx"), ("torch", ".pt2")]
 @pytest.mark.parametrize(("name", "options", "size", "takes"), FAMILIES)
 def test_each_family_answers_as_pytorch_at_every_size(tmp_path, form, suffix, name, options, size, takes):
     model, path = network(name, size, **options), tmp_path / f"model{suffix}"
-    written = export.FORMATS[form](model, path, config=config(name, **options), meta=meta(size))
+    written = export.FORMATS[form](model, path, meta=meta(size))
     assert (written.sizes.rows, written.sizes.columns) == takes
     assert {d.batch for d in written.differences} >= {1, 2, 5}
     assert len({(d.rows, d.columns) for d in written.differences}) == 3
     found = export.load_exported(path, trust=True)
-    assert found.facts == export.Facts(config(name, **options), meta(size), written.sizes)
+    assert (found.meta, found.sizes) == (meta(size), written.sizes)
+    assert (found.config["model"], found.config["num_classes"]) == (name, 3)
+    assert {key: found.config["options"][key] for key in options} == options
     (low, most), (left, widest) = takes
     for shape in ((4, 2, low, widest or 21), (1, 2, most or 35, left), (1, 2, low, left), (2, 2, low + 1, left + 2)):
         images = torch.randn(shape)
         with torch.no_grad():
             expected = model(images)
         scale = expected.abs().max().item()
-        torch.testing.assert_close(found.model(images), expected, rtol=0, atol=1e-3 * scale)
+        torch.testing.assert_close(found(images), expected, rtol=0, atol=1e-3 * scale)
 
 
 @pytest.fixture(scope="module")
@@ -60,27 +63,23 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     model = network("unet", 8)
     for form, suffix in BOTH:
-        export.FORMATS[form](model, folder / f"model{suffix}", config=config("unet"), meta=meta(8, dense=True))
+        export.FORMATS[form](model, folder / f"model{suffix}", meta=meta(8, dense=True))
     return folder
 
 
 PATHS = [
     ("onnx", ".onnx", export.load_onnx),
     ("torch", ".pt2", partial(export.load_program, trust=True)),
-    ("safetensors", ".safetensors", export.load_network),
 ]
 
 
 @pytest.mark.parametrize(("form", "suffix", "load"), PATHS)
 def test_a_path_may_be_a_string(tmp_path, form, suffix, load):
     path = str(tmp_path / f"own{suffix}")
-    written = export.FORMATS[form](network("convnet3", 9), path, config=config("convnet3"), meta=meta(9))
+    written = export.FORMATS[form](network("convnet3", 9), path, meta=meta(9))
     assert written.path == Path(path)
     assert export.is_exported(path)
-    assert export.load_exported(path, trust=True).facts == load(path).facts == load(Path(path)).facts
-    if form == "safetensors":
-        export.save_weights(path, *export.load_weights(path))
-        assert export.load_weights(path)[1] == load(path).facts
+    assert export.load_exported(path, trust=True).config == load(path).config == load(Path(path)).config
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch"])
@@ -102,7 +101,7 @@ def test_classes_are_held_to_the_logits(tmp_path, form, classes, answer, message
             return answer(self.inner(x))
 
     with pytest.raises(ValueError, match=message):
-        export.FORMATS[form](Own(), tmp_path / "m", config={}, meta={**meta(9), "classes": classes})
+        export.FORMATS[form](Own(), tmp_path / "m", meta={**meta(9), "classes": classes})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -119,12 +118,12 @@ def test_other_programs_read_the_metadata(files):
     assert re.fullmatch("[0-9a-f]{64}", texts.pop("attnconv_sha256"))
     assert beside.pop("attnconv_sha256") == ""  # a .pt2 has its own elsewhere
     assert texts == beside
-    assert texts["attnconv_version"] == __version__
-    assert json.loads(texts["classes"]) == ["one", "two", "three"]
-    preprocessing = json.loads(texts["preprocessing"])
-    assert (preprocessing["image_size"], preprocessing["mean"], preprocessing["channels"]) == ([8, 8], [0.5, 0.4], 2)
-    assert "centre" in preprocessing["crop"]
-    assert json.loads(texts["config"]) == config("unet")
+    config = json.loads(texts["attnconv"])
+    assert (config["format"], config["version"], config["model"]) == ("attnconv 1", __version__, "unet")
+    assert (config["num_classes"], config["in_channels"], config["image_size"]) == (3, 2, [8, 8])
+    assert config["meta"] == meta(8, dense=True)
+    assert config["image_sizes"] == {"rows": [4, None], "columns": [4, None]}
+    assert "centre" in config["preprocessing"]["crop"]
 
 
 def test_plain_torch_runs_the_program_on_one_image(files):
@@ -141,13 +140,68 @@ def test_a_file_says_nothing_of_this_machine(files):
         assert [folder for folder in ours if folder in data] == []
 
 
-def test_a_file_for_another_size_says_so_in_its_config():
-    """The run's own images are prepared to it when the file is scored."""
-    asked = export.Facts({"model": "aa_convnet3", "image_size": None}, meta(16))
-    _, facts = prepared(network("aa_convnet3", 16), asked, 12)
-    assert (facts.config["image_size"], facts.meta["image_size"]) == (12, [12, 12])
-    assert facts.sizes == export.Sizes((8, 17), (8, 17))
-    assert (asked.config["image_size"], asked.meta["image_size"]) == (None, [16, 16])
+def test_a_file_for_another_size_says_so():
+    """The run's own images are prepared to it when the file is scored, and its scores are of other images."""
+    model, provenance = network("aa_convnet3", 16), {"config": {"image_size": None}, "scores": {"val_top1": 50.0}}
+    found = described(model, meta(16), provenance, 12)
+    assert (found["image_size"], found["meta"]["image_size"]) == ([16, 16], [12, 12])
+    assert found["provenance"] == {"config": {"image_size": 12}, "scores": None}
+    assert described(model, meta(16), provenance, None)["provenance"] == provenance
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(33, r"images of 33 x 33 are larger .*resize_feat_size\(model, \(33, 33"), (4, "at least 8 x 8 pixels")],
+)
+def test_a_size_that_the_network_does_not_take(size, message):
+    with pytest.raises(ValueError, match=message):
+        described(network("aa_convnet3", 16), meta(16), None, size)
+
+
+def test_resized_tables_are_in_the_config():
+    model = network("aa_convnet3", 16)
+    surgery.resize_feat_size(model, (40, 24))
+    assert described(model, meta(16), None, None)["feat_sizes"] == {"layer2.0": [20, 12], "layer3.0": [10, 6]}
+
+
+def test_a_network_says_itself_what_it_is_and_another_by_its_meta():
+    model = network("unet", 8)
+    with pytest.raises(ValueError, match=r"^meta must hold names and values, got NoneType$"):
+        described(model, None, None, None)
+    model.meta, model.provenance = meta(8), {"command": "attnconv train"}
+    found = described(model, None, None, None)
+    assert (found["model"], found["meta"], found["provenance"]) == ("unet", meta(8), {"command": "attnconv train"})
+    own = described(torch.nn.Conv2d(2, 3, 1), meta((8, 9)), None, None)
+    assert (own["model"], own["num_classes"], own["image_size"], own["options"]) == (None, 3, [8, 9], {})
+    with pytest.raises(ValueError, match=r"^provenance must hold plain values"):
+        described(model, None, object(), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "^a file was not written by attnconv export: its metadata hold no 'attnconv'$"),
+        ("{", "^a file is damaged: its 'attnconv' cannot be read: Expecting"),
+        ("[" * 10**6, "^a file is damaged: its 'attnconv' cannot be read: it is nested more than 100 deep$"),
+        ("[1]", "^a file is damaged: its 'attnconv' cannot be read: "),
+        ({"image_sizes": {"rows": [0, 3]}}, "^a file is damaged: its 'attnconv' cannot be read: rows must be at least"),
+        ({"format": "attnconv 9"}, "^a file describes no network of attnconv that this version reads: .* 'attnconv 9'"),
+        ({"meta": None}, "^a file: meta must hold names and values, got NoneType$"),
+        ({"meta": {**meta(9), "std": [0.5, 0]}}, "^a file: meta's 'std' must be above 0"),
+        ({"provenance": {"scores": 3}}, "^a file: 'provenance.scores' must be dict, got 3$"),
+    ],
+)
+def test_a_config_that_is_damaged(text, message):
+    if isinstance(text, dict):
+        whole = config_text(described(network("unet", 9), meta(9), None, None), export.Sizes((4, None), (4, 9)))
+        text = json.dumps({**json.loads(whole), **text})
+    with pytest.raises(ValueError, match=message):
+        read_config(text, "a file")
+
+
+def test_an_unknown_suffix_names_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown suffix of an exported network '.onx'; nearest: '.onnx'"):
+        export.load_exported(tmp_path / "model.onx")
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
@@ -157,7 +211,7 @@ def test_a_file_for_another_size_says_so_in_its_config():
 )
 def test_images_that_the_file_cannot_take(files, suffix, shape, message):
     with pytest.raises(ValueError, match=message):
-        export.load_exported(files / f"model{suffix}", trust=True).model(torch.randn(shape))
+        export.load_exported(files / f"model{suffix}", trust=True)(torch.randn(shape))
 
 
 @pytest.mark.parametrize(("suffix", "room"), [(".onnx", onnx_file), (".pt2", program_file)])
@@ -170,7 +224,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch, suffix
     )
     write = {".onnx": export.export_onnx, ".pt2": export.export_program}[suffix]
     with pytest.raises(DisagreementError, match=r"differs from PyTorch by 1.0e\+00 of outputs up to"):
-        write(network("unet", 8), path, config=config("unet"), meta=meta(8))
+        write(network("unet", 8), path, meta=meta(8))
     assert path.read_text() == "what was here before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -184,11 +238,11 @@ def test_a_free_size_that_fails_becomes_a_fixed_one(tmp_path, monkeypatch):
         return real(model, call, sizes=sizes, **more)
 
     monkeypatch.setattr(program_file, "require_agreement", fails_if_free)
-    written = export.export_program(network("unet", 8), tmp_path / "m.pt2", config=config("unet"), meta=meta(8))
+    written = export.export_program(network("unet", 8), tmp_path / "m.pt2", meta=meta(8))
     assert written.notes == ("the image size is fixed, for with free ones: for a reason",)
     assert (written.sizes.rows, written.sizes.columns) == ((8, 8), (8, 8))
     with pytest.raises(ValueError, match="it takes 8 rows, got 9"):
-        export.load_exported(tmp_path / "m.pt2", trust=True).model(torch.randn(1, 2, 9, 8))
+        export.load_exported(tmp_path / "m.pt2", trust=True)(torch.randn(1, 2, 9, 8))
 
 
 def test_a_mistake_of_ours_is_not_taken_for_a_size_that_is_not_free(tmp_path, monkeypatch):
@@ -200,7 +254,7 @@ def test_a_mistake_of_ours_is_not_taken_for_a_size_that_is_not_free(tmp_path, mo
 
     monkeypatch.setattr(program_file, "dims", mistaken)
     with pytest.raises(KeyError, match="ours"):
-        export.export_program(network("unet", 8), tmp_path / "m.pt2", config=config("unet"), meta=meta(8))
+        export.export_program(network("unet", 8), tmp_path / "m.pt2", meta=meta(8))
     assert len(tried) == 1
 
 
@@ -285,7 +339,7 @@ def test_a_program_that_would_run_code_is_refused_before_torch_reads_it(files, t
             load(bad)
     assert not mark.exists()
     with suppress(Exception):  # and it is the lack of trust that holds it back: with it, the code is run
-        export.load_exported(bad, trust=True).model(torch.zeros(1, 2, 8, 8))
+        export.load_exported(bad, trust=True)(torch.zeros(1, 2, 8, 8))
     assert mark.exists()
 
 

@@ -23,8 +23,3 @@ def meta(size, **more):
         "name": "drawn", "classes": ["one", "two", "three"], "channels": 2, "image_size": [rows, columns],
         "mean": [0.5, 0.4], "std": [0.2, 0.3], "resize_ratio": 1.0, **more,
     }  # fmt: skip
-
-
-def config(name, **options):
-    """What of a run's names the network."""
-    return {"model": name, "model_options": options}

@@ -54,7 +54,7 @@ def test_without_a_network_or_a_token(tmp_path):
 def test_answers_of_the_hub_become_sentences(monkeypatch):
     from huggingface_hub import errors
 
-    from attnconv.models.hub.errors import explained, reason
+    from attnconv.models.hub import explained, reason
 
     class Answer(Exception):
         response = type("Response", (), {"status_code": 403})
@@ -80,23 +80,20 @@ import sys
 import attnconv, torch
 from attnconv import checks, models
 
-model = models.create_model("aa_convnet3", num_classes=2, image_size=8)
-model(torch.zeros(1, 3, 8, 8))
-for missing in ("huggingface_hub", "safetensors"):
+def refusals(missing, *calls):
     assert missing not in sys.modules
     sys.modules[missing] = None
-    for call in (
-        lambda: model.save_pretrained("x"),
-        lambda: model.push_to_hub("a/b"),
-        lambda: models.from_pretrained("x"),
-    ):
+    for call in calls:
         try:
             call()
         except checks.MissingExtraError as error:
             print(error)
     del sys.modules[missing]
-    if missing == "huggingface_hub":
-        import huggingface_hub
+
+model = models.create_model("aa_convnet3", num_classes=2, image_size=8)
+model(torch.zeros(1, 3, 8, 8))
+refusals("huggingface_hub", lambda: model.push_to_hub("a/b", token="x"), lambda: models.from_pretrained("x"))
+refusals("safetensors", lambda: model.save_pretrained("x"), lambda: model.push_to_hub("a/b", token="x"))
 """
 
 
@@ -106,6 +103,16 @@ def test_without_the_extra_the_networks_work_and_the_methods_say_what_to_install
     assert done.stdout.splitlines() == [
         f"this needs {missing}: pip install 'attnconv[hub]'"
         for missing in ("huggingface_hub", "safetensors")
-        for _ in range(3)
+        for _ in range(2)
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_this_machine_needs_no_huggingface_hub(tmp_path):
+    code = (
+        "import sys; sys.modules['huggingface_hub'] = None; from attnconv import models; "
+        "models.create_model('convnet3', num_classes=2, image_size=8).save_pretrained('saved'); "
+        "models.from_pretrained('saved')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")

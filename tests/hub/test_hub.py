@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 import shutil
 
 import pytest
@@ -12,7 +13,8 @@ from attnconv import checks, surgery
 from attnconv.layers import SimpleSelfAttention
 from attnconv.models import create_model, from_pretrained, list_models
 from attnconv.models.convnet3 import ConvNet3
-from attnconv.models.hub.methods import HubNetwork
+from attnconv.models.hub import HubNetwork
+from attnconv.models.saved import KEYS, describe
 
 pytest.importorskip("huggingface_hub")
 
@@ -81,8 +83,7 @@ def test_every_network_has_the_three_methods_and_a_blueprint():
     with torch.device("meta"):
         for model in (create_model(name, num_classes=3, image_size=32) for name in names):
             assert isinstance(model, HubNetwork)
-            assert model.blueprint is not None
-            json.dumps(model.blueprint.to_config())
+            assert set(json.loads(json.dumps(describe(model)))) <= set(KEYS)
 
 
 def test_nothing_random_is_drawn(tmp_path):
@@ -146,7 +147,7 @@ def test_a_card_is_made_anew_unless_a_person_has_taken_it_over(tmp_path):
     assert "# aa_convnet3" in card.read_text()
     network("convnet3").save_pretrained(tmp_path, license="cc-by-4.0")
     assert "# convnet3" in card.read_text()
-    assert "license: cc-by-4.0\n" in card.read_text()
+    assert 'license: "cc-by-4.0"\n' in card.read_text()
     card.write_text("mine")
     network().save_pretrained(tmp_path)
     assert card.read_text() == "mine"
@@ -191,16 +192,14 @@ class Hub:
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     import huggingface_hub
-    from huggingface_hub import hub_mixin
 
-    from attnconv.models.hub import adapter
+    from attnconv.models import hub as hub_module
 
     found = Hub(tmp_path / "hub")
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda *a, **k: found.create_repo(*a, **k))
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda *a, **k: found.upload_folder(*a, **k))
-    for module in (hub_mixin, adapter):
-        monkeypatch.setattr(module, "hf_hub_download", found.download)
-    monkeypatch.setattr(adapter, "_reachable", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", found.download)
+    monkeypatch.setattr(hub_module, "_reachable", lambda: True)
     return found
 
 
@@ -279,14 +278,29 @@ BAD = {
     "broken JSON": (lambda f: (f / "config.json").write_text("{"), "config.json is damaged: Expecting"),
     "another library": (
         lambda f: (f / "config.json").write_text('{"architectures": ["Bert"]}'),
-        "config.json describes no network of attnconv: it has no 'library': 'attnconv'",
+        "config.json describes no network of attnconv that this version reads: its 'format' is None, not 'attnconv 1'$",
     ),
-    "a newer format": (edit(format=2), "config.json is of format 2, this version reads 1"),
+    "no mapping": (lambda f: (f / "config.json").write_text("[1]"), "describes no network of attnconv .* is None, not"),
+    "a newer format": (edit(format="attnconv 2"), "that this version reads: its 'format' is 'attnconv 2', not"),
+    "an unknown key": (edit(modle="unet"), "unknown key in .*config.json 'modle'; nearest: 'model'"),
+    "steps of surgery": (
+        edit(attention=[{"after": "layer2"}]),
+        "config.json: 'attention' must be empty, this version puts no attention into a network$",
+    ),
+    "no model": (edit(model=None), "config.json: unknown model None; "),
     "an unknown network": (edit(model="aa_convnet33"), "unknown model 'aa_convnet33'; nearest: 'aa_convnet3'"),
     "an unknown option": (edit(options={"head": 4}), "unknown option of aa_convnet3: 'head'; nearest: 'num_heads'"),
     "no number": (edit(num_classes="5"), "config.json: 'num_classes' must be int, got '5'"),
     "a size that is none": (edit(image_size=[8, "x"]), "image_size must be an integer, got 'x'"),
     "no list of sizes": (edit(feat_sizes={"layer2.0": 3}), "'feat_sizes' must give each layer a list of integers"),
+    "a table of three axes": (
+        edit(feat_sizes={"layer2.0": [3, 3, 3]}),
+        "feat_size must be one integer or 2",
+    ),
+    "a table beyond any memory": (
+        edit(feat_sizes={"layer2.0": [10**9, 3]}),
+        r"does not hold .*'layer2.0.key_rel_h' is \(\d+, 16\) in it and \(19999",
+    ),
     "no such layer": (edit(feat_sizes={"layer9.0": [3, 3]}), "unknown layer in feat_sizes of aa_convnet3: 'layer9.0'"),
     "no pool": (edit(global_pool="max"), "unknown global_pool in .*config.json: 'max'"),
     "too deep JSON": (
@@ -297,15 +311,15 @@ BAD = {
         edit(meta={"classes": ["cat"]}),
         "config.json: 'meta' has 1 names of classes, and its network is of 5$",
     ),
-    "text for names": (edit(meta={"classes": "abcde"}), "'classes' of 'meta' must be list, got str$"),
-    "a number for scores": (edit(provenance={"scores": 3}), "'scores' of 'provenance' must be dict, got int$"),
+    "text for names": (edit(meta={"classes": "abcde"}), "'meta.classes' must be list, got 'abcde'$"),
+    "a number for scores": (edit(provenance={"scores": 3}), "'provenance.scores' must be dict, got 3$"),
     "text for a score": (
         edit(provenance={"scores": {"val_top1": "high"}}),
         "config.json: the score 'val_top1' must be a number, got 'high'$",
     ),
-    "a list of versions": (edit(provenance={"made_with": [1]}), "'made_with' of 'provenance' must be dict, got list$"),
-    "a number for a command": (edit(provenance={"command": 1}), "'command' of 'provenance' must be str, got int$"),
-    "no facts": (edit(meta=[1]), "'meta' must be dict, got list"),
+    "a list of versions": (edit(provenance={"made_with": [1]}), r"'provenance.made_with' must be dict, got \[1\]$"),
+    "a number for a command": (edit(provenance={"command": 1}), "'provenance.command' must be str, got 1$"),
+    "no facts": (edit(meta=[1]), r"'meta' must be dict, got \[1\]"),
 }
 
 
@@ -384,3 +398,23 @@ def test_a_copy_is_saved_like_the_original(tmp_path):
     model = network()
     copy.deepcopy(model).save_pretrained(tmp_path)
     assert_same(model, from_pretrained(tmp_path))
+
+
+def test_a_sparse_file_larger_than_the_memory(saved, tmp_path, monkeypatch):
+    folder, size = shutil.copytree(saved, tmp_path / "folder"), 30 * 2**30
+    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    real = os.sysconf
+    monkeypatch.setattr(os, "sysconf", lambda name: 2**20 if name == "SC_PHYS_PAGES" else real(name))
+    with pytest.raises(checks.InputError, match=r"model\.safetensors has [\d]+ bytes, more than this machine has mem"):
+        from_pretrained(folder)
+
+
+def test_options_that_are_no_plain_values(tmp_path):
+    model = network("convnet3")
+    model.meta = {"classes": None, "mean": object()}
+    with pytest.raises(checks.InputError, match=r"meta\['mean'\] must hold plain values .*, got <object"):
+        model.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -9,10 +9,9 @@ import torch
 
 from attnconv import checks
 from attnconv.files import locked
-from attnconv.models import create_model, from_pretrained
-from attnconv.models.hub import folder as folder_module
+from attnconv.models import create_model, from_pretrained, saved
 
-pytest.importorskip("huggingface_hub")
+pytest.importorskip("safetensors")
 
 STEPS = ("open", "replace", "unlink", "fsync", "close")  # of the operating system, by which files change
 
@@ -151,14 +150,14 @@ def test_the_files_have_the_modes_that_the_umask_says(tmp_path, mask):
 
 def test_a_full_disk_leaves_the_old_network(tmp_path, monkeypatch):
     network(0).save_pretrained(tmp_path)
-    exchange = folder_module.replacing
+    exchange = saved.replacing
 
     def full(path):
         if path.name == "config.json":
             raise OSError(28, "No space left on device")
         return exchange(path)
 
-    monkeypatch.setattr(folder_module, "replacing", full)
+    monkeypatch.setattr(saved, "replacing", full)
     with pytest.raises(checks.InputError, match=r"cannot write a network to .*: No space left on device"):
         network(1).save_pretrained(tmp_path)
     assert torch.equal(answer(from_pretrained(tmp_path)), answer(network(0)))

@@ -1,4 +1,4 @@
-"""Every listed network runs forward and backward; one of each family compiles and exports."""
+"""Networks run forward and backward, compile and export: one of each family, and, marked slow, all of them."""
 
 import pytest
 import torch
@@ -10,20 +10,21 @@ from attnconv.models import create_model, list_models
 LARGE = ("101", "152", "28_10")
 IMAGE_SIZE = (33, 26)
 
-FAMILIES = (
+# Deeper ones of their families are made of the same blocks.
+DEEP = ("34", "50", "101", "152", "22_6", "28_10", "40_2")
+QUICK = [name for name in list_models() if not name.endswith(DEEP)] + ["resnet50", "aa_resnet50", "xresnet50"]
+LISTED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_models()]
+FAMILIES = ["aa_convnet3", "aa_wide_resnet10_1", "aa_resnet18", "ssa_xresnet18"]
+OTHERS = [
     "convnet3",
-    "aa_convnet3",
     "wide_resnet10_1",
     "se_wide_resnet10_1",
-    "aa_wide_resnet10_1",
     "resnet18",
     "se_resnet18",
-    "aa_resnet18",
     "aa_resnet50",
     "xresnet18",
     "sa_xresnet18",
-    "ssa_xresnet18",
-)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def device_of(name):
     return torch.device("meta" if name.endswith(LARGE) else "cpu")
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", LISTED)
 @pytest.mark.parametrize("size", [(27, 17), IMAGE_SIZE], ids=str)
 def test_it_runs_forward_and_backward(name, size):
     """At an odd, non-square size below image_size, and at image_size."""
@@ -52,7 +53,7 @@ def test_it_runs_forward_and_backward(name, size):
         assert all(grad.isfinite().all() for grad in grads)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_it_compiles_and_exports(name):
     torch.manual_seed(0)
     model = create_model(name, num_classes=7, image_size=20).eval()
@@ -63,9 +64,10 @@ def test_it_compiles_and_exports(name):
         torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected)
 
 
-def test_the_seed_s_network_exports():
+@pytest.mark.parametrize("size", ["10_1", pytest.param("28_10", marks=pytest.mark.slow)])
+def test_the_network_of_2019_exports(size):
     with torch.device("meta"):
-        model = create_model("seed_aa_wide_resnet28_10", num_classes=7, image_size=20).eval()
+        model = create_model(f"seed_aa_wide_resnet{size}", num_classes=7, image_size=20).eval()
         exported = torch.export.export(model, (torch.randn(2, 3, 20, 13),))
         assert exported.module()(torch.randn(2, 3, 20, 13)).shape == (2, 7)
 

@@ -7,7 +7,12 @@ from attnconv.models import create_model, list_models
 from attnconv.models.image_sizes import sizes_of
 
 IMAGE_SIZE = (33, 26)
-NAMES = [*list_models(), *list_models(dense=True)]
+# Deeper ones of their families are made of the same blocks.
+DEEP = ("34", "50", "101", "152", "22_6", "28_10", "40_2")
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name.endswith(DEEP) else name
+    for name in (*list_models(), *list_models(dense=True))
+]
 
 
 def sizes(name, image_size=IMAGE_SIZE, **options):

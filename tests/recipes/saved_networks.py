@@ -1,27 +1,24 @@
 """One small trained network in every kind of file that holds one, and files like them with something else inside."""
 
-import dataclasses
 import json
 import shutil
 
 import torch
 
 from attnconv import export
-from attnconv.export.facts import CHECKSUM
+from attnconv.files import append_checksum
 from attnconv.recipes import RunConfig, load_trained, run
-from attnconv.train.checksum import BLANK, sealed
 
 CONFIG = RunConfig(model="aa_convnet3", data="digits", epochs=1, train_subset=64, batch_size=32, device="cpu")
 
 
 def make_all(folder):
-    """RUN, hub (a folder), and model.onnx, model.pt2 and model.safetensors in ``folder``."""
+    """RUN, hub (a folder), and model.onnx and model.pt2 in ``folder``."""
     run(CONFIG, folder / "run", progress=False)
     trained = load_trained(folder / "run")
     trained.model.save_pretrained(folder / "hub")
     for name, suffix in export.SUFFIXES.items():
-        write = export.FORMATS[name]
-        write(trained.model, folder / f"model{suffix}", config=trained.config.to_dict(), meta=trained.meta)
+        export.FORMATS[name](trained.model, folder / f"model{suffix}")
 
 
 def spoilt_run(folder, out, *, config=None, meta=None, weights=None):
@@ -59,26 +56,11 @@ def spoilt_hub(folder, out, *, config=None, meta=None, weights=None):
     return out
 
 
-def spoilt_safetensors(folder, out, *, config=None, meta=None, weights=None):
-    from safetensors.torch import save
-
-    state, facts = export.load_weights(folder / "model.safetensors")
-    if weights is not None:
-        weights(state)
-    texts = facts.to_texts()
-    for name, changes in (("config", config), ("preprocessing", meta), ("data", meta)):
-        texts[name] = json.dumps({**json.loads(texts[name]), **(changes or {})})
-    if meta and "classes" in meta:
-        texts["classes"] = json.dumps(meta["classes"])
-    (out / "spoilt.safetensors").write_bytes(sealed(save(state, {**texts, CHECKSUM: BLANK})))
-    return out / "spoilt.safetensors"
-
-
 def spoilt_onnx(folder, out, *, meta=None, weights=None):
     import numpy as np
     import onnx
 
-    from attnconv.export.onnx_file import file_of, load_onnx
+    from attnconv.export.onnx_file import file_of
 
     proto = onnx.load(folder / "model.onnx")
     if weights is not None:
@@ -86,26 +68,26 @@ def spoilt_onnx(folder, out, *, meta=None, weights=None):
         array = onnx.numpy_helper.to_array(first).copy()
         array[0, 0] = np.nan
         first.CopyFrom(onnx.numpy_helper.from_array(array, first.name))
-    facts = load_onnx(folder / "model.onnx").facts
-    (out / "spoilt.onnx").write_bytes(
-        file_of(proto, dataclasses.replace(facts, meta={**facts.meta, **(meta or {})}).to_texts())
-    )
+    (text,) = [one.value for one in proto.metadata_props if one.key == "attnconv"]
+    (out / "spoilt.onnx").write_bytes(file_of(proto, changed(text, meta)))
     return out / "spoilt.onnx"
 
 
 def spoilt_program(folder, out, *, meta=None, weights=None):
-    from attnconv.export.program_file import TEXTS, load_program
-
-    texts = dict.fromkeys(TEXTS, "")
+    texts = {"attnconv": ""}
     program = torch.export.load(folder / "model.pt2", extra_files=texts)
     if weights is not None:
         with torch.no_grad():
             program.state_dict["fc.weight"][0, 0] = torch.nan
-    facts = load_program(folder / "model.pt2", trust=True).facts
-    texts = dataclasses.replace(facts, meta={**facts.meta, **(meta or {})}).to_texts()
-    torch.export.save(program, out / "spoilt.pt2", extra_files=texts)
+    torch.export.save(program, out / "spoilt.pt2", extra_files={"attnconv": changed(texts["attnconv"], meta)})
     with open(out / "spoilt.pt2", "r+b") as file:
-        from attnconv.train.checksum import append_checksum
-
         append_checksum(file)
     return out / "spoilt.pt2"
+
+
+def changed(text, meta):
+    """The config of an exported file with other facts of images, as many classes as they say."""
+    config = json.loads(text)
+    config["meta"] |= meta or {}
+    config["num_classes"] = len(config["meta"]["classes"])
+    return json.dumps(config)

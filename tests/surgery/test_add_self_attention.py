@@ -11,7 +11,7 @@ from torch import nn
 
 from attnconv import SelfAttention, SimpleSelfAttention, checks, surgery
 from attnconv.surgery import Attended
-from attnconv.surgery.places import places
+from attnconv.surgery.network import places
 
 
 def add(model, after, **settings):

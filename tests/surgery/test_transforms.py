@@ -36,7 +36,7 @@ def forget_compiled_code():
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("name", ["unet", "resnet18"])
+@pytest.mark.parametrize("name", ["unet", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_compile_in_one_graph_forward_and_backward(name):
     model, x = operated(name)
     plain = copy.deepcopy(model)

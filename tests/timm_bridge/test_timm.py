@@ -13,6 +13,8 @@ from attnconv.models import create_model, list_models
 timm = pytest.importorskip("timm")
 bridge = pytest.importorskip("attnconv.timm")
 
+DEEP = ("34", "50", "101", "152", "22_6", "28_10", "40_2")  # made of the blocks of the others
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name.endswith(DEEP) else name for name in bridge.NAMES]
 SMALL = ["aa_convnet3", "aa_wide_resnet16_4", "aa_resnet18", "attnconv_resnet18", "sa_xresnet18", "ssa_xresnet18"]
 
 
@@ -34,7 +36,7 @@ def test_the_names_of_timm_stay_those_of_timm():
     assert taken == {f"attnconv_resnet{depth}" for depth in (18, 34, 50, 101, 152)}
 
 
-@pytest.mark.parametrize("name", bridge.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_name_makes_its_network(name):
     with torch.device("meta"):
         found = timm.create_model(name, num_classes=5, img_size=32)

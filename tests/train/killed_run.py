@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from train.toy import ToyNet
 
 from attnconv.data import Augmentation, load_data
+from attnconv.signals import leave
 from attnconv.train.config import RunConfig
 from attnconv.train.fit import fit
-from attnconv.train.leaving import leave
 
 
 class Slow:

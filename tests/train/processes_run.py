@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
+from attnconv.signals import leave
 from attnconv.train.device import fabric_of
 from attnconv.train.fit import fit
-from attnconv.train.leaving import leave
 
 
 class Slow(MemoryLoader):

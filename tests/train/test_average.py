@@ -4,10 +4,10 @@ import pytest
 import torch
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
-from attnconv.train.average import WeightAverage
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.evaluate import evaluate
 from attnconv.train.fit import fit
+from attnconv.train.optim import WeightAverage
 
 
 def test_the_average_follows_the_weights():

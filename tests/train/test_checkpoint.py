@@ -8,7 +8,6 @@ import torch
 from train.toy import toy_config, toy_net
 
 from attnconv.checks import InputError
-from attnconv.train import checksum
 from attnconv.train.checkpoint import KEYS, load_checkpoint, load_weights, save_checkpoint
 
 
@@ -181,23 +180,3 @@ def test_weights_of_another_network(path, saved, wanted, message):
     with pytest.raises(InputError, match=r"^\S*last.pt is a checkpoint of 'toy': " + message):
         load_weights(model, load_checkpoint(path), path)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-@pytest.mark.parametrize("before", [0, checksum.BLOCK - 30, checksum.BLOCK, 2 * checksum.BLOCK - 64])
-def test_a_seal_is_found_wherever_it_stands(tmp_path, before):
-    path = tmp_path / "sealed"
-    data = checksum.sealed(bytes(before) + checksum.BLANK.encode() + bytes(checksum.BLOCK))
-    path.write_bytes(data)
-    seal = data[before : before + 64].decode()
-    checksum.verify_seal(path, seal)
-    path.write_bytes(data[:-1] + b"x")
-    with pytest.raises(InputError, match="damaged or was changed"):
-        checksum.verify_seal(path, seal)
-
-
-def test_a_seal_is_verified_a_block_at_a_time(tmp_path, monkeypatch):
-    data = checksum.sealed(checksum.BLANK.encode() + bytes(10_000))
-    (tmp_path / "sealed").write_bytes(data)
-    monkeypatch.setattr(checksum, "BLOCK", 1000)
-    monkeypatch.setattr(checksum.files, "read_bytes", None)  # which would read the whole file
-    checksum.verify_seal(tmp_path / "sealed", data[:64].decode())

@@ -46,7 +46,6 @@ from attnconv.train.config import RunConfig
         ({"devices": 0}, r"devices must be at least 1, got 0"),
         ({"devices": "all"}, r"unknown devices 'all'; known: auto"),
         ({"nodes": 0}, r"nodes must be at least 1, got 0"),
-        ({"strategy": "fsdp", "ema": 0.9}, r"ema averages whole weights, which strategy 'fsdp' has not; use 'ddp'"),
         ({"on_nan": "skipp"}, r"unknown on_nan 'skipp'; nearest: 'skip'"),
         ({"weight_decay": -1.0}, r"weight_decay must be finite and not negative, got -1.0"),
     ],
@@ -79,6 +78,12 @@ def test_bad_values(values, message):
 def test_ill_typed_values(values, message):
     with pytest.raises(InputTypeError, match=message):
         RunConfig.from_dict(values, source="run.yaml")
+
+
+def test_strategy_was_removed():
+    assert RunConfig.from_dict({"strategy": "ddp", "epochs": 3}, source="run.yaml") == RunConfig(epochs=3)
+    with pytest.raises(InputError, match=r"run.yaml: strategy was removed; several processes train with DDP, leave it"):
+        RunConfig.from_dict({"strategy": "fsdp"}, source="run.yaml")
 
 
 def test_an_integer_passes_as_a_float():

@@ -8,7 +8,7 @@ from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.checks import InputError
 from attnconv.train.checkpoint import load_checkpoint
-from attnconv.train.divergence import largest_value, require_finite
+from attnconv.train.evaluate import largest_value, require_finite
 from attnconv.train.fit import fit
 
 

@@ -1,3 +1,5 @@
+"""Losses and scores of a loader's images."""
+
 import math
 
 import pytest
@@ -6,7 +8,7 @@ from torch import nn
 from train.toy import MemoryLoader, toy_net, val_loader
 
 from attnconv.checks import InputError
-from attnconv.train.evaluate import Scores, evaluate
+from attnconv.train.evaluate import Scores, TrainSums, evaluate
 
 
 class FixedLogits(nn.Module):
@@ -110,3 +112,45 @@ def test_each_image_counts_once_whatever_the_number_of_processes(world):
     loss, top1, top5, count = sum(totals).tolist()
     assert count == 21
     assert (loss / count, 100 * top1 / count, 100 * top5 / count) == pytest.approx((whole.loss, whole.top1, whole.top5))
+
+
+# (sum of the losses, hits, images) of batches of 1, 3 and 2 images, of which 1, 1 and 2 are right.
+STEPS = [(0.5, 1, 1), (3.75, 1, 3), (4.0, 2, 2)]
+
+
+def sums_of(tmp_path, flush_after):
+    sums = TrainSums()
+    for step, values in enumerate(STEPS, 1):
+        sums.add(step, 0.1, torch.tensor(values))
+        if step in flush_after:
+            sums.flush(tmp_path)
+    return sums
+
+
+@pytest.mark.parametrize("flush_after", [{3}, {1, 2, 3}, {2, 3}])
+def test_each_image_has_the_same_weight(tmp_path, flush_after):
+    sums = sums_of(tmp_path, flush_after)
+    assert sums.to_dict() == {"loss": 0.5 + 3.75 + 4.0, "hits": 4, "images": 6, "seconds": 0, "waited": 0}
+    assert sums.mean_loss == pytest.approx(8.25 / 6)
+    assert sums.top1 == pytest.approx(100 * 4 / 6)
+
+
+def test_stored_sums_go_on(tmp_path):
+    sums = TrainSums(**sums_of(tmp_path, {3}).to_dict())
+    sums.add(4, 0.1, torch.tensor([1.0, 0, 1]))
+    sums.flush(tmp_path)
+    assert (sums.loss, sums.hits, sums.images) == (9.25, 4, 7)
+
+
+def test_several_processes_are_summed_once(tmp_path):
+    sums = TrainSums()
+    for step, values in enumerate(STEPS, 1):
+        sums.add(step, 0.1, torch.tensor(values))
+    sums.flush(tmp_path, lambda values: 2 * values)
+    sums.flush(tmp_path, lambda values: 2 * values)
+    assert (sums.loss, sums.hits, sums.images) == (16.5, 8, 12)
+
+
+def test_before_the_first_image():
+    sums = TrainSums()
+    assert (sums.mean_loss, sums.top1, sums.images_per_second) == (0, 0, 0)

@@ -14,7 +14,6 @@ from attnconv.train.device import make_fabric
 from attnconv.train.engine import make_engine
 from attnconv.train.evaluate import evaluate
 from attnconv.train.fit import fit
-from attnconv.train.result import summary
 from attnconv.train.run_folder import RunFolder
 from attnconv.train.run_state import RunState
 
@@ -128,7 +127,7 @@ def test_the_first_of_equally_good_epochs_is_the_best(tmp_path):
 def test_the_result_is_of_the_last_epoch_and_its_seconds_are_those_of_most(tmp_path):
     rows = [{"val_top1": 60.0, "val_loss": 0.5}, {"seconds": 2.0}, {"val_top1": 55.0, "val_loss": 0.7, "seconds": 90.0}]
     state, _ = state_of(tmp_path, *rows)
-    result = summary(state, torch.device("cpu"))
+    result = state.summary()
     assert (result["top1"], result["loss"], result["best_top1"], result["best_epoch"]) == (55.0, 0.7, 60.0, 1)
     assert result["train_seconds_per_epoch"] == 2.0  # not their mean, 31
 

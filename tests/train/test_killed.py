@@ -181,7 +181,7 @@ def test_a_signal_to_all_processes_of_a_run_loses_nothing(folder, tmp_path, undi
     wait_for(process, tmp_path / "run" / "best.pt")
     os.killpg(process.pid, sent)
     _, err = process.communicate(timeout=60)
-    assert ("attnconv.train.interrupts.Terminated" if sent == signal.SIGTERM else "KeyboardInterrupt") in err
+    assert ("attnconv.signals.Terminated" if sent == signal.SIGTERM else "KeyboardInterrupt") in err
     assert "DataLoader worker" not in err
     assert not (tmp_path / "run" / "result.json").exists()
     finish(start(folder, tmp_path / "run", processes, resume=True))

@@ -10,9 +10,8 @@ from train.toy import toy_config
 
 from attnconv.train.device import make_fabric
 from attnconv.train.engine import make_engine
-from attnconv.train.evaluate import evaluate
+from attnconv.train.evaluate import confusion, evaluate, mean_iou
 from attnconv.train.fit import fit
-from attnconv.train.pixels import confusion, mean_iou
 from attnconv.train.run_folder import RunFolder
 from attnconv.train.run_state import RunState
 from attnconv.train.step import compute_gradients, train_step

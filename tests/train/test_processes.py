@@ -20,7 +20,7 @@ from attnconv.data.batches import BatchOrder
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.device import fabric_of
 from attnconv.train.evaluate import evaluate
-from attnconv.train.processes import launched, processes
+from attnconv.train.processes import STARTED_BY, launch, launched, process_count
 
 SCRIPT = Path(__file__).with_name("processes_run.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -57,15 +57,9 @@ def rows(out):
 METRICS = ("train_loss", "train_top1", "val_loss", "val_top1", "val_top5")
 
 
-@pytest.mark.parametrize(
-    ("strategy", "options"),
-    [("ddp", {"lr": 0.3}), ("fsdp", {"lr": 0.3}), ("fsdp", {"lr": 0.01, "optimizer": "ranger"})],
-)
-def test_two_processes_give_the_metrics_of_one(tmp_path, strategy, options):
-    finish(start(tmp_path / "one", epochs=3, **options))
-    result, err = finish(
-        start(tmp_path / "two", epochs=3, devices=2, strategy=strategy, track="tensorboard", **options)
-    )
+def test_two_processes_give_the_metrics_of_one(tmp_path):
+    finish(start(tmp_path / "one", epochs=3, lr=0.3))
+    result, err = finish(start(tmp_path / "two", epochs=3, devices=2, track="tensorboard", lr=0.3))
     assert err.count("epoch 1/3") == 1  # one process speaks
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
         "best.pt", "config.yaml", "last.pt", "metrics.csv", "result.json", "tensorboard",
@@ -125,11 +119,11 @@ def kill_all(process):
     process.stderr.close()
 
 
-def test_fsdp_counts_parts_and_images_alike_and_leaves_its_run_to_one_process(tmp_path):
-    """Batches of 7 images are 4 and 3, in 4 parts at most; the whole weights are in each checkpoint."""
+def test_unequal_parts_of_a_batch_give_the_metrics_of_one_process(tmp_path):
+    """Batches of 7 images are 4 and 3, in 4 parts at most."""
     options = {"batch_size": 7, "accumulate": 4, "clip": 0.5, "on_nan": "skip", "lr": 0.3}
     finish(start(tmp_path / "one", epochs=2, **options))
-    finish(start(tmp_path / "two", epochs=2, devices=2, strategy="fsdp", **options))
+    finish(start(tmp_path / "two", epochs=2, devices=2, **options))
     for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
         assert [two[name] for name in METRICS] == pytest.approx([one[name] for name in METRICS], rel=1e-5)
     model, path = toy_net(seed=5, dropout=0.0, norm=partial(torch.nn.GroupNorm, 2)), tmp_path / "two" / "best.pt"
@@ -162,7 +156,7 @@ def test_sigterm_to_one_process_stops_both_and_saves(tmp_path):
     wait_for(process, (tmp_path / "run" / "best.pt").exists, "the first epoch")
     os.kill(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert "attnconv.train.interrupts.Terminated" in err
+    assert "attnconv.signals.Terminated" in err
     assert "terminate called" not in err  # as threads of gloo do that are left running
     finish(start(tmp_path / "run", resume=True, **OPTIONS))
     assert same_weights(tmp_path / "run", tmp_path / "whole")
@@ -177,13 +171,12 @@ def test_what_the_user_can_mend_is_said_once(tmp_path):
     assert err.count("already holds a run: give --resume") == 1
 
 
-@pytest.mark.parametrize(("strategy", "then", "now"), [("ddp", 2, 1), ("fsdp", 1, 2)])
-def test_another_number_of_processes_is_noted(tmp_path, strategy, then, now):
-    options = {**OPTIONS, "strategy": strategy, "ema": None}
-    process = start(tmp_path / "run", pause=0.05, **{**options, "devices": then})
+@pytest.mark.parametrize(("then", "now"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_is_noted(tmp_path, then, now):
+    process = start(tmp_path / "run", pause=0.05, **{**OPTIONS, "devices": then})
     wait_for(process, (tmp_path / "run" / "best.pt").exists, "the first epoch")
     kill_all(process)
-    _, err = finish(start(tmp_path / "run", resume=True, **{**options, "devices": now}))
+    _, err = finish(start(tmp_path / "run", resume=True, **{**OPTIONS, "devices": now}))
     note = f"note: the run began with {then} processes and goes on with {now}: it will not end in the very same bits"
     assert note in err
 
@@ -217,7 +210,7 @@ def environment(monkeypatch):
 def test_how_many_processes(environment, monkeypatch, values, arguments, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     environment(values)
-    assert processes(*arguments) == expected
+    assert process_count(*arguments) == expected
 
 
 @pytest.mark.parametrize(
@@ -234,7 +227,7 @@ def test_processes_that_cannot_be(environment, monkeypatch, values, arguments, m
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     environment(values)
     with pytest.raises(InputError, match=message):
-        processes(*arguments)
+        process_count(*arguments)
 
 
 def test_no_launcher(environment):
@@ -262,3 +255,49 @@ def test_each_image_of_an_epoch_belongs_to_one_process(world, seed):
     for number, batch in enumerate(whole.batches(1, start=1)):
         together = torch.cat([part[number] for part in parts])
         assert sorted(together.tolist()) == sorted(batch.tolist())
+
+
+STUCK = """
+import time
+from attnconv.train import processes
+processes.PAUSE, processes.PATIENCE = 0.05, 0.2
+processes.launch(lambda: print("stuck", flush=True))
+time.sleep(300)
+"""
+FIRST = """
+import subprocess, sys, time
+from attnconv.train import processes
+def start():
+    subprocess.Popen([sys.executable, "-c", sys.argv[2]])
+processes.launch(start) if sys.argv[1] == "in launch" else start()
+time.sleep(300)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+@pytest.mark.parametrize("when", ["in launch", "later"])
+def test_a_stuck_process_ends_after_its_first_one(when):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FIRST, when, STUCK]
+    first = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert first.stdout.readline() == "stuck\n"
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    if when == "in launch":
+        assert "the first process of this run has ended; --resume goes on" in first.stderr.read()  # until it has ended
+    else:
+        time.sleep(0.6)
+        os.killpg(first.pid, 0)  # raises if nobody of the group is left
+        os.killpg(first.pid, signal.SIGKILL)
+        assert first.stderr.read() == ""
+    first.stdout.close()
+    first.stderr.close()
+
+
+def test_what_is_started_later_is_not_marked():
+    marks = []
+    launch(lambda: marks.append(os.environ[STARTED_BY]))
+    assert marks == [str(os.getpid())]
+    assert STARTED_BY not in os.environ

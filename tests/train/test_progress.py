@@ -3,9 +3,9 @@ import re
 
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
+from attnconv.train.evaluate import TrainSums
 from attnconv.train.fit import fit
 from attnconv.train.progress import Display
-from attnconv.train.train_sums import TrainSums
 
 
 class Terminal(io.StringIO):

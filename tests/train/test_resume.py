@@ -12,9 +12,9 @@ import yaml
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.checks import InputError
+from attnconv.signals import Terminated
 from attnconv.train.checkpoint import load_checkpoint, save_checkpoint
 from attnconv.train.fit import fit
-from attnconv.train.interrupts import Terminated
 from attnconv.train.run_folder import RunFolder
 
 EPOCHS, BATCHES = 3, 13  # looks at the losses come after 10 steps and at 13

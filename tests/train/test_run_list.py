@@ -13,7 +13,7 @@ from attnconv.checks import InputError
 from attnconv.files import locked
 from attnconv.train import run_list
 from attnconv.train.fit import fit
-from attnconv.train.run_list import RunList
+from attnconv.train.run_list import list_runs
 
 
 def run(out, faults=None, resume=False, **options):
@@ -40,7 +40,7 @@ def runs(made, tmp_path):
 
 
 def entries(folder):
-    return {entry.name: entry for entry in RunList(folder).read()}
+    return {entry.name: entry for entry in list_runs(folder)}
 
 
 def test_a_finished_run(runs):
@@ -154,56 +154,40 @@ def test_where_runs_are_found(runs):
     shutil.move(runs / "stopped", elsewhere)
     (runs / "link").symlink_to(elsewhere)
     (runs / "loop").symlink_to(runs)
-    assert [entry.name for entry in RunList(runs).read()] == ["deep/er/run9", "deep/er/run10", "finished", "link"]
-    assert [entry.name for entry in RunList(runs / "deep/er/run9").read()] == ["run9"]
+    assert [entry.name for entry in list_runs(runs)] == ["deep/er/run9", "deep/er/run10", "finished", "link"]
+    assert [entry.name for entry in list_runs(runs / "deep/er/run9")] == ["run9"]
 
 
 def test_running_ones_come_first(runs):
     pytest.importorskip("fcntl")
     with locked(runs / "stopped"):
-        assert [entry.name for entry in RunList(runs).read()] == ["stopped", "finished"]
-
-
-def test_only_what_has_changed_is_read_again(runs, monkeypatch):
-    found, read = RunList(runs), []
-    facts = run_list._facts
-    monkeypatch.setattr(run_list, "_facts", lambda folder, stamps: read.append(folder.path) or facts(folder, stamps))
-    first = found.read()
-    assert len(read) == 2
-    assert found.read() == first
-    assert len(read) == 2
-    (runs / "stopped" / "metrics.csv").write_text("epoch,val_top1,seconds\n1,50.5,2\n")
-    assert {entry.last_top1 for entry in found.read()} == {50.5, first[0].last_top1}
-    assert len(read) == 3
-    shutil.rmtree(runs / "stopped")
-    assert [entry.name for entry in found.read()] == ["finished"]
+        assert [entry.name for entry in list_runs(runs)] == ["stopped", "finished"]
 
 
 def test_nothing_is_written_and_no_lock_kept(runs):
     def state():
         return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in runs.rglob("*")}
 
-    before, found = state(), RunList(runs)
-    found.read()
+    before = state()
+    list_runs(runs)
     assert state() == before
     with locked(runs / "stopped"):
-        found.read()
-        assert found.read()[0].state == "running"
+        assert list_runs(runs)[0].state == "running"
 
 
 def test_no_such_folder(tmp_path):
     with pytest.raises(InputError, match=r"none does not exist; give the folder that holds the runs"):
-        RunList(tmp_path / "none")
+        list_runs(tmp_path / "none")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file is a file; give the folder"):
-        RunList(tmp_path / "file")
-    assert RunList(tmp_path).read() == []
+        list_runs(tmp_path / "file")
+    assert list_runs(tmp_path) == []
 
 
 def test_a_list_needs_no_torch(runs):
     code = (
-        "import sys; from pathlib import Path; from attnconv.train.run_list import RunList\n"
-        f"assert len(RunList(Path({str(runs)!r})).read()) == 2\nassert 'torch' not in sys.modules"
+        "import sys; from pathlib import Path; from attnconv.train.run_list import list_runs\n"
+        f"assert len(list_runs(Path({str(runs)!r}))) == 2\nassert 'torch' not in sys.modules"
     )
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -8,7 +8,7 @@ from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 from attnconv.checks import InputError
 from attnconv.train.checkpoint import load_checkpoint
 from attnconv.train.fit import fit
-from attnconv.train.same_images import changes_of_images
+from attnconv.train.run_state import changes_of_images
 
 IMAGES = {
     "training": {"count": 100, "listing": "ab", "bytes": 5000},

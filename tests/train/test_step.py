@@ -10,13 +10,13 @@ from train.toy import CLASSES, MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.train.checkpoint import load_checkpoint
 from attnconv.train.device import make_fabric
-from attnconv.train.engine import Engine, make_engine
+from attnconv.train.engine import make_engine
 from attnconv.train.fit import fit
-from attnconv.train.ranks import Ranks
+from attnconv.train.optim import one_cycle, one_cycle_momentum
+from attnconv.train.processes import Ranks
 from attnconv.train.run_folder import RunFolder
 from attnconv.train.run_state import RunState
-from attnconv.train.schedule import one_cycle, one_cycle_momentum
-from attnconv.train.step import FILLERS, compute_gradients, parts_of, set_rates, train_step
+from attnconv.train.step import FILLERS, compute_gradients, set_rates, train_step
 
 
 def state_of(out, model, **options):
@@ -177,15 +177,6 @@ def test_a_process_without_images_takes_part_and_counts_for_nothing(tmp_path, ba
     assert seen == [FILLERS]
     assert sums.tolist() == [0, 0, 0]
     assert all(not weight.grad.any() for weight in model.parameters())
-
-
-def test_processes_that_share_out_the_weights_make_equally_many_parts(tmp_path, monkeypatch):
-    engine, _ = state_of(tmp_path, toy_net())
-    engine = dataclasses.replace(engine, ranks=OneOfTwo(engine.fabric, parts=4 - 3))  # the other one has 3 images
-    assert parts_of(engine, 4, 9) == 4
-    monkeypatch.setattr(Engine, "sharded", True)
-    assert parts_of(engine, 4, 9) == 3
-    assert parts_of(engine, 4, 1) == 1
 
 
 def test_a_loss_scaler_outlives_a_step_that_is_left_out(tmp_path, batch):

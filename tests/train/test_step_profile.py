@@ -10,8 +10,8 @@ from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.train import step_profile
 from attnconv.train.checkpoint import load_checkpoint
+from attnconv.train.evaluate import TrainSums
 from attnconv.train.fit import fit
-from attnconv.train.train_sums import TrainSums
 
 FIRST = step_profile.ALONE + step_profile.WARM_UP + step_profile.TRACED  # steps that are not timed
 

@@ -13,8 +13,7 @@ from attnconv.checks import InputError
 from attnconv.train import track
 from attnconv.train.checkpoint import load_checkpoint
 from attnconv.train.fit import fit
-from attnconv.train.track import Tracker
-from attnconv.train.track_wandb import identity_of
+from attnconv.train.track import Tracker, identity_of
 
 
 def run(out, faults=None, resume=False, progress=False, **options):

@@ -1,14 +1,19 @@
-"""Multiply-adds, FLOPs and attention memory of a network for one image, counted without computing anything.
+"""Multiply-adds, FLOPs and attention memory of a network for one image, and the published sizes of such networks.
 
 The full count is 2 FLOPs a multiply-add (MAC) of every convolution, matrix product and position term. The paper's
 count (Bello et al. 2019, arXiv:1904.09925, tables 1 and 2) takes 1 FLOP a MAC for the two attention products and leaves
 the position terms out; its rows fit no other reading.
+
+Sources of the published sizes: the paper's tables 1 and 2; for the network of Attention-Augmented-Conv2d (2019), which
+states none, the size that its code has. XResNet-50's were never stated. Rows marked ``unverified`` are quoted from
+memory.
 Letters: N heads, L positions of the map, D key / E value channels a head.
 """
 
 import copy
+import fnmatch
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnconv.layers import SelfAttention
 from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.models import create_model
+from attnconv.models.registry import CIFAR100, IMAGENET, Images
 
 FLOAT32_BYTES = 4
 
@@ -91,3 +98,112 @@ def _attention(name: str, layer: AugmentedConvNd | SelfAttention, map_size: tupl
         eager_bytes=FLOAT32_BYTES * heads * positions**2,
         linear_bytes=FLOAT32_BYTES * positions * (2 * keys + 2 * values + heads),
     )
+
+
+DATA = {"CIFAR-100": CIFAR100, "ImageNet": IMAGENET, "Imagewoof": Images(10, 256)}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One network and its published size, as printed: millions of parameters, and 10^9 FLOPs for one image.
+
+    ``unverified``: these numbers were not read in the source when they were entered.
+    """
+
+    name: str
+    data: str
+    params: str | None = None
+    gflops: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    unverified: bool = False
+
+
+PUBLISHED = (
+    Published("wide_resnet28_10", "CIFAR-100", "36.3", "10.4"),
+    Published("se_wide_resnet28_10", "CIFAR-100", "36.5", "10.4"),
+    Published("aa_wide_resnet28_10", "CIFAR-100", "36.2", "10.9"),
+    Published("seed_aa_wide_resnet28_10", "CIFAR-100", "206"),
+    Published("resnet34", "ImageNet", "21.8", "7.4"),
+    Published("se_resnet34", "ImageNet", "22.0", "7.4", unverified=True),
+    Published("aa_resnet34", "ImageNet", "20.7", "7.1"),
+    Published("resnet50", "ImageNet", "25.6", "8.2"),
+    Published("se_resnet50", "ImageNet", "28.1", "8.2"),
+    Published("aa_resnet50", "ImageNet", "25.8", "8.3"),
+    Published("resnet101", "ImageNet", "44.5", "15.6"),
+    Published("se_resnet101", "ImageNet", "49.3", "15.6", unverified=True),
+    Published("aa_resnet101", "ImageNet", "45.4", "16.1"),
+    Published("resnet152", "ImageNet", "60.2", "23.0", unverified=True),
+    Published("se_resnet152", "ImageNet", "66.8", "23.1", unverified=True),
+    Published("aa_resnet152", "ImageNet", "61.6", "23.8", unverified=True),
+    *(
+        Published("aa_resnet50", "ImageNet", size, options={"key_ratio": part, "value_ratio": part}, unverified=True)
+        for part, size in ((0.25, "24.3"), (0.5, "22.3"), (0.75, "20.7"), (1.0, "19.4"))
+    ),
+    *(Published(f"{attention}xresnet50", "Imagewoof") for attention in ("", "sa_", "ssa_")),
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A published network, and what ours of that name has."""
+
+    published: Published
+    params: int
+    flops: int  # 2 a MAC of all
+    paper_flops: int  # as the paper counts
+
+    @property
+    def agrees(self) -> str:
+        """ "yes" if ours, rounded to the digits that were printed, is the same; "-" if none were."""
+        pairs = {
+            "params": (self.published.params, self.params / 1e6),
+            "FLOPs": (self.published.gflops, self.paper_flops / 1e9),
+        }
+        known = {what: (text, ours) for what, (text, ours) in pairs.items() if text is not None}
+        wrong = [what for what, (text, ours) in known.items() if f"{ours:.{_decimals(text)}f}" != text]
+        if not known:
+            return "-"
+        return f"no: {', '.join(wrong)}" if wrong else "yes"
+
+    def cells(self) -> tuple[str, ...]:
+        """A row of the table that HEADER heads."""
+        row = self.published
+        options = "".join(f" {key}={value}" for key, value in row.options.items())
+        mark = UNVERIFIED_MARK if row.unverified else ""
+        return (
+            row.name + options,
+            row.data,
+            f"{self.params / 1e6:.2f}",
+            row.params + mark if row.params else "-",
+            f"{self.flops / 1e9:.2f}",
+            f"{self.paper_flops / 1e9:.2f}",
+            row.gflops + mark if row.gflops else "-",
+            self.agrees,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        ours = {"params": self.params, "flops": self.flops, "paper_flops": self.paper_flops}
+        return {**ours, "published": asdict(self.published), "agrees": self.agrees}
+
+
+UNVERIFIED_MARK = "†"
+UNVERIFIED = f"{UNVERIFIED_MARK} unverified: quoted from memory, not read in the paper."
+HEADER = ("network", "data", "M params", "published", "GFLOPs", "paper's way", "published", "agrees")
+
+
+def compare(pattern: str = "*") -> list[Compared]:
+    """Build the published networks whose names match a shell pattern, on the meta device, and count them."""
+    found = []
+    for row in PUBLISHED:
+        if not fnmatch.fnmatchcase(row.name, pattern):
+            continue
+        data = DATA[row.data]
+        with torch.device("meta"):
+            model = create_model(row.name, **asdict(data), **row.options)
+        ours = cost(model, in_channels=3, image_size=(data.image_size, data.image_size))
+        found.append(Compared(row, ours.params, ours.flops, ours.paper_flops))
+    return found
+
+
+def _decimals(text: str) -> int:
+    return len(text.partition(".")[2])

@@ -8,15 +8,15 @@ Letters: B batch, S side of the square images.
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnconv import checks, files
-from attnconv.bench.contest import Call, Contest, Contestant
+from attnconv.bench.benchmark import Benchmark
+from attnconv.bench.machine import Call
 from attnconv.data import ImageData
 from attnconv.data.decode import FORMATS
 from attnconv.data.files import FileSource
@@ -26,47 +26,39 @@ PASS = "training batches"
 CROP_SCALE = (0.35, 1.0)
 
 
-@dataclass(frozen=True)
-class PillowPipeline:
-    """Decode, crop, resize, mirror by Pillow; to float and normalise image by image."""
+def pillow_call(paths: Sequence[str], data: ImageData, batch: int) -> Call:
+    """Return an epoch by Pillow: decode, crop, resize, mirror, to float and normalise image by image."""
+    transforms = checks.require("torchvision.transforms", extra="train")
+    from PIL import Image
 
-    paths: Sequence[str]
-    data: ImageData
-    batch: int
+    steps = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(data.image_size, scale=CROP_SCALE),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(data.mean, data.std),
+        ]
+    )
 
-    def call(self) -> Call:
-        transforms = checks.require("torchvision.transforms", extra="train")
-        from PIL import Image
+    def one(path: str) -> Tensor:
+        with files.opened(path) as file:
+            return steps(Image.open(file, formats=FORMATS).convert("RGB"))
 
-        steps = transforms.Compose(
-            [
-                transforms.RandomResizedCrop(self.data.image_size, scale=CROP_SCALE),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(self.data.mean, self.data.std),
-            ]
-        )
+    def epoch() -> int:
+        batches = (torch.stack([one(path) for path in paths[i : i + batch]]) for i in range(0, len(paths), batch))
+        return sum(len(images) for images in batches)
 
-        def one(path: str) -> Tensor:
-            with files.opened(path) as file:
-                return steps(Image.open(file, formats=FORMATS).convert("RGB"))
-
-        def epoch() -> int:
-            starts = range(0, len(self.paths), self.batch)
-            batches = (torch.stack([one(path) for path in self.paths[i : i + self.batch]]) for i in starts)
-            return sum(len(images) for images in batches)
-
-        return epoch
+    return epoch
 
 
 def loader_call(data: ImageData, batch: int) -> Call:
-    """An epoch of our loader in this process."""
+    """Return an epoch of our loader in this process."""
     loader = data.train_loader(batch_size=batch, seed=0, device=CPU, workers=0)
     return lambda: sum(len(labels) for _, labels in loader.epoch(0))
 
 
-def contest(data: ImageData, cached: ImageData, *, batch: int) -> Contest:
-    """The loader as it is, and with its images in memory (``cached``), against Pillow.
+def data_benchmark(data: ImageData, cached: ImageData, *, batch: int) -> Benchmark:
+    """Return the benchmark of the loader as it is, and with its images in memory (``cached``), against Pillow's.
 
     Args:
         data: files, of which all training images are read, in full batches of ``batch``.
@@ -80,20 +72,20 @@ def contest(data: ImageData, cached: ImageData, *, batch: int) -> Contest:
     if data.num_train % batch:
         raise checks.InputError(f"images must be a multiple of the batch of {batch}, got {data.num_train}")
 
-    def enter() -> list[Contestant]:
-        return [
-            Contestant("pillow", PillowPipeline(source.paths, data, batch).call),
-            Contestant("loader", lambda: loader_call(data, batch)),
-            Contestant("loader-cached", lambda: loader_call(cached, batch)),
-        ]
-
-    return Contest(
+    builders: dict[str, Callable[[], Call]] = {
+        "pillow": lambda: pillow_call(source.paths, data, batch),
+        "loader": lambda: loader_call(data, batch),
+        "loader-cached": lambda: loader_call(cached, batch),
+    }
+    return Benchmark(
         study="data",
         case=data.name,
         shape={"images": data.num_train, "B": batch, "S": data.image_size[0], "decoder": decoder()},
         what=PASS,
         baseline="pillow",
-        enter=enter,
+        names=list(builders),
+        inputs=lambda: None,
+        build=lambda name, _: builders[name](),
     )
 
 
@@ -103,7 +95,7 @@ def decoder() -> str:
 
 
 def images_per_second(record: dict[str, Any]) -> float | None:
-    """Of a record of this contest; None if the contestant did not run."""
+    """Return the speed of a record of this benchmark; None if the candidate did not run."""
     return record["shape"]["images"] / record["median_seconds"] if record["median_seconds"] else None
 
 

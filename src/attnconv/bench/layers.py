@@ -6,20 +6,20 @@ Letters: B batch, C channels in and out, L positions of the map.
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from attnconv import checks, ops
-from attnconv.bench.contest import BOTH, Call, CannotRunError, Contest, Contestant, Probe, Settings
+from attnconv import ops
+from attnconv.bench import benchmark
+from attnconv.bench.benchmark import BOTH, Benchmark, CannotRunError, Settings
+from attnconv.bench.machine import Call
 from attnconv.layers import AugmentedConv2d, SelfAttention, SimpleSelfAttention
+from attnconv.layers.augmented_conv import AugmentedConvNd
 
 HEADS = 8
-SWEEP_LOGITS = 2**26
-PROBE_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,13 @@ class Case:
 
     @property
     def logits(self) -> int:
+        """Of HEADS heads."""
         return self.batch * HEADS * (self.map_size[0] * self.map_size[1]) ** 2
 
-    def shrunk(self) -> "Case":
-        """The case on a map so small, its sides halved, that all logits could be held several times over."""
-        case = self
-        while 5 * 4 * case.logits > PROBE_BYTES and min(case.map_size) > 1:
-            case = replace(case, map_size=(case.map_size[0] // 2, case.map_size[1] // 2))
-        return case
+    def images(self, settings: Settings) -> Tensor:
+        """Return normal numbers on the device."""
+        torch.manual_seed(settings.seed)
+        return torch.randn(self.batch, self.channels, *self.map_size).to(settings.device, settings.dtype)
 
 
 NAMED = (
@@ -52,12 +51,8 @@ NAMED = (
 
 
 def sweep(sizes: Sequence[int]) -> list[Case]:
-    """Square maps of 64 channels; the batch shrinks as the map grows, from 64 images down to one."""
-    cases = []
-    for n in sizes:
-        checks.integer("a size of the sweep", n, at_least=1)
-        cases.append(Case(f"map{n}", max(1, min(64, SWEEP_LOGITS // (HEADS * n**4))), 64, (n, n)))
-    return cases
+    """Return square maps of 64 channels."""
+    return [Case(name, batch, 64, map_size) for name, batch, map_size in benchmark.sweep_maps(sizes, heads=HEADS)]
 
 
 def _augmented(case: Case, **settings: Any) -> nn.Module:
@@ -77,15 +72,8 @@ def _augmented(case: Case, **settings: Any) -> nn.Module:
 
 def _attention_alone(case: Case) -> nn.Module:
     """All of the output from attention, with the heads and widths that timm's layer has by default."""
-    return AugmentedConv2d(
-        case.channels,
-        case.channels,
-        1,
-        key_channels=case.channels,
-        value_channels=case.channels,
-        num_heads=4,
-        feat_size=case.map_size,
-    )
+    c = case.channels
+    return AugmentedConv2d(c, c, 1, key_channels=c, value_channels=c, num_heads=4, feat_size=case.map_size)
 
 
 def _timm_bottleneck(case: Case) -> nn.Module:
@@ -107,82 +95,46 @@ BUILDERS: dict[str, Callable[[Case], nn.Module]] = {
 }
 
 
-def contestant_names() -> list[str]:
-    return list(BUILDERS)
-
-
-def contests(cases: Sequence[Case], settings: Settings) -> list[Contest]:
-    """One contest a case and pass."""
-    return [_contest(case, what, settings) for case in cases for what in settings.passes]
-
-
-def _contest(case: Case, what: str, settings: Settings) -> Contest:
-    backward = what == BOTH
-
-    def enter() -> list[Contestant]:
-        images = functools.cache(lambda: draw(case, settings))
-        small = case.shrunk()
-        small_images = functools.cache(lambda: draw(small, settings))
-
-        def contestant(name: str) -> Contestant:
-            probe = None
-            if small != case:
-                text = f"on a {small.map_size[0]} x {small.map_size[1]} map"
-                factor = case.logits / small.logits
-                probe = Probe(lambda: call_of(name, small, small_images(), backward), factor, text)
-            return Contestant(
-                name,
-                lambda: call_of(name, case, images(), backward),
-                flops=flops(name, case, backward),
-                probe=probe,
-            )
-
-        return [contestant(name) for name in BUILDERS]
-
-    return Contest(
+def layer_benchmark(case: Case, what: str, settings: Settings) -> Benchmark:
+    """Return the benchmark of one pass."""
+    return Benchmark(
         study="layers",
         case=case.name,
         shape={"B": case.batch, "C": case.channels, "H": case.map_size[0], "W": case.map_size[1]},
         what=what,
         baseline="conv2d",
-        enter=enter,
-        size=case.map_size[0] if case.name == f"map{case.map_size[0]}" else None,
+        names=list(BUILDERS),
+        inputs=lambda: (case, case.images(settings)),
+        build=lambda name, inputs: layer_call(BUILDERS[name](inputs[0]), inputs[1], what == BOTH),
+        flops=lambda name: flops(name, case, what == BOTH),
+        probe=benchmark.probe_of(case, lambda small: (small, small.images(settings))),
+        size=benchmark.map_size_of(case),
     )
 
 
-def draw(case: Case, settings: Settings) -> Tensor:
-    torch.manual_seed(settings.seed)
-    return torch.randn(case.batch, case.channels, *case.map_size).to(settings.device, settings.dtype)
-
-
-def call_of(name: str, case: Case, x: Tensor, backward: bool) -> Call:
-    """Forward alone, in evaluation, or forward and backward to the input and all parameters, in training."""
-    layer = BUILDERS[name](case).to(x.device, x.dtype).train(backward)
-    if not backward:
-
-        def forward() -> Tensor:
-            with torch.no_grad():
-                return layer(x)
-
-        return forward
-    x = x.detach().requires_grad_()
-    upper = torch.ones_like(x)
-    parameters = list(layer.parameters())
-    return lambda: torch.autograd.grad(layer(x), [x, *parameters], upper)
+def layer_call(layer: nn.Module, x: Tensor, backward: bool) -> Call:
+    """Return forward alone, in evaluation, or forward and backward to the input and all parameters, in training."""
+    layer = layer.to(x.device, x.dtype).train(backward)
+    x = x.detach().requires_grad_(backward)
+    return benchmark.call_of(lambda: layer(x), x, [x, *layer.parameters()] if backward else [])
 
 
 def flops(name: str, case: Case, backward: bool) -> int | None:
-    """2 a multiply-add of one call, counted on the meta device in the plain form; None if it cannot be built there."""
+    """Return 2 a multiply-add of one call in the plain form; None if the layer cannot be built here."""
     try:
-        layer = copy.deepcopy(BUILDERS[name](case)).to("meta")
+        layer = copy.deepcopy(BUILDERS[name](case))
     except CannotRunError:
         return None
-    for module in layer.modules():
-        if isinstance(module, AugmentedConv2d):
-            module.impl = "eager"
+    layer = with_impl(layer, "eager").to("meta")
     x = torch.empty(case.batch, case.channels, *case.map_size, device="meta", requires_grad=backward)
-    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
-        y = layer(x)
-        if backward:
-            y.backward(torch.empty_like(y))
-    return counter.get_total_flops()
+    if not backward:
+        return benchmark.counted_flops(lambda: layer(x))
+    return benchmark.counted_flops(lambda: layer(x).sum().backward())
+
+
+def with_impl(model: nn.Module, impl: str) -> nn.Module:
+    """Let all of a network's augmented convolutions compute attention by ``impl``."""
+    for module in model.modules():
+        if isinstance(module, AugmentedConvNd):
+            module.impl = impl
+    return model

@@ -1,20 +1,26 @@
-"""The machine: its name and versions, and how fast it multiplies matrices and takes exponentials, measured.
+"""The machine: its name, versions and fastest rates, and the seconds and bytes that a call takes on it.
 
-A floor for the time of a case follows from the two rates: its FLOPs over the first plus its exponentials over the
+A floor for the time of a benchmark follows from the two rates: its FLOPs over the first plus its exponentials over the
 second.
 """
 
+import os
 import platform
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark import Timer, timer
 
 from attnconv import __version__
-from attnconv.bench.timing import clock_of
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes a line on stderr whenever it starts and stops
+
+Call = Callable[[], object]
 
 SECONDS = 0.3  # of measuring, each rate
 
@@ -22,7 +28,7 @@ _best: dict[tuple[torch.device, torch.dtype], dict[str, float]] = {}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Name, threads and versions, as a record says them."""
+    """Return name, threads and versions, as a record says them."""
     return {
         "device": device.type,
         "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
@@ -35,7 +41,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's model, or at least its architecture."""
+    """Return the processor's model, or at least its architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
@@ -46,8 +52,50 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def call_seconds(
+    call: Call, device: torch.device, *, at_least: float, clock: Callable[[], float] = timer
+) -> list[float]:
+    """Repeat ``call`` for ``at_least`` seconds, after a warm-up, and return the seconds of a call, measured often.
+
+    On CUDA by Triton's do_bench, with the L2 cache emptied before each call; elsewhere, and without Triton, by torch's
+    Timer, on all of torch's threads and without garbage collection.
+
+    Args:
+        clock: of the Timer.
+    """
+    if device.type == "cuda" and _version("triton"):
+        from triton.testing import do_bench
+
+        times: Any = do_bench(call, warmup=0, rep=round(1e3 * at_least), return_mode="all")
+        return [milliseconds / 1e3 for milliseconds in times]
+    measured = Timer("call()", globals={"call": call}, timer=clock, num_threads=torch.get_num_threads())
+    return measured.blocked_autorange(min_run_time=at_least).times
+
+
+def peak_bytes(call: Call, device: torch.device) -> int:
+    """Return the largest sum held at once while ``call`` ran, its result included, above what was held before."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        kept = call()
+    results = seen.profiler.kineto_results if seen.profiler else None
+    assert results is not None, "the profiler has run"
+    held = peak = 0
+    for event in results.events():
+        if event.name() == "[memory]" and event.device_type() == DeviceType.CPU:
+            held += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]  which its stub lacks
+            peak = max(peak, held)
+    del kept
+    return peak
+
+
 def rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """FLOP/s of the fastest large product in ``dtype``, and exponentials/s in float32.
+    """Return FLOP/s of the fastest large product in ``dtype``, and exponentials/s in float32.
 
     Measured at each call, and the best that this process has seen: other work makes a machine slower, never faster.
     """
@@ -57,24 +105,12 @@ def rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     out = torch.empty_like(a)
     x = torch.rand(2**26 if cuda else 2**20, device=device)  # on a CPU in its cache, as the logits of a block are
     y = torch.empty_like(x)
-    clock = clock_of(device)
-    found = {
-        "matmul_flops_per_s": 2 * n**3 / _fastest(lambda: torch.mm(a, b, out=out), clock),
-        "exps_per_s": x.numel() / _fastest(lambda: torch.exp(x, out=y), clock),
-    }
+    product = min(call_seconds(lambda: torch.mm(a, b, out=out), device, at_least=SECONDS))
+    exps = min(call_seconds(lambda: torch.exp(x, out=y), device, at_least=SECONDS))
+    found = {"matmul_flops_per_s": 2 * n**3 / product, "exps_per_s": x.numel() / exps}
     before = _best.get((device, dtype), found)
     _best[device, dtype] = {name: max(rate, before[name]) for name, rate in found.items()}
     return _best[device, dtype]
-
-
-def _fastest(call: Callable[[], object], clock: Callable[[], float]) -> float:
-    call()
-    best, end = float("inf"), time.perf_counter() + SECONDS
-    while best == float("inf") or time.perf_counter() < end:
-        before = clock()
-        call()
-        best = min(best, clock() - before)
-    return best
 
 
 def _version(package: str) -> str | None:

@@ -1,17 +1,16 @@
 """A training step of each network with attention against that of its plain twin."""
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnconv import checks, ops
-from attnconv.bench.contest import STEP, Call, Contest, Contestant, Settings
-from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.bench.benchmark import STEP, Benchmark, Settings, counted_flops
+from attnconv.bench.layers import with_impl
+from attnconv.bench.machine import Call
 from attnconv.models import create_model, list_models
 from attnconv.models.registry import Images, model_options, usual_images
 
@@ -20,7 +19,7 @@ NAMED = ("aa_convnet3", "aa_wide_resnet28_10", "aa_resnet50", "sa_xresnet50", "s
 # What a name with attention or squeeze-excitation has before its plain twin's.
 PREFIXES = ("seed_aa_", "aa_", "ssa_", "sa_", "se_")
 
-BATCHES = {"convnet3": 32, "wide_resnet": 4, "xresnet": 4, "resnet": 2}  # part of a name -> images of a step
+BATCHES = {"convnet3": 32, "wide_resnet": 4, "xresnet": 4, "": 2}  # part of a name -> images of a step
 IMAGEWOOF = Images(10, 128)  # on which attention in XResNets was published
 
 
@@ -39,7 +38,7 @@ class Case:
 
 
 def case_of(name: str, *, batch: int | None = None, image_size: int | None = None) -> Case:
-    """The case of a network, of its family's usual size where none is given.
+    """Return the case of a network, of its family's usual size where none is given.
 
     Raises:
         InputError: no such network, or one that has no plain twin.
@@ -52,68 +51,59 @@ def case_of(name: str, *, batch: int | None = None, image_size: int | None = Non
     usual = IMAGEWOOF if "xresnet" in name else usual_images(name)
     return Case(
         name,
-        _batch_of(name) if batch is None else checks.integer("batch size", batch, at_least=1),
+        next(usual for part, usual in BATCHES.items() if part in name)
+        if batch is None
+        else checks.integer("batch size", batch, at_least=1),
         usual.image_size if image_size is None else checks.integer("image size", image_size, at_least=1),
         usual.num_classes,
     )
 
 
-def _batch_of(name: str) -> int:
-    return next((batch for part, batch in BATCHES.items() if part in name), BATCHES["resnet"])
-
-
 def twinned_models() -> list[str]:
-    """Every listed network that has a plain twin."""
+    """Return the names of all listed networks that have a plain twin."""
     return [name for name in list_models() if name.startswith(PREFIXES)]
 
 
-def contest(
+def model_benchmark(
     case: Case,
     settings: Settings,
     *,
     impls: Sequence[str] = ("auto",),
     channels_last: bool = False,
-    compiled: Callable[[nn.Module], Callable[[Tensor], Tensor]] | None = None,
-) -> Contest:
-    """The twin and the network take turns at training steps on the same images.
+    compiled: bool = False,
+) -> Benchmark:
+    """Return training steps of the twin and of the network on the same images.
 
     Args:
         impls: of relative attention; the network takes part once with each of them.
-        compiled: what torch.compile or a stand-in makes of either network; None leaves them as they are.
+        compiled: both networks, by torch.compile.
     """
     for impl in impls:
         checks.one_of("impl", impl, ops.IMPLS)
+    labels = {case.name if len(impls) == 1 else f"{case.name}-{impl}": impl for impl in impls}
 
-    def enter() -> list[Contestant]:
-        data = functools.cache(lambda: draw(case, settings, channels_last))
+    def build(label: str, images: tuple[Tensor, Tensor]) -> Call:
+        model = _create(case.twin if label == case.twin else case.name, case, settings)
+        model = with_impl(model, labels.get(label, "auto")).train().to(settings.device)
+        if channels_last:
+            model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return step_of(model, torch.compile(model) if compiled else model, *images, settings.dtype)
 
-        def contestant(label: str, name: str, impl: str) -> Contestant:
-            def build() -> Call:
-                model = _with_impl(_create(name, case, settings), impl).train().to(settings.device)
-                if channels_last:
-                    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-                return step_of(model, model if compiled is None else compiled(model), *data(), settings.dtype)
-
-            return Contestant(label, build, flops=flops(name, case, settings))
-
-        labels = {case.name if len(impls) == 1 else f"{case.name}-{impl}": impl for impl in impls}
-        return [
-            contestant(case.twin, case.twin, "auto"),
-            *(contestant(label, case.name, impl) for label, impl in labels.items()),
-        ]
-
-    return Contest(
+    return Benchmark(
         study="models",
         case=case.name,
         shape={"B": case.batch, "image": case.image_size, "classes": case.num_classes},
         what=STEP,
         baseline=case.twin,
-        enter=enter,
+        names=[case.twin, *labels],
+        inputs=lambda: draw(case, settings, channels_last),
+        build=build,
+        flops=lambda label: flops(case.twin if label == case.twin else case.name, case, settings),
     )
 
 
 def draw(case: Case, settings: Settings, channels_last: bool) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, side, side) and labels (B,)."""
+    """Return images (B, 3, side, side) and labels (B,)."""
     torch.manual_seed(settings.seed)
     images = torch.randn(case.batch, 3, case.image_size, case.image_size)
     labels = torch.randint(case.num_classes, (case.batch,))
@@ -124,7 +114,7 @@ def draw(case: Case, settings: Settings, channels_last: bool) -> tuple[Tensor, T
 def step_of(
     model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, dtype: torch.dtype
 ) -> Call:
-    """Forward, loss, backward and a step of SGD with momentum; under autocast for half precision."""
+    """Return forward, loss, backward and a step of SGD with momentum as one call; under autocast for half precision."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def step() -> Tensor:
@@ -139,26 +129,17 @@ def step_of(
 
 
 def flops(name: str, case: Case, settings: Settings) -> int:
-    """2 a multiply-add of a step's forward and backward, counted on the meta device in the plain form."""
+    """Return 2 a multiply-add of a step's forward and backward, counted on the meta device in the plain form."""
     with torch.device("meta"):
-        model = _with_impl(_create(name, case, settings), "eager").train()
+        model = with_impl(_create(name, case, settings), "eager").train()
         image = torch.empty(1, 3, case.image_size, case.image_size)
     # Batch norm refuses to train on a single value a channel, of which one image can leave no more.
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    with FlopCounterMode(display=False) as counter:
-        model(image).sum().backward()
-    return counter.get_total_flops() * case.batch
+    return case.batch * counted_flops(lambda: model(image).sum().backward())
 
 
 def _create(name: str, case: Case, settings: Settings) -> nn.Module:
     torch.manual_seed(settings.seed)
     return create_model(name, num_classes=case.num_classes, image_size=case.image_size)
-
-
-def _with_impl(model: nn.Module, impl: str) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, AugmentedConvNd):
-            module.impl = impl
-    return model

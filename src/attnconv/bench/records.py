@@ -1,4 +1,4 @@
-"""Records of contests as lines of JSON: made, appended to a file, read back.
+"""Records of benchmarks as lines of JSON: made, appended to a file, read back.
 
 Each line stands alone: what was measured, on what, from which commit, by which command.
 """
@@ -7,69 +7,31 @@ import json
 import os
 import secrets
 import shlex
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attnconv import checks, files
-from attnconv.bench.contest import Contest, Contestant, Settings
 from attnconv.bench.machine import machine
-from attnconv.bench.timing import Outcome
 
 FORMAT = 1
 
 
-def origin(settings: Settings, *, commit: str | None, command: Sequence[str] | None = None) -> dict[str, Any]:
-    """What the records of one command share; rounds pair between the records of one session."""
+def origin(
+    device: torch.device, seed: int, *, commit: str | None, command: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return what the records of one command share; rounds pair between the records of one session."""
     return {
         "session": secrets.token_hex(4),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv if command is None else command),
-        "seed": settings.seed,
+        "seed": seed,
         "commit": commit,
-        "machine": machine(settings.device),
-    }
-
-
-def record(
-    contest: Contest,
-    contestant: Contestant,
-    outcome: Outcome,
-    settings: Settings,
-    rates: Mapping[str, float],
-    origin: Mapping[str, Any],
-) -> dict[str, Any]:
-    """One contestant's line: seconds of a call in each round, or the reason why there are none."""
-    flops = contestant.flops
-    dtype = str(settings.dtype).removeprefix("torch.")
-    median = statistics.median(outcome.seconds) if outcome.seconds else None
-    floor = None
-    if flops is not None and contest.exps is not None:
-        floor = flops / rates["matmul_flops_per_s"] + contest.exps / rates["exps_per_s"]
-    fraction = flops / median / rates["matmul_flops_per_s"] if flops is not None and median else None
-    return {
-        "format": FORMAT,
-        "study": contest.study,
-        "case": contest.case,
-        "size": contest.size,
-        "shape": dict(contest.shape),
-        "pass": contest.what,
-        "dtype": dtype,
-        "contestant": outcome.name,
-        "baseline": contest.baseline,
-        "seconds": list(outcome.seconds),
-        "median_seconds": median,
-        "peak_bytes": outcome.peak_bytes,
-        "why_not": outcome.why_not,
-        "flops": flops,
-        "exps": contest.exps,
-        "floor_seconds": floor,
-        "peak_fraction": fraction,
-        **rates,
-        **origin,
+        "machine": machine(device),
     }
 
 

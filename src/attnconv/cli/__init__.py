@@ -9,8 +9,7 @@ from typing import Any, NoReturn
 
 from attnconv import __version__, checks
 from attnconv.shown import shown
-from attnconv.train.interrupts import Terminated
-from attnconv.train.leaving import leave
+from attnconv.signals import Terminated, leave
 
 COMMANDS = {
     "models": "List the networks that can be created by name.",
@@ -31,10 +30,17 @@ COMMANDS = {
 }
 
 # The files of commands that are not in the file of their own name.
-FILES = {"summary": "models"}
+FILES = {"summary": "models", "predict": "evaluate"}
 
 # Commands ("shards") and flags ("runs --watch") that were removed: the end of a sentence that says what to use.
 REMOVED: dict[str, str] = {
+    "export --int8": "quantise the ONNX file with onnxruntime, as docs/export.md shows",
+    "export --measure": "use `attnconv bench models`",
+    "export --no-measure": "nothing is measured any more, leave it out",
+    "export --data-dir": "it was for --int8, leave it out",
+    "train --strategy": "several processes train with DDP, leave it out",
+    "lr-find --strategy": "it runs in one process, leave it out",
+    "runs --watch": "use `watch attnconv runs FOLDER`",
     "shards": "webdataset writes shards, and docs/data.md shows how to make a folder of images of them",
 }
 
@@ -122,6 +128,6 @@ def _fail(message: str, code: int) -> int:
 
 
 def _is_first() -> bool:
-    from attnconv.train.ranks import is_first_process
+    from attnconv.train.processes import is_first_process
 
     return is_first_process()

@@ -4,8 +4,9 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -13,20 +14,46 @@ from attnconv import checks
 from attnconv.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from attnconv.bench.contest import Contest, Settings
+    from attnconv.bench.benchmark import Benchmark, Settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 Flag = Annotated[bool, Parameter(negative=())]
-Records = list[dict[str, Any]]
-
 RESULTS = Path("benchmarks/results")
 QUICK = {"cpu": "S1,S4,S6,X3", "cuda": "G1,G2,G3,X1"}
 QUICK_LAYERS = "L1,L4"
-BUDGET = 30.0  # seconds that the rounds of one contest may take, but for its least three rounds
+BUDGET = 30.0  # seconds after which no further round of a benchmark is begun, but for its least three
 
 bench = App(name="bench", help_format="plaintext", default_parameter=Parameter(negative=None))  # with --no-NAME
-bench.command("attnconv.cli.bench_data:data", name="data", help="Images a second of the loader, beside Pillow's.")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """What several commands take.
+
+    Parameters
+    ----------
+    dtype:
+        Of the inputs and parameters.
+    device:
+        Where to run.
+    rounds:
+        Turns of each candidate; at least 3 take place, and fewer than these where they are slow.
+    out:
+        Folder of the records, lines of JSON.
+    json:
+        Print the new records as one JSON list.
+    """
+
+    dtype: Dtype = "float32"
+    device: Device = "auto"
+    rounds: int = 5
+    out: Path = RESULTS
+    json: Flag = False
+
+
+DEFAULTS = Options()
 
 
 @bench.default
@@ -103,16 +130,12 @@ def ops(
     case: str | None = None,
     sizes: str | None = None,
     impl: str | None = None,
-    dtype: Dtype = "float32",
-    device: Device = "auto",
-    rounds: int = 5,
     backward: bool = True,
-    out: Path = RESULTS,
-    json: Flag = False,
+    options: Options = DEFAULTS,
 ) -> None:
     """Relative attention against what one would use otherwise, and the orders of bilinear attention's products.
 
-    Two to three minutes on two CPU cores; all cases and sizes take over half an hour.
+    Two to three minutes on two CPU cores; all cases and sizes take over half an hour. Adds to ops.jsonl.
 
     Parameters
     ----------
@@ -122,34 +145,25 @@ def ops(
     sizes:
         Sides of square maps for a sweep of relative attention, such as 8,16,32,64,128.
     impl:
-        Contestants that take part, such as auto,eager,flex. By default all.
-    dtype:
-        Of inputs and tables.
-    device:
-        Where to run.
-    rounds:
-        Turns of each contestant; at least 3 take place, and fewer than these where they are slow.
+        Candidates that take part, such as auto,eager,flex. By default all.
     backward:
         Time forward and backward together, too.
-    out:
-        Folder of the records, to which ops.jsonl is added.
-    json:
-        Print the new records as one JSON list.
     """
-    from attnconv.bench import bilinear_attention as bilinear
-    from attnconv.bench import relative_attention as relative
+    from attnconv.bench import ops as op_cases
+    from attnconv.bench.benchmark import BOTH, FORWARD
 
-    settings = settings_of(device, dtype, rounds, backward)
-    kind = settings.device.type
-    named = {c.name: c for c in (*relative.NAMED, *bilinear.NAMED)}
-    possible = [name for name in named if kind == "cuda" or not name.startswith("G")]
-    chosen, swept = _chosen(case, sizes, quick=QUICK[kind], possible=possible, known=named, all_sizes=relative.SIZES)
-    attention = [c for c in relative.NAMED if c.name in chosen] + relative.sweep(swept)
-    orders = [c for c in bilinear.NAMED if c.name in chosen]
-    known = [*(relative.contestant_names() if attention else ()), *(bilinear.contestant_names() if orders else ())]
+    settings = _settings(options)
+    named = [c.name for c in (*op_cases.RELATIVE, *op_cases.BILINEAR)]
+    possible = [name for name in named if settings.device.type == "cuda" or not name.startswith("G")]
+    names, swept = _chosen(case, sizes, quick=QUICK[settings.device.type], possible=possible, known=named)
+    attention = [c for c in op_cases.RELATIVE if c.name in names] + op_cases.sweep(swept)
+    orders = [c for c in op_cases.BILINEAR if c.name in names]
+    known = [*(op_cases.RELATIVE_NAMES if attention else ()), *(op_cases.BILINEAR_NAMES if orders else ())]
+    passes = (FORWARD, BOTH) if backward else (FORWARD,)
     settings = _restricted(settings, "impl", impl, known)
-    contests = [*relative.contests(attention, settings), *bilinear.contests(orders, settings)]
-    hold_contests(contests, settings, out / "ops.jsonl", json)
+    benchmarks = [op_cases.relative_benchmark(c, what, settings) for c in attention for what in passes]
+    benchmarks += [op_cases.bilinear_benchmark(c, what, settings) for c in orders for what in passes]
+    _run(benchmarks, settings, options.out / "ops.jsonl", options.json)
 
 
 @bench.command
@@ -158,16 +172,12 @@ def layers(
     case: str | None = None,
     sizes: str | None = None,
     layer: str | None = None,
-    dtype: Dtype = "float32",
-    device: Device = "auto",
-    rounds: int = 5,
     backward: bool = True,
-    out: Path = RESULTS,
-    json: Flag = False,
+    options: Options = DEFAULTS,
 ) -> None:
     """Attention layers, timm's among them, against the convolution of equal output.
 
-    Under a minute on two CPU cores; all cases and sizes take over half an hour.
+    Under a minute on two CPU cores; all cases and sizes take over half an hour. Adds to layers.jsonl.
 
     Parameters
     ----------
@@ -176,29 +186,20 @@ def layers(
     sizes:
         Sides of square maps for a sweep, such as 8,16,32,64,128.
     layer:
-        Contestants that take part, such as conv2d,augmented-auto. By default all.
-    dtype:
-        Of inputs and parameters.
-    device:
-        Where to run.
-    rounds:
-        Turns of each contestant; at least 3 take place, and fewer than these where they are slow.
+        Candidates that take part, such as conv2d,augmented-auto. By default all.
     backward:
         Time forward and backward together, too.
-    out:
-        Folder of the records, to which layers.jsonl is added.
-    json:
-        Print the new records as one JSON list.
     """
-    from attnconv.bench import layers as room
-    from attnconv.bench import relative_attention as relative
+    from attnconv.bench.benchmark import BOTH, FORWARD
+    from attnconv.bench.layers import BUILDERS, NAMED, layer_benchmark, sweep
 
-    names = [c.name for c in room.NAMED]
-    chosen, swept = _chosen(case, sizes, quick=QUICK_LAYERS, possible=names, known=names, all_sizes=relative.SIZES)
-    settings = settings_of(device, dtype, rounds, backward)
-    settings = _restricted(settings, "layer", layer, room.contestant_names())
-    cases = [*(c for c in room.NAMED if c.name in chosen), *room.sweep(swept)]
-    hold_contests(room.contests(cases, settings), settings, out / "layers.jsonl", json)
+    known = [c.name for c in NAMED]
+    names, swept = _chosen(case, sizes, quick=QUICK_LAYERS, possible=known, known=known)
+    settings = _restricted(_settings(options), "layer", layer, list(BUILDERS))
+    cases = [*(c for c in NAMED if c.name in names), *sweep(swept)]
+    passes = (FORWARD, BOTH) if backward else (FORWARD,)
+    benchmarks = [layer_benchmark(c, what, settings) for c in cases for what in passes]
+    _run(benchmarks, settings, options.out / "layers.jsonl", options.json)
 
 
 @bench.command
@@ -208,15 +209,11 @@ def models(
     impl: str = "auto",
     batch_size: int | None = None,
     image_size: int | None = None,
-    dtype: Dtype = "float32",
-    device: Device = "auto",
-    rounds: int = 5,
-    out: Path = RESULTS,
-    json: Flag = False,
+    options: Options = DEFAULTS,
 ) -> None:
-    """A training step of networks with attention against that of their plain twins.
+    """A training step of networks with attention against that of their plain twins, under autocast if not in float32.
 
-    Two to four minutes on two CPU cores.
+    Two to four minutes on two CPU cores. Adds to models.jsonl.
 
     Parameters
     ----------
@@ -228,24 +225,63 @@ def models(
         Images of a step; by default a few, so that a CPU can do it.
     image_size:
         Side of the square images, pixels; by default what the family is usually trained on.
-    dtype:
-        Of autocast, if not float32.
-    device:
-        Where to run.
+    """
+    from attnconv.bench.models import NAMED, case_of, model_benchmark, twinned_models
+
+    names = twinned_models() if model == "all" else NAMED if model is None else _words(model)
+    cases = [case_of(name, batch=batch_size, image_size=image_size) for name in names]
+    settings = _settings(options)
+    benchmarks = [model_benchmark(case, settings, impls=_words(impl)) for case in cases]
+    _run(benchmarks, settings, options.out / "models.jsonl", options.json)
+
+
+@bench.command
+def data(
+    *,
+    data: str = "imagewoof",
+    data_dir: Path | None = None,
+    image_size: int = 128,
+    images: int = 512,
+    batch_size: int = 64,
+    rounds: int = 7,
+    out: Path = RESULTS,
+    json: Flag = False,
+) -> None:
+    """Images a second of the training loader on files, against Pillow's, one thread each. Half a minute.
+
+    Parameters
+    ----------
+    data:
+        imagenette or imagewoof, or a folder with train/<class>/* and val/<class>/*.
+    data_dir:
+        Folder that holds (or receives) the named data sets.
+    image_size:
+        Side of the square images, pixels.
+    images:
+        How many, always the same ones; a multiple of the batch.
+    batch_size:
+        Images of a batch.
     rounds:
-        Turns of each contestant; at least 3 take place, and fewer than these where they are slow.
+        Turns of each candidate.
     out:
-        Folder of the records, to which models.jsonl is added.
+        Folder of the records, to which data.jsonl is added.
     json:
         Print the new records as one JSON list.
     """
-    from attnconv.bench import models as room
+    from attnconv.bench.data import data_benchmark, images_per_second, one_thread
+    from attnconv.data import load_data
 
-    names = room.twinned_models() if model == "all" else room.NAMED if model is None else _words(model)
-    cases = [room.case_of(name, batch=batch_size, image_size=image_size) for name in names]
-    settings = settings_of(device, dtype, rounds, True)
-    contests = [room.contest(case, settings, impls=_words(impl)) for case in cases]
-    hold_contests(contests, settings, out / "models.jsonl", json)
+    settings = _settings(Options(device="cpu", rounds=rounds))
+    plain, cached = (
+        load_data(data, data_dir=data_dir, image_size=image_size, train_subset=images, cache_images=keep)
+        for keep in (False, True)
+    )
+    benchmark = data_benchmark(plain, cached, batch=batch_size)
+    with one_thread():
+        found = _run([benchmark], settings, out / "data.jsonl", json)
+    for record in found:
+        if not json and (speed := images_per_second(record)) is not None:
+            print(f"{record['contestant']}: {speed:.0f} images/s")
 
 
 @bench.command
@@ -289,17 +325,13 @@ def _integers(flag: str, text: str) -> list[int]:
 
 
 def _chosen(
-    case: str | None,
-    sizes: str | None,
-    *,
-    quick: str,
-    possible: Sequence[str],
-    known: Iterable[str],
-    all_sizes: Sequence[int],
-) -> tuple[list[str], list[int]]:
+    case: str | None, sizes: str | None, *, quick: str, possible: Sequence[str], known: Iterable[str]
+) -> tuple[list[str], Sequence[int]]:
     """Names of cases, and sides of the maps of a sweep."""
+    from attnconv.bench.benchmark import SIZES
+
     if case == "all":
-        names, swept = list(possible), list(all_sizes)
+        names, swept = list(possible), SIZES
     else:
         names, swept = _words(case if case is not None else "" if sizes else quick), []
         for name in names:
@@ -311,54 +343,45 @@ def _chosen(
     return names, swept
 
 
-def settings_of(device: Device, dtype: Dtype, rounds: int, backward: bool) -> "Settings":
+def _settings(options: Options) -> "Settings":
     import torch
 
-    from attnconv.bench.contest import Settings
+    from attnconv.bench.benchmark import Settings
     from attnconv.train.device import choose_device
 
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     return Settings(
         device=choose_device(kind),
-        dtype=getattr(torch, checks.one_of("dtype", dtype, get_args(Dtype))),
-        rounds=checks.integer("rounds", rounds, at_least=1),
-        backward=backward,
+        dtype=getattr(torch, options.dtype),
+        rounds=checks.integer("rounds", options.rounds, at_least=1),
         budget=BUDGET,
     )
 
 
 def _restricted(settings: "Settings", what: str, names: str | None, known: Sequence[str]) -> "Settings":
-    """The settings with only these contestants."""
-    from dataclasses import replace
-
+    """The settings with only these candidates."""
     if names is None:
         return settings
     return replace(settings, names=tuple(checks.one_of(what, name, known) for name in _words(names)))
 
 
-def hold_contests(contests: Sequence["Contest"], settings: "Settings", file: Path, json: bool) -> Records:
-    """Hold the contests, add their records to the file, print and return them."""
+def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, json: bool) -> list[dict[str, Any]]:
+    """Run the benchmarks, add their records to the file, print and return them."""
+    from attnconv.bench.benchmark import run
     from attnconv.bench.records import append, origin
-    from attnconv.bench.run import run
     from attnconv.report.bench import HEADER, tables
-    from attnconv.train.provenance import ROOT, commit
+    from attnconv.train.device import ROOT, commit
 
     append(file, [])  # rather now than after minutes of work
+    made = origin(settings.device, settings.seed, commit=commit(ROOT), command=["attnconv", *sys.argv[1:]])
     with _status() as tell:
-        found: Records = []
+        found: list[dict[str, Any]] = []
         begin = time.perf_counter()
-        command = ["attnconv", *sys.argv[1:]]
-        for records in run(
-            contests, settings, origin(settings, commit=commit(ROOT), command=command), file=file, tell=tell
-        ):
+        for records in run(benchmarks, settings, made, file=file, tell=tell):
             found += records
             if records and not sys.stderr.isatty():
-                seconds = time.perf_counter() - begin
-                print(
-                    f"{records[0]['case']} {records[0]['pass']}: done after {seconds:.0f} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                done = f"{records[0]['case']} {records[0]['pass']}: done after {time.perf_counter() - begin:.0f} s"
+                print(done, file=sys.stderr, flush=True)
     if json:
         print_json(found)
         return found

@@ -1,19 +1,28 @@
 """python3 -m attnconv.cli.bench_gpu: the benchmark of `make gpu`, with torch, triton and numpy alone.
 
+Three cases of relative attention, forward and backward, and a training step of a Wide-ResNet with attention. Nothing
+new is started once the time is up, and what was not measured is recorded as that.
 Adds to benchmarks/results/gpu.jsonl and prints a short table. Exit code 1 without a CUDA device.
 """
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnconv.report.bench import HEADER, tables
 
+if TYPE_CHECKING:
+    import torch
+
 SECONDS = 300.0  # after which nothing new is started; what runs then takes at most two minutes more
 ROUNDS = 15
-BUDGET = 8.0  # seconds of rounds, each contest
+BUDGET = 8.0  # seconds of rounds, each benchmark
+OPS_PART = 0.5  # of the time, at most, for attention alone
+CANDIDATES = ("auto", "triton", "eager", "blocked", "sdpa", "flex")
+NETWORK = "aa_wide_resnet28_10", 128, 32, 100  # name, batch, image size, classes
 SHOWN = (0, 1, 2, 3, 4, 5)  # of the columns of `attnconv bench`
 
 
@@ -30,18 +39,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("attnconv: error: no CUDA device here, so nothing was measured", file=sys.stderr)
         return 1
-    from attnconv.bench import gpu
-    from attnconv.bench.contest import Settings
-    from attnconv.bench.records import origin
-    from attnconv.train.provenance import ROOT, commit
-
-    settings = Settings(torch.device("cuda", 0), torch.bfloat16, rounds=ROUNDS, budget=BUDGET)
-    made = origin(settings, commit=commit(ROOT))
-    found: list[Mapping[str, Any]] = []
-    for records in gpu.measure(settings, made, seconds=given.seconds, file=given.out / "gpu.jsonl", tell=_tell):
-        found += records
+    found = measure(torch.device("cuda", 0), torch.bfloat16, seconds=given.seconds, file=given.out / "gpu.jsonl")
     print(text(found))
     return 0
+
+
+def measure(device: "torch.device", dtype: "torch.dtype", *, seconds: float, file: Path) -> list[Mapping[str, Any]]:
+    """Return the records: of relative attention, forward and backward, and then of the network's training step."""
+    from torch.utils.benchmark import timer
+
+    from attnconv.bench import models, ops
+    from attnconv.bench.benchmark import BOTH, Settings, run
+    from attnconv.bench.records import origin
+    from attnconv.train.device import ROOT, commit
+
+    settings, start = Settings(device, dtype, rounds=ROUNDS, budget=BUDGET), timer()
+    alone = replace(settings, names=CANDIDATES, deadline=start + OPS_PART * seconds)
+    whole = replace(settings, deadline=start + seconds)
+    attention = [ops.relative_benchmark(case, BOTH, alone) for case in ops.RELATIVE if case.name.startswith("G")]
+    step = models.model_benchmark(models.Case(*NETWORK), whole, channels_last=True, compiled=True)
+    made, found = origin(device, settings.seed, commit=commit(ROOT)), []
+    for benchmarks, limits in ((attention, alone), ([step], whole)):
+        for records in run(benchmarks, limits, made, file=file, tell=_tell):
+            found += records
+    return found
 
 
 def text(records: Sequence[Mapping[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from attnconv import checks
 from attnconv.cli.output import say
 
 if TYPE_CHECKING:
-    from attnconv.models.hub.methods import HubNetwork
+    from attnconv.models import HubNetwork
 
 Checkpoint = Literal["best", "last"]
 
@@ -25,7 +25,7 @@ def save(run: Path, folder: Path, *, checkpoint: Checkpoint = "best", license: s
     Parameters
     ----------
     run:
-        Folder of a run or of `attnconv hub save`, a checkpoint, or a safetensors file of `attnconv export`.
+        Folder of a run or of `attnconv hub save`, or a checkpoint.
     folder:
         Where to; made if need be.
     checkpoint:
@@ -53,7 +53,7 @@ def push(
     Parameters
     ----------
     run:
-        Folder of a run or of `attnconv hub save`, a checkpoint, or a safetensors file of `attnconv export`.
+        Folder of a run or of `attnconv hub save`, or a checkpoint.
     repo_id:
         USER/NAME of the repository; made if it is not there.
     checkpoint:
@@ -65,13 +65,13 @@ def push(
     branch:
         Of the repository; its main one if not given.
     """
+    checks.require("huggingface_hub", extra="hub")  # rather now than after the network is read
     network = _network(run, checkpoint)
     say(network.push_to_hub(repo_id, license=license, private=private or None, branch=branch))
 
 
 def _network(run: Path, checkpoint: Checkpoint) -> "HubNetwork":
-    checks.require("huggingface_hub", extra="hub")  # rather now than after the network is read
-    from attnconv.models.hub.methods import HubNetwork
+    from attnconv.models import HubNetwork
     from attnconv.recipes import load_trained
 
     trained = load_trained(run, checkpoint=checkpoint, device="cpu")

@@ -55,7 +55,6 @@ def import_(
     option:
         An option of the network, NAME=VALUE; may be repeated.
     """
-    checks.require("huggingface_hub", extra="hub")  # rather now than after the network is read
     from attnconv.recipes.imported import imported
 
     if (out / "config.yaml").exists():

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from attnconv import checks
 from attnconv.cli.options import run_options
 from attnconv.cli.output import print_json, say
-from attnconv.cli.settings import run_settings
+from attnconv.cli.train import run_settings
 
 RunOptions = run_options()
 

@@ -46,7 +46,7 @@ def _as_yaml(value: Any) -> str:
 
 
 def _print_published(pattern: str, json: bool) -> None:
-    from attnconv.bench.published import HEADER, PUBLISHED, UNVERIFIED, compare
+    from attnconv.bench.cost import HEADER, PUBLISHED, UNVERIFIED, compare
 
     found = compare(pattern)
     if not found:

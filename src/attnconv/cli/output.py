@@ -2,12 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attnconv.shown import shown
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 def say(text: str) -> None:
@@ -17,28 +14,22 @@ def say(text: str) -> None:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: bool = True) -> None:
     """Print a table, its first column left, the others right if ``right``; never cut to the width of a pipe."""
+    from rich import box
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(header):
+        table.add_column(Text(shown(name)), justify="right" if i and right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(shown(cell)) for cell in row))  # not markup: a name may hold brackets
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 10_000  # a pipe has no width to fold at
     with console.capture() as captured:  # rich would leave the process itself if the reader of a pipe has gone
-        console.print(table(header, rows, right=right))
+        console.print(table)
     print(captured.get(), end="")
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: bool = True) -> "Table":
-    """Return the table of `print_table`, for whoever draws it again and again."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, name in enumerate(header):
-        drawn.add_column(Text(shown(name)), justify="right" if i and right else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(shown(cell)) for cell in row))  # not markup: a name may hold brackets
-    return drawn
 
 
 def print_json(value: Any) -> None:

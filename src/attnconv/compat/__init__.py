@@ -4,8 +4,7 @@ Sources: Attention-Augmented-Conv2d (PyTorch 1.0) and SimpleSelfAttention (fasta
 classes here, whole networks through `load_checkpoint`.
 """
 
-from attnconv.compat.augmented_conv import AugmentedConv, InPaperAugmentedConv
 from attnconv.compat.checkpoint import load_checkpoint
-from attnconv.compat.self_attention import SelfAttention, SimpleSelfAttention
+from attnconv.compat.layers import AugmentedConv, InPaperAugmentedConv, SelfAttention, SimpleSelfAttention
 
 __all__ = ["AugmentedConv", "InPaperAugmentedConv", "SelfAttention", "SimpleSelfAttention", "load_checkpoint"]

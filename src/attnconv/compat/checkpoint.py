@@ -1,6 +1,6 @@
 """A whole network of 2019, or of fastai, out of its checkpoint: the same numbers from one of our networks.
 
-Sources: those of `attnconv.compat.wide_resnet` and `attnconv.compat.xresnet`, which know the names.
+Sources: those of `attnconv.compat.recognised`, which knows the names.
 """
 
 import re
@@ -11,16 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.compat import wide_resnet, xresnet
-from attnconv.compat.seen import Seen
+from attnconv.compat.recognised import Recognised, recognised
 from attnconv.foreign import Found, Source, read_state_dict
 from attnconv.layers.spectral_norm import rename_old_keys
-from attnconv.models.hub.methods import HubNetwork
+from attnconv.models.hub import HubNetwork
 from attnconv.models.registry import check_options, create_model, model_options
 from attnconv.weights import Shapes, difference, shapes_of, unfit
 
 ANY_SIZE = 128  # pixels: of networks without tables, which take images of every size
-FAMILIES = (wide_resnet, xresnet)
 
 
 def load_checkpoint(
@@ -32,7 +30,7 @@ def load_checkpoint(
     average: bool = False,
     **options: Any,
 ) -> HubNetwork:
-    """The network ``name`` with the weights of a checkpoint of 2019 or of fastai, in eval mode on the CPU.
+    """Return the network ``name`` with the weights of a checkpoint of 2019 or of fastai, in eval mode on the CPU.
 
     Read are the Wide_ResNet of Attention-Augmented-Conv2d (``seed_aa_wide_resnet{depth}_{k}``), the XResNets of
     SimpleSelfAttention and fastai 1 (``xresnet*``, ``ssa_xresnet*``) and those of fastai 2. Heads are read as that
@@ -62,7 +60,7 @@ def network_of(
     image_size: int | tuple[int, int] | None,
     options: Mapping[str, Any],
 ) -> HubNetwork:
-    """The network ``name`` with the weights in ``found``; the rest as `load_checkpoint`."""
+    """Return the network ``name`` with the weights in ``found``; the rest as `load_checkpoint`."""
     known = model_options(name)
     check_options(name, options)
     if options.get("symmetric"):
@@ -70,25 +68,30 @@ def network_of(
             "the symmetric option had no effect in the program that wrote the checkpoint; leave symmetric=True out"
         )
     tensors, label = found.tensors, found.label
-    seen = _seen(tensors, label)
-    alike = "" if seen.name in (name, None) else f"; it looks like {seen.name}"
-    if not re.fullmatch(seen.pattern, name):
+    if (theirs := recognised(shapes_of(tensors))) is None:
+        first, tensor = next(iter(tensors.items()))
         raise checks.InputError(
-            f"{label} does not hold the weights of {name}: its tensors are named as those of {seen.family}{alike}"
+            f"{label} holds neither Attention-Augmented-Conv2d's Wide_ResNet nor an XResNet of SimpleSelfAttention or "
+            f"fastai; its first tensor is {first!r} of shape {tuple(tensor.shape)}"
         )
-    if num_classes is not None and num_classes != seen.num_classes:
-        raise checks.InputError(f"{label} is of a network with {seen.num_classes} classes, not {num_classes}")
+    alike = "" if theirs.name in (name, None) else f"; it looks like {theirs.name}"
+    if not re.fullmatch(theirs.pattern, name):
+        raise checks.InputError(
+            f"{label} does not hold the weights of {name}: its tensors are named as those of {theirs.family}{alike}"
+        )
+    if num_classes is not None and num_classes != theirs.num_classes:
+        raise checks.InputError(f"{label} is of a network with {theirs.num_classes} classes, not {num_classes}")
     settings: dict[str, Any] = {
-        "num_classes": seen.num_classes,
-        "in_channels": seen.in_channels,
-        "image_size": next(size for size in (image_size, seen.image_size, ANY_SIZE) if size is not None),
-        **{key: value for key, value in seen.options.items() if key in known},  # not attention's, if there is none
+        "num_classes": theirs.num_classes,
+        "in_channels": theirs.in_channels,
+        "image_size": next(size for size in (image_size, theirs.image_size, ANY_SIZE) if size is not None),
+        **{key: value for key, value in theirs.options.items() if key in known},  # not attention's, if there is none
         **options,
     }
     with torch.device("meta"):
         empty = create_model(name, **settings)
-    state = _in_our_names(tensors, seen, empty, label)
-    if problem := _difference(shapes_of(state), shapes_of(empty.state_dict()), seen):
+    state = _in_our_names(tensors, theirs, empty, label)
+    if problem := _difference(shapes_of(state), shapes_of(empty.state_dict()), theirs):
         raise checks.InputError(f"{label} does not hold the weights of {name}: {problem}{alike}")
     weights = {key: tensor for key, tensor in empty.state_dict().items() if tensor.is_floating_point()}
     if problem := unfit(state, weights):  # averages of counts may well be fractions
@@ -99,23 +102,11 @@ def network_of(
     return model.eval()
 
 
-def _seen(tensors: Mapping[str, Tensor], label: str) -> Seen:
-    shapes = shapes_of(tensors)
-    for family in FAMILIES:
-        if (seen := family.seen(shapes)) is not None:
-            return seen
-    first, shape = next(iter(shapes.items()))
-    raise checks.InputError(
-        f"{label} holds neither Attention-Augmented-Conv2d's Wide_ResNet nor an XResNet of SimpleSelfAttention or "
-        f"fastai; its first tensor is {first!r} of shape {shape}"
-    )
-
-
-def _in_our_names(tensors: Mapping[str, Tensor], seen: Seen, empty: nn.Module, label: str) -> dict[str, Tensor]:
-    """The tensors as the state dict of ``empty`` calls them; those that it has not keep their names."""
-    state = {seen.names[name]: tensor for name, tensor in tensors.items()}
+def _in_our_names(tensors: Mapping[str, Tensor], theirs: Recognised, empty: nn.Module, label: str) -> dict[str, Tensor]:
+    """Return the tensors as the state dict of ``empty`` calls them; those that it has not keep their names."""
+    state = {theirs.names[name]: tensor for name, tensor in tensors.items()}
     if len(state) < len(tensors):
-        raise checks.InputError(f"{label} holds a tensor of {seen.family} twice, under the names of two programs")
+        raise checks.InputError(f"{label} holds a tensor of {theirs.family} twice, under the names of two programs")
     for name, module in empty.named_modules():
         if isinstance(module, nn.Conv1d):  # of an attention: under spectral norm
             try:
@@ -125,8 +116,10 @@ def _in_our_names(tensors: Mapping[str, Tensor], seen: Seen, empty: nn.Module, l
     return state
 
 
-def _difference(given: Shapes, wanted: Shapes, seen: Seen) -> str:
-    """`weights.difference`, in the file's names where it has one."""
-    theirs = {ours: name for name, ours in seen.names.items()}
-    given, wanted = ({theirs.get(name, name): shape for name, shape in shapes.items()} for shapes in (given, wanted))
+def _difference(given: Shapes, wanted: Shapes, theirs: Recognised) -> str:
+    """Return `weights.difference`, in the file's names where it has one."""
+    their_names = {ours: name for name, ours in theirs.names.items()}
+    given, wanted = (
+        {their_names.get(name, name): shape for name, shape in shapes.items()} for shapes in (given, wanted)
+    )
     return difference(given, wanted)

@@ -1,4 +1,4 @@
-"""What a network's attention looks at."""
+"""Attention maps of one image, figures of them, and a page to click on."""
 
 from attnconv.explain.attention import (
     AttentionMap,
@@ -9,7 +9,7 @@ from attnconv.explain.attention import (
     choose_maps,
 )
 from attnconv.explain.figure import Row, attention_figure, row_title, rows_figure
-from attnconv.explain.seen import SeenImage, grid_points, see_image
+from attnconv.explain.preprocessed_image import SeenImage, grid_points, see_image
 
 __all__ = [
     "AttentionMap",

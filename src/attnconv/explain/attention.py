@@ -4,7 +4,8 @@ Each layer's queries and keys are computed again from its own input, and the wei
 memory stays linear in the number of positions whatever the kernel.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks, ops
-from attnconv.explain.effect import effects_of
+from attnconv.inactive import is_inactive
 from attnconv.layers import AugmentedConv2d, SelfAttention, SimpleSelfAttention
+from attnconv.layers.attention import LogitChange, attention_off
 
 EXPLAINED = (AugmentedConv2d, SelfAttention, SimpleSelfAttention)
 
@@ -108,7 +110,7 @@ class ImageAttention:
                 for hook in hooks:
                     hook.remove()
                 ran = dict.fromkeys(layer for layer, _ in self._layers)
-                self._effects = effects_of(model, image[None], self.output, ran)
+                self._effects = _effects(model, image[None], self.output, ran)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -123,8 +125,8 @@ class ImageAttention:
         rows, columns = self.size
         if len(point) != 2 or not (0 <= point[0] < rows and 0 <= point[1] < columns):
             raise checks.InputError(f"the point must lie in the image of {rows} x {columns} pixels, got {point}")
-        found = [(at(point), self._effects[layer]) for layer, at in self._layers]
-        return [replace(one, logits_moved=effect.logits_moved, active=effect.active) for one, effect in found]
+        found = [(at(point), *self._effects[layer]) for layer, at in self._layers]
+        return [replace(one, logits_moved=moved, active=active) for one, moved, active in found]
 
 
 def choose_maps(
@@ -183,3 +185,24 @@ def _weights_of(layer: nn.Module, x: Tensor) -> Callable[[tuple[int, int]], Tens
 def _map_size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
     """Rows and columns of the map on which ``layer`` attends for its input ``x``."""
     return layer.attention_map_size(layer.output_size(x)) if isinstance(layer, AugmentedConv2d) else tuple(x.shape[2:])
+
+
+def _effects(
+    model: nn.Module, images: Tensor, output: Any, layers: Collection[nn.Module]
+) -> dict[nn.Module, tuple[float | None, bool]]:
+    """How far switching each of ``layers`` off moves the logits, as a share of their norm, and whether it is active.
+
+    ``output`` is that of the network, (B, K) or (B, K, H, W) for B images and K classes; a run more for each layer. Of
+    an output that is no tensor of finite logits nothing is known, and every layer counts as active.
+    """
+    if not isinstance(output, Tensor) or output.dim() < 2 or not output.is_floating_point():
+        return dict.fromkeys(layers, (None, True))
+    found: dict[nn.Module, tuple[float | None, bool]] = {}
+    for layer in layers:
+        change = LogitChange()
+        with attention_off(model, only=[layer]):
+            change.add(output, model(images))
+        moved = change.logits_moved
+        known = math.isfinite(moved)
+        found[layer] = (moved, not is_inactive(moved, change.predictions_changed)) if known else (None, True)
+    return found

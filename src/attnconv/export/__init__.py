@@ -1,40 +1,48 @@
-"""Networks as files for others to run: ONNX, torch.export and safetensors; each proves that its answers agree.
+"""Networks as programs for others to run, ONNX and torch.export; each proves that its answers agree.
 
-onnx, onnxscript, onnxruntime and safetensors are imported where they are used.
+onnx, onnxscript and onnxruntime are imported where they are used. The saved form is `attnconv.models.saved`'s.
 """
 
+from pathlib import Path
+
+from attnconv import checks
 from attnconv.export.agreement import Difference, DisagreementError
-from attnconv.export.facts import Facts
-from attnconv.export.load import SUFFIXES, is_exported, load_exported
-from attnconv.export.network import Exported, ExportedNetwork
+from attnconv.export.capture import Written
+from attnconv.export.network import ExportedNetwork
 from attnconv.export.onnx_file import export_onnx, load_onnx
 from attnconv.export.program_file import export_program, load_program
-from attnconv.export.weights_file import export_weights, load_network, load_weights, save_weights
-from attnconv.export.written import Written
-from attnconv.models.fold import folded
 from attnconv.models.image_sizes import Sizes
 
-FORMATS = {"onnx": export_onnx, "torch": export_program, "safetensors": export_weights}
+FORMATS = {"onnx": export_onnx, "torch": export_program}
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}  # of each format
 
 __all__ = [
     "FORMATS",
     "SUFFIXES",
     "Difference",
     "DisagreementError",
-    "Exported",
     "ExportedNetwork",
-    "Facts",
     "Sizes",
     "Written",
     "export_onnx",
     "export_program",
-    "export_weights",
-    "folded",
     "is_exported",
     "load_exported",
-    "load_network",
     "load_onnx",
     "load_program",
-    "load_weights",
-    "save_weights",
 ]
+
+
+def is_exported(path: str | Path) -> bool:
+    """True if ``path`` is named as exported networks are."""
+    return Path(path).suffix in SUFFIXES.values()
+
+
+def load_exported(path: str | Path, *, trust: bool = False) -> ExportedNetwork:
+    """Return the network in ``path``, an ONNX or .pt2 file; ``trust`` as `load_program`.
+
+    Raises:
+        InputError: as `load_onnx` and `load_program`, or the suffix is another one.
+    """
+    suffix = checks.one_of("suffix of an exported network", Path(path).suffix, SUFFIXES.values())
+    return load_onnx(path) if suffix == SUFFIXES["onnx"] else load_program(path, trust=trust)

@@ -3,14 +3,14 @@
 Letters: B batch, H rows, W columns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.export.facts import Facts
 from attnconv.models.image_sizes import Sizes
 
 BATCHES = (1, 2, 5)
@@ -56,21 +56,21 @@ def require_agreement(
     call: Callable[[Tensor], Tensor],
     *,
     sizes: Sizes,
-    facts: Facts,
+    meta: Mapping[str, Any],
     what: str,
 ) -> list[Difference]:
     """Hold ``call`` to ``model``, both (B, channels, H, W) -> logits, on random images: the differences, case by case.
 
     Raises:
-        InputError: ``model`` does not give one logit for each of the classes in ``facts``.
+        InputError: ``model`` does not give one logit for each of the classes in ``meta``.
         DisagreementError: a difference is above TOLERANCE, outputs of either are not finite, or of another shape.
     """
     numbers = torch.Generator().manual_seed(0)
     differences = []
-    for batch, rows, columns in cases(sizes, facts.meta["image_size"]):
-        images = torch.randn(batch, facts.meta["channels"], rows, columns, generator=numbers)
+    for batch, rows, columns in cases(sizes, meta["image_size"]):
+        images = torch.randn(batch, meta["channels"], rows, columns, generator=numbers)
         expected = model(images)
-        _require_logits(expected, len(facts.meta["classes"]))
+        _require_logits(expected, len(meta["classes"]))
         try:
             got = call(images)
         except Exception as error:  # of the runtime's own kind

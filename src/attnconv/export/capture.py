@@ -1,11 +1,13 @@
-"""A network as a graph, by torch's exporters: its batch free and, where the network allows, rows and columns too.
+"""What both exporters of torch do: the network prepared, its batch free and, where it allows, rows and columns too.
 
 Letters: B batch, C channels, H rows, W columns.
 """
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +16,93 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from attnconv import checks
-from attnconv.layers.augmented_conv import AugmentedConvNd
-from attnconv.models.image_sizes import Range, Sizes
-from attnconv.ops.kernel_choice import AttentionProblem, why_not
+from attnconv.export.agreement import Difference
+from attnconv.models.fold import folded
+from attnconv.models.hub import HubNetwork
+from attnconv.models.image_sizes import Range, Sizes, require_covered, sizes_of
+from attnconv.models.saved import FORMAT, checked_meta, describe
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that an export has kept.
+
+    Args:
+        path: of the file.
+        sizes: of the images that it takes.
+        differences: from PyTorch, case by case.
+        notes: what else is worth telling, a clause each.
+    """
+
+    path: Path
+    sizes: Sizes
+    differences: list[Difference] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def largest(self) -> Difference:
+        """The difference that is the largest beside its outputs."""
+        return max(self.differences, key=lambda d: d.largest / (d.scale or 1.0))
+
+
+def described(
+    model: nn.Module, meta: Mapping[str, Any] | None, provenance: Mapping[str, Any] | None, image_size: int | None
+) -> dict[str, Any]:
+    """Return the config of ``model``, for images that are prepared to ``image_size`` if it is given.
+
+    Args:
+        model: any; one of `attnconv.models` says itself what it is.
+        meta, provenance: the network's own if None.
+    Raises:
+        InputError: meta does not say how images are prepared, or the position tables do not cover the size.
+    """
+    meta = checked_meta(getattr(model, "meta", None) if meta is None else meta)
+    given = getattr(model, "provenance", None) if provenance is None else provenance
+    provenance = None if given is None else checks.plain("provenance", given)
+    if image_size is not None:
+        side = checks.integer("image_size", image_size, at_least=1)
+        meta = checked_meta({**meta, "image_size": [side, side]})
+        if provenance is not None:  # its own images are prepared to this size from now on, and were scored at another
+            config = {**provenance.get("config", {}), "image_size": side}
+            provenance = {**provenance, "config": config, "scores": None}
+    require_covered(model, meta["channels"], meta["image_size"])
+    if isinstance(model, HubNetwork) and model.blueprint is not None:
+        return {**describe(model), "meta": meta, "provenance": provenance}
+    return {
+        "format": FORMAT,
+        "model": None,
+        "num_classes": len(meta["classes"]),
+        "in_channels": meta["channels"],
+        "image_size": meta["image_size"],
+        "options": {},
+        "attention": [],
+        "meta": meta,
+        "provenance": provenance,
+    }
+
+
+def with_free_sizes(
+    model: nn.Module, config: Mapping[str, Any], write: Callable[[nn.Module, Sizes], Written]
+) -> Written:
+    """What ``write`` makes of ``model``, folded, and its sizes or, where an exporter cannot keep them free, of one.
+
+    Raises:
+        InputError: a layer asks for a kernel that cannot be exported.
+        DisagreementError: the answers differ even with one size.
+    """
+    require_exportable(model)
+    meta, model = config["meta"], folded(model).requires_grad_(False)
+    rows, columns = meta["image_size"]
+    sizes = sizes_of(model, meta["channels"], (rows, columns))
+    try:
+        return write(model, sizes)
+    # What torch's exporters raise for a size that they cannot keep free is a RuntimeError, as a disagreement is.
+    except RuntimeError as error:
+        if not sizes.dynamic:
+            raise
+        reason = checks.first_line(error)
+        written = write(model, Sizes((rows, rows), (columns, columns)))
+    return replace(written, notes=(*written.notes, f"the image size is fixed, for with free ones: {reason}"))
 
 
 def require_exportable(model: nn.Module) -> None:
@@ -26,18 +112,10 @@ def require_exportable(model: nn.Module) -> None:
         InputError: one does; the message says which and what to use instead.
     """
     for name, layer in model.named_modules():
-        if not isinstance(layer, AugmentedConvNd) or layer.impl == "auto":
-            continue
-        problem = AttentionProblem(
-            map_size=layer.feat_size or (1,),
-            head_dim=layer.head_dim,
-            value_dim=layer.value_channels // layer.num_heads,
-            export="onnx",
-        )
-        if (reason := why_not(layer.impl, problem)) is not None:
+        if (impl := getattr(layer, "impl", "auto")) in ("blocked", "triton"):
             raise checks.InputError(
-                f"layer {name!r} has impl={layer.impl!r}, which cannot be exported: {reason}; set its impl to 'auto', "
-                "or to 'eager' or 'sdpa'"
+                f"layer {name!r} has impl={impl!r}, which cannot be exported: it is an operator of this library; set "
+                "its impl to 'auto', or to 'eager' or 'sdpa'"
             )
 
 

@@ -1,53 +1,97 @@
-"""A network that is read from a file, as a module.
+"""A network read back from an ONNX or .pt2 file, and the config that the file holds beside it.
 
+The config is that of the saved form, `attnconv.models.saved`, as one JSON text under KEY, with the image sizes that the
+file takes and what the numbers in ``meta`` mean, for those who read the file without this library.
 Letters: B batch, C channels, H rows, W columns.
 """
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from attnconv import checks
-from attnconv.export.facts import Facts
+from attnconv import __version__, checks
+from attnconv.models.image_sizes import Sizes
+from attnconv.models.saved import checked, checked_meta
+
+KEY = "attnconv"
+RULES = {
+    "resize": "shorter side to round(max(image_size) * resize_ratio) pixels, bilinear with antialiasing",
+    "crop": "centre, image_size (rows, columns)",
+    "normalise": "(value / 255 - mean) / std for each channel",
+    "layout": "float32 (batch, channels, rows, columns); 3 channels are red, green, blue, 1 is grey",
+}
+
+
+def config_text(config: dict[str, Any], sizes: Sizes) -> str:
+    """Return what a file holds under KEY."""
+    return json.dumps({**config, "version": __version__, "image_sizes": sizes.to_dict(), "preprocessing": RULES})
+
+
+def read_config(text: str, source: str) -> tuple[dict[str, Any], Sizes]:
+    """Return the config and the sizes of `config_text`.
+
+    Raises:
+        InputError: there is no ``text``, for the file is not of `attnconv export`, or it is damaged.
+    """
+    if not text:
+        raise checks.InputError(f"{source} was not written by attnconv export: its metadata hold no {KEY!r}")
+    try:
+        config = checks.from_json(text)
+        sizes = Sizes.from_dict(config.pop("image_sizes"))
+        config.pop("preprocessing", None)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise checks.InputError(f"{source} is damaged: its {KEY!r} cannot be read: {error}") from None
+    config = checked(config, source=source)
+    try:
+        return {**config, "meta": checked_meta(config["meta"])}, sizes
+    except checks.InputError as error:
+        raise checks.InputError(f"{source}: {error}") from None
 
 
 class ExportedNetwork(nn.Module):
     """What a runtime computes, on the CPU and without gradients: (B, C, H, W) -> logits, float32.
 
+    Attributes:
+        config: as `attnconv.models.saved` describes it; ``meta`` and ``provenance`` are its parts.
+        sizes: of the images that it takes.
+
     Args:
-        widths: channels of its images and logits, as the file itself has them, if it says so.
+        call: the runtime's.
+        config, sizes: of `read_config`.
+        source: the file.
+        widths: channels of its images and logits, as the file itself has them.
     Raises:
-        InputError: here if ``facts`` do not fit ``widths``; in forward, for images of a size that the file was not made
-            for, and for logits that are not one finite number a class.
+        InputError: here if ``config`` does not fit ``widths``; in forward, for images of a size that the file was not
+            made for, and for logits that are not one finite number a class.
     """
 
     def __init__(
         self,
         call: Callable[[Tensor], Tensor],
-        facts: Facts,
-        source: str,
+        config: dict[str, Any],
+        sizes: Sizes,
         *,
-        widths: tuple[object, object] | None = None,
+        source: str,
+        widths: tuple[object, object],
     ) -> None:
         super().__init__()
-        self.call, self.source = call, source
-        self.sizes, self.channels, self.classes = facts.sizes, facts.meta["channels"], len(facts.meta["classes"])
-        channels, outputs = widths or (self.channels, self.classes)
-        for what, said, has in (
-            ("image channels", self.channels, channels),
-            ("names of classes", self.classes, outputs),
-        ):
-            if said != has:
-                raise checks.InputError(f"{source} is damaged: it has {said} {what}, and its network is of {has}")
+        self.call, self.config, self.sizes, self.source = call, config, sizes, source
+        self.meta, self.provenance = config["meta"], config["provenance"]
+        self.channels, self.classes = self.meta["channels"], len(self.meta["classes"])
+        said = (self.channels, self.classes)
+        for what, own, has in zip(("image channels", "names of classes"), said, widths, strict=True):
+            if own != has:
+                raise checks.InputError(f"{source} is damaged: it has {own} {what}, and its network is of {has}")
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != self.channels:
             raise checks.InputError(
                 f"{self.source} takes (B, {self.channels}, rows, columns), got {tuple(images.shape)}"
             )
-        if self.sizes is not None and (reason := self.sizes.why_not(images.shape[2:])) is not None:
+        if (reason := self.sizes.why_not(images.shape[2:])) is not None:
             raise checks.InputError(f"{self.source} cannot take images of this size: {reason}")
         logits = self.call(images)
         if logits.ndim not in (2, 4) or logits.shape[1] != self.classes:
@@ -57,12 +101,3 @@ class ExportedNetwork(nn.Module):
         if not logits.isfinite().all():
             raise checks.InputError(f"{self.source} gives numbers that are not finite: it, or an image, is damaged")
         return logits
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What a file of `attnconv export` holds: the network in eval mode, and the facts about it."""
-
-    model: nn.Module
-    facts: Facts
-    path: Path

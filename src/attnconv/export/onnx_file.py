@@ -3,9 +3,9 @@
 Letters: B batch, C channels, H rows, W columns.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +14,51 @@ from torch import Tensor, nn
 
 from attnconv import checks, files
 from attnconv.export.agreement import require_agreement
-from attnconv.export.capture import captured_sizes, dims, example, tracing
-from attnconv.export.facts import CHECKSUM, Facts, read_facts
-from attnconv.export.network import Exported, ExportedNetwork
-from attnconv.export.written import Written, prepared, with_free_sizes
+from attnconv.export.capture import Written, captured_sizes, described, dims, example, tracing, with_free_sizes
+from attnconv.export.network import KEY, ExportedNetwork, config_text, read_config
 from attnconv.files import replacing
 from attnconv.models.image_sizes import Sizes
-from attnconv.train.checksum import BLANK, sealed, verify_seal
 
 INPUT, OUTPUT = "images", "logits"
 AXES = ("batch", "channels", "rows", "columns")
+CHECKSUM = "attnconv_sha256"  # the last of the metadata, of all bytes before it
+END = 2 + (2 + len(CHECKSUM)) + (2 + 64)  # bytes of it: a field of two texts, each after its kind and its length
 
 
 def export_onnx(
     model: nn.Module,
     path: str | Path,
     *,
-    config: dict[str, Any],
-    meta: dict[str, Any],
+    meta: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
     image_size: int | None = None,
-    scores: Mapping[str, Any] | None = None,
 ) -> Written:
     """Write ``model`` as ONNX, if onnxruntime then answers as PyTorch on three batches and, where free, three sizes.
 
     The batch is free, and so are rows and columns up to what the position tables cover. Spectral norm becomes plain
-    weights. The file's metadata hold preprocessing, classes, config and version.
+    weights. The file's metadata hold the network's config: see `attnconv.export.network`.
 
     Args:
         model: (B, C, H, W) -> logits, on the CPU; it is left as it is.
         path: the file, ending in .onnx.
-        config: the run's, plain values.
-        meta: of its images: classes, channels, image_size, mean, std, resize_ratio.
+        meta: of its images: classes, channels, image_size, mean, std, resize_ratio; the network's own if None.
+        provenance: how it was trained, plain values; the network's own if None.
         image_size: side that images are prepared to, in pixels, if not meta's.
-        scores: as in `Facts`.
     Raises:
-        InputError: a kernel that cannot be exported, tables that do not cover ``image_size``, config or meta that do
-            not fit the network, or no room to write.
+        InputError: a kernel that cannot be exported, tables that do not cover ``image_size``, meta that does not fit
+            the network, or no room to write.
         DisagreementError: the answers differ; nothing is kept.
         MissingExtraError: onnx, onnxscript or onnxruntime is missing.
     """
     require_onnx()
-    path = Path(path)
-    model, facts = prepared(model, Facts(config, meta, scores=dict(scores or {})), image_size)
+    path, config = Path(path), described(model, meta, provenance, image_size)
+    facts = config["meta"]
 
-    def write(sizes: Sizes) -> Written:
-        channels, size = facts.meta["channels"], facts.meta["image_size"]
+    def write(model: nn.Module, sizes: Sizes) -> Written:
         with tracing():
             program = torch.onnx.export(
                 model,
-                (example(channels, size),),
+                (example(facts["channels"], facts["image_size"]),),
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
@@ -77,21 +73,16 @@ def export_onnx(
         for node in proto.graph.node:
             del node.metadata_props[:]  # where in our code, and in this machine's folders, each comes from
         with replacing(path) as file:
-            file.write(file_of(proto, replace(facts, sizes=found).to_texts()))
+            file.write(file_of(proto, config_text(config, found)))
             file.flush()
-            differences = require_agreement(
-                model,
-                caller(session(Path(file.name), str(path))),
-                sizes=found,
-                facts=facts,
-                what="the ONNX file",
-            )
+            call = caller(session(Path(file.name), str(path)))
+            differences = require_agreement(model, call, sizes=found, meta=facts, what="the ONNX file")
         return Written(path, found, differences, notes=(f"opset {proto.opset_import[0].version}",))
 
-    return with_free_sizes(model, facts, write)
+    return with_free_sizes(model, config, write)
 
 
-def load_onnx(path: str | Path) -> Exported:
+def load_onnx(path: str | Path) -> ExportedNetwork:
     """The network of an ONNX file of `export_onnx`, run by onnxruntime on the CPU.
 
     Raises:
@@ -101,16 +92,22 @@ def load_onnx(path: str | Path) -> Exported:
     path = Path(path)
     found = session(path, str(path))
     texts = found.get_modelmeta().custom_metadata_map
-    facts = read_facts(texts, str(path))
-    verify_seal(path, texts.get(CHECKSUM, ""))
-    widths = _widths(found, str(path))
-    return Exported(ExportedNetwork(caller(found), facts, str(path), widths=widths).eval(), facts, path)
+    config, sizes = read_config(texts.get(KEY, ""), str(path))
+    network = ExportedNetwork(caller(found), config, sizes, source=str(path), widths=_widths(found, str(path)))
+    checksum = texts.get(CHECKSUM, "").encode()
+    data = files.read_bytes(path, at_most=files.WEIGHTS)
+    if not data.endswith(checksum) or hashlib.sha256(data[:-END]).hexdigest().encode() != checksum:
+        raise files.changed(path)
+    return network
 
 
-def file_of(proto: Any, texts: dict[str, str]) -> bytes:
-    """The bytes of a file with the model ``proto``, its metadata being ``texts`` and a checksum of the whole."""
-    require_onnx().helper.set_model_props(proto, {**texts, CHECKSUM: BLANK})
-    return sealed(proto.SerializeToString())
+def file_of(proto: Any, text: str) -> bytes:
+    """The bytes of a file with the model ``proto``, its config ``text`` and, at the end, a checksum of the others."""
+    onnx = require_onnx()
+    onnx.helper.set_model_props(proto, {KEY: text})
+    data, end = proto.SerializeToString(), onnx.ModelProto()
+    onnx.helper.set_model_props(end, {CHECKSUM: hashlib.sha256(data).hexdigest()})
+    return data + end.SerializeToString()  # two pieces, one after the other, are one model
 
 
 def require_onnx() -> Any:
@@ -120,7 +117,7 @@ def require_onnx() -> Any:
     return checks.require("onnx", extra="onnx")
 
 
-def session(path: Path, source: str, *, threads: int | None = None) -> Any:
+def session(path: Path, source: str) -> Any:
     """onnxruntime's session of a file on the CPU, silent; InputError, calling it ``source``, if there is none."""
     import onnxruntime
 
@@ -130,7 +127,7 @@ def session(path: Path, source: str, *, threads: int | None = None) -> Any:
         raise checks.InputError(f"no ONNX file at {source}") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = torch.get_num_threads()
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of onnxruntime's own kinds, which share no base

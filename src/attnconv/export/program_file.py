@@ -11,7 +11,6 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,67 +20,56 @@ from torch.export import ExportedProgram
 
 from attnconv import checks, files
 from attnconv.export.agreement import require_agreement
-from attnconv.export.capture import captured_sizes, dims, example, tracing
-from attnconv.export.facts import Facts, read_facts
-from attnconv.export.network import Exported, ExportedNetwork
-from attnconv.export.quiet import logging_only
-from attnconv.export.written import Written, prepared, with_free_sizes
-from attnconv.files import replacing
+from attnconv.export.capture import Written, captured_sizes, described, dims, example, tracing, with_free_sizes
+from attnconv.export.network import KEY, ExportedNetwork, config_text, read_config
+from attnconv.files import append_checksum, replacing, verify_checksum
 from attnconv.models.image_sizes import Sizes
-from attnconv.train.checksum import append_checksum, verify_checksum
 from attnconv.weights import unfit
-
-# Names of the texts in the file, which torch wants to know beforehand.
-TEXTS = (
-    "attnconv_format", "attnconv_version", "classes", "preprocessing", "data", "config", "image_sizes", "scores",
-)  # fmt: skip
 
 
 def export_program(
     model: nn.Module,
     path: str | Path,
     *,
-    config: dict[str, Any],
-    meta: dict[str, Any],
+    meta: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
     image_size: int | None = None,
-    scores: Mapping[str, Any] | None = None,
 ) -> Written:
-    """Write ``model`` as a program of torch.export; arguments, checks and metadata (extra files) as `export_onnx`.
+    """Write ``model`` as a program of torch.export; arguments, checks and config (an extra file) as `export_onnx`.
 
     Raises:
         InputError: as `export_onnx`.
         DisagreementError: the answers differ; nothing is kept.
     """
-    path = Path(path)
-    model, facts = prepared(model, Facts(config, meta, scores=dict(scores or {})), image_size)
+    path, config = Path(path), described(model, meta, provenance, image_size)
+    facts = config["meta"]
 
-    def write(sizes: Sizes) -> Written:
-        channels, size = facts.meta["channels"], facts.meta["image_size"]
+    def write(model: nn.Module, sizes: Sizes) -> Written:
+        images = example(facts["channels"], facts["image_size"])
         with tracing():
-            program = torch.export.export(model, (example(channels, size),), dynamic_shapes=(dims(sizes),))
+            program = torch.export.export(model, (images,), dynamic_shapes=(dims(sizes),))
         found = captured_sizes(program, sizes)
-        _forget_guards(program)
-        _forget_places(program)
+        # Leave the ranges of sizes to be all that the program asks of its images. torch guards against each size of 1
+        # that it has asked about, a batch of one image among them, though the program is right for it, as the check
+        # shows. There is no public way to say so in the file.
+        program._guards_code = []
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # lines of files in this machine's folders
         # In memory first: torch's writer ends the whole process where a disk is full.
         whole = io.BytesIO()
-        torch.export.save(program, whole, extra_files=replace(facts, sizes=found).to_texts())
+        torch.export.save(program, whole, extra_files={KEY: config_text(config, found)})
         with replacing(path) as file:
             file.write(whole.getbuffer())
             append_checksum(file)
             file.flush()
-            differences = require_agreement(
-                model,
-                _caller(_load(Path(file.name), str(path))[0]),
-                sizes=found,
-                facts=facts,
-                what="the program",
-            )
+            call = _caller(_load(Path(file.name), str(path))[0])
+            differences = require_agreement(model, call, sizes=found, meta=facts, what="the program")
         return Written(path, found, differences)
 
-    return with_free_sizes(model, facts, write)
+    return with_free_sizes(model, config, write)
 
 
-def load_program(path: str | Path, *, trust: bool = False) -> Exported:
+def load_program(path: str | Path, *, trust: bool = False) -> ExportedNetwork:
     """Return the network of a .pt2 file of `export_program`, on the CPU.
 
     Args:
@@ -98,12 +86,12 @@ def load_program(path: str | Path, *, trust: bool = False) -> Exported:
             f"{path} is a program of torch.export, and reading one can run code that is in it: it is read only with "
             "--trust (of evaluate, predict and explain; trust=True in Python), for files whose makers you trust"
         )
-    program, texts = _load(path, str(path))
-    facts = read_facts(texts, str(path))
+    program, text = _load(path, str(path))
+    config, sizes = read_config(text, str(path))
+    network = ExportedNetwork(_caller(program), config, sizes, source=str(path), widths=_widths(program, str(path)))
     if not verify_checksum(path):
         raise checks.InputError(f"{path} has lost its checksum: another program has written it anew")
-    widths = _widths(program, str(path))
-    return Exported(ExportedNetwork(_caller(program), facts, str(path), widths=widths).eval(), facts, path)
+    return network
 
 
 def _widths(program: ExportedProgram, source: str) -> tuple[object, object]:
@@ -124,24 +112,9 @@ def _caller(program: ExportedProgram) -> Callable[[Tensor], Tensor]:
     return lambda images: module(images)
 
 
-def _forget_guards(program: ExportedProgram) -> None:
-    """Leave the ranges of sizes to be all that ``program`` asks of its images.
-
-    torch guards against each size of 1 that it has asked about, a batch of one image among them, though the program is
-    right for it, as the check shows. There is no public way to say so in the file.
-    """
-    program._guards_code = []
-
-
-def _forget_places(program: ExportedProgram) -> None:
-    """Leave out which lines of which files, in this machine's folders, the operators come from."""
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)
-
-
-def _load(path: Path, source: str) -> tuple[ExportedProgram, dict[str, str]]:
-    """The program and the texts beside it."""
-    texts: dict[str, str] = dict.fromkeys(map(str, TEXTS), "")  # torch fills in those that it finds
+def _load(path: Path, source: str) -> tuple[ExportedProgram, str]:
+    """The program and its config's text, "" for none."""
+    texts: dict[str, Any] = {KEY: ""}  # torch fills it in
     try:
         verify_checksum(path)
         with files.opened(path, at_most=files.WEIGHTS) as file, _silent():
@@ -151,12 +124,18 @@ def _load(path: Path, source: str) -> tuple[ExportedProgram, dict[str, str]]:
     except Exception as error:  # a damaged file can raise nearly anything
         reason = checks.first_line(error)
         raise checks.InputError(f"{source} is damaged or no program of torch.export: {reason}") from error
-    return program, {name: text for name, text in texts.items() if text}
+    return program, texts[KEY]
 
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """In which torch's export says nothing: what is wrong with a file stands in our one sentence."""
-    with logging_only(logging.CRITICAL, "torch.export"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    logger = logging.getLogger("torch.export")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

@@ -11,12 +11,10 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from attnconv import checks, files
-from attnconv.foreign.budget import Budget
-from attnconv.foreign.prefixes import stripped
-from attnconv.foreign.stand_in import Name, StandIn, kind_of
-from attnconv.foreign.state_dict import find
+from attnconv.foreign.state_dict import find, stripped
 from attnconv.foreign.stored import Storages, Stored
 from attnconv.foreign.torch_file import read_torch_file
+from attnconv.foreign.unpickler import Budget, Name, StandIn, kind_of
 from attnconv.shown import quoted
 from attnconv.weights import open_safetensors
 

@@ -8,15 +8,16 @@ when it is called is done here for the few names that tensors need; every other 
 import pickle
 import struct
 from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, ClassVar
 
 import torch
 
-from attnconv.foreign.budget import Budget
-from attnconv.foreign.part import Part
-from attnconv.foreign.stand_in import Name, StandIn
+from attnconv import checks
 from attnconv.foreign.stored import DTYPES, STORAGES, Stored, count_of, stored
 
+EXTRA = 60_000_000  # bytes that may be taken besides the size of the file; some are left for what is not counted
+LINE = 1 << 16  # bytes of the longest line of text in a pickle
 # Bytes of memory that an instruction takes at most: one that pushes a small thing, and any other.
 SMALL, LARGE = 56, 300
 PER_BYTE = 6  # of text or a number: a letter takes up to 4 where the file has 1, while it is still there
@@ -29,6 +30,88 @@ _SMALL = {
     *(pickle.BINGET, pickle.LONG_BINGET, pickle.GET, pickle.DUP, pickle.POP, pickle.APPEND, pickle.STOP),
     *(pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
 }
+
+
+class Budget:
+    """Bytes that may still be taken for what a file holds besides the numbers of its tensors.
+
+    Args:
+        label: of the file, for the message.
+        size: of the file, in bytes.
+    """
+
+    def __init__(self, label: str, size: int) -> None:
+        self.label, self._left = label, size + EXTRA
+
+    def take(self, size: int) -> None:
+        """Count ``size`` bytes.
+
+        Raises:
+            InputError: there are no more.
+        """
+        self._left -= size
+        if self._left < 0:
+            raise checks.InputError(f"{self.label} would take more memory than twice its size and 100 MB")
+
+
+class Part:
+    """The bytes from ``start`` to ``end`` of ``file``, from which a pickle is read."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        self._file, self.at, self.end = file, start, end
+        file.seek(start)
+
+    def read(self, size: int) -> bytes:
+        """Return the next ``size`` bytes, which must be there: nothing is taken for those that are not."""
+        if not 0 <= size <= self.end - self.at:
+            raise EOFError(f"{size} bytes are announced where {self.end - self.at} are left")
+        self.at += size
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        """Return the next line, its end included."""
+        line = self._file.readline(min(LINE, self.end - self.at))
+        if not line.endswith(b"\n"):
+            raise EOFError("a line without an end")
+        self.at += len(line)
+        return line
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """The name of a class or function in a file; it is not looked up."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(eq=False, slots=True)
+class StandIn:
+    """An object as a file describes it: what it is made by, from what, and what it then got.
+
+    Args:
+        made_by: the class or function, usually a Name.
+        args: its arguments.
+        state: what its ``__setstate__`` or ``__dict__`` would be given.
+        items: its entries, if it is a kind of dict.
+        elements: its elements, if it is a kind of list.
+    """
+
+    made_by: Any
+    args: Any = ()
+    state: Any = None
+    items: dict[Any, Any] = field(default_factory=dict)
+    elements: list[Any] = field(default_factory=list)
+
+
+def kind_of(value: Any) -> str:
+    """Return the name of the class of ``value``, as the file has it."""
+    if isinstance(value, StandIn):
+        return str(value.made_by) if isinstance(value.made_by, Name) else "an object"
+    return str(value) if isinstance(value, Name) else type(value).__name__
 
 
 _Python: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]
@@ -162,14 +245,7 @@ class Unpickler(_Python):
         if isinstance(self.stack[-1], StandIn):
             self.stack[-1].state = state
 
-    def _setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._set((key, value))
-
-    def _setitems(self) -> None:
-        self._set(self.pop_mark())
-
-    def _set(self, items: Any) -> None:
+    def _set(self, items: list[Any]) -> None:
         onto = self.stack[-1]
         onto = onto.items if isinstance(onto, StandIn) else onto
         if type(onto) is not dict:
@@ -182,12 +258,6 @@ class Unpickler(_Python):
         items = self.pop_mark()
         self.append({})
         self._set(items)
-
-    def _append(self) -> None:
-        self._extend([self.stack.pop()])
-
-    def _appends(self) -> None:
-        self._extend(self.pop_mark())
 
     def _extend(self, items: list[Any]) -> None:
         onto = self.stack[-1]
@@ -261,14 +331,14 @@ _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
     pickle.INST: Unpickler._inst,
     pickle.OBJ: Unpickler._obj,
     pickle.BUILD: Unpickler._build,
-    pickle.SETITEM: Unpickler._setitem,
-    pickle.SETITEMS: Unpickler._setitems,
+    pickle.SETITEM: lambda self: self._set([self.stack.pop(-2), self.stack.pop()]),
+    pickle.SETITEMS: lambda self: self._set(self.pop_mark()),
     pickle.DICT: Unpickler._make_dict,
-    pickle.APPEND: Unpickler._append,
-    pickle.APPENDS: Unpickler._appends,
+    pickle.APPEND: lambda self: self._extend([self.stack.pop()]),
+    pickle.APPENDS: lambda self: self._extend(self.pop_mark()),
     # A set is a list here: what would be in it need not have a hash.
     pickle.EMPTY_SET: lambda self: self.append([]),
-    pickle.ADDITEMS: Unpickler._appends,
+    pickle.ADDITEMS: lambda self: self._extend(self.pop_mark()),
     pickle.FROZENSET: Unpickler._frozenset,
     pickle.PUT: lambda self: self._put(int(self._line())),
     pickle.BINPUT: lambda self: self._put(self._part.read(1)[0]),

@@ -1,1 +1,1 @@
-"""How the ops are computed. Private: call `attnconv.ops`."""
+"""The kernels that compute the ops. Private: call `attnconv.ops`."""

@@ -3,6 +3,8 @@
 Attention can keep nothing for the backward pass but its inputs, and be computed again there. Only the call of the op is
 computed again, never the module: a second forward of a module under spectral norm would advance its power iteration,
 and give other gradients.
+
+Letters: B batch, C channels, K classes, H rows, W columns.
 """
 
 import contextlib
@@ -12,6 +14,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from attnconv import checks
+from attnconv.layers.spectral_norm import redrawn
 
 
 class Attention(nn.Module):
@@ -38,7 +43,7 @@ class Attention(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has to define activity")
 
     def attend(self, op: Callable[..., Tensor], *inputs: Any, **options: Any) -> Tensor:
-        """``op(*inputs, **options)``, computed again in the backward pass where that was asked for."""
+        """Return ``op(*inputs, **options)``, computed again in the backward pass where that was asked for."""
         if not (self.recompute and self.training and torch.is_grad_enabled()):
             return op(*inputs, **options)
         # The ops draw no random numbers, so the generators need not be put back.
@@ -48,10 +53,31 @@ class Attention(nn.Module):
 
 
 class GatedAttention(Attention):
-    """A layer whose output is its input and gamma times attention."""
+    """A layer whose output is its input and gamma times attention; its submodules are all `constrained_conv`."""
 
     activity_name = "gamma"
-    gamma: nn.Parameter  # (1,)
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = checks.integer("channels", channels, at_least=1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def _require_map(self, x: Tensor) -> None:
+        """Raise unless ``x`` is (B, C, *map)."""
+        if x.dim() < 3 or x.shape[1] != self.channels:
+            raise checks.InputError(
+                f"{type(self).__name__} takes (B, {self.channels}, *map), a batch axis included; got {tuple(x.shape)}"
+            )
+
+    def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
+        """Draw the weights anew, as ``initialise`` draws a convolution, before any constraint; gamma is 0 again."""
+        for name, conv in list(self.named_children()):
+            assert isinstance(conv, nn.Conv1d)
+            new = redrawn(conv)
+            initialise(new)
+            setattr(self, name, new)
+        with torch.no_grad():
+            self.gamma.zero_()
 
     def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
         """Return a copy of ``x``, which is the output at gamma 0; what follows may change it in place."""
@@ -63,7 +89,7 @@ class GatedAttention(Attention):
 
 
 def set_recompute(model: nn.Module, recompute: bool = True) -> int:
-    """Tell every attention layer in ``model`` whether to compute attention again; how many layers there are.
+    """Tell every attention layer in ``model`` whether to compute attention again; return how many layers there are.
 
     Memory: impl "eager" keeps the logits of all pairs of positions otherwise; "blocked" never does.
     """
@@ -111,3 +137,28 @@ def attention_activity(model: nn.Module, images: Tensor) -> dict[str, float]:
         for handle in handles:
             handle.remove()
     return found
+
+
+class LogitChange:
+    """Compare the logits (B, K) or (B, K, H, W) of two networks, over any number of batches."""
+
+    def __init__(self) -> None:
+        self._moved = self._norm = 0.0  # sums of squares
+        self._changed = self._count = 0
+
+    def add(self, before: Tensor, after: Tensor) -> None:
+        """Count in a batch of logits ``before`` and ``after`` the change."""
+        self._moved += (after.double() - before.double()).square().sum().item()
+        self._norm += before.double().square().sum().item()
+        self._changed += int((after.argmax(1) != before.argmax(1)).sum())
+        self._count += before.argmax(1).numel()
+
+    @property
+    def logits_moved(self) -> float:
+        """Return the norm of the difference, as a share of the norm of the logits before."""
+        return torch.tensor(self._moved / max(self._norm, 1e-300)).sqrt().item()
+
+    @property
+    def predictions_changed(self) -> float:
+        """Return the percentage of the images, or of their pixels, whose largest logit is another one."""
+        return 100 * self._changed / max(self._count, 1)

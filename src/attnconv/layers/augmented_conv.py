@@ -5,24 +5,50 @@ windows, so that every padding, stride and dilation gives both parts one size; m
 Letters: B batch, H rows, W columns, N heads, D key / E value channels a head, R half the rows of a position table.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules import module as torch_module
 
 from attnconv import checks, ops
-from attnconv.layers import position as position_features
 from attnconv.layers.attention import Attention
-from attnconv.layers.half_map import halve
-from attnconv.layers.heard import heard
-from attnconv.layers.widths import attention_widths, require_widths
-from attnconv.layers.window_centres import at_centres, centre_pairs, padding_pairs
+from attnconv.layers.attention_input import at_centres, centre_pairs, coordinates, halve, padding_pairs, sine
 
 Size = int | tuple[int, ...]
 POSITIONS = ("relative", "sine", "coordconv", None)
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+HEAD_LAYOUTS = ("correct", "legacy")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def attention_widths(
+    out_channels: int, *, key_ratio: float, value_ratio: float, num_heads: int, min_head_dim: int
+) -> tuple[int, int]:
+    """Return max(floor(key_ratio*F/N)*N, min_head_dim*N) and max(floor(value_ratio*F/N)*N, N), the paper's widths."""
+    for name, ratio in (("key_ratio", key_ratio), ("value_ratio", value_ratio)):
+        if checks.number(name, ratio) < 0:
+            raise checks.InputError(f"{name} must not be negative, got {ratio}")
+    checks.integer("num_heads", num_heads, at_least=1)
+    checks.integer("min_head_dim", min_head_dim, at_least=1)
+    # 0.29 * 100 is 28.999999999999996 in binary, so a hair is added before the floor.
+    key_dim, value_dim = (math.floor(r * out_channels / num_heads + 1e-9) for r in (key_ratio, value_ratio))
+    return max(key_dim, min_head_dim) * num_heads, max(value_dim, 1) * num_heads
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """True if skipping ``module``'s forward would be observable: hooks of it or of all modules, or a forward replaced.
+
+    A FLOP counter has hooks on all modules.
+    """
+    return (
+        any(getattr(module, name) for name in HOOKS)
+        or any(getattr(torch_module, f"_global{name}") for name in HOOKS)
+        or "forward" in vars(module)
+    )
 
 
 class AugmentedConvNd(Attention):
@@ -75,16 +101,8 @@ class AugmentedConvNd(Attention):
         )
         self.impl = checks.one_of("impl", impl, ops.IMPLS)
         self.feat_size = None if feat_size is None else checks.per_axis("feat_size", feat_size, axes, at_least=1)
-        require_widths(
-            type(self).__name__,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            key_channels=key_channels,
-            value_channels=value_channels,
-            num_heads=num_heads,
-            groups=groups,
-        )
-        self._check_position()
+        self._require_widths()
+        self._require_position()
         reach = tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
         self.padding = padding_pairs(padding, self.stride, reach)
         qkv_dilation = tuple(d if k > 1 else 1 for d, k in zip(self.dilation, self.qkv_kernel_size, strict=True))
@@ -147,7 +165,7 @@ class AugmentedConvNd(Attention):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        """The layer with the paper's widths; ``key_ratio`` is its kappa, ``value_ratio`` its upsilon.
+        """Make the layer with the paper's widths; ``key_ratio`` is its kappa, ``value_ratio`` its upsilon.
 
         ``d_k = max(floor(key_ratio*F/N)*N, min_head_dim*N)`` and ``d_v = max(floor(value_ratio*F/N)*N, N)``, with F
         the output channels and N the heads.
@@ -184,12 +202,12 @@ class AugmentedConvNd(Attention):
 
     @property
     def head_dim(self) -> int:
-        """D, key channels of one head."""
+        """Return D, the key channels of one head."""
         return self.key_channels // self.num_heads
 
     @property
     def tables(self) -> tuple[Tensor, ...] | None:
-        """The position tables, one (2R - 1, D) for each axis in the map's order; None without relative positions."""
+        """Return the position tables, one (2R - 1, D) an axis in the map's order; None without relative positions."""
         if self.position != "relative":
             return None
         return tuple(getattr(self, name) for name in self._table_names)
@@ -234,12 +252,12 @@ class AugmentedConvNd(Attention):
             setattr(self, name, nn.Parameter(new, requires_grad=old.requires_grad))
 
     def attention_map_size(self, map_size: Size) -> tuple[int, ...]:
-        """The map on which attention runs when the output map is ``map_size``: half of it, rounded up, if pooled."""
+        """Return the size of attention's map for an output map of ``map_size``: half of it, rounded up, if pooled."""
         sizes = checks.per_axis("map_size", map_size, self._axes, at_least=1)
         return tuple(-(-n // self.attention_pool) for n in sizes)
 
     def output_size(self, x: Tensor) -> tuple[int, ...]:
-        """The size of the output map for ``x``; InputError if this layer cannot take it."""
+        """Return the size of the output map for ``x``; InputError if this layer cannot take it."""
         name, axes = type(self).__name__, self._axes
         if x.dim() != axes + 2 or x.shape[1] != self.in_channels:
             expected = ", ".join(["B", str(self.in_channels), *("D", "H", "W")[-axes:]])
@@ -279,24 +297,24 @@ class AugmentedConvNd(Attention):
         if self._pool_first:
             x = halve(x[(..., *(slice(None, None, s) for s in self.stride))])
         if self.position == "sine":
-            x = x + position_features.sine(x.shape[1], x.shape[2:], x)
+            x = x + sine(x.shape[1], x.shape[2:], x)
         elif self.position == "coordconv":
-            features = position_features.coordinates(x.shape[2:], x)
+            features = coordinates(x.shape[2:], x)
             x = torch.cat([x, features.expand(x.shape[0], *features.shape)], dim=1)
         return self._heads(self.qkv_conv(x))
 
     def _one_convolution(self) -> bool:
-        """Whether conv_out and qkv_conv read the same windows of the same map, and nobody listens to either of them."""
+        """True if conv_out and qkv_conv read the same windows of the same map, and neither has hooks."""
         convs = [c for c in (self.conv_out, self.qkv_conv) if c is not None and type(c) is self._conv]
         return (
             len({c.bias is None for c in convs}) == 1 < len(convs)
             and (self.qkv_kernel_size, self.groups, self._pool_first) == (self.kernel_size, 1, False)
             and self.position not in ("sine", "coordconv")
-            and not any(map(heard, convs))
+            and not any(map(has_hooks, convs))
         )
 
     def _convolve_and_project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """conv_out(x), and the map that qkv_conv makes, as one convolution: x is read once."""
+        """Return conv_out(x), and the map that qkv_conv makes, by one convolution: x is read once."""
         first, second = self.conv_out or self.qkv_conv, self.qkv_conv
         bias = None if first.bias is None or second.bias is None else torch.cat([first.bias, second.bias])
         both = first._conv_forward(x, torch.cat([first.weight, second.weight]), bias)
@@ -323,7 +341,28 @@ class AugmentedConvNd(Attention):
         """(B, N, H, W, E) -> (B, N*E, H, W)."""
         return y.movedim(-1, 2).flatten(1, 2)
 
-    def _check_position(self) -> None:
+    def _require_widths(self) -> None:
+        heads, out_channels = self.num_heads, self.out_channels
+        if self.value_channels == 0:
+            raise checks.InputError(
+                f"{type(self).__name__} without attention is a plain convolution: value_channels must be at least "
+                f"num_heads={heads}, that is a value_ratio of at least {heads / out_channels:.4g}; got 0"
+            )
+        if self.key_channels == 0:
+            raise checks.InputError(f"key_channels must be at least num_heads={heads}, got 0")
+        for what, width in (("key_channels", self.key_channels), ("value_channels", self.value_channels)):
+            if width % heads:
+                raise checks.InputError(f"{what} must be a multiple of num_heads={heads}, got {width}")
+        conv_channels = out_channels - self.value_channels
+        if conv_channels < 0:
+            raise checks.InputError(
+                f"value_channels must be at most out_channels={out_channels}, got {self.value_channels}"
+            )
+        for what, width in (("in_channels", self.in_channels), ("out_channels - value_channels", conv_channels)):
+            if conv_channels and width % self.groups:
+                raise checks.InputError(f"{what} must be a multiple of groups={self.groups}, got {width}")
+
+    def _require_position(self) -> None:
         if self.position == "relative" and self.feat_size is None:
             raise checks.InputError(
                 "position='relative' needs feat_size, the rows and columns of the largest output map; "
@@ -393,3 +432,21 @@ class AugmentedConv3d(AugmentedConvNd):
     """
 
     _axes, _conv, _table_names = 3, nn.Conv3d, ("key_rel_d", "key_rel_h", "key_rel_w")
+
+
+class HeadLayoutConv2d(AugmentedConv2d):
+    """`AugmentedConv2d` with an attribute ``head_layout``: "correct", or "legacy", which differs where E > 1.
+
+    Source: Attention-Augmented-Conv2d (2019), which takes the positions of a head's values for its channels.
+    """
+
+    head_layout: str = "correct"
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", head_layout='legacy'" if self.head_layout == "legacy" else "")
+
+    def _merge_heads(self, y: Tensor) -> Tensor:
+        if self.head_layout == "correct":
+            return super()._merge_heads(y)
+        # (B, N, H, W, E) read as if it were (B, N, E, H, W): right for E = 1 alone.
+        return y.reshape(y.shape[0], -1, *y.shape[2:4])

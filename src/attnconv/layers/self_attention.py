@@ -4,14 +4,11 @@ Source: Zhang et al. 2018, arXiv:1805.08318, section 3, with the names and shape
 Letters: B batch, C channels, L positions of the map, D key channels.
 """
 
-from collections.abc import Callable
-
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnconv import checks, ops
 from attnconv.layers.attention import GatedAttention
-from attnconv.layers.spectral_norm import constrained_conv, redrawn, refuse_vmap_in_training
+from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
 
 
 class SelfAttention(GatedAttention):
@@ -30,19 +27,17 @@ class SelfAttention(GatedAttention):
     """
 
     def __init__(self, channels: int, *, key_ratio: float = 1 / 8, spectral_norm: bool = True) -> None:
-        super().__init__()
-        self.channels = checks.integer("channels", channels, at_least=1)
+        super().__init__(channels)
         if not 0 < checks.number("key_ratio", key_ratio) <= 1:
             raise checks.InputError(f"key_ratio must be above 0 and at most 1, got {key_ratio}")
         key_channels = max(1, int(channels * key_ratio))
         self.query = constrained_conv(channels, key_channels, spectral_norm=spectral_norm)
         self.key = constrained_conv(channels, key_channels, spectral_norm=spectral_norm)
         self.value = constrained_conv(channels, channels, spectral_norm=spectral_norm)
-        self.gamma = nn.Parameter(torch.zeros(1))
 
     @refuse_vmap_in_training
     def forward(self, x: Tensor) -> Tensor:
-        check_map(self, x, self.channels)
+        self._require_map(x)
         flat = x.flatten(2)  # (B, C, L)
         # The softmax runs over the positions of query(x), so those are what the op calls keys.
         k, q, v = (conv(flat).mT[:, None] for conv in (self.query, self.key, self.value))  # (B, 1, L, D or C)
@@ -50,21 +45,5 @@ class SelfAttention(GatedAttention):
         o = o[:, 0].mT.unflatten(2, x.shape[2:])  # (B, C, *map)
         return (x + self.gamma * o).to(x.dtype)  # x first: the sum takes its memory format
 
-    def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
-        """Draw the weights anew, as ``initialise`` draws a convolution, before any constraint; gamma is 0 again."""
-        for name in ("query", "key", "value"):
-            setattr(self, name, redrawn(getattr(self, name)))
-            initialise(getattr(self, name))
-        with torch.no_grad():
-            self.gamma.zero_()
-
     def extra_repr(self) -> str:
         return f"{self.channels}"
-
-
-def check_map(layer: nn.Module, x: Tensor, channels: int) -> None:
-    """Raise unless ``x`` is (B, channels, *map)."""
-    if x.dim() < 3 or x.shape[1] != channels:
-        raise checks.InputError(
-            f"{type(layer).__name__} takes (B, {channels}, *map), a batch axis included; got {tuple(x.shape)}"
-        )

@@ -5,17 +5,14 @@ be divided by the number of positions, and the products run in the cheapest orde
 Letters: B batch, C channels, L positions of the map.
 """
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers.attention import GatedAttention
-from attnconv.layers.self_attention import check_map
-from attnconv.layers.spectral_norm import constrained_conv, redrawn, refuse_vmap_in_training
-from attnconv.ops.autocast import autocast_off
+from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
+from attnconv.ops.context import autocast_off
 
 
 class SimpleSelfAttention(GatedAttention):
@@ -36,32 +33,23 @@ class SimpleSelfAttention(GatedAttention):
     def __init__(
         self, channels: int, *, symmetric: bool = False, normalize: bool = False, spectral_norm: bool = True
     ) -> None:
-        super().__init__()
-        self.channels = checks.integer("channels", channels, at_least=1)
+        super().__init__(channels)
         self.symmetric = checks.flag("symmetric", symmetric)
         self.normalize = checks.flag("normalize", normalize)
         self.conv = constrained_conv(channels, channels, spectral_norm=spectral_norm, symmetric=symmetric)
-        self.gamma = nn.Parameter(torch.zeros(1))
 
     @refuse_vmap_in_training
     def forward(self, x: Tensor) -> Tensor:
-        check_map(self, x, self.channels)
+        self._require_map(x)
         # The weight is read once: under spectral norm each reading in training is a step of the power iteration.
         return self.attend(ops.bilinear_attention, x, self.conv.weight, self.gamma, normalize=self.normalize)
-
-    def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
-        """Draw the weight anew, as ``initialise`` draws a convolution, before any constraint; gamma is 0 again."""
-        self.conv = redrawn(self.conv)
-        initialise(self.conv)
-        with torch.no_grad():
-            self.gamma.zero_()
 
     def extra_repr(self) -> str:
         return f"{self.channels}, symmetric={self.symmetric}, normalize={self.normalize}"
 
 
 def wide_bilinear(x: Tensor, weight: Tensor, gamma: Tensor) -> Tensor:
-    """The same with W a convolution over the flattened map: x (B, C, *map), weight (C, C, odd kernel) -> like x.
+    """Return the same with W a convolution over the flattened map: x (B, C, *map), weight (C, C, odd kernel) -> like x.
 
     Only two of the three orders exist: W cannot be taken out of its product with x.
     """

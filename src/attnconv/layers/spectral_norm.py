@@ -27,7 +27,7 @@ class Symmetric(nn.Module):
 def constrained_conv(
     in_channels: int, out_channels: int, kernel_size: int = 1, *, spectral_norm: bool, symmetric: bool = False
 ) -> nn.Conv1d:
-    """A bias-free, He-normal 1-D convolution that keeps the length, with the constraints asked for on its weight."""
+    """Make a bias-free, He-normal 1-D convolution that keeps the length, with these constraints on its weight."""
     conv = nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight)
     if symmetric:  # first: what spectral norm divided would not be symmetric and of norm 1 at once otherwise
@@ -55,12 +55,12 @@ def redrawn(conv: nn.Conv1d) -> nn.Conv1d:
 
 
 def constraints_of(conv: nn.Module) -> list[nn.Module]:
-    """The parametrizations of its weight, in their order."""
+    """Return the parametrizations of its weight, in their order."""
     return list(conv.get_submodule("parametrizations.weight").children()) if parametrize.is_parametrized(conv) else []
 
 
 def refuse_vmap_in_training(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Say in a sentence what torch.func.vmap cannot do with stacked weights: step their power iterations in place."""
+    """Raise a clear error where torch.func.vmap would have to step the power iterations of stacked weights in place."""
 
     @functools.wraps(forward)
     def explained(self: nn.Module, x: Tensor) -> Tensor:

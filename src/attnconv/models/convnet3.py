@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.layers import AugmentedConv2d
+from attnconv.models.blocks import SMALL, Augmentation, chosen, conv3x3
 from attnconv.models.network import Network
 from attnconv.models.registry import CIFAR100, register
-from attnconv.models.stages import chosen
 
 CHANNELS = (64, 128, 192)
 
@@ -55,38 +54,18 @@ def aa_convnet3(
     in_channels: int,
     image_size: tuple[int, int],
     augment: Sequence[int] = (2, 3),
-    num_heads: int = 4,
-    key_ratio: float = 0.5,
-    value_ratio: float = 0.25,
-    min_head_dim: int = 16,
-    position: str | None = "relative",
+    augmentation: Augmentation = SMALL,
 ) -> ConvNet3:
     """The same with augmented convolutions.
 
     Args:
         augment: which of the layers 1, 2, 3; layer 1 sees the full image, 2 half of it, 3 a quarter.
-        num_heads, key_ratio, value_ratio, min_head_dim, position: as `AugmentedConv2d.from_ratios`.
+        augmentation: their options.
     """
     augment = chosen("augment", augment, (1, 2, 3))
     convs = []
     for layer, (width_in, width) in enumerate(zip((in_channels, *CHANNELS), CHANNELS, strict=False), start=1):
-        if layer not in augment:
-            # Batch norm follows, so a bias would do nothing.
-            convs.append(nn.Conv2d(width_in, width, 3, padding=1, bias=False))
-            continue
-        convs.append(
-            AugmentedConv2d.from_ratios(
-                width_in,
-                width,
-                3,
-                padding=1,
-                bias=False,
-                key_ratio=key_ratio,
-                value_ratio=value_ratio,
-                num_heads=num_heads,
-                min_head_dim=min_head_dim,
-                feat_size=tuple(max(n >> (layer - 1), 1) for n in image_size),
-                position=position,
-            )
-        )
+        rows, columns = (max(n >> (layer - 1), 1) for n in image_size)
+        make = augmentation.conv3x3((rows, columns)) if layer in augment else conv3x3
+        convs.append(make(width_in, width))
     return ConvNet3(convs, num_classes)

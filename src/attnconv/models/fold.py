@@ -10,7 +10,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def folded(model: Model) -> Model:
-    """A copy of ``model`` in eval mode in which spectral norm, and any other parametrization, has become its weight.
+    """Return a copy of ``model`` in eval mode in which parametrizations, such as spectral norm, have become weights.
 
     ``model`` stays as it is: eval mode does not advance a power iteration, and only the copy is changed.
     """

@@ -1,4 +1,4 @@
-"""Which image sizes a network takes.
+"""The image sizes that a network takes.
 
 Letters: C channels, H rows, W columns.
 """
@@ -29,23 +29,23 @@ class Sizes:
 
     @property
     def dynamic(self) -> bool:
-        """Whether there is more than one."""
+        """True if there is more than one."""
         return any(low != high for low, high in (self.rows, self.columns))
 
     def why_not(self, size: Sequence[int]) -> str | None:
-        """Why an image of ``size``, rows and columns, is not taken, as a clause; None if it is."""
+        """Return the reason why an image of ``size`` (rows, columns) is not taken, as a clause; None if it is."""
         for name, (low, high), n in zip(("rows", "columns"), (self.rows, self.columns), size, strict=True):
             if n < low or (high is not None and n > high):
                 return f"it takes {range_text((low, high))} {name}, got {n}"
         return None
 
     def to_dict(self) -> dict[str, list[int | None]]:
-        """Plain values, as the files carry them."""
+        """Return plain values, as the files carry them."""
         return {"rows": list(self.rows), "columns": list(self.columns)}
 
     @classmethod
     def from_dict(cls, values: Any) -> "Sizes":
-        """What `to_dict` gave; ValueError, TypeError or KeyError for anything else."""
+        """Return what `to_dict` gave; raise ValueError, TypeError or KeyError for anything else."""
         ranges = []
         for name in ("rows", "columns"):
             low, high = values[name]
@@ -67,7 +67,7 @@ def range_text(found: Range) -> str:
 
 
 def sizes_of(model: nn.Module, channels: int, image_size: Sequence[int] | None = None) -> Sizes:
-    """The sizes that ``model`` takes: from the smallest at which it runs to the largest that its tables cover.
+    """Return the sizes that ``model`` takes: from the smallest at which it runs to the largest that its tables cover.
 
     Args:
         model: (B, C, H, W) -> anything.
@@ -98,7 +98,7 @@ def require_covered(model: nn.Module, channels: int, image_size: Sequence[int]) 
 
 
 def _largest(start: int, takes: Any) -> int:
-    """The last number from ``start`` on that ``takes``, which says no from some number on."""
+    """Return the last number from ``start`` on that ``takes``, which says no from some number on."""
     step = 1
     while start + step <= LARGEST and takes(start + step):
         step *= 2
@@ -123,7 +123,7 @@ class _Probe:
                 self.layers[name] = layer
 
     def uncovered(self, rows: int, columns: int) -> tuple[str, tuple[int, ...], Any] | None:
-        """The first layer with tables too small for such an image, its map and its feat_size."""
+        """Return the first layer with tables too small for such an image, its map and its feat_size."""
         self.maps.clear()
         with torch.no_grad():
             self.model(torch.empty(2, self.channels, rows, columns, device="meta"))

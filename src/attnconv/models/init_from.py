@@ -97,13 +97,13 @@ def initialise(model: nn.Module, name: str, source: Source) -> Transfer:
 
 
 def _is_the_trunk(key: str, tensor: Tensor) -> bool:
-    """A convolution that the plain network has too: not of an attention, nor of squeeze-excitation."""
+    """True for a convolution that the plain network has too: not of an attention, nor of squeeze-excitation."""
     added = {"qkv_conv", "attn_out", "attention", "se"}
     return tensor.dim() == 4 and not added.intersection(key.split("."))
 
 
 def _differs_in_channels(old: Tensor | None, new: Tensor) -> bool:
-    """The first convolution, for images of another number of channels."""
+    """True for the first convolution where images have another number of channels."""
     return old is not None and len(old) == len(new) and old.shape[2:] == new.shape[2:]
 
 
@@ -112,7 +112,7 @@ def _has_more_filters(old: Tensor, new: Tensor) -> bool:
 
 
 def _torchvision(name: str) -> Mapping[str, Any]:
-    """The default weights of torchvision's network of that name, aa_ or se_ apart."""
+    """Return the default weights of torchvision's network of that name, aa_ or se_ apart."""
     models = checks.require("torchvision", extra="train").models
     plain = name.removeprefix("aa_").removeprefix("se_")
     try:

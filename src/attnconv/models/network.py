@@ -1,4 +1,4 @@
-"""What all networks share: features, mean pooling, a linear layer, and the methods that timm asks of a network.
+"""The base of all classifiers: features, mean pooling, a linear layer, and the methods that timm asks of a network.
 
 Letters: B batch, C channels of the last stage, H rows, W columns of its map.
 """
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnconv import checks
-from attnconv.models.hub.methods import HubNetwork
+from attnconv import checks, weights
+from attnconv.models.hub import HubNetwork
 
 
 class Network(HubNetwork):
@@ -48,14 +48,14 @@ class Network(HubNetwork):
         return self.forward_head(self.forward_features(x))
 
     def stage_names(self) -> list[str]:
-        """The modules whose outputs are the stages' features: layer1, layer2, ..., in their order."""
+        """Return the names of the modules whose outputs are the stages' features, in their order: layer1, ..."""
         return [name for name, _ in self.named_children() if name.startswith("layer")]
 
     def get_classifier(self) -> nn.Module:
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new ``fc`` of so many outputs; with 0 the network gives pooled features, unpooled ones if pool is ""."""
+        """Make a new ``fc`` of so many outputs; 0 leaves pooled features, or unpooled ones if the pool is ""."""
         checks.integer("num_classes", num_classes, at_least=0)
         pool = self.global_pool if global_pool is None else checks.one_of("global_pool", global_pool, ("avg", ""))
         if not pool and num_classes:
@@ -67,12 +67,11 @@ class Network(HubNetwork):
             self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
 
     def no_weight_decay(self) -> set[str]:
-        """Position tables and gates, which an optimiser should not shrink."""
-        tails = {name: name.rpartition(".")[2] for name, _ in self.named_parameters()}
-        return {name for name, tail in tails.items() if tail.startswith("key_rel") or tail == "gamma"}
+        """Return the names of the norms, biases, gates and position tables, which an optimiser should not shrink."""
+        return weights.no_weight_decay(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Regular expressions that sort parameters by depth, for learning rates that decay towards the input."""
+        """Return regular expressions that sort parameters by depth, for learning rates that decay towards the input."""
         return {"stem": r"^(?:conv1|bn1|stem)\b", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

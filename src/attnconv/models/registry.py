@@ -1,23 +1,26 @@
 """Every network under its name.
 
 A builder is called with num_classes, in_channels, image_size (rows, columns), the integers in the network's name, and
-its own keyword-only options.
+its own keyword-only options. An option whose default is a dataclass stands for the fields of that dataclass: networks
+share options so without passing on each of them.
 """
 
+import dataclasses
 import fnmatch
 import inspect
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from attnconv import checks
-from attnconv.models.hub.blueprint import Blueprint
-from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.init_from import Source, Transfer, initialise
 from attnconv.models.shared_draws import generators_kept, has_memory, share_draws
 
-Builder = Callable[..., HubNetwork]
+if TYPE_CHECKING:
+    from attnconv.models.hub import HubNetwork
+
+Builder = Callable[..., "HubNetwork"]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
 
 DIGITS = 9  # of an integer in a name; Python reads at most a few thousand
@@ -26,13 +29,24 @@ _COMMON = ("num_classes", "in_channels", "image_size")
 
 @dataclass(frozen=True)
 class Images:
-    """What a network classifies: as many classes, on images of that side in pixels."""
+    """The task of a network: so many classes, on images of that side in pixels."""
 
     num_classes: int
     image_size: int
 
 
 CIFAR100, IMAGENET = Images(100, 32), Images(1000, 224)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """The arguments of `create_model` that made a network; ``options`` left at their defaults, too."""
+
+    name: str
+    num_classes: int
+    in_channels: int
+    image_size: tuple[int, int]
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ def register_family(
 
 
 def list_models(pattern: str = "*", *, dense: bool = False) -> list[str]:
-    """Names that match a shell pattern, sorted; a family such as wide_resnet{depth}_{k} has more than these.
+    """Return names that match a shell pattern, sorted; a family such as wide_resnet{depth}_{k} has more than these.
 
     Those of networks with a class an image or, if ``dense``, those of networks with a class a pixel.
     """
@@ -102,7 +116,7 @@ def create_model(
     image_size: int | tuple[int, int],
     init_from: None = None,
     **options: Any,
-) -> HubNetwork: ...
+) -> "HubNetwork": ...
 
 
 @overload
@@ -114,7 +128,7 @@ def create_model(
     image_size: int | tuple[int, int],
     init_from: Source,
     **options: Any,
-) -> tuple[HubNetwork, Transfer]: ...
+) -> "tuple[HubNetwork, Transfer]": ...
 
 
 def create_model(
@@ -125,7 +139,7 @@ def create_model(
     image_size: int | tuple[int, int],
     init_from: Source | None = None,
     **options: Any,
-) -> HubNetwork | tuple[HubNetwork, Transfer]:
+) -> "HubNetwork | tuple[HubNetwork, Transfer]":
     """A new network: (B, in_channels, rows, columns) -> logits (B, num_classes), of dense ones a map of them.
 
     At one state of torch's generators (after `torch.manual_seed`, say) a network with attention or squeeze-excitation
@@ -157,11 +171,16 @@ def create_model(
     return model if init_from is None else (model, initialise(model, name, init_from))
 
 
-def _build(family: _Family, numbers: dict[str, int], common: dict[str, Any], options: dict[str, Any]) -> HubNetwork:
+def _build(family: _Family, numbers: dict[str, int], common: dict[str, Any], options: dict[str, Any]) -> "HubNetwork":
+    arguments = {**common, **numbers, **options}
+    for key, default in _defaults(family.build).items():
+        if dataclasses.is_dataclass(default) and not isinstance(default, type):
+            names = arguments.keys() & vars(default).keys()
+            arguments[key] = dataclasses.replace(default, **{name: arguments.pop(name) for name in names})
     if family.plain is None:
-        return family.build(**common, **numbers, **options)
+        return family.build(**arguments)
     with generators_kept():
-        model = family.build(**common, **numbers, **options)
+        model = family.build(**arguments)
     if has_memory(model):
         name = family.plain.format(**numbers)
         plain = model_options(name)
@@ -177,24 +196,31 @@ def check_options(name: str, options: Iterable[str]) -> None:
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """The network's own options and their defaults."""
+    """Return the network's own options and their defaults."""
     family, numbers = _find(name)
-    parameters = inspect.signature(family.build).parameters
-    return {key: p.default for key, p in parameters.items() if key not in (*_COMMON, *numbers)}
+    options: dict[str, Any] = {}
+    for key, default in _defaults(family.build).items():
+        if key not in (*_COMMON, *numbers):
+            options |= vars(default) if dataclasses.is_dataclass(default) else {key: default}
+    return options
+
+
+def _defaults(build: Builder) -> dict[str, Any]:
+    return {key: parameter.default for key, parameter in inspect.signature(build).parameters.items()}
 
 
 def is_dense(name: str) -> bool:
-    """Whether the network gives each pixel a class."""
+    """True if the network gives each pixel a class."""
     return _find(name)[0].dense
 
 
 def usual_images(name: str) -> Images:
-    """What the network was published for, or is tried on: the default where nobody says what it is wanted for."""
+    """Return what the network was published for, or is tried on: the default where a task is not given."""
     return _find(name)[0].images
 
 
 def _find(name: str) -> tuple[_Family, dict[str, int]]:
-    """The family of ``name`` and the integers in it."""
+    """Return the family of ``name`` and the integers in it."""
     for family in _FAMILIES:
         if match := family.pattern.fullmatch(str(name)):
             if len(longest := max(match.groups(), key=len, default="")) > DIGITS:

@@ -7,16 +7,16 @@ the last three stages. Departures: none known.
 
 from torch import Tensor, nn
 
-from attnconv.models.augmentation import Augmentation, Conv3x3, conv3x3
+from attnconv import checks
+from attnconv.models.blocks import PAPER, Augmentation, Conv3x3, chosen, conv3x3, halved, squeeze_excitation
 from attnconv.models.network import Network
 from attnconv.models.registry import IMAGENET, register_family
-from attnconv.models.squeeze_excitation import squeeze_excitation
-from attnconv.models.stages import chosen, halved
 
 STAGES = (1, 2, 3, 4)
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 NUMBERS = r"resnet(?P<depth>18|34|50|101|152)"
 BASIC, BOTTLENECK = (18, 34), (50, 101, 152)
+QUARTERS = Augmentation(key_ratio=0.25, value_ratio=0.25)
 
 
 class BasicBlock(nn.Module):
@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, planes: int, stride: int, *, conv: Conv3x3, se: bool) -> None:
         super().__init__()
-        self.conv1 = conv(in_channels, planes, stride)
+        self.conv1 = conv(in_channels, planes, stride=stride)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes)
         self.bn2 = nn.BatchNorm2d(planes)
@@ -60,7 +60,7 @@ class Bottleneck(nn.Module):
         out_channels = self.expansion * planes
         self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = conv(planes, planes, stride)
+        self.conv2 = conv(planes, planes, stride=stride)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
@@ -86,7 +86,9 @@ class ResNet(Network):
         num_classes: outputs.
         in_channels: image channels.
         image_size: rows, columns of the largest images; only attention needs it.
-        augmentation: of which stages the 3x3 convolutions (the first in a basic block) are augmented, and how.
+        stages: those of 1 to 4 whose 3x3 convolutions (the first in a basic block) are augmented.
+        augmentation: their options.
+        pool_first: run the attention of the first augmented stage on a map of half the size.
         se: squeeze-excitation in every block.
     """
 
@@ -97,10 +99,14 @@ class ResNet(Network):
         num_classes: int,
         in_channels: int,
         image_size: tuple[int, int],
-        augmentation: Augmentation | None = None,
+        stages: tuple[int, ...] = (),
+        augmentation: Augmentation = PAPER,
+        pool_first: bool = False,
         se: bool = False,
     ) -> None:
         super().__init__()
+        stages = chosen("stages", stages, STAGES)
+        checks.flag("pool_first", pool_first)
         block = BasicBlock if depth in BASIC else Bottleneck
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -110,7 +116,9 @@ class ResNet(Network):
         for stage, blocks in zip(STAGES, DEPTHS[depth], strict=True):
             stride, planes = (1 if stage == 1 else 2), 64 * 2 ** (stage - 1)
             map_size = map_size if stage == 1 else halved(map_size)
-            conv = conv3x3 if augmentation is None else augmentation.of(stage, map_size)
+            conv = conv3x3
+            if stage in stages:
+                conv = augmentation.conv3x3(map_size, attention_pool=2 if pool_first and stage == min(stages) else 1)
             layer = nn.Sequential()
             for _ in range(blocks):
                 layer.append(block(channels, planes, stride, conv=conv, se=se))
@@ -160,32 +168,21 @@ def aa_basic_resnet(
     in_channels: int,
     image_size: tuple[int, int],
     stages: tuple[int, ...] = (2, 3, 4),
-    key_ratio: float = 0.25,
-    value_ratio: float = 0.25,
-    num_heads: int = 8,
-    min_head_dim: int = 20,
-    position: str | None = "relative",
+    augmentation: Augmentation = QUARTERS,
     pool_first: bool = True,
 ) -> ResNet:
-    """The same with the first 3x3 convolution of each block augmented.
+    """The same with the first 3x3 convolution of each block augmented; arguments as `ResNet`.
 
-    Args:
-        stages: which of the stages 1 to 4.
-        key_ratio, value_ratio, num_heads, min_head_dim, position: as `AugmentedConv2d.from_ratios`; value_ratio=1
-            leaves attention alone.
-        pool_first: run the attention of the first augmented stage on a map of half the size.
+    With value_ratio=1 attention is left alone.
     """
-    augmentation = Augmentation(
-        stages=chosen("stages", stages, STAGES),
-        key_ratio=key_ratio,
-        value_ratio=value_ratio,
-        num_heads=num_heads,
-        min_head_dim=min_head_dim,
-        position=position,
-        pool_first=pool_first,
-    )
     return ResNet(
-        depth, num_classes=num_classes, in_channels=in_channels, image_size=image_size, augmentation=augmentation
+        depth,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        stages=stages,
+        augmentation=augmentation,
+        pool_first=pool_first,
     )
 
 
@@ -202,24 +199,16 @@ def aa_resnet(
     in_channels: int,
     image_size: tuple[int, int],
     stages: tuple[int, ...] = (2, 3, 4),
-    key_ratio: float = 0.2,
-    value_ratio: float = 0.1,
-    num_heads: int = 8,
-    min_head_dim: int = 20,
-    position: str | None = "relative",
+    augmentation: Augmentation = PAPER,
     pool_first: bool = True,
 ) -> ResNet:
-    """The same with the 3x3 convolution of each block augmented; arguments as `aa_basic_resnet`."""
-    return aa_basic_resnet(
-        depth=depth,
+    """The same with the 3x3 convolution of each block augmented; arguments as `ResNet`."""
+    return ResNet(
+        depth,
         num_classes=num_classes,
         in_channels=in_channels,
         image_size=image_size,
         stages=stages,
-        key_ratio=key_ratio,
-        value_ratio=value_ratio,
-        num_heads=num_heads,
-        min_head_dim=min_head_dim,
-        position=position,
+        augmentation=augmentation,
         pool_first=pool_first,
     )

@@ -7,13 +7,16 @@ from generators of its own, one a layer, so that neither shifts the other's numb
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from attnconv.layers.attention import Attention
-from attnconv.models.hub.methods import HubNetwork
 from attnconv.models.init_from import initialise
+
+if TYPE_CHECKING:
+    from attnconv.models.hub import HubNetwork
 
 
 def has_memory(model: nn.Module) -> bool:
@@ -29,7 +32,7 @@ def generators_kept() -> Iterator[None]:
         yield
 
 
-def share_draws(model: HubNetwork, name: str, plain: Callable[[], nn.Module]) -> None:
+def share_draws(model: "HubNetwork", name: str, plain: Callable[[], nn.Module]) -> None:
     """Give ``model``, the network ``name``, the weights of ``plain()``, drawn where torch's generators stand.
 
     Each attention layer is drawn from the state of the CPU's generator and the layer's dotted name.

@@ -12,22 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
-from attnconv.layers import AugmentedConv2d
-from attnconv.models.hub.methods import HubNetwork
+from attnconv.models.blocks import SMALL, Augmentation, conv3x3
+from attnconv.models.hub import HubNetwork
 from attnconv.models.registry import Images, register
 
 CHANNELS = (16, 32, 64)
-SMALL = Images(2, 64)  # no paper has these two networks
+IMAGES = Images(2, 64)  # no paper has these two networks
 
 
 def block(conv: nn.Module, channels: int) -> nn.Sequential:
     """Convolution, batch norm, ReLU."""
     return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
-
-
-def conv3x3(width_in: int, width: int) -> nn.Conv2d:
-    """Without a bias, for batch norm follows."""
-    return nn.Conv2d(width_in, width, 3, padding=1, bias=False)
 
 
 class UNet(HubNetwork):
@@ -63,40 +58,21 @@ class UNet(HubNetwork):
         return self.head(y)
 
 
-@register(images=SMALL, dense=True)
+@register(images=IMAGES, dense=True)
 def unet(*, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> UNet:
     """The plain network; takes images of any size from 4 x 4 on."""
     return UNet(in_channels, conv3x3(*CHANNELS[1:]), num_classes)
 
 
-@register(images=SMALL, dense=True, plain="unet")
+@register(images=IMAGES, dense=True, plain="unet")
 def aa_unet(
     *,
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
-    num_heads: int = 4,
-    key_ratio: float = 0.5,
-    value_ratio: float = 0.25,
-    min_head_dim: int = 16,
-    position: str | None = "relative",
+    augmentation: Augmentation = SMALL,
 ) -> UNet:
-    """The same with an augmented convolution as its bottleneck.
-
-    Args:
-        num_heads, key_ratio, value_ratio, min_head_dim, position: as `AugmentedConv2d.from_ratios`.
-    """
+    """The same with an augmented convolution as its bottleneck, of these options."""
     rows, columns = image_size
-    bottleneck = AugmentedConv2d.from_ratios(
-        *CHANNELS[1:],
-        3,
-        padding=1,
-        bias=False,
-        key_ratio=key_ratio,
-        value_ratio=value_ratio,
-        num_heads=num_heads,
-        min_head_dim=min_head_dim,
-        feat_size=(max(rows // 4, 1), max(columns // 4, 1)),
-        position=position,
-    )
-    return UNet(in_channels, bottleneck, num_classes)
+    make = augmentation.conv3x3((max(rows // 4, 1), max(columns // 4, 1)))
+    return UNet(in_channels, make(*CHANNELS[1:]), num_classes)

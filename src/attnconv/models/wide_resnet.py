@@ -5,19 +5,40 @@ Sources: Zagoruyko and Komodakis 2016, arXiv:1605.07146, sections 2 and 3; Bello
 ``shortcut="pad"``, which the paper does not mention, and its 36.2M with attention come out of no reading found.
 """
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
-from attnconv.models.augmentation import Augmentation, Conv3x3, conv3x3
+from attnconv.models.blocks import PAPER, Augmentation, Conv3x3, chosen, conv3x3, halved, squeeze_excitation
 from attnconv.models.network import Network
 from attnconv.models.registry import CIFAR100, register_family
-from attnconv.models.squeeze_excitation import squeeze_excitation
-from attnconv.models.stages import chosen, halved
 
 STAGES = (1, 2, 3)
 SIZES = ("28_10", "16_4", "22_6", "40_2")
 NUMBERS = r"wide_resnet(?P<depth>[1-9]\d*)_(?P<width>[1-9]\d*)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """Options that the blocks of a network share.
+
+    Args:
+        shortcut: where a block changes the shape, "pad" (average pooling and channels of zeros) or "conv" (1x1).
+        dropout: probability, between the two convolutions of a block.
+    """
+
+    shortcut: str = "pad"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.one_of("shortcut", self.shortcut, ("pad", "conv"))
+        if not 0 <= checks.number("dropout", self.dropout) < 1:
+            raise checks.InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+
+
+PLAIN = Style()
 
 
 class PadShortcut(nn.Module):
@@ -42,34 +63,23 @@ class PreActBlock(nn.Module):
 
     Args:
         first: makes the first convolution.
-        shortcut: "pad" or "conv"; blocks that change no shape have none, and add their input.
-        dropout: probability, between the convolutions.
+        style: see `Style`; blocks that change no shape have no shortcut, and add their input.
         se: squeeze-excitation of the second convolution's output.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        *,
-        first: Conv3x3,
-        shortcut: str,
-        dropout: float,
-        se: bool,
+        self, in_channels: int, out_channels: int, stride: int, *, first: Conv3x3, style: Style, se: bool
     ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = first(in_channels, out_channels, stride)
+        self.conv1 = first(in_channels, out_channels, stride=stride)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(style.dropout)
         self.conv2 = conv3x3(out_channels, out_channels)
-        self.se = None
-        if se:
-            self.se = squeeze_excitation(out_channels, out_channels // 16)
+        self.se = squeeze_excitation(out_channels, out_channels // 16) if se else None
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
-            if shortcut == "pad":
+            if style.shortcut == "pad":
                 self.shortcut = PadShortcut(in_channels, out_channels, stride)
             else:
                 self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
@@ -132,27 +142,24 @@ def _build(
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
-    shortcut: str,
-    dropout: float,
-    augmentation: Augmentation | None = None,
+    style: Style,
+    stages: tuple[int, ...] = (),
+    augmentation: Augmentation = PAPER,
     se: bool = False,
 ) -> WideResNet:
-    blocks = blocks_of(depth)
-    checks.one_of("shortcut", shortcut, ("pad", "conv"))
-    if not 0 <= checks.number("dropout", dropout) < 1:
-        raise checks.InputError(f"dropout must be at least 0 and below 1, got {dropout}")
-    channels, map_size, stages = 16, image_size, []
+    blocks, stages = blocks_of(depth), chosen("stages", stages, STAGES)
+    channels, map_size, layers = 16, image_size, []
     for stage in STAGES:
         stride = 1 if stage == 1 else 2
         map_size = map_size if stage == 1 else halved(map_size)
-        first = conv3x3 if augmentation is None else augmentation.of(stage, map_size)
+        first = augmentation.conv3x3(map_size) if stage in stages else conv3x3
         layer = nn.Sequential()
         for _ in range(blocks):
             planes = width * 16 * 2 ** (stage - 1)
-            layer.append(PreActBlock(channels, planes, stride, first=first, shortcut=shortcut, dropout=dropout, se=se))
+            layer.append(PreActBlock(channels, planes, stride, first=first, style=style, se=se))
             channels, stride = planes, 1
-        stages.append(layer)
-    model = WideResNet(conv3x3(in_channels, 16), stages, channels=channels, num_classes=num_classes)
+        layers.append(layer)
+    model = WideResNet(conv3x3(in_channels, 16), layers, channels=channels, num_classes=num_classes)
     return model.apply(model.initialise)
 
 
@@ -164,24 +171,10 @@ def wide_resnet(
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
-    shortcut: str = "pad",
-    dropout: float = 0.0,
+    style: Style = PLAIN,
 ) -> WideResNet:
-    """wide_resnet{depth}_{k}: stages of 16k, 32k and 64k channels, each of (depth - 4) / 6 blocks.
-
-    Args:
-        shortcut: where a block changes the shape, "pad" (average pooling and channels of zeros) or "conv" (1x1).
-        dropout: probability, between the two convolutions of a block.
-    """
-    return _build(
-        depth,
-        width,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        shortcut=shortcut,
-        dropout=dropout,
-    )
+    """wide_resnet{depth}_{k}: stages of 16k, 32k and 64k channels, each of (depth - 4) / 6 blocks."""
+    return _build(depth, width, num_classes=num_classes, in_channels=in_channels, image_size=image_size, style=style)
 
 
 @register_family(f"se_{NUMBERS}", ("se_wide_resnet28_10",), images=CIFAR100, plain="wide_resnet{depth}_{width}")
@@ -192,19 +185,11 @@ def se_wide_resnet(
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
-    shortcut: str = "pad",
-    dropout: float = 0.0,
+    style: Style = PLAIN,
 ) -> WideResNet:
     """The same with squeeze-excitation (Hu et al. 2017, arXiv:1709.01507), reduction 16, in every block."""
     return _build(
-        depth,
-        width,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        shortcut=shortcut,
-        dropout=dropout,
-        se=True,
+        depth, width, num_classes=num_classes, in_channels=in_channels, image_size=image_size, style=style, se=True
     )
 
 
@@ -221,21 +206,14 @@ def aa_wide_resnet(
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
-    shortcut: str = "pad",
-    dropout: float = 0.0,
+    style: Style = PLAIN,
     stages: tuple[int, ...] = STAGES,
-    key_ratio: float = 0.2,
-    value_ratio: float = 0.1,
-    num_heads: int = 8,
-    min_head_dim: int = 20,
-    position: str | None = "relative",
+    augmentation: Augmentation = PAPER,
 ) -> WideResNet:
     """The same with the first convolution of every block augmented.
 
     Args:
-        shortcut, dropout: as `wide_resnet`.
         stages: which of the stages 1, 2, 3 are augmented; stage 1 sees the full image.
-        key_ratio, value_ratio, num_heads, min_head_dim, position: as `AugmentedConv2d.from_ratios`.
     """
     return _build(
         depth,
@@ -243,14 +221,7 @@ def aa_wide_resnet(
         num_classes=num_classes,
         in_channels=in_channels,
         image_size=image_size,
-        shortcut=shortcut,
-        dropout=dropout,
-        augmentation=Augmentation(
-            stages=chosen("stages", stages, STAGES),
-            key_ratio=key_ratio,
-            value_ratio=value_ratio,
-            num_heads=num_heads,
-            min_head_dim=min_head_dim,
-            position=position,
-        ),
+        style=style,
+        stages=stages,
+        augmentation=augmentation,
     )

@@ -1,22 +1,138 @@
-"""XResNet: residual networks with the usual tricks, plain or with attention that starts closed.
+"""XResNet: residual networks with the usual tricks as options, plain or with attention that starts closed.
 
 Sources: He et al. 2018, arXiv:1812.01187, section 4, as fastai has it; SimpleSelfAttention (2019), which puts its layer
-at the end of the first stage. Departures: those of the blocks.
+at the end of the first stage; the public leaderboard of Imagenette for the options. Departures: `blur_pool` repeats
+borders where the leaderboard's runs reflect them, so that maps of one cell work; it blurs over 3 cells and takes each
+second one, where kornia's blurs over 5 and averages 2 x 2.
 """
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.layers import SelfAttention, SimpleSelfAttention
+from attnconv.models.blocks import chosen, squeeze_excitation
 from attnconv.models.network import Network
 from attnconv.models.registry import IMAGENET, register_family
 from attnconv.models.resnet import BASIC, DEPTHS, STAGES
-from attnconv.models.stages import chosen
-from attnconv.models.xresnet_block import Style, XResBlock, conv_bn
 
 NUMBERS = r"xresnet(?P<depth>18|34|50|101|152)"
+ACTIVATIONS = {"relu": nn.ReLU, "mish": nn.Mish}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """Options of a network, most of them of its blocks.
+
+    Args:
+        stem: channels of the first three convolutions.
+        act: "relu" or "mish".
+        shortcut_pool: "average" or "max"; 2x2, before the 1x1 convolution of a shortcut that halves the map.
+        blur_pool: every max pool is 3x3 at stride 1, and its output is blurred before each second cell is taken.
+        se: squeeze-excitation, reduction 16, in every block.
+        groups: of the 3x3 convolutions in bottlenecks.
+        width_per_group: channels of one group in the first stage, doubled from stage to stage.
+    """
+
+    stem: tuple[int, int, int] = (32, 64, 64)
+    act: str = "relu"
+    shortcut_pool: str = "average"
+    blur_pool: bool = False
+    se: bool = False
+    groups: int = 1
+    width_per_group: int = 64
+
+    def __post_init__(self) -> None:
+        checks.per_axis("stem", self.stem, 3, at_least=1)
+        checks.one_of("act", self.act, ACTIVATIONS)
+        checks.one_of("shortcut_pool", self.shortcut_pool, ("average", "max"))
+        checks.flag("blur_pool", self.blur_pool)
+        checks.flag("se", self.se)
+        checks.integer("groups", self.groups, at_least=1)
+        checks.integer("width_per_group", self.width_per_group, at_least=1)
+
+    def activation(self) -> nn.Module:
+        return ACTIVATIONS[self.act](inplace=True)
+
+    def max_pool(self, channels: int, kernel_size: int) -> nn.Module:
+        """Half the map, rounded up."""
+        padding = (kernel_size - 1) // 2
+        if not self.blur_pool:
+            return nn.MaxPool2d(kernel_size, stride=2, padding=padding, ceil_mode=kernel_size == 2)
+        layers = checks.require("timm", extra="timm").layers
+        return nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), layers.BlurPool2d(channels, pad_mode="replicate"))
+
+
+PLAIN = Style()
+
+
+def conv_bn(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
+) -> tuple[nn.Module, nn.Module]:
+    """A convolution without bias, and its batch norm."""
+    padding = kernel_size // 2
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+    return conv, nn.BatchNorm2d(out_channels)
+
+
+class XResBlock(nn.Module):
+    """A basic block or a bottleneck whose last batch norm starts at zero.
+
+    Shapes: (B, in_channels, H, W) -> (B, expansion * planes, H / stride, W / stride), rounded up.
+
+    Args:
+        expansion: 1, or 4 for a bottleneck.
+        attention: makes the layer behind the last batch norm, from its channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int,
+        *,
+        expansion: int,
+        style: Style,
+        attention: Callable[[int], nn.Module] | None,
+    ) -> None:
+        super().__init__()
+        out_channels = expansion * planes
+        if expansion == 1:
+            convs = (
+                *conv_bn(in_channels, planes, 3, stride),
+                style.activation(),
+                *conv_bn(planes, out_channels, 3),
+            )
+        else:
+            width = planes // 64 * style.width_per_group * style.groups
+            convs = (
+                *conv_bn(in_channels, width, 1),
+                style.activation(),
+                *conv_bn(width, width, 3, stride, style.groups),
+                style.activation(),
+                *conv_bn(width, out_channels, 1),
+            )
+        self.convs = nn.Sequential(*convs)
+        nn.init.zeros_(self.convs[-1].weight)  # type: ignore[arg-type]
+        self.se = nn.Identity()
+        if style.se:
+            # A sixteenth, but a multiple of 8, as fastai rounds.
+            self.se = squeeze_excitation(out_channels, -(-out_channels // 128) * 8, style.activation)
+        self.attention = nn.Identity() if attention is None else attention(out_channels)
+        self.shortcut = nn.Sequential()
+        if stride == 2:
+            self.shortcut.append(
+                style.max_pool(in_channels, 2) if style.shortcut_pool == "max" else nn.AvgPool2d(2, ceil_mode=True)
+            )
+        if in_channels != out_channels:
+            self.shortcut.extend(conv_bn(in_channels, out_channels, 1))
+        self.act = style.activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.attention(self.se(self.convs(x))) + self.shortcut(x))
 
 
 class XResNet(Network):
@@ -29,8 +145,7 @@ class XResNet(Network):
         depth: 18, 34, 50, 101 or 152.
         num_classes: outputs.
         in_channels: image channels.
-        stem: channels of the first three convolutions.
-        style: of the blocks.
+        style: see `Style`.
         attention: makes an attention layer from its channels.
         attention_stages: the stages, counted from 1, whose last block has one.
     """
@@ -41,12 +156,12 @@ class XResNet(Network):
         *,
         num_classes: int,
         in_channels: int,
-        stem: tuple[int, int, int],
-        style: Style,
+        style: Style = PLAIN,
         attention: Callable[[int], nn.Module] | None = None,
         attention_stages: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
+        attention_stages = chosen("attention_stages", attention_stages, STAGES)
         if depth in BASIC and (style.groups, style.width_per_group) != (1, 64):
             raise checks.InputError(
                 f"groups and width_per_group are for bottlenecks, xresnet50 and deeper; xresnet{depth} has none"
@@ -54,7 +169,7 @@ class XResNet(Network):
         expansion = 1 if depth in BASIC else 4
         channels = in_channels
         self.stem = nn.Sequential()
-        for i, width in enumerate(checks.per_axis("stem", stem, 3, at_least=1)):
+        for i, width in enumerate(style.stem):
             self.stem.extend((*conv_bn(channels, width, 3, 2 if i == 0 else 1), style.activation()))
             channels = width
         self.stem.append(style.max_pool(channels, 3))
@@ -84,34 +199,10 @@ class XResNet(Network):
 
 @register_family(NUMBERS, tuple(f"xresnet{depth}" for depth in DEPTHS), images=IMAGENET)
 def xresnet(
-    *,
-    depth: int,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    stem: tuple[int, int, int] = (32, 64, 64),
-    act: str = "relu",
-    shortcut_pool: str = "average",
-    blur_pool: bool = False,
-    se: bool = False,
-    groups: int = 1,
-    width_per_group: int = 64,
+    *, depth: int, num_classes: int, in_channels: int, image_size: tuple[int, int], style: Style = PLAIN
 ) -> XResNet:
-    """xresnet{depth}, the plain network.
-
-    Args:
-        stem: channels of the first three convolutions.
-        act, shortcut_pool, blur_pool, se, groups, width_per_group: as `Style`.
-    """
-    style = Style(
-        act=act,
-        shortcut_pool=shortcut_pool,
-        blur_pool=blur_pool,
-        se=se,
-        groups=groups,
-        width_per_group=width_per_group,
-    )
-    return XResNet(depth, num_classes=num_classes, in_channels=in_channels, stem=stem, style=style)
+    """xresnet{depth}, the plain network."""
+    return XResNet(depth, num_classes=num_classes, in_channels=in_channels, style=style)
 
 
 @register_family(
@@ -124,36 +215,20 @@ def sa_xresnet(
     in_channels: int,
     image_size: tuple[int, int],
     attention_stages: tuple[int, ...] = (1,),
-    stem: tuple[int, int, int] = (32, 64, 64),
-    act: str = "relu",
-    shortcut_pool: str = "average",
-    blur_pool: bool = False,
-    se: bool = False,
-    groups: int = 1,
-    width_per_group: int = 64,
+    style: Style = PLAIN,
 ) -> XResNet:
     """The same with a `SelfAttention` behind the last batch norm of a stage's last block.
 
     Args:
         attention_stages: which of the stages 1 to 4.
-        stem, act, shortcut_pool, blur_pool, se, groups, width_per_group: as `xresnet`.
     """
-    style = Style(
-        act=act,
-        shortcut_pool=shortcut_pool,
-        blur_pool=blur_pool,
-        se=se,
-        groups=groups,
-        width_per_group=width_per_group,
-    )
     return XResNet(
         depth,
         num_classes=num_classes,
         in_channels=in_channels,
-        stem=stem,
         style=style,
         attention=SelfAttention,
-        attention_stages=chosen("attention_stages", attention_stages, STAGES),
+        attention_stages=attention_stages,
     )
 
 
@@ -169,38 +244,14 @@ def ssa_xresnet(
     attention_stages: tuple[int, ...] = (1,),
     symmetric: bool = False,
     normalize: bool = False,
-    stem: tuple[int, int, int] = (32, 64, 64),
-    act: str = "relu",
-    shortcut_pool: str = "average",
-    blur_pool: bool = False,
-    se: bool = False,
-    groups: int = 1,
-    width_per_group: int = 64,
+    style: Style = PLAIN,
 ) -> XResNet:
-    """The same with a `SimpleSelfAttention` there.
-
-    Args:
-        symmetric, normalize: as `SimpleSelfAttention`.
-        attention_stages and the others: as `sa_xresnet`.
-    """
-
-    def attention(channels: int) -> SimpleSelfAttention:
-        return SimpleSelfAttention(channels, symmetric=symmetric, normalize=normalize)
-
-    style = Style(
-        act=act,
-        shortcut_pool=shortcut_pool,
-        blur_pool=blur_pool,
-        se=se,
-        groups=groups,
-        width_per_group=width_per_group,
-    )
+    """The same with a `SimpleSelfAttention` there, of which ``symmetric`` and ``normalize`` are options."""
     return XResNet(
         depth,
         num_classes=num_classes,
         in_channels=in_channels,
-        stem=stem,
         style=style,
-        attention=attention,
-        attention_stages=chosen("attention_stages", attention_stages, STAGES),
+        attention=functools.partial(SimpleSelfAttention, symmetric=symmetric, normalize=normalize),
+        attention_stages=attention_stages,
     )

@@ -1,10 +1,8 @@
 """The mathematics as functions: what each computes, what it accepts, and which kernel computes it."""
 
-from attnconv.ops.attention_weights import attention_weights
-from attnconv.ops.bilinear_attention import ORDERS, bilinear_attention
-from attnconv.ops.bilinear_weights import bilinear_weights
+from attnconv.ops.bilinear_attention import ORDERS, bilinear_attention, bilinear_weights
 from attnconv.ops.kernel_choice import AttentionProblem, explain_choice
-from attnconv.ops.relative_attention import IMPLS, relative_attention
+from attnconv.ops.relative_attention import IMPLS, attention_weights, relative_attention
 
 __all__ = [
     "IMPLS",

@@ -14,14 +14,13 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import register_flop_formula
 
 from attnconv import checks
-from attnconv.ops.autocast import autocast_off
-from attnconv.ops.tracing import exporting, has_tangent
+from attnconv.ops.context import autocast_off, exporting, has_tangent
 
 FUSED = ("blocked", "triton")
 
 
 def run_fused(impl: str, q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> Tensor:
-    """The output (B, N, *map, E) by one of FUSED, or a sentence on what it cannot do and which kernel can."""
+    """Return the output (B, N, *map, E) of one of FUSED; raise and name the kernel that can where it cannot run."""
     if exporting():
         raise checks.InputError(f"impl={impl!r} cannot be exported; impl='sdpa' and impl='eager' can")
     if has_tangent(q, k, v, *rel):  # custom operators drop it in silence
@@ -112,7 +111,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _one_by_one(op: Any) -> Any:
-    """A rule for vmap: one call a slice, since the tables of the slices may differ."""
+    """Return a rule for vmap: one call a slice, since the tables of the slices may differ."""
 
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         def taken(i: int, dim: Any, arg: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which kernel computes relative attention: what each can do, and which is the fastest where it was measured.
+"""The choice of a kernel for relative attention: what each can do, and the fastest where it was measured.
 
 The choice looks at the map, D, E, dtype, device and need of a gradient, never at the batch: a compiled graph is then
 valid for any. docs/results/kernels.md holds the measurements behind the numbers here.
@@ -18,21 +18,21 @@ LARGEST_EAGER_IN_ONNX = 64 * 64  # positions
 
 @dataclass(frozen=True)
 class AttentionProblem:
-    """What the choice of a kernel may look at."""
+    """The facts that the choice of a kernel may look at."""
 
     map_size: tuple[int, ...]
     head_dim: int  # D
     value_dim: int  # E
     dtype: torch.dtype = torch.float32
     device_type: str = "cpu"
-    tables: bool = True  # whether there are position terms
+    tables: bool = True  # True if there are position terms
     needs_grad: bool = True
     transformed: bool = False  # by torch.func, or by forward-mode differentiation
     export: str | None = None  # "onnx", "torch" or None
 
 
 def why_not(impl: str, problem: AttentionProblem) -> str | None:
-    """Why ``impl`` cannot compute ``problem``, as a clause; None if it can."""
+    """Return the reason why ``impl`` cannot compute ``problem``, as a clause; None if it can."""
     checks.one_of("impl", impl, KERNELS)
     if impl in ("blocked", "triton"):
         if problem.export is not None:
@@ -57,12 +57,12 @@ def why_not(impl: str, problem: AttentionProblem) -> str | None:
 
 
 def choose_kernel(problem: AttentionProblem) -> str:
-    """The kernel that impl="auto" runs."""
+    """Return the kernel that impl="auto" runs."""
     return _choose(problem)[0]
 
 
 def explain_choice(problem: AttentionProblem) -> tuple[str, dict[str, str]]:
-    """The kernel that impl="auto" runs, and for each kernel one clause: why it runs, or why it does not."""
+    """Return the kernel that impl="auto" runs, and for each kernel one clause: why it runs, or why it does not."""
     chosen, reason = _choose(problem)
     reasons = {impl: why_not(impl, problem) or f"could run; {chosen} goes first: {reason}" for impl in KERNELS}
     return chosen, reasons | {chosen: reason}
@@ -93,6 +93,6 @@ def _choose(problem: AttentionProblem) -> tuple[str, str]:
 
 
 def smallest_blocked(head_dim: int, value_dim: int, *, needs_grad: bool) -> int:
-    """Positions of the smallest map on which "blocked" beats "eager" on a CPU: lines through measured crossings."""
+    """Return the fewest positions at which "blocked" beats "eager" on a CPU: lines through measured crossings."""
     width = head_dim + value_dim
     return 60 + width // 2 if needs_grad else 24 + width // 3

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from attnconv import checks
-from attnconv.ops.autocast import autocast_dtype, autocast_off
+from attnconv.ops.context import autocast_dtype, autocast_off, exporting, exporting_to_onnx, has_tangent, transforming
 from attnconv.ops.fused_attention import FUSED, run_fused
 from attnconv.ops.kernel_choice import KERNELS, AttentionProblem, choose_kernel, why_not
-from attnconv.ops.tracing import exporting, exporting_to_onnx, has_tangent, transforming
 
 IMPLS = ("auto", *KERNELS)
 
@@ -24,7 +23,7 @@ Tables = Sequence[Tensor | None] | None
 def relative_attention(
     q: Tensor, k: Tensor, v: Tensor, rel: Tables, *, scale: float | None = None, impl: str = "auto"
 ) -> Tensor:
-    """Softmax attention of every position of a map to every other.
+    """Return the softmax attention of every position of a map to every other.
 
     With positions i, j of the map and one table for each axis a:
 
@@ -54,7 +53,7 @@ def relative_attention(
     """
     checks.one_of("impl", impl, IMPLS)
     _check(q, k, v)
-    tables = slice_tables(rel, q)
+    tables = _slice_tables(rel, q)
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if (dtype := autocast_dtype(q)) is not None:
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
@@ -72,6 +71,38 @@ def relative_attention(
         from attnconv.kernels.relative_attention import eager, sdpa
 
         return (eager if impl == "eager" else sdpa).forward(q, k, v, tables, factor)
+
+
+def attention_weights(
+    q: Tensor, k: Tensor, rel: Tables, *, query: tuple[int, ...], scale: float | None = None
+) -> Tensor:
+    """Return the softmax row of position i = ``query`` alone: the weights of every position j, at linear memory.
+
+    Args:
+        q: (B, N, *map, D), a map of 1, 2 or 3 axes.
+        k: (B, N, *map, D).
+        rel: as in `relative_attention`.
+        query: one cell of the map, an index an axis.
+        scale: factor of the logits; D**-0.5 if None.
+    Returns:
+        (B, N, *map) in float32 or wider; each map sums to 1.
+    Raises:
+        ValueError: ``query`` is not a cell of the map.
+    """
+    map_size = tuple(q.shape[2:-1])
+    if len(query) != len(map_size) or not all(0 <= i < n for i, n in zip(query, map_size, strict=True)):
+        raise checks.InputError(f"query must be a cell of the map {map_size}, got {tuple(query)}")
+    factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    exact = torch.promote_types(q.dtype, torch.float32)
+    row = q[(slice(None), slice(None), *query)].to(exact) * factor  # (B, N, D)
+    logits = torch.einsum("bnd,bn...d->bn...", row, k.to(exact))  # (B, N, *map)
+    for axis, table in enumerate(_slice_tables(rel, q)):
+        n, i = map_size[axis], query[axis]
+        term = row @ table[n - 1 - i : 2 * n - 1 - i].to(exact).mT  # (B, N, n): distances -i to n - 1 - i
+        own_axis = [1] * len(map_size)
+        own_axis[axis] = n
+        logits = logits + term.unflatten(-1, own_axis)
+    return logits.flatten(2).softmax(dim=-1).unflatten(2, map_size)
 
 
 def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor]) -> AttentionProblem:
@@ -114,8 +145,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise checks.InputError(f"q, k and v must be on one device, got q {q.device} and {name} {x.device}")
 
 
-def slice_tables(rel: Tables, q: Tensor) -> list[Tensor]:
-    """One (2n - 1, D) table for each axis of length n, so that no kernel knows R; empty if there are none."""
+def _slice_tables(rel: Tables, q: Tensor) -> list[Tensor]:
+    """Return one (2n - 1, D) table for each axis of length n, so that no kernel knows R; empty if there are none."""
     if rel is None:
         return []
     map_size, head_dim = q.shape[2:-1], q.shape[-1]

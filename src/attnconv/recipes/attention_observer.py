@@ -7,10 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attnconv.layers.attention import Attention, attention_activity, attention_off
-from attnconv.layers.moved_answers import MovedAnswers
-from attnconv.train.evaluate import evaluate
-from attnconv.train.loader import Loader
+from attnconv.layers.attention import Attention, LogitChange, attention_activity, attention_off
+from attnconv.train.evaluate import Loader, evaluate
 
 
 class AttentionObserver:
@@ -42,7 +40,7 @@ class OnAndOff(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.moved = MovedAnswers()
+        self.moved = LogitChange()
 
     def forward(self, x: Tensor) -> Tensor:
         whole = self.model(x)

@@ -1,7 +1,7 @@
 """The trained network that the package brings: three layers, the last one augmented, on far-pairs.
 
-`python -m attnconv.recipes.example [FILE]` makes it anew: it trains with the options below, scores the last epoch on
-the validation images, and writes FILE, or the package's own file.
+`python -m attnconv.recipes.example [FOLDER]` makes it anew: it trains with the options below, scores the last epoch on
+the validation images, and writes FOLDER, or the package's own.
 """
 
 import sys
@@ -14,7 +14,8 @@ import numpy as np
 
 from attnconv.data import load_data
 from attnconv.data.generated import LEVEL
-from attnconv.export import export_weights
+from attnconv.models import HubNetwork
+from attnconv.models.saved import write
 from attnconv.recipes.run import run
 from attnconv.recipes.trained import Trained, load_trained
 from attnconv.train.config import RunConfig
@@ -22,7 +23,7 @@ from attnconv.train.config import RunConfig
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-EXAMPLE = Path(__file__).parent / "example.safetensors"
+EXAMPLE = Path(__file__).parent / "example_network"
 CONFIG = RunConfig(
     model="aa_convnet3",
     model_options={"augment": [3]},
@@ -35,8 +36,6 @@ CONFIG = RunConfig(
     workers=0,
     device="cpu",
 )
-# Of what a run reports, what says how good the network is and where it comes from.
-REPORTED = ("top1", "loss", "params", "seconds", "device", "torch", "attnconv", "commit")
 SHOWN = (0, 2)  # of the first four validation images, which show aa, bb, ab, ba: they share the left glyph
 
 
@@ -68,18 +67,17 @@ def example_images() -> list[ExampleImage]:
     return found
 
 
-def make_example(path: Path = EXAMPLE, config: RunConfig = CONFIG) -> None:
-    """Train as ``config`` says and write the network of the last epoch to ``path``."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = run(config, Path(folder) / "run")
-        trained = load_trained(Path(folder) / "run", checkpoint="last", device="cpu")
-    scores = {
-        "command": "python -m attnconv.recipes.example",
-        "validation_images": load_data(config.data).num_val,
-        **{name: result[name] for name in REPORTED},
-    }
-    export_weights(trained.model, path, config=trained.config.to_dict(), meta=trained.meta, scores=scores)
-    print(f"{path}: {path.stat().st_size:,} bytes, top-1 {scores['top1']:.2f}% of {scores['validation_images']} images")
+def make_example(folder: Path = EXAMPLE, config: RunConfig = CONFIG) -> None:
+    """Train as ``config`` says and write the network of the last epoch into ``folder``."""
+    with tempfile.TemporaryDirectory() as temporary:
+        result = run(config, Path(temporary) / "run")
+        trained = load_trained(Path(temporary) / "run", checkpoint="last", device="cpu")
+    model = trained.model
+    assert isinstance(model, HubNetwork)
+    model.meta = trained.meta  # with what it says of the images themselves: anybody has them
+    folder.mkdir(exist_ok=True)
+    write(model, folder)
+    print(f"{folder}: top-1 {result['top1']:.2f}% of {load_data(config.data).num_val} images")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ from typing import Any
 
 from attnconv import checks
 from attnconv.compat.checkpoint import network_of
-from attnconv.data import ImageData, load_data
+from attnconv.data import load_data
 from attnconv.data.folder import MEAN, PRESIZE_MARGIN, STD
-from attnconv.export.facts import checked_meta
 from attnconv.foreign import read_state_dict
-from attnconv.models.hub.blueprint import Blueprint
-from attnconv.models.hub.methods import HubNetwork
+from attnconv.models import HubNetwork
 from attnconv.models.image_sizes import require_covered
-from attnconv.recipes.origin import shareable
+from attnconv.models.saved import checked_meta
+from attnconv.recipes.provenance import shareable
 from attnconv.train.config import YOUR_FOLDER, RunConfig
 
 # What the first program normalised with: of its two modes, the one with as many classes tells.
@@ -62,30 +61,39 @@ def imported(
         wanted = size[0] if of_cifar else image_size  # the other networks take images of the data's own size
         images = load_data(data, data_dir=data_dir, image_size=wanted, presize=not of_cifar)
         size = images.image_size
-    names = _classes(images, classes, blueprint.num_classes, file)
+    if images is None and classes is None:
+        names = [str(i) for i in range(blueprint.num_classes)]
+    else:
+        names = list(classes or () if images is None else images.classes)
+    if len(names) != blueprint.num_classes:
+        what = "--classes names" if images is None else f"{images.name!r} has"
+        raise checks.InputError(f"{what} {len(names)} classes, the network in {file} has {blueprint.num_classes}")
     if images is not None and images.channels != blueprint.in_channels:
         raise checks.InputError(
             f"{data!r} has {images.channels} image channels, the network in {file} {blueprint.in_channels}"
         )
     require_covered(model, blueprint.in_channels, size)
     config = shareable(RunConfig(data=data or YOUR_FOLDER))
+    # As the program normalised; as ``images`` do where it took no such images.
+    if blueprint.in_channels == 3:
+        usual = (CIFAR10 if blueprint.num_classes == 10 else CIFAR100) if of_cifar else (MEAN, STD)
+    else:
+        usual = (None, None) if images is None else (images.mean, images.std)
+    mean, std = mean or usual[0], std or usual[1]
+    if mean is None or std is None:
+        raise checks.InputError(
+            f"the network in {file} takes images of {blueprint.in_channels} channels: give --mean and --std, one "
+            "number a channel"
+        )
     usual_ratio = 1.0 if of_cifar else (size[0] + PRESIZE_MARGIN) / size[0]
-    usual = _normalisation(images, blueprint, of_cifar=of_cifar)
-    if usual is None:
-        if mean is None or std is None:
-            raise checks.InputError(
-                f"the network in {file} takes images of {blueprint.in_channels} channels: give --mean and --std, one "
-                "number a channel"
-            )
-        usual = mean, std
     model.meta = checked_meta(
         {
             "name": config.data,
             "classes": names,
             "channels": blueprint.in_channels,
             "image_size": list(size),
-            "mean": list(mean or usual[0]),
-            "std": list(std or usual[1]),
+            "mean": list(mean),
+            "std": list(std),
             "resize_ratio": usual_ratio if images is None else images.resize_ratio,
         }
     )
@@ -100,25 +108,3 @@ def imported(
         },
     }
     return model
-
-
-def _normalisation(
-    images: ImageData | None, blueprint: Blueprint, *, of_cifar: bool
-) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Mean and standard deviation as the program had them, of ``images`` where it had none; None if nothing tells."""
-    if blueprint.in_channels != 3:
-        return None if images is None else (images.mean, images.std)
-    if not of_cifar:
-        return MEAN, STD
-    return CIFAR10 if blueprint.num_classes == 10 else CIFAR100
-
-
-def _classes(images: ImageData | None, classes: Sequence[str] | None, outputs: int, file: Path) -> list[str]:
-    """The names of the ``outputs`` of the network in ``file``."""
-    if images is None and classes is None:
-        return [str(i) for i in range(outputs)]
-    names = list(images.classes if images is not None else classes or ())
-    if len(names) != outputs:
-        what = "--classes names" if images is None else f"{images.name!r} has"
-        raise checks.InputError(f"{what} {len(names)} classes, the network in {file} has {outputs}")
-    return names

@@ -15,7 +15,7 @@ from attnconv.train.config import RunConfig
 from attnconv.train.device import fabric_of, float32_products, make_fabric
 from attnconv.train.engine import make_engine
 from attnconv.train.fit import fit
-from attnconv.train.ranks import Ranks
+from attnconv.train.processes import Ranks
 from attnconv.train.run_folder import RunFolder
 from attnconv.train.track import require_service
 

@@ -9,14 +9,14 @@ from torch import nn
 
 from attnconv import checks
 from attnconv.export import ExportedNetwork, is_exported, load_exported
-from attnconv.export.facts import blueprint_of, checked_meta
-from attnconv.models.hub import folder
-from attnconv.models.hub.methods import HubNetwork
-from attnconv.models.hub.planned import remade
-from attnconv.recipes.origin import config_of, origin, origin_of_file, scores_of, shareable
+from attnconv.models import HubNetwork
+from attnconv.models.registry import model_options
+from attnconv.models.saved import CONFIG, WEIGHTS, build, checked_meta, is_saved, read
+from attnconv.recipes.provenance import config_of, provenance_of, scores_of
 from attnconv.train.checkpoint import load_checkpoint
-from attnconv.train.config import YOUR_FOLDER, RunConfig
+from attnconv.train.config import RunConfig
 from attnconv.train.device import choose_device
+from attnconv.weights import shapes_of
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class Trained:
         if isinstance(self.model, ExportedNetwork):
             raise checks.InputError(
                 f"{self.checkpoint} is a program of operators, without layers; {doing} takes a run, a checkpoint or a "
-                "safetensors file"
+                "folder of `attnconv hub save`"
             )
 
 
 def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto", trust: bool = False) -> Trained:
-    """The network of a run, of a checkpoint, of a file of `attnconv export`, or of a folder of ``save_pretrained``.
+    """The network of a run, of a checkpoint, of a folder of ``save_pretrained``, or of a file of `attnconv export`.
 
     What it says of itself when it is saved or pushed, ``model.meta`` and ``model.provenance``, is filled in.
 
     Args:
-        path: RUN, RUN/best.pt, a .safetensors, .onnx or .pt2 file, or a folder with config.json and model.safetensors.
+        path: RUN, RUN/best.pt, a folder with config.json and model.safetensors, or an .onnx or .pt2 file.
         checkpoint: which of a run folder's checkpoints, "best" or "last".
         device: as RunConfig's.
         trust: read a .pt2 file too, which can run code that is in it; nothing else runs any.
@@ -56,31 +56,43 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto", 
     checks.one_of("checkpoint", checkpoint, ("best", "last"))
     path = Path(path)
     if is_exported(path) and not path.is_dir():
-        return _from_exported(path, device, trust)
+        model = load_exported(path, trust=trust)
+        if device not in ("auto", "cpu"):
+            raise checks.InputError(f"{path} runs on the CPU here; --device {device} is for runs and saved networks")
+        return _trained(model, path, "cpu", source=path)
     if not path.exists():
         raise checks.InputError(f"{path} is neither a run folder nor a checkpoint: there is no such file or folder")
     file = path / f"{checkpoint}.pt" if path.is_dir() else path
-    if not file.exists() and folder.is_saved(path):
-        return _from_saved(path, device)
-    if not file.exists():
+    if file.exists():
+        return _of_checkpoint(file, device)
+    if not is_saved(path):
         raise checks.InputError(f"{path} holds no {file.name}; a run writes it at the end of its first epoch")
-    where = choose_device(device)
-    state = load_checkpoint(file)
-    config = RunConfig.from_dict(state["config"], source=str(file))
-    meta = _meta(state["meta"], file)
-    model = _of_run(config, meta, state, file)
-    provenance = origin(config, state, file)
+    return _trained(read(path), path / WEIGHTS, device, source=path / CONFIG)
+
+
+def _trained(model: HubNetwork | ExportedNetwork, file: Path, device: str, *, source: Path) -> Trained:
+    """What ``file`` and the config in ``source`` hold."""
+    meta = model.meta = _meta(model.meta, source)
     if isinstance(model, HubNetwork):
-        model.meta, model.provenance = {**told(meta), "name": shareable(config).data}, provenance
-    return Trained(model.to(where).eval(), config, meta, where, file, scores_of(provenance))
+        assert model.blueprint is not None
+        name, options, channels = model.blueprint.name, model.blueprint.options, model.blueprint.in_channels
+        if meta["channels"] != channels:
+            raise checks.InputError(
+                f"{source} is damaged: its meta has {meta['channels']} image channels, and its network is of {channels}"
+            )
+    else:
+        name, options = model.config["model"], model.config["options"]
+    config = config_of(model.provenance, name, options, source=str(source))
+    where = choose_device(device)
+    return Trained(model.to(where), config, meta, where, file, scores_of(model.provenance))
 
 
-def _of_run(config: RunConfig, meta: dict[str, Any], state: dict[str, Any], file: Path) -> nn.Module:
-    """The network of the checkpoint ``state``, its weights the average where there is one.
-
-    Raises:
-        InputError: the weights are another network's, larger than the file, or not finite numbers.
-    """
+def _of_checkpoint(file: Path, device: str) -> Trained:
+    where = choose_device(device)
+    if file.suffix == ".safetensors":
+        raise checks.InputError(f"{file} holds weights alone; give the folder that holds it and config.json")
+    state = load_checkpoint(file)
+    config, meta = RunConfig.from_dict(state["config"], source=str(file)), _meta(state["meta"], file)
     average = state["average"] or {}
     if not isinstance(average, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in average.values()):
         raise checks.InputError(f"{file} is damaged: its 'average' holds something other than tensors")
@@ -88,53 +100,29 @@ def _of_run(config: RunConfig, meta: dict[str, Any], state: dict[str, Any], file
     if sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) > file.stat().st_size:
         raise checks.InputError(f"{file} is damaged: its tensors are larger than the file")
     try:
-        blueprint = blueprint_of(config.to_dict(), meta)
+        options = {**model_options(config.model), **config.model_options}
     except checks.InputError as error:
         raise checks.InputError(f"{file}: {error}") from None
-    return remade(blueprint, weights, source=str(file), otherwise=f"{file} is a checkpoint of {config.model!r}")
-
-
-def _from_exported(path: Path, device: str, trust: bool) -> Trained:
-    found = load_exported(path, trust=trust)
-    if isinstance(found.model, ExportedNetwork):
-        if device not in ("auto", "cpu"):
-            raise checks.InputError(f"{path} runs on the CPU here; --device {device} is for runs and safetensors")
-        device = "cpu"
-    where = choose_device(device)
-    # A file that names no data is of no data set, not of RunConfig's default one.
-    config = RunConfig.from_dict({"data": YOUR_FOLDER, **found.facts.config}, source=str(path))
-    if isinstance(found.model, HubNetwork):
-        found.model.meta = {**told(found.facts.meta), "name": config.data}
-        found.model.provenance = origin_of_file(config, found.facts.scores)
-    return Trained(found.model.to(where), config, found.facts.meta, where, path, found.facts.scores)
-
-
-def _from_saved(path: Path, device: str) -> Trained:
-    where = choose_device(device)
-    file = path / folder.CONFIG
-    model = folder.read(file, path / folder.WEIGHTS)
-    if model.meta is None:
-        raise checks.InputError(f"{file} does not say what its images are: the network was not saved from a run")
-    model.meta = _meta(model.meta, file)
-    assert model.blueprint is not None
-    for what, said, has in (
-        ("names of classes", len(model.meta["classes"]), model.blueprint.num_classes),
-        ("image channels", model.meta["channels"], model.blueprint.in_channels),
-    ):
-        if said != has:
-            raise checks.InputError(f"{file} is damaged: its meta has {said} {what}, and its network is of {has}")
-    config = config_of(model.provenance, model.blueprint.name, dict(model.blueprint.options), source=str(file))
-    scores = scores_of(model.provenance)
-    return Trained(model.to(where), config, model.meta, where, path / folder.WEIGHTS, scores)
-
-
-def told(meta: dict[str, Any]) -> dict[str, Any]:
-    """What of ``meta`` a network says that leaves this machine: nothing of the files trained on."""
-    return {key: value for key, value in meta.items() if key != "images"}
+    provenance = provenance_of(config, state, file)
+    described = {
+        "model": config.model,
+        "num_classes": len(meta["classes"]),
+        "in_channels": meta["channels"],
+        "image_size": meta["image_size"],
+        "options": options,
+        # Of what leaves this machine, nothing of the files trained on, nor of its folders.
+        "meta": {k: v for k, v in meta.items() if k != "images"} | {"name": provenance["config"]["data"]},
+        "provenance": provenance,
+    }
+    otherwise = f"{file} is a checkpoint of {config.model!r}"
+    model = build(described, shapes_of(weights), lambda: weights, source=str(file), otherwise=otherwise)
+    return Trained(model.to(where), config, meta, where, file, scores_of(provenance))
 
 
 def _meta(meta: Any, file: Path) -> dict[str, Any]:
     """``meta`` of ``file``, all in it that an image needs before the network can be used."""
+    if meta is None:
+        raise checks.InputError(f"{file} does not say what its images are: the network was not saved from a run")
     try:
         return checked_meta(meta)
     except checks.InputError as error:

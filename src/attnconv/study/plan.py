@@ -12,7 +12,6 @@ from typing import Any
 
 from attnconv import checks
 from attnconv.train.config import RunConfig
-from attnconv.train.plain import plain
 
 SCALES = ("published", "small", "own")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
@@ -89,7 +88,7 @@ class Study:
         if not NAME.fullmatch(self.name):
             raise checks.InputError(f"name of a study must be of letters, digits and ._+=,- only, got {self.name!r}")
         for what in ("base", "arms", "published"):
-            object.__setattr__(self, what, plain(what, named(what, getattr(self, what))))
+            object.__setattr__(self, what, checks.plain(what, named(what, getattr(self, what))))
         object.__setattr__(self, "arms", {arm: named(f"arm {arm!r}", options) for arm, options in self.arms.items()})
         object.__setattr__(self, "seeds", _seeds(self.seeds))
         checks.one_of("scale", self.scale, SCALES)
@@ -216,7 +215,7 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, from which `attnconv.study.plan_file.study_of` makes the same study."""
-        return plain("study", dataclasses.asdict(self))
+        return checks.plain("study", dataclasses.asdict(self))
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ RETRIES = 2  # times that a run is begun again after its process, or its Ray wor
 PATIENCE = 60.0  # seconds for a process that is told to stop to finish its step and save
 SIGNALLED = (130, 143)  # exit codes of `attnconv` after Ctrl-C and SIGTERM
 ERROR = "attnconv: error: "  # begins the line in which `attnconv` says why it ended
-DIVERGED = re.compile(r" at step (\d+) \(lr .*last good checkpoint: ")  # what attnconv.train.divergence.Diverged says
+DIVERGED = re.compile(r" at step (\d+) \(lr .*last good checkpoint: ")  # what attnconv.train.evaluate.Diverged says
 
 # What a launcher has told this process is not for its children: each starts its own processes, if it has several.
 OF_LAUNCHERS = ("SLURM_", "TORCHELASTIC_")
@@ -182,7 +182,7 @@ def await_study(out: Path) -> Callable[[Any, Any], None]:
 
     Returns `note_facts`, for the network and the images.
     """
-    from attnconv.train.interrupts import Terminated
+    from attnconv.signals import Terminated
 
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the run's processes, which starts the others
         import lightning_fabric  # noqa: F401
@@ -213,8 +213,7 @@ def note_facts(out: Path, model: Any, data: Any) -> None:
 
     from attnconv.bench.cost import cost
     from attnconv.bench.machine import cpu_name
-    from attnconv.train.device import choose_device
-    from attnconv.train.provenance import provenance
+    from attnconv.train.device import choose_device, provenance
 
     counted = cost(model, in_channels=data.channels, image_size=data.image_size)
     origin = provenance(choose_device(yaml.safe_load(files.read_text(RunFolder(out).config))["device"]))

@@ -15,11 +15,11 @@ from typing import Any
 from attnconv import checks, files
 from attnconv.files import locked
 from attnconv.shown import shown
+from attnconv.signals import termination_raised
 from attnconv.study.folder import StudyFolder, is_archive, record, write_records
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.process import RunProcess
 from attnconv.study.statistics import seeds_to_reach
-from attnconv.train.interrupts import termination_raised
 
 KEPT = ("done", "diverged")
 PAUSE = 0.2  # seconds between looks at the processes

@@ -8,9 +8,19 @@ from attnconv import checks
 from attnconv.layers import SelfAttention, SimpleSelfAttention
 from attnconv.layers.augmented_conv import Size
 from attnconv.surgery.attended import Attended
-from attnconv.surgery.changes import Change, Changes, params
-from attnconv.surgery.places import Place, nearest_names, places, working_copy
-from attnconv.surgery.trace import Example, Output, only_call, trace
+from attnconv.surgery.network import (
+    Change,
+    Changes,
+    Example,
+    Output,
+    Place,
+    nearest_names,
+    only_call,
+    params,
+    places,
+    trace,
+    working_copy,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
 KEY_RATIO = 1 / 8
@@ -29,7 +39,7 @@ def add_self_attention(
     example: Example | None = None,
     inplace: bool = False,
 ) -> tuple[Model, Changes]:
-    """Send the output of modules through self-attention: the network, and the list of changes.
+    """Send the output of modules through self-attention; return the network and the list of changes.
 
     gamma starts at 0, so the network computes at first what it did. Each module is wrapped in `Attended`, which tells
     what becomes of the names in the state dict. Channels are those of the module's output in one forward of the

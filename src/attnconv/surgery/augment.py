@@ -1,21 +1,35 @@
 """Convolutions of any network become attention-augmented ones of the same geometry."""
 
 import math
+import re
+from collections import Counter
+from collections.abc import Callable
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.layers import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d
-from attnconv.layers.augmented_conv import AugmentedConvNd, Size
-from attnconv.layers.widths import attention_widths
-from attnconv.surgery.changes import Change, Changes, params, size_text
-from attnconv.surgery.choice import Where, chosen
-from attnconv.surgery.places import places, working_copy
-from attnconv.surgery.trace import Example, only_call, trace
+from attnconv.layers.augmented_conv import AugmentedConvNd, Size, attention_widths
+from attnconv.surgery.network import (
+    Change,
+    Changes,
+    Example,
+    Place,
+    nearest_names,
+    only_call,
+    params,
+    places,
+    size_text,
+    trace,
+    working_copy,
+)
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Model = TypeVar("Model", bound=nn.Module)
+Where = str | re.Pattern[str] | Callable[[str, nn.Module], bool]
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 AUGMENTED = {1: AugmentedConv1d, 2: AugmentedConv2d, 3: AugmentedConv3d}
 
 
@@ -31,7 +45,7 @@ def augment(
     example: Example | None = None,
     inplace: bool = False,
 ) -> tuple[Model, Changes]:
-    """Replace convolutions by augmented ones: the network, and the list of changes.
+    """Replace convolutions by augmented ones: return the network, and the list of changes.
 
     Each new layer has the geometry, bias, dtype, device and mode of the convolution it replaces, and keeps its first
     F - d_v filters of F (of each group, if it has groups: so every filter sees the channels that it was trained on).
@@ -56,7 +70,7 @@ def augment(
             model is then as it was.
     """
     model = working_copy(model, inplace=inplace)
-    choice = chosen(places(model), where)
+    choice = _chosen(places(model), where)
     outputs = trace(model, (place.module for place in choice), image_size=image_size, example=example)
     layers, changes = [], Changes()
     for place in choice:
@@ -81,8 +95,71 @@ def augment(
     return model, changes
 
 
+def _chosen(found: list[Place], where: Where) -> list[Place]:
+    """Return the convolutions among ``found`` that ``where`` means; raise if none, or if one cannot be replaced."""
+    below = [place for place in found if place.slots]  # without the model itself
+    convs = [place for place in below if isinstance(place.module, (*CONVS, AugmentedConvNd))]
+    choice = _by_function(convs, where) if callable(where) else _by_pattern(below, convs, where)
+    owners: Counter[Tensor] = Counter(p for place in found for p in _own_parameters(place.module).values())
+    for place in choice:
+        if reason := _why_not(place, owners):
+            raise checks.InputError(f"{place.name} {reason}")
+    return choice
+
+
+def _by_function(convs: list[Place], where: Callable[[str, nn.Module], bool]) -> list[Place]:
+    if choice := [place for place in convs if where(place.name, place.module)]:
+        return choice
+    raise checks.InputError(f"where is true for none of the model's {len(convs)} convolutions")
+
+
+def _by_pattern(below: list[Place], convs: list[Place], where: str | re.Pattern[str]) -> list[Place]:
+    try:
+        pattern = re.compile(where)
+        pattern.search("")  # a pattern of bytes compiles, too
+    except (re.error, TypeError) as error:
+        raise checks.InputError(
+            f"where must be a regular expression or a function of (name, conv), got {where!r}: {error}"
+        ) from None
+    matched = [place for place in below if pattern.search(place.name)]
+    choice = [place for place in matched if isinstance(place.module, (*CONVS, *TRANSPOSED, AugmentedConvNd))]
+    if choice:
+        return choice
+    near = nearest_names("convolutions", pattern.pattern, (place.name for place in convs))
+    if not matched:
+        raise checks.InputError(f"where={pattern.pattern!r} matches no module; {near}")
+    first = matched[0]
+    raise checks.InputError(
+        f"where={pattern.pattern!r} matches no convolution, but {first.name!r}, a {type(first.module).__name__}; {near}"
+    )
+
+
+def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(module.named_parameters(recurse=False, remove_duplicate=False))
+
+
+def _why_not(place: Place, owners: Counter[Tensor]) -> str | None:
+    """Return the reason not to replace it, if any, as the rest of a sentence that its name begins."""
+    conv, kind = place.module, type(place.module).__name__
+    if isinstance(conv, AugmentedConvNd):
+        return f"is an {kind} already; leave it out of where"
+    if isinstance(conv, TRANSPOSED):
+        return f"is a {kind}; only Conv1d, Conv2d and Conv3d can be augmented"
+    assert isinstance(conv, CONVS)
+    if "weight" not in _own_parameters(conv):
+        return "computes its weight (spectral norm, weight norm, pruning); take that off first"
+    if len(place.slots) > 1 or owners[conv.weight] > 1:
+        return "shares its weights with another place of the model; leave both out of where"
+    base = CONVS[len(conv.kernel_size) - 1]
+    if type(conv).forward is not base.forward or type(conv)._conv_forward is not base._conv_forward:
+        return f"is a {kind}, which computes something else than {base.__name__}; leave it out of where"
+    if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks:
+        return "has hooks, which would be lost; remove them first"
+    return None
+
+
 def _check_split(name: str, conv: Conv, value_channels: int, value_ratio: float, num_heads: int) -> None:
-    """Attention can take that many of the convolution's outputs, and leaves as many to each group."""
+    """Raise unless attention can take that many of the convolution's outputs and leaves as many to each group."""
     channels, groups = conv.out_channels, conv.groups
     if value_channels > channels:
         raise checks.InputError(

@@ -7,13 +7,11 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.layers.augmented_conv import AugmentedConvNd, Size
-from attnconv.surgery.changes import Change, Changes, params, size_text
-from attnconv.surgery.places import places
-from attnconv.surgery.trace import Example, trace
+from attnconv.surgery.network import Change, Changes, Example, params, places, size_text, trace
 
 
 def resize_feat_size(model: nn.Module, image_size: Size | None = None, *, example: Example | None = None) -> Changes:
-    """Fit the position tables of every augmented convolution to ``image_size``, in place: the list of changes.
+    """Fit the position tables of every augmented convolution to ``image_size``, in place; return the list of changes.
 
     Each layer's output map is taken from one forward of the network, traced in evaluation mode; of several calls of a
     layer the largest counts, and a layer that does not run keeps its tables. Resized tables are interpolated, and are

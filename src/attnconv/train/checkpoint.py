@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from attnconv import checks
-from attnconv.files import replacing
+from attnconv.files import append_checksum, replacing, verify_checksum
 from attnconv.foreign import NotPlainError, read_plain
-from attnconv.train.checksum import append_checksum, verify_checksum
 from attnconv.weights import difference, shapes_of
 
 FORMAT = 2
@@ -19,20 +18,8 @@ FORMAT = 2
 # so far; history: the rows of metrics.csv; seconds: of the whole run; threads, processes: with which it began;
 # skipped: undecodable files; config: RunConfig.to_dict(); meta: what the caller of `fit` wants to find again.
 KEYS = {
-    *("format", "model", "optimizer", "scaler", "epoch", "step_in_epoch", "batches_per_epoch", "sums"),
-    *(
-        "average",
-        "lr_factor",
-        "left_out",
-        "processes",
-        "best",
-        "history",
-        "skipped",
-        "seconds",
-        "threads",
-        "config",
-        "meta",
-    ),
+    *("format", "model", "optimizer", "scaler", "average", "epoch", "step_in_epoch", "batches_per_epoch", "sums"),
+    *("lr_factor", "left_out", "processes", "threads", "best", "history", "skipped", "seconds", "config", "meta"),
 }
 
 

@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from attnconv import checks
-from attnconv.train.plain import plain
 
 
 def _option(help_text: str, **kwargs: Any) -> Any:
     return field(metadata={"help": help_text}, **kwargs)
 
 
-LARGEST_IMAGE = 4096  # pixels a side that images are prepared to
 YOUR_FOLDER = "FOLDER"  # in place of a data set's name: images that whoever uses the configuration has
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -40,7 +38,7 @@ class RunConfig:
     crop_scale: float = _option("Least part of an image file's area that a random crop covers.", default=0.35)
     presize: bool = _option("Validation images cut as in 2019: shorter side image_size + 32.", default=False)
     trivial_augment: bool = _option("One random operation an image (TrivialAugment).", default=False)
-    random_erasing: float = _option("Share of images of which a rectangle is blotted out.", default=0.0)
+    random_erasing: float = _option("Random-erasing probability.", default=0.0)
     mixup: float = _option("Alpha of the Beta distribution by which images are blended; 0 for none.", default=0.0)
     cutmix: float = _option("Alpha of that by which rectangles of images are swapped; 0 for none.", default=0.0)
     cache_images: bool = _option("Keep a folder's decoded images in memory.", default=False)
@@ -84,9 +82,6 @@ class RunConfig:
         default=None,
     )
     nodes: int = _option("Machines; each needs a launcher, see docs/clusters.md.", default=1)
-    strategy: Literal["ddp", "fsdp"] = _option(
-        "Of several processes: ddp has all weights in each, fsdp a part of them.", default="ddp"
-    )
     sync_batchnorm: bool = _option("Batch norm over the images of all processes; GPUs only.", default=False)
     track: Literal["none", "tensorboard", "wandb"] = _option(
         "Record the epochs in RUN/tensorboard, or for Weights & Biases, too.", default="none"
@@ -97,16 +92,17 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name, kind in typing.get_type_hints(RunConfig).items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
-        for name in ("epochs", "batch_size", "accumulate", "nodes", "train_subset", "image_size", "checkpoint_steps"):
-            if (value := getattr(self, name)) is not None:
+        counts = ("epochs", "batch_size", "accumulate", "nodes", "devices", "train_subset", "image_size")
+        for name in (*counts, "checkpoint_steps"):
+            if (value := getattr(self, name)) not in (None, "auto"):
                 checks.integer(name, value, at_least=1)
-        if self.image_size is not None and self.image_size > LARGEST_IMAGE:
-            raise checks.InputError(f"image_size must be at most {LARGEST_IMAGE}, got {self.image_size}")
+        if self.image_size is not None and self.image_size > checks.LARGEST_IMAGE:
+            raise checks.InputError(f"image_size must be at most {checks.LARGEST_IMAGE}, got {self.image_size}")
         for name in ("workers", "seed"):
             checks.integer(name, getattr(self, name), at_least=0)
         if self.seed >= 2**63:  # what a torch.Generator takes
             raise checks.InputError(f"seed must be below 2**63, got {self.seed}")
-        object.__setattr__(self, "model_options", plain("model_options", self.model_options))
+        object.__setattr__(self, "model_options", checks.plain("model_options", self.model_options))
         self._settle_momentum()
         for name in ("momentum", "base_momentum", "max_momentum", "warmup", "label_smoothing"):
             if (value := getattr(self, name)) is not None and not 0 <= value < 1:
@@ -117,12 +113,6 @@ class RunConfig:
             raise checks.InputError(f"clip must be positive, got {self.clip}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise checks.InputError(f"ema must be above 0 and below 1, got {self.ema}")
-        if self.devices is not None and self.devices != "auto":
-            checks.integer("devices", self.devices, at_least=1)
-        if self.strategy == "fsdp" and self.ema is not None:
-            raise checks.InputError(
-                "ema averages whole weights, which strategy 'fsdp' has not; use 'ddp' or leave ema out"
-            )
         if self.accumulate > self.batch_size:
             raise checks.InputError(f"accumulate must be at most batch_size, {self.batch_size}, got {self.accumulate}")
         if not 0 <= self.weight_decay < float("inf"):
@@ -158,9 +148,12 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, source: str) -> "RunConfig":
-        """The configuration that ``values`` of ``source`` (a file, say) describe; other fields keep their defaults."""
+        """Return the configuration with these ``values`` of ``source``, a file say; others have their defaults."""
         if not isinstance(values, dict):
             raise checks.InputTypeError(f"{source} must hold names and values, got {type(values).__name__}")
+        if values.get("strategy", "ddp") != "ddp":
+            raise checks.InputError(f"{source}: strategy was removed; several processes train with DDP, leave it out")
+        values = {name: value for name, value in values.items() if name != "strategy"}
         for name in values:
             checks.one_of(f"option in {source}", name, (f.name for f in dataclasses.fields(cls)))
         try:
@@ -174,7 +167,7 @@ class RunConfig:
 
 
 def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `RunConfig.to_dict` may leave this machine: no path to images, only a name; no data_dir."""
+    """Return `RunConfig.to_dict` as it may leave this machine: no path to images, only a name; no data_dir."""
     found = {key: None if key == "data_dir" else value for key, value in config.items()}
     if not re.fullmatch(r"\w[\w.-]*", str(found.get("data", YOUR_FOLDER))):
         found["data"] = YOUR_FOLDER

@@ -1,26 +1,29 @@
-"""Where and in what arithmetic a run computes: names of RunConfig to a torch device and a Fabric."""
+"""Where and in what arithmetic a run computes, a torch device and a Fabric; and by which versions."""
 
 import contextlib
 import logging
+import subprocess
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
-from attnconv import checks
+from attnconv import __version__, checks
 from attnconv.train.config import Device, RunConfig
-from attnconv.train.orphans import launch
-from attnconv.train.processes import processes
+from attnconv.train.processes import launch, process_count
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 CUDA_ONLY = ("tf32", "fp16")
+# The checkout's root, if the package lies in one as this file does: <root>/src/attnconv/train/device.py
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that ``name`` stands for; "auto" is the first of cuda, mps and cpu that is there.
+    """Return the device that ``name`` stands for; "auto" is the first of cuda, mps and cpu that is there.
 
     Raises:
         InputError: an unknown name, or a device that this machine does not have.
@@ -41,38 +44,32 @@ def make_fabric(
     *,
     devices: int | str | None = None,
     nodes: int = 1,
-    strategy: str = "ddp",
 ) -> "Fabric":
-    """A Fabric to launch; ``fabric.setup_module(model)`` gives a model that runs in this precision.
+    """Return a Fabric to launch; ``fabric.setup_module(model)`` gives a model that runs in this precision.
 
     Args:
-        device, precision, devices, nodes, strategy: as RunConfig's. One process is no "ddp" and no "fsdp", but plain.
+        device, precision, devices, nodes: as RunConfig's. Several processes train with DDP.
     Raises:
-        InputError: an unknown or absent device or precision; tf32 or fp16 elsewhere than on cuda; see `processes`.
+        InputError: an unknown or absent device or precision; tf32 or fp16 elsewhere than on cuda; see `process_count`.
     """
     checks.one_of("precision", precision, PRECISIONS)
-    checks.one_of("strategy", strategy, ("ddp", "fsdp"))
     kind = choose_device(device).type
     if precision in CUDA_ONLY and kind != "cuda":
         raise checks.InputError(
             f"precision {precision!r} needs device 'cuda', this run is on {kind!r}; use 'bf16' or 'fp32'"
         )
-    count, nodes = processes(kind, devices, nodes)
+    count, nodes = process_count(kind, devices, nodes)
     from lightning_fabric import Fabric  # takes seconds to import, and choose_device is called without it
 
     # Importing it lets it speak: of each process that it starts, and of the precision that was asked for.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    plan: Any = "auto"
-    if count * nodes > 1:
-        plan = "ddp" if strategy == "ddp" else _fsdp(count * nodes)
-    return Fabric(accelerator=kind, devices=count, num_nodes=nodes, strategy=plan, precision=PRECISIONS[precision])  # pyright: ignore[reportArgumentType]
+    strategy = "ddp" if count * nodes > 1 else "auto"
+    return Fabric(accelerator=kind, devices=count, num_nodes=nodes, strategy=strategy, precision=PRECISIONS[precision])  # pyright: ignore[reportArgumentType]
 
 
 def fabric_of(config: RunConfig) -> "Fabric":
-    """The Fabric that ``config`` asks for, launched: from here on, each of its processes runs the program."""
-    fabric = make_fabric(
-        config.device, config.precision, devices=config.devices, nodes=config.nodes, strategy=config.strategy
-    )
+    """Return the Fabric that ``config`` asks for, launched: from here on, each of its processes runs the program."""
+    fabric = make_fabric(config.device, config.precision, devices=config.devices, nodes=config.nodes)
     if config.sync_batchnorm and (fabric.world_size == 1 or fabric.device.type != "cuda"):
         raise checks.InputError(
             f"sync_batchnorm needs several processes on GPUs, got {fabric.world_size} on {fabric.device.type!r}"
@@ -83,14 +80,6 @@ def fabric_of(config: RunConfig) -> "Fabric":
         )
     launch(fabric.launch)
     return fabric
-
-
-def _fsdp(world: int) -> Any:
-    from lightning_fabric.strategies import ModelParallelStrategy
-
-    from attnconv.train.sharding import shard
-
-    return ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1)  # pyright: ignore[reportArgumentType]
 
 
 @contextlib.contextmanager
@@ -110,3 +99,33 @@ def float32_products(precision: str, device: torch.device) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def provenance(device: torch.device) -> dict[str, str | None]:
+    """The device by name, the versions of torch and attnconv, and the commit, None outside a checkout."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch": torch.__version__,
+        "attnconv": __version__,
+        "commit": commit(ROOT),
+    }
+
+
+def commit(root: Path) -> str | None:
+    """The commit checked out at ``root``, and "-dirty" if files differ from it; None if ``root`` is no checkout's top.
+
+    A package installed in an environment somewhere inside a checkout of another project is not of that one's commit.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():
+        return None
+    return _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")  # by its hash, never by a tag
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """Return what git prints, None if it fails."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.rstrip("\n")

@@ -1,16 +1,17 @@
 """A network and its optimiser as Fabric runs them: precision, memory format, compilation, devices."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
-from attnconv.train.average import WeightAverage
+from attnconv import checks
+from attnconv.train.checkpoint import require_weights
 from attnconv.train.config import RunConfig
-from attnconv.train.optim import build_optimizer
-from attnconv.train.ranks import Ranks
+from attnconv.train.optim import WeightAverage, build_optimizer
+from attnconv.train.processes import Ranks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Engine:
-    """What a step needs. ``bare`` is the network itself, ``model`` the same as it is to be called."""
+    """A network set up by Fabric: ``bare`` is the network itself, ``model`` the same as it is to be called."""
 
     fabric: "Fabric"
     ranks: Ranks
@@ -27,10 +28,30 @@ class Engine:
     optimizer: Any  # Fabric's
     average: WeightAverage | None
 
-    @property
-    def sharded(self) -> bool:
-        """Whether each process has only a part of the weights."""
-        return any(isinstance(weight, DTensor) for weight in self.bare.parameters())
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the engine."""
+        return {
+            "model": self.bare.state_dict(),
+            "optimizer": self.optimizer.optimizer.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "average": self.average and self.average.state_dict(),
+        }
+
+    def load_state_dict(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Put back what `state_dict` gave, read from ``path``.
+
+        Raises:
+            InputError: the weights are another network's, or the optimiser's state is.
+        """
+        require_weights(self.bare, checkpoint, path)
+        try:
+            self.bare.load_state_dict(checkpoint["model"])
+            self.optimizer.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.fabric.strategy.precision.load_state_dict(checkpoint["scaler"])
+            if self.average is not None:
+                self.average.load_state_dict(checkpoint["average"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise checks.InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def make_engine(model: nn.Module, config: RunConfig, fabric: "Fabric") -> Engine:

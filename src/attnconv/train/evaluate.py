@@ -1,22 +1,131 @@
-"""Loss and accuracy of a model on every image of a loader, each counted once.
+"""Losses and scores of a loader's images: what the loop asks of a loader, sums in training, evaluation, finiteness.
 
 Letters: B batch, K classes, H rows, W columns.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
-from attnconv.train.loader import Loader
-from attnconv.train.pixels import confusion, mean_iou
+from attnconv.train.processes import Ranks
 from attnconv.train.progress import tracked
-from attnconv.train.ranks import Ranks
 
 OBSERVED = 64  # images
+
+
+class Loader(Protocol):
+    """Batches of one data set, the same ones whenever the same epoch is asked for.
+
+    ``len(loader)`` is the number of batches an epoch. A batch may be smaller than the others, and
+    empty where none of its images can be decoded.
+    """
+
+    @property
+    def num_samples(self) -> int:
+        """Images an epoch."""
+        ...
+
+    @property
+    def skipped(self) -> list[str]:
+        """The files met so far that could not be decoded."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
+        """The batches of ``epoch`` (from 0), without its first ``start``: none where all have come.
+
+        Each is images (B, C, H, W), float32, normalised, and labels (B,), int64, both on the device; where images are
+        mixed, labels are the classes' shares (B, K), float32; where each pixel has one, (B, H, W), int64. A batch of
+        which no image could be decoded comes with B = 0, for a run that resumes inside the epoch counts batches.
+        """
+        ...
+
+
+class Diverged(checks.InputError):
+    """A loss or a weight is not finite after ``step`` steps."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+def require_finite(what: str, value: float, *, step: int, lr: float, checkpoint: Path) -> None:
+    """Pass if ``value`` is finite. ``step`` counts from 1, as metrics.csv does; ``checkpoint`` need not exist.
+
+    Raises:
+        Diverged: naming the step, its learning rate and the last good checkpoint.
+    """
+    if not math.isfinite(value):
+        good = checkpoint if checkpoint.exists() else "none yet"
+        raise Diverged(
+            f"{what} is {value} at step {step} (lr {lr:.3g}): give a smaller lr; last good checkpoint: {good}", step
+        )
+
+
+@torch.no_grad()
+def largest_value(model: nn.Module) -> float:
+    """The largest value in the weights and statistics; inf or nan if any is: a step can spoil them at a finite loss."""
+    weights = [p.abs().max() for p in model.parameters() if p.numel()]
+    statistics = [b.max() for b in model.buffers() if b.numel()]  # without abs, because a mask may well hold -inf
+    return torch.stack([value.float() for value in weights + statistics]).max().item()
+
+
+class TrainSums:
+    """Sums over the images of an epoch. Steps wait on the device until ``flush``: reading each would stall it.
+
+    The sums are Python floats, added step by step in order, so that they do not depend on when ``flush`` was called.
+    """
+
+    def __init__(
+        self, loss: float = 0.0, hits: float = 0.0, images: int = 0, seconds: float = 0.0, waited: float = 0.0
+    ) -> None:
+        self.loss, self.hits, self.images = loss, hits, images
+        self.seconds, self.waited = seconds, waited  # of the steps, and those of them spent waiting for the loader
+        self._waiting: list[tuple[int, float, Tensor]] = []
+
+    def add(self, step: int, lr: float, sums: Tensor) -> None:
+        """Note ``step``, counted from 1: ``sums`` (3,) are the sum of the losses, the hits and the images."""
+        self._waiting.append((step, lr, sums))
+
+    def flush(self, checkpoint: Path, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+        """Add what waits to the sums; ``total`` makes of the sums (N, 3) of N steps those of all processes.
+
+        Raises:
+            Diverged: a loss is not finite; it names the first such step, and ``checkpoint`` if that exists.
+        """
+        waiting, self._waiting = self._waiting, []
+        values = total(torch.stack([sums for *_, sums in waiting])).tolist() if waiting else []
+        for (step, lr, _), (loss, hits, images) in zip(waiting, values, strict=True):
+            require_finite("the loss", loss, step=step, lr=lr, checkpoint=checkpoint)
+            self.loss += loss
+            self.hits += hits
+            self.images += int(images)
+
+    def to_dict(self) -> dict[str, float]:
+        """The sums as TrainSums takes them; call ``flush`` first."""
+        assert not self._waiting
+        return {name: getattr(self, name) for name in ("loss", "hits", "images", "seconds", "waited")}
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / max(self.images, 1)
+
+    @property
+    def top1(self) -> float:
+        """Percent."""
+        return 100 * self.hits / max(self.images, 1)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -95,3 +204,24 @@ def evaluate(
         confused = torch.stack(counts).cpu().double().sum(0)
         miou = mean_iou(confused if ranks is None else ranks.sum(confused))
     return Scores(loss / count, 100 * top1 / count, 100 * top5 / count, int(count), miou)
+
+
+def confusion(logits: Tensor, labels: Tensor) -> Tensor:
+    """Count the pixels of each class by what they were called: logits (B, K, H, W), labels (B, H, W) -> (K, K) int64.
+
+    Rows are the classes that pixels have, columns those that they were given.
+    """
+    classes = logits.shape[1]
+    pairs = labels * classes + logits.argmax(1)  # (B, H, W)
+    return pairs.flatten().bincount(minlength=classes**2).view(classes, classes)
+
+
+def mean_iou(counts: Tensor) -> float:
+    """Mean over classes of intersection over union, in percent, from the counts (K, K) of all images together.
+
+    A class that no pixel has and none was given is left out.
+    """
+    both = counts.diagonal()
+    either = counts.sum(0) + counts.sum(1) - both
+    there = either > 0
+    return 100 * (both[there] / either[there]).double().mean().item()

@@ -1,4 +1,4 @@
-"""The training loop: one process, one device, and a run that can be stopped anywhere and gone on with exactly.
+"""The training loop: a run that can be stopped anywhere and gone on with exactly.
 
 What makes resuming exact: the learning rate, the random numbers and the batches of a step are functions of the step's
 number and the seed, so a checkpoint needs the weights, the optimiser and that number, and nothing else. On a CPU with
@@ -9,39 +9,52 @@ Letters: B batch, K classes.
 
 import contextlib
 import copy
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.files import locked
-from attnconv.signals import interrupts_held
+from attnconv.signals import DeferredSignals, interrupts_held, termination_raised
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
 from attnconv.train.device import fabric_of, float32_products
-from attnconv.train.divergence import Diverged
 from attnconv.train.engine import Engine, make_engine
-from attnconv.train.evaluate import evaluate
-from attnconv.train.interrupts import Noted, termination_raised
-from attnconv.train.loader import Loader
-from attnconv.train.observer import Observer
-from attnconv.train.plain import plain
+from attnconv.train.evaluate import Diverged, Loader, evaluate
+from attnconv.train.processes import FAILED, Ranks
 from attnconv.train.progress import Display
-from attnconv.train.ranks import FAILED, Ranks
-from attnconv.train.result import metrics_row, summary
 from attnconv.train.run_folder import RunFolder
 from attnconv.train.run_state import RunState
-from attnconv.train.sharding import broadcast_buffers
+from attnconv.train.step import train_step
 from attnconv.train.step_profile import StepProfile
 from attnconv.train.track import Tracker, require_service
-from attnconv.train.train_epoch import train_epoch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 MOST_RETURNS = 5  # to a checkpoint, with on_nan "rollback"
+STEPS_BETWEEN_LOOKS = 10  # at the losses, for each look waits for the device; and, of several processes, at signals
+
+
+class Observer(Protocol):
+    """A network observed beside its losses and scores, by somebody who knows its layers; the trainer does not.
+
+    Called in evaluation mode, without gradients, under the run's precision: ``epoch`` in the first process, ``end`` in
+    runs of one process alone.
+    """
+
+    def epoch(self, model: nn.Module, images: Tensor) -> dict[str, float]:
+        """Return columns for an epoch's row of metrics.csv, from some validation images (B, C, H, W)."""
+        ...
+
+    def end(self, model: nn.Module, loader: Loader) -> dict[str, Any]:
+        """Return plain values for result.json, from the network of best.pt and the validation images."""
+        ...
 
 
 def fit(
@@ -76,7 +89,7 @@ def fit(
         What result.json holds. Accuracies in percent; seconds are of the run, train_seconds_per_epoch their median.
     Raises:
         InputError: ``out`` holds a run already (or, to resume, none or another one), cannot be written, the disk is
-            full or another process trains into it; the device or the precision is not to be had; a loader brings
+            full or another process trains into it; the device or the precision is unavailable; a loader brings
             nothing; ``meta`` is not plain; the loss or a weight is not finite.
         KeyboardInterrupt: after Ctrl-C; after SIGTERM its subclass Terminated.
     """
@@ -85,7 +98,7 @@ def fit(
     if (result := ranks.on_first(lambda: folder.finished(config) if resume else folder.require_free())) is not None:
         return result
     ranks.on_first(lambda: require_service(config))
-    meta = plain("meta", meta)
+    meta = checks.plain("meta", meta)
     for kind, loader in (("training", train_loader), ("validation", val_loader)):
         if not len(loader):
             raise checks.InputError(
@@ -93,169 +106,188 @@ def fit(
             )
     engine = make_engine(model, config, fabric)
     state = RunState(engine, config=config, batches=len(train_loader), folder=folder, meta=meta)
-    noted = Noted(active=ranks.world > 1)
+    signals = DeferredSignals(active=ranks.world > 1)
     with contextlib.ExitStack() as stack:
-        ranks.on_first(lambda: enter(stack, folder))
+
+        def enter() -> None:
+            folder.make()
+            stack.enter_context(locked(folder.path))
+
+        ranks.on_first(enter)
         stack.enter_context(float32_products(config.precision, fabric.device))
-        stack.enter_context(noted if noted.active else termination_raised())
-        note = stand_at_checkpoint(state) if resume else ranks.on_first(folder.require_free)
+        stack.enter_context(signals if signals.active else termination_raised())
+        note = state.restore_newest() if resume else ranks.on_first(folder.require_free)
         shown = progress and ranks.first
-        with Display(shown, epochs=config.epochs, batches=len(train_loader)) as display:
-            for text in (note, *differences(state)):
-                if text:
-                    display.note(text)
-            tracker = Tracker(config, folder.path, fresh=not resume, say=display.note, active=ranks.first)
-            profiled = StepProfile(fabric.device, folder.path, ranks) if profile else None
-            with tracker, profiled or contextlib.nullcontext():
-                try:
-                    train(engine, state, (train_loader, val_loader), display, noted, tracker, profiled, observer)
-                except Diverged:
-                    if ranks.first:
-                        raise
-                    raise SystemExit(FAILED) from None  # the first process says it
-                result = summary(state, fabric.device)
-                if observer is not None and ranks.world == 1:
-                    try:
-                        result |= observed_at_end(engine, folder, val_loader, observer)
-                    except checks.InputError as error:  # best.pt is gone or damaged: the run is whole without it
-                        display.note(f"the best network is not looked at: {error}")
-                if profiled is not None:
-                    result["profile"] = profiled.summary()
-                ranks.on_first(lambda: folder.finish(result))
+        display = stack.enter_context(Display(shown, epochs=config.epochs, batches=len(train_loader)))
+        for text in (note, *state.differences()):
+            if text:
+                display.note(text)
+        tracker = Tracker(config, folder.path, fresh=not resume, say=display.note, active=ranks.first)
+        stack.enter_context(tracker)
+        profiled = stack.enter_context(StepProfile(fabric.device, folder.path, ranks)) if profile else None
+        training = Training(
+            engine, state, train_loader, val_loader, display, signals, tracker, profile=profiled, observer=observer
+        )
+        try:
+            training.run()
+        except Diverged:
+            if ranks.first:
+                raise
+            raise SystemExit(FAILED) from None  # the first process says it
+        result = state.summary() | training.observed_at_end()
+        if profiled is not None:
+            result["profile"] = profiled.summary()
+        ranks.on_first(lambda: folder.finish(result))
     return result
 
 
-def enter(stack: contextlib.ExitStack, folder: RunFolder) -> None:
-    """Make the folder and hold its lock until ``stack`` is left."""
-    folder.make()
-    stack.enter_context(locked(folder.path))
+@dataclass(frozen=True)
+class Training:
+    """The epochs of a run that are left, from where ``state`` stands."""
 
+    engine: Engine
+    state: RunState
+    train_loader: Loader
+    val_loader: Loader
+    display: Display
+    signals: DeferredSignals
+    tracker: Tracker
+    profile: StepProfile | None
+    observer: Observer | None
 
-def stand_at_checkpoint(state: RunState) -> str | None:
-    """Restore the newest checkpoint that can be read, if there is one; what is to be said about it."""
-    folder, found = state.folder, []
+    def run(self) -> None:
+        """Train epoch by epoch, each with its validation and its checkpoint."""
+        state, folder, ranks = self.state, self.state.folder, self.engine.ranks
+        try:
+            ranks.on_first(lambda: folder.begin(state.config, state.history))
+            if state.config.on_nan == "rollback" and not state.last_is_good:
+                state.save()  # something to go back to
+            self.tracker.follow(state.history)
+            while state.epoch < state.config.epochs:
+                try:
+                    self.train_epoch()
+                    self.validate()
+                except Diverged as error:
+                    self.display.note(self.go_back(error))
+                self.tracker.follow(state.history)
+        except KeyboardInterrupt:
+            with interrupts_held():
+                self.count_skipped()
+                try:
+                    state.save()
+                except Diverged as error:
+                    self.go_back(error)
+            raise
+        except BaseException as error:
+            if ranks.first:
+                folder.forget_empty_run()
+            if ranks.world > 1 and type(error) is RuntimeError:  # all that the collectives say when a process has gone
+                raise RuntimeError(
+                    f"process {ranks.rank} of {ranks.world} cannot go on, perhaps because another one has ended; "
+                    f"--resume goes on from the last checkpoint ({error})"
+                ) from error
+            raise
 
-    def look() -> tuple[str, bool, str | None]:
-        found.append(folder.reopen(state.config))
-        return found[0].path.name, found[0].checkpoint is not None, found[0].note
+    def train_epoch(self) -> None:
+        """Do what is left of an epoch's steps. Signals are raised between two of them."""
+        state, sums, ranks = self.state, self.state.sums, self.engine.ranks
+        display, profile = self.display, self.profile
+        self.engine.model.train()
+        display.training(state.epoch, state.step_in_epoch)
+        began = time.perf_counter() - sums.seconds
+        if profile is not None:
+            profile.epoch_begins(sums)
+        for images, labels in self._timed_batches():
+            with interrupts_held():
+                if state.step not in state.left_out:
+                    train_step(self.engine, state, images, labels)
+                state.step_in_epoch += 1
+                if profile is not None:
+                    profile.step_done(sums, len(labels))
+                sums.seconds = time.perf_counter() - began
+                if state.config.checkpoint_steps and state.step % state.config.checkpoint_steps == 0:
+                    self.count_skipped()
+                    state.save()
+                display.batch_done()
+                if state.step_in_epoch % STEPS_BETWEEN_LOOKS == 0:
+                    sums.flush(state.last, ranks.sum)
+                    display.sums_known(sums)
+                    self.signals.raise_pending(ranks.largest)
+        sums.flush(state.last, ranks.sum)
+        sums.seconds = time.perf_counter() - began  # once more: the flush has waited for the device
+        display.sums_known(sums)
+        self.signals.raise_pending(ranks.largest)
+        if not sums.images and not state.left_out:
+            samples = self.train_loader.num_samples
+            raise checks.InputError(f"epoch {state.epoch + 1} brought none of {samples} training images")
 
-    name, there, note = state.engine.ranks.on_first(look)
-    if there:
-        path = folder.path / name
-        state.restore(found[0].checkpoint if found else load_checkpoint(path), path)
-    return note
+    def _timed_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The epoch's batches, while ``state.sums`` counts the seconds that the loop waits for them."""
+        batches = iter(self.train_loader.epoch(self.state.epoch, start=self.state.step_in_epoch))
+        while True:
+            began = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.state.sums.waited += time.perf_counter() - began
+            yield batch
 
+    def validate(self) -> None:
+        """Score the network after an epoch; write its row of metrics.csv and its checkpoint."""
+        engine, state, display = self.engine, self.state, self.display
+        display.validating(len(self.val_loader))
+        observed: dict[str, float] = {}
 
-def differences(state: RunState) -> list[str]:
-    """Why the run may not end in the bits in which it would have ended where it began."""
-    found = list(state.changes)
-    for name, then, now in (
-        ("CPU threads", state.threads, torch.get_num_threads()),
-        ("processes", state.processes, state.engine.ranks.world),
-    ):
-        if then != now:
-            found.append(
-                f"the run began with {then} {name} and goes on with {now}: it will not end in the very same bits"
+        def observe(images: Tensor) -> None:
+            if self.observer is not None and engine.ranks.first:
+                with engine.fabric.autocast():
+                    observed.update(self.observer.epoch(engine.bare, images))
+
+        with engine.average.in_place() if engine.average is not None else contextlib.nullcontext():
+            scores = evaluate(
+                engine.model, self.val_loader, ranks=engine.ranks, on_batch=display.batch_done, observe=observe
             )
-    return found
-
-
-def train(
-    engine: Engine,
-    state: RunState,
-    loaders: tuple[Loader, Loader],
-    display: Display,
-    noted: Noted,
-    tracker: Tracker,
-    profile: StepProfile | None,
-    observer: Observer | None,
-) -> None:
-    """Do the epochs that are left, each with its validation and its checkpoint; ``loaders``: training, validation."""
-    folder, ranks = state.folder, engine.ranks
-    try:
-        ranks.on_first(lambda: folder.begin(state.config, state.history))
-        if state.config.on_nan == "rollback" and not state.last_is_good:
-            state.save()  # something to go back to
-        tracker.follow(state.history)
-        while state.epoch < state.config.epochs:
-            try:
-                do_epoch(engine, state, loaders, display, noted, profile, observer)
-            except Diverged as error:
-                display.note(go_back(state, error))
-            tracker.follow(state.history)
-    except KeyboardInterrupt:
         with interrupts_held():
-            for loader in loaders:
-                state.skipped.update(loader.skipped)
-            try:
-                state.save()
-            except Diverged as error:
-                go_back(state, error)
-        raise
-    except BaseException as error:
-        if ranks.first:
-            folder.forget_empty_run()
-        if ranks.world > 1 and type(error) is RuntimeError:  # all that the collectives say when a process has gone
-            raise RuntimeError(
-                f"process {ranks.rank} of {ranks.world} cannot go on, perhaps because another one has ended; "
-                f"--resume goes on from the last checkpoint ({error})"
-            ) from error
-        raise
+            row = state.metrics_row(scores, observed)
+            self.count_skipped()
+            state.save(best=state.epoch_done(row))
+            engine.ranks.on_first(lambda: state.folder.write_metrics(state.history))
+            display.epoch_done(row)
+        self.signals.raise_pending(engine.ranks.largest)
 
+    def count_skipped(self) -> None:
+        """Tell ``state`` of the files so far that could not be decoded."""
+        self.state.skipped.update(self.train_loader.skipped, self.val_loader.skipped)
 
-def do_epoch(
-    engine: Engine,
-    state: RunState,
-    loaders: tuple[Loader, Loader],
-    display: Display,
-    noted: Noted,
-    profile: StepProfile | None,
-    observer: Observer | None,
-) -> None:
-    """What is left of an epoch, its validation, its row of metrics.csv, its checkpoint."""
-    train_epoch(engine, state, loaders[0], display, noted, profile)
-    if engine.sharded:
-        broadcast_buffers(engine.bare)
-    display.validating(len(loaders[1]))
-    observed: dict[str, float] = {}
+    def go_back(self, error: Diverged) -> str:
+        """Return to the last checkpoint, halve the learning rate and leave the bad step out; what is to be said of it.
 
-    def observe(images: Tensor) -> None:
-        if observer is not None and engine.ranks.first and not engine.sharded:
-            with engine.fabric.autocast():
-                observed.update(observer.epoch(engine.bare, images))
+        Raises:
+            Diverged: ``error`` itself, if the run is to stop at it, or has gone back too often.
+        """
+        state = self.state
+        if state.config.on_nan != "rollback" or state.lr_factor <= 0.5**MOST_RETURNS:
+            raise error
+        factor, left_out = state.lr_factor / 2, [*state.left_out, error.step - 1]
+        note = state.restore_newest()
+        state.lr_factor, state.left_out = factor, left_out
+        with interrupts_held():
+            state.save()
+        where = f"epoch {state.epoch + 1}, batch {state.step_in_epoch + 1}"
+        return f"{error}; back to {where}, at {factor:g} times the learning rate{'; ' + note if note else ''}"
 
-    with engine.average.in_place() if engine.average is not None else contextlib.nullcontext():
-        scores = evaluate(engine.model, loaders[1], ranks=engine.ranks, on_batch=display.batch_done, observe=observe)
-    with interrupts_held():
-        row = metrics_row(state, scores, observed)
-        for loader in loaders:
-            state.skipped.update(loader.skipped)
-        state.save(best=state.epoch_done(row))
-        engine.ranks.on_first(lambda: state.folder.write_metrics(state.history))
-        display.epoch_done(row)
-    noted.heed(engine.ranks)
-
-
-def observed_at_end(engine: Engine, folder: RunFolder, loader: Loader, observer: Observer) -> dict[str, Any]:
-    """Return what ``observer`` says of the network of best.pt; the trained network stays as it is."""
-    best = copy.deepcopy(engine.bare)
-    load_weights(best, load_checkpoint(folder.best), folder.best, averaged=True)
-    with torch.no_grad(), engine.fabric.autocast():
-        return observer.end(best.eval(), loader)
-
-
-def go_back(state: RunState, error: Diverged) -> str:
-    """Return to the last checkpoint, halve the learning rate and leave the bad step out; what is to be said about it.
-
-    Raises:
-        Diverged: ``error`` itself, if the run is to stop at it, or has gone back too often.
-    """
-    if state.config.on_nan != "rollback" or state.lr_factor <= 0.5**MOST_RETURNS:
-        raise error
-    factor, left_out = state.lr_factor / 2, [*state.left_out, error.step - 1]
-    note = stand_at_checkpoint(state)
-    state.lr_factor, state.left_out = factor, left_out
-    with interrupts_held():
-        state.save()
-    where = f"epoch {state.epoch + 1}, batch {state.step_in_epoch + 1}"
-    return f"{error}; back to {where}, at {factor:g} times the learning rate{'; ' + note if note else ''}"
+    def observed_at_end(self) -> dict[str, Any]:
+        """Return what the observer says of the network of best.pt; the trained network stays as it is."""
+        engine, path = self.engine, self.state.folder.best
+        if self.observer is None or engine.ranks.world > 1:
+            return {}
+        best = copy.deepcopy(engine.bare)
+        try:
+            load_weights(best, load_checkpoint(path), path, averaged=True)
+            with torch.no_grad(), engine.fabric.autocast():
+                return self.observer.end(best.eval(), self.val_loader)
+        except checks.InputError as error:  # best.pt is gone or damaged: the run is whole without it
+            self.display.note(f"the best network is not looked at: {error}")
+            return {}

@@ -1,4 +1,4 @@
-"""How large a learning rate can be: a short run in which it grows from step to step, and what the loss makes of it.
+"""Learning-rate range test: a short run in which the rate grows from step to step, and what its loss suggests.
 
 Source: Smith 2017, arXiv:1506.01186 (the range test). Departures: the steps are a number of their own, whatever epochs
 a run would have; model, optimiser and random numbers end as they began.
@@ -16,7 +16,7 @@ from torch import Tensor
 from attnconv import checks
 from attnconv.train.config import RunConfig
 from attnconv.train.engine import Engine
-from attnconv.train.loader import Loader
+from attnconv.train.evaluate import Loader
 from attnconv.train.progress import tracked
 from attnconv.train.step import clip_gradients, compute_gradients
 
@@ -103,7 +103,7 @@ def find_lr(
 
 
 def curve(lrs: Sequence[float], losses: Sequence[float], *, diverged: bool) -> LrCurve:
-    """What the losses of such a run suggest."""
+    """Return the curve of such a run, and what it suggests."""
     means = smoothed(losses)
     least = min(range(len(means)), key=means.__getitem__)
     first = len(means) // BEGINNING  # before it, a mean of so few losses moves with each of them

@@ -1,14 +1,29 @@
-"""How many processes a run has, and who starts them: this program, torchrun, or SLURM."""
+"""The processes of a run: how many there are, who starts them, what they tell each other, and how they end together."""
 
 import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from attnconv import checks
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-def processes(kind: str, devices: int | str | None, nodes: int) -> tuple[int, int]:
-    """Processes on each machine, and machines.
+T = TypeVar("T")
+
+FAILED = 2  # exit code of a process whose first one says what the user can mend
+STARTED_BY = "ATTNCONV_FIRST_PROCESS"  # environment variable: number of the process that starts the others
+PAUSE, PATIENCE = 1.0, 20.0  # seconds: between looks, and for a process to find out by itself, and to say more
+
+
+def process_count(kind: str, devices: int | str | None, nodes: int) -> tuple[int, int]:
+    """Return the number of processes on each machine, and of machines.
 
     Args:
         kind: of device, "cpu", "cuda" or "mps".
@@ -51,3 +66,102 @@ def launched() -> tuple[str, int, int] | None:
         total = int(environment.get("SLURM_NTASKS", environment.get("SLURM_NPROCS", "1")))
         return "srun", max(total // machines, 1), machines
     return None
+
+
+def launch(start: Callable[[], object]) -> None:
+    """Call ``start``, which may start the other processes of a run; this one, if it is such a one, ends with its first.
+
+    The mark is there for as long as ``start`` runs, so that nothing that is started later takes itself for one.
+    """
+    first = os.getppid()  # now: it may be gone when ``start`` is done
+    is_started = os.environ.get(STARTED_BY) == str(first)
+    os.environ[STARTED_BY] = str(os.getpid())
+    try:
+        start()
+    finally:
+        del os.environ[STARTED_BY]
+    if is_started:
+        threading.Thread(target=_watch_parent, args=(first,), daemon=True).start()
+
+
+def _watch_parent(first: int) -> None:
+    """End this process after its first one, which may have been killed.
+
+    Over gloo a process hears of that at once, over NCCL it would wait for half an hour. The other way round Fabric sees
+    to it: the first process watches those that it has started.
+    """
+    while os.getppid() == first:
+        time.sleep(PAUSE)
+    time.sleep(PATIENCE)
+    text = "the first process of this run has ended; --resume goes on from the last checkpoint"
+    print(f"attnconv: error: {text}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+class Ranks:
+    """The processes of a launched ``fabric``. All of them have to make the same calls in the same order."""
+
+    def __init__(self, fabric: "Fabric") -> None:
+        self.fabric = fabric
+        self.rank, self.world = fabric.global_rank, fabric.world_size
+
+    @property
+    def first(self) -> bool:
+        """True in the process that writes and speaks for all."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over the processes."""
+        if self.world == 1:
+            return values
+        total = self.fabric.all_reduce(values, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def union(self, names: set[str]) -> set[str]:
+        """The names that any process has."""
+        if self.world == 1:
+            return names
+        found: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(found, names)
+        return set().union(*found)
+
+    def largest(self, number: int) -> int:
+        """The largest of the processes' numbers, none of which is negative and above 10,000."""
+        if self.world == 1:
+            return number
+        numbers = torch.zeros(self.world)
+        numbers[self.rank] = number
+        return int(self.sum(numbers).max().item())
+
+    def on_first(self, work: Callable[[], T]) -> T:
+        """Return in all processes what ``work`` gives in the first one; an InputError there ends the others silently.
+
+        The result must be small and plain.
+        """
+        answer: Any = None
+        failure: checks.InputError | None = None
+        if self.first:
+            try:
+                answer = work()
+            except checks.InputError as error:
+                failure = error
+        if self.world > 1:
+            answer, failed = self.fabric.broadcast((answer, failure is not None))
+            if failed and not self.first:
+                raise SystemExit(FAILED)
+        if failure is not None:
+            raise failure
+        return answer
+
+    def first_then_others(self, work: Callable[[], T]) -> T:
+        """Do ``work`` in every process, in the others once the first is done: a download, say."""
+        results = []
+        self.on_first(lambda: results.append(work()))
+        return results[0] if self.first else work()
+
+
+def is_first_process() -> bool:
+    """True if this process speaks for its run: always, but for the others of several."""
+    available = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not available or torch.distributed.get_rank() == 0

@@ -1,12 +1,14 @@
-"""What a run shows on stderr: a line an epoch, and on a terminal two live bars below them."""
+"""Progress of a run on stderr: a line an epoch, and on a terminal two live bars below them."""
 
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from attnconv.shown import shown
-from attnconv.train.train_sums import TrainSums
+
+if TYPE_CHECKING:
+    from attnconv.train.evaluate import TrainSums
 
 Item = TypeVar("Item")
 
@@ -72,7 +74,7 @@ class Display:
                 done = self.bars.tasks[self._part].completed
                 self.bars.update(self._run, completed=self._epoch + done / self.batches)
 
-    def sums_known(self, sums: TrainSums) -> None:
+    def sums_known(self, sums: "TrainSums") -> None:
         """Show the numbers of the epoch so far."""
         if self.bars:
             numbers = f"loss {sums.mean_loss:.3f} top-1 {sums.top1:.1f}% {sums.images_per_second:.0f} images/s"

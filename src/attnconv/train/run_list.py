@@ -2,7 +2,7 @@
 
 Loads no torch, writes nothing, and leaves runs alone: a run replaces its files as a whole, so that none is met half
 written, and the lock of an unfinished one is tried for an instant, which a run that starts just then waits for. Quick
-with a thousand runs: a checkpoint's last bytes are all that is read of it, and `RunList` reads only what has changed.
+with a thousand runs: a checkpoint's last bytes are all that is read of it.
 """
 
 import csv
@@ -16,15 +16,13 @@ from typing import Any, Literal
 import yaml
 
 from attnconv import checks, files
-from attnconv.files import is_locked
+from attnconv.files import ends_whole, is_locked
 from attnconv.inactive import remark
-from attnconv.train.checksum import ends_whole
 from attnconv.train.run_folder import RunFolder
 
 OWN_FOLDERS = {"tensorboard", "wandb", "profile"}  # of a run; in the second one are files named config.yaml, too
 
 Number = (int, float)
-Stamp = tuple[int, int] | None  # of a file: when it was changed, in nanoseconds, and its size; None without it
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C ten times as quick
 
 
@@ -54,55 +52,33 @@ class RunEntry:
     remark: str | None = None
 
 
-class RunList:
-    """The runs below ``folder``, at any depth; hidden folders are left out.
+def list_runs(folder: Path) -> list[RunEntry]:
+    """Return the runs below ``folder``, at any depth: the running ones first, each part by name; no hidden folders.
 
     Raises:
         InputError: there is no such folder.
     """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise checks.InputError(f"{folder} {what}; give the folder that holds the runs")
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
-            what = "is a file" if self.folder.exists() else "does not exist"
-            raise checks.InputError(f"{self.folder} {what}; give the folder that holds the runs")
-        self._known: dict[Path, tuple[tuple[Stamp, ...], dict[str, Any]]] = {}
+    def name_of(path: Path) -> str:
+        name = path.relative_to(folder).as_posix()
+        return name if name != "." else folder.resolve().name
 
-    def read(self) -> list[RunEntry]:
-        """The runs as they are now, the running ones first, each part by name."""
-        problems: list[OSError] = []
-        entries = [entry for path in _run_folders(self.folder, problems) if (entry := self._entry(path)) is not None]
-        for error in problems:
-            path = Path(error.filename)
-            reason = f"cannot be read: {error.strerror or error}"
-            entries.append(RunEntry(path, self._name(path), "damaged", problem=reason))
-        return sorted(entries, key=lambda entry: (entry.state != "running", _natural(entry.name)))
-
-    def _name(self, path: Path) -> str:
-        name = path.relative_to(self.folder).as_posix()
-        return name if name != "." else self.folder.resolve().name
-
-    def _entry(self, path: Path) -> RunEntry | None:
-        """The run in ``path``; None if it has gone in the meantime."""
-        folder = RunFolder(path)
-        stamps = tuple(_stamp(file) for file in (folder.config, folder.metrics, folder.last, folder.result))
-        if stamps[0] is None:
-            self._known.pop(path, None)
-            return None
-        if path not in self._known or self._known[path][0] != stamps:
-            self._known[path] = stamps, _facts(folder, stamps)
-        facts = self._known[path][1]
-        if stamps[-1] is not None and facts["problem"] is None:
-            state = "finished"
-        elif is_locked(path):
-            state = "running"
-        else:
-            state = "damaged" if facts["problem"] else "stopped"
-        return RunEntry(path, self._name(path), state, **facts)
+    problems: list[OSError] = []
+    entries = [_entry(RunFolder(path), name_of(path)) for path in _run_folders(folder, problems)]
+    for error in problems:
+        path = Path(error.filename)
+        reason = f"cannot be read: {error.strerror or error}"
+        entries.append(RunEntry(path, name_of(path), "damaged", problem=reason))
+    found = [entry for entry in entries if entry is not None]
+    return sorted(found, key=lambda entry: (entry.state != "running", _natural(entry.name)))
 
 
 def _run_folders(folder: Path, problems: list[OSError]) -> Iterator[Path]:
-    """The folders with a config.yaml at and below ``folder``, links followed; ``problems`` receives what failed."""
+    """Yield the folders with a config.yaml at and below ``folder``, links followed; ``problems`` gets what failed."""
     seen = set()
     for here, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
         try:
@@ -119,36 +95,42 @@ def _run_folders(folder: Path, problems: list[OSError]) -> Iterator[Path]:
             yield Path(here)
 
 
-def _stamp(path: Path) -> Stamp:
-    try:
-        stat = path.stat()
-    except OSError:
+def _entry(run: RunFolder, name: str) -> RunEntry | None:
+    """Return what the files of a run say; None if it has gone in the meantime."""
+    changed = {file: _changed(file) for file in (run.config, run.metrics, run.last, run.result)}
+    if changed[run.config] is None:
         return None
-    return stat.st_mtime_ns, stat.st_size
-
-
-def _facts(folder: RunFolder, stamps: tuple[Stamp, ...]) -> dict[str, Any]:
-    """What RunEntry says of a run but where it is and its state."""
-    facts: dict[str, Any] = {"problem": None, "changed": max(stamp[0] for stamp in stamps if stamp) / 1e9}
-    parts = [(folder.config, _from_config), (folder.metrics, _from_metrics)]
-    if stamps[-1] is not None:
-        parts.append((folder.result, _from_result))
-    for path, read in parts:
+    facts: dict[str, Any] = {"changed": max(time for time in changed.values() if time is not None)}
+    problem = None
+    for path, read in ((run.config, _from_config), (run.metrics, _from_metrics), (run.result, _from_result)):
         try:
             facts |= read(files.read_text(path, at_most=files.TABLE))
-        except FileNotFoundError:  # before the first epoch, or gone since
+        except FileNotFoundError:  # not written yet, or gone since
             pass
         except OSError as error:
-            facts["problem"] = f"{path.name} cannot be read: {error.strerror or error}"
+            problem = f"{path.name} cannot be read: {error.strerror or error}"
         except checks.InputError as error:
-            facts["problem"] = str(error)
+            problem = str(error)
         except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError, csv.Error, RecursionError):
-            facts["problem"] = f"{path.name} is damaged, or none of a run"
-    if facts["problem"] is None and stamps[2] is not None and not _whole(folder.last):
-        others = (path.name for path in (folder.previous, folder.best) if path.exists() and _whole(path))
+            problem = f"{path.name} is damaged, or none of a run"
+    if problem is None and changed[run.last] is not None and not _whole(run.last):
+        others = (path.name for path in (run.previous, run.best) if path.exists() and _whole(path))
         other = next(others, None)
-        facts["problem"] = f"last.pt is cut short; {f'--resume takes {other}' if other else 'nothing to resume from'}"
-    return facts
+        problem = f"last.pt is cut short; {f'--resume takes {other}' if other else 'nothing to resume from'}"
+    if changed[run.result] is not None and problem is None:
+        state = "finished"
+    elif is_locked(run.path):
+        state = "running"
+    else:
+        state = "damaged" if problem else "stopped"
+    return RunEntry(run.path, name, state, problem=problem, **facts)
+
+
+def _changed(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
 
 
 def _whole(path: Path) -> bool:
@@ -164,7 +146,7 @@ def _from_config(text: str) -> dict[str, Any]:
 
 
 def _from_metrics(text: str) -> dict[str, Any]:
-    """Of metrics.csv, a row an epoch."""
+    """Read metrics.csv, which has a row an epoch."""
     header, *rows = csv.reader(text.splitlines())
     epoch, top1, seconds = (header.index(name) for name in ("epoch", "val_top1", "seconds"))
     if not rows:

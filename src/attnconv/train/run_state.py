@@ -1,22 +1,23 @@
-"""Where a run stands: all that a checkpoint saves and a resumed run starts from."""
+"""Where a run stands: all that a checkpoint saves, a resumed run starts from, and metrics.csv and result.json say."""
 
 import math
+import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from attnconv import checks
-from attnconv.train.checkpoint import save_checkpoint
+from attnconv.train.checkpoint import load_checkpoint, save_checkpoint
 from attnconv.train.config import RunConfig
-from attnconv.train.divergence import Diverged, largest_value, require_finite
+from attnconv.train.device import provenance
 from attnconv.train.engine import Engine
-from attnconv.train.gathered import gathered, scatter
+from attnconv.train.evaluate import Diverged, Scores, TrainSums, largest_value, require_finite
 from attnconv.train.run_folder import RunFolder
-from attnconv.train.same_images import changes_of_images
-from attnconv.train.train_sums import TrainSums
 
+SAVED = ("epoch", "step_in_epoch", "lr_factor", "left_out", "processes", "threads", "best", "history")  # as they are
 MOST_IN_A_ROW = 10  # steps whose loss is not finite, until a run that leaves them out gives up
 
 
@@ -62,11 +63,11 @@ class RunState:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run, the time before it was resumed included."""
+        """Seconds of the whole run, the time before it was resumed included."""
         return time.perf_counter() - self._began
 
     def epoch_done(self, row: dict[str, Any]) -> bool:
-        """Close an epoch with its row of metrics.csv; whether it is the best so far, by miou if there is one."""
+        """Close an epoch with its row of metrics.csv; True if it is the best so far, by miou if there is one."""
         self.history.append(row)
         self.epoch, self.step_in_epoch, self.sums = self.epoch + 1, 0, TrainSums()
         score = "miou" if "val_miou" in row else "top1"
@@ -74,6 +75,19 @@ class RunState:
             return False
         self.best = {"top1": row["val_top1"], "epoch": row["epoch"], score: row[f"val_{score}"]}
         return True
+
+    def differences(self) -> list[str]:
+        """Return why the run may not end in the bits in which it would have ended where it began."""
+        found = list(self.changes)
+        for name, then, now in (
+            ("CPU threads", self.threads, torch.get_num_threads()),
+            ("processes", self.processes, self.engine.ranks.world),
+        ):
+            if then != now:
+                found.append(
+                    f"the run began with {then} {name} and goes on with {now}: it will not end in the very same bits"
+                )
+        return found
 
     def leave_out(self, step: int) -> None:
         """Note a step whose loss or gradients were not finite; Diverged if it is one of too many in a row."""
@@ -99,24 +113,16 @@ class RunState:
         require_finite("the largest weight", largest, step=self.step, lr=self.lr, checkpoint=self.last)
         if self.config.skip_bad_images:
             self.skipped = ranks.union(self.skipped)
-        weights = gathered(self.engine)
-        ranks.on_first(lambda: self._write(weights, best))
+        ranks.on_first(lambda: self._write(best))
 
-    def _write(self, weights: dict[str, Any], best: bool) -> None:
+    def _write(self, best: bool) -> None:
         state = {
-            **weights,
-            "epoch": self.epoch,
-            "step_in_epoch": self.step_in_epoch,
+            **self.engine.state_dict(),
+            **{name: getattr(self, name) for name in SAVED},
             "batches_per_epoch": self.batches,
             "sums": self.sums.to_dict(),
-            "lr_factor": self.lr_factor,
-            "left_out": self.left_out,
-            "processes": self.processes,
-            "best": self.best,
-            "history": self.history,
             "skipped": sorted(self.skipped),
             "seconds": self.seconds,
-            "threads": self.threads,
             "config": self.config.to_dict(),
             "meta": self.meta,
         }
@@ -125,6 +131,20 @@ class RunState:
         # A damaged last.pt must not take the place of the good one before it.
         save_checkpoint(self.last, state, previous=self.folder.previous if self.last_is_good else None)
         self.last_is_good = True
+
+    def restore_newest(self) -> str | None:
+        """Restore the newest checkpoint that can be read, if there is one; return what is to be said about it."""
+        found = []
+
+        def look() -> tuple[str, bool, str | None]:
+            found.append(self.folder.reopen(self.config))
+            return found[0].path.name, found[0].checkpoint is not None, found[0].note
+
+        name, there, note = self.engine.ranks.on_first(look)
+        if there:
+            path = self.folder.path / name
+            self.restore(found[0].checkpoint if found else load_checkpoint(path), path)
+        return note
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Stand where ``checkpoint``, read from ``path``, was saved; InputError if it is of other images or weights."""
@@ -135,14 +155,84 @@ class RunState:
                 "the training images have changed"
             )
         try:
-            scatter(self.engine, checkpoint, path)
+            self.engine.load_state_dict(checkpoint, path)
             self.sums = TrainSums(**checkpoint["sums"])
-            self.skipped, self.left_out = set(checkpoint["skipped"]), list(checkpoint["left_out"])
+            self.skipped = set(checkpoint["skipped"])
         except (AttributeError, KeyError, TypeError) as error:
             raise checks.InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-        self.epoch, self.step_in_epoch = checkpoint["epoch"], checkpoint["step_in_epoch"]
-        self.history, self.best = list(checkpoint["history"]), checkpoint["best"]
-        self.lr_factor = checkpoint["lr_factor"]
-        self.threads, self.processes = checkpoint["threads"], checkpoint["processes"]
+        for name in SAVED:
+            setattr(self, name, checkpoint[name])
         self._began = time.perf_counter() - checkpoint["seconds"]
         self.last_is_good = path == self.last
+
+    def metrics_row(self, scores: Scores, observed: Mapping[str, float]) -> dict[str, Any]:
+        """Return the row of metrics.csv for the epoch that has just ended; InputError if the loss is not finite."""
+        require_finite("the validation loss", scores.loss, step=self.step, lr=self.lr, checkpoint=self.last)
+        return {
+            "epoch": self.epoch + 1,
+            "step": self.step,
+            "lr": self.lr,
+            "train_loss": self.sums.mean_loss,
+            "train_top1": self.sums.top1,
+            "val_loss": scores.loss,
+            "val_top1": scores.top1,
+            "val_top5": scores.top5,
+            "images_per_second": self.sums.images_per_second,
+            "seconds": self.sums.seconds,
+            **({} if scores.miou is None else {"val_miou": scores.miou}),
+            **observed,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return what result.json holds; top1, top5, miou and loss are the last epoch's, on the validation images."""
+        assert self.best is not None
+        last = self.history[-1]
+        return {
+            "model": self.config.model,
+            "data": self.config.data,
+            "epochs": self.config.epochs,
+            "seed": self.config.seed,
+            "top1": last["val_top1"],
+            "top5": last["val_top5"],
+            "loss": last["val_loss"],
+            "best_top1": self.best["top1"],
+            "best_epoch": self.best["epoch"],
+            **({"miou": last["val_miou"], "best_miou": self.best["miou"]} if "val_miou" in last else {}),
+            "params": sum(parameter.numel() for parameter in self.model.parameters()),
+            "seconds": self.seconds,
+            "train_seconds_per_epoch": statistics.median(row["seconds"] for row in self.history),
+            **provenance(self.engine.fabric.device),
+            "skipped_images": len(self.skipped),
+            "left_out_steps": len(self.left_out),
+        }
+
+
+def changes_of_images(then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> list[str]:
+    """Return a line for each kind of images that have changed since a checkpoint was saved.
+
+    Args:
+        then: the "images" of the checkpoint's meta: by kind (training, validation) a fingerprint of count, listing and
+            bytes, as the package `data` makes them; empty if nothing is known.
+        now: those of today.
+        path: the checkpoint.
+    Raises:
+        InputError: there are more or fewer images, or others by name or class.
+    """
+    found = []
+    for kind in (kind for kind in then if kind in now):
+        old, new = then[kind], now[kind]
+        if (old["count"], old["listing"]) != (new["count"], new["listing"]):
+            difference = (
+                f"{old['count']} {kind} images, and now there are {new['count']}"
+                if old["count"] != new["count"]
+                else f"{old['count']} {kind} images, of which some now have other names or classes"
+            )
+            raise checks.InputError(
+                f"{path} was saved in a run on {difference}: bring back those it began with, or start a new run"
+            )
+        if old["bytes"] != new["bytes"]:
+            found.append(
+                f"files of {kind} images have changed since the last checkpoint ({old['bytes']:,} bytes then, "
+                f"{new['bytes']:,} now): the run will not end in the very same bits"
+            )
+    return found

@@ -1,21 +1,21 @@
-"""One step of the optimiser.
+"""One step of the optimiser, whose random numbers come from the seed, the step and the process alone.
+
+No generator's state need be saved, then.
 
 Letters: B batch, C channels, H rows, W columns, K classes.
 """
 
 import contextlib
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv.train.config import RunConfig
-from attnconv.train.divergence import own_part
 from attnconv.train.engine import Engine
-from attnconv.train.optim import set_momentum
+from attnconv.train.optim import SCHEDULES, one_cycle_momentum, set_momentum
 from attnconv.train.run_state import RunState
-from attnconv.train.schedule import SCHEDULES, one_cycle_momentum
-from attnconv.train.seeding import reseed
 
 FILLERS = 2  # images: batch norm wants more than one
 
@@ -49,6 +49,12 @@ def train_step(engine: Engine, state: RunState, images: Tensor, labels: Tensor) 
     state.sums.add(state.step + 1, lr, sums)
 
 
+def reseed(seed: int, step: int, rank: int = 0) -> None:
+    """Set torch's generators, of every device, to where ``step`` of a run with ``seed`` starts in process ``rank``."""
+    # SeedSequence mixes: seed + step would give run 1 at step 0 the numbers of run 0 at step 1.
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))
+
+
 def set_rates(engine: Engine, state: RunState) -> float:
     """Give the optimiser the learning rate and the momentum of the step at which ``state`` stands; the former."""
     config, total = state.config, state.config.epochs * state.batches
@@ -75,7 +81,7 @@ def compute_gradients(
     if not len(labels):  # the other processes wait for this one in the network, too
         images, labels = (t.new_zeros(FILLERS, *t.shape[1:]) for t in (images, labels))
         weight = 0.0
-    count = parts_of(engine, config.accumulate, 1 if not weight else len(labels))
+    count = min(config.accumulate, len(labels) if weight else 1)
     parts = list(zip(images.tensor_split(count), labels.tensor_split(count), strict=True))
     sums = torch.zeros(3, device=images.device)
     for number, (x, y) in enumerate(parts, 1):
@@ -96,24 +102,14 @@ def clip_gradients(engine: Engine, config: RunConfig) -> None:
         engine.fabric.clip_gradients(engine.model, engine.optimizer, max_norm=config.clip, error_if_nonfinite=False)  # pyright: ignore[reportArgumentType]
 
 
-def parts_of(engine: Engine, most: int, images: int) -> int:
-    """In how many parts to compute ``images``, each with one at least.
-
-    Processes that share out the weights put them together in every forward pass: they need equally many of them.
-    """
-    count = min(most, images)
-    return most - engine.ranks.largest(most - count) if most > 1 and engine.sharded else count
-
-
 @torch.no_grad()
 def all_finite(engine: Engine, sums: Tensor) -> bool:
-    """Whether every process's loss is finite, and the gradients are. This waits for the device.
+    """True if every process's loss is finite, and the gradients are. This waits for the device.
 
     With a loss scaler gradients may well be infinite: it sees that itself, and leaves the step out.
     """
-    values = [sums[0]]
+    finite = sums[0].isfinite()
     if getattr(engine.fabric.strategy.precision, "scaler", None) is None:
-        gradients = [own_part(weight.grad) for weight in engine.bare.parameters() if weight.grad is not None]
-        values += torch._foreach_norm(gradients)
-    bad = (~torch.stack([value.float() for value in values]).isfinite()).sum()
-    return not engine.ranks.sum(bad.float()).item()
+        norm = nn.utils.get_total_norm(w.grad for w in engine.bare.parameters() if w.grad is not None)
+        finite = finite & norm.isfinite()
+    return not engine.ranks.sum((~finite).float()).item()

@@ -1,4 +1,4 @@
-"""Where the time of training steps goes: to the loader, and to which operators. It changes nothing that is computed.
+"""Profile of training steps: the time of the loader and of each operator. It changes nothing that is computed.
 
 The first steps of a process warm up and are traced; those after them are timed, each until the device has done it. To
 wait for the device makes a step on a GPU a little slower, and is the only way to know what it waits for.
@@ -14,8 +14,8 @@ from typing import Any, Self
 import torch
 from torch.autograd import DeviceType
 
-from attnconv.train.ranks import Ranks
-from attnconv.train.train_sums import TrainSums
+from attnconv.train.evaluate import TrainSums
+from attnconv.train.processes import Ranks
 
 # Steps: left alone, then seen by a profiler that warms up itself, then traced.
 ALONE, WARM_UP, TRACED = 2, 1, 3
@@ -76,7 +76,7 @@ class StepProfile:
         self.epoch_begins(sums)
 
     def summary(self) -> dict[str, Any]:
-        """What is known; call it in all processes. Of several, images are those of all, the rest is the first one's.
+        """Return what is known; call it in all processes. Images are those of all, the rest is the first one's.
 
         Of the timed steps: their number, the median in milliseconds, the percent of their time that is spent waiting
         for the loader, images a second (None, all three, if there were no such steps); and the operators that took

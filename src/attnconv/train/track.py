@@ -1,14 +1,21 @@
-"""Where the numbers of a run go beside metrics.csv: to TensorBoard, or to Weights & Biases.
+"""Experiment tracking beside metrics.csv: TensorBoard, or Weights & Biases.
 
 A service that fails is a line on stderr and never the end of a run.
 """
 
+import os
+import secrets
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from attnconv import checks
+from attnconv import checks, files
 from attnconv.train.config import RunConfig
+
+# Seconds that a server has to answer at the start, and to receive what is left at the end: a run does not wait longer.
+PATIENCE = 30
 
 
 class Service(Protocol):
@@ -32,9 +39,9 @@ class Tracker:
 
     Args:
         folder: of the run.
-        fresh: whether the run begins here, and not the going on of one.
+        fresh: True for a new run, False for one that is resumed.
         say: shows a line.
-        active: whether this is the process that speaks for the run.
+        active: True in the process that speaks for the run.
     """
 
     def __init__(
@@ -73,11 +80,7 @@ class Tracker:
 
     def _open(self) -> Service:
         if self.config.track == "tensorboard":
-            from attnconv.train.track_tensorboard import TensorBoard
-
             return TensorBoard(self.config, self.folder)
-        from attnconv.train.track_wandb import WandB
-
         service = WandB(self.config, self.folder, fresh=self.fresh)
         self.fresh = False
         self.say(service.note)
@@ -91,3 +94,113 @@ class Tracker:
             except Exception as error:
                 if self.wanted:  # else it has been said that something is wrong
                     self.say(f"tracking by {self.config.track} has not ended well: {checks.first_line(error)}")
+
+
+class TensorBoard:
+    """A run as event files in RUN/tensorboard: the columns of metrics.csv over epochs, and the configuration.
+
+    Whoever goes on with a run writes them anew, so that no point is missing, double or contradicted, whatever happened
+    before.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        folder = folder / "tensorboard"
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self.writer = SummaryWriter(str(folder))
+        # The writer's own add_hparams would start another run, in a folder below.
+        for summary in hparams(hyper_parameters(config), {"val_top1": 0, "val_loss": 0}):
+            self.writer.file_writer.add_summary(summary)  # pyright: ignore[reportOptionalMemberAccess]
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        now = time.time()
+        for number, row in enumerate(rows, 1):
+            when = now - sum(later["seconds"] for later in rows[number:])  # about: validation is not counted
+            for name, value in row.items():
+                if name != "epoch":
+                    self.writer.add_scalar(name, value, row["epoch"], walltime=when)
+        self.writer.flush()
+
+    def close(self, failed: bool) -> None:
+        self.writer.close()
+
+
+def hyper_parameters(config: RunConfig) -> dict[str, bool | int | float | str]:
+    """Every option, flat, in the types that TensorBoard takes."""
+    values = config.to_dict()
+    options = {f"model_options.{name}": value for name, value in values.pop("model_options").items()}
+    return {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in (values | options).items()}
+
+
+class WandB:
+    """A run in Weights & Biases: sent to its server where there is a key, else kept in RUN/wandb for `wandb sync`.
+
+    WANDB_MODE, WANDB_PROJECT and the service's other variables are heeded. Nothing ever asks for a key. The run's id is
+    kept in the folder: a run that goes on sends what the server lacks; without a server its record is written anew,
+    under the same id.
+
+    Raises:
+        Exception: of several kinds, if the service cannot start.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, *, fresh: bool) -> None:
+        import wandb
+
+        session = wandb.setup(wandb.Settings(silent=True))
+        mode, why_offline = None, ""
+        if session.settings.mode in ("online", "run", "shared"):
+            try:
+                if not wandb.login(prompt=False):
+                    mode, why_offline = "offline", "no API key is set"
+            except Exception as error:  # a wrong key, or no network
+                mode, why_offline = "offline", checks.first_line(error)
+        identity = identity_of(folder / "wandb", fresh=fresh)
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "attnconv"),
+            name=os.environ.get("WANDB_NAME", folder.resolve().name),
+            dir=str(folder),
+            id=identity,
+            resume="allow",
+            mode=mode,
+            config=config.to_dict(),
+            allow_val_change=True,  # of options that may differ after a resume
+            reinit="create_new",  # rather than taking over a run that this program has open
+            settings=wandb.Settings(
+                silent=True, console="off", init_timeout=float(PATIENCE), finish_timeout=float(PATIENCE)
+            ),
+        )
+        if self.run.disabled or not self.run.offline:
+            self.note = f"Weights & Biases: {'disabled' if self.run.disabled else self.run.url}"
+        else:
+            why = f" ({why_offline})" if why_offline else ""
+            self.note = f"Weights & Biases: offline{why}; `wandb sync {Path(self.run.dir).parent}` sends it"
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        for row in rows:
+            if row["epoch"] >= self.run.step:  # the server has the ones before
+                self.run.log({name: value for name, value in row.items() if name != "epoch"}, step=row["epoch"])
+
+    def close(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
+        if self.run.offline and not self.run.disabled:  # this record takes the place of those before it
+            mine = Path(self.run.dir).parent  # RUN/wandb/offline-run-TIME-ID
+            for old in mine.parent.glob(f"offline-run-*-{self.run.id}"):
+                if old.name != mine.name:
+                    shutil.rmtree(old, ignore_errors=True)
+
+
+def identity_of(folder: Path, *, fresh: bool) -> str:
+    """The id of the run, kept in ``folder``; another one if the run is ``fresh``."""
+    path = folder / "run-id.txt"
+    if path.exists() and not fresh:
+        return files.read_text(path).strip()
+    folder.mkdir(exist_ok=True)
+    identity = secrets.token_hex(4)
+    path.write_text(identity + "\n", encoding="utf-8")
+    return identity

@@ -20,7 +20,7 @@ WIDEST_ON_CUDA = 256  # channels of a head that torch's fused kernels take there
 def why_not(
     *, map_size: Sequence[int], head_dim: int, value_dim: int, dtype: torch.dtype, device_type: str, tables: bool
 ) -> str | None:
-    """Why these inputs cannot run, as a clause; None if they can."""
+    """Return the reason why these inputs cannot run, as a clause; None if they can."""
     width = max(head_dim + (sum(map_size) if tables else 0), value_dim)
     if device_type == "cuda" and dtype == torch.float64:
         return "torch has no fused kernel for float64 on CUDA"

@@ -50,7 +50,7 @@ def why_not(
     device_type: str,
     capability: tuple[int, int] | None = None,
 ) -> str | None:
-    """Why this kernel cannot run, in one clause, or None if it can.
+    """Return the reason why this kernel cannot run, in one clause, or None if it can.
 
     Args:
         value_dim: any: it is taken in parts.
@@ -194,7 +194,7 @@ def backward(
 
 
 def _arguments(q: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, blocks: Blocks) -> dict[str, Any]:
-    """What both programs are compiled for."""
+    """The constants that both programs are compiled for."""
     # The float32 units take no tile that the registers hold; three products of tensor cores are as exact.
     precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
     return {

@@ -33,7 +33,7 @@ def column_terms(
     TABLES: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, LINES: tl.constexpr,
     KEY_COLUMNS: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What the columns from ``start`` on add to the logits of queries from column ``first`` on: (M, J).
+    """Return what the columns from ``start`` on add to the logits of queries from column ``first`` on: (M, J).
 
     It is -inf beyond the map.
     """

@@ -1,0 +1,282 @@
+"""Benchmarks: several ways to compute the same thing, timed in turns on the same inputs, and the record of each.
+
+Candidates take turns, round after round, in one process. Whatever else the machine does then falls on all of them
+alike, and the ratio of two candidates' times in one round is a measurement of its own.
+"""
+
+import contextlib
+import functools
+import gc
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.benchmark import timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnconv import checks, files
+from attnconv.bench.machine import Call, call_seconds, peak_bytes, rates
+from attnconv.bench.records import FORMAT, append
+
+FORWARD, BOTH, STEP = "forward", "forward+backward", "training step"
+
+TURN_SECONDS = 0.02  # at least, for the clock's sake
+LEAST_ROUNDS = 3
+PART = 0.75  # of the free memory may be asked for: on a CPU the last byte costs the whole process
+PROBE_BYTES = 2**31  # what a probe itself may take, five times all logits
+SIZES = (8, 16, 32, 64, 128)
+SWEEP_LOGITS = 2**26  # of a sweep's batch: 268 MB in float32
+
+Tell = Callable[[str], None]
+
+
+class CannotRunError(Exception):
+    """A candidate that does not take part; the message is the reason that is recorded."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A smaller problem, which tells beforehand what memory the real one would take."""
+
+    inputs: Callable[[], Any]
+    factor: float  # how many times more the real one holds at most
+    text: str  # such as "on a 64 x 64 map"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Candidates that compute the same thing in turns, and what the record of each says about the case.
+
+    Args:
+        study: relative_attention, bilinear_attention, layers, models or data.
+        case: a name such as S1.
+        shape: names and sizes of the case.
+        what: the pass that is timed: FORWARD, BOTH or STEP.
+        baseline: the candidate that the others are set against.
+        names: of the candidates.
+        inputs: makes, once, what the candidates share.
+        build: takes a candidate's name and the inputs and returns the call; raises `CannotRunError` if there is none.
+        flops: of one call of a candidate, 2 a multiply-add that the mathematics needs, recomputation left out.
+        probe: given where a call might not fit into memory.
+        size: side of the map in a sweep over sizes.
+        exps: exponentials that the mathematics needs; None if they are not the rest of the work.
+    """
+
+    study: str
+    case: str
+    shape: Mapping[str, Any]
+    what: str
+    baseline: str
+    names: Sequence[str]
+    inputs: Callable[[], Any]
+    build: Callable[[str, Any], Call]
+    flops: Callable[[str], int | None] = lambda name: None
+    probe: Probe | None = None
+    size: int | None = None
+    exps: int | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all benchmarks of one command share.
+
+    Args:
+        rounds: turns of each candidate; fewer, but at least three, once they have taken ``budget``.
+        budget: seconds after which no further round of a benchmark is begun.
+        names: candidates that take part, all if None.
+        deadline: reading of torch's benchmark timer after which no candidate is started any more.
+    """
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    rounds: int = 5
+    seed: int = 0
+    budget: float = 120.0
+    names: tuple[str, ...] | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one candidate did: seconds of a call in each round, or why there are none."""
+
+    seconds: tuple[float, ...] = ()
+    peak_bytes: int | None = None
+    why_not: str | None = None
+
+
+def run(
+    benchmarks: Sequence[Benchmark],
+    settings: Settings,
+    origin: Mapping[str, Any],
+    *,
+    file: Path | None = None,
+    tell: Tell = lambda _: None,
+) -> Iterator[list[dict[str, Any]]]:
+    """Run one benchmark after the other and yield the records of each once they are in ``file``.
+
+    ``tell`` hears what is going on.
+    """
+    for number, benchmark in enumerate(benchmarks, start=1):
+        title = f"{number}/{len(benchmarks)} {benchmark.case} {benchmark.what}"
+        tell(title)
+        torch.manual_seed(settings.seed)
+        outcomes = measure(benchmark, settings, tell=lambda text, title=title: tell(f"{title}: {text}"))
+        shared = {**rates(settings.device, settings.dtype), **origin}
+        found = [_record(benchmark, name, outcome, settings, shared) for name, outcome in outcomes.items()]
+        if file is not None:
+            append(file, found)
+        yield found
+
+
+def measure(benchmark: Benchmark, settings: Settings, *, tell: Tell = lambda _: None) -> dict[str, Outcome]:
+    """Build and warm up each candidate, let those that can run take turns, and return an outcome for each.
+
+    Round r begins with candidate r, so that none always follows the same one. A turn is the median of the calls that
+    `call_seconds` makes in it.
+    """
+    calls: dict[str, Call] = {}
+    peaks: dict[str, int] = {}
+    seconds = {name: [] for name in benchmark.names if settings.names is None or name in settings.names}
+    why_not: dict[str, str] = {}
+    inputs = functools.cache(benchmark.inputs)
+    for name in seconds:
+        tell(f"{name}: warm-up")
+        with _reason(why_not, name, settings.device):
+            if settings.deadline is not None and timer() > settings.deadline:
+                raise CannotRunError("not measured: the time was up")
+            _fit_memory(benchmark, name, settings.device)
+            call = benchmark.build(name, inputs())
+            call()  # may compile
+            peaks[name] = peak_bytes(call, settings.device)
+            calls[name] = call
+    gc.collect()
+    names, begin = list(calls), timer()
+    for i in range(settings.rounds):
+        if i >= LEAST_ROUNDS and timer() - begin > settings.budget:
+            break
+        tell(f"round {i + 1} of {settings.rounds}")
+        first = i % max(1, len(names))
+        for name in (*names[first:], *names[:first]):
+            if name not in why_not:
+                with _reason(why_not, name, settings.device):
+                    turn = call_seconds(calls[name], settings.device, at_least=TURN_SECONDS, clock=timer)
+                    seconds[name].append(statistics.median(turn))
+    return {
+        name: Outcome(why_not=why_not[name]) if name in why_not else Outcome(tuple(times), peaks[name])
+        for name, times in seconds.items()
+    }
+
+
+@contextlib.contextmanager
+def _reason(why_not: dict[str, str], name: str, device: torch.device) -> Iterator[None]:
+    """Note why the block failed, in one sentence, and go on: others can still run."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, CannotRunError) else f"{type(error).__name__}: "
+        why_not[name] = kind + checks.first_line(error)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _fit_memory(benchmark: Benchmark, name: str, device: torch.device) -> None:
+    """Raise CannotRunError if the candidate, on the probe and scaled up, holds more than may be asked for."""
+    probe = benchmark.probe
+    if probe is None or device.type == "cuda":  # which refuses what does not fit, and goes on
+        return
+    if (free := files.free_memory()) is None:
+        return
+    needed = peak_bytes(benchmark.build(name, probe.inputs()), device) * probe.factor
+    if needed > PART * free:
+        raise CannotRunError(
+            f"would hold about {needed / 1e9:.1f} GB ({probe.factor:g} x what it held {probe.text}), "
+            f"more than {PART:.0%} of the {free / 1e9:.1f} GB free"
+        )
+
+
+def _record(
+    benchmark: Benchmark, name: str, outcome: Outcome, settings: Settings, shared: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return one candidate's line: seconds of a call in each round, or the reason why there are none.
+
+    ``shared`` are the machine's rates and the origin.
+    """
+    flops = benchmark.flops(name)
+    median = statistics.median(outcome.seconds) if outcome.seconds else None
+    peak, floor, fraction = shared["matmul_flops_per_s"], None, None
+    if flops is not None and benchmark.exps is not None:
+        floor = flops / peak + benchmark.exps / shared["exps_per_s"]
+    if flops is not None and median:
+        fraction = flops / median / peak
+    return {
+        "format": FORMAT,
+        "study": benchmark.study,
+        "case": benchmark.case,
+        "size": benchmark.size,
+        "shape": dict(benchmark.shape),
+        "pass": benchmark.what,
+        "dtype": str(settings.dtype).removeprefix("torch."),
+        "contestant": name,
+        "baseline": benchmark.baseline,
+        "seconds": list(outcome.seconds),
+        "median_seconds": median,
+        "peak_bytes": outcome.peak_bytes,
+        "why_not": outcome.why_not,
+        "flops": flops,
+        "exps": benchmark.exps,
+        "floor_seconds": floor,
+        "peak_fraction": fraction,
+        **shared,
+    }
+
+
+def sweep_maps(sizes: Sequence[int], *, heads: int) -> list[tuple[str, int, tuple[int, int]]]:
+    """Return name, batch and map of each size; the batch shrinks as the map grows, from 64 images down to one."""
+    for n in sizes:
+        checks.integer("a size of the sweep", n, at_least=1)
+    return [(f"map{n}", max(1, min(64, SWEEP_LOGITS // (heads * n**4))), (n, n)) for n in sizes]
+
+
+def map_size_of(case: Any) -> int | None:
+    """Return the side of a case of `sweep_maps`; None of another one."""
+    side = case.map_size[0]
+    return side if case.name == f"map{side}" else None
+
+
+def probe_of(case: Any, inputs: Callable[[Any], Any]) -> Probe | None:
+    """Return a probe on a map so small, its sides halved, that all logits could be held several times over.
+
+    Args:
+        case: has map_size and logits.
+        inputs: of a case.
+    """
+    small = case
+    while 5 * 4 * small.logits > PROBE_BYTES and min(small.map_size) > 1:
+        small = replace(small, map_size=(small.map_size[0] // 2, small.map_size[1] // 2))
+    if small == case:
+        return None
+    text = f"on a {small.map_size[0]} x {small.map_size[1]} map"
+    return Probe(lambda: inputs(small), case.logits / small.logits, text)
+
+
+def call_of(function: Callable[[], Tensor], like: Tensor, leaves: Sequence[Tensor]) -> Call:
+    """Return forward alone, under no_grad, if there are no ``leaves``; else forward, and backward to them.
+
+    ``like`` has the shape of the output.
+    """
+    if not leaves:
+        return torch.no_grad()(function)
+    upper = torch.ones_like(like)
+    return lambda: torch.autograd.grad(function(), leaves, upper)
+
+
+def counted_flops(call: Call) -> int:
+    """Return 2 a multiply-add of a call, best made on the meta device, in the plain form of the mathematics."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()

@@ -1,0 +1,217 @@
+"""The layers of two programs of 2019 and of fastai, with their arguments, names and first weights.
+
+Sources: Attention-Augmented-Conv2d, attention_augmented_conv.py and the file of that name in its folder
+in_paper_attention_augmented_conv; SimpleSelfAttention, xresnet.py; fastai 1 and 2, layers.py.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from attnconv import checks
+from attnconv.foreign import read_state_dict
+from attnconv.layers import SelfAttention as _SelfAttention
+from attnconv.layers import SimpleSelfAttention as _SimpleSelfAttention
+from attnconv.layers.augmented_conv import HEAD_LAYOUTS, HeadLayoutConv2d
+from attnconv.layers.simple_self_attention import wide_bilinear
+from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
+
+
+class _LoadsCheckpoints(nn.Module):
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a state dict, or a file's {"model": state dict, ...}, with or without ``module.`` before all names."""
+        return super().load_state_dict(_tensors_of(state_dict), strict, assign)
+
+
+def _tensors_of(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the tensors in ``state_dict`` by name, with torch's own record of the versions of modules.
+
+    An empty mapping passes as it is: what it lacks is for torch to say, or to let pass.
+    """
+    if isinstance(state_dict, Mapping) and not state_dict:
+        return state_dict
+    tensors = OrderedDict(read_state_dict(state_dict).tensors)
+    if (versions := getattr(state_dict, "_metadata", None)) is not None:
+        tensors._metadata = versions  # pyright: ignore[reportAttributeAccessIssue]
+    return tensors
+
+
+def _require_multiples(dk: int, dv: int, heads: int) -> None:
+    checks.integer("Nh", heads, at_least=1)
+    for name, width in (("dk", dk), ("dv", dv)):
+        if checks.integer(name, width, at_least=1) % heads:
+            raise checks.InputError(f"{name} must be a multiple of Nh={heads}, got {width}")
+
+
+class _Conv2019(_LoadsCheckpoints, HeadLayoutConv2d):
+    @classmethod
+    def from_ratios(cls, *_: Any, **__: Any) -> Any:
+        """Raise: it is not of the 2019 class."""
+        raise checks.InputError(f"compat.{cls.__name__} takes dk and dv; from_ratios is AugmentedConv2d's")
+
+
+class AugmentedConv(_Conv2019):
+    """`AugmentedConv2d` with the arguments, parameter names and initialisation of the 2019 class.
+
+    Its q, k, v come from a convolution of the same kernel, its position tables from N(0, 1), and every convolution has
+    a bias. ``in_channels``, ``out_channels``, ``kernel_size`` and ``stride`` are as in nn.Conv2d.
+
+    Shapes: (B, in_channels, H_in, W_in) -> (B, out_channels, H, W).
+
+    Args:
+        dk: key_channels.
+        dv: value_channels.
+        Nh: num_heads.
+        shape: side of the output map that the tables cover; only for relative=True.
+        relative: with relative positions.
+        padding: of both convolutions; (kernel_size - 1) // 2 if None.
+        head_layout: "correct", or "legacy" for the order of values in which the 2019 class read the heads' outputs,
+            so that a checkpoint trained with it gives the numbers it was trained for. They differ when dv / Nh > 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        dk: int,
+        dv: int,
+        Nh: int,
+        shape: int | tuple[int, int] = 0,
+        relative: bool = False,
+        stride: int = 1,
+        padding: int | None = None,
+        head_layout: str = "correct",
+    ) -> None:
+        checks.integer("kernel_size", kernel_size, at_least=1)
+        _require_multiples(dk, dv, Nh)
+        if relative and shape == 0:
+            raise checks.InputError("relative=True needs shape, the side of the output map; got 0")
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            (kernel_size - 1) // 2 if padding is None else padding,
+            key_channels=dk,
+            value_channels=dv,
+            num_heads=Nh,
+            feat_size=shape if relative else None,
+            position="relative" if relative else None,
+            qkv_kernel_size=kernel_size,
+        )
+        self.head_layout = checks.one_of("head_layout", head_layout, HEAD_LAYOUTS)
+
+    def reset_parameters(self) -> None:
+        """Draw the position tables anew from N(0, 1)."""
+        for table in self.tables or ():
+            nn.init.normal_(table)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a state dict, or a file's {"model": state dict, ...}, with or without ``module.`` before all names.
+
+        Raises:
+            InputError: it is of `InPaperAugmentedConv`.
+        """
+        state = _tensors_of(state_dict)
+        weight = state.get("qkv_conv.weight")
+        if getattr(weight, "shape", ())[2:] == (1, 1) and self.qkv_kernel_size != (1, 1):
+            raise checks.InputError(
+                "the projection in this state dict is 1x1: it is of the class in in_paper_attention_augmented_conv, "
+                "which compat.InPaperAugmentedConv loads"
+            )
+        return super().load_state_dict(state, strict, assign)
+
+
+class InPaperAugmentedConv(_Conv2019):
+    """The class of its folder in_paper_attention_augmented_conv: queries, keys and values from a 1x1 convolution.
+
+    It had no trained positions: with ``relative`` its tables were drawn anew at each forward, and are in no
+    checkpoint. Its state dicts have the names and, for `AugmentedConv2d` with a projection of 1x1, the shapes that are
+    usual here, but it read its heads in another order: only this class gives the numbers they were trained for.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W).
+
+    Args:
+        kernel_size: 3; no other gave a map of the input's size there.
+        dk: key_channels.
+        dv: value_channels.
+        Nh: num_heads.
+        relative: False.
+        head_layout: "legacy", the order of the 2019 class, or "correct".
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        dk: int,
+        dv: int,
+        Nh: int,
+        relative: bool = False,
+        head_layout: str = "legacy",
+    ) -> None:
+        if checks.integer("kernel_size", kernel_size, at_least=1) != 3:
+            raise checks.InputError(f"compat.InPaperAugmentedConv has kernel_size 3 alone, got {kernel_size}")
+        if relative:
+            raise checks.InputError(
+                "relative=True drew new position tables at each forward, which no checkpoint holds; relative=False "
+                "computes what is left without them"
+            )
+        _require_multiples(dk, dv, Nh)
+        super().__init__(
+            in_channels,
+            out_channels,
+            3,
+            padding=1,
+            key_channels=dk,
+            value_channels=dv,
+            num_heads=Nh,
+            position=None,
+        )
+        self.head_layout = checks.one_of("head_layout", head_layout, HEAD_LAYOUTS)
+
+
+class SelfAttention(_LoadsCheckpoints, _SelfAttention):
+    """`attnconv.SelfAttention` with the argument of fastai's class; loads the state dicts of both of its versions.
+
+    Shapes: (B, n_channels, *map) -> the same.
+
+    Args:
+        n_channels: channels.
+    """
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__(n_channels)
+
+
+class SimpleSelfAttention(_LoadsCheckpoints, _SimpleSelfAttention):
+    """`attnconv.SimpleSelfAttention` with the arguments of the 2019 class; loads its state dicts.
+
+    Shapes: (B, n_in, *map) -> the same.
+
+    Args:
+        n_in: channels.
+        ks: kernel of the convolution over the flattened map, odd.
+        sym: a symmetric weight. The 2019 option had no effect, so its checkpoints need sym=False whatever they were
+            trained with.
+    """
+
+    def __init__(self, n_in: int, ks: int = 1, sym: bool = False) -> None:
+        if checks.integer("ks", ks, at_least=1) % 2 == 0:
+            raise checks.InputError(f"ks must be odd, so that the map keeps its size; got {ks}")
+        if sym and ks > 1:
+            raise checks.InputError(f"sym=True needs ks=1, got ks={ks}")
+        super().__init__(n_in, symmetric=sym)
+        if ks > 1:
+            self.conv = constrained_conv(n_in, n_in, ks, spectral_norm=True)
+
+    @refuse_vmap_in_training
+    def forward(self, x: Tensor) -> Tensor:
+        if self.conv.kernel_size == (1,):
+            return super().forward(x)
+        self._require_map(x)
+        return wide_bilinear(x, self.conv.weight, self.gamma)

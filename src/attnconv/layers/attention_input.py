@@ -1,0 +1,101 @@
+"""The map that attention inside a convolution reads: the input at the centres of the windows, halved, with positions.
+
+Sources: the average over 3x3 cells at stride 2 as in Bello et al. 2019, arXiv:1904.09925, section 4.2; sine waves as in
+Vaswani et al. 2017, arXiv:1706.03762, section 3.5, an equal share of the channels for each axis; coordinates as in Liu
+et al. 2018, arXiv:1807.03247 (CoordConv).
+Letters: B batch, C channels, D depth, H rows, W columns.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnconv import checks
+
+Pairs = tuple[tuple[int, int], ...]  # (left, right) of each axis
+
+
+def padding_pairs(padding: Any, stride: tuple[int, ...], reach: Sequence[int]) -> Pairs:
+    """Return nn.Conv2d's ``padding`` as pairs; ``reach``: cells from a window's first to its last, an axis."""
+    if isinstance(padding, str):
+        if checks.one_of("padding", padding, ("same", "valid")) == "valid":
+            return ((0, 0),) * len(stride)
+        if stride != (1,) * len(stride):
+            raise checks.InputError(f"padding='same' needs stride 1, got {stride}")
+        return tuple((r // 2, r - r // 2) for r in reach)
+    return tuple((p, p) for p in checks.per_axis("padding", padding, len(stride), at_least=0))
+
+
+def centre_pairs(padding: Pairs, reach: Sequence[int], inner_reach: Sequence[int]) -> Pairs:
+    """Return what to pad (or, below 0, to crop) so that windows of ``inner_reach`` sit where those of ``reach`` do.
+
+    The centre of a window lies reach // 2 after its left end: padding beyond that is a ring of centres, and padding
+    short of it leaves border cells out. A wider inner kernel needs its own reach around each centre.
+    """
+    return tuple(
+        (left - r // 2 + q // 2, right - (r - r // 2) + (q - q // 2))
+        for (left, right), r, q in zip(padding, reach, inner_reach, strict=True)
+    )
+
+
+def at_centres(x: Tensor, pairs: Pairs, padding_mode: str) -> Tensor:
+    """Pad or crop ``x`` (B, C, *map) by ``pairs``, of `centre_pairs`."""
+    amounts = [amount for pair in reversed(pairs) for amount in pair]  # F.pad wants the last axis first
+    crop, ring = [min(a, 0) for a in amounts], [max(a, 0) for a in amounts]
+    if any(crop):
+        x = F.pad(x, crop)
+    if any(ring):
+        x = F.pad(x, ring, mode="constant" if padding_mode == "zeros" else padding_mode)
+    return x
+
+
+def halve(x: Tensor) -> Tensor:
+    """Average over 3 cells an axis, stride 2, of the cells that exist: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
+    axes = x.dim() - 2
+    if axes == 1:
+        return F.avg_pool1d(x, 3, stride=2, padding=1, count_include_pad=False)
+    if axes == 2:
+        return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+    # F.avg_pool3d refuses maps of under 3 cells. The mean over a box is the mean of the means along its axes.
+    depth = x.shape[2]
+    x = F.avg_pool2d(x.flatten(1, 2), 3, stride=2, padding=1, count_include_pad=False)
+    x = x.unflatten(1, (-1, depth))  # (B, C, D, H', W')
+    rows = F.avg_pool2d(x.flatten(3), (3, 1), stride=(2, 1), padding=(1, 0), count_include_pad=False)
+    return rows.unflatten(3, x.shape[3:])
+
+
+def sine(channels: int, map_size: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return sine and cosine waves to be added: (channels, *map) in the dtype and on the device of ``like``.
+
+    Each axis gets w = ``channels // (2 * axes)`` waves; wave i is 2 pi * 10,000**(i / w) cells long. Channels left
+    over are 0.
+    """
+    axes = len(map_size)
+    waves = channels // (2 * axes)
+    frequency = 10_000.0 ** (-torch.arange(waves, device=like.device) / waves)
+    parts = []
+    for axis, n in enumerate(map_size):
+        angle = frequency[:, None] * torch.arange(n, device=like.device)  # (waves, n)
+        wave = torch.cat([angle.sin(), angle.cos()])  # (2 * waves, n)
+        parts.append(_along(wave, axis, map_size))
+    parts.append(torch.zeros(channels - 2 * waves * axes, *map_size, device=like.device))
+    return torch.cat(parts).to(like.dtype)
+
+
+def coordinates(map_size: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return the coordinates, from -1 to 1 along each axis: (axes, *map), like ``like``; 0 on an axis of one cell."""
+    parts = []
+    for axis, n in enumerate(map_size):
+        line = (2 * torch.arange(n, device=like.device) - (n - 1)) / max(n - 1, 1)  # (n,)
+        parts.append(_along(line[None], axis, map_size))
+    return torch.cat(parts).to(like.dtype)
+
+
+def _along(values: Tensor, axis: int, map_size: tuple[int, ...]) -> Tensor:
+    """Return (C, n) laid along one axis and repeated over the others: (C, *map)."""
+    own_axis = [1] * len(map_size)
+    own_axis[axis] = map_size[axis]
+    return values.unflatten(-1, own_axis).expand(-1, *map_size)

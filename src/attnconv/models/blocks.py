@@ -1,0 +1,68 @@
+"""Parts that networks share: 3x3 convolutions, plain or augmented; squeeze-excitation; stages and the sizes of maps.
+
+Sources: Bello et al. 2019, arXiv:1904.09925, section 4, which has one setting for all augmented convolutions of a
+network; Hu et al. 2018, arXiv:1709.01507.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from attnconv import checks
+from attnconv.layers import AugmentedConv2d
+
+Conv3x3 = Callable[..., nn.Module]  # of in_channels, out_channels, stride
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up; no bias: batch norm follows."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Options that all augmented convolutions of a network share, named as in `AugmentedConv2d.from_ratios`."""
+
+    key_ratio: float = 0.2
+    value_ratio: float = 0.1
+    num_heads: int = 8
+    min_head_dim: int = 20
+    position: str | None = "relative"
+
+    def conv3x3(self, map_size: tuple[int, int], attention_pool: int = 1) -> Conv3x3:
+        """Return a function that makes an augmented `conv3x3`, with output maps of ``map_size`` at most."""
+        return functools.partial(
+            AugmentedConv2d.from_ratios,
+            kernel_size=3,
+            padding=1,
+            bias=False,
+            feat_size=map_size,
+            attention_pool=attention_pool,
+            **asdict(self),
+        )
+
+
+PAPER = Augmentation()  # kappa 0.2, upsilon 0.1
+SMALL = Augmentation(num_heads=4, key_ratio=0.5, value_ratio=0.25, min_head_dim=16)  # of networks of a few channels
+
+
+def squeeze_excitation(channels: int, width: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Module:
+    """(B, channels, H, W) -> the same, each channel scaled; ``width`` channels between the two linear steps."""
+    return checks.require("torchvision", extra="train").ops.SqueezeExcitation(channels, width, activation=activation)
+
+
+def chosen(what: str, value: Any, known: tuple[int, ...]) -> tuple[int, ...]:
+    """Return ``value``, a list of some of the stages ``known``, as a tuple."""
+    if not isinstance(value, (tuple, list)) or any(stage not in known for stage in value):
+        names = f"{', '.join(map(str, known[:-1]))} and {known[-1]}"
+        raise checks.InputError(f"{what} must be a list of stages among {names}, got {value!r}")
+    return tuple(value)
+
+
+def halved(map_size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size that a padded 3x3 window of stride 2 leaves of a map: half of it, rounded up."""
+    rows, columns = map_size
+    return -(-rows // 2), -(-columns // 2)

@@ -1,0 +1,370 @@
+"""The saved form of a network: a folder with config.json, what the network is, and model.safetensors, its weights.
+
+config.json holds the keys of KEYS. A saved network may come from anybody: nothing in it is run, and it is built on the
+meta device, where tensors have no memory, and compared with the header of the weights before memory is taken for it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from attnconv import __version__, checks, files
+from attnconv.files import locked, replacing, sync_folder
+from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.models.registry import check_options, create_model
+from attnconv.weights import Shapes, difference, open_safetensors, shapes_of, unfit
+
+if TYPE_CHECKING:
+    from attnconv.models.hub import HubNetwork
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = "attnconv 1"
+# model to options: the arguments of `create_model`, model None of a network that it did not make. attention: steps of
+# surgery, none yet. meta: facts of the images, as `attnconv.data` gives them. provenance: how it was trained.
+# feat_sizes: of tables that were resized, by layer. global_pool: "" of a network that gives its map. sha256: of the
+# weights, for a file of safetensors has no checksum of its own, and a flipped bit in a weight would pass.
+KINDS: dict[str, tuple[type, ...]] = {
+    "model": (str, NoneType),
+    "num_classes": (int,),
+    "in_channels": (int,),
+    "image_size": (list,),
+    "options": (dict,),
+    "attention": (list,),
+    "meta": (dict, NoneType),
+    "meta.classes": (list, NoneType),
+    "provenance": (dict, NoneType),
+    **{f"provenance.{name}": (dict, NoneType) for name in ("config", "scores", "made_with", "imported")},
+    **{f"provenance.{name}": (str, NoneType) for name in ("command", "recipe")},
+}
+KEYS = ("format", *(key for key in KINDS if "." not in key), "feat_sizes", "global_pool", "sha256", "version")
+PREPARATION = ("channels", "image_size", "mean", "std", "resize_ratio")  # what of meta an image needs, with the classes
+
+LARGEST = 1 << 16  # of an integer in a network's name or among its options
+# While a network is built, a tensor may come and go: one of a classifier or a table that is resized, a weight that
+# becomes constrained. So many times the file's tensors, and so many more; the same of the numbers in them.
+TIMES, MORE_TENSORS, MORE_NUMBERS = 4, 64, 1 << 24
+# Weights that wait for their config.json, and halves of them.
+_WAITING = re.compile(r"model-[0-9a-f]{16}\.safetensors(\.[0-9a-f]{8}\.tmp)?")
+
+
+def is_saved(path: Path) -> bool:
+    """True if ``path`` is a folder that looks like one of `write`."""
+    return (path / CONFIG).exists()
+
+
+def write(model: "HubNetwork", folder: Path) -> None:
+    """Write both files into ``folder``, which exists; killed at any moment, it holds what it held or the new network.
+
+    The one step that counts is that of config.json, which names its weights by their checksum: before it they lie in
+    the folder under a name of their own, and after it they take the place of the old ones. Between the two, a
+    program that reads the folder by other means than `read` may see the old weights under the new config.json.
+
+    Raises:
+        InputError: `create_model` does not make this network, it has no memory, or the files cannot be written;
+            another process is at work in the folder.
+    """
+    config, state = describe(model), model.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
+        raise checks.InputError(f"{config['model']} cannot be saved from the meta device: it holds no weights there")
+    with torch.device("meta"):
+        wanted = shapes_of(make(config).state_dict())
+    if problem := difference(shapes_of(state), wanted):
+        raise checks.InputError(
+            f"this network is not what create_model({config['model']!r}) makes, {problem}; "
+            "save its state_dict() with torch.save instead"
+        )
+    save = checks.require("safetensors.torch", extra="hub").save
+    try:
+        weights: bytes = save({k: v.detach().cpu().contiguous() for k, v in state.items()}, {"format": "pt"})
+        config |= {"sha256": hashlib.sha256(weights).hexdigest(), "version": __version__}
+        text = json.dumps(config, indent=2) + "\n"
+    except Exception as error:  # what safetensors and JSON cannot hold
+        raise checks.InputError(f"cannot write a network to {folder}: {checks.first_line(error)}") from error
+    try:
+        with locked(folder):
+            _exchange(folder, weights, text, config["sha256"])
+    except OSError as error:
+        raise checks.InputError(f"cannot write a network to {folder}: {error.strerror or error}") from error
+
+
+def _exchange(folder: Path, weights: bytes, text: str, sha256: str) -> None:
+    """Put new weights and the text of their config.json in the place of what ``folder`` holds."""
+    # What a process that was killed has left to do, and weights that no config.json names.
+    if (waiting := _waiting(folder)).is_file():
+        os.replace(waiting, folder / WEIGHTS)
+    for path in folder.iterdir():
+        if _WAITING.fullmatch(path.name):
+            path.unlink()
+    waiting = folder / f"model-{sha256[:16]}.safetensors"
+    try:
+        with replacing(waiting) as file:
+            file.write(weights)
+        with replacing(folder / CONFIG) as file:
+            file.write(text.encode())
+    except BaseException:
+        if _waiting(folder) != waiting:
+            waiting.unlink(missing_ok=True)
+        raise
+    os.replace(waiting, folder / WEIGHTS)
+    sync_folder(folder)
+
+
+def _waiting(folder: Path) -> Path:
+    """Return where the weights of the config.json in ``folder`` are until those that they replace are out of use."""
+    with contextlib.suppress(checks.InputError):
+        sha256 = _read_config(folder / CONFIG).get("sha256")
+        if isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256):
+            return folder / f"model-{sha256[:16]}.safetensors"
+    return folder / WEIGHTS
+
+
+def read(folder: Path) -> "HubNetwork":
+    """Return the network that `write` saved, in eval mode on the CPU.
+
+    Raises:
+        InputError: a file is missing, damaged, of another library or of another network than the other.
+    """
+    file, weights = folder / CONFIG, folder / WEIGHTS
+    config = checked(_read_config(file), source=str(file))
+    if (waiting := _waiting(folder)).is_file():
+        weights = waiting  # a process was killed before they took the old ones' place
+    if not weights.exists():
+        raise checks.InputError(f"{folder} holds no {weights.name}, which save_pretrained writes")
+    otherwise = f"{weights} does not hold the weights of {config['model']}"
+    with open_safetensors(weights, extra="hub") as opened:
+
+        def tensors() -> dict[str, Tensor]:
+            if config.get("sha256") is not None and files.sha256(weights) != config["sha256"]:
+                raise checks.InputError(f"{weights} is damaged or was changed: config.json has another checksum for it")
+            return opened.tensors()
+
+        return build(config, opened.shapes, tensors, source=str(file), otherwise=otherwise, keep_dtype=True)
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = checks.from_json(files.read_text(file))
+    except FileNotFoundError:
+        raise checks.InputError(f"{file.parent} holds no {file.name}, which save_pretrained writes") from None
+    except OSError as error:
+        raise checks.InputError(f"cannot read {file}: {error.strerror or error}") from error
+    except ValueError as error:  # of JSON, or of the encoding
+        raise checks.InputError(f"{file} is damaged: {checks.first_line(error)}") from None
+    return config if isinstance(config, dict) else {}
+
+
+def describe(model: "HubNetwork") -> dict[str, Any]:
+    """Return the config of ``model`` as it now is: its classifier may be another one, its tables resized.
+
+    Raises:
+        InputError: `create_model` did not make it, or its options, meta or provenance are no plain values.
+    """
+    if (blueprint := getattr(model, "blueprint", None)) is None:
+        raise checks.InputError(f"this {type(model).__name__} was not made by create_model, and cannot say how to be")
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "model": blueprint.name,
+        "num_classes": getattr(model, "num_classes", blueprint.num_classes),
+        "in_channels": blueprint.in_channels,
+        "image_size": list(blueprint.image_size),
+        "options": checks.plain(f"options of {blueprint.name}", blueprint.options),
+        "attention": [],
+        "meta": checks.plain("meta", model.meta),
+        "provenance": checks.plain("provenance", model.provenance),
+    }
+    meta = config["meta"]
+    if meta and meta.get("classes") is not None and len(meta["classes"]) != config["num_classes"]:
+        meta["classes"] = None  # they are those of a classifier that was exchanged
+    if (pool := getattr(model, "global_pool", "avg")) != "avg":
+        config["global_pool"] = pool
+    with torch.device("meta"):
+        new = _tables(make(config))
+    sizes = {name: layer.feat_size for name, layer in _tables(model).items() if layer.feat_size is not None}
+    if resized := {n: list(size) for n, size in sizes.items() if n in new and new[n].feat_size != size}:
+        config["feat_sizes"] = resized
+    return checked(config, source=f"this {blueprint.name}")
+
+
+def checked(config: Any, *, source: str) -> dict[str, Any]:
+    """Return ``config``, of the file ``source``, if every key is of its kind; whether it can be built is not asked.
+
+    Raises:
+        InputError: another library's file, another format, an unknown key, or one that is missing or of another kind.
+    """
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise checks.InputError(
+            f"{source} describes no network of attnconv that this version reads: its 'format' is {found!r}, "
+            f"not {FORMAT!r}"
+        )
+    for key in config:
+        checks.one_of(f"key in {source}", key, KEYS)
+    for key, kinds in KINDS.items():
+        value = config
+        for part in key.split("."):
+            value = (value or {}).get(part)
+        if not isinstance(value, kinds):
+            raise checks.InputError(f"{source}: {key!r} must be {kinds[0].__name__}, got {value!r}")
+    if config["attention"]:
+        raise checks.InputError(f"{source}: 'attention' must be empty, this version puts no attention into a network")
+    checks.one_of(f"global_pool in {source}:", config.get("global_pool", "avg"), ("avg", ""))
+    sizes = config.get("feat_sizes", {})
+    if not isinstance(sizes, dict) or not all(isinstance(size, list) for size in sizes.values()):
+        raise checks.InputError(f"{source}: 'feat_sizes' must give each layer a list of integers")
+    names = (config["meta"] or {}).get("classes")
+    if names is not None and len(names) != config["num_classes"]:
+        raise checks.InputError(
+            f"{source}: 'meta' has {len(names)} names of classes, and its network is of {config['num_classes']}"
+        )
+    for name, value in ((config["provenance"] or {}).get("scores") or {}).items():
+        if name.startswith("val_") and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise checks.InputError(f"{source}: the score {name!r} must be a number, got {value!r}")
+    return config
+
+
+def checked_meta(meta: Any) -> dict[str, Any]:
+    """Return ``meta`` as plain values; InputError unless it says, without contradiction, how images are prepared."""
+    if not isinstance(meta, Mapping):
+        raise checks.InputTypeError(f"meta must hold names and values, got {type(meta).__name__}")
+    for name in ("classes", *PREPARATION):
+        if name not in meta:
+            raise checks.InputError(f"meta lacks {name!r}; it needs classes, {', '.join(PREPARATION)}")
+    # Arrays and numbers of NumPy and torch become Python's.
+    found = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in meta.items()}
+    found = checks.plain("meta", found)
+    classes, channels = found["classes"], checks.integer("meta's 'channels'", found["channels"], at_least=1)
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise checks.InputTypeError(f"meta's 'classes' must be a list of names, got {classes!r}")
+    found["image_size"] = list(checks.per_axis("meta's 'image_size'", found["image_size"], 2, at_least=1))
+    largest, most = max(found["image_size"]), checks.LARGEST_IMAGE
+    if largest > most:
+        raise checks.InputError(f"meta's 'image_size' must be at most {most} a side, got {largest}")
+    found["resize_ratio"] = checks.number("meta's 'resize_ratio'", found["resize_ratio"])
+    for name in ("mean", "std"):
+        if not isinstance(found[name], list) or len(found[name]) != channels:
+            raise checks.InputError(f"meta's {name!r} must list one number a channel, {channels}, got {found[name]!r}")
+        found[name] = [checks.number(f"meta's {name!r}", value) for value in found[name]]
+    for name, least in (("std", min(found["std"])), ("resize_ratio", found["resize_ratio"])):
+        if least <= 0:
+            raise checks.InputError(f"meta's {name!r} must be above 0, got {found[name]!r}")
+    if (side := largest * found["resize_ratio"]) > 2 * most:
+        raise checks.InputError(
+            f"meta's 'resize_ratio' must resize images to at most {2 * most} pixels a side, got {side:.3g}"
+        )
+    return found
+
+
+def make(config: Mapping[str, Any]) -> "HubNetwork":
+    """Return the network of ``config``, newly drawn; InputError as `create_model`, or if a resized layer is missing."""
+    name, outputs, pool = config["model"], config["num_classes"], config.get("global_pool", "avg")
+    # Of its architecture alone: create_model would open, or download, what one called init_from names.
+    check_options(name, config["options"])
+    model = create_model(
+        name,
+        num_classes=1 if outputs == 0 else outputs,
+        in_channels=config["in_channels"],
+        image_size=tuple(config["image_size"]),
+        **config["options"],
+    )
+    if outputs == 0 or pool != "avg":
+        if not hasattr(model, "reset_classifier"):
+            raise checks.InputError(f"{name} has no classifier to leave out: num_classes must be at least 1")
+        model.reset_classifier(outputs, pool)  # pyright: ignore[reportCallIssue]
+    tables = _tables(model)
+    for layer, size in config.get("feat_sizes", {}).items():
+        tables[checks.one_of(f"layer in feat_sizes of {name}:", layer, tables)].resize_feat_size(tuple(size))
+    return model
+
+
+def _tables(model: nn.Module) -> dict[str, AugmentedConvNd]:
+    """Return the layers with position tables, by dotted name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, AugmentedConvNd) and module.position == "relative"
+    }
+
+
+def build(
+    config: Mapping[str, Any],
+    given: Shapes,
+    tensors: Callable[[], Mapping[str, Tensor]],
+    *,
+    source: str,
+    otherwise: str,
+    keep_dtype: bool = False,
+) -> "HubNetwork":
+    """Return the network of ``config`` with the weights that ``tensors`` gives, in eval mode on the CPU.
+
+    Args:
+        config: as `checked`, or as much of it as `make` reads.
+        given: the shapes of the weights, compared before ``tensors`` is called.
+        source: of the config, for messages.
+        otherwise: how the sentence begins that says in what the weights differ.
+        keep_dtype: give the network the dtypes of the weights.
+    Raises:
+        InputError: there is no such network, it is not that of the weights, building it would take much more memory
+            than they do, or a weight is no finite floating-point number.
+    """
+    # Integers, those in a name such as wide_resnet28_10 among them, but no digits of a fraction.
+    for digits in re.findall(r"(?<![\d.])\d+(?![\d.])", json.dumps([config["model"], config["options"]])):
+        if len(digits) > 9 or int(digits) > LARGEST:
+            raise checks.InputError(
+                f"{source}: numbers of a network's name and options are at most {LARGEST}, got {digits[:20]}"
+            )
+    try:
+        with torch.device("meta"), _counted(TIMES * len(given) + MORE_TENSORS) as numbers:
+            wanted = make(config).state_dict()
+    except checks.InputError as error:
+        raise checks.InputError(f"{source}: {error}") from None
+    except Exception as error:  # what options of the wrong kind, or out of all range, lead to
+        reason = checks.first_line(error)
+        raise checks.InputError(f"{source}: {config['model']} cannot be built with these options: {reason}") from error
+    if problem := difference(given, shapes_of(wanted)):
+        raise checks.InputError(f"{otherwise}: {problem}")
+    if sum(numbers) > TIMES * sum(map(prod, given.values())) + MORE_NUMBERS:
+        raise checks.InputError(f"{source}: building this {config['model']} takes far more memory than its weights do")
+    weights = tensors()
+    if problem := unfit(weights, wanted):
+        raise checks.InputError(f"{otherwise}: {problem}")
+    with torch.random.fork_rng(devices=[]):  # the weights that are drawn are thrown away
+        model = make(config)
+    model.load_state_dict(weights, assign=keep_dtype)
+    model.meta, model.provenance = config.get("meta"), config.get("provenance")
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _counted(most: int) -> Iterator[list[int]]:
+    """Yield the sizes of the tensors that this thread's modules are given in the block; InputError above ``most``."""
+    numbers: list[int] = []
+    thread = threading.get_ident()
+
+    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        if tensor is None or threading.get_ident() != thread:
+            return
+        numbers.append(tensor.numel())
+        if len(numbers) > most:
+            raise checks.InputError("this network has far more tensors than its weights' file")
+
+    hooks = register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)
+    try:
+        yield numbers
+    finally:
+        for hook in hooks:
+            hook.remove()

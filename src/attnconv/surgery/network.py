@@ -1,0 +1,227 @@
+"""A network under surgery: its modules by name and place, the outputs of one forward, and the changes made to it."""
+
+import copy
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from attnconv import checks
+from attnconv.layers.attention import Attention
+from attnconv.layers.augmented_conv import AugmentedConvNd, Size
+from attnconv.surgery.attended import Attended
+
+Model = TypeVar("Model", bound=nn.Module)
+Example = Tensor | tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """The change of one module."""
+
+    name: str  # dotted, as in model.get_submodule(name)
+    before: str
+    after: str
+    map_size: tuple[int, ...]  # of the module's output in the trace, in cells
+    params_before: int
+    params_after: int
+
+
+class Changes(list[Change]):
+    """A list of `Change`; ``str()`` of it is a plain-text table that ends with the parameters gained."""
+
+    def __str__(self) -> str:
+        rows = [("name", "before", "after", "map", "params")]
+        for c in self:
+            numbers = f"{c.params_before:,} -> {c.params_after:,}"
+            rows.append((c.name, c.before, c.after, size_text(c.map_size), numbers))
+        more = sum(c.params_after - c.params_before for c in self)
+        rows.append((f"{len(self)} change{'s' * (len(self) != 1)}", "", "", "", f"{more:+,}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        align = (str.ljust, str.ljust, str.ljust, str.rjust, str.rjust)
+        return "\n".join(
+            "  ".join(put(cell, width) for put, cell, width in zip(align, row, widths, strict=True)) for row in rows
+        )
+
+
+def params(*modules: nn.Module) -> int:
+    """Return the number of parameters of ``modules``."""
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def size_text(size: Iterable[int]) -> str:
+    """Return (3, 5) as "3x5"."""
+    return "x".join(map(str, size))
+
+
+@dataclass(eq=False)
+class Place:
+    """One module, by the first of its names; `Attended` adds no level to names and is no place of its own."""
+
+    name: str
+    module: nn.Module
+    slots: list[tuple[nn.Module, str]] = field(default_factory=list)  # (parent, key), several if it is shared
+
+    @property
+    def attended(self) -> bool:
+        return any(isinstance(parent, Attended) for parent, _ in self.slots)
+
+    def put(self, module: nn.Module) -> None:
+        """Let ``module`` stand here."""
+        for parent, key in self.slots:
+            parent.add_module(key, module)
+
+
+def places(model: nn.Module) -> list[Place]:
+    """Return every module of ``model`` in the order of registration, itself first, no attention layer's insides."""
+    found = {model: Place("", model)}
+    for name, parent, key, child in _walk(model, "", {model}):
+        found.setdefault(child, Place(name, child)).slots.append((parent, key))
+    return list(found.values())
+
+
+def _walk(parent: nn.Module, prefix: str, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
+    for key, child in parent._modules.items():
+        if child is None:
+            continue
+        inside = isinstance(parent, Attended)
+        if inside and key == "attention":
+            continue
+        name = prefix if inside else f"{prefix}.{key}".removeprefix(".")
+        if not isinstance(child, Attended):
+            yield name, parent, key, child
+        if child not in seen and not isinstance(child, Attention):
+            seen.add(child)
+            yield from _walk(child, name, seen)
+
+
+def nearest_names(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return a clause with the three names of ``kind`` most like ``name``."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.0)
+    return f"nearest {kind}: {', '.join(map(repr, close))}" if close else f"the model has no {kind}"
+
+
+def working_copy(model: Model, *, inplace: bool) -> Model:
+    """Return ``model`` itself, or a copy that shares nothing with it."""
+    if not isinstance(model, nn.Module):
+        raise checks.InputTypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    if inplace:
+        return model
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        reason = checks.first_line(error)
+        raise checks.InputError(f"the model cannot be copied, pass inplace=True: {reason}") from error
+
+
+@dataclass(frozen=True)
+class Output:
+    """The output of one call of a module."""
+
+    what: str  # in words
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+
+    @classmethod
+    def of(cls, output: Any) -> "Output":
+        if not isinstance(output, Tensor):
+            return cls(f"a {type(output).__name__}")
+        shape = tuple(output.shape)
+        dtype = str(output.dtype).removeprefix("torch.")
+        return cls(f"a tensor of {dtype} and shape {shape}", shape, output.dtype, output.device)
+
+    @property
+    def map_size(self) -> tuple[int, ...]:
+        return self.shape[2:]
+
+
+def trace(
+    model: nn.Module, modules: Iterable[nn.Module], *, image_size: Size | None, example: Example | None
+) -> dict[nn.Module, list[Output]]:
+    """Run ``model`` once, in evaluation mode and without gradients; return the outputs of ``modules``, one a call.
+
+    Modes, buffers and hooks of the model are afterwards as they were.
+
+    Args:
+        image_size: the model runs on zeros (1, C, *image_size), C and the number of axes being those of the first
+            convolution in the model; an int stands for all axes. In pixels.
+        example: a tensor, or a tuple of positional arguments, to run on instead.
+    """
+    inputs = _inputs(model, image_size, example)
+    outputs: dict[nn.Module, list[Output]] = {module: [] for module in modules}
+
+    def see(module: nn.Module, _: Any, output: Any) -> None:
+        outputs[module].append(Output.of(output))
+
+    handles = [module.register_forward_hook(see) for module in outputs]
+    try:
+        with _unchanged(model), torch.no_grad(), _without_autocast(model):
+            model(*inputs)
+    except Exception as error:  # whatever a foreign model may raise
+        given = "the example"
+        if example is None:
+            given = f"zeros of {tuple(inputs[0].shape)}; pass example=, an input that it takes"
+        reason = checks.first_line(error)
+        raise checks.InputError(f"{type(model).__name__} does not run on {given}: {reason}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs
+
+
+def only_call(name: str, outputs: list[Output]) -> Output:
+    """Return the output of a module that has to run just once."""
+    if not outputs:
+        raise checks.InputError(f"{name} does not run in the model's forward (in evaluation mode)")
+    if len(outputs) > 1:
+        raise checks.InputError(f"{name} runs {len(outputs)} times in the model's forward (shared weights), not once")
+    return outputs[0]
+
+
+def _inputs(model: nn.Module, image_size: Size | None, example: Example | None) -> tuple[Any, ...]:
+    if example is not None:
+        if not isinstance(example, (Tensor, tuple)):
+            raise checks.InputTypeError(f"example must be a tensor or a tuple, got {type(example).__name__}")
+        return example if isinstance(example, tuple) else (example,)
+    if image_size is None:
+        raise checks.InputError("image_size is needed, or example=, an input of the model")
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, AugmentedConvNd)
+    first = next((module for module in model.modules() if isinstance(module, kinds)), None)
+    if first is None:
+        raise checks.InputError(
+            f"{type(model).__name__} has no convolution that tells its input's channels; pass example="
+        )
+    size = checks.per_axis("image_size", image_size, len(first.kernel_size), at_least=1)
+    return (next(first.parameters()).new_zeros(1, first.in_channels, *size),)
+
+
+def _without_autocast(model: nn.Module) -> AbstractContextManager[Any]:
+    """Turn off the caller's autocast, which would show another dtype than the model's own."""
+    device = next((p.device.type for p in model.parameters()), "cpu")
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within; every mode and buffer is afterwards what it was."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = {module: dict(module._buffers) for module in modes}
+    values = [(b, b._version, b.clone()) for held in buffers.values() for b in held.values() if b is not None]
+    try:
+        for module in modes:
+            module.training = False  # not eval(): models override it
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+            module._buffers.clear()
+            module._buffers.update(buffers[module])
+        for buffer, version, value in values:
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(value)

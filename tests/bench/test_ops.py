@@ -1,0 +1,138 @@
+"""Benchmarks of the ops: every peer computes the same thing, what is counted, and sweeps."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from bench.candidates import settings
+
+from attnconv import ops
+from attnconv.bench import ops as cases
+from attnconv.bench.benchmark import BOTH, FORWARD, SIZES, measure
+
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")
+
+SMALL = cases.RelativeCase("T1", 2, 3, (5, 7), 6, 4)
+BILINEAR = cases.BilinearCase("T2", 2, 5, 7)
+
+
+def agree(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in cases.RELATIVE_PEERS if name != "flex"])
+def test_peers_of_relative_attention_agree_with_it_and_so_do_their_gradients(name):
+    inputs = SMALL.inputs(settings(), grad=True)
+    expected = cases.relative_call("eager", inputs)()
+    agree(cases.relative_call(name, inputs)(), expected)
+    plain = SMALL.inputs(settings(), grad=False)
+    agree(cases.relative_call(name, plain)(), cases.relative_call("eager", plain)())
+
+
+def test_flex_attention_agrees_uncompiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    inputs = SMALL.inputs(settings(), grad=False)
+    agree(cases.relative_call("flex", inputs)(), cases.relative_call("eager", inputs)())
+
+
+def test_the_flex_candidate_is_compiled(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: seen.append(function) or function)
+    cases.relative_call("flex", SMALL.inputs(settings(), grad=False))
+    assert len(seen) == 1
+
+
+def test_without_positions_there_are_no_tables():
+    q, k, v, rel = SMALL.inputs(settings(), grad=False)
+    agree(cases.relative_call("auto-without-positions", (q, k, v, rel))(), ops.relative_attention(q, k, v, None))
+
+
+def test_candidates_are_ours_and_the_peers():
+    names = cases.relative_benchmark(SMALL, FORWARD, settings()).names
+    assert set(names) == {*ops.IMPLS, *cases.RELATIVE_PEERS, "auto-without-positions", "eager-without-positions"}
+
+
+@pytest.mark.parametrize("what", [FORWARD, BOTH])
+def test_all_candidates_run_or_say_why(monkeypatch, what):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    outcomes = measure(cases.relative_benchmark(SMALL, what, settings()), settings(rounds=1))
+    assert outcomes["auto"].why_not is None
+    assert all(o.why_not or (len(o.seconds) == 1 and o.peak_bytes > 0) for o in outcomes.values())
+
+
+def test_an_implementation_that_cannot_run_is_recorded_with_its_reason(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("impl='triton' needs a CUDA device")
+
+    monkeypatch.setattr(ops, "relative_attention", refuse)
+    outcomes = measure(cases.relative_benchmark(SMALL, FORWARD, settings()), settings(names=("auto",)))
+    assert outcomes["auto"].why_not == "RuntimeError: impl='triton' needs a CUDA device"
+
+
+@pytest.mark.parametrize("name", cases.RELATIVE_NAMES)
+def test_flops_of_relative_attention_by_hand(name):
+    """2 a multiply-add of the two products and of the position terms; the backward needs each twice."""
+    terms = 0 if name.endswith("positions") else 2 * 3 * 35 * (5 + 7) * 6
+    forward = 2 * (2 * 3 * 35**2 * (6 + 4) + terms)
+    assert cases.relative_benchmark(SMALL, FORWARD, settings()).flops(name) == forward
+    assert cases.relative_benchmark(SMALL, BOTH, settings()).flops(name) == 3 * forward
+
+
+def test_inputs_are_the_same_for_a_seed():
+    first, second, third = (SMALL.inputs(settings(seed=seed), grad=False)[0] for seed in (0, 0, 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+def test_a_sweep_doubles_the_map_and_shrinks_the_batch():
+    found = cases.sweep(SIZES)
+    assert [(case.name, case.batch, case.map_size) for case in found] == [
+        ("map8", 64, (8, 8)), ("map16", 64, (16, 16)), ("map32", 8, (32, 32)), ("map64", 1, (64, 64)),
+        ("map128", 1, (128, 128)),
+    ]  # fmt: skip
+    sizes = [cases.relative_benchmark(case, FORWARD, settings()).size for case in (*found, SMALL)]
+    assert sizes == [8, 16, 32, 64, 128, None]
+
+
+def test_large_maps_are_probed_on_small_ones_first():
+    large = replace(SMALL, batch=1, heads=8, map_size=(128, 128))
+    probe = cases.relative_benchmark(large, FORWARD, settings()).probe
+    assert (probe.factor, probe.text) == (256, "on a 32 x 32 map")
+    assert probe.inputs()[0].shape == (1, 8, 32, 32, 6)
+    assert cases.relative_benchmark(SMALL, FORWARD, settings()).probe is None
+
+
+def test_a_size_that_is_none():
+    with pytest.raises(ValueError, match="a size of the sweep must be at least 1, got 0"):
+        cases.sweep([8, 0])
+
+
+@pytest.mark.parametrize("name", list(cases.BILINEAR_PEERS))
+def test_plain_orders_agree_with_bilinear_attention(name):
+    inputs = BILINEAR.inputs(settings(), grad=True)
+    agree(cases.bilinear_call(name, inputs)(), cases.bilinear_call("auto", inputs)())
+    plain = BILINEAR.inputs(settings(), grad=False)
+    agree(cases.bilinear_call(name, plain)(), cases.bilinear_call("auto", plain)())
+
+
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [("plain-scores", 7 * 25 + 2 * 49 * 5), ("plain-gram", 3 * 7 * 25), ("plain-gram_weight", 2 * 7 * 25 + 125)],
+)
+def test_flops_of_an_order_by_hand(name, macs):
+    forward, both = (cases.bilinear_benchmark(BILINEAR, what, settings()).flops for what in (FORWARD, BOTH))
+    assert (forward(name), both(name)) == (2 * 2 * macs, 3 * 2 * 2 * macs)
+    assert forward("auto") == forward("plain-gram_weight")
+
+
+def test_bilinear_benchmarks():
+    forward, both = (cases.bilinear_benchmark(BILINEAR, what, settings()) for what in (FORWARD, BOTH))
+    assert all(o.why_not is None for o in measure(both, settings(rounds=1)).values())
+    assert forward.probe is None
+    large = cases.BILINEAR[1]
+    assert cases.bilinear_benchmark(large, FORWARD, settings()).probe.factor == large.batch
+
+
+def test_names_of_cases_are_unique():
+    names = [case.name for case in (*cases.RELATIVE, *cases.BILINEAR)]
+    assert len(set(names)) == len(names) == 14
