@@ -25,6 +25,7 @@ from attnconv.report.page import read_metrics
 from attnconv.study.comparison import STATES
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.plan_file import read_study
+from attnconv.train.config import read_yaml
 from attnconv.train.run_folder import MAY_DIFFER, RunFolder
 
 FORMAT = 1  # of a record
@@ -124,10 +125,7 @@ class StudyFolder:
             path = self.run(planned).config
             if not path.exists():
                 continue
-            try:
-                stored = yaml.safe_load(files.read_text(path))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise checks.InputError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+            stored = read_yaml(path, problem=f"{path} is damaged")
             changed = _changes(
                 type(planned.config).from_dict(stored, source=str(path)).to_dict(), planned.config.to_dict()
             )

@@ -26,6 +26,7 @@ from attnconv import files
 from attnconv.files import replacing
 from attnconv.study.folder import StudyFolder, facts_of, result_of, write_note
 from attnconv.study.plan import PlannedRun
+from attnconv.train.config import read_yaml
 from attnconv.train.run_folder import RunFolder
 
 COMMAND = ("-m", "attnconv", "train", "--resume", "--of-study", "--out")
@@ -216,7 +217,7 @@ def note_facts(out: Path, model: Any, data: Any) -> None:
     from attnconv.train.device import choose_device, provenance
 
     counted = cost(model, in_channels=data.channels, image_size=data.image_size)
-    origin = provenance(choose_device(yaml.safe_load(files.read_text(RunFolder(out).config))["device"]))
+    origin = provenance(choose_device(read_yaml(RunFolder(out).config)["device"]))
     session = {
         "version": origin["attnconv"],
         "commit": origin["commit"],
