@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attnconv import __version__, checks, files
-from attnconv.files import replacing
 from attnconv.layers import SelfAttention, SimpleSelfAttention
 from attnconv.layers.augmented_conv import AugmentedConvNd
 from attnconv.models import saved
@@ -54,8 +53,7 @@ def save(model: "HubNetwork", folder: Path, *, license: str | None, repo_id: str
         saved.write(model, folder)
         readme = folder / CARD
         if not readme.exists() or MARK.encode() in files.read_bytes(readme, at_most=files.TEXT):
-            with replacing(readme) as file:
-                file.write(text.encode())
+            files.write(readme, text)
     except OSError as error:
         raise checks.InputError(f"cannot write a network to {folder}: {error.strerror or error}") from error
 

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from attnconv import __version__, checks, files
-from attnconv.files import is_half_of, is_locked, replacing
+from attnconv.files import is_half_of, is_locked
 from attnconv.report.page import read_metrics
 from attnconv.study.comparison import STATES
 from attnconv.study.plan import PlannedRun, Study
@@ -107,8 +107,7 @@ class StudyFolder:
         return self._write(study)
 
     def _write(self, study: Study) -> Study:
-        with replacing(self.plan) as file:
-            file.write(yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True).encode())
+        files.write(self.plan, yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True))
         return study
 
     def require_as_planned(self, study: Study) -> None:
@@ -159,8 +158,7 @@ def read_note(run: Path, name: str) -> dict[str, Any] | None:
 def write_note(run: RunFolder, name: str, value: dict[str, Any]) -> None:
     """Write NAME.json there."""
     run.make()
-    with replacing(run.path / f"{name}.json") as file:
-        file.write((json.dumps(value, indent=2) + "\n").encode())
+    files.write(run.path / f"{name}.json", json.dumps(value, indent=2) + "\n")
 
 
 def facts_of(run: Path) -> dict[str, Any]:
@@ -274,8 +272,7 @@ def is_archive(folder: StudyFolder) -> bool:
 def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
     """Make records.jsonl anew; return what it holds."""
     found = records(folder, study)
-    with replacing(folder.records) as file:
-        file.write("".join(json.dumps(one) + "\n" for one in found).encode())
+    files.write(folder.records, "".join(json.dumps(one) + "\n" for one in found))
     return found
 
 

@@ -23,7 +23,6 @@ from typing import Any
 import yaml
 
 from attnconv import files
-from attnconv.files import replacing
 from attnconv.study.folder import StudyFolder, facts_of, result_of, write_note
 from attnconv.study.plan import PlannedRun
 from attnconv.train.config import read_yaml
@@ -135,8 +134,7 @@ def begin_run(folder: StudyFolder, planned: PlannedRun) -> None:
     """Write the run's config.yaml; forget why it failed, and a result that is damaged: its last checkpoint makes it."""
     run = folder.run(planned)
     run.make()
-    with replacing(run.config) as file:
-        file.write(yaml.safe_dump(planned.config.to_dict(), sort_keys=False).encode())
+    files.write(run.config, yaml.safe_dump(planned.config.to_dict(), sort_keys=False))
     forgotten = ["failed"] if result_of(run.path) else ["failed", "result"]
     for name in forgotten:
         (run.path / f"{name}.json").unlink(missing_ok=True)
