@@ -20,7 +20,7 @@ from attnconv.export.agreement import Difference
 from attnconv.models.fold import folded
 from attnconv.models.image_sizes import Range, Sizes, require_covered, sizes_of
 from attnconv.models.network import HubNetwork
-from attnconv.models.saved import FORMAT, checked_meta, describe
+from attnconv.models.saved import checked_meta, config_of, describe
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,15 @@ def described(
     require_covered(model, meta["channels"], meta["image_size"])
     if isinstance(model, HubNetwork) and model.blueprint is not None:
         return {**describe(model), "meta": meta, "provenance": provenance}
-    return {
-        "format": FORMAT,
-        "model": None,
-        "num_classes": len(meta["classes"]),
-        "in_channels": meta["channels"],
-        "image_size": meta["image_size"],
-        "options": {},
-        "attention": [],
-        "meta": meta,
-        "provenance": provenance,
-    }
+    return config_of(
+        model=None,
+        num_classes=len(meta["classes"]),
+        in_channels=meta["channels"],
+        image_size=meta["image_size"],
+        options={},
+        meta=meta,
+        provenance=provenance,
+    )
 
 
 def with_free_sizes(

@@ -47,9 +47,7 @@ SOURCES = {
 def save(model: "HubNetwork", folder: Path, *, license: str | None, repo_id: str | None = None) -> None:
     """Write ``model`` and its card into ``folder``, made if need be; errors as `HubNetwork.save_pretrained`."""
     text = card(model, license=license, repo_id=repo_id)  # what is refused, before anything is written
-    checks.require("safetensors", extra="hub")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         saved.write(model, folder)
         readme = folder / CARD
         if not readme.exists() or MARK.encode() in files.read_bytes(readme, at_most=files.TEXT):
