@@ -112,7 +112,7 @@ def choice(
         head_dim=checks.integer("key-dim", key_dim, at_least=1),
         value_dim=checks.integer("value-dim", value_dim, at_least=1),
         dtype=getattr(torch, dtype),
-        device_type=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
+        device_type=_kind(device),
         tables=positions,
         needs_grad=backward,
     )
@@ -341,15 +341,21 @@ def _chosen(
     return names, swept
 
 
+def _kind(device: Device) -> str:
+    """Return the kind of device, which need not be here, that ``device`` stands for."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
 def _settings(options: Options) -> "Settings":
     import torch
 
     from attnconv.bench.benchmark import Settings
     from attnconv.train.device import choose_device
 
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     return Settings(
-        device=choose_device(kind),
+        device=choose_device(_kind(options.device)),
         dtype=getattr(torch, options.dtype),
         rounds=checks.integer("rounds", options.rounds, at_least=1),
         budget=BUDGET,
