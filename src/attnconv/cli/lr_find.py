@@ -21,8 +21,8 @@ def lr_find(
     out: Path | None = None,
     recipe: str | None = None,
     config: Path | None = None,
-    option: Annotated[list[str] | None, Parameter(negative=())] = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    option: list[str] | None = None,
+    json: bool = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
     """Train for a few steps with a growing learning rate, and say which ones the loss suggests.

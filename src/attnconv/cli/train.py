@@ -18,14 +18,14 @@ RunOptions = run_options()
 def train(
     *,
     out: Path | None = None,
-    resume: Annotated[bool, Parameter(negative=())] = False,
+    resume: bool = False,
     recipe: str | None = None,
-    list_recipes: Annotated[bool, Parameter(negative=())] = False,
+    list_recipes: bool = False,
     config: Path | None = None,
-    option: Annotated[list[str] | None, Parameter(negative=())] = None,
-    profile: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
-    of_study: Annotated[bool, Parameter(negative=(), show=False)] = False,
+    option: list[str] | None = None,
+    profile: bool = False,
+    json: bool = False,
+    of_study: Annotated[bool, Parameter(show=False)] = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
     """Train a network and leave the run in a folder.
