@@ -21,6 +21,7 @@ from attnconv.models.fold import folded
 from attnconv.models.image_sizes import Range, Sizes, require_covered, sizes_of
 from attnconv.models.network import HubNetwork
 from attnconv.models.saved import checked_meta, config_of, describe
+from attnconv.ops.fused_attention import FUSED
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def require_exportable(model: nn.Module) -> None:
         InputError: one does; the message says which and what to use instead.
     """
     for name, layer in model.named_modules():
-        if (impl := getattr(layer, "impl", "auto")) in ("blocked", "triton"):
+        if (impl := getattr(layer, "impl", "auto")) in FUSED:
             raise checks.InputError(
                 f"layer {name!r} has impl={impl!r}, which cannot be exported: it is an operator of this library; set "
                 "its impl to 'auto', or to 'eager' or 'sdpa'"
