@@ -102,7 +102,7 @@ def listen(host: str, port: int | None) -> socket.socket:
 
 @contextlib.contextmanager
 def _gradio_settings() -> Iterator[Path]:
-    """Turn Gradio's telemetry and history off, and yield a folder for uploads that is removed at the end of the block."""
+    """Turn Gradio's telemetry and history off, and yield a folder for uploads, removed at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="attnconv-web-") as folder:
         settings = {**SETTINGS, "GRADIO_TEMP_DIR": folder}
         before = {name: os.environ.get(name) for name in settings}
