@@ -114,7 +114,7 @@ def explained(doing: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Why, as far as the kind of ``error`` says it; else its first line."""
+    """Return the reason that the kind of ``error`` gives; else its first line."""
     from huggingface_hub import constants, errors
 
     if constants.HF_HUB_OFFLINE:
