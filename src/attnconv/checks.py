@@ -7,7 +7,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable
-from importlib import import_module
+from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any
 
@@ -76,6 +76,14 @@ def require(package: str, *, extra: str) -> ModuleType:
         if error.name != package.partition(".")[0]:
             raise
         raise MissingExtraError(f"this needs {package}: pip install 'attnconv[{extra}]'") from None
+
+
+def installed_version(package: str) -> str | None:
+    """Return the installed version of ``package``; None if there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def number(what: str, value: Any) -> float:

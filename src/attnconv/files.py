@@ -173,6 +173,12 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]
         raise
 
 
+def write(path: Path, content: str | bytes) -> None:
+    """Put ``content``, text in UTF-8, in the place of the file ``path``, as `replacing` does; errors as its."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
 def forget_halves(paths: Iterable[Path]) -> None:
     """Remove what killed processes may have left beside ``paths``; what another one is writing now stays."""
     for path in paths:

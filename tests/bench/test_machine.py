@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 from bench.candidates import CPU
 
-from attnconv import __version__
+from attnconv import __version__, checks
 from attnconv.bench import machine as of_machine
 from attnconv.bench.machine import call_seconds, machine, peak_bytes, rates
 
@@ -46,7 +46,7 @@ def test_on_cuda_triton_times_in_milliseconds(monkeypatch):
         return [1.0, 2.5]
 
     called = []
-    monkeypatch.setattr(of_machine, "_version", lambda package: "3.6")
+    monkeypatch.setattr(checks, "installed_version", lambda package: "3.6")
     monkeypatch.setitem(sys.modules, "triton.testing", SimpleNamespace(do_bench=do_bench))
     found = call_seconds(lambda: called.append(1), torch.device("cuda"), at_least=0.02)
     assert found == [0.001, 0.0025]

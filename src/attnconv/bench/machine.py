@@ -7,7 +7,6 @@ second.
 import os
 import platform
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer, timer
 
-from attnconv import __version__
+from attnconv import __version__, checks
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes a line on stderr whenever it starts and stops
 
@@ -34,7 +33,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
+        "triton": checks.installed_version("triton"),
         "python": platform.python_version(),
         "attnconv": __version__,
     }
@@ -63,7 +62,7 @@ def call_seconds(
     Args:
         clock: of the Timer.
     """
-    if device.type == "cuda" and _version("triton"):
+    if device.type == "cuda" and checks.installed_version("triton"):
         from triton.testing import do_bench
 
         times: Any = do_bench(call, warmup=0, rep=round(1e3 * at_least), return_mode="all")
@@ -111,10 +110,3 @@ def rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     before = _best.get((device, dtype), found)
     _best[device, dtype] = {name: max(rate, before[name]) for name, rate in found.items()}
     return _best[device, dtype]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

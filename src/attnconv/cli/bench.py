@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from attnconv import checks
+from attnconv import checks, files
 from attnconv.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def choice(
         head_dim=checks.integer("key-dim", key_dim, at_least=1),
         value_dim=checks.integer("value-dim", value_dim, at_least=1),
         dtype=getattr(torch, dtype),
-        device_type=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
+        device_type=_kind(device),
         tables=positions,
         needs_grad=backward,
     )
@@ -296,7 +296,6 @@ def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
         Markdown file to write, its drawings beside it. By default report.md in that folder.
     """
     from attnconv.bench.records import load_folder
-    from attnconv.files import replacing
     from attnconv.report.bench import markdown
     from attnconv.report.page import svg_file
 
@@ -304,12 +303,11 @@ def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
     out = folder / "report.md" if out is None else out
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            (out.parent / name).write_text(svg_file(figure), encoding="utf-8")
     except OSError as error:
         raise checks.InputError(f"cannot write into {out.parent}: {error.strerror or error}") from error
-    with replacing(out) as file:
-        file.write(text.encode())
+    for name, figure in figures.items():
+        files.write(out.parent / name, svg_file(figure))
+    files.write(out, text)
     say(f"{out}, with {len(figures)} drawing{'' if len(figures) == 1 else 's'} beside it")
 
 
@@ -343,15 +341,21 @@ def _chosen(
     return names, swept
 
 
+def _kind(device: Device) -> str:
+    """Return the kind of device, which need not be here, that ``device`` stands for."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
 def _settings(options: Options) -> "Settings":
     import torch
 
     from attnconv.bench.benchmark import Settings
     from attnconv.train.device import choose_device
 
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     return Settings(
-        device=choose_device(kind),
+        device=choose_device(_kind(options.device)),
         dtype=getattr(torch, options.dtype),
         rounds=checks.integer("rounds", options.rounds, at_least=1),
         budget=BUDGET,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from attnconv import files
 from attnconv.cli.output import print_table, say
 from attnconv.train.config import Device, RunConfig
 
@@ -77,7 +78,6 @@ def write_page(
     results: dict[str, dict[str, Any]],
 ) -> None:
     """The page beside the runs, whole or not at all."""
-    from attnconv.files import replacing
     from attnconv.report.page import read_metrics, render, svg_file
     from attnconv.report.run_plot import curves_figure
 
@@ -93,8 +93,7 @@ def write_page(
         caption=shown,
         footer=f"attnconv {result['attnconv']}, torch {result['torch']}, on {result['device']}, seed {result['seed']}.",
     )
-    with replacing(path) as file:
-        file.write(text.encode())
+    files.write(path, text)
 
 
 def attention_picture(run: Path) -> tuple[Any, str]:

@@ -70,8 +70,8 @@ def versions() -> Facts:
         "python": platform.python_version(),
         "executable": sys.executable,
         "system": platform.platform(),
-        "torch": version("torch"),
-        "numpy": version("numpy"),
+        "torch": checks.installed_version("torch"),
+        "numpy": checks.installed_version("numpy"),
     }
 
 
@@ -83,14 +83,6 @@ def versions_text(facts: Facts) -> Lines:
         yield package, facts[package] or f"missing: pip install {package}"
 
 
-def version(package: str) -> str | None:
-    """Return the installed version of ``package``; None if there is none."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def extras() -> dict[str, Facts]:
     """Return each extra's packages with their versions, and the pip line if one is missing or too old."""
     found: dict[str, Facts] = {}
@@ -99,7 +91,7 @@ def extras() -> dict[str, Facts]:
         if parts is None or parts["extra"] in NOT_FOR_USERS or parts["name"] == "attnconv":
             continue
         extra = found.setdefault(parts["extra"], {"packages": {}, "install": None})
-        here = extra["packages"][parts["name"]] = version(parts["name"])
+        here = extra["packages"][parts["name"]] = checks.installed_version(parts["name"])
         if here is None or not satisfies(here, parts["rule"]):
             extra["install"] = f"pip install 'attnconv[{parts['extra']}]'"
     return found

@@ -3,9 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import Any, Literal
 
 from attnconv import checks
 from attnconv.cli.output import print_json, print_table, say
@@ -21,10 +19,10 @@ def evaluate(
     checkpoint: Literal["best", "last"] = "best",
     batch_size: int = 256,
     workers: int = 2,
-    skip_bad_images: Annotated[bool, Parameter(negative=())] = False,
+    skip_bad_images: bool = False,
     device: Device = "auto",
-    trust: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    trust: bool = False,
+    json: bool = False,
 ) -> None:
     """Score a trained network on validation images: loss, top-1 and top-5.
 
@@ -92,10 +90,10 @@ def predict(
     *images: Path,
     top: int = 5,
     checkpoint: Literal["best", "last"] = "best",
-    skip_bad_images: Annotated[bool, Parameter(negative=())] = False,
+    skip_bad_images: bool = False,
     device: Device = "auto",
-    trust: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    trust: bool = False,
+    json: bool = False,
 ) -> None:
     """Name what is on images, most likely classes first.
 

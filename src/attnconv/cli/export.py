@@ -2,9 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import Any, Literal
 
 from attnconv import checks
 from attnconv.cli.output import print_json, say
@@ -20,7 +18,7 @@ def export(
     out: Path | None = None,
     image_size: int | None = None,
     checkpoint: Literal["best", "last"] = "best",
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: bool = False,
 ) -> None:
     """Write a trained network for other programs; ONNX and torch.export files are checked against PyTorch.
 

@@ -1,9 +1,9 @@
 """attnconv hub: a trained network as a folder that others can load, here or on the Hugging Face Hub."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from attnconv import checks
 from attnconv.cli.output import say
@@ -45,7 +45,7 @@ def push(
     *,
     checkpoint: Checkpoint = "best",
     license: str | None = None,
-    private: Annotated[bool, Parameter(negative=())] = False,
+    private: bool = False,
     branch: str | None = None,
 ) -> None:
     """Upload the same to the Hugging Face Hub, with the token of `hf auth login` or HF_TOKEN.

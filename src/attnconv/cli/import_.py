@@ -18,11 +18,11 @@ def import_(
     data: str | None = None,
     data_dir: Path | None = None,
     classes: Path | None = None,
-    mean: Annotated[list[float] | None, Parameter(consume_multiple=True, negative=())] = None,
-    std: Annotated[list[float] | None, Parameter(consume_multiple=True, negative=())] = None,
+    mean: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
+    std: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
     image_size: int | None = None,
-    average: Annotated[bool, Parameter(negative=())] = False,
-    option: Annotated[list[str] | None, Parameter(negative=())] = None,
+    average: bool = False,
+    option: list[str] | None = None,
 ) -> None:
     """Make a checkpoint of 2019 or of fastai one of our networks: a folder for evaluate, predict, explain and export.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from attnconv import checks
+from attnconv import checks, files
 from attnconv.cli.options import run_options
 from attnconv.cli.output import print_json, say
 from attnconv.cli.train import run_settings
@@ -21,8 +21,8 @@ def lr_find(
     out: Path | None = None,
     recipe: str | None = None,
     config: Path | None = None,
-    option: Annotated[list[str] | None, Parameter(negative=())] = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    option: list[str] | None = None,
+    json: bool = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
     """Train for a few steps with a growing learning rate, and say which ones the loss suggests.
@@ -59,10 +59,11 @@ def lr_find(
     curve = find(settings, low=low, high=high, steps=steps).to_dict()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "lr-find.json").write_text(encoder.dumps(curve, indent=2), encoding="utf-8")
-        lr_figure(curve).savefig(folder / "lr-find.png", dpi=150)
     except OSError as error:
         raise checks.InputError(f"cannot write into {folder}: {error.strerror or error}") from error
+    files.write(folder / "lr-find.json", encoder.dumps(curve, indent=2))
+    with files.replacing(folder / "lr-find.png") as picture:
+        lr_figure(curve).savefig(picture, format="png", dpi=150)
     if json:
         print_json(curve)
         return

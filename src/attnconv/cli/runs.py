@@ -5,9 +5,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from attnconv.cli.output import duration, print_json, print_table, say
 
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 HEADER = ("run", "model", "data", "state", "epoch", "best top-1 %", "last top-1 %", "time", "changed", "remark")
 
 
-def runs(folder: Path = Path("runs"), *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
+def runs(folder: Path = Path("runs"), *, json: bool = False) -> None:
     """List the runs in a folder, and below it: where they stand, and how good they are.
 
     Running means that a process of this machine trains into the folder; a stopped run goes on with `attnconv train

@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from attnconv import checks
 from attnconv.cli.output import print_json, print_table, say
@@ -13,7 +13,6 @@ from attnconv.cli.output import print_json, print_table, say
 if TYPE_CHECKING:
     from attnconv.study.folder import StudyFolder
 
-Flag = Annotated[bool, Parameter(negative=())]
 Scale = Literal["published", "small"]
 
 study = App(name="study", help_format="plaintext")
@@ -30,9 +29,9 @@ def run(
     threads: int | None = None,
     memory_gb: float | None = None,
     ray: str | None = None,
-    extend: Flag = False,
-    mix_versions: Flag = False,
-    json: Flag = False,
+    extend: bool = False,
+    mix_versions: bool = False,
+    json: bool = False,
 ) -> None:
     """Do the runs of a study that are not done yet.
 
@@ -111,7 +110,7 @@ def run(
 
 
 @study.command
-def status(folder: Path, *, json: Flag = False) -> None:
+def status(folder: Path, *, json: bool = False) -> None:
     """Print which runs of a study are done, diverged, failed, running and missing.
 
     Parameters
@@ -130,7 +129,7 @@ def status(folder: Path, *, json: Flag = False) -> None:
 
 
 @study.command
-def report(folder: Path, *, json: Flag = False) -> None:
+def report(folder: Path, *, json: bool = False) -> None:
     """Write report.html, report.md with its drawings, and CSV files of every number into a study's folder.
 
     The page asks for nothing from anywhere. What is not run yet is named in it.

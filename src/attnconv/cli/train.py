@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from attnconv import checks, files
+from attnconv import checks
 from attnconv.cli.options import pairs, run_options
 from attnconv.cli.output import print_json, print_table, say
 from attnconv.inactive import remark
-from attnconv.train.config import RunConfig
+from attnconv.train.config import RunConfig, read_yaml
 
 RunOptions = run_options()
 
@@ -18,14 +18,14 @@ RunOptions = run_options()
 def train(
     *,
     out: Path | None = None,
-    resume: Annotated[bool, Parameter(negative=())] = False,
+    resume: bool = False,
     recipe: str | None = None,
-    list_recipes: Annotated[bool, Parameter(negative=())] = False,
+    list_recipes: bool = False,
     config: Path | None = None,
-    option: Annotated[list[str] | None, Parameter(negative=())] = None,
-    profile: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
-    of_study: Annotated[bool, Parameter(negative=(), show=False)] = False,
+    option: list[str] | None = None,
+    profile: bool = False,
+    json: bool = False,
+    of_study: Annotated[bool, Parameter(show=False)] = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
     """Train a network and leave the run in a folder.
@@ -106,19 +106,11 @@ def run_settings(
     """Return the configuration that a command's ``options`` ask for, over the file ``config``, over ``recipe``.
 
     Raises:
-        InputError: as RunConfig and `Recipe.under`; there is no such file, which ``missing`` says; it is no YAML, or
-            has tags that would make Python objects.
+        InputError: as RunConfig, `Recipe.under` and `read_yaml`; there is no such file, which ``missing`` says.
     """
     values: dict[str, Any] = {}
     if config is not None:
-        import yaml
-
-        try:
-            values = yaml.safe_load(files.read_text(config))
-        except FileNotFoundError:
-            raise checks.InputError(missing or f"no file at {config}") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise checks.InputError(f"cannot read {config}: {' '.join(str(error).split())}") from None
+        values = read_yaml(config, missing=missing)
         RunConfig.from_dict(values, source=str(config))  # so that a fault of the file is not blamed on the command line
     values = {**values, **options}
     if option:

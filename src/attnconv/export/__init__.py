@@ -13,8 +13,13 @@ from attnconv.export.onnx_file import export_onnx, load_onnx
 from attnconv.export.program_file import export_program, load_program
 from attnconv.models.image_sizes import Sizes
 
-FORMATS = {"onnx": export_onnx, "torch": export_program}
-SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}  # of each format
+# Of each format the suffix, the writer and the reader, which takes ``trust`` as `load_program` does.
+FORMS = {
+    "onnx": (".onnx", export_onnx, lambda path, *, trust: load_onnx(path)),
+    "torch": (".pt2", export_program, load_program),
+}
+FORMATS = {name: write for name, (_, write, _) in FORMS.items()}
+SUFFIXES = {name: suffix for name, (suffix, _, _) in FORMS.items()}
 
 __all__ = [
     "FORMATS",
@@ -44,5 +49,6 @@ def load_exported(path: str | Path, *, trust: bool = False) -> ExportedNetwork:
     Raises:
         InputError: as `load_onnx` and `load_program`, or the suffix is another one.
     """
-    suffix = checks.one_of("suffix of an exported network", Path(path).suffix, SUFFIXES.values())
-    return load_onnx(path) if suffix == SUFFIXES["onnx"] else load_program(path, trust=trust)
+    readers = {suffix: read for suffix, _, read in FORMS.values()}
+    suffix = checks.one_of("suffix of an exported network", Path(path).suffix, readers)
+    return readers[suffix](path, trust=trust)

@@ -20,7 +20,8 @@ from attnconv.export.agreement import Difference
 from attnconv.models.fold import folded
 from attnconv.models.image_sizes import Range, Sizes, require_covered, sizes_of
 from attnconv.models.network import HubNetwork
-from attnconv.models.saved import FORMAT, checked_meta, describe
+from attnconv.models.saved import checked_meta, config_of, describe
+from attnconv.ops.fused_attention import FUSED
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,15 @@ def described(
     require_covered(model, meta["channels"], meta["image_size"])
     if isinstance(model, HubNetwork) and model.blueprint is not None:
         return {**describe(model), "meta": meta, "provenance": provenance}
-    return {
-        "format": FORMAT,
-        "model": None,
-        "num_classes": len(meta["classes"]),
-        "in_channels": meta["channels"],
-        "image_size": meta["image_size"],
-        "options": {},
-        "attention": [],
-        "meta": meta,
-        "provenance": provenance,
-    }
+    return config_of(
+        model=None,
+        num_classes=len(meta["classes"]),
+        in_channels=meta["channels"],
+        image_size=meta["image_size"],
+        options={},
+        meta=meta,
+        provenance=provenance,
+    )
 
 
 def with_free_sizes(
@@ -112,7 +111,7 @@ def require_exportable(model: nn.Module) -> None:
         InputError: one does; the message says which and what to use instead.
     """
     for name, layer in model.named_modules():
-        if (impl := getattr(layer, "impl", "auto")) in ("blocked", "triton"):
+        if (impl := getattr(layer, "impl", "auto")) in FUSED:
             raise checks.InputError(
                 f"layer {name!r} has impl={impl!r}, which cannot be exported: it is an operator of this library; set "
                 "its impl to 'auto', or to 'eager' or 'sdpa'"

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attnconv import __version__, checks, files
-from attnconv.files import replacing
 from attnconv.layers import SelfAttention, SimpleSelfAttention
 from attnconv.layers.augmented_conv import AugmentedConvNd
 from attnconv.models import saved
@@ -48,14 +47,11 @@ SOURCES = {
 def save(model: "HubNetwork", folder: Path, *, license: str | None, repo_id: str | None = None) -> None:
     """Write ``model`` and its card into ``folder``, made if need be; errors as `HubNetwork.save_pretrained`."""
     text = card(model, license=license, repo_id=repo_id)  # what is refused, before anything is written
-    checks.require("safetensors", extra="hub")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         saved.write(model, folder)
         readme = folder / CARD
         if not readme.exists() or MARK.encode() in files.read_bytes(readme, at_most=files.TEXT):
-            with replacing(readme) as file:
-                file.write(text.encode())
+            files.write(readme, text)
     except OSError as error:
         raise checks.InputError(f"cannot write a network to {folder}: {error.strerror or error}") from error
 

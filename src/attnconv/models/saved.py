@@ -68,15 +68,16 @@ def is_saved(path: Path) -> bool:
 
 
 def write(model: "HubNetwork", folder: Path) -> None:
-    """Write both files into ``folder``, which exists; killed at any moment, it holds what it held or the new network.
+    """Write both files into ``folder``, made if need be: killed at any moment, it holds the old network or the new one.
 
     The one step that counts is that of config.json, which names its weights by their checksum: before it they lie in
     the folder under a name of their own, and after it they take the place of the old ones. Between the two, a
     program that reads the folder by other means than `read` may see the old weights under the new config.json.
 
     Raises:
-        InputError: `create_model` does not make this network, it has no memory, or the files cannot be written;
-            another process is at work in the folder.
+        InputError: `create_model` does not make this network, or it has no memory; safetensors is not installed; the
+            files cannot be written, or another process is at work in the folder.
+        OSError: the folder cannot be made, or be reached.
     """
     config, state = describe(model), model.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
@@ -88,18 +89,18 @@ def write(model: "HubNetwork", folder: Path) -> None:
             f"this network is not what create_model({config['model']!r}) makes, {problem}; "
             "save its state_dict() with torch.save instead"
         )
-    save = checks.require("safetensors.torch", extra="hub").save
+    checks.require("safetensors", extra="hub")
+    from safetensors.torch import save
+
     try:
         weights: bytes = save({k: v.detach().cpu().contiguous() for k, v in state.items()}, {"format": "pt"})
         config |= {"sha256": hashlib.sha256(weights).hexdigest(), "version": __version__}
         text = json.dumps(config, indent=2) + "\n"
     except Exception as error:  # what safetensors and JSON cannot hold
         raise checks.InputError(f"cannot write a network to {folder}: {checks.first_line(error)}") from error
-    try:
-        with locked(folder):
-            _exchange(folder, weights, text, config["sha256"])
-    except OSError as error:
-        raise checks.InputError(f"cannot write a network to {folder}: {error.strerror or error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        _exchange(folder, weights, text, config["sha256"])
 
 
 def _exchange(folder: Path, weights: bytes, text: str, sha256: str) -> None:
@@ -168,6 +169,12 @@ def _read_config(file: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def config_of(**values: Any) -> dict[str, Any]:
+    """Return a config, its keys in their order, of ``values`` for all that KINDS names but steps of surgery."""
+    values |= {"format": FORMAT, "attention": []}
+    return {key: values[key] for key in KEYS if key in values}
+
+
 def describe(model: "HubNetwork") -> dict[str, Any]:
     """Return the config of ``model`` as it now is: its classifier may be another one, its tables resized.
 
@@ -176,17 +183,15 @@ def describe(model: "HubNetwork") -> dict[str, Any]:
     """
     if (blueprint := getattr(model, "blueprint", None)) is None:
         raise checks.InputError(f"this {type(model).__name__} was not made by create_model, and cannot say how to be")
-    config: dict[str, Any] = {
-        "format": FORMAT,
-        "model": blueprint.name,
-        "num_classes": getattr(model, "num_classes", blueprint.num_classes),
-        "in_channels": blueprint.in_channels,
-        "image_size": list(blueprint.image_size),
-        "options": checks.plain(f"options of {blueprint.name}", blueprint.options),
-        "attention": [],
-        "meta": checks.plain("meta", model.meta),
-        "provenance": checks.plain("provenance", model.provenance),
-    }
+    config = config_of(
+        model=blueprint.name,
+        num_classes=getattr(model, "num_classes", blueprint.num_classes),
+        in_channels=blueprint.in_channels,
+        image_size=list(blueprint.image_size),
+        options=checks.plain(f"options of {blueprint.name}", blueprint.options),
+        meta=checks.plain("meta", model.meta),
+        provenance=checks.plain("provenance", model.provenance),
+    )
     meta = config["meta"]
     if meta and meta.get("classes") is not None and len(meta["classes"]) != config["num_classes"]:
         meta["classes"] = None  # they are those of a classifier that was exchanged

@@ -10,7 +10,7 @@ from typing import Any
 
 from attnconv import checks
 from attnconv.models.registry import model_options
-from attnconv.train.config import YOUR_FOLDER, RunConfig
+from attnconv.train.config import YOUR_FOLDER, RunConfig, read_yaml, yaml_loader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +64,7 @@ class Recipe:
 @functools.cache
 def _entries() -> dict[str, dict[str, Any]]:
     """Return the entries of catalog.yaml by name, in their order."""
-    import yaml
-
-    text = Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8")
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["recipes"]
+    return read_yaml(Path(__file__).with_name("catalog.yaml"), loader=yaml_loader())["recipes"]
 
 
 def find_recipe(name: str) -> Recipe:

@@ -75,7 +75,6 @@ def make_example(folder: Path = EXAMPLE, config: RunConfig = CONFIG) -> None:
     model = trained.model
     assert isinstance(model, HubNetwork)
     model.meta = trained.meta  # with what it says of the images themselves: anybody has them
-    folder.mkdir(exist_ok=True)
     write(model, folder)
     print(f"{folder}: top-1 {result['top1']:.2f}% of {load_data(config.data).num_val} images")
 

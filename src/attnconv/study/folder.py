@@ -20,11 +20,12 @@ from typing import Any
 import yaml
 
 from attnconv import __version__, checks, files
-from attnconv.files import is_half_of, is_locked, replacing
+from attnconv.files import is_half_of, is_locked
 from attnconv.report.page import read_metrics
 from attnconv.study.comparison import STATES
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.plan_file import read_study
+from attnconv.train.config import read_yaml
 from attnconv.train.run_folder import MAY_DIFFER, RunFolder
 
 FORMAT = 1  # of a record
@@ -106,8 +107,7 @@ class StudyFolder:
         return self._write(study)
 
     def _write(self, study: Study) -> Study:
-        with replacing(self.plan) as file:
-            file.write(yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True).encode())
+        files.write(self.plan, yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True))
         return study
 
     def require_as_planned(self, study: Study) -> None:
@@ -124,10 +124,7 @@ class StudyFolder:
             path = self.run(planned).config
             if not path.exists():
                 continue
-            try:
-                stored = yaml.safe_load(files.read_text(path))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise checks.InputError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+            stored = read_yaml(path, problem=f"{path} is damaged")
             changed = _changes(
                 type(planned.config).from_dict(stored, source=str(path)).to_dict(), planned.config.to_dict()
             )
@@ -161,8 +158,7 @@ def read_note(run: Path, name: str) -> dict[str, Any] | None:
 def write_note(run: RunFolder, name: str, value: dict[str, Any]) -> None:
     """Write NAME.json there."""
     run.make()
-    with replacing(run.path / f"{name}.json") as file:
-        file.write((json.dumps(value, indent=2) + "\n").encode())
+    files.write(run.path / f"{name}.json", json.dumps(value, indent=2) + "\n")
 
 
 def facts_of(run: Path) -> dict[str, Any]:
@@ -276,8 +272,7 @@ def is_archive(folder: StudyFolder) -> bool:
 def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
     """Make records.jsonl anew; return what it holds."""
     found = records(folder, study)
-    with replacing(folder.records) as file:
-        file.write("".join(json.dumps(one) + "\n" for one in found).encode())
+    files.write(folder.records, "".join(json.dumps(one) + "\n" for one in found))
     return found
 
 

@@ -25,9 +25,9 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from attnconv import checks, files
+from attnconv import checks
 from attnconv.study.plan import Study, merged, named
-from attnconv.train.config import RunConfig
+from attnconv.train.config import RunConfig, read_yaml, yaml_loader
 
 FIELDS = (*(f.name for f in dataclasses.fields(Study)), "recipe", "grid", "blocks")
 REQUIRED = ("name", "text", "baseline")
@@ -39,7 +39,7 @@ Scale = Literal["published", "small"]  # of a built-in study
 BLOCK_OPTIONS = {"data": "{}", "image_size": "{}px", "train_subset": "{}img", "epochs": "{}ep"}
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # pyright: ignore[reportGeneralTypeIssues]
+class _Loader(yaml_loader()):
     """Plain values only, and no name twice: the second would silently take the place of the first."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -55,13 +55,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # pyright: ignore
 
 def read_study(path: Path) -> Study:
     """The study in a YAML file; InputError if it cannot be read, or as `Study`."""
-    try:
-        values = yaml.load(files.read_text(path), _Loader)
-    except FileNotFoundError:
-        raise checks.InputError(f"no file at {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise checks.InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
-    return study_of(values, source=str(path))
+    return study_of(read_yaml(path, loader=_Loader), source=str(path))
 
 
 def study_of(values: Any, *, source: str) -> Study:

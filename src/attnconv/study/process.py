@@ -23,9 +23,9 @@ from typing import Any
 import yaml
 
 from attnconv import files
-from attnconv.files import replacing
 from attnconv.study.folder import StudyFolder, facts_of, result_of, write_note
 from attnconv.study.plan import PlannedRun
+from attnconv.train.config import read_yaml
 from attnconv.train.run_folder import RunFolder
 
 COMMAND = ("-m", "attnconv", "train", "--resume", "--of-study", "--out")
@@ -134,8 +134,7 @@ def begin_run(folder: StudyFolder, planned: PlannedRun) -> None:
     """Write the run's config.yaml; forget why it failed, and a result that is damaged: its last checkpoint makes it."""
     run = folder.run(planned)
     run.make()
-    with replacing(run.config) as file:
-        file.write(yaml.safe_dump(planned.config.to_dict(), sort_keys=False).encode())
+    files.write(run.config, yaml.safe_dump(planned.config.to_dict(), sort_keys=False))
     forgotten = ["failed"] if result_of(run.path) else ["failed", "result"]
     for name in forgotten:
         (run.path / f"{name}.json").unlink(missing_ok=True)
@@ -216,7 +215,7 @@ def note_facts(out: Path, model: Any, data: Any) -> None:
     from attnconv.train.device import choose_device, provenance
 
     counted = cost(model, in_channels=data.channels, image_size=data.image_size)
-    origin = provenance(choose_device(yaml.safe_load(files.read_text(RunFolder(out).config))["device"]))
+    origin = provenance(choose_device(read_yaml(RunFolder(out).config)["device"]))
     session = {
         "version": origin["attnconv"],
         "commit": origin["commit"],

@@ -13,8 +13,7 @@ from typing import Any, cast, get_args
 
 import yaml
 
-from attnconv import __version__
-from attnconv.files import replacing
+from attnconv import __version__, files
 from attnconv.report.page import render, short_commit
 from attnconv.study.comparison import Comparison, Record, comparisons, holm_over_all
 from attnconv.study.drawings import attention_drawings, drawings
@@ -71,16 +70,15 @@ def write_report(path: Path) -> Report:
         "footer": f"Written by attnconv {__version__} from the records of {len(found)} runs.",
     }
     pictures = [drawing for section in sections for row in section["drawings"] for drawing in row]
-    files = {
+    texts = {
         "report.html": render("study.html", **values),
         "report.md": render("study.md", **values),
         **{f"{drawing.name}.svg": drawing.svg for drawing in pictures},
         **csv_files(study, compared),
     }
-    for name, text in files.items():
-        with replacing(path / name) as file:
-            file.write(text.encode(errors="replace"))
-    return Report(study, tuple(path / name for name in files), counts(found), compared)
+    for name, text in texts.items():
+        files.write(path / name, text.encode(errors="replace"))
+    return Report(study, tuple(path / name for name in texts), counts(found), compared)
 
 
 def command(study: Study, path: Path) -> str:

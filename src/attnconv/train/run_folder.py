@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from attnconv import checks, files
-from attnconv.files import forget_halves, replacing
+from attnconv.files import forget_halves
 from attnconv.train.config import RunConfig
 
 # A row of metrics.csv. epoch and step count from 1; lr is that of the last step; accuracies are in percent; seconds
@@ -119,7 +119,7 @@ class RunFolder:
     def begin(self, config: RunConfig, history: list[dict[str, Any]]) -> None:
         """Write config.yaml, and metrics.csv cut back to where the run stands; clear what a killed process left."""
         forget_halves((self.config, self.metrics, self.last, self.previous, self.best, self.result))
-        _write(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        files.write(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
         self.write_metrics(history)
 
     def forget_empty_run(self) -> None:
@@ -138,17 +138,12 @@ class RunFolder:
         names = [*METRICS, *(name for row in history[:1] for name in row if name not in METRICS)]
         writer.writerow(names)
         writer.writerows([row.get(name, "") for name in names] for row in history)
-        _write(self.metrics, table.getvalue())
+        files.write(self.metrics, table.getvalue())
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write what the run has come to; no checkpoint but the last and the best is wanted any more."""
-        _write(self.result, json.dumps(result, indent=2) + "\n")
+        files.write(self.result, json.dumps(result, indent=2) + "\n")
         self.previous.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode())
 
 
 def _read(path: Path, parse: Any, bad_syntax: type[Exception]) -> Any:

@@ -202,5 +202,5 @@ def identity_of(folder: Path, *, fresh: bool) -> str:
         return files.read_text(path).strip()
     folder.mkdir(exist_ok=True)
     identity = secrets.token_hex(4)
-    path.write_text(identity + "\n", encoding="utf-8")
+    files.write(path, identity + "\n")
     return identity
