@@ -123,6 +123,34 @@ def module_graph() -> dict[str, set[str]]:
     return graph
 
 
+# A docstring begins with what the thing does or is: "Return ...", "True if ...", a noun phrase.
+TURNED_ROUND = re.compile(r"(What|Whether|How|Which|Why|Of which|Where|When)\b")
+
+
+def turned_round(text: str) -> list[str]:
+    """The first lines of docstrings in ``text`` that begin with a question word."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
+    return [doc.partition("\n")[0] for doc in found if TURNED_ROUND.match(doc)]
+
+
+def test_docstrings_begin_with_what_a_thing_does_or_is():
+    assert {path: found for path in FILES if (found := turned_round(path.read_text()))} == {}
+
+
+@pytest.mark.parametrize("word", ["What", "Whether", "How", "Which", "Why", "Of which", "Where", "When"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""{} x."""',
+        'class A:\n    r"""{} x."""',
+        'class A:\n    async def f(self):\n        """\n        {} x.\n        """',
+    ],
+)
+def test_a_docstring_that_begins_with_a_question_word_is_found(word, text):
+    assert turned_round(text.format(word)) == [f"{word} x."]
+
+
 def test_every_package_has_its_row():
     assert len(FILES) > 50
     assert {package_of(path) for path in FILES} == {*ALLOWED, *DOORS}

@@ -249,7 +249,7 @@ _held: set[int] = set()
 
 
 def _let_go() -> None:
-    """In a forked child, such as a loader's worker: it would keep the lock of a parent that was killed."""
+    """Close the locks in a forked child, such as a loader's worker: it would keep that of a parent that was killed."""
     for number in _held:
         os.close(number)
     _held.clear()

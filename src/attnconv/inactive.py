@@ -1,4 +1,4 @@
-"""When attention does nothing: two thresholds, and the rule that a run, a study's report and an explanation share."""
+"""The rule by which attention counts as inactive: two thresholds, shared by runs, study reports and explanations."""
 
 LOGITS_MOVED = 1e-3  # of the logits' norm
 PREDICTIONS_CHANGED = 0.1  # percent of the predictions

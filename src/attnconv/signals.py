@@ -41,7 +41,7 @@ def interrupts_held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def termination_raised() -> Iterator[None]:
-    """In the block SIGTERM raises Terminated, unless the program has a use of its own for it."""
+    """Make SIGTERM raise Terminated in the block, unless the program has a handler of its own."""
     if not _in_main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return

@@ -29,7 +29,7 @@ RECORDS = [record("auto", [0.5, 1.0, 2.0]), record("flex", [2.0, 2.0, 2.0]), rec
 TABLE = """GPU 1, torch 2.11, triton 3.6
 
 G1 (B 128), forward+backward, bfloat16, floor 1 ms; ratios to auto
-contestant  median ms      min - max  ratio  ratios of rounds  peak MB
+candidate  median ms      min - max  ratio  ratios of rounds  peak MB
 auto            1000  500 - 2000   1.00       1.00 - 1.00      1.0
 flex            2000  2000 - 2000   2.00       1.00 - 4.00      1.0
 eager: not measured: the time was up"""

@@ -214,13 +214,13 @@ def test_images_that_the_file_cannot_take(files, suffix, shape, message):
         export.load_exported(files / f"model{suffix}", trust=True)(torch.randn(shape))
 
 
-@pytest.mark.parametrize(("suffix", "room"), [(".onnx", onnx_file), (".pt2", program_file)])
-def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch, suffix, room):
+@pytest.mark.parametrize(("suffix", "module"), [(".onnx", onnx_file), (".pt2", program_file)])
+def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch, suffix, module):
     path = tmp_path / f"model{suffix}"
     path.write_text("what was here before")
-    real = room.require_agreement
+    real = module.require_agreement
     monkeypatch.setattr(
-        room, "require_agreement", lambda model, call, **more: real(model, lambda x: call(x) + 1, **more)
+        module, "require_agreement", lambda model, call, **more: real(model, lambda x: call(x) + 1, **more)
     )
     write = {".onnx": export.export_onnx, ".pt2": export.export_program}[suffix]
     with pytest.raises(DisagreementError, match=r"differs from PyTorch by 1.0e\+00 of outputs up to"):

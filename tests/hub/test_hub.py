@@ -13,7 +13,7 @@ from attnconv import checks, surgery
 from attnconv.layers import SimpleSelfAttention
 from attnconv.models import create_model, from_pretrained, list_models
 from attnconv.models.convnet3 import ConvNet3
-from attnconv.models.hub import HubNetwork
+from attnconv.models.network import HubNetwork
 from attnconv.models.saved import KEYS, describe
 
 pytest.importorskip("huggingface_hub")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from attnconv.report.bench import contests, file_name, markdown, ratios, sweep_figure, sweeps, tables
+from attnconv.report.bench import comparisons, file_name, markdown, ratios, sweep_figure, sweeps, tables
 from attnconv.report.page import svg_file
 
 MACHINE = {"name": "Abacus 2", "device": "cpu", "threads": 2, "torch": "2.99", "triton": "3"}
@@ -57,9 +57,9 @@ def test_peak_and_floor_take_the_best_that_the_machine_has_shown():
     assert tables([AUTO, other])[0].rows[0][7] == "5.0 %"
 
 
-def test_of_a_repeated_contest_the_last_counts():
+def test_of_a_repeated_comparison_the_last_counts():
     later = record("auto", [8.0], session="second", date="2026-02-01T00:00:00+00:00")
-    assert contests([AUTO, later, SLOW]) == [[later]]
+    assert comparisons([AUTO, later, SLOW]) == [[later]]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_of_a_repeated_contest_the_last_counts():
     ids=str,
 )  # fmt: skip
 def test_what_differs_is_not_mixed(changed):
-    assert len(contests([AUTO, record("auto", [1.0], **changed)])) == 2
+    assert len(comparisons([AUTO, record("auto", [1.0], **changed)])) == 2
 
 
 SWEEP = [
@@ -116,8 +116,8 @@ def test_the_page_holds_tables_reasons_drawings_and_commands():
     assert svg_file(again) == first
 
 
-def test_a_contest_that_nobody_could_run_has_no_table():
+def test_a_comparison_that_nobody_could_run_has_no_table():
     text, figures = markdown([ABSENT])
-    assert "| contestant" not in text
+    assert "| candidate" not in text
     assert "- gone: needs a unicorn" in text
     assert figures == {}

@@ -1,1 +1,1 @@
-"""What ops, layers and networks cost."""
+"""The cost of ops, layers and networks."""

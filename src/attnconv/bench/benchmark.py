@@ -82,7 +82,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all benchmarks of one command share.
+    """The settings that all benchmarks of one command share.
 
     Args:
         rounds: turns of each candidate; fewer, but at least three, once they have taken ``budget``.
@@ -102,7 +102,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one candidate did: seconds of a call in each round, or why there are none."""
+    """The result of one candidate: seconds of a call in each round, or why there are none."""
 
     seconds: tuple[float, ...] = ()
     peak_bytes: int | None = None
@@ -119,7 +119,7 @@ def run(
 ) -> Iterator[list[dict[str, Any]]]:
     """Run one benchmark after the other and yield the records of each once they are in ``file``.
 
-    ``tell`` hears what is going on.
+    ``tell`` is called with a line of text whenever something new is measured.
     """
     for number, benchmark in enumerate(benchmarks, start=1):
         title = f"{number}/{len(benchmarks)} {benchmark.case} {benchmark.what}"

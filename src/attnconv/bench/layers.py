@@ -33,7 +33,7 @@ class Case:
 
     @property
     def logits(self) -> int:
-        """Of HEADS heads."""
+        """The number of logits of HEADS heads."""
         return self.batch * HEADS * (self.map_size[0] * self.map_size[1]) ** 2
 
     def images(self, settings: Settings) -> Tensor:

@@ -19,7 +19,7 @@ COMMANDS = {
     "evaluate": "Score a trained network on validation images.",
     "predict": "Predict the classes of images, the most likely first.",
     "explain": "Draw what a position of an image attends to.",
-    "export": "Write a trained network as ONNX, torch.export or safetensors, and check that it gives the same outputs.",
+    "export": "Write a trained network as an ONNX or torch.export program, checked against PyTorch, or as safetensors.",
     "import": "Turn a checkpoint of 2019 or of fastai into one of our networks.",
     "runs": "List the runs in a folder, with their state and scores.",
     "study": "Run a plan of models, data, options and seeds, and compare the results.",

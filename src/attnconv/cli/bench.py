@@ -30,7 +30,7 @@ bench = App(name="bench", help_format="plaintext", default_parameter=Parameter(n
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Options:
-    """What several commands take.
+    """The options that several commands share.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def choice(
     device: Device = "auto",
     json: Flag = False,
 ) -> None:
-    """What things cost, measured: see the commands. With --explain-choice, nothing is run.
+    """Measure time, memory and FLOPs: see the commands. With --explain-choice, nothing is run.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def ops(
     backward: bool = True,
     options: Options = DEFAULTS,
 ) -> None:
-    """Relative attention against what one would use otherwise, and the orders of bilinear attention's products.
+    """Relative attention compared with standard alternatives, and the orders of bilinear attention's products.
 
     Two to three minutes on two CPU cores; all cases and sizes take over half an hour. Adds to ops.jsonl.
 

@@ -1,4 +1,4 @@
-"""attnconv export: a trained network as a file that other programs run, checked before it is kept."""
+"""attnconv export: a trained network as a program (ONNX, torch.export), checked before it is kept; or safetensors."""
 
 import dataclasses
 from pathlib import Path
@@ -22,7 +22,7 @@ def export(
     checkpoint: Literal["best", "last"] = "best",
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Write a trained network for other programs, and prove that it answers as PyTorch does.
+    """Write a trained network for other programs; ONNX and torch.export files are checked against PyTorch.
 
     Parameters
     ----------

@@ -112,7 +112,7 @@ def run(
 
 @study.command
 def status(folder: Path, *, json: Flag = False) -> None:
-    """What of a study is done, diverged, failed, running and missing.
+    """Print which runs of a study are done, diverged, failed, running and missing.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from attnconv import checks
 from attnconv.compat.recognised import Recognised, recognised
 from attnconv.foreign import Found, Source, read_state_dict
 from attnconv.layers.spectral_norm import rename_old_keys
-from attnconv.models.hub import HubNetwork
+from attnconv.models.network import HubNetwork
 from attnconv.models.registry import check_options, create_model, model_options
 from attnconv.weights import Shapes, difference, shapes_of, unfit
 

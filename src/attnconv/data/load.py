@@ -1,4 +1,4 @@
-"""Where images come from: the one place where a name or a folder becomes an ``ImageData``."""
+"""The one place where a name or a folder becomes an ``ImageData``."""
 
 import dataclasses
 import os

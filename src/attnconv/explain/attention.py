@@ -22,7 +22,7 @@ EXPLAINED = (AugmentedConv2d, SelfAttention, SimpleSelfAttention)
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """What one position attends to in one layer."""
+    """The attention weights of one position in one layer."""
 
     layer: str  # dotted name of the module
     query: tuple[int, int]  # row and column of the position on the layer's map
@@ -121,7 +121,7 @@ class ImageAttention:
 
     @torch.no_grad()
     def maps(self, point: tuple[int, int]) -> list[AttentionMap]:
-        """What `attention_maps` gives for ``point``; ValueError if that lies outside the image."""
+        """Return what `attention_maps` gives for ``point``; ValueError if that lies outside the image."""
         rows, columns = self.size
         if len(point) != 2 or not (0 <= point[0] < rows and 0 <= point[1] < columns):
             raise checks.InputError(f"the point must lie in the image of {rows} x {columns} pixels, got {point}")
@@ -190,7 +190,7 @@ def _map_size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
 def _effects(
     model: nn.Module, images: Tensor, output: Any, layers: Collection[nn.Module]
 ) -> dict[nn.Module, tuple[float | None, bool]]:
-    """How far switching each of ``layers`` off moves the logits, as a share of their norm, and whether it is active.
+    """Return by how much switching each layer off moves the logits, as a share of their norm, and whether it is active.
 
     ``output`` is that of the network, (B, K) or (B, K, H, W) for B images and K classes; a run more for each layer. Of
     an output that is no tensor of finite logits nothing is known, and every layer counts as active.

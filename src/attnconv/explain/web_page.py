@@ -46,7 +46,7 @@ NO_PICTURE: dict[str, Any] = {"shape": "", "image": "", "note": ""}
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """What the page shows of one network: parts of Gradio."""
+    """The Gradio components that show one network."""
 
     network: WebNetwork
     prediction: Any

@@ -102,7 +102,7 @@ def listen(host: str, port: int | None) -> socket.socket:
 
 @contextlib.contextmanager
 def _gradio_settings() -> Iterator[Path]:
-    """In the block Gradio tells nobody of itself, and keeps uploads in a folder, which is given, and ends with it."""
+    """Turn Gradio's telemetry and history off, and yield a folder for uploads, removed at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="attnconv-web-") as folder:
         settings = {**SETTINGS, "GRADIO_TEMP_DIR": folder}
         before = {name: os.environ.get(name) for name in settings}

@@ -1,4 +1,4 @@
-"""What a tab of the page keeps: an image, and what each network sees of it, says of it, and attends to.
+"""The state of a tab of the page: an image, and what each network sees of it, says of it, and attends to.
 
 All that a browser tab keeps is one Opened, which nothing changes; a further image is another one.
 """
@@ -40,7 +40,7 @@ class WebNetwork:
     meta: Mapping[str, Any]
     device: torch.device
     layers: dict[str, int] = field(init=False)  # heads of each attention layer, in the order in which they run
-    # Held while it runs: it is overheard then, and may not have two images in it.
+    # Held while the network runs: hooks record its activations, so that it must not run on two images at once.
     _running: Lock = field(init=False, default_factory=Lock)
 
     def __post_init__(self) -> None:

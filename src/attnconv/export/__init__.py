@@ -1,4 +1,4 @@
-"""Networks as programs for others to run, ONNX and torch.export; each proves that its answers agree.
+"""Networks as programs for others to run, ONNX and torch.export; each is checked against PyTorch before it is kept.
 
 onnx, onnxscript and onnxruntime are imported where they are used. The saved form is `attnconv.models.saved`'s.
 """

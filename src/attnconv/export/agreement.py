@@ -1,4 +1,4 @@
-"""Whether an exported network answers as the one it was made from, before its file is kept.
+"""The comparison of an exported network with the one it was made from, before its file is kept.
 
 Letters: B batch, H rows, W columns.
 """
@@ -25,7 +25,7 @@ class DisagreementError(RuntimeError):
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two answers to the same images are apart."""
+    """The difference of two outputs for the same images."""
 
     batch: int
     rows: int

@@ -1,4 +1,4 @@
-"""What both exporters of torch do: the network prepared, its batch free and, where it allows, rows and columns too.
+"""The part that both exporters of torch share: prepare the network, keep its batch and, if possible, map size free.
 
 Letters: B batch, C channels, H rows, W columns.
 """
@@ -18,8 +18,8 @@ from torch.export import Dim, ExportedProgram
 from attnconv import checks
 from attnconv.export.agreement import Difference
 from attnconv.models.fold import folded
-from attnconv.models.hub import HubNetwork
 from attnconv.models.image_sizes import Range, Sizes, require_covered, sizes_of
+from attnconv.models.network import HubNetwork
 from attnconv.models.saved import FORMAT, checked_meta, describe
 
 
@@ -84,7 +84,7 @@ def described(
 def with_free_sizes(
     model: nn.Module, config: Mapping[str, Any], write: Callable[[nn.Module, Sizes], Written]
 ) -> Written:
-    """What ``write`` makes of ``model``, folded, and its sizes or, where an exporter cannot keep them free, of one.
+    """Return ``write(model, sizes)`` of the folded model, with one size where an exporter cannot keep sizes free.
 
     Raises:
         InputError: a layer asks for a kernel that cannot be exported.
@@ -125,7 +125,7 @@ def example(channels: int, image_size: Sequence[int]) -> Tensor:
 
 
 def dims(sizes: Sizes) -> dict[int, Any]:
-    """What is free in (B, C, H, W), for torch's exporters; an axis that the network ties to a number becomes it."""
+    """Return the free axes of (B, C, H, W), for torch's exporters; one that the network ties to a number becomes it."""
 
     def free(found: Range) -> Any:
         low, high = found
@@ -139,7 +139,7 @@ def dims(sizes: Sizes) -> dict[int, Any]:
 
 @contextlib.contextmanager
 def tracing() -> Iterator[None]:
-    """In which a size of 1 is a size like others, as torch.onnx has it, and the exporters' own remarks are silent."""
+    """Treat a size of 1 as any other size, as torch.onnx does, and silence the exporters' own remarks."""
     # Private, but the only way: otherwise a free size is taken to be at least 2, on every map in the network.
     with torch.fx.experimental._config.patch(backed_size_oblivious=True), warnings.catch_warnings():  # type: ignore[attr-defined]
         warnings.simplefilter("ignore")

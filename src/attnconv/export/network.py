@@ -51,7 +51,7 @@ def read_config(text: str, source: str) -> tuple[dict[str, Any], Sizes]:
 
 
 class ExportedNetwork(nn.Module):
-    """What a runtime computes, on the CPU and without gradients: (B, C, H, W) -> logits, float32.
+    """A network that a runtime computes, on the CPU and without gradients: (B, C, H, W) -> logits, float32.
 
     Attributes:
         config: as `attnconv.models.saved` describes it; ``meta`` and ``provenance`` are its parts.

@@ -143,7 +143,7 @@ def _widths(found: Any, source: str) -> tuple[object, object]:
 
 
 def caller(found: Any) -> Callable[[Tensor], Tensor]:
-    """What ``found``, a session with one input, computes: (B, C, H, W) -> logits."""
+    """Return a function that runs ``found``, a session with one input: (B, C, H, W) -> logits."""
     name = found.get_inputs()[0].name
 
     def call(images: Tensor) -> Tensor:

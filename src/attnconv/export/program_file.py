@@ -129,7 +129,7 @@ def _load(path: Path, source: str) -> tuple[ExportedProgram, str]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """In which torch's export says nothing: what is wrong with a file stands in our one sentence."""
+    """Silence torch's export: our one sentence says what is wrong with a file."""
     logger = logging.getLogger("torch.export")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Where trainers put the weights in what they save: a state dict, or a whole module, inside dicts of other things.
+"""The places where trainers save weights: a state dict, or a whole module, inside dicts of other things.
 
 Prefixes that wrappers put in front of the names are taken off where all names have them.
 """

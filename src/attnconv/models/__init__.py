@@ -9,8 +9,8 @@ from attnconv.models import seed_wide_resnet as _seed_wide_resnet  # noqa: F401
 from attnconv.models import unet as _unet  # noqa: F401
 from attnconv.models import wide_resnet as _wide_resnet  # noqa: F401
 from attnconv.models import xresnet as _xresnet  # noqa: F401
-from attnconv.models.hub import HubNetwork
 from attnconv.models.init_from import Transfer
+from attnconv.models.network import HubNetwork
 from attnconv.models.registry import create_model, list_models
 
 from_pretrained = HubNetwork.from_pretrained

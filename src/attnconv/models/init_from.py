@@ -19,7 +19,7 @@ from attnconv.weights import FLOATS, unfit
 
 @dataclass(frozen=True)
 class Transfer:
-    """Where the weights of a network came from; str() is a table.
+    """The origin of a network's weights; str() is a table.
 
     Args:
         copied: names of tensors taken over whole.

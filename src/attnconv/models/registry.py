@@ -18,7 +18,7 @@ from attnconv.models.init_from import Source, Transfer, initialise
 from attnconv.models.shared_draws import generators_kept, has_memory, share_draws
 
 if TYPE_CHECKING:
-    from attnconv.models.hub import HubNetwork
+    from attnconv.models.network import HubNetwork
 
 Builder = Callable[..., "HubNetwork"]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)

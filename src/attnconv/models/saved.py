@@ -30,7 +30,7 @@ from attnconv.models.registry import check_options, create_model
 from attnconv.weights import Shapes, difference, open_safetensors, shapes_of, unfit
 
 if TYPE_CHECKING:
-    from attnconv.models.hub import HubNetwork
+    from attnconv.models.network import HubNetwork
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "attnconv 1"

@@ -16,7 +16,7 @@ from attnconv.layers.attention import Attention
 from attnconv.models.init_from import initialise
 
 if TYPE_CHECKING:
-    from attnconv.models.hub import HubNetwork
+    from attnconv.models.network import HubNetwork
 
 
 def has_memory(model: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from attnconv import checks
 from attnconv.models.blocks import SMALL, Augmentation, conv3x3
-from attnconv.models.hub import HubNetwork
+from attnconv.models.network import HubNetwork
 from attnconv.models.registry import Images, register
 
 CHANNELS = (16, 32, 64)

@@ -1,4 +1,4 @@
-"""How a network came to be: the command that trained it, its recipe, its scores.
+"""The origin of a network: the command that trained it, its recipe, its scores.
 
 Nothing of it names a folder of whoever trained it.
 """

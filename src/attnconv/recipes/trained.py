@@ -71,7 +71,7 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto", 
 
 
 def _trained(model: HubNetwork | ExportedNetwork, file: Path, device: str, *, source: Path) -> Trained:
-    """What ``file`` and the config in ``source`` hold."""
+    """Return the network in ``file``, with what the config in ``source`` says of it."""
     meta = model.meta = _meta(model.meta, source)
     if isinstance(model, HubNetwork):
         assert model.blueprint is not None

@@ -1,7 +1,7 @@
-"""Records of benchmarks: as tables of contests, as drawings of sweeps over map sizes, and as a Markdown page of both.
+"""Records of benchmarks: as tables, as drawings of sweeps over map sizes, and as a Markdown page of both.
 
-A table is a contest: medians, spread, and ratios to the contest's baseline. A ratio is that of two medians. Its spread
-comes from the rounds: contestants take turns, so that the times of one round belong together.
+A table is one comparison: medians, spread, and ratios to its baseline. A ratio is that of two medians. Its spread
+comes from the rounds: candidates take turns, so that the times of one round belong together.
 """
 
 import re
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 
 HEADER = (
-    "contestant",
+    "candidate",
     "median ms",
     "min - max",
     "ratio",
@@ -56,7 +56,7 @@ def markdown(records: Sequence[Record]) -> tuple[str, dict[str, "Figure"]]:
 
 @dataclass(frozen=True)
 class Table:
-    """One contest: a line on what was measured, the rows under HEADER, and who did not run."""
+    """One comparison: a line on what was measured, the rows under HEADER, and who did not run."""
 
     title: str
     machine: str
@@ -64,8 +64,8 @@ class Table:
     absent: tuple[tuple[str, str], ...]  # name, reason
 
 
-def contests(records: Sequence[Record]) -> list[list[Record]]:
-    """Return the records of each contest, of repeated ones the last, in the order in which they were first held."""
+def comparisons(records: Sequence[Record]) -> list[list[Record]]:
+    """Return the records of each comparison, of repeated ones the last, in the order in which they were first made."""
     groups: dict[tuple[Any, ...], dict[str, list[Record]]] = {}
     for record in records:
         key = (machine_line(record), record["dtype"], record["study"], record["case"], record["pass"], shape(record))
@@ -74,18 +74,20 @@ def contests(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """Return a table a contest."""
-    return [_table(contest, records) for contest in contests(records)]
+    """Return a table for each comparison."""
+    return [_table(comparison, records) for comparison in comparisons(records)]
 
 
-def _table(contest: Sequence[Record], records: Sequence[Record]) -> Table:
-    first = contest[0]
-    baseline = next((r for r in contest if r["contestant"] == first["baseline"] and r["seconds"]), None)
+def _table(comparison: Sequence[Record], records: Sequence[Record]) -> Table:
+    first = comparison[0]
+    baseline = next((r for r in comparison if r["contestant"] == first["baseline"] and r["seconds"]), None)
     peak, exps = fastest_rates(first, records)
     floor = floor_seconds(baseline or first, peak, exps)
-    rows = [_row(record, baseline, peak, floor_seconds(record, peak, exps)) for record in contest if record["seconds"]]
+    rows = [
+        _row(record, baseline, peak, floor_seconds(record, peak, exps)) for record in comparison if record["seconds"]
+    ]
     absent = [
-        (record["contestant"], record["why_not"] or "no reason given") for record in contest if not record["seconds"]
+        (record["contestant"], record["why_not"] or "no reason given") for record in comparison if not record["seconds"]
     ]
     parts = [f"{first['case']} ({shape(first)})", first["pass"], first["dtype"]]
     if floor is not None:
@@ -152,8 +154,8 @@ def shape(record: Record) -> str:
 def sweeps(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Return a title for each sweep of at least two sizes, and its records that have times."""
     found: dict[str, list[Record]] = {}
-    for contest in contests(records):
-        for record in contest:
+    for comparison in comparisons(records):
+        for record in comparison:
             if record["size"] is not None and record["seconds"]:
                 title = f"{record['study']}, {record['pass']}, {record['dtype']}, {machine_line(record)}"
                 found.setdefault(title.replace("_", " "), []).append(record)
@@ -161,7 +163,7 @@ def sweeps(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def sweep_figure(title: str, records: Sequence[Record]) -> "Figure":
-    """Draw milliseconds an image, median and spread, and megabytes an image, a line a contestant."""
+    """Draw milliseconds an image, median and spread, and megabytes an image, a line for each candidate."""
     checks.require("matplotlib", extra="train")
     from matplotlib.figure import Figure
 

@@ -116,8 +116,9 @@ def _span(costs: Sequence[float]) -> tuple[float, float]:
 
 
 def _shifts(places: Sequence[float]) -> list[float]:
-    """How far to move each place so that all stand BESIDE apart; 0 where they do. Places that are too near to each
-    other are set around their mean, in their order.
+    """Return the shift of each place that leaves all of them BESIDE apart; 0 where they are already.
+
+    Places that are too near to each other are set around their mean, in their order.
     """
     groups: list[list[int]] = []
     ends: list[tuple[float, float]] = []

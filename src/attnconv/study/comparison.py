@@ -9,9 +9,10 @@ How each state enters. done: its last epoch's score. diverged: the score it ende
 its validations, or ``chance`` if it never finished an epoch; leaving it out would make an arm better for diverging.
 failed, running, missing: they have no score. An arm none of whose runs is done is shown and not compared.
 
-Equal  A clock is what an arm has spent at the end of each epoch. For time it is the sum of training seconds, of
-each epoch the median over the arm's runs, so that one disturbed run moves nothing; validation and start-up are left
-out. For FLOPs it is epochs x training images x 3 x the FLOPs of one image's forward, backward counting as two forwards.
+Arms are also compared at equal time and at equal FLOPs. A clock is what an arm has spent at the end of each epoch. For
+time it is the sum of training seconds, of each epoch the median over the arm's runs, so that one disturbed run moves
+nothing; validation and start-up are left out. For FLOPs it is epochs x training images x 3 x the FLOPs of one image's
+forward, backward counting as two forwards.
 The budget is the smallest total of any arm with a run that is done, and an arm's score is that of the last epoch that
 ends within it: nothing is interpolated.
 """

@@ -148,7 +148,7 @@ class Study:
         return found
 
     def score_of(self, block: str) -> str:
-        """What is compared in ``block``."""
+        """Return the score that is compared in ``block``."""
         return self.score if isinstance(self.score, str) else self.score.get(block, "top1")
 
     def baseline_of(self, arm: str) -> str:

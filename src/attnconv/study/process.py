@@ -178,7 +178,7 @@ def child_environment(threads: int) -> dict[str, str]:
 
 
 def await_study(out: Path) -> Callable[[Any, Any], None]:
-    """In the run's process: load what every run needs, wait for the study's word, and from then on end with it.
+    """Load, in the run's process, what every run needs; wait for the study's word, and from then on end with it.
 
     Returns `note_facts`, for the network and the images.
     """
@@ -208,7 +208,7 @@ def _end_with_study() -> None:
 
 
 def note_facts(out: Path, model: Any, data: Any) -> None:
-    """In the run's process: write facts.json, what the run is and one entry for each process that has worked on it."""
+    """Write facts.json, in the run's process: what the run is, and one entry for each process that has worked on it."""
     import torch
 
     from attnconv.bench.cost import cost

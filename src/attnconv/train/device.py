@@ -1,4 +1,4 @@
-"""Where and in what arithmetic a run computes, a torch device and a Fabric; and by which versions."""
+"""The device and the precision of a run, as a torch device and a Fabric; and the versions it runs with."""
 
 import contextlib
 import logging
@@ -84,7 +84,7 @@ def fabric_of(config: RunConfig) -> "Fabric":
 
 @contextlib.contextmanager
 def float32_products(precision: str, device: torch.device) -> Iterator[None]:
-    """In the block a GPU multiplies float32 matrices as ``precision`` says: with 10 bits for "tf32", exactly else.
+    """Make a GPU multiply float32 matrices as ``precision`` says: with 10 bits for "tf32", else exactly.
 
     torch's own choice is exact for products and 10 bits for convolutions, so the settings are put back at the end.
     """

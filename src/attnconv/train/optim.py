@@ -115,7 +115,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """In the block the model has the averages for weights."""
+        """Give the model the averages as its weights inside the block."""
         trained = [weight.detach().clone() for weight in self.weights]
         try:
             self._put(self.averages)

@@ -1,4 +1,4 @@
-"""Where a run stands: all that a checkpoint saves, a resumed run starts from, and metrics.csv and result.json say."""
+"""The state of a run: all that a checkpoint saves, a resumed run starts from, and metrics.csv and result.json say."""
 
 import math
 import statistics

@@ -226,7 +226,7 @@ def _map3(x: Tensor) -> tuple[int, int, int]:
 
 
 def _strides(x: Tensor) -> tuple[int, ...]:
-    """Of b, n, a, h, w and the channels, zero for an axis that the map lacks."""
+    """Return the strides of b, n, a, h, w and the channels, zero for an axis that the map lacks."""
     b, n, *places, channel = x.stride()
     return b, n, *((0, 0, *places)[-3:]), channel
 

@@ -14,7 +14,7 @@ import triton.language as tl
 
 @triton.jit
 def offset(a, h, w, stride_a, stride_h, stride_w):
-    """Of one position: between tiles offsets may pass 2**31, inside a tile they do not."""
+    """The offset of one position: between tiles it may pass 2**31, inside a tile it does not."""
     return tl.cast(a, tl.int64) * stride_a + tl.cast(h, tl.int64) * stride_h + tl.cast(w, tl.int64) * stride_w
 
 
