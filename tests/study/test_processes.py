@@ -21,7 +21,12 @@ from attnconv.study.run import gpus_of
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals, and looks for processes in /proc")
 
 SCRIPT = Path(__file__).with_name("study_process.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "RAY_worker_niceness": "0",
+    "PYTHONPATH": os.pathsep.join(sys.path),
+}
 EPOCHS = 12
 DEADLINE = 300.0  # seconds, of waiting for what takes a few on a quiet machine
 
