@@ -61,7 +61,7 @@ def asked(monkeypatch):
     names = ("top1", "top5", "epochs", "best_top1", "best_epoch", "params", "seconds", "skipped_images")
     result = dict.fromkeys(names, 0)
 
-    def run(config, out, *, resume, profile):
+    def run(config, out, *, resume, profile, ready):
         found.append((config, out))
         return result
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark import Timer, timer
 
 from attnconv import __version__, checks
 
@@ -52,7 +51,7 @@ def cpu_name() -> str:
 
 
 def call_seconds(
-    call: Call, device: torch.device, *, at_least: float, clock: Callable[[], float] = timer
+    call: Call, device: torch.device, *, at_least: float, clock: Callable[[], float] | None = None
 ) -> list[float]:
     """Repeat ``call`` for ``at_least`` seconds, after a warm-up, and return the seconds of a call, measured often.
 
@@ -60,14 +59,17 @@ def call_seconds(
     Timer, on all of torch's threads and without garbage collection.
 
     Args:
-        clock: of the Timer.
+        clock: of the Timer; its own if not given.
     """
     if device.type == "cuda" and checks.installed_version("triton"):
         from triton.testing import do_bench
 
         times: Any = do_bench(call, warmup=0, rep=round(1e3 * at_least), return_mode="all")
         return [milliseconds / 1e3 for milliseconds in times]
-    measured = Timer("call()", globals={"call": call}, timer=clock, num_threads=torch.get_num_threads())
+    # Here, since it looks for compilers, loudly, and `attnconv doctor` asks this file for the processor's name alone.
+    from torch.utils.benchmark import Timer, timer
+
+    measured = Timer("call()", globals={"call": call}, timer=clock or timer, num_threads=torch.get_num_threads())
     return measured.blocked_autorange(min_run_time=at_least).times
 
 

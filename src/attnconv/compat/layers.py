@@ -19,7 +19,7 @@ from attnconv.layers.simple_self_attention import wide_bilinear
 from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
 
 
-class _LoadsCheckpoints(nn.Module):
+class CheckpointLayer(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state dict, or a file's {"model": state dict, ...}, with or without ``module.`` before all names."""
         return super().load_state_dict(_tensors_of(state_dict), strict, assign)
@@ -45,14 +45,14 @@ def _require_multiples(dk: int, dv: int, heads: int) -> None:
             raise checks.InputError(f"{name} must be a multiple of Nh={heads}, got {width}")
 
 
-class _Conv2019(_LoadsCheckpoints, HeadLayoutConv2d):
+class Conv2019(CheckpointLayer, HeadLayoutConv2d):
     @classmethod
     def from_ratios(cls, *_: Any, **__: Any) -> Any:
         """Raise: it is not of the 2019 class."""
         raise checks.InputError(f"compat.{cls.__name__} takes dk and dv; from_ratios is AugmentedConv2d's")
 
 
-class AugmentedConv(_Conv2019):
+class AugmentedConv(Conv2019):
     """`AugmentedConv2d` with the arguments, parameter names and initialisation of the 2019 class.
 
     Its q, k, v come from a convolution of the same kernel, its position tables from N(0, 1), and every convolution has
@@ -125,7 +125,7 @@ class AugmentedConv(_Conv2019):
         return super().load_state_dict(state, strict, assign)
 
 
-class InPaperAugmentedConv(_Conv2019):
+class InPaperAugmentedConv(Conv2019):
     """The class of its folder in_paper_attention_augmented_conv: queries, keys and values from a 1x1 convolution.
 
     It had no trained positions: with ``relative`` its tables were drawn anew at each forward, and are in no
@@ -175,7 +175,7 @@ class InPaperAugmentedConv(_Conv2019):
         self.head_layout = checks.one_of("head_layout", head_layout, HEAD_LAYOUTS)
 
 
-class SelfAttention(_LoadsCheckpoints, _SelfAttention):
+class SelfAttention(CheckpointLayer, _SelfAttention):
     """`attnconv.SelfAttention` with the argument of fastai's class; loads the state dicts of both of its versions.
 
     Shapes: (B, n_channels, *map) -> the same.
@@ -188,7 +188,7 @@ class SelfAttention(_LoadsCheckpoints, _SelfAttention):
         super().__init__(n_channels)
 
 
-class SimpleSelfAttention(_LoadsCheckpoints, _SimpleSelfAttention):
+class SimpleSelfAttention(CheckpointLayer, _SimpleSelfAttention):
     """`attnconv.SimpleSelfAttention` with the arguments of the 2019 class; loads its state dicts.
 
     Shapes: (B, n_in, *map) -> the same.

@@ -59,7 +59,8 @@ class ExportedNetwork(nn.Module):
 
     Args:
         call: the runtime's.
-        config, sizes: of `read_config`.
+        config: of `read_config`.
+        sizes: of `read_config`.
         source: the file.
         widths: channels of its images and logits, as the file itself has them.
     Raises:
