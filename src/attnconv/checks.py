@@ -7,7 +7,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable
-from importlib import import_module, metadata
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -80,6 +80,8 @@ def require(package: str, *, extra: str) -> ModuleType:
 
 def installed_version(package: str) -> str | None:
     """Return the installed version of ``package``; None if there is none."""
+    from importlib import metadata  # here: it loads 49 modules, and every command loads this file
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
