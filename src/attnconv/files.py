@@ -173,6 +173,18 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make ``folder``, and those above it, if it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise checks.InputError(f"cannot write into {folder}: {error.strerror or error}") from error
+
+
 def write(path: Path, content: str | bytes) -> None:
     """Put ``content``, text in UTF-8, in the place of the file ``path``, as `replacing` does; errors as its."""
     with replacing(path) as file:

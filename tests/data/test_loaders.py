@@ -1,4 +1,4 @@
-"""What every loader promises, for both kinds of source, with worker processes and with all of the augmentation."""
+"""Promises of every loader, for both kinds of source, with worker processes and with all of the augmentation."""
 
 import pytest
 import torch

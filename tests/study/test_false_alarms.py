@@ -13,7 +13,7 @@ ARMS = 3
 
 
 def likely(share: float, studies: int = STUDIES) -> tuple[float, float]:
-    """What 999 of 1,000 binomial counts lie in."""
+    """Return the limits of 999 in 1,000 binomial counts."""
     return stats.binom.interval(0.999, studies, share)
 
 

@@ -275,7 +275,7 @@ def coverage(n: int, samples: int) -> int:
 
 
 def likely(samples: int, share: float) -> tuple[float, float]:
-    """What 999 of 1,000 binomial counts lie in."""
+    """Return the limits of 999 in 1,000 binomial counts."""
     return stats.binom.interval(0.999, samples, share)
 
 

@@ -174,7 +174,7 @@ def test_a_parameter_without_gradient_stays_and_has_no_state():
 
 
 def test_steps_that_a_loss_scaler_leaves_out_do_not_count():
-    """Of eleven, four overflow: the look ahead comes after six that were taken."""
+    """Four of eleven overflow: the look ahead comes after six that were taken."""
     ours, theirs = weights(), weights()
     optimizer = Ranger(ours, **SETTINGS)
     scaler = torch.amp.GradScaler("cpu", init_scale=1.0, growth_interval=1000)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks, files
+from attnconv.cli.options import integers, words
 from attnconv.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def choice(
     from attnconv.ops import AttentionProblem
     from attnconv.ops import explain_choice as explain
 
-    sides = _integers("map-size", map_size)
+    sides = integers("map-size", map_size)
     if len(sides) > 3:
         raise checks.InputError(f"--map-size must have one to three numbers, got {map_size!r}")
     problem = AttentionProblem(
@@ -228,10 +229,10 @@ def models(
     """
     from attnconv.bench.models import NAMED, case_of, model_benchmark, twinned_models
 
-    names = twinned_models() if model == "all" else NAMED if model is None else _words(model)
+    names = twinned_models() if model == "all" else NAMED if model is None else words(model)
     cases = [case_of(name, batch=batch_size, image_size=image_size) for name in names]
     settings = _settings(options)
-    benchmarks = [model_benchmark(case, settings, impls=_words(impl)) for case in cases]
+    benchmarks = [model_benchmark(case, settings, impls=words(impl)) for case in cases]
     _run(benchmarks, settings, options.out / "models.jsonl", options.json)
 
 
@@ -301,25 +302,11 @@ def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
 
     text, figures = markdown(load_folder(folder))
     out = folder / "report.md" if out is None else out
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise checks.InputError(f"cannot write into {out.parent}: {error.strerror or error}") from error
+    files.make_folder(out.parent)
     for name, figure in figures.items():
         files.write(out.parent / name, svg_file(figure))
     files.write(out, text)
     say(f"{out}, with {len(figures)} drawing{'' if len(figures) == 1 else 's'} beside it")
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _integers(flag: str, text: str) -> list[int]:
-    try:
-        return [int(word) for word in _words(text)]
-    except ValueError:
-        raise checks.InputError(f"--{flag} must be integers such as 8,16,32, got {text!r}") from None
 
 
 def _chosen(
@@ -331,11 +318,11 @@ def _chosen(
     if case == "all":
         names, swept = list(possible), SIZES
     else:
-        names, swept = _words(case if case is not None else "" if sizes else quick), []
+        names, swept = words(case if case is not None else "" if sizes else quick), []
         for name in names:
             checks.one_of("case", name, known)
     if sizes is not None:
-        swept = _integers("sizes", sizes)
+        swept = integers("sizes", sizes)
     if not names and not swept:
         raise checks.InputError(f"no case is left to run: got --case {case!r} and --sizes {sizes!r}")
     return names, swept
@@ -366,7 +353,7 @@ def _restricted(settings: "Settings", what: str, names: str | None, known: Seque
     """The settings with only these candidates."""
     if names is None:
         return settings
-    return replace(settings, names=tuple(checks.one_of(what, name, known) for name in _words(names)))
+    return replace(settings, names=tuple(checks.one_of(what, name, known) for name in words(names)))
 
 
 def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, json: bool) -> list[dict[str, Any]]:

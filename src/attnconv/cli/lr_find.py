@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from attnconv import checks, files
+from attnconv import files
 from attnconv.cli.options import run_options
 from attnconv.cli.output import print_json, say
 from attnconv.cli.train import run_settings
@@ -57,10 +57,7 @@ def lr_find(
     settings = run_settings(recipe=recipe, config=config, option=option, options=options)
     folder = out or Path("runs") / f"lr-find-{settings.model}-{Path(settings.data).name}"
     curve = find(settings, low=low, high=high, steps=steps).to_dict()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise checks.InputError(f"cannot write into {folder}: {error.strerror or error}") from error
+    files.make_folder(folder)
     files.write(folder / "lr-find.json", encoder.dumps(curve, indent=2))
     with files.replacing(folder / "lr-find.png") as picture:
         lr_figure(curve).savefig(picture, format="png", dpi=150)

@@ -1,4 +1,4 @@
-"""The options of a run as flags, and NAME=VALUE pairs: read by several commands."""
+"""Flags: the options of a run, NAME=VALUE pairs, and lists of words and integers."""
 
 import dataclasses
 import typing
@@ -39,3 +39,16 @@ def pairs(texts: list[str] | None) -> dict[str, Any]:
         except yaml.YAMLError:
             raise checks.InputError(f"--option {name}: {value!r} is no YAML value") from None
     return found
+
+
+def words(text: str) -> list[str]:
+    """Return what stands between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def integers(flag: str, text: str) -> list[int]:
+    """Return the integers between commas; InputError, naming ``flag``, if one is none."""
+    try:
+        return [int(word) for word in words(text)]
+    except ValueError:
+        raise checks.InputError(f"--{flag} must be integers such as 8,16,32, got {text!r}") from None

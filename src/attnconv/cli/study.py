@@ -173,8 +173,8 @@ def list_() -> None:
 
 
 def _show(folder: "StudyFolder", found: list[dict[str, Any]], *, json: bool) -> None:
-    from attnconv.study.comparison import STATES
     from attnconv.study.folder import counts
+    from attnconv.study.record import STATES
 
     if json:
         print_json({"folder": str(folder.path), "counts": counts(found), "records": found})

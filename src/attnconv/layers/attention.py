@@ -8,15 +8,19 @@ Letters: B batch, C channels, K classes, H rows, W columns.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
 from attnconv import checks
 from attnconv.layers.spectral_norm import redrawn
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Attention(nn.Module):
@@ -162,3 +166,29 @@ class LogitChange:
     def predictions_changed(self) -> float:
         """Return the percentage of the images, or of their pixels, whose largest logit is another one."""
         return 100 * self._changed / max(self._count, 1)
+
+
+def attention_widths(
+    out_channels: int, *, key_ratio: float, value_ratio: float, num_heads: int, min_head_dim: int
+) -> tuple[int, int]:
+    """Return max(floor(key_ratio*F/N)*N, min_head_dim*N) and max(floor(value_ratio*F/N)*N, N), the paper's widths."""
+    for name, ratio in (("key_ratio", key_ratio), ("value_ratio", value_ratio)):
+        if checks.number(name, ratio) < 0:
+            raise checks.InputError(f"{name} must not be negative, got {ratio}")
+    checks.integer("num_heads", num_heads, at_least=1)
+    checks.integer("min_head_dim", min_head_dim, at_least=1)
+    # 0.29 * 100 is 28.999999999999996 in binary, so a hair is added before the floor.
+    key_dim, value_dim = (math.floor(r * out_channels / num_heads + 1e-9) for r in (key_ratio, value_ratio))
+    return max(key_dim, min_head_dim) * num_heads, max(value_dim, 1) * num_heads
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """True if skipping ``module``'s forward would be observable: hooks of it or of all modules, or a forward replaced.
+
+    A FLOP counter has hooks on all modules.
+    """
+    return (
+        any(getattr(module, name) for name in HOOKS)
+        or any(getattr(torch_module, f"_global{name}") for name in HOOKS)
+        or "forward" in vars(module)
+    )

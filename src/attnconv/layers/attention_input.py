@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 from attnconv import checks
 
+POSITIONS = ("relative", "sine", "coordconv", None)
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
 Pairs = tuple[tuple[int, int], ...]  # (left, right) of each axis
 
 
@@ -99,3 +102,12 @@ def _along(values: Tensor, axis: int, map_size: tuple[int, ...]) -> Tensor:
     own_axis = [1] * len(map_size)
     own_axis[axis] = map_size[axis]
     return values.unflatten(-1, own_axis).expand(-1, *map_size)
+
+
+def resized_table(table: Tensor, rows: int | None) -> Tensor:
+    """Return a position table (2R-1, D) interpolated linearly to ``rows``, as a contiguous tensor of its own."""
+    if rows == 1:  # interpolation would keep the first row; distance 0 is the middle one
+        new = table[len(table) // 2][None]
+    else:
+        new = F.interpolate(table.mT[None], size=rows, mode="linear", align_corners=True)[0].mT
+    return new.clone(memory_format=torch.contiguous_format)

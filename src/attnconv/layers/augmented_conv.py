@@ -5,50 +5,18 @@ windows, so that every padding, stride and dilation gives both parts one size; m
 Letters: B batch, H rows, W columns, N heads, D key / E value channels a head, R half the rows of a position table.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules import module as torch_module
 
 from attnconv import checks, ops
-from attnconv.layers.attention import Attention
-from attnconv.layers.attention_input import at_centres, centre_pairs, coordinates, halve, padding_pairs, sine
+from attnconv.layers import attention_input
+from attnconv.layers.attention import Attention, attention_widths, has_hooks
 
 Size = int | tuple[int, ...]
-POSITIONS = ("relative", "sine", "coordconv", None)
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
-HEAD_LAYOUTS = ("correct", "legacy")
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def attention_widths(
-    out_channels: int, *, key_ratio: float, value_ratio: float, num_heads: int, min_head_dim: int
-) -> tuple[int, int]:
-    """Return max(floor(key_ratio*F/N)*N, min_head_dim*N) and max(floor(value_ratio*F/N)*N, N), the paper's widths."""
-    for name, ratio in (("key_ratio", key_ratio), ("value_ratio", value_ratio)):
-        if checks.number(name, ratio) < 0:
-            raise checks.InputError(f"{name} must not be negative, got {ratio}")
-    checks.integer("num_heads", num_heads, at_least=1)
-    checks.integer("min_head_dim", min_head_dim, at_least=1)
-    # 0.29 * 100 is 28.999999999999996 in binary, so a hair is added before the floor.
-    key_dim, value_dim = (math.floor(r * out_channels / num_heads + 1e-9) for r in (key_ratio, value_ratio))
-    return max(key_dim, min_head_dim) * num_heads, max(value_dim, 1) * num_heads
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """True if skipping ``module``'s forward would be observable: hooks of it or of all modules, or a forward replaced.
-
-    A FLOP counter has hooks on all modules.
-    """
-    return (
-        any(getattr(module, name) for name in HOOKS)
-        or any(getattr(torch_module, f"_global{name}") for name in HOOKS)
-        or "forward" in vars(module)
-    )
 
 
 class AugmentedConvNd(Attention):
@@ -90,12 +58,12 @@ class AugmentedConvNd(Attention):
         self.stride = checks.per_axis("stride", stride, axes, at_least=1)
         self.dilation = checks.per_axis("dilation", dilation, axes, at_least=1)
         self.groups = checks.integer("groups", groups, at_least=1)
-        self.padding_mode = checks.one_of("padding_mode", padding_mode, PADDING_MODES)
+        self.padding_mode = checks.one_of("padding_mode", padding_mode, attention_input.PADDING_MODES)
         self.qkv_kernel_size = checks.per_axis("qkv_kernel_size", qkv_kernel_size, axes, at_least=1)
         self.num_heads = checks.integer("num_heads", num_heads, at_least=1)
         self.key_channels = checks.integer("key_channels", key_channels, at_least=0)
         self.value_channels = checks.integer("value_channels", value_channels, at_least=0)
-        self.position = checks.one_of("position", position, POSITIONS)
+        self.position = checks.one_of("position", position, attention_input.POSITIONS)
         self.attention_pool = checks.one_of(
             "attention_pool", checks.integer("attention_pool", attention_pool, at_least=1), (1, 2)
         )
@@ -104,10 +72,10 @@ class AugmentedConvNd(Attention):
         self._require_widths()
         self._require_position()
         reach = tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-        self.padding = padding_pairs(padding, self.stride, reach)
+        self.padding = attention_input.padding_pairs(padding, self.stride, reach)
         qkv_dilation = tuple(d if k > 1 else 1 for d, k in zip(self.dilation, self.qkv_kernel_size, strict=True))
         qkv_reach = tuple(d * (k - 1) for d, k in zip(qkv_dilation, self.qkv_kernel_size, strict=True))
-        self._qkv_padding = centre_pairs(self.padding, reach, qkv_reach)
+        self._qkv_padding = attention_input.centre_pairs(self.padding, reach, qkv_reach)
         self._pool_first = self.attention_pool == 2 and qkv_reach == (0,) * axes  # commutes with a 1x1, and is cheaper
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         conv_channels = self.out_channels - self.value_channels
@@ -244,17 +212,17 @@ class AugmentedConvNd(Attention):
         self.feat_size = checks.per_axis("feat_size", feat_size, self._axes, at_least=1)
         for name, rows in zip(self._table_names, self._table_rows(), strict=True):
             old = getattr(self, name)
-            if rows == 1:  # interpolation would keep the first row; distance 0 is the middle one
-                new = old.detach()[len(old) // 2][None]
-            else:
-                new = F.interpolate(old.detach().mT[None], size=rows, mode="linear", align_corners=True)[0].mT
-            new = new.clone(memory_format=torch.contiguous_format)
-            setattr(self, name, nn.Parameter(new, requires_grad=old.requires_grad))
+            setattr(
+                self,
+                name,
+                nn.Parameter(attention_input.resized_table(old.detach(), rows), requires_grad=old.requires_grad),
+            )
 
     def attention_map_size(self, map_size: Size) -> tuple[int, ...]:
         """Return the size of attention's map for an output map of ``map_size``: half of it, rounded up, if pooled."""
-        sizes = checks.per_axis("map_size", map_size, self._axes, at_least=1)
-        return tuple(-(-n // self.attention_pool) for n in sizes)
+        return tuple(
+            -(-n // self.attention_pool) for n in checks.per_axis("map_size", map_size, self._axes, at_least=1)
+        )
 
     def output_size(self, x: Tensor) -> tuple[int, ...]:
         """Return the size of the output map for ``x``; InputError if this layer cannot take it."""
@@ -293,13 +261,13 @@ class AugmentedConvNd(Attention):
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, in_channels, H_in, W_in) -> q, k (B, N, H, W, D) and v (B, N, H, W, E), on the map attention runs on."""
-        x = at_centres(x, self._qkv_padding, self.padding_mode)
+        x = attention_input.at_centres(x, self._qkv_padding, self.padding_mode)
         if self._pool_first:
-            x = halve(x[(..., *(slice(None, None, s) for s in self.stride))])
+            x = attention_input.halve(x[(..., *(slice(None, None, s) for s in self.stride))])
         if self.position == "sine":
-            x = x + sine(x.shape[1], x.shape[2:], x)
+            x = x + attention_input.sine(x.shape[1], x.shape[2:], x)
         elif self.position == "coordconv":
-            features = coordinates(x.shape[2:], x)
+            features = attention_input.coordinates(x.shape[2:], x)
             x = torch.cat([x, features.expand(x.shape[0], *features.shape)], dim=1)
         return self._heads(self.qkv_conv(x))
 
@@ -323,7 +291,7 @@ class AugmentedConvNd(Attention):
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The map of qkv_conv -> q, k (B, N, H, W, D) and v (B, N, H, W, E)."""
         if self.attention_pool == 2 and not self._pool_first:
-            x = halve(x)
+            x = attention_input.halve(x)
         widths = [self.key_channels, self.key_channels, self.value_channels]
         q, k, v = (t.unflatten(1, (self.num_heads, -1)).movedim(2, -1) for t in x.split(widths, dim=1))
         return q, k, v
@@ -432,21 +400,3 @@ class AugmentedConv3d(AugmentedConvNd):
     """
 
     _axes, _conv, _table_names = 3, nn.Conv3d, ("key_rel_d", "key_rel_h", "key_rel_w")
-
-
-class HeadLayoutConv2d(AugmentedConv2d):
-    """`AugmentedConv2d` with an attribute ``head_layout``: "correct", or "legacy", which differs where E > 1.
-
-    Source: Attention-Augmented-Conv2d (2019), which takes the positions of a head's values for its channels.
-    """
-
-    head_layout: str = "correct"
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + (", head_layout='legacy'" if self.head_layout == "legacy" else "")
-
-    def _merge_heads(self, y: Tensor) -> Tensor:
-        if self.head_layout == "correct":
-            return super()._merge_heads(y)
-        # (B, N, H, W, E) read as if it were (B, N, E, H, W): right for E = 1 alone.
-        return y.reshape(y.shape[0], -1, *y.shape[2:4])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
-from attnconv.layers.augmented_conv import HEAD_LAYOUTS, HeadLayoutConv2d
+from attnconv.layers.head_layout import HEAD_LAYOUTS, HeadLayoutConv2d
 from attnconv.models.blocks import halved
 from attnconv.models.registry import CIFAR100, register_family
 from attnconv.models.wide_resnet import NUMBERS, WideResNet, blocks_of

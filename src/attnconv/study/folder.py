@@ -22,9 +22,9 @@ import yaml
 from attnconv import __version__, checks, files
 from attnconv.files import is_half_of, is_locked
 from attnconv.report.page import read_metrics
-from attnconv.study.comparison import STATES
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.plan_file import read_study
+from attnconv.study.record import STATES
 from attnconv.train.config import read_yaml
 from attnconv.train.run_folder import MAY_DIFFER, RunFolder
 

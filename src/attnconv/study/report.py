@@ -15,11 +15,12 @@ import yaml
 
 from attnconv import __version__, files
 from attnconv.report.page import render, short_commit
-from attnconv.study.comparison import Comparison, Record, comparisons, holm_over_all
+from attnconv.study.comparison import Comparison, comparisons, holm_over_all
 from attnconv.study.drawings import attention_drawings, drawings
 from attnconv.study.folder import StudyFolder, counts, records
 from attnconv.study.plan import PUBLISHED, SCORES, Study
 from attnconv.study.plan_file import BUILT_IN, Scale, built_in
+from attnconv.study.record import Record
 from attnconv.study.tables import NONE, Table, csv_files, findings, mean_text, notes, p_text, summary, tables
 
 NOTED = ("version", "torch", "device", "threads", "machine")  # of a record

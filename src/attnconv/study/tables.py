@@ -13,8 +13,9 @@ from typing import Any
 
 from attnconv.inactive import LOGITS_MOVED, PREDICTIONS_CHANGED
 from attnconv.report.page import render
-from attnconv.study.comparison import STATES, Comparison, Reading, Row, holm_over_all
+from attnconv.study.comparison import Comparison, Reading, Row, holm_over_all
 from attnconv.study.plan import Study
+from attnconv.study.record import STATES
 from attnconv.study.statistics import ALPHA, Difference, Estimate, seeds_to_reach
 
 NONE = "-"

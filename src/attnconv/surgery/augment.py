@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.layers import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d
-from attnconv.layers.augmented_conv import AugmentedConvNd, Size, attention_widths
+from attnconv.layers.attention import attention_widths
+from attnconv.layers.augmented_conv import AugmentedConvNd, Size
 from attnconv.surgery.network import (
     Change,
     Changes,
