@@ -220,9 +220,8 @@ class AugmentedConvNd(Attention):
 
     def attention_map_size(self, map_size: Size) -> tuple[int, ...]:
         """Return the size of attention's map for an output map of ``map_size``: half of it, rounded up, if pooled."""
-        return tuple(
-            -(-n // self.attention_pool) for n in checks.per_axis("map_size", map_size, self._axes, at_least=1)
-        )
+        sizes = checks.per_axis("map_size", map_size, self._axes, at_least=1)
+        return tuple(-(-n // self.attention_pool) for n in sizes)
 
     def output_size(self, x: Tensor) -> tuple[int, ...]:
         """Return the size of the output map for ``x``; InputError if this layer cannot take it."""
@@ -301,8 +300,7 @@ class AugmentedConvNd(Attention):
             f"{self.in_channels}, {self.out_channels}, key_channels={self.key_channels}, "
             f"value_channels={self.value_channels}, num_heads={self.num_heads}, position={self.position!r}"
         )
-        if self.feat_size is not None:
-            text += f", feat_size={self.feat_size}"
+        text += "" if self.feat_size is None else f", feat_size={self.feat_size}"
         return text + (", attention_pool=2" if self.attention_pool == 2 else "")
 
     def _merge_heads(self, y: Tensor) -> Tensor:
