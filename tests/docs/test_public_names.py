@@ -11,7 +11,7 @@ from test_public_api import MODULES, names_of
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 # Not public: a kernel's own arithmetic, which the page of kernels explains; and timm's registry, a module to import.
 ALSO = {
-    ("docs/kernels.md", "attnconv.kernels.relative_attention.position_term.position_term"),
+    ("docs/kernels.md", "attnconv.kernels.relative_attention.position_term"),
     ("docs/models.md", "attnconv.timm"),
 }
 

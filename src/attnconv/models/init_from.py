@@ -1,16 +1,30 @@
-"""Trained weights of a plain network as the start of an augmented one.
+"""Weights of a plain network, trained or just drawn, as the start of an augmented one.
 
 An augmented convolution keeps, as its ``conv_out``, the first filters of the convolution that it replaces; its
-attention starts as it was drawn.
+attention starts as it was drawn. The first weights of both being the same, runs of a seed differ by attention alone;
+what attention adds is drawn from generators of its own, one a layer, so that neither shifts the other's numbers.
 """
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from attnconv.layers.attention import Attention
+
+if TYPE_CHECKING:
+    from attnconv.models.network import HubNetwork
+
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnconv import checks
 from attnconv.foreign import Source, read_state_dict
@@ -125,3 +139,31 @@ def _torchvision(name: str) -> Mapping[str, Any]:
         return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError) as error:
         raise checks.InputError(f"cannot get {weights.url}: {checks.first_line(error)}") from error
+
+
+def has_memory(model: nn.Module) -> bool:
+    """True unless the weights are on the meta device, or only pretend not to be."""
+    return all(parameter.untyped_storage().device.type != "meta" for parameter in model.parameters())
+
+
+@contextlib.contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put torch's generators back at the end of the block."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        yield
+
+
+def share_draws(model: "HubNetwork", name: str, plain: Callable[[], nn.Module]) -> None:
+    """Give ``model``, the network ``name``, the weights of ``plain()``, drawn where torch's generators stand.
+
+    Each attention layer is drawn from the state of the CPU's generator and the layer's dotted name.
+    """
+    state = bytes(torch.get_rng_state().numpy())
+    initialise(model, name, plain().state_dict())
+    for dotted, layer in model.named_modules():
+        if isinstance(layer, Attention):
+            digest = hashlib.sha256(state + dotted.encode()).digest()
+            with generators_kept():
+                torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+                layer.reset_attention(model.initialise)

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from attnconv import checks
-from attnconv.models.init_from import Source, Transfer, initialise
-from attnconv.models.shared_draws import generators_kept, has_memory, share_draws
+from attnconv.models.init_from import Source, Transfer, generators_kept, has_memory, initialise, share_draws
 
 if TYPE_CHECKING:
     from attnconv.models.network import HubNetwork

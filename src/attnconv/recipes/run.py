@@ -12,8 +12,7 @@ from attnconv.recipes.attention_observer import AttentionObserver
 from attnconv.recipes.images import images_of, loaders_of, require_images
 from attnconv.recipes.network import make_network, require_network
 from attnconv.train.config import RunConfig
-from attnconv.train.device import fabric_of, float32_products, make_fabric
-from attnconv.train.engine import make_engine
+from attnconv.train.device import fabric_of, float32_products, make_engine, make_fabric
 from attnconv.train.fit import fit
 from attnconv.train.processes import Ranks
 from attnconv.train.run_folder import RunFolder

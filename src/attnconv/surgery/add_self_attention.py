@@ -7,8 +7,8 @@ from torch import nn
 from attnconv import checks
 from attnconv.layers import SelfAttention, SimpleSelfAttention
 from attnconv.layers.augmented_conv import Size
-from attnconv.surgery.attended import Attended
 from attnconv.surgery.network import (
+    Attended,
     Change,
     Changes,
     Example,

@@ -23,8 +23,7 @@ from attnconv.files import locked
 from attnconv.signals import DeferredSignals, interrupts_held, termination_raised
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
-from attnconv.train.device import fabric_of, float32_products
-from attnconv.train.engine import Engine, make_engine
+from attnconv.train.device import Engine, fabric_of, float32_products, make_engine
 from attnconv.train.evaluate import Diverged, Loader, evaluate
 from attnconv.train.processes import FAILED, Ranks
 from attnconv.train.progress import Display

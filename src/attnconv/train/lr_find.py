@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attnconv import checks
 from attnconv.train.config import RunConfig
-from attnconv.train.engine import Engine
+from attnconv.train.device import Engine
 from attnconv.train.evaluate import Loader
 from attnconv.train.progress import tracked
 from attnconv.train.step import clip_gradients, compute_gradients

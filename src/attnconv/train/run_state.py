@@ -12,8 +12,7 @@ import torch
 from attnconv import checks
 from attnconv.train.checkpoint import load_checkpoint, save_checkpoint
 from attnconv.train.config import RunConfig
-from attnconv.train.device import provenance
-from attnconv.train.engine import Engine
+from attnconv.train.device import Engine, provenance
 from attnconv.train.evaluate import Diverged, Scores, TrainSums, largest_value, require_finite
 from attnconv.train.run_folder import RunFolder
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv.train.config import RunConfig
-from attnconv.train.engine import Engine
+from attnconv.train.device import Engine
 from attnconv.train.optim import SCHEDULES, one_cycle_momentum, set_momentum
 from attnconv.train.run_state import RunState
 
