@@ -12,6 +12,7 @@ from typing import Any
 
 from attnconv import checks
 
+LIBRARIES = ("timm", "torchvision")  # before a colon, networks of theirs
 imported: list[str] = []  # the modules of --import, in order: other processes of the same command import them too
 _factories: dict[str, Callable[..., Any]] = {}
 
@@ -32,7 +33,7 @@ def is_factory(name: str) -> bool:
     """True if ``name`` has the form of package.module:function."""
     module, colon, function = str(name).partition(":")
     dotted = all(part.isidentifier() for part in (*module.split("."), *function.split(".")))
-    return bool(colon) and module not in ("timm", "torchvision", "hf") and dotted
+    return bool(colon) and module not in LIBRARIES and dotted
 
 
 def import_factory(name: str) -> Callable[..., Any]:
@@ -64,9 +65,18 @@ def factory(name: str) -> Callable[..., Any]:
     return _factories[name]
 
 
-def remember_factory(function: Callable[..., Any]) -> str:
-    """Return the name, package.module:function, under which `factory` knows ``function`` from now on."""
-    name = f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"
+def remember_factory(function: Callable[..., Any], name: str | None = None) -> str:
+    """Return the name under which `factory` knows ``function`` from now on: package.module:function if None is given.
+
+    Raises:
+        InputError: ``name`` is of a network that no code of the user's makes.
+    """
+    if not callable(function):
+        raise checks.InputTypeError(f"model must be a function that makes the network, got {type(function).__name__}")
+    if name is None:
+        name = f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"
+    elif not is_factory(name):
+        raise checks.InputError(f"{name!r} is a network of its own name: leave model= and --model out")
     _factories[name] = function
     return name
 

@@ -74,16 +74,22 @@ def _take_names_without_attention(attended: nn.Module, state: dict[str, Any], pr
 
 def _names_without_attention(module: nn.Module) -> list[str]:
     """The names of ``module``'s state as they were before any module inside it was wrapped."""
+    return list(plain_names(module).values())
+
+
+def plain_names(module: nn.Module) -> dict[str, str]:
+    """Return each name of ``module``'s state but attention's, and what it was before any module was wrapped."""
     wrapped = [f"{name}." if name else "" for name, m in module.named_modules() if isinstance(m, Attended)]
-    names = []
-    for name in module.state_dict():
+    names = {}
+    for now in module.state_dict():
+        name = now
         for outer in sorted(wrapped, key=len, reverse=True):  # the innermost first, whose name holds the others
             if name.startswith(f"{outer}attention."):
                 break
             if name.startswith(f"{outer}inner."):
                 name = outer + name.removeprefix(f"{outer}inner.")
         else:
-            names.append(name)
+            names[now] = name
     return names
 
 
