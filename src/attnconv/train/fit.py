@@ -10,7 +10,7 @@ Letters: B batch, K classes.
 import contextlib
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,7 +29,7 @@ from attnconv.train.processes import FAILED, Ranks
 from attnconv.train.progress import Display
 from attnconv.train.run_folder import RunFolder
 from attnconv.train.run_state import RunState
-from attnconv.train.step import train_step
+from attnconv.train.step import hold_norms, train_step
 from attnconv.train.step_profile import StepProfile
 from attnconv.train.track import Tracker, require_service
 
@@ -64,6 +64,7 @@ def fit(
     config: RunConfig,
     out: Path,
     meta: dict[str, Any],
+    taken_over: Collection[str] = (),
     observer: Observer | None = None,
     fabric: "Fabric | None" = None,
     resume: bool = False,
@@ -78,6 +79,7 @@ def fit(
     they came in, and are raised. torch's random generators are left at an arbitrary state.
 
     Args:
+        taken_over: names of the weights that came with ``config.init_from``, for its freeze_epochs.
         meta: plain values that the checkpoints carry for whoever rebuilds the network: class names, say.
         observer: what else the rows of metrics.csv and the result say of the network.
         fabric: of `fabric_of`, which is called if None; of several processes, each brings its part of every batch.
@@ -105,6 +107,7 @@ def fit(
             )
     engine = make_engine(model, config, fabric)
     state = RunState(engine, config=config, batches=len(train_loader), folder=folder, meta=meta)
+    state.taken_over = set(taken_over)
     signals = DeferredSignals(active=ranks.world > 1)
     with contextlib.ExitStack() as stack:
 
@@ -192,6 +195,8 @@ class Training:
         state, sums, ranks = self.state, self.state.sums, self.engine.ranks
         display, profile = self.display, self.profile
         self.engine.model.train()
+        if state.epoch < state.config.freeze_epochs:
+            hold_norms(self.engine.bare, state.taken_over)
         display.training(state.epoch, state.step_in_epoch)
         began = time.perf_counter() - sums.seconds
         if profile is not None:
