@@ -113,4 +113,6 @@ def _module(name: str, what: str) -> Any:
             raise checks.InputError(f"{what}: there is no module {error.name!r}, here or installed") from None
         raise checks.InputError(f"{what}: {name} needs {error.name!r}, which is not installed") from error
     except Exception as error:  # whatever somebody's module may raise
-        raise checks.InputError(f"{what}: {name} cannot be imported: {type(error).__name__}: {checks.first_line(error)}") from error
+        raise checks.InputError(
+            f"{what}: {name} cannot be imported: {type(error).__name__}: {checks.first_line(error)}"
+        ) from error

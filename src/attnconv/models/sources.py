@@ -87,7 +87,9 @@ class NetworkSource:
         return model
 
 
-def source_of(name: str, build: Callable[..., nn.Module], *, images: Images = IMAGENET, dense: bool | None = None) -> NetworkSource:
+def source_of(
+    name: str, build: Callable[..., nn.Module], *, images: Images = IMAGENET, dense: bool | None = None
+) -> NetworkSource:
     """Return the source of what ``build`` makes, called as its signature says.
 
     Raises:
@@ -101,7 +103,9 @@ def source_of(name: str, build: Callable[..., nn.Module], *, images: Images = IM
         raise checks.InputError(f"the builder of {name!r} has no signature: {error}") from None
     others = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if "num_classes" not in parameters and not others:
-        raise checks.InputError(f"the builder of {name!r} must take num_classes, it takes {', '.join(parameters) or 'nothing'}")
+        raise checks.InputError(
+            f"the builder of {name!r} must take num_classes, it takes {', '.join(parameters) or 'nothing'}"
+        )
     named = {key: p for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     options = {key: p.default for key, p in named.items() if key not in COMMON}
     takes = {key for key in COMMON if key in named} | {"num_classes"}

@@ -15,6 +15,7 @@ from attnconv.surgery.network import (
     Output,
     Place,
     nearest_names,
+    note_step,
     only_call,
     params,
     places,
@@ -85,6 +86,10 @@ def add_self_attention(
         changes.append(Change(place.name, before, after_text, output.map_size, *sizes))
     for place, layer in zip(choice, layers, strict=True):
         place.put(Attended(place.module, layer))
+    own = {"symmetric": symmetric, "normalize": normalize} if kind == "simple" else {"key_ratio": key_ratio}
+    usual = {"symmetric": False, "normalize": False, "key_ratio": KEY_RATIO, "spectral_norm": True}
+    said = {name: value for name, value in {**own, "spectral_norm": spectral_norm}.items() if value != usual[name]}
+    note_step(model, "add", {"after": after if isinstance(after, str) else list(after), "kind": kind, **said})
     return model, changes
 
 

@@ -1,6 +1,7 @@
 """A network under surgery: its modules by name and place, attention behind one, one forward, the changes made to it."""
 
 import copy
+import dataclasses
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -175,6 +176,13 @@ def _walk(parent: nn.Module, prefix: str, seen: set[nn.Module]) -> Iterator[tupl
         if child not in seen and not isinstance(child, Attention):
             seen.add(child)
             yield from _walk(child, name, seen)
+
+
+def note_step(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
+    """Note a step of surgery in the blueprint of a network that `attnconv.models.create_model` made."""
+    blueprint: Any = getattr(model, "blueprint", None)
+    if blueprint is not None:
+        model.blueprint = dataclasses.replace(blueprint, attention=[*blueprint.attention, {name: arguments}])  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def nearest_names(kind: str, name: str, known: Iterable[str]) -> str:
