@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "attnconv 1"
-# model to attention: the arguments of `create_model`, model None of a network that it did not make. meta: facts of the images, as `attnconv.data` gives them. provenance: how it was trained.
-# feat_sizes: of tables that were resized, by layer. global_pool: "" of a network that gives its map. sha256: of the
-# weights, for a file of safetensors has no checksum of its own, and a flipped bit in a weight would pass.
+# model to attention: the arguments of `create_model`, model None of a network that it did not make. meta: facts of the
+# images, as `attnconv.data` gives them. provenance: how it was trained. feat_sizes: of tables that were resized, by
+# layer. global_pool: "" of a network that gives its map. sha256: of the weights, for a file of safetensors has no
+# checksum of its own, and a flipped bit in a weight would pass.
 KINDS: dict[str, tuple[type, ...]] = {
     "model": (str, NoneType),
     "num_classes": (int,),

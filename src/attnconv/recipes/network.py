@@ -51,7 +51,7 @@ def require_network(config: RunConfig) -> None:
 
 
 def channels_of(config: RunConfig, channels: int) -> int:
-    """Return the channels in which the network of ``config`` takes images of ``channels``: three if it knows no other."""
+    """Return the channels in which the network of ``config`` takes images of so many: 3 if it knows no other."""
     return channels if "in_channels" in find(config.model).takes else 3
 
 
