@@ -1,22 +1,44 @@
-"""A trained network read back, from whatever kind of file or folder holds it, with all that is needed to use it."""
+"""A trained network read back, from whatever kind of file or folder holds it, with all that is needed to use it.
 
+Its origin goes with it: the command that trained it, its recipe, its scores; nothing of that names a folder of whoever
+trained it. The package brings one such network, the example.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from attnconv import checks
+from attnconv import checks, files
+from attnconv.data import ImageData, load_data
+from attnconv.data.generated import LEVEL
 from attnconv.export import ExportedNetwork, is_exported, load_exported
 from attnconv.models import HubNetwork
 from attnconv.models.registry import model_options
 from attnconv.models.saved import CONFIG, WEIGHTS, build, checked_meta, is_saved, read
-from attnconv.recipes.provenance import config_of, provenance_of, scores_of
+from attnconv.recipes.catalog import find_recipe, list_recipes
 from attnconv.train.checkpoint import load_checkpoint
-from attnconv.train.config import RunConfig
+from attnconv.train.config import YOUR_FOLDER, RunConfig, without_folders
 from attnconv.train.device import choose_device
+from attnconv.train.run_folder import MAY_DIFFER
 from attnconv.weights import shapes_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Beside them, what a recipe leaves to whoever runs it.
+FREE = {*MAY_DIFFER, "data_dir", "cache_images", "model", "model_options", "seed"}
+SCORES = ("top1", "top5", "loss", "miou")  # with "val_" before them in a run's history
+MADE_WITH = ("attnconv", "torch", "device", "commit")  # of result.json
+EXAMPLE = Path(__file__).parent / "example_network"
+SHOWN = (0, 2)  # of the first four validation images, which show aa, bb, ab, ba: they share the left glyph
 
 
 @dataclass(frozen=True)
@@ -127,3 +149,164 @@ def _meta(meta: Any, file: Path) -> dict[str, Any]:
         return checked_meta(meta)
     except checks.InputError as error:
         raise checks.InputError(f"{file} does not say what its images are: {error}") from None
+
+
+# Beside them, what a recipe leaves to whoever runs it.
+FREE = {*MAY_DIFFER, "data_dir", "cache_images", "model", "model_options", "seed"}
+
+
+def images_for(
+    trained: Trained,
+    *,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    image_size: int | None = None,
+    skip_bad_images: bool = False,
+    or_else: str = "name it",
+) -> ImageData:
+    """Return images to score ``trained`` on, normalised as it knows them: its own, or those of ``data``.
+
+    Args:
+        data, data_dir, image_size, skip_bad_images: as `load_data`; the run's own if None.
+        or_else: what to do if the network does not say in which folder its images are.
+    Raises:
+        InputError: as `load_data`, they have other classes, or nothing says where they are.
+    """
+    config, classes = trained.config, trained.meta["classes"]
+    if data is None and config.data == YOUR_FOLDER:
+        raise checks.InputError(
+            f"{trained.checkpoint} does not say in which folder the images are that it was trained on; {or_else}"
+        )
+    is_own = data in (None, config.data)  # which need not be square
+    own_size = config.image_size if is_own else trained.meta["image_size"][0]
+    found = load_data(
+        data or config.data,
+        data_dir=data_dir or config.data_dir,
+        image_size=own_size if image_size is None else image_size,
+        skip_bad_images=skip_bad_images,
+        presize=config.presize,
+    )
+    if list(found.classes) != classes:
+        unknown = sorted(set(found.classes) - set(classes))
+        what = f"{unknown[0]!r} is not among them" if unknown else "not the same ones in the same order"
+        raise checks.InputError(f"{found.name!r} has {len(found.classes)} classes, the network {len(classes)}: {what}")
+    return dataclasses.replace(found, mean=tuple(trained.meta["mean"]), std=tuple(trained.meta["std"]))
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleImage:
+    """A validation image of far-pairs."""
+
+    image: "Image"  # grey
+    label: str
+    point: tuple[int, int]  # row and column of the middle of the left glyph, pixels
+
+
+def load_example(device: str = "auto") -> Trained:
+    """The network that the package brings, as `load_trained` gives one; its ``scores`` say how good it is."""
+    return load_trained(EXAMPLE, device=device)
+
+
+def example_images() -> list[ExampleImage]:
+    """Two validation images of far-pairs, "same" and "different", that differ in the right glyph alone."""
+    from PIL import Image
+
+    data = load_data("far-pairs")
+    images, labels = data.val.images[list(SHOWN), 0].numpy(), data.val.labels[list(SHOWN)].tolist()  # type: ignore[union-attr]
+    found = []
+    for pixels, label in zip(images, labels, strict=True):
+        at = np.nonzero(pixels[:, : pixels.shape[1] // 2] >= LEVEL)  # glyphs are brighter than any ground
+        row, column = (int(a.min() + a.max()) // 2 for a in at)
+        found.append(ExampleImage(Image.fromarray(pixels), data.classes[label], (row, column)))
+    return found
+
+
+def provenance_of(config: RunConfig, state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Return config, command, recipe (or None), scores (or None) and made_with of a checkpoint, as plain values.
+
+    Args:
+        config: of the run.
+        state: what is in the checkpoint.
+        checkpoint: its file; the run's result.json is beside it, once it is finished.
+    """
+    config = shareable(config)
+    row = state["history"][-1] if state["history"] and not state["step_in_epoch"] else None
+    result: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        result = dict(checks.from_json(files.read_text(checkpoint.parent / "result.json")))
+    return {
+        "config": config.to_dict(),
+        "command": command(config),
+        "recipe": recipe_of(config),
+        "scores": row and {"epoch": row["epoch"], **{f"val_{s}": row[f"val_{s}"] for s in SCORES if f"val_{s}" in row}},
+        "made_with": {name: result[name] for name in MADE_WITH if result.get(name)},
+    }
+
+
+def scores_of(provenance: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what a network says of itself beside its options: epoch, top1, top5, loss, miou, and made_with.
+
+    Of one of another program, where it was ``imported`` from.
+    """
+    provenance = provenance or {}
+    scores, made_with = (provenance.get(key) or {} for key in ("scores", "made_with"))
+    imported = {"imported": provenance["imported"]} if "imported" in provenance else {}
+    return {**{name.removeprefix("val_"): value for name, value in scores.items()}, **made_with, **imported}
+
+
+def shareable(config: RunConfig) -> RunConfig:
+    """``config`` without this machine's folders: FOLDER for one of images."""
+    return RunConfig(**without_folders(config.to_dict()))
+
+
+def recipe_of(config: RunConfig) -> str | None:
+    """The recipe that ``config`` is a run of, with whatever network and seed; None if there is none."""
+    for recipe in list_recipes():
+        fixed = {f.name for f in dataclasses.fields(RunConfig)} - FREE
+        if all(getattr(recipe.config, name) == getattr(config, name) for name in fixed):
+            return recipe.name
+    return None
+
+
+def command(config: RunConfig) -> str:
+    """`attnconv train` with the options that make ``config`` again, over its recipe if it has one."""
+    words, base = [], RunConfig()
+    if (name := recipe_of(config)) is not None:
+        recipe = find_recipe(name)
+        words += ["--recipe", name]
+        base = RunConfig(**recipe.under({"model": config.model, "data": config.data}))
+        base = dataclasses.replace(base, model=recipe.config.model)
+        words += ["--data", config.data] if recipe.needs_data else []
+    for f in dataclasses.fields(RunConfig):
+        value, default = getattr(config, f.name), getattr(base, f.name)
+        flag = f"--{f.name.replace('_', '-')}"
+        if f.name == "model_options":
+            for option, chosen in value.items():
+                if option not in default or default[option] != chosen:
+                    words += ["--option", f"{option}={json.dumps(chosen)}"]
+        elif f.name in ("model", "data") and name is None:
+            words += [flag, value]  # said even where they are the defaults
+        elif value == default or value is None:
+            continue
+        elif isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            words += [flag, str(value)]
+    return shlex.join(["attnconv", "train", *words])
+
+
+def config_of(
+    provenance: dict[str, Any] | None, model: str | None, options: dict[str, Any], *, source: str
+) -> RunConfig:
+    """The configuration of the run of a saved network, or one that only names the network if it has none.
+
+    Raises:
+        InputError: what it holds is no configuration.
+    """
+    if provenance is None:
+        named = {} if model is None else {"model": model, "model_options": options}
+        return RunConfig.from_dict({"data": YOUR_FOLDER, **named}, source=source)
+    if not isinstance(provenance.get("config"), dict):
+        raise checks.InputError(f"{source}: 'provenance' must hold the options of a run under 'config'")
+    # A file that names no data is of no data set, not of RunConfig's default one.
+    return RunConfig.from_dict({"data": YOUR_FOLDER, **provenance["config"]}, source=source)
