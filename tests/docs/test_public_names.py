@@ -58,7 +58,7 @@ def test_every_import_is_of_a_public_name():
         ("import attnconv", True),
         ("from attnconv.recipes import load_example", True),
         ("import attnconv.models as m", True),
-        ("from attnconv.recipes.example import load_example", False),
+        ("from attnconv.recipes.trained import load_example", False),
         ("from attnconv.checks import nearest", False),
         ("def f():\n    import attnconv.train", False),
     ],

@@ -1,5 +1,6 @@
 """A data set ready to train on: its sources, and the few facts that a network and a checkpoint need of it."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ class ImageData:
         mean: of the training images' values in [0, 1], one a channel.
         std: their standard deviation, likewise.
         resize_ratio: see ``view.fit``.
+        notes: what is to be said once to whoever trains on it.
     """
 
     name: str
@@ -39,11 +41,32 @@ class ImageData:
     resize_ratio: float
     train: TensorSource | FileSource
     val: TensorSource | FileSource
+    notes: tuple[str, ...] = ()
 
     @property
     def dense(self) -> bool:
         """True if each pixel has a label."""
         return isinstance(self.train, TensorSource) and self.train.dense
+
+    def with_channels(self, channels: int) -> "ImageData":
+        """Return the same for a network that takes so many channels: grey images are repeated in three.
+
+        Raises:
+            InputError: they are not grey, and of another number of channels.
+        """
+        if channels == self.channels:
+            return self
+        if (self.channels, channels) != (1, 3):
+            raise checks.InputError(f"{self.name!r} has {self.channels} image channels, the network takes {channels}")
+        train, val = (
+            dataclasses.replace(source, images=source.images.expand(-1, 3, -1, -1))
+            for source in (self.train, self.val)
+            if isinstance(source, TensorSource)
+        )
+        note = f"the network takes 3 channels: the grey images of {self.name!r} are repeated in each"
+        return dataclasses.replace(
+            self, channels=3, mean=self.mean * 3, std=self.std * 3, train=train, val=val, notes=(*self.notes, note)
+        )
 
     @property
     def num_train(self) -> int:

@@ -20,7 +20,6 @@ from torch.nn.utils import parametrize
 
 from attnconv import checks
 from attnconv.models.image_sizes import Range, Sizes, require_covered, sizes_of
-from attnconv.models.network import HubNetwork
 from attnconv.models.saved import checked_meta, config_of, describe
 from attnconv.ops.fused_attention import FUSED
 
@@ -182,7 +181,7 @@ def described(
             config = {**provenance.get("config", {}), "image_size": side}
             provenance = {**provenance, "config": config, "scores": None}
     require_covered(model, meta["channels"], meta["image_size"])
-    if isinstance(model, HubNetwork) and model.blueprint is not None:
+    if getattr(model, "blueprint", None) is not None:
         return {**describe(model), "meta": meta, "provenance": provenance}
     return config_of(
         model=None,
@@ -190,6 +189,7 @@ def described(
         in_channels=meta["channels"],
         image_size=meta["image_size"],
         options={},
+        attention=[],
         meta=meta,
         provenance=provenance,
     )

@@ -10,7 +10,7 @@ Letters: B batch, K classes.
 import contextlib
 import copy
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -68,6 +68,7 @@ def fit(
     observer: Observer | None = None,
     fabric: "Fabric | None" = None,
     resume: bool = False,
+    notes: Sequence[str] = (),
     progress: bool = True,
     profile: bool = False,
 ) -> dict[str, Any]:
@@ -84,6 +85,7 @@ def fit(
         observer: what else the rows of metrics.csv and the result say of the network.
         fabric: of `fabric_of`, which is called if None; of several processes, each brings its part of every batch.
         resume: go on with the run in ``out``; a finished one is not trained again.
+        notes: sentences to say before the first epoch.
         progress: show a line an epoch on stderr, and live bars if that is a terminal.
         profile: see where the time of a step goes, and say it under "profile" of the result.
     Returns:
@@ -121,7 +123,7 @@ def fit(
         note = state.restore_newest() if resume else ranks.on_first(folder.require_free)
         shown = progress and ranks.first
         display = stack.enter_context(Display(shown, epochs=config.epochs, batches=len(train_loader)))
-        for text in (note, *state.differences()):
+        for text in (*notes, note, *state.differences()):
             if text:
                 display.note(text)
         tracker = Tracker(config, folder.path, fresh=not resume, say=display.note, active=ranks.first)
