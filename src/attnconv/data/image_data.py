@@ -1,6 +1,6 @@
 """A data set ready to train on: its sources, and the few facts that a network and a checkpoint need of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +9,8 @@ from torch import Tensor
 
 from attnconv import checks
 from attnconv.data.augment import Augmentation, batch_mixer
-from attnconv.data.batches import BatchOrder, Loader
-from attnconv.data.files import FileLoader, FileSource
-from attnconv.data.tensors import TensorLoader, TensorSource, mean_and_std
+from attnconv.data.batches import BatchOrder, Loader, Source
+from attnconv.data.tensors import TensorSource, mean_and_std
 from attnconv.data.view import Normalise
 
 PLAIN = Augmentation()
@@ -28,6 +27,9 @@ class ImageData:
         mean: of the training images' values in [0, 1], one a channel.
         std: their standard deviation, likewise.
         resize_ratio: see ``view.fit``.
+        prepared: True if a Dataset gives tensors as the network takes them.
+        passed_over: files found that are not among the images, by reason.
+        notes: what is to be said of the images once.
     """
 
     name: str
@@ -37,8 +39,11 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize_ratio: float
-    train: TensorSource | FileSource
-    val: TensorSource | FileSource
+    train: Source
+    val: Source
+    prepared: bool = False
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def dense(self) -> bool:
@@ -94,20 +99,13 @@ class ImageData:
         return self._loader(self.val, BatchOrder(self.num_val, batch_size), device, workers)
 
     def _loader(
-        self,
-        source: TensorSource | FileSource,
-        order: BatchOrder,
-        device: torch.device,
-        workers: int,
-        augmentation: Augmentation = PLAIN,
+        self, source: Source, order: BatchOrder, device: torch.device, workers: int, augmentation: Augmentation = PLAIN
     ) -> Loader:
         checks.integer("workers", workers, at_least=0)
         device = torch.device(device)
-        normalise = Normalise(self.mean, self.std, device)
         mix = batch_mixer(augmentation, seed=order.seed, num_classes=len(self.classes))
-        if isinstance(source, TensorSource):
-            return TensorLoader(source, order, normalise, augmentation=augmentation, mix=mix, device=device)
-        return FileLoader(source, order, normalise, augmentation=augmentation, mix=mix, device=device, workers=workers)
+        normalise = Normalise(self.mean, self.std, device)
+        return source.loader(order, normalise, augmentation=augmentation, mix=mix, device=device, workers=workers)
 
     def meta(self) -> dict[str, Any]:
         """Return the plain values that a checkpoint keeps.
@@ -123,7 +121,8 @@ class ImageData:
             "std": list(self.std),
             "resize_ratio": self.resize_ratio,
             "images": {"training": self.train.fingerprint, "validation": self.val.fingerprint},
-            **({"dense": True} if self.dense else {}),
+            **{name: True for name in ("dense", "prepared") if getattr(self, name)},
+            **({"passed_over": dict(self.passed_over)} if self.passed_over else {}),
         }
 
 

@@ -47,6 +47,19 @@ class TensorSource:
         """Return the images of these numbers."""
         return TensorSource(self.images[indices], self.labels[indices], self.pad, self.flip)
 
+    def loader(
+        self,
+        order: BatchOrder,
+        normalise: Normalise,
+        *,
+        augmentation: Augmentation,
+        mix: Mix | None,
+        device: torch.device,
+        workers: int,
+    ) -> "TensorLoader":
+        """Return the loader of these images, which needs no ``workers``."""
+        return TensorLoader(self, order, normalise, augmentation=augmentation, mix=mix, device=device)
+
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """The ``batches.fingerprint`` of these images, by number, since they have no names."""
