@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+_MODELS = ("register_model",)
 _LAYERS = ("AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention")
 _PACKAGES = ("compat", "explain", "layers", "models", "ops", "surgery")
 
@@ -22,17 +23,21 @@ __all__ = [
     "layers",
     "models",
     "ops",
+    "register_model",
     "surgery",
 ]
 
 if TYPE_CHECKING:
     from attnconv import compat, explain, layers, models, ops, surgery
     from attnconv.layers import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d, SelfAttention, SimpleSelfAttention
+    from attnconv.models import register_model
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAYERS:
         return getattr(import_module("attnconv.layers"), name)
+    if name in _MODELS:
+        return getattr(import_module("attnconv.models"), name)
     if name in _PACKAGES:
         return import_module(f"attnconv.{name}")
     raise AttributeError(f"module 'attnconv' has no attribute {name!r}")

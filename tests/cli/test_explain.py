@@ -21,7 +21,7 @@ from attnconv.cli import main
 from attnconv.data import decode_image
 from attnconv.explain import attention_maps, see_image
 from attnconv.recipes import load_trained
-from attnconv.recipes.example import EXAMPLE
+from attnconv.recipes.trained import EXAMPLE
 
 OPTIONS = ["--device", "cpu"]
 

@@ -15,7 +15,7 @@ from attnconv.cli import parse
 from attnconv.cli.train import run_settings
 from attnconv.models import from_pretrained
 from attnconv.recipes import list_recipes, load_trained
-from attnconv.recipes.provenance import command, recipe_of, shareable
+from attnconv.recipes.trained import command, recipe_of, shareable
 from attnconv.train.config import RunConfig
 
 pytest.importorskip("huggingface_hub")
@@ -73,7 +73,7 @@ def test_the_card_tells_the_run(finished, saved):
 
 
 def test_the_example_tells_its_run_too(attnconv, tmp_path):
-    from attnconv.recipes.example import EXAMPLE
+    from attnconv.recipes.trained import EXAMPLE
 
     attnconv("hub", "save", str(EXAMPLE), str(tmp_path / "saved"))
     text = (tmp_path / "saved" / "README.md").read_text()

@@ -16,7 +16,7 @@ from attnconv import checks
 from attnconv.cli.import_ import class_names
 from attnconv.models import from_pretrained
 from attnconv.recipes import load_trained
-from attnconv.recipes.images import images_for
+from attnconv.recipes.trained import images_for
 
 pytest.importorskip("safetensors")
 

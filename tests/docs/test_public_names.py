@@ -11,7 +11,7 @@ from test_public_api import MODULES, names_of
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 # Not public: a kernel's own arithmetic, which the page of kernels explains; and timm's registry, a module to import.
 ALSO = {
-    ("docs/kernels.md", "attnconv.kernels.relative_attention.position_term.position_term"),
+    ("docs/kernels.md", "attnconv.kernels.relative_attention.position_term"),
     ("docs/models.md", "attnconv.timm"),
 }
 
@@ -58,7 +58,7 @@ def test_every_import_is_of_a_public_name():
         ("import attnconv", True),
         ("from attnconv.recipes import load_example", True),
         ("import attnconv.models as m", True),
-        ("from attnconv.recipes.example import load_example", False),
+        ("from attnconv.recipes.trained import load_example", False),
         ("from attnconv.checks import nearest", False),
         ("def f():\n    import attnconv.train", False),
     ],

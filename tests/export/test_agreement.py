@@ -8,7 +8,7 @@ from export.untrained import meta, network
 from torch import nn
 
 from attnconv import export
-from attnconv.export.agreement import TOLERANCE, DisagreementError, require_agreement
+from attnconv.export.capture import TOLERANCE, DisagreementError, require_agreement
 from attnconv.models.image_sizes import Sizes
 
 FIXED, FREE = Sizes((5, 5), (7, 7)), Sizes((4, None), (3, 9))

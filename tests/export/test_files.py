@@ -13,8 +13,7 @@ from export.untrained import meta, network
 
 from attnconv import __version__, export, surgery
 from attnconv.export import onnx_file, program_file
-from attnconv.export.agreement import DisagreementError
-from attnconv.export.capture import described
+from attnconv.export.capture import DisagreementError, described
 from attnconv.export.network import config_text, read_config
 from attnconv.recipes import load_trained
 

@@ -8,8 +8,7 @@ from export.untrained import network
 from torch import nn
 
 from attnconv import AugmentedConv2d, surgery
-from attnconv.export.capture import require_exportable
-from attnconv.models.fold import folded
+from attnconv.export.capture import folded, require_exportable
 from attnconv.models.image_sizes import Sizes, sizes_of
 
 

@@ -1,5 +1,7 @@
 """Runs assembled from a configuration, and read back."""
 
+import sys
+
 import pytest
 import torch
 
@@ -93,7 +95,7 @@ def test_bad_settings_leave_nothing_behind(tmp_path, change, message):
     ],
 )
 def test_a_configuration_is_checked_before_its_data_are_loaded(monkeypatch, tmp_path, start, change, message):
-    monkeypatch.setattr("attnconv.recipes.images.load_data", None)
+    monkeypatch.setattr(sys.modules["attnconv.recipes.run"], "load_data", None)  # not the function
     with pytest.raises(InputError, match=message):
         start(RunConfig(**{"model": "aa_convnet3", **TINY, **change}), tmp_path / "out")
 

@@ -10,8 +10,7 @@ from train.toy import CLASSES, MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.checks import InputError, InputTypeError
 from attnconv.train.checkpoint import load_checkpoint, load_weights
-from attnconv.train.device import make_fabric
-from attnconv.train.engine import make_engine
+from attnconv.train.device import make_engine, make_fabric
 from attnconv.train.evaluate import evaluate
 from attnconv.train.fit import fit
 from attnconv.train.run_folder import RunFolder

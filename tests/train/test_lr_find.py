@@ -13,8 +13,7 @@ from torch import nn
 from train.toy import MemoryLoader, toy_config, toy_net
 
 from attnconv.checks import InputError
-from attnconv.train.device import make_fabric
-from attnconv.train.engine import make_engine
+from attnconv.train.device import make_engine, make_fabric
 from attnconv.train.lr_find import curve, find_lr, smoothed
 
 

@@ -9,8 +9,7 @@ from torch import nn
 from train.toy import toy_config, toy_net
 
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention
-from attnconv.train.device import make_fabric
-from attnconv.train.engine import make_engine
+from attnconv.train.device import make_engine, make_fabric
 from attnconv.train.optim import SCHEDULES, Ranger, build_optimizer, decay_groups, one_cycle_momentum, set_momentum
 
 

@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from train.toy import toy_config
 
-from attnconv.train.device import make_fabric
-from attnconv.train.engine import make_engine
+from attnconv.train.device import make_engine, make_fabric
 from attnconv.train.evaluate import confusion, evaluate, mean_iou
 from attnconv.train.fit import fit
 from attnconv.train.run_folder import RunFolder

@@ -18,8 +18,7 @@ from train.toy import MemoryLoader, toy_net
 
 from attnconv.compat import load_checkpoint
 from attnconv.train.config import RunConfig
-from attnconv.train.device import make_fabric
-from attnconv.train.engine import make_engine
+from attnconv.train.device import make_engine, make_fabric
 from attnconv.train.run_folder import RunFolder
 from attnconv.train.run_state import RunState
 from attnconv.train.step import train_step

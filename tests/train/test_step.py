@@ -9,8 +9,7 @@ from lightning_fabric.plugins import MixedPrecision
 from train.toy import CLASSES, MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.train.checkpoint import load_checkpoint
-from attnconv.train.device import make_fabric
-from attnconv.train.engine import make_engine
+from attnconv.train.device import make_engine, make_fabric
 from attnconv.train.fit import fit
 from attnconv.train.optim import one_cycle, one_cycle_momentum
 from attnconv.train.processes import Ranks

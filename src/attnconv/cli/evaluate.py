@@ -52,7 +52,7 @@ def evaluate(
         Print one JSON object.
     """
     from attnconv.recipes import load_trained
-    from attnconv.recipes.images import images_for
+    from attnconv.recipes.trained import images_for
     from attnconv.train.evaluate import evaluate as score
 
     trained = load_trained(run, checkpoint=checkpoint, device=device, trust=trust)

@@ -116,8 +116,7 @@ def explain(
 
 def _trained(run: Path | None, *, device: str, **options: Any) -> "Trained":
     """Load the network of ``run``, the example if None, which has attention; options and errors as `load_trained`."""
-    from attnconv.recipes import load_trained
-    from attnconv.recipes.example import load_example
+    from attnconv.recipes import load_example, load_trained
 
     trained = load_example(device) if run is None else load_trained(run, device=device, **options)
     trained.require_layers("explain")
@@ -181,7 +180,7 @@ def draw_picture(
         json: print one JSON object.
     """
     from attnconv.data import decode_image
-    from attnconv.recipes.example import example_images
+    from attnconv.recipes import example_images
 
     options: dict[str, Any] = {"many": many, "layer": layer, "head": head}
     if image is None:  # both images, or the first for many points
@@ -357,11 +356,11 @@ def example_images() -> "list[WebImage]":
     """Return its images, with the left glyph as the query."""
     import numpy as np
 
+    from attnconv import recipes
     from attnconv.explain.web_session import WebImage
-    from attnconv.recipes import example
 
     found = []
-    for one in example.example_images():
+    for one in recipes.example_images():
         file = io.BytesIO()
         one.image.save(file, "PNG")
         content = np.frombuffer(file.getvalue(), dtype=np.uint8)

@@ -14,9 +14,9 @@ from attnconv import checks
 from attnconv.foreign import read_state_dict
 from attnconv.layers import SelfAttention as _SelfAttention
 from attnconv.layers import SimpleSelfAttention as _SimpleSelfAttention
-from attnconv.layers.head_layout import HEAD_LAYOUTS, HeadLayoutConv2d
-from attnconv.layers.simple_self_attention import wide_bilinear
+from attnconv.layers.self_attention import wide_bilinear
 from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
+from attnconv.models.seed_wide_resnet import HEAD_LAYOUTS, HeadLayoutConv2d
 
 
 class CheckpointLayer(nn.Module):

@@ -110,6 +110,10 @@ class Source(Protocol):
         """Return the images of these numbers."""
         ...
 
+    def in_three_channels(self) -> "Source":
+        """Return the grey images, repeated in three channels."""
+        ...
+
     def loader(
         self,
         order: BatchOrder,

@@ -57,6 +57,8 @@ class DatasetSource(ItemSource):
         image = _pixels(found, self.channels, name)
         if image.is_floating_point() != self.prepared:
             raise BrokenPromiseError(f"{name} has {image.dtype} pixels, and the first image has others")
+        if self.prepared and image.shape[0] == 1:
+            image = image.expand(self.channels, -1, -1)
         if self.prepared and image.shape != (self.channels, *self.image_size):
             raise BrokenPromiseError(
                 f"{name} is {tuple(image.shape)}, and the first image {(self.channels, *self.image_size)}: float "
@@ -92,12 +94,10 @@ def data_of_datasets(
     Raises:
         InputError: a Dataset returns something else than promised, or cannot be divided.
     """
-    titles = {"training": train, "validation": val}
-    parts = {}
-    for part, dataset in titles.items():
+    given: dict[str, Any] = {"training": train} if val is None else {"training": train, "validation": val}
+    parts: dict[str, tuple[str, Any]] = {}
+    for part, dataset in given.items():
         title = f"the {part} images of {name!r}"
-        if dataset is None and part == "validation":
-            continue
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise checks.InputTypeError(
                 f"{title} must be a map-style Dataset, with a length and items, got {type(dataset).__name__}"
@@ -203,7 +203,8 @@ class ForeignLoader:
     def __init__(self, loader: Any, *, device: torch.device, seed: int = 0, training: bool = True) -> None:
         if not (hasattr(loader, "__len__") and isinstance(loader, Iterable)):
             raise checks.InputTypeError(f"a loader must have a length and give batches, got {type(loader).__name__}")
-        self._loader, self._device, self._seed, self._training = loader, device, seed, training
+        self._loader: Any = loader
+        self._device, self._seed, self._training = device, seed, training
 
     def __len__(self) -> int:
         return len(self._loader)

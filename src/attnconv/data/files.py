@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -102,6 +102,10 @@ class ItemSource(ABC):
     def count_pixels(self, index: int) -> int:
         """Return the number of pixels, without decoding; 0 if that is not known."""
         return 0
+
+    def in_three_channels(self) -> Self:
+        """Return the grey images, repeated in three channels."""
+        return dataclasses.replace(self, channels=3)
 
     def loader(
         self,

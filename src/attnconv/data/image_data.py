@@ -1,5 +1,6 @@
 """A data set ready to train on: its sources, and the few facts that a network and a checkpoint need of it."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,7 @@ class ImageData:
         resize_ratio: see ``view.fit``.
         prepared: True if a Dataset gives tensors as the network takes them.
         passed_over: files found that are not among the images, by reason.
-        notes: what is to be said of the images once.
+        notes: what is to be said once to whoever trains on it.
     """
 
     name: str
@@ -49,6 +50,22 @@ class ImageData:
     def dense(self) -> bool:
         """True if each pixel has a label."""
         return isinstance(self.train, TensorSource) and self.train.dense
+
+    def with_channels(self, channels: int) -> "ImageData":
+        """Return the same for a network that takes so many channels: grey images are repeated in three.
+
+        Raises:
+            InputError: they are not grey, and of another number of channels.
+        """
+        if channels == self.channels:
+            return self
+        if (self.channels, channels) != (1, 3):
+            raise checks.InputError(f"{self.name!r} has {self.channels} image channels, the network takes {channels}")
+        train, val = self.train.in_three_channels(), self.val.in_three_channels()
+        note = f"the network takes 3 channels: the grey images of {self.name!r} are repeated in each"
+        return dataclasses.replace(
+            self, channels=3, mean=self.mean * 3, std=self.std * 3, train=train, val=val, notes=(*self.notes, note)
+        )
 
     @property
     def num_train(self) -> int:

@@ -1,7 +1,6 @@
 """The one place where a name or a folder becomes an ``ImageData``."""
 
 import dataclasses
-import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 
-from attnconv import checks
+from attnconv import checks, extensions
 from attnconv.data import libraries, table
 from attnconv.data.batches import generator
 from attnconv.data.dataset import data_of_datasets
@@ -67,15 +66,14 @@ def require_data(name_or_folder: str) -> None:
                 f"{path} is a file; give a folder, or a table of paths and labels ({', '.join(table.SUFFIXES)})"
             )
     elif not path.is_dir():
-        known = (*DATA_SETS, *_REGISTERED, *importlib.metadata.entry_points(group=ENTRY_POINTS).names)
+        known = (*DATA_SETS, *_REGISTERED, *extensions.offered(ENTRY_POINTS))
         raise checks.InputError(f"{name!r} is neither a data set nor an existing folder; {checks.nearest(name, known)}")
 
 
 def registered(name: str) -> Load | None:
     """Return what loads the data set that was registered by ``name``, or that an installed package brings."""
-    if name not in _REGISTERED:
-        for point in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
-            register_dataset(name, point.load())
+    if name not in _REGISTERED and (load := extensions.load_offered(ENTRY_POINTS, name)) is not None:
+        register_dataset(name, load)
     return _REGISTERED.get(name)
 
 

@@ -6,8 +6,7 @@ onnx, onnxscript and onnxruntime are imported where they are used. The saved for
 from pathlib import Path
 
 from attnconv import checks
-from attnconv.export.agreement import Difference, DisagreementError
-from attnconv.export.capture import Written
+from attnconv.export.capture import Difference, DisagreementError, Written
 from attnconv.export.network import ExportedNetwork
 from attnconv.export.onnx_file import export_onnx, load_onnx
 from attnconv.export.program_file import export_program, load_program

@@ -1,27 +1,141 @@
-"""The part that both exporters of torch share: prepare the network, keep its batch and, if possible, map size free.
+"""The part that both exporters of torch share: prepare the network, keep sizes free, compare before a file is kept.
 
+The batch is free, and the map size where it can be.
 Letters: B batch, C channels, H rows, W columns.
 """
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.utils import parametrize
 
 from attnconv import checks
-from attnconv.export.agreement import Difference
-from attnconv.models.fold import folded
 from attnconv.models.image_sizes import Range, Sizes, require_covered, sizes_of
-from attnconv.models.network import HubNetwork
 from attnconv.models.saved import checked_meta, config_of, describe
 from attnconv.ops.fused_attention import FUSED
+
+BATCHES = (1, 2, 5)
+# Of the largest output. Rounding alone is 1e-6 in most networks, and 3e-4 in an untrained aa_resnet50, the softmaxes of
+# which are all but steps.
+TOLERANCE = 1e-3
+
+
+class DisagreementError(RuntimeError):
+    """An exported network that computes something else."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference of two outputs for the same images."""
+
+    batch: int
+    rows: int
+    columns: int
+    largest: float  # absolute difference of two outputs
+    scale: float  # largest absolute output of the original
+
+    def __str__(self) -> str:
+        return (
+            f"{self.largest:.1e} of outputs up to {self.scale:.3g} (batch {self.batch}, {self.rows} x {self.columns})"
+        )
+
+
+def cases(sizes: Sizes, image_size: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Batch, rows, columns: three batches at ``image_size`` and, where they are free, two other sizes, not square."""
+    rows, columns = image_size
+    found = [(batch, rows, columns) for batch in BATCHES]
+    if sizes.dynamic:
+        (low, most), (left, widest) = sizes.rows, sizes.columns
+        most, widest = most or rows + rows // 4 + 1, widest or columns + columns // 4 + 1
+        found += [(2, low, widest), (3, (low + most + 1) // 2, left)]
+    return found
+
+
+@torch.no_grad()
+def require_agreement(
+    model: nn.Module,
+    call: Callable[[Tensor], Tensor],
+    *,
+    sizes: Sizes,
+    meta: Mapping[str, Any],
+    what: str,
+) -> list[Difference]:
+    """Hold ``call`` to ``model``, both (B, channels, H, W) -> logits, on random images: the differences, case by case.
+
+    Raises:
+        InputError: ``model`` does not give one logit for each of the classes in ``meta``.
+        DisagreementError: a difference is above TOLERANCE, outputs of either are not finite, or of another shape.
+    """
+    numbers = torch.Generator().manual_seed(0)
+    differences = []
+    for batch, rows, columns in cases(sizes, meta["image_size"]):
+        images = torch.randn(batch, meta["channels"], rows, columns, generator=numbers)
+        expected = model(images)
+        _require_logits(expected, len(meta["classes"]))
+        try:
+            got = call(images)
+        except Exception as error:  # of the runtime's own kind
+            reason = checks.first_line(error)
+            raise DisagreementError(f"{what} fails on {batch} images of {rows} x {columns}: {reason}") from error
+        if got.shape != expected.shape:
+            raise DisagreementError(
+                f"{what} gives {tuple(got.shape)} for {batch} images of {rows} x {columns}, PyTorch "
+                f"{tuple(expected.shape)}"
+            )
+        for whose, outputs in (("PyTorch", expected), (what, got)):  # inf is within any tolerance of inf
+            if not outputs.isfinite().all():
+                raise DisagreementError(
+                    f"{what} cannot be compared with PyTorch: outputs of {whose} are not finite for {batch} images of "
+                    f"{rows} x {columns}"
+                )
+        difference = Difference(batch, rows, columns, (got - expected).abs().max().item(), expected.abs().max().item())
+        if not difference.largest <= TOLERANCE * difference.scale:
+            raise DisagreementError(f"{what} differs from PyTorch by {difference}")
+        differences.append(difference)
+    return differences
+
+
+def _require_logits(found: object, classes: int) -> None:
+    if isinstance(found, Tensor) and found.ndim in (2, 4) and found.shape[1] == classes:
+        return
+    got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    raise checks.InputError(
+        f"the network must give one tensor, (B, {classes}) or (B, {classes}, rows, columns), for the {classes} classes "
+        f"in meta, got {got}"
+    )
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def folded(model: Model) -> Model:
+    """Return a copy of ``model`` in eval mode in which parametrizations, such as spectral norm, have become weights.
+
+    ``model`` stays as it is: eval mode does not advance a power iteration, and only the copy is changed.
+    """
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        if not parametrize.is_parametrized(module):
+            continue
+        # Not remove_parametrizations: the copy shares its class with the original, which would be stripped, too.
+        chains = module.parametrizations
+        assert isinstance(chains, nn.ModuleDict)
+        weights = {name: getattr(module, name).detach().clone() for name in chains}
+        plain = parametrize.type_before_parametrizations(module)  # which asks for the chains
+        del module.parametrizations
+        module.__class__ = plain
+        for name, weight in weights.items():
+            module.register_parameter(name, nn.Parameter(weight))
+    return model
 
 
 @dataclass(frozen=True)
@@ -67,7 +181,7 @@ def described(
             config = {**provenance.get("config", {}), "image_size": side}
             provenance = {**provenance, "config": config, "scores": None}
     require_covered(model, meta["channels"], meta["image_size"])
-    if isinstance(model, HubNetwork) and model.blueprint is not None:
+    if getattr(model, "blueprint", None) is not None:
         return {**describe(model), "meta": meta, "provenance": provenance}
     return config_of(
         model=None,
@@ -75,6 +189,7 @@ def described(
         in_channels=meta["channels"],
         image_size=meta["image_size"],
         options={},
+        attention=[],
         meta=meta,
         provenance=provenance,
     )

@@ -13,8 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks, files
-from attnconv.export.agreement import require_agreement
-from attnconv.export.capture import Written, captured_sizes, described, dims, example, tracing, with_free_sizes
+from attnconv.export.capture import (
+    Written,
+    captured_sizes,
+    described,
+    dims,
+    example,
+    require_agreement,
+    tracing,
+    with_free_sizes,
+)
 from attnconv.export.network import KEY, ExportedNetwork, config_text, read_config
 from attnconv.files import replacing
 from attnconv.models.image_sizes import Sizes

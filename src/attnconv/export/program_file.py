@@ -19,8 +19,16 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from attnconv import checks, files
-from attnconv.export.agreement import require_agreement
-from attnconv.export.capture import Written, captured_sizes, described, dims, example, tracing, with_free_sizes
+from attnconv.export.capture import (
+    Written,
+    captured_sizes,
+    described,
+    dims,
+    example,
+    require_agreement,
+    tracing,
+    with_free_sizes,
+)
 from attnconv.export.network import KEY, ExportedNetwork, config_text, read_config
 from attnconv.files import append_checksum, replacing, verify_checksum
 from attnconv.models.image_sizes import Sizes

@@ -1,18 +1,25 @@
-"""SAGAN's self-attention: one head, a residual, and a gate that starts closed.
+"""Self-attention with a residual and a gate that starts closed: SAGAN's, and SimpleSelfAttention.
 
-Source: Zhang et al. 2018, arXiv:1805.08318, section 3, with the names and shapes that fastai gave it.
+Sources: Zhang et al. 2018, arXiv:1805.08318, section 3, with the names and shapes that fastai gave it;
+SimpleSelfAttention (2019). Departures from the latter: ``symmetric`` is truly symmetric, S can be divided by the number
+of positions, and the products run in the cheapest order.
 Letters: B batch, C channels, L positions of the map, D key channels.
 """
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers.attention import GatedAttention
 from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
+from attnconv.ops.kernel_choice import autocast_off
 
 
 class SelfAttention(GatedAttention):
-    """y = gamma * o + x, where o_j = sum_i softmax_i(f_i . g_j) h_i with f, g, h = query(x), key(x), value(x).
+    """SAGAN's layer, of one head.
+
+    y = gamma * o + x, where o_j = sum_i softmax_i(f_i . g_j) h_i with f, g, h = query(x), key(x), value(x).
 
     Shapes: (B, C, *map) -> the same, any number of map axes. gamma starts at 0, where the output is x.
     Memory: linear in the number of positions; its square on small maps, under torch.func and in forward mode.
@@ -47,3 +54,50 @@ class SelfAttention(GatedAttention):
 
     def extra_repr(self) -> str:
         return f"{self.channels}"
+
+
+class SimpleSelfAttention(GatedAttention):
+    """y = gamma * x S + x with S = x^T W x, the influence of each position on each other: no softmax, one weight.
+
+    Shapes: (B, C, *map) -> the same, any number of map axes. gamma starts at 0, where the output is x.
+    Memory: linear in L, or less, since S is formed only where L < C.
+
+    Args:
+        channels: C.
+        symmetric: use (W + W^T) / 2, so that two positions influence each other equally.
+        normalize: divide S by L, so that its size does not depend on the map's.
+        spectral_norm: divide W by its largest singular value, as published.
+    Raises:
+        ValueError: in forward, for an input without batch axis or of other channels.
+    """
+
+    def __init__(
+        self, channels: int, *, symmetric: bool = False, normalize: bool = False, spectral_norm: bool = True
+    ) -> None:
+        super().__init__(channels)
+        self.symmetric = checks.flag("symmetric", symmetric)
+        self.normalize = checks.flag("normalize", normalize)
+        self.conv = constrained_conv(channels, channels, spectral_norm=spectral_norm, symmetric=symmetric)
+
+    @refuse_vmap_in_training
+    def forward(self, x: Tensor) -> Tensor:
+        self._require_map(x)
+        # The weight is read once: under spectral norm each reading in training is a step of the power iteration.
+        return self.attend(ops.bilinear_attention, x, self.conv.weight, self.gamma, normalize=self.normalize)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, symmetric={self.symmetric}, normalize={self.normalize}"
+
+
+def wide_bilinear(x: Tensor, weight: Tensor, gamma: Tensor) -> Tensor:
+    """Return the same with W a convolution over the flattened map: x (B, C, *map), weight (C, C, odd kernel) -> like x.
+
+    Only two of the three orders exist: W cannot be taken out of its product with x.
+    """
+    exact = torch.promote_types(x.dtype, torch.float32)
+    with autocast_off(x):
+        flat = x.flatten(2).to(exact)  # (B, C, L)
+        wx = F.conv1d(flat, weight.to(exact), padding=weight.shape[2] // 2)
+        few = flat.shape[2] < flat.shape[1]
+        mixed = flat @ (flat.mT @ wx) if few else (flat @ flat.mT) @ wx
+        return (flat + gamma.to(exact) * mixed).unflatten(2, x.shape[2:]).to(x.dtype)

@@ -10,9 +10,17 @@ from attnconv.models import unet as _unet  # noqa: F401
 from attnconv.models import wide_resnet as _wide_resnet  # noqa: F401
 from attnconv.models import xresnet as _xresnet  # noqa: F401
 from attnconv.models.init_from import Transfer
-from attnconv.models.network import HubNetwork
-from attnconv.models.registry import create_model, list_models
+from attnconv.models.network import HubNetwork, from_pretrained, push_to_hub, save_pretrained
+from attnconv.models.registry import create_model, list_models, register_model
 
-from_pretrained = HubNetwork.from_pretrained
-
-__all__ = ["HubNetwork", "Transfer", "create_model", "from_pretrained", "list_models", "set_recompute"]
+__all__ = [
+    "HubNetwork",
+    "Transfer",
+    "create_model",
+    "from_pretrained",
+    "list_models",
+    "push_to_hub",
+    "register_model",
+    "save_pretrained",
+    "set_recompute",
+]

@@ -8,11 +8,12 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from attnconv import __version__, checks, files
 from attnconv.layers import SelfAttention, SimpleSelfAttention
@@ -44,7 +45,7 @@ SOURCES = {
 }
 
 
-def save(model: "HubNetwork", folder: Path, *, license: str | None, repo_id: str | None = None) -> None:
+def save(model: nn.Module, folder: Path, *, license: str | None, repo_id: str | None = None) -> None:
     """Write ``model`` and its card into ``folder``, made if need be; errors as `HubNetwork.save_pretrained`."""
     text = card(model, license=license, repo_id=repo_id)  # what is refused, before anything is written
     try:
@@ -57,7 +58,7 @@ def save(model: "HubNetwork", folder: Path, *, license: str | None, repo_id: str
 
 
 def push(
-    model: "HubNetwork", repo_id: str, *, license: str | None, token: str | None, private: bool | None, **commit: Any
+    model: nn.Module, repo_id: str, *, license: str | None, token: str | None, private: bool | None, **commit: Any
 ) -> str:
     """Upload what `save` writes; arguments and errors as `HubNetwork.push_to_hub`, ``commit`` as `upload_folder`."""
     hub = checks.require("huggingface_hub", extra="hub")
@@ -74,11 +75,13 @@ def push(
             return str(client.upload_folder(repo_id=repo_id, folder_path=folder, **commit))
 
 
-def load(name_or_path: str | Path, *, local_files_only: bool, **settings: Any) -> "HubNetwork":
-    """Return the network of `HubNetwork.from_pretrained`, of whatever class; ``settings`` as `hf_hub_download`."""
+def load(
+    name_or_path: str | Path, *, model: Callable[..., nn.Module] | None, local_files_only: bool, **settings: Any
+) -> "HubNetwork":
+    """Return the network of `from_pretrained`, of whatever class; ``settings`` as `hf_hub_download`."""
     name, path = str(name_or_path), Path(os.path.expanduser(name_or_path))
     if path.is_dir():
-        return saved.read(path)
+        return saved.read(path, model=model)
     if path.exists():
         raise checks.InputError(f"{path} is a file; from_pretrained takes the folder that save_pretrained wrote")
     if isinstance(name_or_path, Path) or name.startswith((".", "~", "/")) or name.count("/") > 1:
@@ -88,7 +91,7 @@ def load(name_or_path: str | Path, *, local_files_only: bool, **settings: Any) -
         settings["local_files_only"] = local_files_only or not _reachable()
         for file in (saved.CONFIG, saved.WEIGHTS):
             path = Path(hub.hf_hub_download(name, file, **settings))
-        return saved.read(path.parent)
+        return saved.read(path.parent, model=model)
 
 
 def _reachable() -> bool:
@@ -140,7 +143,7 @@ def reason(error: Exception) -> str:
     return checks.first_line(error)
 
 
-def card(model: "HubNetwork", *, license: str | None, repo_id: str | None = None) -> str:
+def card(model: nn.Module, *, license: str | None, repo_id: str | None = None) -> str:
     """The model card: what the network is, how it was trained, how good it is, how to use it.
 
     Args:
@@ -149,7 +152,7 @@ def card(model: "HubNetwork", *, license: str | None, repo_id: str | None = None
         repo_id: where the network goes, if it goes to the Hub.
     """
     config = saved.describe(model)
-    dense = is_dense(config["model"])
+    dense = bool((config["meta"] or {}).get("dense")) or is_dense(config["model"])
     sources = [text for kind, text in SOURCES.items() if any(isinstance(layer, kind) for layer in model.modules())]
     header = [
         "---",
@@ -177,7 +180,7 @@ def card(model: "HubNetwork", *, license: str | None, repo_id: str | None = None
     return "\n\n".join(parts) + "\n"
 
 
-def _what(model: "HubNetwork", config: dict[str, Any], dense: bool) -> Iterator[str]:
+def _what(model: nn.Module, config: dict[str, Any], dense: bool) -> Iterator[str]:
     def count(number: int, one: str, more: str) -> str:
         return f"{number:,} {one if number == 1 else more}"
 
@@ -189,6 +192,8 @@ def _what(model: "HubNetwork", config: dict[str, Any], dense: bool) -> Iterator[
         classes if config["num_classes"] else "no classifier",
     ]
     yield f"`{config['model']}` of attnconv {__version__}: {', '.join(facts)}."
+    for step in config["attention"]:
+        yield f"Attention put into it: {code_span(json.dumps(step))}."
     if config["options"]:
         options = ", ".join(code_span(f"{name}={json.dumps(value)}") for name, value in config["options"].items())
         yield f"Options: {options}."

@@ -1,20 +1,28 @@
-"""Trained weights of a plain network as the start of an augmented one.
+"""Weights of a plain network, trained or just drawn, as the start of an augmented one.
 
 An augmented convolution keeps, as its ``conv_out``, the first filters of the convolution that it replaces; its
-attention starts as it was drawn.
+attention starts as it was drawn. The first weights of both being the same, runs of a seed differ by attention alone;
+what attention adds is drawn from generators of its own, one a layer, so that neither shifts the other's numbers.
 """
 
-from collections.abc import Mapping
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.foreign import Source, read_state_dict
+from attnconv.layers.attention import Attention
+from attnconv.surgery.network import plain_names
 from attnconv.weights import FLOATS, unfit
+
+if TYPE_CHECKING:
+    from attnconv.models.network import HubNetwork
 
 
 @dataclass(frozen=True)
@@ -45,21 +53,46 @@ class Transfer:
         return "\n".join(lines)
 
 
-def initialise(model: nn.Module, name: str, source: Source) -> Transfer:
-    """Copy into ``model``, the network ``name``, what fits of ``source``.
+@dataclass(frozen=True)
+class Given:
+    """Weights to start from: ``label`` says where they are from, ``taken`` what was left off their names."""
+
+    tensors: Mapping[str, Tensor]
+    label: str
+    taken: str = ""
+
+    def has_names_of(self, model: nn.Module) -> bool:
+        """True if all of the model's convolutions are among the names."""
+        return all(key in self.tensors for key, tensor in model.state_dict().items() if tensor.dim() > 2)
+
+
+def given_weights(source: Source, name: str) -> Given:
+    """Read what the network ``name`` is to start from.
 
     Args:
-        source: "torchvision", for the weights that torchvision calls its default; or a file or state dict, in which
-            the weights are found as `attnconv.foreign.read_state_dict` finds them.
+        source: "torchvision" or "timm", for the weights that these call their default; or a file or state dict, in
+            which the weights are found as `attnconv.foreign.read_state_dict` finds them.
     Raises:
-        InputError: it cannot be had or read, or is of another family than ``model``, which is then as it was.
+        InputError: it cannot be had or read.
     """
     if not isinstance(source, (str, PathLike, Mapping)):
         raise checks.InputTypeError(
-            f"init_from must be 'torchvision', a path or a state dict, got {type(source).__name__}"
+            f"init_from must be 'torchvision', 'timm', a path or a state dict, got {type(source).__name__}"
         )
-    found = read_state_dict(_torchvision(name) if source == "torchvision" else source)
-    label, given = "torchvision's file" if source == "torchvision" else found.label, found.tensors
+    if isinstance(source, str) and source in LIBRARIES:
+        found = read_state_dict(LIBRARIES[source](name))
+        return Given(found.tensors, f"{source}'s file", found.taken)
+    found = read_state_dict(source)
+    return Given(found.tensors, found.label, found.taken)
+
+
+def initialise(model: nn.Module, name: str, found: Given) -> Transfer:
+    """Copy into ``model``, the network ``name``, what fits of ``found``.
+
+    Raises:
+        InputError: it is of another family than ``model``, which is then as it was.
+    """
+    label, given = found.label, found.tensors
     state = model.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
         raise checks.InputError(f"init_from needs a network with memory, and {name} is on the meta device")
@@ -77,7 +110,8 @@ def initialise(model: nn.Module, name: str, source: Source) -> Transfer:
             taken[key] = given[plain]
         else:
             left.append(key)
-    if not any(tensor.dim() > 1 and not key.startswith("fc.") for key, tensor in taken.items()):
+    # A single matrix that fits is a classifier of as many features.
+    if not any(tensor.dim() > 2 for tensor in taken.values()) and sum(t.dim() > 1 for t in taken.values()) < 2:
         key, tensor = next(iter(given.items()))
         raise checks.InputError(f"nothing in {label} fits {name}: it holds {key!r} of shape {tuple(tensor.shape)}, ...")
     for key in left:
@@ -111,10 +145,26 @@ def _has_more_filters(old: Tensor, new: Tensor) -> bool:
     return old.shape[1:] == new.shape[1:] and len(old) > len(new)
 
 
+def after_surgery(transfer: Transfer, model: nn.Module) -> Transfer:
+    """Return ``transfer``, of a network before surgery, under the names of ``model``, which surgery made of it."""
+    whole = {*transfer.copied, *transfer.cut}
+    copied, cut, left = [], [], []
+    now = plain_names(model)
+    for name in model.state_dict():
+        plain = now.get(name, name)
+        if plain in whole:
+            copied.append(name)
+        elif plain.replace(".conv_out.", ".") in whole:
+            cut.append(name)
+        else:
+            left.append(name)
+    return Transfer(tuple(copied), tuple(cut), tuple(left), transfer.unused, transfer.taken)
+
+
 def _torchvision(name: str) -> Mapping[str, Any]:
     """Return the default weights of torchvision's network of that name, aa_ or se_ apart."""
     models = checks.require("torchvision", extra="train").models
-    plain = name.removeprefix("aa_").removeprefix("se_")
+    plain = name.removeprefix("torchvision:").removeprefix("aa_").removeprefix("se_")
     try:
         weights = models.get_model_weights(plain).DEFAULT
     except ValueError:
@@ -125,3 +175,46 @@ def _torchvision(name: str) -> Mapping[str, Any]:
         return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError) as error:
         raise checks.InputError(f"cannot get {weights.url}: {checks.first_line(error)}") from error
+
+
+def _timm(name: str) -> Mapping[str, Any]:
+    """Return the weights that timm calls the default of its network of that name, aa_ or se_ apart."""
+    timm = checks.require("timm", extra="timm")
+    plain = name.removeprefix("timm:").removeprefix("aa_").removeprefix("se_")
+    if not timm.is_model_pretrained(plain):
+        raise checks.InputError(f"timm has no weights for {plain}; give init_from a file or a state dict")
+    try:
+        return timm.create_model(plain, pretrained=True).state_dict()
+    except Exception as error:  # of the Hub's client, of its HTTP library
+        raise checks.InputError(f"cannot get timm's weights of {plain}: {checks.first_line(error)}") from error
+
+
+LIBRARIES = {"torchvision": _torchvision, "timm": _timm}
+
+
+def has_memory(model: nn.Module) -> bool:
+    """True unless the weights are on the meta device, or only pretend not to be."""
+    return all(parameter.untyped_storage().device.type != "meta" for parameter in model.parameters())
+
+
+@contextlib.contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put torch's generators back at the end of the block."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        yield
+
+
+def share_draws(model: "HubNetwork", name: str, plain: Callable[[], nn.Module]) -> None:
+    """Give ``model``, the network ``name``, the weights of ``plain()``, drawn where torch's generators stand.
+
+    Each attention layer is drawn from the state of the CPU's generator and the layer's dotted name.
+    """
+    state = bytes(torch.get_rng_state().numpy())
+    initialise(model, name, Given(plain().state_dict(), f"the plain twin of {name}"))
+    for dotted, layer in model.named_modules():
+        if isinstance(layer, Attention):
+            digest = hashlib.sha256(state + dotted.encode()).digest()
+            with generators_kept():
+                torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+                layer.reset_attention(model.initialise)

@@ -5,6 +5,7 @@ A classifier has features, mean pooling and a linear layer.
 Letters: B batch, C channels of the last stage, H rows, W columns of its map.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +17,97 @@ from attnconv import checks, weights
 from attnconv.models.registry import Blueprint
 
 
+def save_pretrained(model: nn.Module, save_directory: str | Path, *, license: str | None = None) -> None:
+    """Write config.json, model.safetensors and the card README.md into a folder, made if need be.
+
+    Args:
+        model: any network that `create_model` made, surgery by `attnconv.surgery` included.
+        save_directory: the folder; a README.md there that this library did not generate is kept.
+        license: of the weights, an identifier of the Hub's such as "mit" or "cc-by-4.0"; None: not stated.
+    Raises:
+        InputError: the network is not what its blueprint makes, or the folder cannot be written.
+        MissingExtraError: safetensors is not installed.
+    """
+    from attnconv.models import hub  # when a network is saved: training needs none of it
+
+    hub.save(model, Path(save_directory), license=license)
+
+
+def push_to_hub(
+    model: nn.Module,
+    repo_id: str,
+    *,
+    license: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    branch: str | None = None,
+    create_pr: bool | None = None,
+    commit_message: str = "Push a network of attnconv",
+) -> str:
+    """Upload what `save_pretrained` writes to the Hugging Face Hub: the address of the commit.
+
+    Of the other arguments huggingface_hub's `create_repo` and `upload_folder` say what they do.
+
+    Args:
+        model: as `save_pretrained`'s.
+        repo_id: USER/NAME; made if it is not there.
+        license: as `save_pretrained`'s.
+        token: that of `hf auth login` or of HF_TOKEN if None.
+    Raises:
+        InputError: as `save_pretrained`; no token, no network, or the Hub refuses.
+        MissingExtraError: huggingface_hub or safetensors is not installed.
+    """
+    from attnconv.models import hub
+
+    return hub.push(
+        model,
+        repo_id,
+        license=license,
+        token=token,
+        private=private,
+        revision=branch,
+        create_pr=create_pr,
+        commit_message=commit_message,
+    )
+
+
+def from_pretrained(
+    pretrained_model_name_or_path: str | Path,
+    *,
+    model: Callable[..., nn.Module] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> "HubNetwork":
+    """The network of a folder of `save_pretrained`, or of a repository on the Hub, in eval mode on the CPU.
+
+    Nothing in the files is run or imported, and files of pickle are not looked at. The arguments from revision on are
+    those of huggingface_hub's `hf_hub_download`.
+
+    Args:
+        pretrained_model_name_or_path: a folder, or USER/NAME.
+        model: of a network that code of somebody's own makes, that function.
+    Raises:
+        InputError: there is none, it cannot be had, or its files are damaged or do not fit each other.
+        MissingExtraError: huggingface_hub or safetensors is not installed.
+    """
+    from attnconv.models import hub
+
+    return hub.load(
+        pretrained_model_name_or_path,
+        model=model,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        force_download=force_download,
+    )
+
+
 class HubNetwork(nn.Module):
-    """A network that `create_model` made: it knows how to be made again, saved and shared.
+    """A network of this library: it knows how to be made again, saved and shared.
 
     Attributes:
         blueprint: the arguments of `create_model`; None of one that was built in another way, which cannot be saved.
@@ -29,93 +119,21 @@ class HubNetwork(nn.Module):
     meta: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
 
+    save_pretrained = save_pretrained
+    push_to_hub = push_to_hub
+
     @staticmethod
     def initialise(module: nn.Module) -> None:
         """Draw the weights of one convolution or linear layer, where this network does not draw them as torch does."""
 
-    def save_pretrained(self, save_directory: str | Path, *, license: str | None = None) -> None:
-        """Write config.json, model.safetensors and the card README.md into a folder, made if need be.
-
-        Args:
-            save_directory: the folder; a README.md there that this library did not generate is kept.
-            license: of the weights, an identifier of the Hub's such as "mit" or "cc-by-4.0"; None: not stated.
-        Raises:
-            InputError: the network is not what its blueprint makes, or the folder cannot be written.
-            MissingExtraError: safetensors is not installed.
-        """
-        from attnconv.models import hub  # when a network is saved: training needs none of it
-
-        hub.save(self, Path(save_directory), license=license)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        license: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        branch: str | None = None,
-        create_pr: bool | None = None,
-        commit_message: str = "Push a network of attnconv",
-    ) -> str:
-        """Upload what `save_pretrained` writes to the Hugging Face Hub: the address of the commit.
-
-        Of the other arguments huggingface_hub's `create_repo` and `upload_folder` say what they do.
-
-        Args:
-            repo_id: USER/NAME; made if it is not there.
-            license: as `save_pretrained`'s.
-            token: that of `hf auth login` or of HF_TOKEN if None.
-        Raises:
-            InputError: as `save_pretrained`; no token, no network, or the Hub refuses.
-            MissingExtraError: huggingface_hub or safetensors is not installed.
-        """
-        from attnconv.models import hub
-
-        return hub.push(
-            self,
-            repo_id,
-            license=license,
-            token=token,
-            private=private,
-            revision=branch,
-            create_pr=create_pr,
-            commit_message=commit_message,
-        )
-
     @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        force_download: bool = False,
-    ) -> Self:
-        """The network of a folder of `save_pretrained`, or of a repository on the Hub, in eval mode on the CPU.
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **settings: Any) -> Self:
+        """The network of the function `from_pretrained`, whose arguments these are.
 
-        Nothing in the files is run, and files of pickle are not looked at. The arguments but the first are those of
-        huggingface_hub's `hf_hub_download`.
-
-        Args:
-            pretrained_model_name_or_path: a folder, or USER/NAME.
         Raises:
-            InputError: there is none, it cannot be had, its files are damaged or do not fit each other, or it is
-                another class of network than the one asked.
-            MissingExtraError: huggingface_hub or safetensors is not installed.
+            InputError: as there, or it is another class of network than the one asked.
         """
-        from attnconv.models import hub
-
-        model = hub.load(
-            pretrained_model_name_or_path,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            force_download=force_download,
-        )
+        model = from_pretrained(pretrained_model_name_or_path, **settings)
         if not isinstance(model, cls):
             raise checks.InputError(
                 f"{pretrained_model_name_or_path} holds a {type(model).__name__}, not a {cls.__name__}; "

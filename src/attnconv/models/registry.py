@@ -1,41 +1,45 @@
-"""Every network under its name.
+"""Every network under its name: `create_model` makes one, wherever it comes from.
 
-A builder is called with num_classes, in_channels, image_size (rows, columns), the integers in the network's name, and
-its own keyword-only options. An option whose default is a dataclass stands for the fields of that dataclass: networks
-share options so without passing on each of them.
+A builder of ours is called with num_classes, in_channels, image_size (rows, columns), the integers in the network's
+name, and its own keyword-only options. An option whose default is a dataclass stands for the fields of that dataclass:
+networks share options so without passing on each of them.
 """
 
 import dataclasses
 import fnmatch
+import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from attnconv import checks
-from attnconv.models.init_from import Source, Transfer, initialise
-from attnconv.models.shared_draws import generators_kept, has_memory, share_draws
+from torch import nn
+
+from attnconv import checks, extensions
+from attnconv.models.init_from import (
+    Source,
+    Transfer,
+    after_surgery,
+    generators_kept,
+    given_weights,
+    has_memory,
+    initialise,
+    share_draws,
+)
+from attnconv.models.sources import CIFAR100, COMMON, IMAGENET, Images, NetworkSource, of_library, source_of
+from attnconv.surgery.steps import Step, apply_steps, checked_steps
 
 if TYPE_CHECKING:
     from attnconv.models.network import HubNetwork
+
+__all__ = ["CIFAR100", "IMAGENET", "Images"]
 
 Builder = Callable[..., "HubNetwork"]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
 
 DIGITS = 9  # of an integer in a name; Python reads at most a few thousand
-_COMMON = ("num_classes", "in_channels", "image_size")
-
-
-@dataclass(frozen=True)
-class Images:
-    """The task of a network: so many classes, on images of that side in pixels."""
-
-    num_classes: int
-    image_size: int
-
-
-CIFAR100, IMAGENET = Images(100, 32), Images(1000, 224)
+GROUP = "attnconv.models"  # of entry points
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Blueprint:
     in_channels: int
     image_size: tuple[int, int]
     options: dict[str, Any]
+    attention: list[Step] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class _Family:
 
 
 _FAMILIES: list[_Family] = []
+_REGISTERED: dict[str, NetworkSource] = {}  # of users
 
 
 def register(*, images: Images, dense: bool = False, plain: str | None = None) -> Callable[[AnyBuilder], AnyBuilder]:
@@ -98,22 +104,62 @@ def register_family(
     return add
 
 
+def register_model(
+    name: str,
+    build: Callable[..., nn.Module],
+    *,
+    num_classes: int = 1000,
+    image_size: int = 224,
+    dense: bool = False,
+) -> None:
+    """Let ``name`` be a network in `create_model`, on the command line, in configurations and in plans.
+
+    Args:
+        name: of letters, digits and ``._-``.
+        build: called with num_classes, with in_channels and image_size (rows, columns) where its signature has them,
+            and with what is left of it as options.
+        num_classes: outputs where a task is not given.
+        image_size: side of the images in pixels, likewise.
+        dense: it gives logits (B, num_classes, rows, columns).
+    Raises:
+        InputError: the name is taken by another network, or ``build`` takes no num_classes.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise checks.InputError(f"name of a network must be of letters, digits and ._-, got {name!r}")
+    if _family(name) is not None or (name in _REGISTERED and not _same(_REGISTERED[name].build, build)):
+        raise checks.InputError(f"there is a network {name!r} already; give yours another name")
+    images = Images(
+        checks.integer("num_classes", num_classes, at_least=1), checks.integer("image_size", image_size, at_least=1)
+    )
+    _REGISTERED[name] = source_of(name, build, images=images, dense=dense)
+
+
+def _same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """True for a function, and the same one after its module was loaded anew."""
+    names = [(getattr(f, "__module__", ""), getattr(f, "__qualname__", repr(f))) for f in (one, other)]
+    return names[0] == names[1]
+
+
 def list_models(pattern: str = "*", *, dense: bool = False) -> list[str]:
     """Return names that match a shell pattern, sorted; a family such as wide_resnet{depth}_{k} has more than these.
 
     Those of networks with a class an image or, if ``dense``, those of networks with a class a pixel.
     """
-    listed = (family.listed for family in _FAMILIES if family.dense == dense)
-    return sorted(name for names in listed for name in fnmatch.filter(names, pattern))
+    listed = [name for family in _FAMILIES if family.dense == dense for name in family.listed]
+    listed += [name for name, source in _REGISTERED.items() if source.dense == dense]
+    if not dense:
+        listed += [name for name in extensions.offered(GROUP) if name not in listed]
+    return sorted(fnmatch.filter(listed, pattern))
 
 
 @overload
 def create_model(
-    name: str,
+    name: str | Callable[..., nn.Module],
     *,
     num_classes: int,
     in_channels: int = 3,
     image_size: int | tuple[int, int],
+    attention: Sequence[Step] = (),
     init_from: None = None,
     **options: Any,
 ) -> "HubNetwork": ...
@@ -121,88 +167,122 @@ def create_model(
 
 @overload
 def create_model(
-    name: str,
+    name: str | Callable[..., nn.Module],
     *,
     num_classes: int,
     in_channels: int = 3,
     image_size: int | tuple[int, int],
+    attention: Sequence[Step] = (),
     init_from: Source,
     **options: Any,
 ) -> "tuple[HubNetwork, Transfer]": ...
 
 
 def create_model(
-    name: str,
+    name: str | Callable[..., nn.Module],
     *,
     num_classes: int,
     in_channels: int = 3,
     image_size: int | tuple[int, int],
+    attention: Sequence[Step] = (),
     init_from: Source | None = None,
     **options: Any,
-) -> "HubNetwork | tuple[HubNetwork, Transfer]":
+) -> Any:
     """A new network: (B, in_channels, rows, columns) -> logits (B, num_classes), of dense ones a map of them.
 
-    At one state of torch's generators (after `torch.manual_seed`, say) a network with attention or squeeze-excitation
-    has the first weights of the plain network of its family, which is made for a moment beside it; attention's own
-    depend on that state and on the layer's name alone.
+    At one state of torch's generators (after `torch.manual_seed`, say) a network of ours with attention or
+    squeeze-excitation has the first weights of the plain network of its family, which is made for a moment beside it;
+    attention's own depend on that state and on the layer's name alone.
 
     Args:
-        name: one of `list_models`, dense or not, or another of its family.
+        name: one of `list_models`, dense or not, or another of its family; timm:NAME or torchvision:NAME;
+            package.module:function, which is imported; or such a function itself, called as `register_model` says.
         num_classes: outputs.
         in_channels: image channels.
         image_size: side, or rows and columns, of the largest images in pixels; position tables are sized by it.
-        init_from: trained weights to start from, of the plain network of the same family: "torchvision", a file, or
-            a state dict. The result is then (network, `Transfer`).
+        attention: steps of surgery, of `attnconv.surgery.apply_steps`, in the network as it comes.
+        init_from: trained weights to start from, those of the network without attention or of this very one:
+            "torchvision", "timm", a file, or a state dict. The result is then (network, `Transfer`).
         options: the network's own, as its builder documents them.
     Raises:
-        ValueError: an unknown name or option (the nearest is named), values that do not fit each other, or weights
-            that cannot be read or fit nowhere.
+        ValueError: an unknown name or option (the nearest is named), values that do not fit each other, a step that
+            matches nothing, or weights that cannot be read or fit nowhere.
     """
-    family, numbers = _find(name)
-    check_options(name, options)
+    if callable(name):
+        name = extensions.remember_factory(name)
+    elif extensions.is_factory(name):
+        extensions.import_factory(name)
+    model, transfer = build_model(
+        name,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        attention=attention,
+        init_from=init_from,
+        options=options,
+    )
+    return model if transfer is None else (model, transfer)
+
+
+def build_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int | Sequence[int],
+    attention: Sequence[Step],
+    options: Mapping[str, Any],
+    init_from: Source | None = None,
+) -> tuple[nn.Module, Transfer | None]:
+    """Do as `create_model`, and import nothing that ``name`` names: for names that were read from a file."""
+    source = find(name)
+    source.check_options(options)
+    steps = checked_steps(attention)
     rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
     common: dict[str, Any] = {
         "num_classes": checks.integer("num_classes", num_classes, at_least=1),
         "in_channels": checks.integer("in_channels", in_channels, at_least=1),
         "image_size": (rows, columns),
     }
-    model = _build(family, numbers, common, options)
-    model.blueprint = Blueprint(str(name), options={**model_options(name), **options}, **common)
-    return model if init_from is None else (model, initialise(model, name, init_from))
+    if source.plain is None:
+        model = source.make(**common, **options)
+    else:
+        with generators_kept():
+            model = source.make(**common, **options)
+        if has_memory(model):
+            twin = find(source.plain)
+            shared = {key: value for key, value in options.items() if key in twin.options}
+            share_draws(model, name, lambda: twin.make(**common, **shared))  # pyright: ignore[reportArgumentType]
+    given = None if init_from is None else given_weights(init_from, name)
+    transfer = None
+    if given is not None and (not steps or given.has_names_of(model)):
+        transfer = initialise(model, name, given)
+    if steps:
+        model, _ = apply_steps(model, steps, image_size=(rows, columns), inplace=True)
+        transfer = transfer and after_surgery(transfer, model)
+    if given is not None and transfer is None:
+        transfer = initialise(model, name, given)
+    model.blueprint = Blueprint(str(name), options={**source.options, **options}, attention=steps, **common)  # pyright: ignore[reportAttributeAccessIssue]
+    return model, transfer
 
 
-def _build(family: _Family, numbers: dict[str, int], common: dict[str, Any], options: dict[str, Any]) -> "HubNetwork":
-    arguments = {**common, **numbers, **options}
+def _call_family(family: _Family, numbers: Mapping[str, int], **arguments: Any) -> nn.Module:
+    arguments |= numbers
     for key, default in _defaults(family.build).items():
         if dataclasses.is_dataclass(default) and not isinstance(default, type):
             names = arguments.keys() & vars(default).keys()
             arguments[key] = dataclasses.replace(default, **{name: arguments.pop(name) for name in names})
-    if family.plain is None:
-        return family.build(**arguments)
-    with generators_kept():
-        model = family.build(**arguments)
-    if has_memory(model):
-        name = family.plain.format(**numbers)
-        plain = model_options(name)
-        shared = {key: value for key, value in options.items() if key in plain}
-        share_draws(model, name, lambda: create_model(name, **common, **shared))
-    return model
+    return family.build(**arguments)
 
 
-def check_options(name: str, options: Iterable[str]) -> None:
+def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Raise unless all are names of the network's own options."""
-    for option in options:
-        checks.one_of(f"option of {name}:", option, model_options(name))
+    find(name).check_options(options)
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """Return the network's own options and their defaults."""
-    family, numbers = _find(name)
-    options: dict[str, Any] = {}
-    for key, default in _defaults(family.build).items():
-        if key not in (*_COMMON, *numbers):
-            options |= vars(default) if dataclasses.is_dataclass(default) else {key: default}
-    return options
+    """Return the network's own options and their defaults, as far as they are known."""
+    return dict(find(name).options)
 
 
 def _defaults(build: Builder) -> dict[str, Any]:
@@ -210,23 +290,52 @@ def _defaults(build: Builder) -> dict[str, Any]:
 
 
 def is_dense(name: str) -> bool:
-    """True if the network gives each pixel a class."""
-    return _find(name)[0].dense
+    """True if the network gives each pixel a class; False of others' where that is not known."""
+    return bool(find(name).dense)
 
 
 def usual_images(name: str) -> Images:
     """Return what the network was published for, or is tried on: the default where a task is not given."""
-    return _find(name)[0].images
+    return find(name).images
 
 
-def _find(name: str) -> tuple[_Family, dict[str, int]]:
-    """Return the family of ``name`` and the integers in it."""
+def find(name: str) -> NetworkSource:
+    """Return the source of a network: one of ours, registered, a library's, or of a factory that was imported before.
+
+    Raises:
+        InputError: there is none (the nearest is named).
+    """
+    name = str(name)
+    if (found := _family(name)) is not None:
+        family, numbers = found
+        options: dict[str, Any] = {}
+        for key, default in _defaults(family.build).items():
+            if key not in (*COMMON, *numbers):
+                options |= vars(default) if dataclasses.is_dataclass(default) else {key: default}
+        plain = family.plain and family.plain.format(**numbers)
+        build = functools.partial(_call_family, family, numbers)
+        return NetworkSource(
+            name, build, options=options, own=True, images=family.images, dense=family.dense, plain=plain
+        )
+    if name not in _REGISTERED and (build := extensions.load_offered(GROUP, name)) is not None:
+        register_model(name, build)
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    if (source := of_library(name)) is not None:
+        return source
+    if ":" in name:
+        return source_of(name, extensions.factory(name))
+    known = [*list_models(), *list_models(dense=True)]
+    raise checks.InputError(f"unknown model {name!r}; {checks.nearest(name, known)}")
+
+
+def _family(name: str) -> tuple[_Family, dict[str, int]] | None:
+    """Return the family of ``name`` and the integers in it, None if it is of none."""
     for family in _FAMILIES:
-        if match := family.pattern.fullmatch(str(name)):
+        if match := family.pattern.fullmatch(name):
             if len(longest := max(match.groups(), key=len, default="")) > DIGITS:
                 raise checks.InputError(
                     f"integers in a network's name have at most {DIGITS} digits, got {len(longest)}"
                 )
             return family, {key: int(digits) for key, digits in match.groupdict().items()}
-    known = [*list_models(), *list_models(dense=True)]
-    raise checks.InputError(f"unknown model {name!r}; {checks.nearest(name, known)}")
+    return None

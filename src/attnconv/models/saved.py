@@ -24,9 +24,11 @@ from torch.nn.modules.module import (
 )
 
 from attnconv import __version__, checks, files
+from attnconv.extensions import remember_factory
 from attnconv.files import locked, replacing, sync_folder
 from attnconv.layers.augmented_conv import AugmentedConvNd
-from attnconv.models.registry import check_options, create_model
+from attnconv.models.registry import build_model, check_options
+from attnconv.surgery.steps import checked_steps
 from attnconv.weights import Shapes, difference, open_safetensors, shapes_of, unfit
 
 if TYPE_CHECKING:
@@ -34,10 +36,10 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "attnconv 1"
-# model to options: the arguments of `create_model`, model None of a network that it did not make. attention: steps of
-# surgery, none yet. meta: facts of the images, as `attnconv.data` gives them. provenance: how it was trained.
-# feat_sizes: of tables that were resized, by layer. global_pool: "" of a network that gives its map. sha256: of the
-# weights, for a file of safetensors has no checksum of its own, and a flipped bit in a weight would pass.
+# model to attention: the arguments of `create_model`, model None of a network that it did not make. meta: facts of the
+# images, as `attnconv.data` gives them. provenance: how it was trained. feat_sizes: of tables that were resized, by
+# layer. global_pool: "" of a network that gives its map. sha256: of the weights, for a file of safetensors has no
+# checksum of its own, and a flipped bit in a weight would pass.
 KINDS: dict[str, tuple[type, ...]] = {
     "model": (str, NoneType),
     "num_classes": (int,),
@@ -67,7 +69,7 @@ def is_saved(path: Path) -> bool:
     return (path / CONFIG).exists()
 
 
-def write(model: "HubNetwork", folder: Path) -> None:
+def write(model: nn.Module, folder: Path) -> None:
     """Write both files into ``folder``, made if need be: killed at any moment, it holds the old network or the new one.
 
     The one step that counts is that of config.json, which names its weights by their checksum: before it they lie in
@@ -134,14 +136,19 @@ def _waiting(folder: Path) -> Path:
     return folder / WEIGHTS
 
 
-def read(folder: Path) -> "HubNetwork":
+def read(folder: Path, *, model: Callable[..., nn.Module] | None = None) -> "HubNetwork":
     """Return the network that `write` saved, in eval mode on the CPU.
 
+    Args:
+        folder: of `write`.
+        model: the function that makes it, of a network of somebody's own code; nothing in a file is imported.
     Raises:
         InputError: a file is missing, damaged, of another library or of another network than the other.
     """
     file, weights = folder / CONFIG, folder / WEIGHTS
     config = checked(_read_config(file), source=str(file))
+    if model is not None:
+        remember_factory(model, config["model"])
     if (waiting := _waiting(folder)).is_file():
         weights = waiting  # a process was killed before they took the old ones' place
     if not weights.exists():
@@ -170,12 +177,12 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def config_of(**values: Any) -> dict[str, Any]:
-    """Return a config, its keys in their order, of ``values`` for all that KINDS names but steps of surgery."""
-    values |= {"format": FORMAT, "attention": []}
+    """Return a config, its keys in their order, of ``values`` for all that KINDS names."""
+    values |= {"format": FORMAT}
     return {key: values[key] for key in KEYS if key in values}
 
 
-def describe(model: "HubNetwork") -> dict[str, Any]:
+def describe(model: nn.Module) -> dict[str, Any]:
     """Return the config of ``model`` as it now is: its classifier may be another one, its tables resized.
 
     Raises:
@@ -189,13 +196,14 @@ def describe(model: "HubNetwork") -> dict[str, Any]:
         in_channels=blueprint.in_channels,
         image_size=list(blueprint.image_size),
         options=checks.plain(f"options of {blueprint.name}", blueprint.options),
-        meta=checks.plain("meta", model.meta),
-        provenance=checks.plain("provenance", model.provenance),
+        attention=checked_steps(blueprint.attention),
+        meta=checks.plain("meta", getattr(model, "meta", None)),
+        provenance=checks.plain("provenance", getattr(model, "provenance", None)),
     )
     meta = config["meta"]
     if meta and meta.get("classes") is not None and len(meta["classes"]) != config["num_classes"]:
         meta["classes"] = None  # they are those of a classifier that was exchanged
-    if (pool := getattr(model, "global_pool", "avg")) != "avg":
+    if isinstance(pool := getattr(model, "global_pool", "avg"), str) and pool != "avg":
         config["global_pool"] = pool
     with torch.device("meta"):
         new = _tables(make(config))
@@ -225,8 +233,7 @@ def checked(config: Any, *, source: str) -> dict[str, Any]:
             value = (value or {}).get(part)
         if not isinstance(value, kinds):
             raise checks.InputError(f"{source}: {key!r} must be {kinds[0].__name__}, got {value!r}")
-    if config["attention"]:
-        raise checks.InputError(f"{source}: 'attention' must be empty, this version puts no attention into a network")
+    checked_steps(config["attention"], what=f"'attention' in {source}")
     checks.one_of(f"global_pool in {source}:", config.get("global_pool", "avg"), ("avg", ""))
     sizes = config.get("feat_sizes", {})
     if not isinstance(sizes, dict) or not all(isinstance(size, list) for size in sizes.values()):
@@ -274,17 +281,17 @@ def checked_meta(meta: Any) -> dict[str, Any]:
     return found
 
 
-def make(config: Mapping[str, Any]) -> "HubNetwork":
+def make(config: Mapping[str, Any]) -> nn.Module:
     """Return the network of ``config``, newly drawn; InputError as `create_model`, or if a resized layer is missing."""
     name, outputs, pool = config["model"], config["num_classes"], config.get("global_pool", "avg")
-    # Of its architecture alone: create_model would open, or download, what one called init_from names.
     check_options(name, config["options"])
-    model = create_model(
+    model, _ = build_model(
         name,
         num_classes=1 if outputs == 0 else outputs,
         in_channels=config["in_channels"],
-        image_size=tuple(config["image_size"]),
-        **config["options"],
+        image_size=config["image_size"],
+        attention=config["attention"],
+        options=config["options"],
     )
     if outputs == 0 or pool != "avg":
         if not hasattr(model, "reset_classifier"):
@@ -350,8 +357,8 @@ def build(
     with torch.random.fork_rng(devices=[]):  # the weights that are drawn are thrown away
         model = make(config)
     model.load_state_dict(weights, assign=keep_dtype)
-    model.meta, model.provenance = config.get("meta"), config.get("provenance")
-    return model.eval()
+    model.meta, model.provenance = config.get("meta"), config.get("provenance")  # pyright: ignore[reportAttributeAccessIssue]
+    return model.eval()  # pyright: ignore[reportReturnType]
 
 
 @contextlib.contextmanager

@@ -4,19 +4,39 @@ Source: that repository's AA-Wide-ResNet, its last version, which reads the pape
 2, upsilon = 0.2; widths, first weights and the last batch norm's momentum are its own. Departures: heads are read in
 the right order unless ``head_layout`` says otherwise; maps need not be square; the last map is averaged whole, there in
 squares of 8, which is the same at 32 px; ``dropout`` is 0 unless it is given, there 0.3.
+Letters: B batch, N heads, H rows, W columns, E value channels a head.
 """
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
-from attnconv.layers.head_layout import HEAD_LAYOUTS, HeadLayoutConv2d
+from attnconv.layers import AugmentedConv2d
 from attnconv.models.blocks import halved
 from attnconv.models.registry import CIFAR100, register_family
 from attnconv.models.wide_resnet import NUMBERS, WideResNet, blocks_of
 
 STEM = 20
 LAST_MOMENTUM = 0.9  # of torch's kind: nine tenths of the running averages are the last batch's
+HEAD_LAYOUTS = ("correct", "legacy")
+
+
+class HeadLayoutConv2d(AugmentedConv2d):
+    """`AugmentedConv2d` with an attribute ``head_layout``: "correct", or "legacy", which differs where E > 1.
+
+    Source: Attention-Augmented-Conv2d (2019), which takes the positions of a head's values for its channels.
+    """
+
+    head_layout: str = "correct"
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", head_layout='legacy'" if self.head_layout == "legacy" else "")
+
+    def _merge_heads(self, y: Tensor) -> Tensor:
+        if self.head_layout == "correct":
+            return super()._merge_heads(y)
+        # (B, N, H, W, E) read as if it were (B, N, E, H, W): right for E = 1 alone.
+        return y.reshape(y.shape[0], -1, *y.shape[2:4])
 
 
 def augmented_conv(

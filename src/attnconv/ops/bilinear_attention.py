@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
 from attnconv import checks
-from attnconv.ops.context import autocast_dtype, autocast_off, exporting, has_tangent, transforming
+from attnconv.ops.kernel_choice import autocast_dtype, autocast_off, exporting, has_tangent, transforming
 
 ORDERS = ("auto", "scores", "gram", "gram_weight")
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import register_flop_formula
 
 from attnconv import checks
-from attnconv.ops.context import autocast_off, exporting, has_tangent
+from attnconv.ops.kernel_choice import autocast_off, exporting, has_tangent
 
 FUSED = ("blocked", "triton")
 
@@ -85,7 +85,7 @@ def _register(impl: str) -> Any:
 
 
 def _fake_forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
-    from attnconv.kernels.relative_attention.output import empty_output
+    from attnconv.kernels.relative_attention import empty_output
 
     return empty_output(q, v), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
 

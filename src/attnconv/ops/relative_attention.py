@@ -11,9 +11,19 @@ import torch
 from torch import Tensor
 
 from attnconv import checks
-from attnconv.ops.context import autocast_dtype, autocast_off, exporting, exporting_to_onnx, has_tangent, transforming
 from attnconv.ops.fused_attention import FUSED, run_fused
-from attnconv.ops.kernel_choice import KERNELS, AttentionProblem, choose_kernel, why_not
+from attnconv.ops.kernel_choice import (
+    KERNELS,
+    AttentionProblem,
+    autocast_dtype,
+    autocast_off,
+    choose_kernel,
+    exporting,
+    exporting_to_onnx,
+    has_tangent,
+    transforming,
+    why_not,
+)
 
 IMPLS = ("auto", *KERNELS)
 

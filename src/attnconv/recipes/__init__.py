@@ -9,18 +9,10 @@ from attnconv.recipes.run import default_out, require_known, run
 from attnconv.train.config import RunConfig
 
 if TYPE_CHECKING:
-    from attnconv.recipes.example import ExampleImage, example_images, load_example
-    from attnconv.recipes.trained import Trained, load_trained
+    from attnconv.recipes.trained import ExampleImage, Trained, example_images, load_example, load_trained
 
-# Loaded when first asked for: a run needs neither. `example` is a program as well, and Python warns of one that is
-# loaded already.
-_LATER = {
-    "ExampleImage": "example",
-    "example_images": "example",
-    "load_example": "example",
-    "Trained": "trained",
-    "load_trained": "trained",
-}
+# Loaded when first asked for: a run needs none of it.
+_LATER = ("ExampleImage", "Trained", "example_images", "load_example", "load_trained")
 
 __all__ = [
     "ExampleImage",
@@ -41,5 +33,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
-        return getattr(import_module(f"attnconv.recipes.{_LATER[name]}"), name)
+        return getattr(import_module("attnconv.recipes.trained"), name)
     raise AttributeError(f"module 'attnconv.recipes' has no attribute {name!r}")

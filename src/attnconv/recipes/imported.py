@@ -16,7 +16,7 @@ from attnconv.foreign import read_state_dict
 from attnconv.models import HubNetwork
 from attnconv.models.image_sizes import require_covered
 from attnconv.models.saved import checked_meta
-from attnconv.recipes.provenance import shareable
+from attnconv.recipes.trained import shareable
 from attnconv.train.config import YOUR_FOLDER, RunConfig
 
 # What the first program normalised with: of its two modes, the one with as many classes tells.

@@ -1,14 +1,17 @@
 """The network of a run, the one place where it is made."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.models import create_model, list_models, set_recompute
-from attnconv.models.registry import check_options
+from attnconv.models import list_models, set_recompute
+from attnconv.models.init_from import LIBRARIES
+from attnconv.models.registry import build_model, find
+from attnconv.surgery.steps import checked_steps
 from attnconv.train.config import RunConfig
 
 ANY_SIZE = 224  # pixels, where the data's own size is not known yet
@@ -20,51 +23,108 @@ def dense_models() -> list[str]:
 
 
 def require_network(config: RunConfig) -> None:
-    """Raise InputError unless the network of ``config`` can be made with its options; it is made without memory."""
-    check_options(config.model, config.model_options)
-    size = config.image_size or ANY_SIZE
+    """Raise InputError unless the network of ``config`` can be made with its options.
+
+    One of ours is made without memory. Code of somebody's own is not run twice for a question: of that the name, the
+    options and the steps are looked at.
+    """
+    source = find(config.model)
+    source.check_options(config.model_options)
+    checked_steps(config.attention)
+    if config.init_from is not None and config.init_from not in LIBRARIES:
+        path = Path(config.init_from).expanduser()
+        if not path.is_file():
+            raise checks.InputError(
+                f"init_from {config.init_from!r} is neither a file nor one of {', '.join(LIBRARIES)}"
+            )
+    if not source.own:
+        return
     with torch.device("meta"):
-        create_model(config.model, num_classes=10, image_size=size, **config.model_options)
+        build_model(
+            config.model,
+            num_classes=10,
+            in_channels=3,
+            image_size=config.image_size or ANY_SIZE,
+            attention=config.attention,
+            options=config.model_options,
+        )
 
 
-def make_network(config: RunConfig, meta: dict[str, Any]) -> nn.Module:
+def channels_of(config: RunConfig, channels: int) -> int:
+    """Return the channels in which the network of ``config`` takes images of so many: 3 if it knows no other."""
+    return channels if "in_channels" in find(config.model).takes else 3
+
+
+def make_network(config: RunConfig, meta: dict[str, Any], *, fresh: bool = True) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the network of ``config`` for the images that ``meta`` describes, its weights drawn from the seed.
+
+    And the names of the weights that ``init_from`` brought.
 
     Args:
         config: known to `require_network`.
         meta: of `ImageData.meta`.
+        fresh: take over what ``init_from`` names; not of a run that goes on from a checkpoint.
     Raises:
-        InputError: it cannot take these images, or there is nothing in it to recompute.
+        InputError: it cannot take these images, gives another number of outputs than there are classes, a step or
+            ``init_from`` matches nothing in it, or there is nothing in it to recompute.
     """
-    rows, columns = meta["image_size"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = create_model(
+        model, transfer = build_model(
             config.model,
             num_classes=len(meta["classes"]),
             in_channels=meta["channels"],
-            image_size=(rows, columns),
-            **config.model_options,
+            image_size=meta["image_size"],
+            attention=config.attention,
+            options=config.model_options,
+            init_from=config.init_from if fresh else None,
         )
     if config.recompute_attention and not set_recompute(model):
         raise checks.InputError(f"recompute_attention needs attention layers, and model {config.model!r} has none")
-    _require_fit(model, config, meta)
-    return model
+    require_fit(model, config.model, meta)
+    return model, () if transfer is None else (*transfer.copied, *transfer.cut)
 
 
-def _require_fit(model: nn.Module, config: RunConfig, meta: dict[str, Any]) -> None:
-    """Raise what ``model`` raises for images of this size, on the meta device, before anything is written.
+def require_fit(model: nn.Module, name: str, meta: dict[str, Any]) -> None:
+    """Raise what ``model`` raises for images of this size, before anything is written.
 
     Raises:
-        InputError: also if it gives an answer an image where there is a label a pixel, or the other way round.
+        InputError: also if it gives an answer an image where there is a label a pixel, or the other way round, or not
+            one number a class.
     """
-    dense = meta.get("dense", False)
-    with torch.no_grad():
-        images = torch.empty(2, meta["channels"], *meta["image_size"], device="meta")
-        answer = copy.deepcopy(model).to("meta")(images)
+    dense, classes = meta.get("dense", False), len(meta["classes"])
+    answer = _answer(model, name, meta)
+    if not isinstance(answer, Tensor) or answer.ndim not in (2, 4) or answer.shape[0] != 2:
+        got = f"a tensor {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise checks.InputError(f"model {name!r} must give one tensor (B, {classes}) of logits, it gives {got}")
     if (answer.ndim == 4) != dense:
         label, answered = ("pixel", "image") if dense else ("image", "pixel")
         raise checks.InputError(
-            f"data set {meta['name']!r} has a label for each {label}, and model {config.model!r} an answer for each "
+            f"data set {meta['name']!r} has a label for each {label}, and model {name!r} an answer for each "
             f"{answered}; models of pixels: {', '.join(dense_models())}"
         )
+    if answer.shape[1] != classes:
+        raise checks.InputError(
+            f"model {name!r} gives {answer.shape[1]} numbers, and data set {meta['name']!r} has {classes} classes"
+        )
+
+
+def _answer(model: nn.Module, name: str, meta: dict[str, Any]) -> Any:
+    """Return what ``model`` gives for two images: on the meta device, or, where that is impossible, for zeros."""
+    shape = (2, meta["channels"], *meta["image_size"])
+    with torch.no_grad():
+        try:
+            return copy.deepcopy(model).to("meta")(torch.empty(shape, device="meta"))
+        except checks.InputError:
+            raise
+        except Exception:  # an operator that looks at numbers, say
+            pass
+        try:
+            return copy.deepcopy(model)(torch.zeros(shape))
+        except checks.InputError:
+            raise
+        except Exception as error:  # of somebody's own code
+            size = " x ".join(map(str, shape[1:]))
+            raise checks.InputError(
+                f"model {name!r} does not take images of {size}: {type(error).__name__}: {checks.first_line(error)}"
+            ) from error

@@ -1,19 +1,24 @@
-"""A training run and a search for its learning rate: network, data and training put together."""
+"""A training run and a search for its learning rate: network, data and training put together.
+
+Letters: B batch, C channels, K classes, H rows, W columns.
+"""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from attnconv.data import ImageData
-from attnconv.recipes.attention_observer import AttentionObserver
-from attnconv.recipes.images import images_of, loaders_of, require_images
-from attnconv.recipes.network import make_network, require_network
+from attnconv import checks
+from attnconv.data import DATA_SETS, Augmentation, ImageData, batches, load_data
+from attnconv.layers.attention import Attention, LogitChange, attention_activity, attention_off
+from attnconv.recipes.network import channels_of, make_network, require_network
 from attnconv.train.config import RunConfig
-from attnconv.train.device import fabric_of, float32_products, make_fabric
-from attnconv.train.engine import make_engine
+from attnconv.train.device import fabric_of, float32_products, make_engine, make_fabric
+from attnconv.train.evaluate import Loader, evaluate
 from attnconv.train.fit import fit
 from attnconv.train.processes import Ranks
 from attnconv.train.run_folder import RunFolder
@@ -25,15 +30,20 @@ if TYPE_CHECKING:
 
 def default_out(config: RunConfig, recipe: str | None = None) -> Path:
     """Return where a run goes if nobody says: runs/MODEL-DATA-seedN, or runs/RECIPE-MODEL-seedN."""
+    model = config.model.replace(":", "-")
     if recipe is not None:
-        return Path("runs") / f"{recipe}-{config.model}-seed{config.seed}"
-    return Path("runs") / f"{config.model}-{Path(config.data).name}-seed{config.seed}"
+        return Path("runs") / f"{recipe}-{model}-seed{config.seed}"
+    return Path("runs") / f"{model}-{Path(config.data).name}-seed{config.seed}"
 
 
 def require_known(config: RunConfig) -> None:
     """Raise InputError unless network, options, augmentation and data exist; nothing is loaded or computed."""
     require_network(config)
-    require_images(config)
+    augmentation_of(config)
+    if config.data not in DATA_SETS and not Path(os.path.expanduser(config.data)).is_dir():
+        raise checks.InputError(
+            f"{config.data!r} is neither a data set nor an existing folder; {checks.nearest(config.data, DATA_SETS)}"
+        )
 
 
 def run(
@@ -64,7 +74,9 @@ def run(
     train, val = loaders_of(config, data, fabric.device)
     for loader in (train, val):
         loader.order = loader.order.shard(ranks.rank, ranks.world)
-    model = ranks.first_then_others(lambda: make_network(config, meta))  # so that one says what does not fit
+    fresh = not (resume and RunFolder(out).holds_checkpoint())
+    # One process after the other, so that one says what does not fit.
+    model, taken_over = ranks.first_then_others(lambda: make_network(config, meta, fresh=fresh))
     if ready is not None and ranks.first:
         ready(model, data)
     return fit(
@@ -74,9 +86,11 @@ def run(
         config=config,
         out=out,
         meta=meta,
+        taken_over=taken_over,
         observer=AttentionObserver(),
         fabric=fabric,
         resume=resume,
+        notes=data.notes,
         progress=progress,
         profile=profile,
     )
@@ -93,6 +107,92 @@ def lr_find(
     fabric = make_fabric(config.device, config.precision, devices=1)
     data = images_of(config)
     train, _ = loaders_of(config, data, fabric.device)
-    engine = make_engine(make_network(config, data.meta()), config, fabric)
+    model, taken_over = make_network(config, data.meta())
+    engine = make_engine(model, config, fabric)
     with float32_products(config.precision, fabric.device):
-        return find_lr(engine, config, train, low=low, high=high, steps=steps, progress=progress)
+        return find_lr(engine, config, train, taken_over=taken_over, low=low, high=high, steps=steps, progress=progress)
+
+
+def images_of(config: RunConfig) -> ImageData:
+    """Return the data that ``config`` names, in channels that its network takes; InputError as `load_data`."""
+    found = load_data(
+        config.data,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        train_subset=config.train_subset,
+        skip_bad_images=config.skip_bad_images,
+        presize=config.presize,
+        cache_images=config.cache_images,
+    )
+    return found.with_channels(channels_of(config, found.channels))
+
+
+def loaders_of(config: RunConfig, data: ImageData, device: torch.device) -> tuple[batches.Loader, batches.Loader]:
+    """Return the training loader and the validation loader of a run on ``data``."""
+    return data.loaders(
+        batch_size=config.batch_size,
+        seed=config.seed,
+        device=device,
+        workers=config.workers,
+        augmentation=augmentation_of(config),
+    )
+
+
+def augmentation_of(config: RunConfig) -> Augmentation:
+    """Return what ``config`` does to training images."""
+    return Augmentation(
+        crop_scale=config.crop_scale,
+        trivial=config.trivial_augment,
+        erasing=config.random_erasing,
+        mixup=config.mixup,
+        cutmix=config.cutmix,
+    )
+
+
+class AttentionObserver:
+    """The trainer's Observer: gammas and shares each epoch, at the end the network without its attention.
+
+    It says nothing of a network that has no attention layers.
+    """
+
+    def epoch(self, model: nn.Module, images: Tensor) -> dict[str, float]:
+        return attention_activity(model, images)
+
+    def end(self, model: nn.Module, loader: Loader) -> dict[str, Any]:
+        """Return ``attention_off``: the scores with attention switched off, and how far that moves the answers.
+
+        top1, top5 and, of pixels, miou in percent; logits_moved as a share of the logits' norm; predictions_changed in
+        percent of the images, or of their pixels.
+        """
+        if not any(isinstance(module, Attention) for module in model.modules()):
+            return {}
+        compared = OnAndOff(model)
+        scores = evaluate(compared, loader)
+        found = {"top1": scores.top1, "top5": scores.top5, **({} if scores.miou is None else {"miou": scores.miou})}
+        return {"attention_off": {**found, **compared.difference()}}
+
+
+class OnAndOff(nn.Module):
+    """``model`` with its attention switched off; it compares each answer with that of the whole network.
+
+    Shapes: (B, C, H, W) -> logits (B, K) or (B, K, H, W).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.moved = LogitChange()
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = self.model(x)
+        with attention_off(self.model):
+            off = self.model(x)
+        self.moved.add(whole, off)
+        return off
+
+    def difference(self) -> dict[str, float]:
+        """Return logits_moved and predictions_changed of all images so far."""
+        return {
+            "logits_moved": self.moved.logits_moved,
+            "predictions_changed": self.moved.predictions_changed,
+        }

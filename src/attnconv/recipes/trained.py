@@ -1,22 +1,44 @@
-"""A trained network read back, from whatever kind of file or folder holds it, with all that is needed to use it."""
+"""A trained network read back, from whatever kind of file or folder holds it, with all that is needed to use it.
 
+Its origin goes with it: the command that trained it, its recipe, its scores; nothing of that names a folder of whoever
+trained it. The package brings one such network, the example.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from attnconv import checks
+from attnconv import checks, extensions, files
+from attnconv.data import ImageData, load_data
+from attnconv.data.generated import LEVEL
 from attnconv.export import ExportedNetwork, is_exported, load_exported
-from attnconv.models import HubNetwork
 from attnconv.models.registry import model_options
 from attnconv.models.saved import CONFIG, WEIGHTS, build, checked_meta, is_saved, read
-from attnconv.recipes.provenance import config_of, provenance_of, scores_of
+from attnconv.recipes.catalog import find_recipe, list_recipes
 from attnconv.train.checkpoint import load_checkpoint
-from attnconv.train.config import RunConfig
+from attnconv.train.config import YOUR_FOLDER, RunConfig, without_folders
 from attnconv.train.device import choose_device
+from attnconv.train.run_folder import MAY_DIFFER
 from attnconv.weights import shapes_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Beside them, what a recipe leaves to whoever runs it.
+FREE = {*MAY_DIFFER, "data_dir", "cache_images", "model", "model_options", "attention", "seed"}
+SCORES = ("top1", "top5", "loss", "miou")  # with "val_" before them in a run's history
+MADE_WITH = ("attnconv", "torch", "device", "commit")  # of result.json
+EXAMPLE = Path(__file__).parent / "example_network"
+SHOWN = (0, 2)  # of the first four validation images, which show aa, bb, ab, ba: they share the left glyph
 
 
 @dataclass(frozen=True)
@@ -39,15 +61,26 @@ class Trained:
             )
 
 
-def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto", trust: bool = False) -> Trained:
+def load_trained(
+    path: Path,
+    *,
+    checkpoint: str = "best",
+    device: str = "auto",
+    model: Callable[..., nn.Module] | None = None,
+    imports: Sequence[str] = (),
+    trust: bool = False,
+) -> Trained:
     """The network of a run, of a checkpoint, of a folder of ``save_pretrained``, or of a file of `attnconv export`.
 
-    What it says of itself when it is saved or pushed, ``model.meta`` and ``model.provenance``, is filled in.
+    What it says of itself when it is saved or pushed, ``model.meta`` and ``model.provenance``, is filled in. Nothing
+    that the files name is imported.
 
     Args:
         path: RUN, RUN/best.pt, a folder with config.json and model.safetensors, or an .onnx or .pt2 file.
         checkpoint: which of a run folder's checkpoints, "best" or "last".
         device: as RunConfig's.
+        model: the function that makes the network, of one that is made by code of somebody's own.
+        imports: modules to import first, which register networks, layers or data.
         trust: read a .pt2 file too, which can run code that is in it; nothing else runs any.
     Raises:
         InputError: there is none, or it cannot be read, it holds another network's weights, or is a .pt2 file without
@@ -55,44 +88,46 @@ def load_trained(path: Path, *, checkpoint: str = "best", device: str = "auto", 
     """
     checks.one_of("checkpoint", checkpoint, ("best", "last"))
     path = Path(path)
+    extensions.import_modules(imports)
     if is_exported(path) and not path.is_dir():
-        model = load_exported(path, trust=trust)
+        exported = load_exported(path, trust=trust)
         if device not in ("auto", "cpu"):
             raise checks.InputError(f"{path} runs on the CPU here; --device {device} is for runs and saved networks")
-        return _trained(model, path, "cpu", source=path)
+        return _trained(exported, path, "cpu", source=path)
     if not path.exists():
         raise checks.InputError(f"{path} is neither a run folder nor a checkpoint: there is no such file or folder")
     file = path / f"{checkpoint}.pt" if path.is_dir() else path
     if file.exists():
-        return _of_checkpoint(file, device)
+        return _of_checkpoint(file, device, model)
     if not is_saved(path):
         raise checks.InputError(f"{path} holds no {file.name}; a run writes it at the end of its first epoch")
-    return _trained(read(path), path / WEIGHTS, device, source=path / CONFIG)
+    return _trained(read(path, model=model), path / WEIGHTS, device, source=path / CONFIG)
 
 
-def _trained(model: HubNetwork | ExportedNetwork, file: Path, device: str, *, source: Path) -> Trained:
+def _trained(model: Any, file: Path, device: str, *, source: Path) -> Trained:
     """Return the network in ``file``, with what the config in ``source`` says of it."""
     meta = model.meta = _meta(model.meta, source)
-    if isinstance(model, HubNetwork):
-        assert model.blueprint is not None
-        name, options, channels = model.blueprint.name, model.blueprint.options, model.blueprint.in_channels
-        if meta["channels"] != channels:
+    if isinstance(model, ExportedNetwork):
+        name, options, attention = (model.config[key] for key in ("model", "options", "attention"))
+    else:
+        name, options, attention = model.blueprint.name, model.blueprint.options, model.blueprint.attention
+        if meta["channels"] != (channels := model.blueprint.in_channels):
             raise checks.InputError(
                 f"{source} is damaged: its meta has {meta['channels']} image channels, and its network is of {channels}"
             )
-    else:
-        name, options = model.config["model"], model.config["options"]
-    config = config_of(model.provenance, name, options, source=str(source))
+    config = config_of(model.provenance, name, options, attention, source=str(source))
     where = choose_device(device)
     return Trained(model.to(where), config, meta, where, file, scores_of(model.provenance))
 
 
-def _of_checkpoint(file: Path, device: str) -> Trained:
+def _of_checkpoint(file: Path, device: str, factory: Callable[..., nn.Module] | None) -> Trained:
     where = choose_device(device)
     if file.suffix == ".safetensors":
         raise checks.InputError(f"{file} holds weights alone; give the folder that holds it and config.json")
     state = load_checkpoint(file)
     config, meta = RunConfig.from_dict(state["config"], source=str(file)), _meta(state["meta"], file)
+    if factory is not None:
+        extensions.remember_factory(factory, config.model)
     average = state["average"] or {}
     if not isinstance(average, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in average.values()):
         raise checks.InputError(f"{file} is damaged: its 'average' holds something other than tensors")
@@ -110,6 +145,7 @@ def _of_checkpoint(file: Path, device: str) -> Trained:
         "in_channels": meta["channels"],
         "image_size": meta["image_size"],
         "options": options,
+        "attention": config.attention,
         # Of what leaves this machine, nothing of the files trained on, nor of its folders.
         "meta": {k: v for k, v in meta.items() if k != "images"} | {"name": provenance["config"]["data"]},
         "provenance": provenance,
@@ -127,3 +163,168 @@ def _meta(meta: Any, file: Path) -> dict[str, Any]:
         return checked_meta(meta)
     except checks.InputError as error:
         raise checks.InputError(f"{file} does not say what its images are: {error}") from None
+
+
+def images_for(
+    trained: Trained,
+    *,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    image_size: int | None = None,
+    skip_bad_images: bool = False,
+    or_else: str = "name it",
+) -> ImageData:
+    """Return images to score ``trained`` on, normalised as it knows them: its own, or those of ``data``.
+
+    Args:
+        data, data_dir, image_size, skip_bad_images: as `load_data`; the run's own if None.
+        or_else: what to do if the network does not say in which folder its images are.
+    Raises:
+        InputError: as `load_data`, they have other classes, or nothing says where they are.
+    """
+    config, classes = trained.config, trained.meta["classes"]
+    if data is None and config.data == YOUR_FOLDER:
+        raise checks.InputError(
+            f"{trained.checkpoint} does not say in which folder the images are that it was trained on; {or_else}"
+        )
+    is_own = data in (None, config.data)  # which need not be square
+    own_size = config.image_size if is_own else trained.meta["image_size"][0]
+    found = load_data(
+        data or config.data,
+        data_dir=data_dir or config.data_dir,
+        image_size=own_size if image_size is None else image_size,
+        skip_bad_images=skip_bad_images,
+        presize=config.presize,
+    )
+    if list(found.classes) != classes:
+        unknown = sorted(set(found.classes) - set(classes))
+        what = f"{unknown[0]!r} is not among them" if unknown else "not the same ones in the same order"
+        raise checks.InputError(f"{found.name!r} has {len(found.classes)} classes, the network {len(classes)}: {what}")
+    found = found.with_channels(trained.meta["channels"])
+    return dataclasses.replace(found, mean=tuple(trained.meta["mean"]), std=tuple(trained.meta["std"]))
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleImage:
+    """A validation image of far-pairs."""
+
+    image: "Image"  # grey
+    label: str
+    point: tuple[int, int]  # row and column of the middle of the left glyph, pixels
+
+
+def load_example(device: str = "auto") -> Trained:
+    """The network that the package brings, as `load_trained` gives one; its ``scores`` say how good it is."""
+    return load_trained(EXAMPLE, device=device)
+
+
+def example_images() -> list[ExampleImage]:
+    """Two validation images of far-pairs, "same" and "different", that differ in the right glyph alone."""
+    from PIL import Image
+
+    data = load_data("far-pairs")
+    images, labels = data.val.images[list(SHOWN), 0].numpy(), data.val.labels[list(SHOWN)].tolist()  # type: ignore[union-attr]
+    found = []
+    for pixels, label in zip(images, labels, strict=True):
+        at = np.nonzero(pixels[:, : pixels.shape[1] // 2] >= LEVEL)  # glyphs are brighter than any ground
+        row, column = (int(a.min() + a.max()) // 2 for a in at)
+        found.append(ExampleImage(Image.fromarray(pixels), data.classes[label], (row, column)))
+    return found
+
+
+def provenance_of(config: RunConfig, state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Return config, command, recipe (or None), scores (or None) and made_with of a checkpoint, as plain values.
+
+    Args:
+        config: of the run.
+        state: what is in the checkpoint.
+        checkpoint: its file; the run's result.json is beside it, once it is finished.
+    """
+    config = shareable(config)
+    row = state["history"][-1] if state["history"] and not state["step_in_epoch"] else None
+    result: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        result = dict(checks.from_json(files.read_text(checkpoint.parent / "result.json")))
+    return {
+        "config": config.to_dict(),
+        "command": command(config),
+        "recipe": recipe_of(config),
+        "scores": row and {"epoch": row["epoch"], **{f"val_{s}": row[f"val_{s}"] for s in SCORES if f"val_{s}" in row}},
+        "made_with": {name: result[name] for name in MADE_WITH if result.get(name)},
+    }
+
+
+def scores_of(provenance: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what a network says of itself beside its options: epoch, top1, top5, loss, miou, and made_with.
+
+    Of one of another program, where it was ``imported`` from.
+    """
+    provenance = provenance or {}
+    scores, made_with = (provenance.get(key) or {} for key in ("scores", "made_with"))
+    imported = {"imported": provenance["imported"]} if "imported" in provenance else {}
+    return {**{name.removeprefix("val_"): value for name, value in scores.items()}, **made_with, **imported}
+
+
+def shareable(config: RunConfig) -> RunConfig:
+    """``config`` without this machine's folders: FOLDER for one of images."""
+    return RunConfig(**without_folders(config.to_dict()))
+
+
+def recipe_of(config: RunConfig) -> str | None:
+    """The recipe that ``config`` is a run of, with whatever network and seed; None if there is none."""
+    for recipe in list_recipes():
+        fixed = {f.name for f in dataclasses.fields(RunConfig)} - FREE
+        if all(getattr(recipe.config, name) == getattr(config, name) for name in fixed):
+            return recipe.name
+    return None
+
+
+def command(config: RunConfig) -> str:
+    """`attnconv train` with the options that make ``config`` again, over its recipe if it has one."""
+    words, base = [], RunConfig()
+    if (name := recipe_of(config)) is not None:
+        recipe = find_recipe(name)
+        words += ["--recipe", name]
+        base = RunConfig(**recipe.under({"model": config.model, "data": config.data}))
+        base = dataclasses.replace(base, model=recipe.config.model)
+        words += ["--data", config.data] if recipe.needs_data else []
+    for f in dataclasses.fields(RunConfig):
+        value, default = getattr(config, f.name), getattr(base, f.name)
+        flag = f"--{f.name.replace('_', '-')}"
+        if f.name == "model_options":
+            for option, chosen in value.items():
+                if option not in default or default[option] != chosen:
+                    words += ["--option", f"{option}={json.dumps(chosen)}"]
+        elif f.name == "attention":
+            words += [] if value == default else ["--attention", json.dumps(value)]
+        elif f.name in ("model", "data") and name is None:
+            words += [flag, value]  # said even where they are the defaults
+        elif value == default or value is None:
+            continue
+        elif isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            words += [flag, str(value)]
+    return shlex.join(["attnconv", "train", *words])
+
+
+def config_of(
+    provenance: dict[str, Any] | None,
+    model: str | None,
+    options: dict[str, Any],
+    attention: list[Any],
+    *,
+    source: str,
+) -> RunConfig:
+    """The configuration of the run of a saved network, or one that only names the network if it has none.
+
+    Raises:
+        InputError: what it holds is no configuration.
+    """
+    if provenance is None:
+        named = {} if model is None else {"model": model, "model_options": options, "attention": attention}
+        return RunConfig.from_dict({"data": YOUR_FOLDER, **named}, source=source)
+    if not isinstance(provenance.get("config"), dict):
+        raise checks.InputError(f"{source}: 'provenance' must hold the options of a run under 'config'")
+    # A file that names no data is of no data set, not of RunConfig's default one.
+    return RunConfig.from_dict({"data": YOUR_FOLDER, **provenance["config"]}, source=source)

@@ -149,7 +149,7 @@ def far_pairs_figure(trained: "Trained") -> "Figure":
 
     from attnconv.explain import attention_maps, see_image
     from attnconv.explain.figure import draw_attention
-    from attnconv.recipes.example import example_images
+    from attnconv.recipes import example_images
 
     if trained.config.data != FAR_PAIRS:
         raise checks.InputError(f"the run must be one on {FAR_PAIRS!r}, and is one on {trained.config.data!r}")

@@ -7,14 +7,15 @@ from torch import nn
 from attnconv import checks
 from attnconv.layers import SelfAttention, SimpleSelfAttention
 from attnconv.layers.augmented_conv import Size
-from attnconv.surgery.attended import Attended
 from attnconv.surgery.network import (
+    Attended,
     Change,
     Changes,
     Example,
     Output,
     Place,
     nearest_names,
+    note_step,
     only_call,
     params,
     places,
@@ -85,6 +86,10 @@ def add_self_attention(
         changes.append(Change(place.name, before, after_text, output.map_size, *sizes))
     for place, layer in zip(choice, layers, strict=True):
         place.put(Attended(place.module, layer))
+    own = {"symmetric": symmetric, "normalize": normalize} if kind == "simple" else {"key_ratio": key_ratio}
+    usual = {"symmetric": False, "normalize": False, "key_ratio": KEY_RATIO, "spectral_norm": True}
+    said = {name: value for name, value in {**own, "spectral_norm": spectral_norm}.items() if value != usual[name]}
+    note_step(model, "add", {"after": after if isinstance(after, str) else list(after), "kind": kind, **said})
     return model, changes
 
 

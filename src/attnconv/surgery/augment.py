@@ -18,6 +18,7 @@ from attnconv.surgery.network import (
     Example,
     Place,
     nearest_names,
+    note_step,
     only_call,
     params,
     places,
@@ -39,8 +40,8 @@ def augment(
     *,
     image_size: Size | None = None,
     where: Where,
-    key_ratio: float,
-    value_ratio: float,
+    key_ratio: float = 0.2,
+    value_ratio: float = 0.1,
     num_heads: int = 8,
     min_head_dim: int = 20,
     example: Example | None = None,
@@ -93,6 +94,9 @@ def augment(
         changes.append(Change(place.name, before, after, output.map_size, params(conv), params(layer)))
     for place, layer in zip(choice, layers, strict=True):
         place.put(layer)
+    names = where if isinstance(where, str) else f"^(?:{'|'.join(re.escape(place.name) for place in choice)})$"
+    widths = {"key_ratio": key_ratio, "value_ratio": value_ratio, "num_heads": num_heads, "min_head_dim": min_head_dim}
+    note_step(model, "augment", {"where": names, **widths})
     return model, changes
 
 

@@ -19,7 +19,8 @@ FORMAT = 2
 # skipped: undecodable files; config: RunConfig.to_dict(); meta: what the caller of `fit` wants to find again.
 KEYS = {
     *("format", "model", "optimizer", "scaler", "average", "epoch", "step_in_epoch", "batches_per_epoch", "sums"),
-    *("lr_factor", "left_out", "processes", "threads", "best", "history", "skipped", "seconds", "config", "meta"),
+    *("lr_factor", "left_out", "processes", "threads", "best", "history", "skipped"),
+    *("taken_over", "seconds", "config", "meta"),
 }
 
 

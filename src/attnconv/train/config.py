@@ -21,6 +21,7 @@ def _option(help_text: str, **kwargs: Any) -> Any:
 
 
 YOUR_FOLDER = "FOLDER"  # in place of a data set's name: images that whoever uses the configuration has
+YOUR_FILE = "FILE"  # likewise, of weights
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -29,8 +30,20 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 class RunConfig:
     """One training run. The help text of each field is also the command line's."""
 
-    model: str = _option("Network, a name of `attnconv models`.", default="aa_convnet3")
+    model: str = _option(
+        "Network: a name of `attnconv models`, timm:NAME, torchvision:NAME, or package.module:function of your own.",
+        default="aa_convnet3",
+    )
     model_options: dict[str, Any] = _option("The network's own options.", default_factory=dict)  # noqa: RUF009
+    attention: list[Any] = _option(  # noqa: RUF009
+        "Attention put into the network as it comes, a list of steps: {augment: {where: ...}}, {add: {after: ...}}.",
+        default_factory=list,
+    )
+    init_from: str | None = _option(
+        "Trained weights to start from: torchvision, timm, or a file; of the network without or with its attention.",
+        default=None,
+    )
+    freeze_epochs: int = _option("First epochs in which what init_from brought is not trained.", default=0)
     data: str = _option("Data set name, or a folder with train/<class>/* and val/<class>/*.", default="digits")
     data_dir: str | None = _option("Folder that holds (or receives) the named data sets.", default=None)
     image_size: int | None = _option("Side of the square images in pixels; the data's own if not given.", default=None)
@@ -99,11 +112,16 @@ class RunConfig:
                 checks.integer(name, value, at_least=1)
         if self.image_size is not None and self.image_size > checks.LARGEST_IMAGE:
             raise checks.InputError(f"image_size must be at most {checks.LARGEST_IMAGE}, got {self.image_size}")
-        for name in ("workers", "seed"):
+        for name in ("workers", "seed", "freeze_epochs"):
             checks.integer(name, getattr(self, name), at_least=0)
         if self.seed >= 2**63:  # what a torch.Generator takes
             raise checks.InputError(f"seed must be below 2**63, got {self.seed}")
-        object.__setattr__(self, "model_options", checks.plain("model_options", self.model_options))
+        for name in ("model_options", "attention"):
+            object.__setattr__(self, name, checks.plain(name, getattr(self, name)))
+        if self.freeze_epochs and self.init_from is None:
+            raise checks.InputError(
+                f"freeze_epochs {self.freeze_epochs} needs init_from: what it brings is not trained in these epochs"
+            )
         self._settle_momentum()
         for name in ("momentum", "base_momentum", "max_momentum", "warmup", "label_smoothing"):
             if (value := getattr(self, name)) is not None and not 0 <= value < 1:
@@ -168,8 +186,10 @@ class RunConfig:
 
 
 def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `RunConfig.to_dict` as it may leave this machine: no path to images, only a name; no data_dir."""
+    """Return `RunConfig.to_dict` as it may leave this machine: no path to images or weights, only names."""
     found = {key: None if key == "data_dir" else value for key, value in config.items()}
+    if found.get("init_from") not in (None, "torchvision", "timm"):
+        found["init_from"] = YOUR_FILE
     if not re.fullmatch(r"\w[\w.-]*", str(found.get("data", YOUR_FOLDER))):
         found["data"] = YOUR_FOLDER
     return found

@@ -10,7 +10,7 @@ Letters: B batch, K classes.
 import contextlib
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,14 +23,13 @@ from attnconv.files import locked
 from attnconv.signals import DeferredSignals, interrupts_held, termination_raised
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
-from attnconv.train.device import fabric_of, float32_products
-from attnconv.train.engine import Engine, make_engine
+from attnconv.train.device import Engine, fabric_of, float32_products, make_engine
 from attnconv.train.evaluate import Diverged, Loader, evaluate
 from attnconv.train.processes import FAILED, Ranks
 from attnconv.train.progress import Display
 from attnconv.train.run_folder import RunFolder
 from attnconv.train.run_state import RunState
-from attnconv.train.step import train_step
+from attnconv.train.step import hold_norms, train_step
 from attnconv.train.step_profile import StepProfile
 from attnconv.train.track import Tracker, require_service
 
@@ -65,9 +64,11 @@ def fit(
     config: RunConfig,
     out: Path,
     meta: dict[str, Any],
+    taken_over: Collection[str] = (),
     observer: Observer | None = None,
     fabric: "Fabric | None" = None,
     resume: bool = False,
+    notes: Sequence[str] = (),
     progress: bool = True,
     profile: bool = False,
 ) -> dict[str, Any]:
@@ -79,10 +80,12 @@ def fit(
     they came in, and are raised. torch's random generators are left at an arbitrary state.
 
     Args:
+        taken_over: names of the weights that came with ``config.init_from``, for its freeze_epochs.
         meta: plain values that the checkpoints carry for whoever rebuilds the network: class names, say.
         observer: what else the rows of metrics.csv and the result say of the network.
         fabric: of `fabric_of`, which is called if None; of several processes, each brings its part of every batch.
         resume: go on with the run in ``out``; a finished one is not trained again.
+        notes: sentences to say before the first epoch.
         progress: show a line an epoch on stderr, and live bars if that is a terminal.
         profile: see where the time of a step goes, and say it under "profile" of the result.
     Returns:
@@ -106,6 +109,7 @@ def fit(
             )
     engine = make_engine(model, config, fabric)
     state = RunState(engine, config=config, batches=len(train_loader), folder=folder, meta=meta)
+    state.taken_over = set(taken_over)
     signals = DeferredSignals(active=ranks.world > 1)
     with contextlib.ExitStack() as stack:
 
@@ -119,7 +123,7 @@ def fit(
         note = state.restore_newest() if resume else ranks.on_first(folder.require_free)
         shown = progress and ranks.first
         display = stack.enter_context(Display(shown, epochs=config.epochs, batches=len(train_loader)))
-        for text in (note, *state.differences()):
+        for text in (*notes, note, *state.differences()):
             if text:
                 display.note(text)
         tracker = Tracker(config, folder.path, fresh=not resume, say=display.note, active=ranks.first)
@@ -193,6 +197,8 @@ class Training:
         state, sums, ranks = self.state, self.state.sums, self.engine.ranks
         display, profile = self.display, self.profile
         self.engine.model.train()
+        if state.epoch < state.config.freeze_epochs:
+            hold_norms(self.engine.bare, state.taken_over)
         display.training(state.epoch, state.step_in_epoch)
         began = time.perf_counter() - sums.seconds
         if profile is not None:

@@ -6,7 +6,7 @@ a run would have; model, optimiser and random numbers end as they began.
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from attnconv import checks
 from attnconv.train.config import RunConfig
-from attnconv.train.engine import Engine
+from attnconv.train.device import Engine
 from attnconv.train.evaluate import Loader
 from attnconv.train.progress import tracked
-from attnconv.train.step import clip_gradients, compute_gradients
+from attnconv.train.step import clip_gradients, compute_gradients, drop_gradients, hold_norms
 
 SMOOTHING = 0.9  # of the running mean of the loss
 DIVERGED = 4.0  # times the least smoothed loss
@@ -50,6 +50,7 @@ def find_lr(
     config: RunConfig,
     loader: Loader,
     *,
+    taken_over: Collection[str] = (),
     low: float = 1e-6,
     high: float = 10.0,
     steps: int = 100,
@@ -76,6 +77,8 @@ def find_lr(
     with torch.random.fork_rng():
         try:
             engine.model.train()
+            if config.freeze_epochs:
+                hold_norms(model, taken_over)
             batches = tracked(_endless(loader), total=steps, text="learning rate", shown=progress)
             for lr, (images, labels) in zip(lrs, batches, strict=False):
                 for group in optimizer.param_groups:
@@ -84,6 +87,8 @@ def find_lr(
                 losses.append(sums[0].item() / len(labels))
                 if _has_diverged(losses):
                     break
+                if config.freeze_epochs:
+                    drop_gradients(model, taken_over)
                 clip_gradients(engine, config)
                 optimizer.step()
                 optimizer.zero_grad()

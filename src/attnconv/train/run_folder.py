@@ -52,6 +52,9 @@ class RunFolder:
     def holds_run(self) -> bool:
         return self.config.exists() or self.last.exists()
 
+    def holds_checkpoint(self) -> bool:
+        return any(path.exists() for path in (self.last, self.previous, self.best))
+
     def require_free(self) -> None:
         """Raises InputError if a run, or a file, is there already."""
         if self.path.exists() and not self.path.is_dir():

@@ -12,8 +12,7 @@ import torch
 from attnconv import checks
 from attnconv.train.checkpoint import load_checkpoint, save_checkpoint
 from attnconv.train.config import RunConfig
-from attnconv.train.device import provenance
-from attnconv.train.engine import Engine
+from attnconv.train.device import Engine, provenance
 from attnconv.train.evaluate import Diverged, Scores, TrainSums, largest_value, require_finite
 from attnconv.train.run_folder import RunFolder
 
@@ -44,6 +43,7 @@ class RunState:
         self.history: list[dict[str, Any]] = []  # the rows of metrics.csv
         self.best: dict[str, Any] | None = None  # top1, epoch and, of pixels, miou of the best row
         self.skipped: set[str] = set()  # undecodable files
+        self.taken_over: set[str] = set()  # weights that came with init_from
         self.lr_factor = 1.0  # of the schedule; halved with each return to a checkpoint
         self.left_out: list[int] = []  # steps, from 0, whose loss was not finite
         self.processes = engine.ranks.world  # when the run began, as the threads
@@ -122,6 +122,7 @@ class RunState:
             "batches_per_epoch": self.batches,
             "sums": self.sums.to_dict(),
             "skipped": sorted(self.skipped),
+            "taken_over": sorted(self.taken_over),
             "seconds": self.seconds,
             "config": self.config.to_dict(),
             "meta": self.meta,
@@ -157,7 +158,7 @@ class RunState:
         try:
             self.engine.load_state_dict(checkpoint, path)
             self.sums = TrainSums(**checkpoint["sums"])
-            self.skipped = set(checkpoint["skipped"])
+            self.skipped, self.taken_over = set(checkpoint["skipped"]), set(checkpoint["taken_over"])
         except (AttributeError, KeyError, TypeError) as error:
             raise checks.InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
         for name in SAVED:

@@ -6,6 +6,7 @@ Letters: B batch, C channels, H rows, W columns, K classes.
 """
 
 import contextlib
+from collections.abc import Container
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv.train.config import RunConfig
-from attnconv.train.engine import Engine
+from attnconv.train.device import Engine
 from attnconv.train.optim import SCHEDULES, one_cycle_momentum, set_momentum
 from attnconv.train.run_state import RunState
 
@@ -41,6 +42,8 @@ def train_step(engine: Engine, state: RunState, images: Tensor, labels: Tensor) 
         engine.optimizer.zero_grad()
         state.leave_out(state.step)
         return
+    if state.epoch < config.freeze_epochs:
+        drop_gradients(engine.bare, state.taken_over)
     clip_gradients(engine, config)
     engine.optimizer.step()
     engine.optimizer.zero_grad()
@@ -94,6 +97,23 @@ def compute_gradients(
         hits = (logits.detach().argmax(1) == (y.argmax(1) if y.is_floating_point() else y)).sum() / pixels
         sums += torch.stack([loss.detach().float(), weight * hits, hits.new_tensor(weight * len(y))])
     return sums
+
+
+def drop_gradients(model: nn.Module, names: Container[str]) -> None:
+    """Forget the gradients of the parameters ``names``, which the optimiser then leaves alone.
+
+    requires_grad stays True: DDP never exchanges the gradients of what was frozen when it wrapped the network.
+    """
+    for name, parameter in model.named_parameters():
+        if name in names:
+            parameter.grad = None
+
+
+def hold_norms(model: nn.Module, names: Container[str]) -> None:
+    """Put into evaluation mode the batch norms whose running statistics are among ``names``."""
+    for name, module in model.named_modules():
+        if f"{name}.running_mean".removeprefix(".") in names:
+            module.eval()
 
 
 def clip_gradients(engine: Engine, config: RunConfig) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from attnconv.kernels.relative_attention.output import empty_output
+from attnconv.kernels.relative_attention import empty_output
 
 # Logits of a block, 4 MiB in float32 forward. The backward has more narrow products a block and gains from longer ones.
 FORWARD_LOGITS, BACKWARD_LOGITS = 2**20, 2**21

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attnconv.kernels.relative_attention.position_term import position_term
+from attnconv.kernels.relative_attention import position_term
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> Tensor:

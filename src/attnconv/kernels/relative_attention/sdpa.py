@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnconv.kernels.relative_attention.position_term import position_term
+from attnconv.kernels.relative_attention import position_term
 
 WIDEST_ON_CUDA = 256  # channels of a head that torch's fused kernels take there
 

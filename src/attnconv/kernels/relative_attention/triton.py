@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnconv.kernels.relative_attention.output import empty_output
+from attnconv.kernels.relative_attention import empty_output
 
 # Above them the registers no longer hold a tile.
 MAX_HEAD_DIM = {torch.float32: 128, torch.bfloat16: 256, torch.float16: 256}

@@ -1,0 +1,118 @@
+"""Code of the user's own: modules that --import names, factories of networks, and what installed packages offer.
+
+Only what the user names is imported, on the command line, in Python, or in a file given as a configuration or a plan.
+What is read back (a run, a study's folder, an export, a repository) may hold such names, and imports nothing.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from importlib import import_module, metadata
+from typing import Any
+
+from attnconv import checks
+
+LIBRARIES = ("timm", "torchvision")  # before a colon, networks of theirs
+imported: list[str] = []  # the modules of --import, in order: other processes of the same command import them too
+_factories: dict[str, Callable[..., Any]] = {}
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules by their dotted names, from the current folder too.
+
+    Raises:
+        InputError: there is no such module, or its own code raises.
+    """
+    for name in names:
+        _module(name, f"--import {name}")
+        if name not in imported:
+            imported.append(name)
+
+
+def is_factory(name: str) -> bool:
+    """True if ``name`` has the form of package.module:function."""
+    module, colon, function = str(name).partition(":")
+    dotted = all(part.isidentifier() for part in (*module.split("."), *function.split(".")))
+    return bool(colon) and module not in LIBRARIES and dotted
+
+
+def import_factory(name: str) -> Callable[..., Any]:
+    """Return what package.module:function names, imported if need be, from the current folder too; `factory` knows it.
+
+    Raises:
+        InputError: it cannot be imported, or is not to be called.
+    """
+    module, _, function = name.partition(":")
+    found: Any = _module(module, f"model {name!r}")
+    for part in function.split("."):
+        if not hasattr(found, part):
+            known = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+            raise checks.InputError(f"model {name!r}: {module} has no {function!r}; {checks.nearest(function, known)}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise checks.InputError(f"model {name!r}: {function} is to be called, and is a {type(found).__name__}")
+    _factories[name] = found
+    return found
+
+
+def factory(name: str) -> Callable[..., Any]:
+    """Return the factory of that name, which was imported before; InputError, saying how to name it, if it was not."""
+    if name not in _factories:
+        raise checks.InputError(
+            f"network {name!r} is made by code that nothing in a file makes us import: give --model {name} again, in "
+            "Python model=, the function itself"
+        )
+    return _factories[name]
+
+
+def remember_factory(function: Callable[..., Any], name: str | None = None) -> str:
+    """Return the name under which `factory` knows ``function`` from now on: package.module:function if None is given.
+
+    Raises:
+        InputError: ``name`` is of a network that no code of the user's makes.
+    """
+    if not callable(function):
+        raise checks.InputTypeError(f"model must be a function that makes the network, got {type(function).__name__}")
+    if name is None:
+        name = f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"
+    elif not is_factory(name):
+        raise checks.InputError(f"{name!r} is a network of its own name: leave model= and --model out")
+    _factories[name] = function
+    return name
+
+
+def offered(group: str) -> dict[str, metadata.EntryPoint]:
+    """Return what installed packages offer under an entry point group, attnconv.models say, by name."""
+    return {entry.name: entry for entry in metadata.entry_points(group=group)}
+
+
+def load_offered(group: str, name: str) -> Any:
+    """Return the object that an installed package offers under ``name``; None if none does.
+
+    Raises:
+        InputError: its import fails.
+    """
+    entry = offered(group).get(name)
+    if entry is None:
+        return None
+    try:
+        return entry.load()
+    except Exception as error:
+        raise checks.InputError(
+            f"{name!r} of group {group} cannot be imported: {type(error).__name__}: {checks.first_line(error)}"
+        ) from error
+
+
+def _module(name: str, what: str) -> Any:
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise checks.InputError(f"{what}: there is no module {error.name!r}, here or installed") from None
+        raise checks.InputError(f"{what}: {name} needs {error.name!r}, which is not installed") from error
+    except Exception as error:  # whatever somebody's module may raise
+        raise checks.InputError(
+            f"{what}: {name} cannot be imported: {type(error).__name__}: {checks.first_line(error)}"
+        ) from error
