@@ -175,7 +175,7 @@ def kernels_text(facts: list[Facts]) -> Lines:
 
 def data_folder() -> Facts:
     """Return where named data sets are kept, who says so, why it cannot be written, and the bytes free there."""
-    from attnconv.data import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR
+    from attnconv.data.load import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR
 
     named = os.environ.get(DATA_DIR_VARIABLE)
     folder = Path(os.path.expanduser(named or DEFAULT_DATA_DIR)).absolute()

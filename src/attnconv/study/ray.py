@@ -60,7 +60,7 @@ def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Gen
     """Do the runs, each a task."""
     import ray
 
-    from attnconv.data import DATA_DIR_VARIABLE
+    from attnconv.data.load import DATA_DIR_VARIABLE
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus, memory = (max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU", "memory"))
