@@ -11,8 +11,8 @@ from data.web import Serving
 from PIL import Image
 
 from attnconv.checks import InputError
-from attnconv.data import imagenette, load_data
-from attnconv.data.imagenette import IMAGENETTE_SETS, edition_for
+from attnconv.data import load_data
+from attnconv.data.folder import IMAGENETTE_SETS, Archive, ImagenetteSet, edition_for
 
 NAMES = ("imagenette", "imagewoof", "imagenette-old", "imagewoof-old")
 
@@ -69,8 +69,8 @@ def web(monkeypatch):
             for edition, archive in known.archives.items():
                 data = web.files[archive.file_name] = archive_of(archive.folder_name, known.classes)
                 digests = ("sha256:" + hashlib.sha256(data).hexdigest(),)
-                archives[edition] = imagenette.Archive(web.address + archive.file_name, digests)
-            monkeypatch.setitem(IMAGENETTE_SETS, name, imagenette.ImagenetteSet(known.classes, archives))
+                archives[edition] = Archive(web.address + archive.file_name, digests)
+            monkeypatch.setitem(IMAGENETTE_SETS, name, ImagenetteSet(known.classes, archives))
         yield web
 
 

@@ -16,10 +16,9 @@ from attnconv.data.augment import Augmentation
 from attnconv.data.batches import Batch, generator
 from attnconv.data.decode import decode_image, image_pixels
 from attnconv.data.files import FileOptions
-from attnconv.data.folder import load_folder
+from attnconv.data.folder import IMAGENETTE_SETS, load_folder, load_imagenette
 from attnconv.data.generated import GENERATED_SETS, load_generated
 from attnconv.data.image_data import ImageData
-from attnconv.data.imagenette import IMAGENETTE_SETS, load_imagenette
 from attnconv.data.small_sets import SMALL_SETS, load_small
 from attnconv.data.view import View, prepare_image, view_of
 
