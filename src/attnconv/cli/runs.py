@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attnconv.cli.output import duration, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from attnconv.train.run_list import RunEntry
+    from attnconv.train.run_folder import RunEntry
 
 HEADER = ("run", "model", "data", "state", "epoch", "best top-1 %", "last top-1 %", "time", "changed", "remark")
 
@@ -28,7 +28,7 @@ def runs(folder: Path = Path("runs"), *, json: bool = False) -> None:
     json:
         Print one JSON list.
     """
-    from attnconv.train.run_list import list_runs
+    from attnconv.train.run_folder import list_runs
 
     entries = list_runs(folder)
     if json:
