@@ -13,6 +13,7 @@ import yaml
 from cli.conftest import picture
 
 from attnconv.cli import main
+from attnconv.train.fit import Training
 
 TESTS = str(Path(__file__).parents[1])
 
@@ -82,27 +83,26 @@ def test_train_names_what_it_trained(trained):
     assert "attention_off" in json.loads((trained.run / "result.json").read_text())
 
 
-def test_resume_ends_in_the_same_bits(trained, tmp_path):
+def test_resume_ends_in_the_same_bits(trained, tmp_path, monkeypatch):
     origin = trained.origin
     settings = [*DATA, "--image-size", "32", "--epochs", "2", "--attend", f"{origin.after}=simple"]
-    call("train", "--model", origin.model, *origin.imports, *settings, "--out", tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "half")
-    for name in ("result.json", "previous.pt"):
-        (tmp_path / "half" / name).unlink(missing_ok=True)
-    # As killed after the first epoch of two: the checkpoint of that epoch, in the place of the last.
-    first = torch.load(trained.run / "last.pt", weights_only=True)
-    whole = torch.load(tmp_path / "whole" / "last.pt", weights_only=True)
-    from attnconv.train.checkpoint import save_checkpoint
+    command = ["train", "--model", origin.model, *origin.imports, *settings]
+    call(*command, "--out", tmp_path / "whole")
+    validate, done = Training.validate, []
 
-    call("train", "--model", origin.model, *origin.imports, *settings, "--checkpoint-steps", "1", "--out", tmp_path / "b")
-    state = {**first, "config": whole["config"]}
-    del state["format"]
-    save_checkpoint(tmp_path / "half" / "last.pt", state)
-    del first
+    def stopped(self):
+        if done:
+            raise KeyboardInterrupt
+        done.append(validate(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "validate", stopped)
+        assert main([*command, "--out", str(tmp_path / "half")]) == 130
     call("train", "--resume", "--out", tmp_path / "half", *origin.again)
-    again = torch.load(tmp_path / "half" / "last.pt", weights_only=True)
-    assert again["epoch"] == 2
-    assert again["model"].keys() == whole["model"].keys()
+    whole, half = (torch.load(tmp_path / run / "last.pt", weights_only=True)["model"] for run in ("whole", "half"))
+    assert whole.keys() == half.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, half[name]), name
 
 
 def test_evaluate_gives_the_runs_own_score(trained, capsys):
