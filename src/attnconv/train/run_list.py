@@ -18,7 +18,7 @@ import yaml
 from attnconv import checks, files
 from attnconv.files import ends_whole, is_locked
 from attnconv.inactive import remark
-from attnconv.train.config import yaml_loader
+from attnconv.train.config import yaml_value
 from attnconv.train.run_folder import RunFolder
 
 OWN_FOLDERS = {"tensorboard", "wandb", "profile"}  # of a run; in the second one are files named config.yaml, too
@@ -141,7 +141,7 @@ def _whole(path: Path) -> bool:
 
 
 def _from_config(text: str) -> dict[str, Any]:
-    values = yaml.load(text, yaml_loader())  # plain values only
+    values = yaml_value(text)  # plain values only
     return {name: _typed(values[name], kind) for name, kind in (("model", str), ("data", str), ("epochs", int))}
 
 
