@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnconv import checks
+from attnconv.cli.options import ImageSize
 from attnconv.cli.output import print_json, say
 
 SAVED = "safetensors"
@@ -16,7 +17,7 @@ def export(
     *,
     format: str = "onnx",
     out: Path | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize = None,
     checkpoint: Literal["best", "last"] = "best",
     json: bool = False,
 ) -> None:
@@ -31,7 +32,7 @@ def export(
     out:
         The file or folder; RUN/model.onnx, RUN/model.pt2 or RUN/saved if not given.
     image_size:
-        Side that images are prepared to, pixels; the run's own if not given.
+        Side that images are prepared to, pixels, or rows x columns such as 128x192; the run's own if not given.
     checkpoint:
         Which checkpoint of the folder.
     json:

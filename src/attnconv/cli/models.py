@@ -3,7 +3,7 @@
 from typing import Any
 
 from attnconv import checks
-from attnconv.cli.options import pairs
+from attnconv.cli.options import ImageSize, pairs
 from attnconv.cli.output import amount, print_json, print_table
 
 
@@ -38,10 +38,10 @@ def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> No
 
 def _as_yaml(value: Any) -> str:
     """Return ``value`` as --option takes it: [2,3], null, true."""
-    import yaml
+    from attnconv.train.config import yaml_text
 
     value = list(value) if isinstance(value, tuple) else value
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+    text = yaml_text(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
     return text.replace(", ", ",")
 
 
@@ -64,7 +64,7 @@ def _print_published(pattern: str, json: bool) -> None:
 def summary(
     model: str,
     *,
-    image_size: int = 32,
+    image_size: ImageSize = 32,
     num_classes: int = 10,
     in_channels: int = 3,
     option: list[str] | None = None,
@@ -77,7 +77,7 @@ def summary(
     model:
         A name of `attnconv models`.
     image_size:
-        Side of the square image, pixels.
+        Side of the image in pixels, or rows x columns such as 128x192.
     num_classes:
         Outputs.
     in_channels:
@@ -94,23 +94,24 @@ def summary(
     from attnconv.models.registry import check_options
 
     options = pairs(option)
+    rows, columns = checks.per_axis("image_size", image_size or 32, 2, at_least=1)
     check_options(model, options)
     with torch.device("meta"):
         network = create_model(
-            model, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options
+            model, num_classes=num_classes, in_channels=in_channels, image_size=(rows, columns), **options
         )
-    found = cost(network, in_channels=in_channels, image_size=(image_size, image_size))
+    found = cost(network, in_channels=in_channels, image_size=(rows, columns))
     if json:
         print_json({"model": model, "image_size": image_size, "num_classes": num_classes, **found.to_dict()})
         return
-    print(f"{model}, {num_classes} classes, one image of {in_channels} x {image_size} x {image_size}")
-    rows = [
+    print(f"{model}, {num_classes} classes, one image of {in_channels} x {rows} x {columns}")
+    quantities = [
         ("parameters", f"{found.params:,}", ""),
         ("MACs", amount(found.macs), "convolutions, matrix products, position terms"),
         ("FLOPs", amount(found.flops), "2 a MAC of all of these"),
         ("FLOPs, the paper's way", amount(found.paper_flops), "attention products 1 a MAC, no position terms"),
     ]
-    print_table(("quantity", "value", "how it is counted"), rows)
+    print_table(("quantity", "value", "how it is counted"), quantities)
     if not found.attention:
         return
     print("Attention, memory of one image in float32: all logits at once (eager), or q, k, v and output (linear)")

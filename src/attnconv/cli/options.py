@@ -2,12 +2,24 @@
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from typing import Annotated, Any, TypedDict
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from attnconv import checks
-from attnconv.train.config import RunConfig, number_in_text
+from attnconv.train.config import RunConfig, image_size_of, yaml_value
+
+
+def _image_size(_: Any, tokens: Sequence[Token]) -> int | tuple[int, int] | None:
+    text = tokens[0].value
+    if text.casefold() in ("none", "null"):
+        return None
+    return image_size_of(int(text) if text.lstrip("+-").isdecimal() else text)
+
+
+# A flag's type: 128, or 128x192, rows x columns.
+ImageSize = Annotated[int | tuple[int, int] | None, Parameter(converter=_image_size, n_tokens=1)]
 
 
 def run_options() -> Any:
@@ -19,9 +31,8 @@ def run_options() -> Any:
             continue
         default = "" if field.default is None or field.default is False else f" [default: {field.default}]"
         # With --no-NAME, for what a recipe or a file has set.
-        flags[field.name] = Annotated[
-            hints[field.name], Parameter(help=field.metadata["help"] + default, negative=None)
-        ]
+        hint = ImageSize if field.name == "image_size" else hints[field.name]
+        flags[field.name] = Annotated[hint, Parameter(help=field.metadata["help"] + default, negative=None)]
     return TypedDict("RunOptions", flags, total=False)  # pyright: ignore[reportArgumentType]
 
 
@@ -35,7 +46,7 @@ def pairs(texts: list[str] | None) -> dict[str, Any]:
         if not equals or not name:
             raise checks.InputError(f"--option must be NAME=VALUE, got {text!r}")
         try:
-            found[name.replace("-", "_")] = number_in_text(yaml.safe_load(value))
+            found[name.replace("-", "_")] = yaml_value(value)
         except yaml.YAMLError:
             raise checks.InputError(f"--option {name}: {value!r} is no YAML value") from None
     return found

@@ -41,7 +41,7 @@ def export_program(
     *,
     meta: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> Written:
     """Write ``model`` as a program of torch.export; arguments, checks and config (an extra file) as `export_onnx`.
 

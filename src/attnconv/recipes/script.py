@@ -41,7 +41,7 @@ def fit(
 
     evaluate, predict, explain, export and hub take the folder; of a network that no name makes again, `load_trained`
     and these commands are told ``model`` anew. A run on Datasets that was stopped goes on exactly, as every run. Of
-    foreign loaders exactness is the loader's: an epoch is drawn under a seed of its own, and inside an epoch the batches
+    foreign loaders exactness is the loader's own: an epoch is drawn under its own seed, and inside an epoch the batches
     before are read again and dropped; what transforms draw without workers depends on what ran before.
 
     Args:

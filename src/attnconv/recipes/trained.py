@@ -20,6 +20,7 @@ from torch import nn
 from attnconv import checks, extensions, files
 from attnconv.data import ImageData, load_data
 from attnconv.data.generated import LEVEL
+from attnconv.data.load import HUGGING_FACE
 from attnconv.export import ExportedNetwork, is_exported, load_exported
 from attnconv.models.registry import model_options
 from attnconv.models.saved import CONFIG, WEIGHTS, build, checked_meta, is_saved, read
@@ -170,7 +171,7 @@ def images_for(
     *,
     data: str | None = None,
     data_dir: Path | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     skip_bad_images: bool = False,
     or_else: str = "name it",
 ) -> ImageData:
@@ -189,14 +190,20 @@ def images_for(
         raise checks.InputError(
             f"{trained.checkpoint} does not say in which folder the images are that it was trained on; {or_else}"
         )
-    is_own = data in (None, config.data)  # which need not be square
-    own_size = config.image_size if is_own else trained.meta["image_size"][0]
+    if data is None and config.data.startswith(HUGGING_FACE):
+        raise checks.InputError(
+            f"{trained.checkpoint} names {config.data!r}, which is not loaded because a file says so; {or_else}"
+        )
+    is_own = data in (None, config.data)
+    own_size = config.image_size if is_own else tuple(trained.meta["image_size"])
     found = load_data(
         data or config.data,
         data_dir=data_dir or config.data_dir,
         image_size=own_size if image_size is None else image_size,
         skip_bad_images=skip_bad_images,
         presize=config.presize,
+        val_split=config.val_split if is_own else None,
+        seed=config.seed,
     )
     if list(found.classes) != classes:
         unknown = sorted(set(found.classes) - set(classes))

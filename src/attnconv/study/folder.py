@@ -17,15 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from attnconv import __version__, checks, files
 from attnconv.files import is_half_of, is_locked
 from attnconv.report.page import read_metrics
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.plan_file import read_study
 from attnconv.study.record import STATES
-from attnconv.train.config import read_yaml
+from attnconv.train.config import read_yaml, yaml_text
 from attnconv.train.run_folder import MAY_DIFFER, RunFolder
 
 FORMAT = 1  # of a record
@@ -107,7 +105,7 @@ class StudyFolder:
         return self._write(study)
 
     def _write(self, study: Study) -> Study:
-        files.write(self.plan, yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True))
+        files.write(self.plan, yaml_text(study.to_dict(), sort_keys=False, allow_unicode=True))
         return study
 
     def require_as_planned(self, study: Study) -> None:

@@ -19,15 +19,12 @@ The arms are written out, or a grid gives them, or both are repeated in blocks::
 
 import dataclasses
 import itertools
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from attnconv import checks
 from attnconv.study.plan import Study, merged, named
-from attnconv.train.config import RunConfig, read_yaml, yaml_loader
+from attnconv.train.config import RunConfig, read_yaml
 
 FIELDS = (*(f.name for f in dataclasses.fields(Study)), "recipe", "grid", "blocks")
 REQUIRED = ("name", "text", "baseline")
@@ -39,23 +36,9 @@ Scale = Literal["published", "small"]  # of a built-in study
 BLOCK_OPTIONS = {"data": "{}", "image_size": "{}px", "train_subset": "{}img", "epochs": "{}ep"}
 
 
-class _Loader(yaml_loader()):
-    """Plain values only, and no name twice: the second would silently take the place of the first."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.YAMLError(f"a name must be one word, got a list or names in line {key.start_mark.line + 1}")
-            if key.value in seen:
-                raise yaml.YAMLError(f"{key.value!r} stands twice in line {key.start_mark.line + 1}")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_study(path: Path) -> Study:
     """The study in a YAML file; InputError if it cannot be read, or as `Study`."""
-    return study_of(read_yaml(path, loader=_Loader), source=str(path))
+    return study_of(read_yaml(path), source=str(path))
 
 
 def study_of(values: Any, *, source: str) -> Study:

@@ -20,12 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from attnconv import files
 from attnconv.study.folder import StudyFolder, facts_of, result_of, write_note
 from attnconv.study.plan import PlannedRun
-from attnconv.train.config import read_yaml
+from attnconv.train.config import read_yaml, yaml_text
 from attnconv.train.run_folder import RunFolder
 
 COMMAND = ("-m", "attnconv", "train", "--resume", "--of-study", "--out")
@@ -134,7 +132,7 @@ def begin_run(folder: StudyFolder, planned: PlannedRun) -> None:
     """Write the run's config.yaml; forget why it failed, and a result that is damaged: its last checkpoint makes it."""
     run = folder.run(planned)
     run.make()
-    files.write(run.config, yaml.safe_dump(planned.config.to_dict(), sort_keys=False))
+    files.write(run.config, yaml_text(planned.config.to_dict(), sort_keys=False))
     forgotten = ["failed"] if result_of(run.path) else ["failed", "result"]
     for name in forgotten:
         (run.path / f"{name}.json").unlink(missing_ok=True)

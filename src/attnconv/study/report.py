@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import yaml
-
 from attnconv import __version__, files
 from attnconv.report.page import render, short_commit
 from attnconv.study.comparison import Comparison, comparisons, holm_over_all
@@ -22,6 +20,7 @@ from attnconv.study.plan import PUBLISHED, SCORES, Study
 from attnconv.study.plan_file import BUILT_IN, Scale, built_in
 from attnconv.study.record import Record
 from attnconv.study.tables import NONE, Table, csv_files, findings, mean_text, notes, p_text, summary, tables
+from attnconv.train.config import yaml_text
 
 NOTED = ("version", "torch", "device", "threads", "machine")  # of a record
 UNDONE = ("failed", "running", "missing")
@@ -67,7 +66,7 @@ def write_report(path: Path) -> Report:
         "undone": _undone(study, found),
         "unmatched": _unmatched(study, found),
         "run_table": _run_table(study, found),
-        "plan": yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True).rstrip(),
+        "plan": yaml_text(study.to_dict(), sort_keys=False, allow_unicode=True).rstrip(),
         "footer": f"Written by attnconv {__version__} from the records of {len(found)} runs.",
     }
     pictures = [drawing for section in sections for row in section["drawings"] for drawing in row]

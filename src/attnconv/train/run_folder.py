@@ -22,7 +22,7 @@ import yaml
 from attnconv import checks, files
 from attnconv.files import ends_whole, forget_halves, is_locked
 from attnconv.inactive import remark
-from attnconv.train.config import RunConfig, yaml_loader
+from attnconv.train.config import RunConfig, yaml_text, yaml_value
 
 # A row of metrics.csv. epoch and step count from 1; lr is that of the last step; accuracies are in percent; seconds
 # are those of training, without validation, and images_per_second follows from them. Where each pixel has a label,
@@ -83,7 +83,7 @@ class RunFolder:
         if found.checkpoint is not None:
             stored = RunConfig.from_dict(found.checkpoint["config"], source=str(found.path))
         else:
-            stored = RunConfig.from_dict(_read(self.config, yaml.safe_load, yaml.YAMLError), source=str(self.config))
+            stored = RunConfig.from_dict(_read(self.config, yaml_value, yaml.YAMLError), source=str(self.config))
         then, now = stored.to_dict(), config.to_dict()
         differences = [
             f"{name} was {then[name]!r} and is now {now[name]!r}"
@@ -129,7 +129,7 @@ class RunFolder:
     def begin(self, config: RunConfig, history: list[dict[str, Any]]) -> None:
         """Write config.yaml, and metrics.csv cut back to where the run stands; clear what a killed process left."""
         forget_halves((self.config, self.metrics, self.last, self.previous, self.best, self.result))
-        files.write(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        files.write(self.config, yaml_text(config.to_dict(), sort_keys=False))
         self.write_metrics(history)
 
     def forget_empty_run(self) -> None:
@@ -287,7 +287,7 @@ def _whole(path: Path) -> bool:
 
 
 def _from_config(text: str) -> dict[str, Any]:
-    values = yaml.load(text, yaml_loader())  # plain values only
+    values = yaml_value(text)  # plain values only
     return {name: _typed(values[name], kind) for name, kind in (("model", str), ("data", str), ("epochs", int))}
 
 
