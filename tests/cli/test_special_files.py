@@ -134,7 +134,6 @@ def test_a_last_checkpoint_that_is_a_fifo_is_none(attnconv, place):
 @pytest.mark.parametrize(("make", "message"), [KINDS[0], SPARSE])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_no_weights_are_taken_from_such_a_file(tmp_path, make, message, suffix):
-    import torch
 
     make(tmp_path / f"x{suffix}")
     with pytest.raises(ValueError, match=f"x{suffix} is {message}"):
