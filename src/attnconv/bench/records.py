@@ -21,7 +21,7 @@ from attnconv.bench.machine import machine
 FORMAT = 1
 
 
-def origin(
+def provenance(
     device: torch.device, seed: int, *, commit: str | None, command: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Return what the records of one command share; rounds pair between the records of one session."""

@@ -32,8 +32,10 @@ COMMANDS = {
 # The files of commands that are not in the file of their own name.
 FILES = {"summary": "models", "predict": "evaluate"}
 
-# Commands ("shards") and flags ("runs --watch") that were removed: the end of a sentence that says what to use.
+# Removed commands ("shards", "bench data") and flags ("runs --watch"): the end of a sentence that says what to use.
 REMOVED: dict[str, str] = {
+    "bench data": "use benchmarks/data_loader.py of the repository",
+    "explain --trust": "a .pt2 file has no layers left to explain, give the run that it was exported from",
     "export --int8": "quantise the ONNX file with onnxruntime, as docs/export.md shows",
     "export --measure": "use `attnconv bench models`",
     "export --no-measure": "nothing is measured any more, leave it out",
@@ -113,10 +115,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
 
 
 def _require_not_removed(arguments: Sequence[str]) -> None:
-    words = {word.partition("=")[0] for word in arguments}
+    given = [word.partition("=")[0] for word in arguments]
     for removed, instead in REMOVED.items():
-        command, *others = removed.split()
-        if arguments[:1] == [command] and words.issuperset(others):
+        words = removed.split()
+        named = [word for word in words if not word.startswith("--")]
+        if given[: len(named)] == named and {*words} <= {*given}:
             raise checks.InputError(f"attnconv {removed} was removed; {instead}")
 
 

@@ -50,7 +50,7 @@ def measure(device: "torch.device", dtype: "torch.dtype", *, seconds: float, fil
 
     from attnconv.bench import models, ops
     from attnconv.bench.benchmark import BOTH, Settings, run
-    from attnconv.bench.records import origin
+    from attnconv.bench.records import provenance
     from attnconv.train.device import ROOT, commit
 
     settings, start = Settings(device, dtype, rounds=ROUNDS, budget=BUDGET), timer()
@@ -58,7 +58,7 @@ def measure(device: "torch.device", dtype: "torch.dtype", *, seconds: float, fil
     whole = replace(settings, deadline=start + seconds)
     attention = [ops.relative_benchmark(case, BOTH, alone) for case in ops.RELATIVE if case.name.startswith("G")]
     step = models.model_benchmark(models.Case(*NETWORK), whole, channels_last=True, compiled=True)
-    made, found = origin(device, settings.seed, commit=commit(ROOT)), []
+    made, found = provenance(device, settings.seed, commit=commit(ROOT)), []
     for benchmarks, limits in ((attention, alone), ([step], whole)):
         for records in run(benchmarks, limits, made, file=file, tell=_tell):
             found += records

@@ -43,7 +43,6 @@ def explain(
     port: int | None = None,
     checkpoint: Literal["best", "last"] = "best",
     device: Device = "auto",
-    trust: bool = False,
     json: bool = False,
 ) -> None:
     """Draw what a position of an image attends to, in each attention layer and head of a trained network.
@@ -83,8 +82,6 @@ def explain(
         Which checkpoint of the folder.
     device:
         Where to run.
-    trust:
-        As of `attnconv predict`; a .pt2 file has no layers left to explain, and is refused with it, too.
     json:
         Print one JSON object, all weights in it.
     """
@@ -96,7 +93,7 @@ def explain(
         if port is not None and checks.integer("--port", port, at_least=1) > LAST_PORT:
             raise checks.InputError(f"--port must be at most {LAST_PORT}, got {port}")
         runs = [run] if compare is None else [run, compare]
-        serve_page(runs, image, host=host, port=port, checkpoint=checkpoint, device=device, trust=trust)
+        serve_page(runs, image, host=host, port=port, checkpoint=checkpoint, device=device)
         return
     _refuse({"--compare": compare, "--host": host, "--port": port}, "{} needs --web")
     given = None if point is None else _point(point)
@@ -110,7 +107,7 @@ def explain(
     if image is not None and path.exists() and image.exists() and path.samefile(image):
         raise checks.InputError(f"--out must be another file than IMAGE, got {path} for both")
 
-    trained = _trained(run, checkpoint=checkpoint, device=device, trust=trust)
+    trained = _trained(run, checkpoint=checkpoint, device=device)
     draw_picture(trained, image, path, point=given, many=points is not None, layer=layer, head=head, json=json)
 
 
