@@ -52,7 +52,7 @@ class Benchmark:
     """Candidates that compute the same thing in turns, and what the record of each says about the case.
 
     Args:
-        study: relative_attention, bilinear_attention, layers, models or data.
+        study: relative_attention, bilinear_attention, layers, models, or data (of benchmarks/data_loader.py).
         case: a name such as S1.
         shape: names and sizes of the case.
         what: the pass that is timed: FORWARD, BOTH or STEP.

@@ -30,7 +30,7 @@ COMMANDS = {
 }
 
 # The files of commands that are not in the file of their own name.
-FILES = {"summary": "models", "predict": "evaluate"}
+FILES = {"summary": "models", "predict": "evaluate", "lr-find": "train", "runs": "train", "hub": "export"}
 
 # Removed commands ("shards", "bench data") and flags ("runs --watch"): the end of a sentence that says what to use.
 REMOVED: dict[str, str] = {
@@ -124,13 +124,10 @@ def _require_not_removed(arguments: Sequence[str]) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    # Of several processes that are stopped together, one says so.
-    if code < 128 or "torch" not in sys.modules or _is_first():
-        print(f"attnconv: error: {shown(message)}", file=sys.stderr)
+    if code >= 128 and "torch" in sys.modules:
+        from attnconv.train.processes import is_first_process
+
+        if not is_first_process():  # of several processes that are stopped together, one says so
+            return code
+    print(f"attnconv: error: {shown(message)}", file=sys.stderr)
     return code
-
-
-def _is_first() -> bool:
-    from attnconv.train.processes import is_first_process
-
-    return is_first_process()

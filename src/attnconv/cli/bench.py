@@ -1,9 +1,8 @@
 """attnconv bench: time, memory and FLOPs of ops, layers and networks, appended to records; and a report of those."""
 
-import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks, files
-from attnconv.cli.options import integers, words
-from attnconv.cli.output import print_json, print_table, say
+from attnconv.cli.terminal import integers, print_json, print_table, say, words
 
 if TYPE_CHECKING:
     from attnconv.bench.benchmark import Benchmark, Settings
@@ -309,6 +307,8 @@ def _restricted(settings: "Settings", what: str, names: str | None, known: Seque
 
 def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, json: bool) -> None:
     """Run the benchmarks, add their records to the file and print them."""
+    from rich.console import Console
+
     from attnconv.bench.benchmark import run
     from attnconv.bench.records import append, provenance
     from attnconv.report.bench import HEADER, tables
@@ -316,10 +316,10 @@ def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, js
 
     append(file, [])  # rather now than after minutes of work
     made = provenance(settings.device, settings.seed, commit=commit(ROOT), command=["attnconv", *sys.argv[1:]])
-    with _status() as tell:
+    with Console(stderr=True, highlight=False, markup=False).status("") as status:  # shown on a terminal alone
         found: list[dict[str, Any]] = []
         begin = time.perf_counter()
-        for records in run(benchmarks, settings, made, file=file, tell=tell):
+        for records in run(benchmarks, settings, made, file=file, tell=status.update):
             found += records
             if records and not sys.stderr.isatty():
                 done = f"{records[0]['case']} {records[0]['pass']}: done after {time.perf_counter() - begin:.0f} s"
@@ -335,15 +335,3 @@ def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, js
             say(f"{name}: {reason}")
         print()
     say(f"{len(found)} records added to {file}; attnconv bench report draws them together")
-
-
-@contextlib.contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is being measured, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True, highlight=False, markup=False).status("") as status:
-        yield status.update

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnconv import checks
-from attnconv.cli.output import print_json, print_table, say
+from attnconv.cli.terminal import print_json, print_table, say
 from attnconv.train.config import Device
 
 

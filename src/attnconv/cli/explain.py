@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnconv import checks
-from attnconv.cli.output import print_json, say
+from attnconv.cli.terminal import print_json, say
 from attnconv.shown import shown
 from attnconv.train.config import Device
 
@@ -151,10 +151,6 @@ class Subject:
         likely = self.look.likely
         return None if likely is None else f"{likely[0][0]} {100 * likely[0][1]:.1f}%"
 
-    def given_point(self, point: Point) -> Point:
-        """Return the point of the image as it was given."""
-        return self.look.seen.view.unseen(point)
-
 
 def draw_picture(
     trained: "Trained",
@@ -251,7 +247,7 @@ def _rows(subject: Subject, *, many: bool) -> "list[Row]":
     for point, maps in zip(subject.points, subject.maps, strict=True):
         first = None
         if many:
-            first = "row {}, column {}".format(*subject.given_point(point))
+            first = "row {}, column {}".format(*subject.look.seen.view.unseen(point))
         elif subject.label is not None:
             first = f"{subject.label}; network: {shown(subject.likely)}"
         found += [Row(subject.look.seen.pixels, point, one, row_title(one, first)) for one in maps]
@@ -261,7 +257,7 @@ def _rows(subject: Subject, *, many: bool) -> "list[Row]":
 def _sentence(subject: Subject) -> str:
     asked = f"{len(subject.points)} points attend"
     if len(subject.points) == 1:
-        asked = "row {}, column {} attends".format(*subject.given_point(subject.points[0]))
+        asked = "row {}, column {} attends".format(*subject.look.seen.view.unseen(subject.points[0]))
     layers = ", ".join(dict.fromkeys(found.layer for maps in subject.maps for found in maps))
     return f"{subject.name}: {f'{subject.likely}; ' if subject.likely else ''}what {asked} to in {layers}"
 
@@ -276,7 +272,7 @@ def _record(subject: Subject) -> dict[str, Any]:
         "prediction": likely and {"class": likely[0][0], "probability": likely[0][1]},
         "queries": [
             {
-                "point": list(subject.given_point(point)),
+                "point": list(seen.view.unseen(point)),
                 "network_point": list(point),
                 "layers": [_layer_record(found) for found in maps],
             }
@@ -317,7 +313,7 @@ def serve_page(
     from attnconv.signals import Terminated, termination_raised
 
     def make_page() -> "gr.Blocks":
-        networks = [example_network(options["device"]) if run is None else _network(run, options) for run in runs]
+        networks = [web_network(run, **options) for run in runs]
         images = example_images() if runs[0] is None else []
         if image is not None:
             images = [WebImage(str(image), read_bytes(image))]
@@ -334,19 +330,12 @@ def serve_page(
             print()  # below the terminal's ^C
 
 
-def _network(run: Path, options: dict[str, Any]) -> "WebNetwork":
+def web_network(run: Path | None, *, device: str, **options: Any) -> "WebNetwork":
+    """Return the network of ``run``, or the one that the package brings, as the page takes it."""
     from attnconv.explain.web_session import WebNetwork
 
-    trained = _trained(run, **options)
-    return WebNetwork(str(run), trained.model, trained.meta, trained.device)
-
-
-def example_network(device: str) -> "WebNetwork":
-    """Return the network that the package brings."""
-    from attnconv.explain.web_session import WebNetwork
-
-    trained = _trained(None, device=device)
-    title = f"The example network, {trained.scores['top1']:.1f}% right"
+    trained = _trained(run, device=device, **options)
+    title = f"The example network, {trained.scores['top1']:.1f}% right" if run is None else str(run)
     return WebNetwork(title, trained.model, trained.meta, trained.device)
 
 

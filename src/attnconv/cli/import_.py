@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from attnconv import checks, files
-from attnconv.cli.options import pairs
+from attnconv.cli.terminal import pairs
 
 
 def import_(
