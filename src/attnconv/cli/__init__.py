@@ -30,10 +30,12 @@ COMMANDS = {
 }
 
 # The files of commands that are not in the file of their own name.
-FILES = {"summary": "models", "predict": "evaluate"}
+FILES = {"summary": "models", "predict": "evaluate", "lr-find": "train", "runs": "train", "hub": "export"}
 
-# Commands ("shards") and flags ("runs --watch") that were removed: the end of a sentence that says what to use.
+# Removed commands ("shards", "bench data") and flags ("runs --watch"): the end of a sentence that says what to use.
 REMOVED: dict[str, str] = {
+    "bench data": "use benchmarks/data_loader.py of the repository",
+    "explain --trust": "a .pt2 file has no layers left to explain, give the run that it was exported from",
     "export --int8": "quantise the ONNX file with onnxruntime, as docs/export.md shows",
     "export --measure": "use `attnconv bench models`",
     "export --no-measure": "nothing is measured any more, leave it out",
@@ -113,21 +115,19 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
 
 
 def _require_not_removed(arguments: Sequence[str]) -> None:
-    words = {word.partition("=")[0] for word in arguments}
+    given = [word.partition("=")[0] for word in arguments]
     for removed, instead in REMOVED.items():
-        command, *others = removed.split()
-        if arguments[:1] == [command] and words.issuperset(others):
+        words = removed.split()
+        named = [word for word in words if not word.startswith("--")]
+        if given[: len(named)] == named and {*words} <= {*given}:
             raise checks.InputError(f"attnconv {removed} was removed; {instead}")
 
 
 def _fail(message: str, code: int) -> int:
-    # Of several processes that are stopped together, one says so.
-    if code < 128 or "torch" not in sys.modules or _is_first():
-        print(f"attnconv: error: {shown(message)}", file=sys.stderr)
+    if code >= 128 and "torch" in sys.modules:
+        from attnconv.train.processes import is_first_process
+
+        if not is_first_process():  # of several processes that are stopped together, one says so
+            return code
+    print(f"attnconv: error: {shown(message)}", file=sys.stderr)
     return code
-
-
-def _is_first() -> bool:
-    from attnconv.train.processes import is_first_process
-
-    return is_first_process()

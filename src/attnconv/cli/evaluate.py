@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnconv import checks
-from attnconv.cli.options import ImageSize
-from attnconv.cli.output import print_json, print_table, say
+from attnconv.cli.terminal import ImageSize, print_json, print_table, say
 from attnconv.train.config import Device
 
 

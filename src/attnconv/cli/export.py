@@ -1,14 +1,22 @@
-"""attnconv export: a trained network as a program (ONNX, torch.export), checked before it is kept; or safetensors."""
+"""attnconv export and hub: a trained network as a program that is checked, as a folder to share, or on the Hub."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from cyclopts import App
 
 from attnconv import checks
-from attnconv.cli.options import ImageSize
-from attnconv.cli.output import print_json, say
+from attnconv.cli.terminal import ImageSize, print_json, say
+
+if TYPE_CHECKING:
+    from attnconv.recipes import Trained
 
 SAVED = "safetensors"
+
+Checkpoint = Literal["best", "last"]
+
+hub = App(name="hub", help_format="plaintext")
 
 
 def export(
@@ -18,7 +26,7 @@ def export(
     format: str = "onnx",
     out: Path | None = None,
     image_size: ImageSize = None,
-    checkpoint: Literal["best", "last"] = "best",
+    checkpoint: Checkpoint = "best",
     json: bool = False,
 ) -> None:
     """Write a trained network for other programs; ONNX and torch.export files are checked against PyTorch.
@@ -40,16 +48,12 @@ def export(
     """
     from attnconv.export import FORMATS, SUFFIXES
     from attnconv.export.capture import described
-    from attnconv.models import HubNetwork
-    from attnconv.recipes import load_trained
 
     checks.one_of("format", format, (*FORMATS, SAVED))
     suffix = SUFFIXES.get(format, "")
     if suffix and out is not None and out.suffix != suffix:
         raise checks.InputError(f"--out must end in {suffix} for --format {format}, got {out}")
-    trained = load_trained(run, checkpoint=checkpoint, device="cpu")
-    trained.require_layers("export")
-    model = trained.model
+    trained, model = _with_layers(run, checkpoint, "export")
     out = out or (run if run.is_dir() else run.parent) / (f"model{suffix}" if suffix else "saved")
     report: dict[str, Any] = {"checkpoint": str(trained.checkpoint), "format": format, "file": str(out)}
     if format == SAVED:
@@ -57,7 +61,6 @@ def export(
             raise checks.InputError(
                 f"{out} is the network itself, and would be overwritten; --out names another folder"
             )
-        assert isinstance(model, HubNetwork)
         config = described(model, None, None, image_size)
         model.meta, model.provenance = config["meta"], config["provenance"]
         model.save_pretrained(out)
@@ -78,3 +81,68 @@ def export(
         return
     for line in lines:
         say(line)
+
+
+@hub.command
+def save(run: Path, folder: Path, *, checkpoint: Checkpoint = "best", license: str | None = None) -> None:
+    """Write config.json, model.safetensors and a card with scores, licence and the command that trained it.
+
+    `attnconv.models.from_pretrained`, predict and evaluate take the folder.
+
+    Parameters
+    ----------
+    run:
+        Folder of a run or of `attnconv hub save`, or a checkpoint.
+    folder:
+        Where to; made if need be.
+    checkpoint:
+        Which checkpoint of the run.
+    license:
+        Of the weights, as the Hub names it; not stated if not given.
+    """
+    _, network = _with_layers(run, checkpoint, "hub")
+    network.save_pretrained(folder, license=license)
+    say(f"{folder}: config.json, model.safetensors, README.md")
+
+
+@hub.command
+def push(
+    run: Path,
+    repo_id: str,
+    *,
+    checkpoint: Checkpoint = "best",
+    license: str | None = None,
+    private: bool = False,
+    branch: str | None = None,
+) -> None:
+    """Upload the same to the Hugging Face Hub, with the token of `hf auth login` or HF_TOKEN.
+
+    Parameters
+    ----------
+    run:
+        Folder of a run or of `attnconv hub save`, or a checkpoint.
+    repo_id:
+        USER/NAME of the repository; made if it is not there.
+    checkpoint:
+        Which checkpoint of the run.
+    license:
+        Of the weights, as the Hub names it; not stated if not given.
+    private:
+        Make the repository private, if it is made.
+    branch:
+        Of the repository; its main one if not given.
+    """
+    checks.require("huggingface_hub", extra="hub")  # rather now than after the network is read
+    _, network = _with_layers(run, checkpoint, "hub")
+    say(network.push_to_hub(repo_id, license=license, private=private or None, branch=branch))
+
+
+def _with_layers(run: Path, checkpoint: Checkpoint, command: str) -> "tuple[Trained, HubNetwork]":
+    """Load the network of ``run``, which has its layers still."""
+    from attnconv.models import HubNetwork
+    from attnconv.recipes import load_trained
+
+    trained = load_trained(run, checkpoint=checkpoint, device="cpu")
+    trained.require_layers(command)
+    assert isinstance(trained.model, HubNetwork)
+    return trained, trained.model

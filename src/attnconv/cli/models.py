@@ -3,8 +3,7 @@
 from typing import Any
 
 from attnconv import checks
-from attnconv.cli.options import ImageSize, pairs
-from attnconv.cli.output import amount, print_json, print_table
+from attnconv.cli.terminal import ImageSize, amount, pairs, print_json, print_table
 
 
 def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> None:

@@ -213,12 +213,12 @@ def note_facts(out: Path, model: Any, data: Any) -> None:
     from attnconv.train.device import choose_device, provenance
 
     counted = cost(model, in_channels=data.channels, image_size=data.image_size)
-    origin = provenance(choose_device(read_yaml(RunFolder(out).config)["device"]))
+    made = provenance(choose_device(read_yaml(RunFolder(out).config)["device"]))
     session = {
-        "version": origin["attnconv"],
-        "commit": origin["commit"],
-        "torch": origin["torch"],
-        "device": origin["device"],
+        "version": made["attnconv"],
+        "commit": made["commit"],
+        "torch": made["torch"],
+        "device": made["device"],
         "machine": f"{cpu_name()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
     }

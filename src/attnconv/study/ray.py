@@ -56,7 +56,7 @@ def ray_cluster(address: str) -> Iterator[Executor]:
             signal.signal(signal.SIGTERM, before)
 
 
-def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Generator[PlannedRun | None]:
+def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Generator[PlannedRun]:
     """Do the runs, each a task."""
     import ray
 
@@ -89,7 +89,6 @@ def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Gen
                 planned = tasks.pop(task)
                 _settle(folder, planned, task)
                 yield planned
-            yield None
     finally:  # there are tasks left where an exception came, Ctrl-C among them
         for task in tasks:
             ray.cancel(task, force=False)
@@ -122,16 +121,11 @@ def _settle(folder: StudyFolder, planned: PlannedRun, task: Any) -> None:
 
     try:
         ray.get(task)
-    except exceptions.WorkerCrashedError:
-        reason = f"its Ray worker died {RETRIES + 1} times; see {folder.log(planned)}"
-    except exceptions.RayTaskError as error:
-        reason = f"its Ray task failed: {error.cause}"
     except exceptions.RayError as error:
-        reason = f"Ray: {' '.join(str(error).split())}"
-    else:
-        return
-    if read_note(folder.run(planned).path, "result") is None:
-        write_note(folder.run(planned), "failed", {"reason": reason})
+        if read_note(folder.run(planned).path, "result") is None:
+            text = " ".join(str(getattr(error, "cause", error)).split())  # a task's own error
+            reason = f"its Ray task failed: {text}; see {folder.log(planned)}"
+            write_note(folder.run(planned), "failed", {"reason": reason})
 
 
 def require_answer(address: str) -> None:

@@ -44,6 +44,16 @@ class Found:
     note: str | None = None
 
 
+def changes(stored: RunConfig, config: RunConfig) -> list[str]:
+    """Return what differs in ``config``, in words, but for MAY_DIFFER."""
+    then, now = stored.to_dict(), config.to_dict()
+    return [
+        f"{name} was {then[name]!r} and is now {now[name]!r}"
+        for name in now
+        if name not in MAY_DIFFER and then[name] != now[name]
+    ]
+
+
 class RunFolder:
     """The files of one run. Making it reads and writes nothing."""
 
@@ -84,13 +94,7 @@ class RunFolder:
             stored = RunConfig.from_dict(found.checkpoint["config"], source=str(found.path))
         else:
             stored = RunConfig.from_dict(_read(self.config, yaml_value, yaml.YAMLError), source=str(self.config))
-        then, now = stored.to_dict(), config.to_dict()
-        differences = [
-            f"{name} was {then[name]!r} and is now {now[name]!r}"
-            for name in now
-            if then[name] != now[name] and name not in MAY_DIFFER
-        ]
-        if differences:
+        if differences := changes(stored, config):
             raise checks.InputError(f"{self.path} holds a run of another configuration: {'; '.join(differences)}")
         return found
 

@@ -1,10 +1,25 @@
-"""Print the answers of commands: a line or a table for people, or one JSON value for programs, on stdout."""
+"""Between commands and people: words, integers and NAME=VALUE pairs read from flags; lines, tables and JSON printed."""
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter, Token
+
+from attnconv import checks
 from attnconv.shown import shown
+from attnconv.train.config import image_size_of, yaml_value
+
+
+def _image_size(_: Any, tokens: Sequence[Token]) -> int | tuple[int, int] | None:
+    text = tokens[0].value
+    if text.casefold() in ("none", "null"):
+        return None
+    return image_size_of(int(text) if text.lstrip("+-").isdecimal() else text)
+
+
+# A flag's type: 128, or 128x192, rows x columns.
+ImageSize = Annotated[int | tuple[int, int] | None, Parameter(converter=_image_size, n_tokens=1)]
 
 
 def say(text: str) -> None:
@@ -54,3 +69,32 @@ def duration(seconds: float) -> str:
     if minutes < 24 * 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"
+
+
+def pairs(texts: list[str] | None) -> dict[str, Any]:
+    """Return NAME=VALUE texts as a dict; values are YAML, so 3, 0.5, true and [1, 2] are what they look like."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise checks.InputError(f"--option must be NAME=VALUE, got {text!r}")
+        try:
+            found[name.replace("-", "_")] = yaml_value(value)
+        except yaml.YAMLError:
+            raise checks.InputError(f"--option {name}: {value!r} is no YAML value") from None
+    return found
+
+
+def words(text: str) -> list[str]:
+    """Return what stands between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def integers(flag: str, text: str) -> list[int]:
+    """Return the integers between commas; InputError, naming ``flag``, if one is none."""
+    try:
+        return [int(word) for word in words(text)]
+    except ValueError:
+        raise checks.InputError(f"--{flag} must be integers such as 8,16,32, got {text!r}") from None
