@@ -117,9 +117,10 @@ def test_predict_names_a_class(trained, photo, capsys):
 
 
 def test_explain_draws_the_layer(trained, photo, tmp_path, capsys):
-    out = tmp_path / "maps"
-    call("explain", trained.run, photo, "--point", "10,10", "--out", out, *trained.origin.again, "--device", "cpu")
-    assert trained.origin.after in capsys.readouterr().out + " ".join(path.name for path in out.parent.rglob("*"))
+    options = ["--point", "10,10", "--out", tmp_path / "maps.png", *trained.origin.again, "--device", "cpu"]
+    found = answer(capsys, "explain", trained.run, photo, *options)
+    assert trained.origin.after in json.dumps(found)
+    assert (tmp_path / "maps.png").stat().st_size > 1000
 
 
 def test_export_answers_alike_without_its_code(trained, photo, tmp_path, capsys):

@@ -76,7 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words, modules = _imports(sys.argv[1:] if arguments is None else arguments)
+    if modules:
+        from attnconv.extensions import import_modules
+
+        import_modules(modules)
     if words == ["--version"]:  # and what a broken installation is asked, without any package of [train]
         print(__version__)
     elif words[:1] == ["doctor"] and set(words[1:]) <= {"--json"}:
@@ -90,6 +94,21 @@ def _run(arguments: Sequence[str] | None) -> int:
     return 0
 
 
+def _imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a command line without --import MODULE, which any command takes, and the modules."""
+    words, modules = [], []
+    given = iter(arguments)
+    for word in given:
+        flag, equals, value = word.partition("=")
+        if flag != "--import":
+            words.append(word)
+        elif not (module := value if equals else next(given, "")) or module.startswith("-"):
+            raise checks.InputError("--import must name a module, such as --import my_layers")
+        else:
+            modules.append(module)
+    return words, modules
+
+
 def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.BoundArguments]:
     """Return the command that ``arguments`` name, and its arguments; InputError if they name none."""
     checks.require("cyclopts", extra="train")
@@ -99,7 +118,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
 
     app = App(
         name="attnconv",
-        help="Self-attention inside convolutional networks.",
+        help="Self-attention inside convolutional networks.\n\nEvery command takes --import MODULE, which may be "
+        "repeated: your own code, which registers networks, layers or data.",
         version=__version__,
         help_format="plaintext",  # or <class> would be taken for markup
         default_parameter=Parameter(negative=()),  # no --no-json and no --empty-option

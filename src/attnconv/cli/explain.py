@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnconv import checks
-from attnconv.cli.terminal import print_json, say
+from attnconv.cli.terminal import named_factory, print_json, say
 from attnconv.shown import shown
 from attnconv.train.config import Device
 
@@ -42,6 +42,7 @@ def explain(
     host: str | None = None,
     port: int | None = None,
     checkpoint: Literal["best", "last"] = "best",
+    model: str | None = None,
     device: Device = "auto",
     json: bool = False,
 ) -> None:
@@ -80,6 +81,8 @@ def explain(
         With --web: the first free one from 7860 on if not given.
     checkpoint:
         Which checkpoint of the folder.
+    model:
+        package.module:function, if the network is one that code of your own makes.
     device:
         Where to run.
     json:
@@ -93,7 +96,8 @@ def explain(
         if port is not None and checks.integer("--port", port, at_least=1) > LAST_PORT:
             raise checks.InputError(f"--port must be at most {LAST_PORT}, got {port}")
         runs = [run] if compare is None else [run, compare]
-        serve_page(runs, image, host=host, port=port, checkpoint=checkpoint, device=device)
+        options: Any = {"checkpoint": checkpoint, "model": named_factory(model), "device": device}
+        serve_page(runs, image, host=host, port=port, **options)
         return
     _refuse({"--compare": compare, "--host": host, "--port": port}, "{} needs --web")
     given = None if point is None else _point(point)
@@ -107,7 +111,7 @@ def explain(
     if image is not None and path.exists() and image.exists() and path.samefile(image):
         raise checks.InputError(f"--out must be another file than IMAGE, got {path} for both")
 
-    trained = _trained(run, checkpoint=checkpoint, device=device)
+    trained = _trained(run, checkpoint=checkpoint, model=named_factory(model), device=device)
     draw_picture(trained, image, path, point=given, many=points is not None, layer=layer, head=head, json=json)
 
 

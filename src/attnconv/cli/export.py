@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import App
 
 from attnconv import checks
-from attnconv.cli.terminal import ImageSize, print_json, say
+from attnconv.cli.terminal import ImageSize, named_factory, print_json, say
 
 if TYPE_CHECKING:
     from attnconv.recipes import Trained
@@ -27,6 +27,7 @@ def export(
     out: Path | None = None,
     image_size: ImageSize = None,
     checkpoint: Checkpoint = "best",
+    model: str | None = None,
     json: bool = False,
 ) -> None:
     """Write a trained network for other programs; ONNX and torch.export files are checked against PyTorch.
@@ -43,17 +44,21 @@ def export(
         Side that images are prepared to, pixels, or rows x columns such as 128x192; the run's own if not given.
     checkpoint:
         Which checkpoint of the folder.
+    model:
+        package.module:function, if the network is one that code of your own makes.
     json:
         Print one JSON object.
     """
     from attnconv.export import FORMATS, SUFFIXES
     from attnconv.export.capture import described
+    from attnconv.models import save_pretrained
 
     checks.one_of("format", format, (*FORMATS, SAVED))
     suffix = SUFFIXES.get(format, "")
     if suffix and out is not None and out.suffix != suffix:
         raise checks.InputError(f"--out must end in {suffix} for --format {format}, got {out}")
-    trained, model = _with_layers(run, checkpoint, "export")
+    trained = _with_layers(run, checkpoint, model, "export")
+    network = trained.model
     out = out or (run if run.is_dir() else run.parent) / (f"model{suffix}" if suffix else "saved")
     report: dict[str, Any] = {"checkpoint": str(trained.checkpoint), "format": format, "file": str(out)}
     if format == SAVED:
@@ -61,12 +66,12 @@ def export(
             raise checks.InputError(
                 f"{out} is the network itself, and would be overwritten; --out names another folder"
             )
-        config = described(model, None, None, image_size)
-        model.meta, model.provenance = config["meta"], config["provenance"]
-        model.save_pretrained(out)
+        config = described(network, None, None, image_size)
+        network.meta, network.provenance = config["meta"], config["provenance"]  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        save_pretrained(network, out)
         lines = [f"{out}: config.json, model.safetensors, README.md"]
     else:
-        written = FORMATS[format](model, out, image_size=image_size)
+        written = FORMATS[format](network, out, image_size=image_size)
         report |= {
             "bytes": out.stat().st_size,
             "image_sizes": written.sizes.to_dict(),
@@ -84,7 +89,14 @@ def export(
 
 
 @hub.command
-def save(run: Path, folder: Path, *, checkpoint: Checkpoint = "best", license: str | None = None) -> None:
+def save(
+    run: Path,
+    folder: Path,
+    *,
+    checkpoint: Checkpoint = "best",
+    model: str | None = None,
+    license: str | None = None,
+) -> None:
     """Write config.json, model.safetensors and a card with scores, licence and the command that trained it.
 
     `attnconv.models.from_pretrained`, predict and evaluate take the folder.
@@ -97,11 +109,14 @@ def save(run: Path, folder: Path, *, checkpoint: Checkpoint = "best", license: s
         Where to; made if need be.
     checkpoint:
         Which checkpoint of the run.
+    model:
+        package.module:function, if the network is one that code of your own makes.
     license:
         Of the weights, as the Hub names it; not stated if not given.
     """
-    _, network = _with_layers(run, checkpoint, "hub")
-    network.save_pretrained(folder, license=license)
+    from attnconv.models import save_pretrained
+
+    save_pretrained(_with_layers(run, checkpoint, model, "hub").model, folder, license=license)
     say(f"{folder}: config.json, model.safetensors, README.md")
 
 
@@ -111,6 +126,7 @@ def push(
     repo_id: str,
     *,
     checkpoint: Checkpoint = "best",
+    model: str | None = None,
     license: str | None = None,
     private: bool = False,
     branch: str | None = None,
@@ -125,6 +141,8 @@ def push(
         USER/NAME of the repository; made if it is not there.
     checkpoint:
         Which checkpoint of the run.
+    model:
+        package.module:function, if the network is one that code of your own makes.
     license:
         Of the weights, as the Hub names it; not stated if not given.
     private:
@@ -133,16 +151,16 @@ def push(
         Of the repository; its main one if not given.
     """
     checks.require("huggingface_hub", extra="hub")  # rather now than after the network is read
-    _, network = _with_layers(run, checkpoint, "hub")
-    say(network.push_to_hub(repo_id, license=license, private=private or None, branch=branch))
+    from attnconv.models import push_to_hub
+
+    network = _with_layers(run, checkpoint, model, "hub").model
+    say(push_to_hub(network, repo_id, license=license, private=private or None, branch=branch))
 
 
-def _with_layers(run: Path, checkpoint: Checkpoint, command: str) -> "tuple[Trained, HubNetwork]":
+def _with_layers(run: Path, checkpoint: Checkpoint, model: str | None, command: str) -> "Trained":
     """Load the network of ``run``, which has its layers still."""
-    from attnconv.models import HubNetwork
     from attnconv.recipes import load_trained
 
-    trained = load_trained(run, checkpoint=checkpoint, device="cpu")
+    trained = load_trained(run, checkpoint=checkpoint, device="cpu", model=named_factory(model))
     trained.require_layers(command)
-    assert isinstance(trained.model, HubNetwork)
-    return trained, trained.model
+    return trained

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +10,7 @@ from cyclopts import App
 
 from attnconv import checks
 from attnconv.cli.terminal import print_json, print_table, say, words
+from attnconv.extensions import import_factory, is_factory
 
 if TYPE_CHECKING:
     from attnconv.study.folder import StudyFolder
@@ -78,6 +80,10 @@ def run(
         chosen = StudyFolder(out).study()
     elif Path(plan).suffix in (".yaml", ".yml") or Path(plan).exists():
         chosen = read_study(Path(plan))
+        for name in dict.fromkeys(chosen.config(arm, chosen.seeds[0]).model for arm in chosen.arms):
+            if is_factory(name):
+                print(f"imports {name}", file=sys.stderr)
+                import_factory(name)
     else:
         known = checks.nearest(plan, BUILT_IN)
         raise checks.InputError(f"{plan!r} is neither a built-in study nor a file or folder of one; {known}")

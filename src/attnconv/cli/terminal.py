@@ -71,6 +71,30 @@ def duration(seconds: float) -> str:
     return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"
 
 
+def named_factory(model: str | None) -> Any:
+    """Return the function that --model names for a command that reads a run; None if it is not given."""
+    if model is None:
+        return None
+    from attnconv import extensions
+
+    if not extensions.is_factory(model):
+        raise checks.InputError(
+            f"--model must be package.module:function, of a network of your own, got {model!r}; a run knows any other"
+        )
+    return extensions.import_factory(model)
+
+
+def steps(augment: list[str] | None, attend: list[str] | None) -> list[dict[str, Any]]:
+    """Return the steps of surgery that --augment PATTERN and --attend MODULE=KIND ask for."""
+    found: list[dict[str, Any]] = [{"augment": {"where": pattern}} for pattern in augment or []]
+    for text in attend or []:
+        module, equals, kind = text.rpartition("=")
+        if not (equals and module and kind):
+            raise checks.InputError(f"--attend must be MODULE=KIND, such as layer3=simple, got {text!r}")
+        found.append({"add": {"after": module, "kind": kind}})
+    return found
+
+
 def pairs(texts: list[str] | None) -> dict[str, Any]:
     """Return NAME=VALUE texts as a dict; values are YAML, so 3, 0.5, true and [1, 2] are what they look like."""
     import yaml

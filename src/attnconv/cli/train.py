@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from cyclopts import Parameter
+from yaml import YAMLError
 
 from attnconv import checks, files
-from attnconv.cli.terminal import duration, pairs, print_json, print_table, say
+from attnconv.cli.terminal import ImageSize, duration, pairs, print_json, print_table, say, steps
+from attnconv.extensions import import_factory, is_factory
 from attnconv.inactive import remark
-from attnconv.train.config import RunConfig, read_yaml
+from attnconv.train.config import RunConfig, read_yaml, yaml_value
 
 if TYPE_CHECKING:
     from attnconv.train.run_list import RunEntry
@@ -24,13 +26,12 @@ def run_options() -> Any:
     hints = typing.get_type_hints(RunConfig)
     flags: dict[str, Any] = {}
     for field in dataclasses.fields(RunConfig):
-        if field.name == "model_options":  # written in another way: as NAME=VALUE pairs
+        if field.name in ("model_options", "attention"):  # written in other ways
             continue
         default = "" if field.default is None or field.default is False else f" [default: {field.default}]"
         # With --no-NAME, for what a recipe or a file has set.
-        flags[field.name] = Annotated[
-            hints[field.name], Parameter(help=field.metadata["help"] + default, negative=None)
-        ]
+        hint = ImageSize if field.name == "image_size" else hints[field.name]
+        flags[field.name] = Annotated[hint, Parameter(help=field.metadata["help"] + default, negative=None)]
     return TypedDict("RunOptions", flags, total=False)  # pyright: ignore[reportArgumentType]
 
 
@@ -45,6 +46,9 @@ def train(
     list_recipes: bool = False,
     config: Path | None = None,
     option: list[str] | None = None,
+    augment: list[str] | None = None,
+    attend: list[str] | None = None,
+    attention: str | None = None,
     profile: bool = False,
     json: bool = False,
     of_study: Annotated[bool, Parameter(show=False)] = False,
@@ -68,6 +72,12 @@ def train(
         YAML file of options, in the names of config.yaml.
     option:
         An option of the network, NAME=VALUE; may be repeated.
+    augment:
+        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
+    attend:
+        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated.
+    attention:
+        All steps of surgery as a YAML list, in place of these two; [] for none.
     profile:
         Print a step profile at the end: the time that the loader and the operators take.
     json:
@@ -94,7 +104,13 @@ def train(
             if given is not None:
                 raise checks.InputError(f"--resume takes the run's own config.yaml; leave {name} out")
         config, missing = out / "config.yaml", f"{out} holds no run to resume: it has no config.yaml"
-    settings = run_settings(recipe=recipe, config=config, option=option, options=options, missing=missing)
+    settings = run_settings(
+        recipe=recipe,
+        config=config,
+        option=option,
+        options=options | attention_of(augment, attend, attention),
+        missing=missing,
+    )
     out = out or default_out(settings, recipe)
     result = run(settings, out, resume=resume, profile=profile, ready=ready)
     if not is_first_process():
@@ -135,6 +151,8 @@ def run_settings(
         values = read_yaml(config, missing=missing)
         RunConfig.from_dict(values, source=str(config))  # so that a fault of the file is not blamed on the command line
     values = {**values, **options}
+    if is_factory(model := str(values.get("model", ""))) and ("model" in options or missing is None):
+        import_factory(model)  # which the user names here, or in a file of their own: not in a run's config.yaml
     if option:
         values["model_options"] = {**values.get("model_options", {}), **pairs(option)}
     if recipe is not None:
@@ -142,6 +160,18 @@ def run_settings(
 
         values = find_recipe(recipe).under(values)
     return RunConfig.from_dict(values, source="the command line")
+
+
+def attention_of(augment: list[str] | None, attend: list[str] | None, attention: str | None = None) -> dict[str, Any]:
+    """Return the option ``attention`` that the flags ask for; {} if none is given."""
+    if attention is None:
+        return {"attention": steps(augment, attend)} if augment or attend else {}
+    if augment or attend:
+        raise checks.InputError("--attention holds all steps: leave --augment and --attend out")
+    try:
+        return {"attention": yaml_value(attention)}
+    except YAMLError:
+        raise checks.InputError(f"--attention must be a YAML list of steps, got {attention!r}") from None
 
 
 def print_recipes(json: bool) -> None:
@@ -191,6 +221,8 @@ def lr_find(
     recipe: str | None = None,
     config: Path | None = None,
     option: list[str] | None = None,
+    augment: list[str] | None = None,
+    attend: list[str] | None = None,
     json: bool = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
@@ -215,6 +247,10 @@ def lr_find(
         YAML file of options, in the names of config.yaml.
     option:
         An option of the network, NAME=VALUE; may be repeated.
+    augment:
+        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
+    attend:
+        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated.
     json:
         Print the curve as one JSON object.
     """
@@ -223,8 +259,9 @@ def lr_find(
     from attnconv.recipes.run import lr_find as find
     from attnconv.report.plots import lr_figure
 
+    options = options | attention_of(augment, attend)
     settings = run_settings(recipe=recipe, config=config, option=option, options=options)
-    folder = out or Path("runs") / f"lr-find-{settings.model}-{Path(settings.data).name}"
+    folder = out or Path("runs") / f"lr-find-{settings.model.replace(':', '-')}-{Path(settings.data).name}"
     curve = find(settings, low=low, high=high, steps=steps).to_dict()
     files.make_folder(folder)
     files.write(folder / "lr-find.json", encoder.dumps(curve, indent=2))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import checks
+from attnconv.extensions import imported
 from attnconv.study.folder import StudyFolder, read_note, write_note
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.process import RETRIES, RunProcess
@@ -82,7 +83,7 @@ def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Gen
                 name=planned.name,
             )
             place = str(folder.path.resolve()), planned.arm, planned.seed
-            tasks[task.remote(*place, study.threads, environment, os.getcwd())] = planned
+            tasks[task.remote(*place, study.threads, environment, os.getcwd(), imported)] = planned
         while tasks:
             done, _ = ray.wait(list(tasks), timeout=PAUSE)
             for task in done:
@@ -96,7 +97,9 @@ def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Gen
             ray.wait(list(tasks), num_returns=len(tasks), timeout=STOPPING)
 
 
-def do_run(folder: str, arm: str, seed: int, threads: int, environment: dict[str, str], cwd: str) -> None:
+def do_run(
+    folder: str, arm: str, seed: int, threads: int, environment: dict[str, str], cwd: str, imports: Sequence[str] = ()
+) -> None:
     """Do a run as a child process, whose end is its own: what a task does."""
     if os.path.isdir(cwd):
         os.chdir(cwd)  # where relative paths of data begin
@@ -104,7 +107,7 @@ def do_run(folder: str, arm: str, seed: int, threads: int, environment: dict[str
     if not place.plan.exists():
         raise RuntimeError(f"{socket.gethostname()} does not see {folder}: all machines need the study's folder")
     planned = PlannedRun(arm, seed, place.study().config(arm, seed))
-    process = RunProcess(place, planned, threads, environment=environment)
+    process = RunProcess(place, planned, threads, environment=environment, imports=imports)
     process.begin()
     try:
         while not process.ended():
