@@ -1,8 +1,8 @@
 """Every network under its name.
 
-A builder is called with num_classes, in_channels, image_size (rows, columns), the integers in the network's name, and
-its own keyword-only options. An option whose default is a dataclass stands for the fields of that dataclass: networks
-share options so without passing on each of them.
+A builder is called with a `Task` and, by keyword, the integers in the network's name and its own options. An option
+whose default is a dataclass stands for the fields of that dataclass: networks share options so without passing on each
+of them.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ Builder = Callable[..., "HubNetwork"]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
 
 DIGITS = 9  # of an integer in a name; Python reads at most a few thousand
-_COMMON = ("num_classes", "in_channels", "image_size")
+Side = int | tuple[int, int]  # of images, or rows and columns, in pixels
 
 
 @dataclass(frozen=True)
 class Images:
-    """The task of a network: so many classes, on images of that side in pixels."""
+    """The images that a network is usually for: so many classes, that side in pixels."""
 
     num_classes: int
     image_size: int
@@ -38,19 +38,25 @@ CIFAR100, IMAGENET = Images(100, 32), Images(1000, 224)
 
 
 @dataclass(frozen=True)
-class Blueprint:
-    """The arguments of `create_model` that made a network; ``options`` left at their defaults, too."""
+class Task:
+    """Outputs, image channels, and rows and columns of the largest images in pixels."""
 
-    name: str
     num_classes: int
     in_channels: int
     image_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Blueprint(Task):
+    """The arguments of `create_model` that made a network; ``options`` left at their defaults, too."""
+
+    name: str
     options: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _Family:
-    """One builder, every name that it answers to, and what else `register_family` is told."""
+    """One builder, every name that it answers to, and what else `register` is told."""
 
     build: Builder
     pattern: re.Pattern[str]
@@ -63,29 +69,20 @@ class _Family:
 _FAMILIES: list[_Family] = []
 
 
-def register(*, images: Images, dense: bool = False, plain: str | None = None) -> Callable[[AnyBuilder], AnyBuilder]:
-    """Decorator: ``build`` is the network of its own name; arguments as `register_family`."""
-
-    def add(build: AnyBuilder) -> AnyBuilder:
-        return register_family(build.__name__, (build.__name__,), images=images, dense=dense, plain=plain)(build)
-
-    return add
-
-
-def register_family(
-    pattern: str, listed: tuple[str, ...], *, images: Images, dense: bool = False, plain: str | None = None
+def register(
+    pattern: str, listed: tuple[str, ...] = (), *, images: Images, dense: bool = False, plain: str | None = None
 ) -> Callable[[AnyBuilder], AnyBuilder]:
     """Decorator: ``build`` makes every network whose whole name matches.
 
     Args:
         pattern: a regular expression; its named groups match integers, which ``build`` takes under these names.
-        listed: the names that `list_models` shows.
+        listed: the names that `list_models` shows; the pattern, a name itself, if none are given.
         images: what they were published for, or are tried on if for nothing.
         dense: whether they give logits (B, num_classes, rows, columns).
         plain: the same network without attention, a name with the pattern's groups in braces, whose first weights
             they share.
     """
-    compiled = re.compile(pattern)
+    compiled, listed = re.compile(pattern), listed or (pattern,)
     for name in listed:
         assert compiled.fullmatch(name), (pattern, name)
         assert not any(family.pattern.fullmatch(name) for family in _FAMILIES), name
@@ -108,25 +105,13 @@ def list_models(pattern: str = "*", *, dense: bool = False) -> list[str]:
 
 @overload
 def create_model(
-    name: str,
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: int | tuple[int, int],
-    init_from: None = None,
-    **options: Any,
+    name: str, *, num_classes: int, in_channels: int = 3, image_size: Side, init_from: None = None, **options: Any
 ) -> "HubNetwork": ...
 
 
 @overload
 def create_model(
-    name: str,
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: int | tuple[int, int],
-    init_from: Source,
-    **options: Any,
+    name: str, *, num_classes: int, in_channels: int = 3, image_size: Side, init_from: Source, **options: Any
 ) -> "tuple[HubNetwork, Transfer]": ...
 
 
@@ -135,7 +120,7 @@ def create_model(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int | tuple[int, int],
+    image_size: Side,
     init_from: Source | None = None,
     **options: Any,
 ) -> "HubNetwork | tuple[HubNetwork, Transfer]":
@@ -160,31 +145,31 @@ def create_model(
     family, numbers = _find(name)
     check_options(name, options)
     rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
-    common: dict[str, Any] = {
-        "num_classes": checks.integer("num_classes", num_classes, at_least=1),
-        "in_channels": checks.integer("in_channels", in_channels, at_least=1),
-        "image_size": (rows, columns),
-    }
-    model = _build(family, numbers, common, options)
-    model.blueprint = Blueprint(str(name), options={**model_options(name), **options}, **common)
+    task = Task(
+        checks.integer("num_classes", num_classes, at_least=1),
+        checks.integer("in_channels", in_channels, at_least=1),
+        (rows, columns),
+    )
+    model = _build(family, numbers, task, options)
+    model.blueprint = Blueprint(**vars(task), name=str(name), options={**model_options(name), **options})
     return model if init_from is None else (model, initialise(model, name, init_from))
 
 
-def _build(family: _Family, numbers: dict[str, int], common: dict[str, Any], options: dict[str, Any]) -> "HubNetwork":
-    arguments = {**common, **numbers, **options}
+def _build(family: _Family, numbers: dict[str, int], task: Task, options: dict[str, Any]) -> "HubNetwork":
+    arguments = {**numbers, **options}
     for key, default in _defaults(family.build).items():
         if dataclasses.is_dataclass(default) and not isinstance(default, type):
             names = arguments.keys() & vars(default).keys()
             arguments[key] = dataclasses.replace(default, **{name: arguments.pop(name) for name in names})
     if family.plain is None:
-        return family.build(**arguments)
+        return family.build(task, **arguments)
     with generators_kept():
-        model = family.build(**arguments)
+        model = family.build(task, **arguments)
     if has_memory(model):
         name = family.plain.format(**numbers)
         plain = model_options(name)
         shared = {key: value for key, value in options.items() if key in plain}
-        share_draws(model, name, lambda: create_model(name, **common, **shared))
+        share_draws(model, name, lambda: create_model(name, **vars(task), **shared))
     return model
 
 
@@ -199,13 +184,14 @@ def model_options(name: str) -> dict[str, Any]:
     family, numbers = _find(name)
     options: dict[str, Any] = {}
     for key, default in _defaults(family.build).items():
-        if key not in (*_COMMON, *numbers):
+        if key not in numbers:
             options |= vars(default) if dataclasses.is_dataclass(default) else {key: default}
     return options
 
 
 def _defaults(build: Builder) -> dict[str, Any]:
-    return {key: parameter.default for key, parameter in inspect.signature(build).parameters.items()}
+    parameters = list(inspect.signature(build).parameters.items())
+    return {key: parameter.default for key, parameter in parameters[1:]}  # but for the task
 
 
 def is_dense(name: str) -> bool:
