@@ -130,6 +130,7 @@ def test_make_gpu_without_a_gpu_ends_at_once():
     assert "pytest" not in done.stdout
 
 
+@pytest.mark.slow
 def test_the_gpu_tests_are_found_without_the_ini_file():
     done = subprocess.run(
         [

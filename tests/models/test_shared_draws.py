@@ -7,11 +7,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from attnconv.models import create_model
 
 TWINS = [
-    ("xresnet18", "ssa_xresnet18", {}),
+    pytest.param("xresnet18", "ssa_xresnet18", {}, marks=pytest.mark.slow),
     ("xresnet18", "ssa_xresnet18", {"symmetric": True, "attention_stages": (1, 3)}),
     ("xresnet18", "ssa_xresnet18", {"se": True, "act": "mish", "stem": (16, 24, 32)}),
-    ("xresnet50", "sa_xresnet50", {}),
-    ("resnet18", "aa_resnet18", {}),
+    pytest.param("xresnet50", "sa_xresnet50", {}, marks=pytest.mark.slow),
+    pytest.param("resnet18", "aa_resnet18", {}, marks=pytest.mark.slow),
     ("resnet50", "aa_resnet50", {"pool_first": False}),
     ("resnet18", "se_resnet18", {}),
     ("wide_resnet10_1", "aa_wide_resnet10_1", {"shortcut": "conv"}),

@@ -1,6 +1,7 @@
 """A run that SIGKILL ends at a random moment, and that is resumed, ends in the bits of one that nothing disturbed.
 
-Each in one process and, marked slow, in two. `pytest -s -q -m slow tests/train/test_killed.py` prints where the twenty were killed.
+Each in one process and, marked slow, in two. `pytest -s -q -m slow tests/train/test_killed.py` prints where the twenty
+were killed.
 """
 
 import contextlib
