@@ -22,8 +22,7 @@ MOST_SPILLED = 1536  # bytes a thread, most of it outside the inner loops; a til
 @pytest.mark.parametrize(
     ("cases", "count"),
     [
-        ("loops or other_strides or (more_splits and True) or empty or no_values or it_says", 10),
-        pytest.param("beyond or (more_splits and False)", 2, marks=pytest.mark.slow),
+        ("loops or other_strides or beyond or empty or no_values or it_says", 10),
         pytest.param("default_tiles or beyond", 21, marks=pytest.mark.slow),
         pytest.param("small_tiles", 8, marks=pytest.mark.slow),
         pytest.param("not default_tiles and not beyond and not small_tiles", 24, marks=pytest.mark.slow),
