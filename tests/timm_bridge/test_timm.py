@@ -17,9 +17,11 @@ DEEP = ("34", "50", "101", "152", "22_6", "28_10", "40_2")  # made of the blocks
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name.endswith(DEEP) else name for name in bridge.NAMES]
 SMALL = [
     "aa_convnet3",
-    "aa_wide_resnet10_1",
     "ssa_xresnet18",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("aa_resnet18", "attnconv_resnet18", "sa_xresnet18")),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("aa_wide_resnet16_4", "aa_resnet18", "attnconv_resnet18", "sa_xresnet18")
+    ),
 ]
 
 
