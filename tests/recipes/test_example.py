@@ -1,7 +1,6 @@
 """The network that the package brings."""
 
 import dataclasses
-import subprocess
 import sys
 
 import pytest
@@ -57,9 +56,3 @@ def test_it_is_made_anew(tmp_path, capsys):
     assert {name: tensor.shape for name, tensor in trained.model.state_dict().items()} == {
         name: tensor.shape for name, tensor in own.items()
     }
-
-
-def test_its_package_does_not_load_it():
-    """Python would warn of `python -m attnconv.recipes.example`."""
-    code = "import sys, attnconv.recipes; sys.exit('attnconv.recipes.example' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
