@@ -1,7 +1,6 @@
 """The network that the package brings."""
 
 import dataclasses
-import sys
 
 import pytest
 import torch
