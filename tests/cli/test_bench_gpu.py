@@ -122,6 +122,7 @@ def test_it_needs_torch_and_numpy_alone():
     assert done.stderr.endswith("no CUDA device here, so nothing was measured\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would run all of it")
 def test_make_gpu_without_a_gpu_ends_at_once():
     done = subprocess.run(["make", "gpu", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True)

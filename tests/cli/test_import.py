@@ -111,7 +111,7 @@ def classes_of(state, count):
     [
         pytest.param(WIDE, "seed_aa_wide_resnet10_1", 10, 32, 1.0, CIFAR10, marks=pytest.mark.slow),
         (WIDE, "seed_aa_wide_resnet10_1", 100, 32, 1.0, CIFAR100),
-        (SSA, "ssa_xresnet18", 10, 128, 160 / 128, IMAGENET),
+        pytest.param(SSA, "ssa_xresnet18", 10, 128, 160 / 128, IMAGENET, marks=pytest.mark.slow),
     ],
 )
 def test_images_are_those_of_the_program_unless_they_are_given(

@@ -25,10 +25,8 @@ def test_there_are_two():
     assert [path.name for path in NOTEBOOKS] == ["first-steps.ipynb", "reading-attention.ipynb"]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "first-steps"), id=path.stem) for path in NOTEBOOKS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     (tmp_path / "here").mkdir()

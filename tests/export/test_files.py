@@ -223,7 +223,7 @@ def test_images_that_the_file_cannot_take(files, suffix, shape, message):
         export.load_exported(files / f"model{suffix}", trust=True)(torch.randn(shape))
 
 
-@pytest.mark.parametrize(("suffix", "module"), [(".onnx", onnx_file), (".pt2", program_file)])
+@pytest.mark.parametrize(("suffix", "module"), [pytest.param(".onnx", onnx_file, marks=slow), (".pt2", program_file)])
 def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch, suffix, module):
     path = tmp_path / f"model{suffix}"
     path.write_text("what was here before")

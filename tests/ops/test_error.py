@@ -85,7 +85,7 @@ def gradients_of(shape, dtype):
     ("shape", "dtype"),
     [
         # The loops take seconds for the larger map.
-        pytest.param(shape, dtype, marks=[pytest.mark.slow] * (shape == "larger" and dtype != torch.bfloat16))
+        pytest.param(shape, dtype, marks=[pytest.mark.slow] * (shape == "larger"))
         for shape in SHAPES
         for dtype in DTYPES
     ],

@@ -98,6 +98,7 @@ def test_started_by_torchrun(tmp_path):
     assert load_checkpoint(tmp_path / "run" / "last.pt")["processes"] == 2
 
 
+@pytest.mark.slow
 def test_started_by_slurm(tmp_path):
     """Under the variables that srun gives each of its processes."""
     job = {

@@ -111,7 +111,7 @@ def losses_by_the_rule(model, batches, first_step):
 @pytest.mark.parametrize(
     ("name", "first_step", "steps"),
     [
-        ("ssa_xresnet18", RISE - 1, 3),  # both sides of the largest learning rate
+        ("ssa_xresnet18", RISE - 1, 2),  # both sides of the largest learning rate
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (("xresnet18", 8, 4), ("ssa_xresnet18", 0, 4), ("ssa_xresnet18", 16, 4))
