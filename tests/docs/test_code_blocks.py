@@ -198,7 +198,13 @@ def test_blocks_that_are_not_run_are_these():
     assert found == {("docs/models.md", "the network")}
 
 
-@pytest.mark.parametrize("program", PYTHON, ids=lambda program: str(program[0]))
+EXPORTS = "docs/export.md"  # torch.export takes ten seconds a block
+
+
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one[0].page == EXPORTS), id=str(one[0])) for one in PYTHON],
+)
 def test_python_prints_what_stands_below_it(program, tmp_path):
     check_python(program, tmp_path)
 
