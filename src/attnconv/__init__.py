@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_MODELS = ("register_model",)
 _LAYERS = ("AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention")
+_NAMES = {
+    **dict.fromkeys(_LAYERS, "layers"),
+    "register_model": "models",
+    "register_dataset": "data",
+    "fit": "recipes",
+}
 _PACKAGES = ("compat", "explain", "layers", "models", "ops", "surgery")
 
 __all__ = [
@@ -20,24 +25,26 @@ __all__ = [
     "SimpleSelfAttention",
     "compat",
     "explain",
+    "fit",
     "layers",
     "models",
     "ops",
+    "register_dataset",
     "register_model",
     "surgery",
 ]
 
 if TYPE_CHECKING:
     from attnconv import compat, explain, layers, models, ops, surgery
+    from attnconv.data import register_dataset
     from attnconv.layers import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d, SelfAttention, SimpleSelfAttention
     from attnconv.models import register_model
+    from attnconv.recipes import fit
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAYERS:
-        return getattr(import_module("attnconv.layers"), name)
-    if name in _MODELS:
-        return getattr(import_module("attnconv.models"), name)
+    if name in _NAMES:
+        return getattr(import_module(f"attnconv.{_NAMES[name]}"), name)
     if name in _PACKAGES:
         return import_module(f"attnconv.{name}")
     raise AttributeError(f"module 'attnconv' has no attribute {name!r}")

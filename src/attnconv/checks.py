@@ -3,6 +3,7 @@
 Loads nothing but the standard library, so that the command line can use it before torch is imported.
 """
 
+import contextlib
 import difflib
 import json
 import math
@@ -135,6 +136,13 @@ def from_json(text: str | bytes) -> Any:
     if inner:
         raise ValueError(f"it is nested more than {DEEPEST} deep")
     return value
+
+
+def json_object(text: str | bytes) -> dict[str, Any] | None:
+    """Return the object that is written in JSON there; None if it is no JSON, or no object."""
+    with contextlib.suppress(ValueError):
+        return value if isinstance(value := from_json(text), dict) else None
+    return None
 
 
 def flag(what: str, value: Any) -> bool:

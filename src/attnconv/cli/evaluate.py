@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnconv import checks
-from attnconv.cli.options import ImageSize
-from attnconv.cli.output import print_json, print_table, say
+from attnconv.cli.terminal import ImageSize, named_factory, print_json, print_table, say
 from attnconv.train.config import Device
 
 
@@ -19,6 +18,7 @@ def evaluate(
     data_dir: Path | None = None,
     image_size: ImageSize = None,
     checkpoint: Literal["best", "last"] = "best",
+    model: str | None = None,
     batch_size: int = 256,
     workers: int = 2,
     skip_bad_images: bool = False,
@@ -40,6 +40,8 @@ def evaluate(
         Side of the images in pixels, or rows x columns such as 128x192; the run's own if not given.
     checkpoint:
         Which checkpoint of the folder.
+    model:
+        package.module:function, if the network is one that code of your own makes.
     batch_size:
         Images at once.
     workers:
@@ -57,7 +59,7 @@ def evaluate(
     from attnconv.recipes.trained import images_for
     from attnconv.train.evaluate import evaluate as score
 
-    trained = load_trained(run, checkpoint=checkpoint, device=device, trust=trust)
+    trained = load_trained(run, checkpoint=checkpoint, device=device, model=named_factory(model), trust=trust)
     found = images_for(
         trained,
         data=data,
@@ -95,6 +97,7 @@ def predict(
     *images: Path,
     top: int = 5,
     checkpoint: Literal["best", "last"] = "best",
+    model: str | None = None,
     skip_bad_images: bool = False,
     device: Device = "auto",
     trust: bool = False,
@@ -115,6 +118,8 @@ def predict(
         Classes to print for each image.
     checkpoint:
         Which checkpoint of the folder.
+    model:
+        package.module:function, if the network is one that code of your own makes.
     skip_bad_images:
         Name images that cannot be decoded on stderr, and go on.
     device:
@@ -136,7 +141,7 @@ def predict(
     checks.integer("--top", top, at_least=1)
     passed: Counter[str] = Counter()
     files = image_files(images, passed)
-    trained = load_trained(run, checkpoint=checkpoint, device=device, trust=trust)
+    trained = load_trained(run, checkpoint=checkpoint, device=device, model=named_factory(model), trust=trust)
     if trained.meta.get("dense"):
         raise checks.InputError(f"predict names whole images, and {trained.config.model!r} gives each pixel a class")
     require_preparable(trained.meta)

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from attnconv import checks, files
-from attnconv.cli.options import ImageSize, pairs
+from attnconv.cli.terminal import ImageSize, pairs
 
 
 def import_(

@@ -3,8 +3,7 @@
 from typing import Any
 
 from attnconv import checks
-from attnconv.cli.options import ImageSize, pairs
-from attnconv.cli.output import amount, print_json, print_table
+from attnconv.cli.terminal import ImageSize, amount, pairs, print_json, print_table, steps
 
 
 def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> None:
@@ -68,6 +67,8 @@ def summary(
     num_classes: int = 10,
     in_channels: int = 3,
     option: list[str] | None = None,
+    augment: list[str] | None = None,
+    attend: list[str] | None = None,
     json: bool = False,
 ) -> None:
     """Print what a network costs for one image: parameters, multiply-adds, FLOPs, attention memory.
@@ -75,7 +76,7 @@ def summary(
     Parameters
     ----------
     model:
-        A name of `attnconv models`.
+        A name of `attnconv models`, timm:NAME, torchvision:NAME, or package.module:function.
     image_size:
         Side of the image in pixels, or rows x columns such as 128x192.
     num_classes:
@@ -84,6 +85,10 @@ def summary(
         Image channels.
     option:
         An option of the network, NAME=VALUE; may be repeated.
+    augment:
+        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
+    attend:
+        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated.
     json:
         Print one JSON object.
     """
@@ -91,14 +96,16 @@ def summary(
 
     from attnconv.bench.cost import cost
     from attnconv.models import create_model
-    from attnconv.models.registry import check_options
 
-    options = pairs(option)
     rows, columns = checks.per_axis("image_size", image_size or 32, 2, at_least=1)
-    check_options(model, options)
     with torch.device("meta"):
         network = create_model(
-            model, num_classes=num_classes, in_channels=in_channels, image_size=(rows, columns), **options
+            model,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=(rows, columns),
+            attention=steps(augment, attend),
+            **pairs(option),
         )
     found = cost(network, in_channels=in_channels, image_size=(rows, columns))
     if json:

@@ -26,7 +26,7 @@ from attnconv.models.registry import model_options
 from attnconv.models.saved import CONFIG, WEIGHTS, build, checked_meta, is_saved, read
 from attnconv.recipes.catalog import find_recipe, list_recipes
 from attnconv.train.checkpoint import load_checkpoint
-from attnconv.train.config import YOUR_FOLDER, RunConfig, without_folders
+from attnconv.train.config import YOUR_DATASET, YOUR_FOLDER, RunConfig, without_folders
 from attnconv.train.device import choose_device
 from attnconv.train.run_folder import MAY_DIFFER
 from attnconv.weights import shapes_of
@@ -184,6 +184,8 @@ def images_for(
         InputError: as `load_data`, they have other classes, or nothing says where they are.
     """
     config, classes = trained.config, trained.meta["classes"]
+    if data is None and config.data == YOUR_DATASET:
+        raise checks.InputError(f"{trained.checkpoint} was trained on the images of a script; {or_else}")
     if data is None and config.data == YOUR_FOLDER:
         raise checks.InputError(
             f"{trained.checkpoint} does not say in which folder the images are that it was trained on; {or_else}"
@@ -254,7 +256,7 @@ def provenance_of(config: RunConfig, state: dict[str, Any], checkpoint: Path) ->
         result = dict(checks.from_json(files.read_text(checkpoint.parent / "result.json")))
     return {
         "config": config.to_dict(),
-        "command": command(config),
+        "command": None if config.data == YOUR_DATASET else command(config),
         "recipe": recipe_of(config),
         "scores": row and {"epoch": row["epoch"], **{f"val_{s}": row[f"val_{s}"] for s in SCORES if f"val_{s}" in row}},
         "made_with": {name: result[name] for name in MADE_WITH if result.get(name)},

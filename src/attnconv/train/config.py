@@ -22,6 +22,7 @@ def _option(help_text: str, **kwargs: Any) -> Any:
 
 
 YOUR_FOLDER = "FOLDER"  # in place of a data set's name: images that whoever uses the configuration has
+YOUR_DATASET = "DATASET"  # likewise: those of a script
 YOUR_FILE = "FILE"  # likewise, of weights
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
