@@ -32,7 +32,7 @@ RUN_FLAGS = (
     "--label-smoothing --lr --max-momentum --mixup --model --momentum --nodes --on-nan --optimizer --option --out "
     "--precision "
     "--presize --random-erasing --recipe --recompute-attention --schedule --seed --skip-bad-images "
-    "--sync-batchnorm --track --train-subset --trivial-augment --warmup --weight-decay --workers "
+    "--sync-batchnorm --track --train-subset --trivial-augment --val-split --warmup --weight-decay --workers "
     "--no-cache-images --no-channels-last --no-compile --no-presize --no-recompute-attention --no-skip-bad-images "
     "--no-sync-batchnorm --no-trivial-augment"
 )
@@ -168,7 +168,7 @@ def test_a_run_imports_what_it_needs(tmp_path):
 def test_train_starts_its_processes_itself(tmp_path):
     """Two of them over a folder of digits: validation sees each image once, and one of them prints."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    settings = ["--epochs", "1", "--train-subset", "64", "--devices", "2", "--json", "--out", str(tmp_path / "run")]
+    settings = ["--epochs", "1", "--train-subset", "128", "--devices", "2", "--json", "--out", str(tmp_path / "run")]
     command = [sys.executable, "-m", "attnconv", *TRAIN, *settings]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
