@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable
 from importlib import import_module
+from os.path import commonprefix
 from types import ModuleType
 from typing import Any
 
@@ -51,7 +52,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
         part = len(wanted) > 1 and len(bare) > 1 and (wanted in bare or bare in wanted)
         return max(ratio, 0.5) if part else ratio
 
-    best = max(known, key=closeness, default=None)  # of equals the first
+    # Of those that are equally close the one that begins alike, else the first.
+    best = max(known, key=lambda word: (closeness(word), len(commonprefix([_bare(word), wanted]))), default=None)
     close = best is not None and closeness(best) >= 0.5
     return f"nearest: {best!r}" if close else f"known: {', '.join(sorted(known))}"
 
