@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterable
 from importlib import import_module
-from os.path import commonprefix
 from types import ModuleType
 from typing import Any
 
@@ -53,9 +52,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return max(ratio, 0.5) if part else ratio
 
     # Of those that are equally close the one that begins alike, else the first.
-    best = max(known, key=lambda word: (closeness(word), len(commonprefix([_bare(word), wanted]))), default=None)
+    best = max(known, key=lambda word: (closeness(word), _letters_alike(_bare(word), wanted)), default=None)
     close = best is not None and closeness(best) >= 0.5
     return f"nearest: {best!r}" if close else f"known: {', '.join(sorted(known))}"
+
+
+def _letters_alike(one: str, other: str) -> int:
+    """Return with how many equal letters both begin."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _bare(word: Any) -> str:
