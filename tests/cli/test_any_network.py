@@ -35,7 +35,7 @@ class Origin:
 
 ORIGINS = {
     "registered": Origin("own_small", "1", ["--import", "own_networks"]),
-    "timm": Origin("timm:test_resnet", "stages.2"),
+    "timm": Origin("timm:test_resnet", "layer3"),
     "torchvision": Origin("torchvision:shufflenet_v2_x0_5", "stage3"),
     "own factory": Origin("own_networks:small", "1"),
 }
