@@ -31,7 +31,7 @@ RUN_FLAGS = (
     "--label-smoothing --lr --max-momentum --mixup --model --momentum --nodes --on-nan --optimizer --option --out "
     "--precision "
     "--presize --random-erasing --recipe --recompute-attention --schedule --seed --skip-bad-images "
-    "--sync-batchnorm --track --train-subset --trivial-augment --warmup --weight-decay --workers "
+    "--sync-batchnorm --track --train-subset --trivial-augment --val-split --warmup --weight-decay --workers "
     "--no-cache-images --no-channels-last --no-compile --no-presize --no-recompute-attention --no-skip-bad-images "
     "--no-sync-batchnorm --no-trivial-augment"
 )
@@ -169,7 +169,7 @@ def test_training_imports_what_it_needs_and_goes_on_when_nobody_reads_its_progre
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-TWO_PROCESSES = [sys.executable, "-m", "attnconv", *TRAIN, "--epochs", "1", "--train-subset", "64", "--devices", "2"]
+TWO_PROCESSES = [sys.executable, "-m", "attnconv", *TRAIN, "--epochs", "1", "--train-subset", "128", "--devices", "2"]
 
 
 def test_train_starts_its_processes_itself(attnconv, tmp_path):

@@ -21,7 +21,7 @@ import yaml
 from docs.blocks import PAGES, ROOT, blocks_of, calls_of, pages_blocks, programs, settings_of
 
 from attnconv import checks
-from attnconv.cli import parse
+from attnconv.cli import _imports, parse
 from attnconv.data import DATA_SETS
 from attnconv.models import create_model
 from attnconv.study.plan_file import BUILT_IN, study_of
@@ -29,7 +29,7 @@ from attnconv.train.config import RunConfig
 
 # A Python block that begins so is not run, only read: its names exist, and its calls fit the functions.
 NOT_RUN = re.compile(r"# needs (the network|a GPU|minutes)\b")
-OWN_DATA = ("FOLDER", "photos")  # what the pages call a reader's own folder
+OWN_DATA = ("FOLDER", "photos", "photos/train", "squares")  # what the pages call a reader's own folder
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = set(re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)[1].split())
 
@@ -97,6 +97,7 @@ def check_run(config):
 
 
 def check_attnconv(words):
+    words, _ = _imports(words)
     given = parse(words)[1].arguments
     config = settings_of(shlex.join(["attnconv", *words]))
     if config is not None:

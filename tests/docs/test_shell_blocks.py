@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from docs.blocks import ROOT, calls_of, pages_blocks
+from docs.blocks import ROOT, calls_of, files_of, pages_blocks
 from golden_files import golden, state_dict
 from PIL import Image
 
@@ -70,6 +70,9 @@ def readers(tmp_path_factory):
     for out in ("RUN", "runs/mine", "runs/other"):
         run(config, folder / out, progress=False)
     shutil.copytree(ROOT / "benchmarks", folder / "benchmarks")
+    for page in pages_blocks():
+        for name, text in files_of(page).items():
+            (folder / name).write_text(text)
     torch.save({"model": state_dict(golden("seed_a_wide_resnet10_1"))}, folder / "best_model_ckpt.t7")
     dogs = state_dict(golden("seed_b_ssa_xresnet18"))  # of two classes, as many as there are photos of
     dogs |= {name: dogs[name][:2] for name in ("10.weight", "10.bias")}
