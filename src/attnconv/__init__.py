@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODELS = ("register_model",)
-_LAYERS = ("AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention")
+_LAYERS = (
+    *("Attention", "AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention"),
+    "register_attention",
+)
 _PACKAGES = ("compat", "explain", "layers", "models", "ops", "surgery")
 
 __all__ = [
+    "Attention",
     "AugmentedConv1d",
     "AugmentedConv2d",
     "AugmentedConv3d",
@@ -23,13 +27,22 @@ __all__ = [
     "layers",
     "models",
     "ops",
+    "register_attention",
     "register_model",
     "surgery",
 ]
 
 if TYPE_CHECKING:
     from attnconv import compat, explain, layers, models, ops, surgery
-    from attnconv.layers import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d, SelfAttention, SimpleSelfAttention
+    from attnconv.layers import (
+        Attention,
+        AugmentedConv1d,
+        AugmentedConv2d,
+        AugmentedConv3d,
+        SelfAttention,
+        SimpleSelfAttention,
+        register_attention,
+    )
     from attnconv.models import register_model
 
 

@@ -17,7 +17,7 @@ from attnconv.bench import benchmark
 from attnconv.bench.benchmark import BOTH, Benchmark, CannotRunError, Settings
 from attnconv.bench.machine import Call
 from attnconv.layers import AugmentedConv2d, SelfAttention, SimpleSelfAttention
-from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.layers.attention import Attention
 
 HEADS = 8
 
@@ -133,8 +133,8 @@ def flops(name: str, case: Case, backward: bool) -> int | None:
 
 
 def with_impl(model: nn.Module, impl: str) -> nn.Module:
-    """Let all of a network's augmented convolutions compute attention by ``impl``."""
+    """Let all of a network's attention layers that have a choice of kernel compute attention by ``impl``."""
     for module in model.modules():
-        if isinstance(module, AugmentedConvNd):
-            module.impl = impl
+        if isinstance(module, Attention) and hasattr(module, "impl"):
+            module.impl = impl  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model

@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from attnconv import __version__, checks, files
-from attnconv.layers import SelfAttention, SimpleSelfAttention
-from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.layers.attention import Attention
 from attnconv.models import saved
 from attnconv.models.image_sizes import sizes_of
 from attnconv.models.registry import is_dense
@@ -35,13 +34,6 @@ SCORES = {
     "val_top5": "top-5 accuracy, %",
     "val_miou": "mean IoU, %",
     "val_loss": "loss",
-}
-SAGAN = "Zhang et al. 2018, [arXiv:1805.08318](https://arxiv.org/abs/1805.08318)"
-SOURCES = {
-    AugmentedConvNd: "Attention-augmented convolution: Bello et al. 2019, "
-    "[arXiv:1904.09925](https://arxiv.org/abs/1904.09925).",
-    SelfAttention: f"SAGAN's self-attention: {SAGAN}.",
-    SimpleSelfAttention: f"SimpleSelfAttention (2019), after SAGAN's self-attention: {SAGAN}.",
 }
 
 
@@ -153,7 +145,8 @@ def card(model: nn.Module, *, license: str | None, repo_id: str | None = None) -
     """
     config = saved.describe(model)
     dense = bool((config["meta"] or {}).get("dense")) or is_dense(config["model"])
-    sources = [text for kind, text in SOURCES.items() if any(isinstance(layer, kind) for layer in model.modules())]
+    layers = [layer for layer in model.modules() if isinstance(layer, Attention)]
+    sources = dict.fromkeys(layer.citation for layer in layers if layer.citation)
     header = [
         "---",
         "library_name: attnconv",
@@ -161,7 +154,7 @@ def card(model: nn.Module, *, license: str | None, repo_id: str | None = None) -
         f"pipeline_tag: {'image-segmentation' if dense else 'image-classification'}",
         "tags:",
         "- attnconv",
-        *(["- attention"] if sources else []),
+        *(["- attention"] if layers else []),
         "---",
     ]
     weights = "not stated" if license is None else f"{shown_markdown(license)}, as whoever saved them says"

@@ -1,12 +1,14 @@
 """The position tables of a whole network fitted to images of another size."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.layers.augmented_conv import AugmentedConvNd, Size
+from attnconv.layers.attention import Attention
+from attnconv.layers.augmented_conv import Size
 from attnconv.surgery.network import Change, Changes, Example, params, places, size_text, trace
 
 
@@ -28,7 +30,7 @@ def resize_feat_size(model: nn.Module, image_size: Size | None = None, *, exampl
     layers = {
         place.module: place.name
         for place in places(model)
-        if isinstance(place.module, AugmentedConvNd) and place.module.position == "relative"
+        if isinstance(place.module, Attention) and place.module.largest_map is not None
     }
     if not layers:
         raise checks.InputError(f"{type(model).__name__} has no augmented convolution with position tables")
@@ -38,7 +40,7 @@ def resize_feat_size(model: nn.Module, image_size: Size | None = None, *, exampl
     for layer, name in layers.items():
         calls = [output.map_size for output in outputs[layer]]
         largest = tuple(max(sizes) for sizes in zip(*calls, strict=True))
-        if calls and largest != layer.feat_size:
+        if calls and largest != layer.largest_map:
             before, params_before = _text(layer), params(layer)
             layer.resize_feat_size(largest)
             changes.append(Change(name, before, _text(layer), largest, params_before, params(layer)))
@@ -46,26 +48,23 @@ def resize_feat_size(model: nn.Module, image_size: Size | None = None, *, exampl
 
 
 @contextmanager
-def _sizes_only(layers: Iterable[nn.Module]) -> Iterator[None]:
+def _sizes_only(layers: Iterable[Attention]) -> Iterator[None]:
     """Each layer answers zeros of its output's size: attention itself could need more memory than there is.
 
     Without tables, because those too small for the map would stop the trace.
     """
 
-    def sizes_of(layer: AugmentedConvNd) -> Callable[[Tensor], Tensor]:
-        return lambda x: x.new_zeros(len(x), layer.out_channels, *layer.output_size(x))
+    def zeros_of(layer: Attention) -> Callable[[Tensor], Tensor]:
+        shadow = copy.deepcopy(layer).to("meta")
+        return lambda x: x.new_zeros(shadow.forward(x.to("meta")).shape)
 
-    for layer in layers:
-        assert isinstance(layer, AugmentedConvNd)
-        layer.position = None
-        layer.forward = sizes_of(layer)  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
         for layer in layers:
-            layer.position = "relative"  # type: ignore[assignment]
-            del layer.forward
+            stack.enter_context(layer.tables_ignored())
+            layer.forward = zeros_of(layer)
+            stack.callback(delattr, layer, "forward")
+        yield
 
 
-def _text(layer: AugmentedConvNd) -> str:
-    return f"feat_size {size_text(layer.feat_size or ())}"
+def _text(layer: Attention) -> str:
+    return f"feat_size {size_text(layer.largest_map or ())}"
