@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_MODELS = ("register_model",)
 _LAYERS = (
     *("Attention", "AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention"),
     "register_attention",
 )
+_NAMES = {
+    **dict.fromkeys(_LAYERS, "layers"),
+    "register_model": "models",
+    "register_dataset": "data",
+    "fit": "recipes",
+}
 _PACKAGES = ("compat", "explain", "layers", "models", "ops", "surgery")
 
 __all__ = [
@@ -24,16 +29,19 @@ __all__ = [
     "SimpleSelfAttention",
     "compat",
     "explain",
+    "fit",
     "layers",
     "models",
     "ops",
     "register_attention",
+    "register_dataset",
     "register_model",
     "surgery",
 ]
 
 if TYPE_CHECKING:
     from attnconv import compat, explain, layers, models, ops, surgery
+    from attnconv.data import register_dataset
     from attnconv.layers import (
         Attention,
         AugmentedConv1d,
@@ -44,13 +52,12 @@ if TYPE_CHECKING:
         register_attention,
     )
     from attnconv.models import register_model
+    from attnconv.recipes import fit
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAYERS:
-        return getattr(import_module("attnconv.layers"), name)
-    if name in _MODELS:
-        return getattr(import_module("attnconv.models"), name)
+    if name in _NAMES:
+        return getattr(import_module(f"attnconv.{_NAMES[name]}"), name)
     if name in _PACKAGES:
         return import_module(f"attnconv.{name}")
     raise AttributeError(f"module 'attnconv' has no attribute {name!r}")

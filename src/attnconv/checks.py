@@ -3,9 +3,11 @@
 Loads nothing but the standard library, so that the command line can use it before torch is imported.
 """
 
+import contextlib
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
@@ -36,10 +38,26 @@ class MissingExtraError(InputError, ImportError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause naming the known word closest to ``name``, or, where none is close, all of them."""
+    """A clause naming the known word closest to ``name``, or, where none is close, all of them.
+
+    Case and what joins words do not count, and a part of a word is as close as half of its letters.
+    """
     known = [str(word) for word in known]
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"nearest: {close[0]!r}" if close else f"known: {', '.join(sorted(known))}"
+    wanted = _bare(name)
+
+    def closeness(word: str) -> float:
+        bare = _bare(word)
+        ratio = difflib.SequenceMatcher(None, bare, wanted).ratio()
+        part = len(wanted) > 1 and len(bare) > 1 and (wanted in bare or bare in wanted)
+        return max(ratio, 0.5) if part else ratio
+
+    best = max(known, key=closeness, default=None)  # of equals the first
+    close = best is not None and closeness(best) >= 0.5
+    return f"nearest: {best!r}" if close else f"known: {', '.join(sorted(known))}"
+
+
+def _bare(word: Any) -> str:
+    return re.sub(r"[\W_]+", "", str(word).casefold())
 
 
 def one_of(what: str, value: Any, known: Iterable[Any]) -> Any:
@@ -118,6 +136,13 @@ def from_json(text: str | bytes) -> Any:
     if inner:
         raise ValueError(f"it is nested more than {DEEPEST} deep")
     return value
+
+
+def json_object(text: str | bytes) -> dict[str, Any] | None:
+    """Return the object that is written in JSON there; None if it is no JSON, or no object."""
+    with contextlib.suppress(ValueError):
+        return value if isinstance(value := from_json(text), dict) else None
+    return None
 
 
 def flag(what: str, value: Any) -> bool:

@@ -8,7 +8,7 @@ import torch
 from bench.candidates import CPU, UNABLE, FakeTime, settings
 
 from attnconv.bench.benchmark import run
-from attnconv.bench.records import FORMAT, append, load, load_folder, origin
+from attnconv.bench.records import FORMAT, append, load, load_folder, provenance
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 RATES = {"matmul_flops_per_s": 1e9, "exps_per_s": 1e6}
@@ -30,7 +30,7 @@ def pair(time, **more):
 
 
 def recorded(tmp_path, benchmark):
-    made = origin(CPU, 3, commit="abc", command=["attnconv", "bench", "a b"])
+    made = provenance(CPU, 3, commit="abc", command=["attnconv", "bench", "a b"])
     (found,) = run([benchmark], settings(seed=3), made, file=tmp_path / "ops.jsonl")
     return found
 
@@ -66,7 +66,7 @@ def test_without_exponentials_there_is_no_floor(tmp_path, time):
 
 
 def test_candidates_that_were_not_asked_for_are_left_out(time):
-    (found,) = run([pair(time)], settings(names=("b",)), origin(CPU, 0, commit=None))
+    (found,) = run([pair(time)], settings(names=("b",)), provenance(CPU, 0, commit=None))
     assert [line["contestant"] for line in found] == ["b"]
     assert time.log == []
 
@@ -80,7 +80,7 @@ def test_records_are_added_and_come_back(tmp_path, time):
 def test_records_of_ended_benchmarks_stay_when_a_later_one_is_interrupted(tmp_path, time):
     benchmarks = [pair(time), time.benchmark({"c": KeyboardInterrupt()})]
     with pytest.raises(KeyboardInterrupt):
-        list(run(benchmarks, settings(), origin(CPU, 0, commit=None), file=tmp_path / "ops.jsonl"))
+        list(run(benchmarks, settings(), provenance(CPU, 0, commit=None), file=tmp_path / "ops.jsonl"))
     assert [line["contestant"] for line in load(tmp_path / "ops.jsonl")] == ["a", "b"]
 
 

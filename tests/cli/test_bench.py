@@ -23,7 +23,6 @@ FLAGS = {
     "layers": "--backward --no-backward --case --device --dtype --json --layer --out --rounds --sizes",
     "models": "--batch-size --device --dtype --image-size --impl --json --model --out --rounds",
     "report": "--folder --out",
-    "data": "--batch-size --data --data-dir --image-size --images --json --out --rounds",
 }
 
 

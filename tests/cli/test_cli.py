@@ -47,8 +47,7 @@ FLAGS = {
     ),
     "predict": "--checkpoint --device --json --skip-bad-images --top --trust",
     "explain": (
-        "--checkpoint --compare --device --example --head --host --json --layer --out --point --points --port "
-        "--trust --web"
+        "--checkpoint --compare --device --example --head --host --json --layer --out --point --points --port --web"
     ),
     "export": "--checkpoint --format --image-size --json --out",
     "import": "--as --average --classes --data --data-dir --image-size --mean --option --out --std",
@@ -78,12 +77,26 @@ def test_every_flag_is_listed_here(attnconv, command):
         (["tar", "x", "--out", "y"], "attnconv tar was removed; use cat"),
         (["runs", "folder", "--tail"], "attnconv runs --tail was removed; use watch"),
         (["runs", "--tail=3"], "attnconv runs --tail was removed; use watch"),
+        (["bench", "disk", "--out", "x"], "attnconv bench disk was removed; use dd"),
     ],
 )
 def test_a_removed_command_or_flag_says_what_to_use(attnconv, monkeypatch, arguments, message):
-    monkeypatch.setattr("attnconv.cli.REMOVED", {"tar": "use cat", "runs --tail": "use watch"})
+    monkeypatch.setattr("attnconv.cli.REMOVED", {"tar": "use cat", "runs --tail": "use watch", "bench disk": "use dd"})
     assert attnconv(*arguments) == (2, "", f"attnconv: error: {message}\n")
     assert attnconv("models")[0] == 0
+    assert "no folder at disk" in attnconv("bench", "report", "disk")[2]  # which only names a folder so
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "data"], "attnconv bench data was removed; use benchmarks/data_loader.py of the repository"),
+        (["explain", "a.pt2", "a.png", "--trust"], "attnconv explain --trust was removed; a .pt2 file has no layers l"),
+    ],
+)
+def test_what_was_removed(attnconv, arguments, message):
+    code, _, err = attnconv(*arguments)
+    assert (code, message in err) == (2, True)
 
 
 def test_models(attnconv):

@@ -208,11 +208,9 @@ def test_a_program_is_read_only_with_trust(attnconv, run, tmp_path):
             ["hub", "save", bad, tmp_path / "saved"],
         ):
             assert_refused(
-                attnconv(*command), r"reading one can run code that is in it: .* with --trust \(of evaluate, p"
+                attnconv(*command), r"reading one can run code that is in it: .* with --trust \(of evaluate an"
             )
     assert not mark.exists()
-    explained = attnconv("explain", tmp_path / "good.pt2", image, "--trust")
-    assert_refused(explained, "good.pt2 is a program of operators, without layers; explain takes a run")
 
 
 def test_a_missing_extra_is_named(attnconv, run, monkeypatch):

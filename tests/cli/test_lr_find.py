@@ -1,4 +1,4 @@
-"""attnconv lr-find: its files, its drawing, and bad input."""
+"""attnconv lr-find: its files, its curve, and bad input."""
 
 import json
 
@@ -15,7 +15,6 @@ def test_the_curve_is_drawn_and_left_in_the_folder(attnconv, tmp_path):
     curve = json.loads((tmp_path / "curve" / "lr-find.json").read_text())
     assert len(curve["lrs"]) == len(curve["losses"]) <= 20
     assert (tmp_path / "curve" / "lr-find.png").read_bytes().startswith(b"\x89PNG")
-    assert "learning rate" in out
     assert f"steepest: {curve['steepest']:.2g}" in out
     assert f"valley: {curve['valley']:.2g}" in out
 

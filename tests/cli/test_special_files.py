@@ -12,7 +12,7 @@ from cli.conftest import TRAIN, picture
 from cli.test_bad_input import assert_refused
 from test_regular_file import HUGE, device, fifo, unix_socket
 
-from attnconv.models.init_from import initialise
+from attnconv.models.init_from import given_weights
 from attnconv.recipes import load_trained
 
 PLAN = "name: a\ntext: b\nbaseline: c\nbase: {data: digits, epochs: 1}\narms: {c: {model: convnet3}}\n"
@@ -134,11 +134,10 @@ def test_a_last_checkpoint_that_is_a_fifo_is_none(attnconv, place):
 @pytest.mark.parametrize(("make", "message"), [KINDS[0], SPARSE])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_no_weights_are_taken_from_such_a_file(tmp_path, make, message, suffix):
-    import torch
 
     make(tmp_path / f"x{suffix}")
     with pytest.raises(ValueError, match=f"x{suffix} is {message}"):
-        initialise(torch.nn.Linear(1, 1), "resnet18", tmp_path / f"x{suffix}")
+        given_weights(tmp_path / f"x{suffix}", "resnet18")
 
 
 def test_a_fifo_among_the_images_stops_no_worker_and_is_counted(folder, tmp_path):

@@ -9,7 +9,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from attnconv.cli.explain import example_images, example_network
+from attnconv.cli.explain import example_images, web_network
 from attnconv.explain.web_page import web_page
 from attnconv.explain.web_server import web_server
 
@@ -31,7 +31,7 @@ def served(networks, images=(), **options):
 def take_screenshot(path):
     from chromium import DESK, chromium
 
-    with served([example_network("cpu")], example_images()) as address, chromium() as browser:
+    with served([web_network(None, device="cpu")], example_images()) as address, chromium() as browser:
         page = browser.new_page(viewport={**DESK, "height": 700})
         page.goto(address)
         page.locator(".cells").first.wait_for()

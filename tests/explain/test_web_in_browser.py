@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from attnconv import AugmentedConv2d, SelfAttention
-from attnconv.cli.explain import example_images, example_network
+from attnconv.cli.explain import example_images, web_network
 from attnconv.data.decode import read_bytes
 from attnconv.explain.web_page import attention_html, prediction_html
 from attnconv.explain.web_session import WebImage, WebNetwork, open_image
@@ -43,7 +43,7 @@ def networks():
     torch.manual_seed(0)
     layer = AugmentedConv2d(1, 4, 3, padding=1, key_channels=4, value_channels=2, num_heads=2, feat_size=16)
     model = nn.Sequential(layer, SelfAttention(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    example = example_network("cpu")
+    example = web_network(None, device="cpu")
     meta = {**example.meta, "image_size": [16, 16], "classes": ["<b>same</b>", "{{different}}"]}
     return [example, WebNetwork("runs/<i>another</i>", model.eval(), meta, torch.device("cpu"))]
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torchvision.models._api import Weights, WeightsEnum
 
 from attnconv.models import Transfer, create_model
-from attnconv.models.init_from import initialise
+from attnconv.models.init_from import given_weights, initialise
 
 make = partial(create_model, num_classes=6, image_size=32)
 
@@ -185,7 +185,7 @@ def test_weights_to_compute_with_or_none(weights, case):
     model = make("resnet18")
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match=f"^the state dict cannot be the start of resnet18: .*{message}"):
-        initialise(model, "resnet18", {**weights, name: spoil(weights[name].clone())})
+        initialise(model, "resnet18", given_weights({**weights, name: spoil(weights[name].clone())}, "resnet18"))
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
@@ -235,7 +235,7 @@ def text(name):
             lambda _: torchvision.models.shufflenet_v2_x0_5(num_classes=6).state_dict(),
             r"nothing in the state dict fits resnet18: it holds 'conv1\.0\.weight' of shape \(24, 3, 3, 3\)",
         ),
-        (lambda _: 3, "init_from must be 'torchvision', a path or a state dict, got int"),
+        (lambda _: 3, "init_from must be 'torchvision', 'timm', a path or a state dict, got int"),
     ],
 )
 def test_bad_sources_get_a_sentence(tmp_path, capsys, source, message):

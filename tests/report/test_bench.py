@@ -2,8 +2,9 @@
 
 import pytest
 
-from attnconv.report.bench import comparisons, file_name, markdown, ratios, sweep_figure, sweeps, tables
+from attnconv.report.bench import comparisons, file_name, markdown, ratios, sweeps, tables
 from attnconv.report.page import svg_file
+from attnconv.report.plots import sweep_figure
 
 MACHINE = {"name": "Abacus 2", "device": "cpu", "threads": 2, "torch": "2.99", "triton": "3"}
 

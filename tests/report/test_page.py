@@ -8,7 +8,7 @@ import pytest
 
 from attnconv.checks import InputError
 from attnconv.report.page import TEMPLATES, _environment, read_metrics, render, short_commit, svg_file
-from attnconv.report.run_plot import curves_figure
+from attnconv.report.plots import history_figure
 
 NASTY = '<img src=x onerror=alert(1)> a|b & "c" `d` [e](http://f) *g* _h_ $i$ ~j~'
 ROWS = [
@@ -41,7 +41,7 @@ def filled(kind, form, **values):
 
 def demo(text=NASTY):
     """The page of `attnconv demo`, with ``text`` wherever it takes one."""
-    svgs = [svg_file(curves_figure({name: ROWS})) for name in ("plain", "augmented")]
+    svgs = [svg_file(history_figure({name: ROWS})) for name in ("plain", "augmented")]
     return render(
         "demo.html", title=text, header=["network", text], rows=[["convnet3", 99.5], [text, 1]], curves=svgs[0],
         attention=svgs[1], caption=text, footer=text,
@@ -148,7 +148,7 @@ def test_commits_are_shortened_each():
 
 
 def test_curves_hold_the_numbers_of_every_run():
-    figure = curves_figure({"plain": ROWS, "augmented": ROWS})
+    figure = history_figure({"plain": ROWS, "augmented": ROWS})
     loss, accuracy = figure.axes
     assert len(loss.lines) == len(accuracy.lines) == 4
     assert list(loss.lines[1].get_ydata()) == [2.5, 1.5]

@@ -53,15 +53,15 @@ def test_scores_on_and_off_are_of_the_same_runs():
 @pytest.mark.parametrize(
     ("runs", "verdict"),
     [
-        (ALL, "inactive"),
+        (ALL, "inactive in 5 of 5 runs"),
         ({**ALL, "seed2": LOUD, "seed4": LOUD}, "inactive in 3 of 5 runs"),
         (dict.fromkeys(ALL, LOUD), "active"),
-        ({"seed0": {}, "seed1": {}}, "inactive in 2 of 2 runs, 3 of 5 runs not measured"),
-        ({"seed0": LOUD}, "active, 4 of 5 runs not measured"),
-        ({**ALL, "seed0": {"logits_moved": float("nan")}}, "inactive in 4 of 4 runs, 1 of 5 runs not measured"),
+        ({"seed0": {}, "seed1": {}}, "inactive in 2 of 2 runs"),
+        ({"seed0": LOUD}, "active"),
+        ({**ALL, "seed0": {"logits_moved": float("nan")}}, "inactive in 4 of 4 runs"),
     ],
 )
-def test_the_verdict_is_of_all_finished_runs(runs, verdict):
+def test_the_verdict_is_of_the_runs_that_measured_it(runs, verdict):
     records = planted(**runs)
     assert row_of(records)["attention"] == verdict
     said = [note for note in notes(comparisons(plan(), records)[""]) if note.startswith("aa: attention is inactive")]
@@ -70,7 +70,7 @@ def test_the_verdict_is_of_all_finished_runs(runs, verdict):
 
 def test_runs_that_are_not_done_do_not_count():
     records = [undone("aa", 4, "failed") if (r["arm"], r["seed"]) == ("aa", 4) else r for r in planted(**ALL)]
-    assert row_of(records)["attention"] == "inactive"
+    assert row_of(records)["attention"] == "inactive in 4 of 4 runs"
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,13 @@ def test_a_damaged_record_is_named(change, kind, message):
 def test_the_page_its_twin_and_the_csv_files_say_it(tmp_path):
     write_report(keep(tmp_path, plan(), planted(**ALL)))
     page, text = ((tmp_path / name).read_text() for name in ("report.html", "report.md"))
-    for said in ("<td>inactive</td>", "aa: attention is inactive.", "that score is not a plain network&#x27;s"):
+    for said in (
+        "<td>inactive in 5 of 5 runs</td>",
+        "aa: attention is inactive in 5 of 5 runs.",
+        "that score is not a plain network&#x27;s",
+    ):
         assert said in page
-    assert "| aa | 5 | 79.60 ± 0.47 | 72.00 ± 1.58 | -7.60 | 2e-05 | 0.05 | inactive |" in text
+    assert "| aa | 5 | 79.60 ± 0.47 | 72.00 ± 1.58 | -7.60 | 2e-05 | 0.05 | inactive in 5 of 5 runs |" in text
     summary = list(csv.DictReader((tmp_path / "summary.csv").open(newline="")))
     best = next(row for row in summary if (row["arm"], row["reading"]) == ("aa", "best"))
     assert (best["attention_off_mean"], best["attention_off_n"], best["inactive_runs"]) == ("72.0", "5", "5")
@@ -147,7 +151,7 @@ def test_runs_that_were_trained(tmp_path):
     written = write_report(folder.path)
     (table,) = attention_table(written.compared[""])
     assert [(row[0], row[-1]) for row in table.rows] == [
-        ("plain", "-"), ("closed", "inactive"), ("augmented", "active"),
+        ("plain", "-"), ("closed", "inactive in 1 of 1 runs"), ("augmented", "active"),
     ]  # fmt: skip
     closed, augmented = written.compared[""].rows[1:]
     assert closed.off is not None

@@ -20,9 +20,9 @@ def lost(state: str) -> list[dict]:
     return [run_record("lost", seed, [], state=state) for seed in range(5)]
 
 
-def cells(comparison, arm: str, **published) -> dict[str, str]:
+def cells(comparison, arm: str) -> dict[str, str]:
     """The first table's row; of columns with one name the last."""
-    table = tables(comparison, **published)[0]
+    table = tables(comparison)[0]
     return dict(zip(table.header, next(row for row in table.rows if row[0] == arm), strict=True))
 
 
@@ -37,15 +37,9 @@ def test_the_first_table():
 
 
 def test_every_table_has_a_cell_for_each_column():
-    for table in tables(compared(extra=lost("failed")), published={"plain": "71.2"}):
+    for table in tables(compared(extra=lost("failed"))):
         assert table.rows
         assert {len(row) for row in table.rows} == {len(table.header)}
-
-
-def test_published_numbers_stand_beside_ours():
-    assert cells(compared(), "plain", published={"plain": "71.2"})["published"] == "71.2"
-    assert cells(compared(), "better", published={"plain": "71.2"})["published"] == "-"
-    assert "published" not in cells(compared(), "plain")
 
 
 def test_the_scores_name_is_the_callers():
@@ -69,7 +63,7 @@ def test_students_intervals_are_marked():
 @pytest.mark.parametrize(
     ("state", "p", "runs"),
     [
-        ("diverged", "all 5 runs diverged", "5"),
+        ("diverged", "no run is done, and 5 of 5 diverged", "5"),
         ("failed", "no run is done", "0 of 5"),
         ("missing", "no run is done", "0 of 5"),
     ],

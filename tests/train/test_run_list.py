@@ -11,9 +11,9 @@ from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.checks import InputError
 from attnconv.files import locked
-from attnconv.train import run_list
+from attnconv.train import run_folder
 from attnconv.train.fit import fit
-from attnconv.train.run_list import list_runs
+from attnconv.train.run_folder import list_runs
 
 
 def run(out, faults=None, resume=False, **options):
@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_read(runs, monkeypatch):
         return scandir(path)
 
     (runs / "closed").mkdir()
-    monkeypatch.setattr(run_list.os, "scandir", refuse)
+    monkeypatch.setattr(run_folder.os, "scandir", refuse)
     entry = entries(runs)["closed"]
     assert (entry.state, entry.problem) == ("damaged", "cannot be read: Permission denied")
 
@@ -186,7 +186,7 @@ def test_no_such_folder(tmp_path):
 
 def test_a_list_needs_no_torch(runs):
     code = (
-        "import sys; from pathlib import Path; from attnconv.train.run_list import list_runs\n"
+        "import sys; from pathlib import Path; from attnconv.train.run_folder import list_runs\n"
         f"assert len(list_runs(Path({str(runs)!r}))) == 2\nassert 'torch' not in sys.modules"
     )
     subprocess.run(

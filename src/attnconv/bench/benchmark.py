@@ -52,7 +52,7 @@ class Benchmark:
     """Candidates that compute the same thing in turns, and what the record of each says about the case.
 
     Args:
-        study: relative_attention, bilinear_attention, layers, models or data.
+        study: relative_attention, bilinear_attention, layers, models, or data (of benchmarks/data_loader.py).
         case: a name such as S1.
         shape: names and sizes of the case.
         what: the pass that is timed: FORWARD, BOTH or STEP.
@@ -112,7 +112,7 @@ class Outcome:
 def run(
     benchmarks: Sequence[Benchmark],
     settings: Settings,
-    origin: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     *,
     file: Path | None = None,
     tell: Tell = lambda _: None,
@@ -126,7 +126,7 @@ def run(
         tell(title)
         torch.manual_seed(settings.seed)
         outcomes = measure(benchmark, settings, tell=lambda text, title=title: tell(f"{title}: {text}"))
-        shared = {**rates(settings.device, settings.dtype), **origin}
+        shared = {**rates(settings.device, settings.dtype), **provenance}
         found = [_record(benchmark, name, outcome, settings, shared) for name, outcome in outcomes.items()]
         if file is not None:
             append(file, found)
@@ -204,7 +204,7 @@ def _record(
 ) -> dict[str, Any]:
     """Return one candidate's line: seconds of a call in each round, or the reason why there are none.
 
-    ``shared`` are the machine's rates and the origin.
+    ``shared`` are the machine's rates and the provenance.
     """
     flops = benchmark.flops(name)
     median = statistics.median(outcome.seconds) if outcome.seconds else None

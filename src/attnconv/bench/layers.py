@@ -3,7 +3,6 @@
 Letters: B batch, C channels in and out, L positions of the map.
 """
 
-import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -122,14 +121,11 @@ def layer_call(layer: nn.Module, x: Tensor, backward: bool) -> Call:
 def flops(name: str, case: Case, backward: bool) -> int | None:
     """Return 2 a multiply-add of one call in the plain form; None if the layer cannot be built here."""
     try:
-        layer = copy.deepcopy(BUILDERS[name](case))
+        layer = with_impl(BUILDERS[name](case), "eager").to("meta")
     except CannotRunError:
         return None
-    layer = with_impl(layer, "eager").to("meta")
     x = torch.empty(case.batch, case.channels, *case.map_size, device="meta", requires_grad=backward)
-    if not backward:
-        return benchmark.counted_flops(lambda: layer(x))
-    return benchmark.counted_flops(lambda: layer(x).sum().backward())
+    return benchmark.counted_flops(lambda: layer(x).sum().backward() if backward else layer(x))
 
 
 def with_impl(model: nn.Module, impl: str) -> nn.Module:

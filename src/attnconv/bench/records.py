@@ -1,4 +1,4 @@
-"""Records of benchmarks as lines of JSON: made, appended to a file, read back.
+"""Records as lines of JSON: those of benchmarks made, appended to a file, read back; those of studies read, too.
 
 Each line stands alone: what was measured, on what, from which commit, by which command.
 """
@@ -11,20 +11,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from attnconv import checks, files
-from attnconv.bench.machine import machine
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = 1
 
 
-def origin(
-    device: torch.device, seed: int, *, commit: str | None, command: Sequence[str] | None = None
+def provenance(
+    device: "torch.device", seed: int, *, commit: str | None, command: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Return what the records of one command share; rounds pair between the records of one session."""
+    from attnconv.bench.machine import machine  # which loads torch, and reading records needs none of it
+
     return {
         "session": secrets.token_hex(4),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -49,7 +51,7 @@ def append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
             file.seek(0)
             text = file.read()
             tail = text[text.rfind(b"\n") + 1 :]
-            if tail and _parsed(tail) is None:
+            if tail and checks.json_object(tail) is None:
                 file.truncate(len(text) - len(tail))
             elif tail:
                 file.write(b"\n")
@@ -60,36 +62,45 @@ def append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         raise checks.InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def load(path: Path) -> list[dict[str, Any]]:
-    """The records of a file. A last line that was cut off, as by a full disk or a kill, is left out.
+def read_records(path: Path, *, kind: str, version: int, cut_off: bool = False) -> list[dict[str, Any]]:
+    """Return the records of a file, an object of JSON a line; blank lines are left out.
 
+    Args:
+        kind: what they are records of, for messages.
+        version: the format that each must have.
+        cut_off: leave out a last line that was cut off, as by a full disk or a kill.
     Raises:
-        InputError: no such file, a line within it that is no record, or one of another format.
+        InputError: the file cannot be read, a line is no record, or one of another format.
     """
     try:
-        text = files.read_bytes(path, at_most=files.TABLE)
-    except OSError as error:
-        raise checks.InputError(f"cannot read {path}: {error.strerror or error}") from error
-    *lines, last = text.split(b"\n")
-    if _parsed(last) is not None:
-        lines.append(last)
+        text = files.read_text(path, at_most=files.TABLE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise checks.InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    lines = text.split("\n")
+    if cut_off and checks.json_object(lines[-1]) is None:
+        lines.pop()
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        value = _parsed(line)
+        value = checks.json_object(line)
         if value is None or "format" not in value:
-            raise checks.InputError(f"{path}, line {number} is no record of a benchmark")
-        if value["format"] != FORMAT:
+            raise checks.InputError(f"{path}, line {number} is no record of a {kind}")
+        if value["format"] != version:
             raise checks.InputError(
-                f"{path}, line {number} has format {value['format']!r}; this version reads {FORMAT}"
+                f"{path}, line {number} has format {value['format']!r}; this version reads {version}"
             )
         found.append(value)
     return found
 
 
+def load(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a file, without a last line that was cut off; errors as `read_records`'s."""
+    return read_records(path, kind="benchmark", version=FORMAT, cut_off=True)
+
+
 def load_folder(folder: Path) -> list[dict[str, Any]]:
-    """The records of all *.jsonl files of a folder, file by file.
+    """Return the records of all *.jsonl files of a folder, file by file.
 
     Raises:
         InputError: there is none.
@@ -100,11 +111,3 @@ def load_folder(folder: Path) -> list[dict[str, Any]]:
     if not found:
         raise checks.InputError(f"no records in {folder}; attnconv bench ops, layers or models makes some")
     return found
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = checks.from_json(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None

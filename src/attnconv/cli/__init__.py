@@ -30,10 +30,12 @@ COMMANDS = {
 }
 
 # The files of commands that are not in the file of their own name.
-FILES = {"summary": "models", "predict": "evaluate"}
+FILES = {"summary": "models", "predict": "evaluate", "lr-find": "train", "runs": "train", "hub": "export"}
 
-# Commands ("shards") and flags ("runs --watch") that were removed: the end of a sentence that says what to use.
+# Removed commands ("shards", "bench data") and flags ("runs --watch"): the end of a sentence that says what to use.
 REMOVED: dict[str, str] = {
+    "bench data": "use benchmarks/data_loader.py of the repository",
+    "explain --trust": "a .pt2 file has no layers left to explain, give the run that it was exported from",
     "export --int8": "quantise the ONNX file with onnxruntime, as docs/export.md shows",
     "export --measure": "use `attnconv bench models`",
     "export --no-measure": "nothing is measured any more, leave it out",
@@ -74,7 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words, modules = _imports(sys.argv[1:] if arguments is None else arguments)
+    if modules:
+        from attnconv.extensions import import_modules
+
+        import_modules(modules)
     if words == ["--version"]:  # and what a broken installation is asked, without any package of [train]
         print(__version__)
     elif words[:1] == ["doctor"] and set(words[1:]) <= {"--json"}:
@@ -88,6 +94,21 @@ def _run(arguments: Sequence[str] | None) -> int:
     return 0
 
 
+def _imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a command line without --import MODULE, which any command takes, and the modules."""
+    words, modules = [], []
+    given = iter(arguments)
+    for word in given:
+        flag, equals, value = word.partition("=")
+        if flag != "--import":
+            words.append(word)
+        elif not (module := value if equals else next(given, "")) or module.startswith("-"):
+            raise checks.InputError("--import must name a module, such as --import my_layers")
+        else:
+            modules.append(module)
+    return words, modules
+
+
 def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.BoundArguments]:
     """Return the command that ``arguments`` name, and its arguments; InputError if they name none."""
     checks.require("cyclopts", extra="train")
@@ -97,7 +118,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
 
     app = App(
         name="attnconv",
-        help="Self-attention inside convolutional networks.",
+        help="Self-attention inside convolutional networks.\n\nEvery command takes --import MODULE, which may be "
+        "repeated: your own code, which registers networks, layers or data.",
         version=__version__,
         help_format="plaintext",  # or <class> would be taken for markup
         default_parameter=Parameter(negative=()),  # no --no-json and no --empty-option
@@ -113,21 +135,19 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
 
 
 def _require_not_removed(arguments: Sequence[str]) -> None:
-    words = {word.partition("=")[0] for word in arguments}
+    given = [word.partition("=")[0] for word in arguments]
     for removed, instead in REMOVED.items():
-        command, *others = removed.split()
-        if arguments[:1] == [command] and words.issuperset(others):
+        words = removed.split()
+        named = [word for word in words if not word.startswith("--")]
+        if given[: len(named)] == named and {*words} <= {*given}:
             raise checks.InputError(f"attnconv {removed} was removed; {instead}")
 
 
 def _fail(message: str, code: int) -> int:
-    # Of several processes that are stopped together, one says so.
-    if code < 128 or "torch" not in sys.modules or _is_first():
-        print(f"attnconv: error: {shown(message)}", file=sys.stderr)
+    if code >= 128 and "torch" in sys.modules:
+        from attnconv.train.processes import is_first_process
+
+        if not is_first_process():  # of several processes that are stopped together, one says so
+            return code
+    print(f"attnconv: error: {shown(message)}", file=sys.stderr)
     return code
-
-
-def _is_first() -> bool:
-    from attnconv.train.processes import is_first_process
-
-    return is_first_process()

@@ -1,9 +1,8 @@
 """attnconv bench: time, memory and FLOPs of ops, layers and networks, appended to records; and a report of those."""
 
-import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks, files
-from attnconv.cli.options import integers, words
-from attnconv.cli.output import print_json, print_table, say
+from attnconv.cli.terminal import integers, print_json, print_table, say, words
 
 if TYPE_CHECKING:
     from attnconv.bench.benchmark import Benchmark, Settings
@@ -237,55 +235,6 @@ def models(
 
 
 @bench.command
-def data(
-    *,
-    data: str = "imagewoof",
-    data_dir: Path | None = None,
-    image_size: int = 128,
-    images: int = 512,
-    batch_size: int = 64,
-    rounds: int = 7,
-    out: Path = RESULTS,
-    json: Flag = False,
-) -> None:
-    """Images a second of the training loader on files, against Pillow's, one thread each. Half a minute.
-
-    Parameters
-    ----------
-    data:
-        imagenette or imagewoof, or a folder with train/<class>/* and val/<class>/*.
-    data_dir:
-        Folder that holds (or receives) the named data sets.
-    image_size:
-        Side of the square images, pixels.
-    images:
-        How many, always the same ones; a multiple of the batch.
-    batch_size:
-        Images of a batch.
-    rounds:
-        Turns of each candidate.
-    out:
-        Folder of the records, to which data.jsonl is added.
-    json:
-        Print the new records as one JSON list.
-    """
-    from attnconv.bench.data import data_benchmark, images_per_second, one_thread
-    from attnconv.data import load_data
-
-    settings = _settings(Options(device="cpu", rounds=rounds))
-    plain, cached = (
-        load_data(data, data_dir=data_dir, image_size=image_size, train_subset=images, cache_images=keep)
-        for keep in (False, True)
-    )
-    benchmark = data_benchmark(plain, cached, batch=batch_size)
-    with one_thread():
-        found = _run([benchmark], settings, out / "data.jsonl", json)
-    for record in found:
-        if not json and (speed := images_per_second(record)) is not None:
-            print(f"{record['contestant']}: {speed:.0f} images/s")
-
-
-@bench.command
 def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
     """Tables of all records in a folder, and drawings of its sweeps on log-log axes.
 
@@ -356,26 +305,28 @@ def _restricted(settings: "Settings", what: str, names: str | None, known: Seque
     return replace(settings, names=tuple(checks.one_of(what, name, known) for name in words(names)))
 
 
-def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, json: bool) -> list[dict[str, Any]]:
-    """Run the benchmarks, add their records to the file, print and return them."""
+def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, json: bool) -> None:
+    """Run the benchmarks, add their records to the file and print them."""
+    from rich.console import Console
+
     from attnconv.bench.benchmark import run
-    from attnconv.bench.records import append, origin
+    from attnconv.bench.records import append, provenance
     from attnconv.report.bench import HEADER, tables
     from attnconv.train.device import ROOT, commit
 
     append(file, [])  # rather now than after minutes of work
-    made = origin(settings.device, settings.seed, commit=commit(ROOT), command=["attnconv", *sys.argv[1:]])
-    with _status() as tell:
+    made = provenance(settings.device, settings.seed, commit=commit(ROOT), command=["attnconv", *sys.argv[1:]])
+    with Console(stderr=True, highlight=False, markup=False).status("") as status:  # shown on a terminal alone
         found: list[dict[str, Any]] = []
         begin = time.perf_counter()
-        for records in run(benchmarks, settings, made, file=file, tell=tell):
+        for records in run(benchmarks, settings, made, file=file, tell=status.update):
             found += records
             if records and not sys.stderr.isatty():
                 done = f"{records[0]['case']} {records[0]['pass']}: done after {time.perf_counter() - begin:.0f} s"
                 print(done, file=sys.stderr, flush=True)
     if json:
         print_json(found)
-        return found
+        return
     for table in tables(found):
         say(table.title)
         if table.rows:
@@ -384,16 +335,3 @@ def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, js
             say(f"{name}: {reason}")
         print()
     say(f"{len(found)} records added to {file}; attnconv bench report draws them together")
-    return found
-
-
-@contextlib.contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is being measured, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True, highlight=False, markup=False).status("") as status:
-        yield status.update

@@ -23,7 +23,7 @@ BUDGET = 8.0  # seconds of rounds, each benchmark
 OPS_PART = 0.5  # of the time, at most, for attention alone
 CANDIDATES = ("auto", "triton", "eager", "blocked", "sdpa", "flex")
 NETWORK = "aa_wide_resnet28_10", 128, 32, 100  # name, batch, image size, classes
-SHOWN = (0, 1, 2, 3, 4, 5)  # of the columns of `attnconv bench`
+SHOWN = 6  # of the columns of `attnconv bench`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def measure(device: "torch.device", dtype: "torch.dtype", *, seconds: float, fil
 
     from attnconv.bench import models, ops
     from attnconv.bench.benchmark import BOTH, Settings, run
-    from attnconv.bench.records import origin
+    from attnconv.bench.records import provenance
     from attnconv.train.device import ROOT, commit
 
     settings, start = Settings(device, dtype, rounds=ROUNDS, budget=BUDGET), timer()
@@ -58,7 +58,7 @@ def measure(device: "torch.device", dtype: "torch.dtype", *, seconds: float, fil
     whole = replace(settings, deadline=start + seconds)
     attention = [ops.relative_benchmark(case, BOTH, alone) for case in ops.RELATIVE if case.name.startswith("G")]
     step = models.model_benchmark(models.Case(*NETWORK), whole, channels_last=True, compiled=True)
-    made, found = origin(device, settings.seed, commit=commit(ROOT)), []
+    made, found = provenance(device, settings.seed, commit=commit(ROOT)), []
     for benchmarks, limits in ((attention, alone), ([step], whole)):
         for records in run(benchmarks, limits, made, file=file, tell=_tell):
             found += records
@@ -70,14 +70,8 @@ def text(records: Sequence[Mapping[str, Any]]) -> str:
     found = tables(records)
     parts = [found[0].machine] if found else []
     for table in found:
-        rows = [tuple(row[i] for i in SHOWN) for row in (HEADER, *table.rows)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(SHOWN))]
-        lines = [
-            "  ".join(
-                cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
+        rows = [row[:SHOWN] for row in (HEADER, *table.rows)]
+        lines = [f"{name:24}" + "".join(f"{cell:>18}" for cell in cells) for name, *cells in rows]
         lines += [f"{name}: {reason}" for name, reason in table.absent]
         parts.append("\n".join([table.title, *lines]))
     return "\n\n".join(parts)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import files
-from attnconv.cli.output import print_table, say
+from attnconv.cli.terminal import print_table, say
 from attnconv.train.config import Device, RunConfig
 
 NETWORKS = ("convnet3", "aa_convnet3")
@@ -35,9 +35,11 @@ def demo(
         Where to run.
     """
     from attnconv.recipes import run
+    from attnconv.report.page import read_metrics, render, svg_file
+    from attnconv.report.plots import history_figure
     from attnconv.train.run_folder import RunFolder
 
-    results: dict[str, dict[str, Any]] = {}
+    rows, result = [], {}
     for name in NETWORKS:
         config = RunConfig(
             model=name,
@@ -51,49 +53,24 @@ def demo(
         )
         known = RunFolder(out / name).holds_run()
         say(f"{name}: {'found in' if known else 'training into'} {out / name}")
-        results[name] = run(config, out / name, resume=known)
-    rows = [
-        (
-            name,
-            f"{r['top1']:.2f}",
-            f"{r['best_top1']:.2f}",
-            f"{r['params']:,}",
-            f"{r['seconds']:.0f}",
-            f"{r['train_seconds_per_epoch']:.2f}",
-        )
-        for name, r in results.items()
-    ]
+        result = run(config, out / name, resume=known)
+        scores = f"{result['top1']:.2f}", f"{result['best_top1']:.2f}", f"{result['params']:,}"
+        rows.append((name, *scores, f"{result['seconds']:.0f}", f"{result['train_seconds_per_epoch']:.2f}"))
     header = ("network", "top-1 %", "best epoch's %", "parameters", "seconds", "s per epoch")
     print_table(header, rows)
-    page = out / "report.html"
-    write_page(page, header, rows, {name: out / name for name in NETWORKS}, results)
-    say(f"Curves and what one position attends to: {page}")
-
-
-def write_page(
-    path: Path,
-    header: tuple[str, ...],
-    rows: list[tuple[str, ...]],
-    runs: dict[str, Path],
-    results: dict[str, dict[str, Any]],
-) -> None:
-    """The page beside the runs, whole or not at all."""
-    from attnconv.report.page import read_metrics, render, svg_file
-    from attnconv.report.run_plot import curves_figure
-
-    result = results["aa_convnet3"]
-    figure, shown = attention_picture(runs["aa_convnet3"])
+    figure, caption = attention_picture(out / "aa_convnet3")
     text = render(
         "demo.html",
         title="A plain and an augmented network on scanned digits",
         header=header,
         rows=rows,
-        curves=svg_file(curves_figure({name: read_metrics(run) for name, run in runs.items()})),
+        curves=svg_file(history_figure({name: read_metrics(out / name) for name in NETWORKS})),
         attention=svg_file(figure),
-        caption=shown,
+        caption=caption,
         footer=f"attnconv {result['attnconv']}, torch {result['torch']}, on {result['device']}, seed {result['seed']}.",
     )
-    files.write(path, text)
+    files.write(out / "report.html", text)
+    say(f"Curves and what one position attends to: {out / 'report.html'}")
 
 
 def attention_picture(run: Path) -> tuple[Any, str]:
@@ -113,7 +90,5 @@ def attention_picture(run: Path) -> tuple[Any, str]:
     point = (brightest // IMAGE_SIZE, brightest % IMAGE_SIZE)
     likely = data.classes[int(trained.model(image[None]).argmax())]
     figure = attention_figure(pixels, attention_maps(trained.model, image, point), point)
-    return (
-        figure,
-        f"A {DIGIT}, read as a {likely}. The query is its brightest pixel, row {point[0]}, column {point[1]}.",
-    )
+    where = "row {}, column {}".format(*point)
+    return figure, f"A {DIGIT}, read as a {likely}. The query is its brightest pixel, {where}."

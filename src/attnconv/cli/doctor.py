@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import __version__, checks
-from attnconv.cli.output import amount, print_json
+from attnconv.cli.terminal import amount, print_json
 from attnconv.shown import shown_lines
 
 NOT_FOR_USERS = ("all", "dev", "docs")
@@ -76,11 +76,8 @@ def versions() -> Facts:
 
 
 def versions_text(facts: Facts) -> Lines:
-    yield "attnconv", f"{facts['attnconv']}, in {facts['folder']}"
-    yield "Python", f"{facts['python']}, {facts['executable']}"
-    yield "system", facts["system"]
-    for package in ("torch", "numpy"):
-        yield package, facts[package] or f"missing: pip install {package}"
+    for name, value in facts.items():
+        yield name, value or f"missing: pip install {name}"
 
 
 def extras() -> dict[str, Facts]:
@@ -175,7 +172,7 @@ def kernels_text(facts: list[Facts]) -> Lines:
 
 def data_folder() -> Facts:
     """Return where named data sets are kept, who says so, why it cannot be written, and the bytes free there."""
-    from attnconv.data import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR
+    from attnconv.data.load import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR
 
     named = os.environ.get(DATA_DIR_VARIABLE)
     folder = Path(os.path.expanduser(named or DEFAULT_DATA_DIR)).absolute()

@@ -2,11 +2,12 @@
 
 import dataclasses
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
 from attnconv import checks
-from attnconv.cli.output import print_json, print_table, say
+from attnconv.cli.terminal import ImageSize, named_factory, print_json, print_table, say
 from attnconv.train.config import Device
 
 
@@ -15,8 +16,9 @@ def evaluate(
     *,
     data: str | None = None,
     data_dir: Path | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize = None,
     checkpoint: Literal["best", "last"] = "best",
+    model: str | None = None,
     batch_size: int = 256,
     workers: int = 2,
     skip_bad_images: bool = False,
@@ -35,9 +37,11 @@ def evaluate(
     data_dir:
         Folder of the named data sets.
     image_size:
-        Side of the images, pixels; the run's own if not given.
+        Side of the images in pixels, or rows x columns such as 128x192; the run's own if not given.
     checkpoint:
         Which checkpoint of the folder.
+    model:
+        package.module:function, if the network is one that code of your own makes.
     batch_size:
         Images at once.
     workers:
@@ -55,7 +59,7 @@ def evaluate(
     from attnconv.recipes.trained import images_for
     from attnconv.train.evaluate import evaluate as score
 
-    trained = load_trained(run, checkpoint=checkpoint, device=device, trust=trust)
+    trained = load_trained(run, checkpoint=checkpoint, device=device, model=named_factory(model), trust=trust)
     found = images_for(
         trained,
         data=data,
@@ -65,6 +69,8 @@ def evaluate(
         or_else="--data names it",
     )
     loader = found.val_loader(batch_size=batch_size, device=trained.device, workers=workers)
+    for note in found.notes:
+        print(f"attnconv: {note}", file=sys.stderr)
     scores = score(trained.model, loader, progress=True)
     if json:
         print_json(
@@ -73,6 +79,7 @@ def evaluate(
                 "data": found.name,
                 **{name: score for name, score in dataclasses.asdict(scores).items() if score is not None},
                 "skipped_images": loader.skipped,
+                **({"passed_over": dict(found.passed_over)} if found.passed_over else {}),
             }
         )
         return
@@ -90,6 +97,7 @@ def predict(
     *images: Path,
     top: int = 5,
     checkpoint: Literal["best", "last"] = "best",
+    model: str | None = None,
     skip_bad_images: bool = False,
     device: Device = "auto",
     trust: bool = False,
@@ -97,16 +105,21 @@ def predict(
 ) -> None:
     """Name what is on images, most likely classes first.
 
+    In folders, files that are no images are passed over and counted. A bad image in a folder does not end the command:
+    it is named at the end, and the exit code is 2.
+
     Parameters
     ----------
     run:
         Folder of a run or of `attnconv hub save`, a checkpoint, or a file of `attnconv export`.
     images:
-        Image files, or folders of them.
+        Image files, or folders of them, sub-folders included.
     top:
         Classes to print for each image.
     checkpoint:
         Which checkpoint of the folder.
+    model:
+        package.module:function, if the network is one that code of your own makes.
     skip_bad_images:
         Name images that cannot be decoded on stderr, and go on.
     device:
@@ -119,15 +132,19 @@ def predict(
     import torch
 
     from attnconv.data import decode_image, prepare_image
+    from attnconv.data.folder import passed_over_line
     from attnconv.data.image_data import topk
+    from attnconv.data.view import require_preparable
     from attnconv.recipes import load_trained
     from attnconv.train.progress import tracked
 
     checks.integer("--top", top, at_least=1)
-    files = image_files(images)
-    trained = load_trained(run, checkpoint=checkpoint, device=device, trust=trust)
+    passed: Counter[str] = Counter()
+    files = image_files(images, passed)
+    trained = load_trained(run, checkpoint=checkpoint, device=device, model=named_factory(model), trust=trust)
     if trained.meta.get("dense"):
         raise checks.InputError(f"predict names whole images, and {trained.config.model!r} gives each pixel a class")
+    require_preparable(trained.meta)
     classes = trained.meta["classes"]
     predictions: list[dict[str, Any]] = []
     skipped: list[str] = []
@@ -135,7 +152,7 @@ def predict(
         try:
             pixels = decode_image(file, trained.meta["channels"])
         except checks.InputError as error:
-            if not skip_bad_images:
+            if not skip_bad_images and file in images:
                 raise
             print(f"attnconv: skipped: {error}", file=sys.stderr)
             skipped.append(str(file))
@@ -145,33 +162,43 @@ def predict(
             likely = topk(trained.model(image[None])[0], classes, top)
         predictions.append({"image": str(file), "top": [{"class": name, "probability": p} for name, p in likely]})
     if json:
-        print_json({"checkpoint": str(trained.checkpoint), "predictions": predictions, "skipped_images": skipped})
-        return
-    print_table(
-        ("image", *(f"{rank}." for rank in range(1, min(top, len(classes)) + 1))),
-        [(p["image"], *(f"{t['class']} {100 * t['probability']:.1f}%" for t in p["top"])) for p in predictions],
-    )
-    if skipped:
-        say(f"{len(skipped)} of {len(files)} images could not be decoded")
+        report = {"checkpoint": str(trained.checkpoint), "predictions": predictions, "skipped_images": skipped}
+        print_json({**report, "passed_over": dict(passed)})
+    else:
+        print_table(
+            ("image", *(f"{rank}." for rank in range(1, min(top, len(classes)) + 1))),
+            [(p["image"], *(f"{t['class']} {100 * t['probability']:.1f}%" for t in p["top"])) for p in predictions],
+        )
+        if skipped:
+            say(f"{len(skipped)} of {len(files)} images could not be decoded")
+        if passed:
+            say(passed_over_line(passed))
+    if skipped and not skip_bad_images:
+        raise checks.InputError(
+            f"{len(skipped)} of {len(files)} images could not be decoded, first {skipped[0]}; --skip-bad-images leaves "
+            "such files out"
+        )
 
 
-def image_files(paths: tuple[Path, ...]) -> list[Path]:
-    """The files named, and every image below the folders named, sorted within each."""
-    from attnconv.data.folder import SUFFIXES
+def image_files(paths: tuple[Path, ...], passed: Counter[str]) -> list[Path]:
+    """The files named, and every image below the folders named, sorted within each; ``passed`` counts other files."""
+    from attnconv.data.folder import images_below, passed_over_line
 
     if not paths:
         raise checks.InputError("predict needs at least one image or folder")
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(
-                p
-                for p in path.rglob("*")
-                if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
-            )
+            others: Counter[str] = Counter()
+            try:
+                inside = [Path(name) for name, _ in images_below(path, others)]
+            except OSError as error:
+                raise checks.InputError(f"cannot read folder {error.filename}: {error.strerror}") from None
             if not inside:
-                raise checks.InputError(f"folder {path} holds no image ({', '.join(SUFFIXES)})")
+                beside = f"; {passed_over_line(others)}" if others else ""
+                raise checks.InputError(f"folder {path} holds no image{beside}")
             files += inside
+            passed += others
         elif path.exists():
             files.append(path)
         else:

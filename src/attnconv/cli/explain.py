@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnconv import checks
-from attnconv.cli.output import print_json, say
+from attnconv.cli.terminal import named_factory, print_json, say
 from attnconv.shown import shown
 from attnconv.train.config import Device
 
@@ -42,8 +42,8 @@ def explain(
     host: str | None = None,
     port: int | None = None,
     checkpoint: Literal["best", "last"] = "best",
+    model: str | None = None,
     device: Device = "auto",
-    trust: bool = False,
     json: bool = False,
 ) -> None:
     """Draw what a position of an image attends to, in each attention layer and head of a trained network.
@@ -81,10 +81,10 @@ def explain(
         With --web: the first free one from 7860 on if not given.
     checkpoint:
         Which checkpoint of the folder.
+    model:
+        package.module:function, if the network is one that code of your own makes.
     device:
         Where to run.
-    trust:
-        As of `attnconv predict`; a .pt2 file has no layers left to explain, and is refused with it, too.
     json:
         Print one JSON object, all weights in it.
     """
@@ -96,7 +96,8 @@ def explain(
         if port is not None and checks.integer("--port", port, at_least=1) > LAST_PORT:
             raise checks.InputError(f"--port must be at most {LAST_PORT}, got {port}")
         runs = [run] if compare is None else [run, compare]
-        serve_page(runs, image, host=host, port=port, checkpoint=checkpoint, device=device, trust=trust)
+        options: Any = {"checkpoint": checkpoint, "model": named_factory(model), "device": device}
+        serve_page(runs, image, host=host, port=port, **options)
         return
     _refuse({"--compare": compare, "--host": host, "--port": port}, "{} needs --web")
     given = None if point is None else _point(point)
@@ -110,7 +111,7 @@ def explain(
     if image is not None and path.exists() and image.exists() and path.samefile(image):
         raise checks.InputError(f"--out must be another file than IMAGE, got {path} for both")
 
-    trained = _trained(run, checkpoint=checkpoint, device=device, trust=trust)
+    trained = _trained(run, checkpoint=checkpoint, model=named_factory(model), device=device)
     draw_picture(trained, image, path, point=given, many=points is not None, layer=layer, head=head, json=json)
 
 
@@ -152,10 +153,6 @@ class Subject:
         """The prediction in words; None if the network names pixels."""
         likely = self.look.likely
         return None if likely is None else f"{likely[0][0]} {100 * likely[0][1]:.1f}%"
-
-    def given_point(self, point: Point) -> Point:
-        """Return the point of the image as it was given."""
-        return self.look.seen.view.unseen(point)
 
 
 def draw_picture(
@@ -253,7 +250,7 @@ def _rows(subject: Subject, *, many: bool) -> "list[Row]":
     for point, maps in zip(subject.points, subject.maps, strict=True):
         first = None
         if many:
-            first = "row {}, column {}".format(*subject.given_point(point))
+            first = "row {}, column {}".format(*subject.look.seen.view.unseen(point))
         elif subject.label is not None:
             first = f"{subject.label}; network: {shown(subject.likely)}"
         found += [Row(subject.look.seen.pixels, point, one, row_title(one, first)) for one in maps]
@@ -263,7 +260,7 @@ def _rows(subject: Subject, *, many: bool) -> "list[Row]":
 def _sentence(subject: Subject) -> str:
     asked = f"{len(subject.points)} points attend"
     if len(subject.points) == 1:
-        asked = "row {}, column {} attends".format(*subject.given_point(subject.points[0]))
+        asked = "row {}, column {} attends".format(*subject.look.seen.view.unseen(subject.points[0]))
     layers = ", ".join(dict.fromkeys(found.layer for maps in subject.maps for found in maps))
     return f"{subject.name}: {f'{subject.likely}; ' if subject.likely else ''}what {asked} to in {layers}"
 
@@ -278,7 +275,7 @@ def _record(subject: Subject) -> dict[str, Any]:
         "prediction": likely and {"class": likely[0][0], "probability": likely[0][1]},
         "queries": [
             {
-                "point": list(subject.given_point(point)),
+                "point": list(seen.view.unseen(point)),
                 "network_point": list(point),
                 "layers": [_layer_record(found) for found in maps],
             }
@@ -319,7 +316,7 @@ def serve_page(
     from attnconv.signals import Terminated, termination_raised
 
     def make_page() -> "gr.Blocks":
-        networks = [example_network(options["device"]) if run is None else _network(run, options) for run in runs]
+        networks = [web_network(run, **options) for run in runs]
         images = example_images() if runs[0] is None else []
         if image is not None:
             images = [WebImage(str(image), read_bytes(image))]
@@ -336,19 +333,12 @@ def serve_page(
             print()  # below the terminal's ^C
 
 
-def _network(run: Path, options: dict[str, Any]) -> "WebNetwork":
+def web_network(run: Path | None, *, device: str, **options: Any) -> "WebNetwork":
+    """Return the network of ``run``, or the one that the package brings, as the page takes it."""
     from attnconv.explain.web_session import WebNetwork
 
-    trained = _trained(run, **options)
-    return WebNetwork(str(run), trained.model, trained.meta, trained.device)
-
-
-def example_network(device: str) -> "WebNetwork":
-    """Return the network that the package brings."""
-    from attnconv.explain.web_session import WebNetwork
-
-    trained = _trained(None, device=device)
-    title = f"The example network, {trained.scores['top1']:.1f}% right"
+    trained = _trained(run, device=device, **options)
+    title = f"The example network, {trained.scores['top1']:.1f}% right" if run is None else str(run)
     return WebNetwork(title, trained.model, trained.meta, trained.device)
 
 

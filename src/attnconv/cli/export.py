@@ -1,13 +1,22 @@
-"""attnconv export: a trained network as a program (ONNX, torch.export), checked before it is kept; or safetensors."""
+"""attnconv export and hub: a trained network as a program that is checked, as a folder to share, or on the Hub."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from cyclopts import App
 
 from attnconv import checks
-from attnconv.cli.output import print_json, say
+from attnconv.cli.terminal import ImageSize, named_factory, print_json, say
+
+if TYPE_CHECKING:
+    from attnconv.recipes import Trained
 
 SAVED = "safetensors"
+
+Checkpoint = Literal["best", "last"]
+
+hub = App(name="hub", help_format="plaintext")
 
 
 def export(
@@ -16,8 +25,9 @@ def export(
     *,
     format: str = "onnx",
     out: Path | None = None,
-    image_size: int | None = None,
-    checkpoint: Literal["best", "last"] = "best",
+    image_size: ImageSize = None,
+    checkpoint: Checkpoint = "best",
+    model: str | None = None,
     json: bool = False,
 ) -> None:
     """Write a trained network for other programs; ONNX and torch.export files are checked against PyTorch.
@@ -31,24 +41,24 @@ def export(
     out:
         The file or folder; RUN/model.onnx, RUN/model.pt2 or RUN/saved if not given.
     image_size:
-        Side that images are prepared to, pixels; the run's own if not given.
+        Side that images are prepared to, pixels, or rows x columns such as 128x192; the run's own if not given.
     checkpoint:
         Which checkpoint of the folder.
+    model:
+        package.module:function, if the network is one that code of your own makes.
     json:
         Print one JSON object.
     """
     from attnconv.export import FORMATS, SUFFIXES
     from attnconv.export.capture import described
-    from attnconv.models import HubNetwork
-    from attnconv.recipes import load_trained
+    from attnconv.models import save_pretrained
 
     checks.one_of("format", format, (*FORMATS, SAVED))
     suffix = SUFFIXES.get(format, "")
     if suffix and out is not None and out.suffix != suffix:
         raise checks.InputError(f"--out must end in {suffix} for --format {format}, got {out}")
-    trained = load_trained(run, checkpoint=checkpoint, device="cpu")
-    trained.require_layers("export")
-    model = trained.model
+    trained = _with_layers(run, checkpoint, model, "export")
+    network = trained.model
     out = out or (run if run.is_dir() else run.parent) / (f"model{suffix}" if suffix else "saved")
     report: dict[str, Any] = {"checkpoint": str(trained.checkpoint), "format": format, "file": str(out)}
     if format == SAVED:
@@ -56,13 +66,12 @@ def export(
             raise checks.InputError(
                 f"{out} is the network itself, and would be overwritten; --out names another folder"
             )
-        assert isinstance(model, HubNetwork)
-        config = described(model, None, None, image_size)
-        model.meta, model.provenance = config["meta"], config["provenance"]
-        model.save_pretrained(out)
+        config = described(network, None, None, image_size)
+        network.meta, network.provenance = config["meta"], config["provenance"]  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        save_pretrained(network, out)
         lines = [f"{out}: config.json, model.safetensors, README.md"]
     else:
-        written = FORMATS[format](model, out, image_size=image_size)
+        written = FORMATS[format](network, out, image_size=image_size)
         report |= {
             "bytes": out.stat().st_size,
             "image_sizes": written.sizes.to_dict(),
@@ -77,3 +86,81 @@ def export(
         return
     for line in lines:
         say(line)
+
+
+@hub.command
+def save(
+    run: Path,
+    folder: Path,
+    *,
+    checkpoint: Checkpoint = "best",
+    model: str | None = None,
+    license: str | None = None,
+) -> None:
+    """Write config.json, model.safetensors and a card with scores, licence and the command that trained it.
+
+    `attnconv.models.from_pretrained`, predict and evaluate take the folder.
+
+    Parameters
+    ----------
+    run:
+        Folder of a run or of `attnconv hub save`, or a checkpoint.
+    folder:
+        Where to; made if need be.
+    checkpoint:
+        Which checkpoint of the run.
+    model:
+        package.module:function, if the network is one that code of your own makes.
+    license:
+        Of the weights, as the Hub names it; not stated if not given.
+    """
+    from attnconv.models import save_pretrained
+
+    save_pretrained(_with_layers(run, checkpoint, model, "hub").model, folder, license=license)
+    say(f"{folder}: config.json, model.safetensors, README.md")
+
+
+@hub.command
+def push(
+    run: Path,
+    repo_id: str,
+    *,
+    checkpoint: Checkpoint = "best",
+    model: str | None = None,
+    license: str | None = None,
+    private: bool = False,
+    branch: str | None = None,
+) -> None:
+    """Upload the same to the Hugging Face Hub, with the token of `hf auth login` or HF_TOKEN.
+
+    Parameters
+    ----------
+    run:
+        Folder of a run or of `attnconv hub save`, or a checkpoint.
+    repo_id:
+        USER/NAME of the repository; made if it is not there.
+    checkpoint:
+        Which checkpoint of the run.
+    model:
+        package.module:function, if the network is one that code of your own makes.
+    license:
+        Of the weights, as the Hub names it; not stated if not given.
+    private:
+        Make the repository private, if it is made.
+    branch:
+        Of the repository; its main one if not given.
+    """
+    checks.require("huggingface_hub", extra="hub")  # rather now than after the network is read
+    from attnconv.models import push_to_hub
+
+    network = _with_layers(run, checkpoint, model, "hub").model
+    say(push_to_hub(network, repo_id, license=license, private=private or None, branch=branch))
+
+
+def _with_layers(run: Path, checkpoint: Checkpoint, model: str | None, command: str) -> "Trained":
+    """Load the network of ``run``, which has its layers still."""
+    from attnconv.recipes import load_trained
+
+    trained = load_trained(run, checkpoint=checkpoint, device="cpu", model=named_factory(model))
+    trained.require_layers(command)
+    return trained

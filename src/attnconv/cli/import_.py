@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from attnconv import checks, files
-from attnconv.cli.options import pairs
+from attnconv.cli.terminal import ImageSize, pairs
 
 
 def import_(
@@ -20,7 +20,7 @@ def import_(
     classes: Path | None = None,
     mean: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
     std: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
-    image_size: int | None = None,
+    image_size: ImageSize = None,
     average: bool = False,
     option: list[str] | None = None,
 ) -> None:

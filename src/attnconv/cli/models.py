@@ -3,8 +3,7 @@
 from typing import Any
 
 from attnconv import checks
-from attnconv.cli.options import pairs
-from attnconv.cli.output import amount, print_json, print_table
+from attnconv.cli.terminal import ImageSize, amount, pairs, print_json, print_table, steps
 
 
 def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> None:
@@ -38,10 +37,10 @@ def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> No
 
 def _as_yaml(value: Any) -> str:
     """Return ``value`` as --option takes it: [2,3], null, true."""
-    import yaml
+    from attnconv.train.config import yaml_text
 
     value = list(value) if isinstance(value, tuple) else value
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+    text = yaml_text(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
     return text.replace(", ", ",")
 
 
@@ -64,10 +63,12 @@ def _print_published(pattern: str, json: bool) -> None:
 def summary(
     model: str,
     *,
-    image_size: int = 32,
+    image_size: ImageSize = 32,
     num_classes: int = 10,
     in_channels: int = 3,
     option: list[str] | None = None,
+    augment: list[str] | None = None,
+    attend: list[str] | None = None,
     json: bool = False,
 ) -> None:
     """Print what a network costs for one image: parameters, multiply-adds, FLOPs, attention memory.
@@ -75,15 +76,19 @@ def summary(
     Parameters
     ----------
     model:
-        A name of `attnconv models`.
+        A name of `attnconv models`, timm:NAME, torchvision:NAME, or package.module:function.
     image_size:
-        Side of the square image, pixels.
+        Side of the image in pixels, or rows x columns such as 128x192.
     num_classes:
         Outputs.
     in_channels:
         Image channels.
     option:
         An option of the network, NAME=VALUE; may be repeated.
+    augment:
+        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
+    attend:
+        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated.
     json:
         Print one JSON object.
     """
@@ -91,26 +96,29 @@ def summary(
 
     from attnconv.bench.cost import cost
     from attnconv.models import create_model
-    from attnconv.models.registry import check_options
 
-    options = pairs(option)
-    check_options(model, options)
+    rows, columns = checks.per_axis("image_size", image_size or 32, 2, at_least=1)
     with torch.device("meta"):
         network = create_model(
-            model, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options
+            model,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=(rows, columns),
+            attention=steps(augment, attend),
+            **pairs(option),
         )
-    found = cost(network, in_channels=in_channels, image_size=(image_size, image_size))
+    found = cost(network, in_channels=in_channels, image_size=(rows, columns))
     if json:
         print_json({"model": model, "image_size": image_size, "num_classes": num_classes, **found.to_dict()})
         return
-    print(f"{model}, {num_classes} classes, one image of {in_channels} x {image_size} x {image_size}")
-    rows = [
+    print(f"{model}, {num_classes} classes, one image of {in_channels} x {rows} x {columns}")
+    quantities = [
         ("parameters", f"{found.params:,}", ""),
         ("MACs", amount(found.macs), "convolutions, matrix products, position terms"),
         ("FLOPs", amount(found.flops), "2 a MAC of all of these"),
         ("FLOPs, the paper's way", amount(found.paper_flops), "attention products 1 a MAC, no position terms"),
     ]
-    print_table(("quantity", "value", "how it is counted"), rows)
+    print_table(("quantity", "value", "how it is counted"), quantities)
     if not found.attention:
         return
     print("Attention, memory of one image in float32: all logits at once (eager), or q, k, v and output (linear)")

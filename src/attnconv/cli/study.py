@@ -2,13 +2,15 @@
 
 import contextlib
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App
 
 from attnconv import checks
-from attnconv.cli.output import print_json, print_table, say
+from attnconv.cli.terminal import print_json, print_table, say, words
+from attnconv.extensions import import_factory, is_factory
 
 if TYPE_CHECKING:
     from attnconv.study.folder import StudyFolder
@@ -78,11 +80,15 @@ def run(
         chosen = StudyFolder(out).study()
     elif Path(plan).suffix in (".yaml", ".yml") or Path(plan).exists():
         chosen = read_study(Path(plan))
+        for name in dict.fromkeys(chosen.config(arm, chosen.seeds[0]).model for arm in chosen.arms):
+            if is_factory(name):
+                print(f"imports {name}", file=sys.stderr)
+                import_factory(name)
     else:
         known = checks.nearest(plan, BUILT_IN)
         raise checks.InputError(f"{plan!r} is neither a built-in study nor a file or folder of one; {known}")
     if only is not None:
-        chosen = chosen.only([name.strip() for name in only.split(",")])
+        chosen = chosen.only(words(only))
     if seeds is not None:
         chosen = dataclasses.replace(chosen, seeds=tuple(range(checks.integer("seeds", seeds, at_least=1))))
     if threads is not None:
@@ -173,8 +179,7 @@ def list_() -> None:
 
 
 def _show(folder: "StudyFolder", found: list[dict[str, Any]], *, json: bool) -> None:
-    from attnconv.study.folder import counts
-    from attnconv.study.record import STATES
+    from attnconv.study.folder import STATES, counts
 
     if json:
         print_json({"folder": str(folder.path), "counts": counts(found), "records": found})

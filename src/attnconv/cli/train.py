@@ -1,16 +1,39 @@
-"""attnconv train: one run; and the configuration of a run from a recipe, a file and the command line."""
+"""attnconv train, lr-find and runs: one run, the learning rates that it could take, and the runs of a folder."""
 
-from collections.abc import Mapping
+import dataclasses
+import time
+import typing
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from cyclopts import Parameter
+from yaml import YAMLError
 
-from attnconv import checks
-from attnconv.cli.options import pairs, run_options
-from attnconv.cli.output import print_json, print_table, say
+from attnconv import checks, files
+from attnconv.cli.terminal import ImageSize, duration, pairs, print_json, print_table, say, steps
+from attnconv.extensions import import_factory, is_factory
 from attnconv.inactive import remark
-from attnconv.train.config import RunConfig, read_yaml
+from attnconv.train.config import RunConfig, read_yaml, yaml_value
+
+if TYPE_CHECKING:
+    from attnconv.train.run_list import RunEntry
+
+
+def run_options() -> Any:
+    """Return a TypedDict of every field of RunConfig, none required: what was not typed stays absent."""
+    hints = typing.get_type_hints(RunConfig)
+    flags: dict[str, Any] = {}
+    for field in dataclasses.fields(RunConfig):
+        if field.name in ("model_options", "attention"):  # written in other ways
+            continue
+        default = "" if field.default is None or field.default is False else f" [default: {field.default}]"
+        # With --no-NAME, for what a recipe or a file has set.
+        hint = ImageSize if field.name == "image_size" else hints[field.name]
+        flags[field.name] = Annotated[hint, Parameter(help=field.metadata["help"] + default, negative=None)]
+    return TypedDict("RunOptions", flags, total=False)  # pyright: ignore[reportArgumentType]
+
 
 RunOptions = run_options()
 
@@ -23,6 +46,9 @@ def train(
     list_recipes: bool = False,
     config: Path | None = None,
     option: list[str] | None = None,
+    augment: list[str] | None = None,
+    attend: list[str] | None = None,
+    attention: str | None = None,
     profile: bool = False,
     json: bool = False,
     of_study: Annotated[bool, Parameter(show=False)] = False,
@@ -46,6 +72,12 @@ def train(
         YAML file of options, in the names of config.yaml.
     option:
         An option of the network, NAME=VALUE; may be repeated.
+    augment:
+        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
+    attend:
+        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated.
+    attention:
+        All steps of surgery as a YAML list, in place of these two; [] for none.
     profile:
         Print a step profile at the end: the time that the loader and the operators take.
     json:
@@ -72,7 +104,13 @@ def train(
             if given is not None:
                 raise checks.InputError(f"--resume takes the run's own config.yaml; leave {name} out")
         config, missing = out / "config.yaml", f"{out} holds no run to resume: it has no config.yaml"
-    settings = run_settings(recipe=recipe, config=config, option=option, options=options, missing=missing)
+    settings = run_settings(
+        recipe=recipe,
+        config=config,
+        option=option,
+        options=options | attention_of(augment, attend, attention),
+        missing=missing,
+    )
     out = out or default_out(settings, recipe)
     result = run(settings, out, resume=resume, profile=profile, ready=ready)
     if not is_first_process():
@@ -113,6 +151,8 @@ def run_settings(
         values = read_yaml(config, missing=missing)
         RunConfig.from_dict(values, source=str(config))  # so that a fault of the file is not blamed on the command line
     values = {**values, **options}
+    if is_factory(model := str(values.get("model", ""))) and ("model" in options or missing is None):
+        import_factory(model)  # which the user names here, or in a file of their own: not in a run's config.yaml
     if option:
         values["model_options"] = {**values.get("model_options", {}), **pairs(option)}
     if recipe is not None:
@@ -120,6 +160,18 @@ def run_settings(
 
         values = find_recipe(recipe).under(values)
     return RunConfig.from_dict(values, source="the command line")
+
+
+def attention_of(augment: list[str] | None, attend: list[str] | None, attention: str | None = None) -> dict[str, Any]:
+    """Return the option ``attention`` that the flags ask for; {} if none is given."""
+    if attention is None:
+        return {"attention": steps(augment, attend)} if augment or attend else {}
+    if augment or attend:
+        raise checks.InputError("--attention holds all steps: leave --augment and --attend out")
+    try:
+        return {"attention": yaml_value(attention)}
+    except YAMLError:
+        raise checks.InputError(f"--attention must be a YAML list of steps, got {attention!r}") from None
 
 
 def print_recipes(json: bool) -> None:
@@ -130,18 +182,10 @@ def print_recipes(json: bool) -> None:
         names = ("name", "title", "command", "source", "expected", "measured")
         print_json([{**{name: getattr(r, name) for name in names}, "config": r.config.to_dict()} for r in found])
         return
-    rows = [
-        (
-            r.name,
-            r.config.model,
-            r.config.data,
-            r.config.image_size or "own",
-            r.config.epochs,
-            r.expected,
-            r.measured or "no",
-        )
-        for r in found
-    ]
+    rows = []
+    for r in found:
+        c = r.config
+        rows.append((r.name, c.model, c.data, c.image_size or "own", c.epochs, r.expected, r.measured or "no"))
     print_table(("recipe", "network", "data", "px", "epochs", "published, top-1 %", "measured here"), rows, right=False)
     print("A recipe is for its network's family: --model xresnet50, --model sa_xresnet50, --option symmetric=true.")
 
@@ -166,3 +210,127 @@ def print_profile(profile: Mapping[str, Any] | None, run: Path) -> None:
         ]
         print_table(("operator", "ms a step", "% of all", "calls a step"), rows)
         say(f"Trace, for chrome://tracing or ui.perfetto.dev: {run / profile['trace']}")
+
+
+def lr_find(
+    *,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 100,
+    out: Path | None = None,
+    recipe: str | None = None,
+    config: Path | None = None,
+    option: list[str] | None = None,
+    augment: list[str] | None = None,
+    attend: list[str] | None = None,
+    json: bool = False,
+    options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
+) -> None:
+    """Train for a few steps with a growing learning rate, and say which ones the loss suggests.
+
+    Leaves lr-find.json and lr-find.png in --out. The steps are those that the run would take in one process, precision
+    and compiler included. Options that this does not need are read and left aside.
+
+    Parameters
+    ----------
+    low:
+        Learning rate of the first step.
+    high:
+        Learning rate of the last step.
+    steps:
+        Steps, whatever the epochs.
+    out:
+        Folder of the curve; runs/lr-find-MODEL-DATA if not given.
+    recipe:
+        A recipe by name, as of `attnconv train`, whose options are taken.
+    config:
+        YAML file of options, in the names of config.yaml.
+    option:
+        An option of the network, NAME=VALUE; may be repeated.
+    augment:
+        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
+    attend:
+        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated.
+    json:
+        Print the curve as one JSON object.
+    """
+    import json as encoder
+
+    from attnconv.recipes.run import lr_find as find
+    from attnconv.report.plots import lr_figure
+
+    options = options | attention_of(augment, attend)
+    settings = run_settings(recipe=recipe, config=config, option=option, options=options)
+    folder = out or Path("runs") / f"lr-find-{settings.model.replace(':', '-')}-{Path(settings.data).name}"
+    curve = find(settings, low=low, high=high, steps=steps).to_dict()
+    files.make_folder(folder)
+    files.write(folder / "lr-find.json", encoder.dumps(curve, indent=2))
+    with files.replacing(folder / "lr-find.png") as picture:
+        lr_figure(curve).savefig(picture, format="png", dpi=150)
+    if json:
+        print_json(curve)
+        return
+    for name, where in (("steepest", "where the loss falls fastest"), ("valley", "two thirds down its longest fall")):
+        print(
+            f"{name}: {curve[name]:.2g}, {where}" if curve[name] is not None else f"{name}: none, the loss never falls"
+        )
+    say(f"{folder}: lr-find.json, lr-find.png; {len(curve['lrs'])} steps" + ", then it diverged" * curve["diverged"])
+
+
+RUNS_HEADER = ("run", "model", "data", "state", "epoch", "best top-1 %", "last top-1 %", "time", "changed", "remark")
+
+
+def runs(folder: Path = Path("runs"), *, json: bool = False) -> None:
+    """List the runs in a folder, and below it: where they stand, and how good they are.
+
+    Running means that a process of this machine trains into the folder; a stopped run goes on with `attnconv train
+    --resume`. Time is that of the whole run once it is finished, and that of training before.
+
+    Parameters
+    ----------
+    folder:
+        Where to look.
+    json:
+        Print one JSON list.
+    """
+    from attnconv.train.run_list import list_runs
+
+    entries = list_runs(folder)
+    if json:
+        print_json([as_json(entry) for entry in entries])
+    elif entries:
+        print_table(*cells(entries))
+    else:
+        say(f"no runs in {folder}")
+
+
+def cells(entries: Sequence["RunEntry"]) -> tuple[Sequence[str], list[list[str]]]:
+    """Header and rows of the table; the last column only if there is something to remark."""
+    rows = [
+        [
+            entry.name,
+            entry.model or "",
+            Path(entry.data).name if entry.data else "",
+            entry.state,
+            "" if entry.epochs is None else f"{entry.epochs_done or 0}/{entry.epochs}",
+            percent(entry.best_top1),
+            percent(entry.last_top1),
+            "" if entry.seconds is None else duration(entry.seconds),
+            "" if entry.changed is None else f"{duration(time.time() - entry.changed)} ago",
+            entry.problem or entry.remark or "",
+        ]
+        for entry in entries
+    ]
+    width = len(RUNS_HEADER) - (not any(row[-1] for row in rows))
+    return RUNS_HEADER[:width], [row[:width] for row in rows]
+
+
+def as_json(entry: "RunEntry") -> dict[str, Any]:
+    """The fields of RunEntry, its path as "run"."""
+    changed = None if entry.changed is None else datetime.fromtimestamp(entry.changed, UTC).isoformat("T", "seconds")
+    values = dataclasses.asdict(entry) | {"changed": changed}
+    return {"run": str(values.pop("path")), **values}
+
+
+def percent(score: float | None) -> str:
+    return "" if score is None else f"{score:.2f}"

@@ -6,15 +6,20 @@ Letters: B batch, C channels, H rows, W columns, K classes.
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from attnconv import checks
+
+if TYPE_CHECKING:
+    from attnconv.data.augment import Augmentation
+    from attnconv.data.view import Normalise
 
 
 def seed_of(seed: int, *key: int) -> int:
@@ -84,6 +89,72 @@ class BatchOrder:
 
 
 Mix = Callable[[Batch, int, int], Batch]  # of the batch of an epoch and number
+
+
+class Source(Protocol):
+    """One part of a data set, wherever its images come from."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def labels(self) -> Sequence[int] | Tensor:
+        """A label an image; (N, H, W) where each pixel has one."""
+        ...
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these images from others, as `fingerprint` makes it."""
+        ...
+
+    def subset(self, indices: Tensor) -> "Source":
+        """Return the images of these numbers."""
+        ...
+
+    def in_three_channels(self) -> "Source":
+        """Return the grey images, repeated in three channels."""
+        ...
+
+    def loader(
+        self,
+        order: BatchOrder,
+        normalise: "Normalise",
+        *,
+        augmentation: "Augmentation",
+        mix: Mix | None,
+        device: torch.device,
+        workers: int,
+    ) -> "Loader":
+        """Return the loader of these images; arguments as `ImageData.train_loader` and `Loader`."""
+        ...
+
+
+def divided(
+    train: Source, val: Source | None, *, name: str, val_split: float | None, seed: int
+) -> tuple[Source, Source]:
+    """Return training and validation images: as they are, or ``val_split`` of each class held back, as ``seed`` says.
+
+    Raises:
+        InputError: there are validation images and ``val_split`` too, or neither, or too few images to divide.
+    """
+    if val is not None and val_split is None:
+        return train, val
+    if val_split is None:
+        raise checks.InputError(
+            f"{name!r} has no validation images: --val-split 0.2 holds back a fifth of each class for them"
+        )
+    if val is not None:
+        raise checks.InputError(f"{name!r} has validation images of its own: leave val_split out")
+    if not 0 < checks.number("val_split", val_split) < 1:
+        raise checks.InputError(f"val_split must be above 0 and below 1, got {val_split}")
+    labels = torch.as_tensor(train.labels)
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        numbers = (labels == label).nonzero().flatten()
+        count = min(max(1, round(val_split * len(numbers))), len(numbers) - 1)  # some for each part, if there are two
+        held[numbers[torch.randperm(len(numbers), generator=generator(seed, label, 0))[:count]]] = True
+    if not held.any():
+        raise checks.InputError(f"{name!r} has one image a class: none can be held back for validation")
+    return train.subset((~held).nonzero().flatten()), train.subset(held.nonzero().flatten())
 
 
 class Loader(ABC):

@@ -25,7 +25,31 @@ JPEG_START = b"\xff\xd8\xff"
 
 # Pillow's names of what is opened. A file's content says which of them it is, whatever the file is called; of Pillow's
 # other formats some start programs of the machine, as EPS does Ghostscript.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+HEIC = "HEIC"  # read where pillow-heif is installed
+HEIF_PLUGIN = "HEIF"  # its name in Pillow
+INSTALL_HEIF = "HEIC is read where pillow-heif is installed: pip install pillow-heif"
+
+# How the files begin, in the order in which they are compared.
+STARTS = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"\xff\x4f\xff\x51", "JPEG2000"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
+)
+AVIF_BRANDS = {b"avif", b"avis"}
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+HEAD = 64  # bytes that tell a format
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_TEXTS = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}  # chunks beside the pixels, of which Pillow reads a megabyte at most
 MAX_BYTES = 2**30  # of a file: those of MAX_PIXELS in four colours of 16 bits
 
 # An image of more pixels is read at a half, a quarter or an eighth of its size if it is a JPEG file, else refused: as
@@ -80,7 +104,12 @@ def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
         if jpeg and shrink == 1:
             with contextlib.suppress(Exception):  # Pillow reads some more files, and says better what is wrong
                 return _decode_jpeg(data, channels)
-        return _decode_any(data, channels, shrink)
+        try:
+            return _decode_any(data, channels, shrink)
+        except ValueError:
+            if data[:8].tobytes() != PNG_START or (bare := _without_texts(data)).size == data.size:
+                raise
+            return _decode_any(bare, channels, shrink)
     except checks.MissingExtraError:  # nothing is wrong with the file
         raise
     except Exception as error:
@@ -108,6 +137,32 @@ def count_pixels(file: BinaryIO) -> int:
         with Image.open(file, formats=FORMATS) as image:
             return count if (count := image.width * image.height) <= MAX_PIXELS else 0
     return 0
+
+
+def format_of(head: bytes) -> str | None:
+    """Return which of FORMATS, or HEIC, a file is that begins with ``head``, its first HEAD bytes; None of others."""
+    for start, name in STARTS:
+        if head.startswith(start):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+        return "PPM"
+    if head[4:8] == b"ftyp":
+        end = min(int.from_bytes(head[:4]), len(head))
+        brands = {head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))}
+        return "AVIF" if brands & AVIF_BRANDS else HEIC if brands & HEIC_BRANDS else None
+    return None
+
+
+@functools.cache
+def reads_heic() -> bool:
+    """True if pillow-heif is installed; Pillow knows its formats from then on."""
+    with contextlib.suppress(ImportError):
+        heif = importlib.import_module("pillow_heif")
+        heif.register_heif_opener()
+        return True
+    return False
 
 
 @functools.cache
@@ -152,12 +207,34 @@ def _decode_any(data: np.ndarray, channels: int, shrink: int) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about transparency that is dropped, and about large images
         buffer = io.BytesIO(data)  # pyright: ignore[reportArgumentType]
-        with _open_jpeg(data) if shrink > 1 else Image.open(buffer, formats=FORMATS) as file:
+        with (
+            _open_jpeg(data) if shrink > 1 else Image.open(buffer, formats=image_formats(data[:HEAD].tobytes())) as file
+        ):
             if shrink == 1 and file.width * file.height > MAX_PIXELS:
                 raise ValueError(TOO_LARGE)
             # Of a JPEG file grey as it is stored, which simplejpeg takes too; of others this does nothing.
             file.draft("L" if channels == 1 else None, (file.width // shrink, file.height // shrink))
             return _to_tensor(file, channels)
+
+
+def image_formats(head: bytes) -> tuple[str, ...]:
+    """Return what Pillow may take a file for that begins with ``head``; ValueError if that needs pillow-heif."""
+    if format_of(head) != HEIC:
+        return FORMATS
+    if not reads_heic():
+        raise ValueError(INSTALL_HEIF)
+    return (HEIF_PLUGIN,)
+
+
+def _without_texts(data: np.ndarray) -> np.ndarray:
+    """Return a PNG file's bytes without its texts and colour profile, which are no part of its pixels."""
+    kept, at = [data[:8]], 8
+    while at + 12 <= data.size:
+        end = at + 12 + int.from_bytes(data[at : at + 4].tobytes())
+        if data[at + 4 : at + 8].tobytes() not in PNG_TEXTS:
+            kept.append(data[at:end])
+        at = end
+    return np.concatenate(kept)
 
 
 def _to_tensor(image, channels: int) -> Tensor:

@@ -10,10 +10,11 @@ import multiprocessing
 import os
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -35,6 +36,11 @@ class BadImage(NamedTuple):
 
     path: str
     message: str
+    may_skip: bool = True
+
+
+class BrokenPromiseError(checks.InputError):
+    """A Dataset returned something else than it must; no setting leaves that out."""
 
 
 @dataclass(frozen=True)
@@ -45,33 +51,82 @@ class FileOptions:
         skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
         presize: validation images as in 2019: shorter side the image size + 32 pixels, else 8/7 of it; then the centre.
         cache_images: keep decoded images in memory, so that each file is decoded once.
+        val_split: share of each class that is held back for validation, of images without any for it.
+        seed: of the images that are held back.
     """
 
     skip_bad_images: bool = False
     presize: bool = False
     cache_images: bool = False
+    val_split: float | None = None
+    seed: int = 0
 
 
 PLAIN = FileOptions()
 Sample = tuple[Tensor, int] | BadImage  # image (C, H, W) uint8 and label
 
 
-@dataclass(frozen=True, eq=False)
-class FileSource:
-    """Image files and their labels, cut to ``image_size`` (rows, columns); in validation by ``view.fit``.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ItemSource(ABC):
+    """Images that are read one by one, where the loader's workers are; in validation they are cut by ``view.fit``.
 
-    ``sizes``: bytes of each file when it was listed; -1 where that was not known.
+    Args:
+        labels: one an image.
+        image_size: rows, columns that they are cut to.
+        channels: of what `item` returns.
+        prepared: True if that is float32 as the network takes it: neither cut, varied nor normalised.
     """
 
-    paths: Sequence[str] = field(repr=False)
-    sizes: Sequence[int] = field(repr=False)
     labels: Sequence[int] = field(repr=False)
     image_size: tuple[int, int]
     resize_ratio: float
     options: FileOptions = PLAIN
+    channels: int = CHANNELS
+    prepared: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return what a message calls the image."""
+
+    @abstractmethod
+    def item(self, index: int, seed: int) -> tuple[Tensor, int]:
+        """Return image (C, H, W) and label; ``seed`` is for what the source itself draws.
+
+        Raises:
+            InputError: the image cannot be read.
+        """
+
+    def count_pixels(self, index: int) -> int:
+        """Return the number of pixels, without decoding; 0 if that is not known."""
+        return 0
+
+    def in_three_channels(self) -> Self:
+        """Return the grey images, repeated in three channels."""
+        return dataclasses.replace(self, channels=3)
+
+    def loader(
+        self,
+        order: BatchOrder,
+        normalise: Normalise,
+        *,
+        augmentation: Augmentation,
+        mix: Mix | None,
+        device: torch.device,
+        workers: int,
+    ) -> "ItemLoader":
+        """Return the loader of these images."""
+        return ItemLoader(self, order, normalise, augmentation=augmentation, mix=mix, device=device, workers=workers)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileSource(ItemSource):
+    """Image files and their labels. ``sizes``: bytes of each when it was listed; -1 where that was not known."""
+
+    paths: Sequence[str] = field(repr=False)
+    sizes: Sequence[int] = field(repr=False)
 
     def subset(self, indices: Tensor) -> "FileSource":
         """Return the images of these numbers."""
@@ -79,6 +134,12 @@ class FileSource:
             tuple(values[i] for i in indices.tolist()) for values in (self.paths, self.sizes, self.labels)
         )
         return dataclasses.replace(self, paths=paths, sizes=sizes, labels=labels)
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
+
+    def item(self, index: int, seed: int) -> tuple[Tensor, int]:
+        return self.decode(index), int(self.labels[index])
 
     def decode(self, index: int) -> Tensor:
         """Return (C, H, W) uint8; InputError if the file cannot be decoded or has changed since it was listed."""
@@ -91,7 +152,6 @@ class FileSource:
         return decode_bytes(data, CHANNELS, name=path)
 
     def count_pixels(self, index: int) -> int:
-        """Return the number of pixels, from the header alone; 0 if that cannot be read."""
         with contextlib.suppress(OSError, checks.InputError), files.opened(self.paths[index]) as file:
             return count_pixels(file)
         return 0
@@ -103,15 +163,15 @@ class FileSource:
         return fingerprint(zip(names, self.labels, self.sizes, strict=True))
 
 
-class FileLoader(Loader):
-    """Batches of a ``FileSource``, decoded by ``workers`` processes, or by this one if 0.
+class ItemLoader(Loader):
+    """Batches of images decoded one by one, by ``workers`` processes, or by this one if 0.
 
     With workers, only one epoch's iterator can be in use at a time.
     """
 
     def __init__(
         self,
-        source: FileSource,
+        source: ItemSource,
         order: BatchOrder,
         normalise: Normalise,
         *,
@@ -131,7 +191,7 @@ class FileLoader(Loader):
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=shield_worker if workers else None,
-            collate_fn=partial(_collate, image_size=source.image_size),
+            collate_fn=partial(_collate, shape=(source.channels, *source.image_size)),
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # torch draws its workers' seeds from it, and leaves the run's own alone
         )
@@ -144,6 +204,8 @@ class FileLoader(Loader):
             decoded = iter(self._loader)
             self._forked = True
         for images, labels, bad in decoded:
+            if broken := [file for file in bad if not file.may_skip]:
+                raise BrokenPromiseError(broken[0].message)
             if bad and not self.skip_bad_images:
                 raise checks.InputError(f"{bad[0].message}; --skip-bad-images leaves such files out")
             self._skipped.update(file.path for file in bad)
@@ -167,13 +229,14 @@ class _Decoder(Dataset):
     """(epoch, index) -> the image as training (``seed`` given) or validation sees it, but for normalisation."""
 
     def __init__(
-        self, source: FileSource, seed: int | None, augmentation: Augmentation, colour: tuple[int, ...]
+        self, source: ItemSource, seed: int | None, augmentation: Augmentation, colour: tuple[int, ...]
     ) -> None:
         v2 = checks.require("torchvision.transforms.v2", extra="train")
         self.source, self.seed = source, seed
         self.cache: ImageCache | None = None
         if source.options.cache_images:
-            self.cache = ImageCache([CHANNELS * source.count_pixels(i) for i in range(len(source))], CHANNELS)
+            channels = source.channels
+            self.cache = ImageCache([channels * source.count_pixels(i) for i in range(len(source))], channels)
         self.augment = v2.Compose(
             [
                 v2.RandomResizedCrop(source.image_size, scale=(augmentation.crop_scale, 1.0), antialias=True),
@@ -184,31 +247,33 @@ class _Decoder(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        label = int(self.source.labels[index])
         try:
-            image = self._decoded(index)
+            image, label = self._item(epoch, index)
         except checks.InputError as error:  # as a value: raised here, torch would wrap it in a page of traceback
-            return BadImage(self.source.paths[index], str(error))
+            return BadImage(self.source.name(index), str(error), not isinstance(error, BrokenPromiseError))
+        if self.source.prepared:
+            return image, label
         if self.seed is None:
             return fit(image, self.source.image_size, self.source.resize_ratio), label
         with drawn_from(seed_of(self.seed, epoch, index)):
             return self.augment(image), label
 
-    def _decoded(self, index: int) -> Tensor:
-        image = None if self.cache is None else self.cache.get(index)
-        if image is None:
-            image = self.source.decode(index)
-            if self.cache is not None:
-                self.cache.put(index, image)
-        return image
+    def _item(self, epoch: int, index: int) -> tuple[Tensor, int]:
+        if self.cache is not None and (image := self.cache.get(index)) is not None:
+            return image, int(self.source.labels[index])
+        # The key is longer than those of what we draw ourselves. Validation images are the same in each epoch.
+        drawn = seed_of(0, index) if self.seed is None else seed_of(self.seed, epoch, index, 0, 0)
+        image, label = self.source.item(index, drawn)
+        if self.cache is not None:
+            self.cache.put(index, image)
+        return image, label
 
 
-def _collate(samples: list[Sample], image_size: tuple[int, int]) -> tuple[Tensor, Tensor, list[BadImage]]:
-    """Return (B, C, H, W) uint8, (B,) int64, and the files that are missing from them."""
+def _collate(samples: list[Sample], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, list[BadImage]]:
+    """Return (B, C, H, W), (B,) int64, and the files that are missing from them."""
     bad = [sample for sample in samples if isinstance(sample, BadImage)]
     good = [sample for sample in samples if not isinstance(sample, BadImage)]
-    empty = torch.empty(0, CHANNELS, *image_size, dtype=torch.uint8)
-    images = torch.stack([image for image, _ in good]) if good else empty
+    images = torch.stack([image for image, _ in good]) if good else torch.empty(0, *shape, dtype=torch.uint8)
     return images, torch.tensor([label for _, label in good], dtype=torch.int64), bad
 
 

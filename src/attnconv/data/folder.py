@@ -1,87 +1,270 @@
-"""A folder of images, train/<class>/* and val/<class>/*, as data."""
+"""A folder of images as people have them: train/<class>/* and val/<class>/*, under the usual names, or one of the two.
+
+Nothing is lost in silence: what is found and is not among the images is counted by its reason.
+"""
 
 import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from attnconv import checks
+from attnconv import checks, files
+from attnconv.data.batches import divided
+from attnconv.data.decode import HEAD, HEIC, format_of, reads_heic
 from attnconv.data.files import CHANNELS, PLAIN, FileOptions, FileSource
 from attnconv.data.image_data import ImageData
 
 DEFAULT_SIZE = 128
 RESIZE_RATIO = 8 / 7  # validation: shorter side 256 for 224, as is usual
 PRESIZE_MARGIN = 32  # pixels more than the image size, whatever that is: what fastai's presize did in 2019
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
+# Files of these names are images, and one that is none is a bad image; of others the content decides.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
+    *(".avif", ".jp2"),
+)
 
 # ImageNet's, so that networks trained on it can be taken over; measuring a folder's own would decode all of it.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+# Names of a part's folder, in any case; the first that is there is taken.
+TRAIN = ("train", "training")
+VALIDATION = ("val", "valid", "validation", "dev", "eval", "test", "testing")
+OF_SYSTEMS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}  # beside all names that begin with a dot
+
+# Why a file is not among the images.
+SYSTEM = "hidden or of the system"
+NO_IMAGE = "no image"
+UNREADABLE = "cannot be read"
+NO_HEIF = "HEIC (pip install pillow-heif)"
+NO_CLASS = "in no class folder"
+CIRCLE = "link to a folder above it"
+UNUSED = "in {}/, which is not used"
+
 Image = tuple[str, int]  # path and bytes of a file
+Labelled = tuple[str, int, int]  # and its label
 
 
-def load_folder(folder: Path, *, image_size: int | None, options: FileOptions = PLAIN) -> ImageData:
+def load_folder(folder: Path, *, image_size: int | tuple[int, int] | None, options: FileOptions = PLAIN) -> ImageData:
     """Load the images under ``folder``; a class is named by its folder, and labels follow the names' order.
 
-    Hidden files and folders, and files that do not end as images do, are ignored.
-
     Raises:
-        InputError: the layout is not train/<class>/* and val/<class>/*.
+        InputError: the layout is none of docs/data.md, or ``options.val_split`` does not go with it.
     """
-    layout = f"expected {folder}/train/<class>/* and {folder}/val/<class>/*"
-    for part in ("train", "val"):
-        if not (folder / part).is_dir():
-            if any(folder.glob("*.tar")):
-                raise checks.InputError(
-                    f"folder {folder} holds tar files, which are not read: docs/data.md shows how webdataset makes "
-                    "a folder of images of them"
-                )
-            raise checks.InputError(f"folder {folder} has no {part}/; {layout}")
     try:
-        train, val = _class_folders(folder / "train", layout), _class_folders(folder / "val", layout)
+        return _load(folder, image_size, options)
     except OSError as error:
         raise checks.InputError(f"cannot read folder {error.filename}: {error.strerror}") from error
-    if unknown := sorted(set(val) - set(train)):
-        raise checks.InputError(f"{folder}/val has classes that train lacks: {', '.join(unknown)}")
-    side = image_size or DEFAULT_SIZE
-    ratio = (side + PRESIZE_MARGIN) / side if options.presize else RESIZE_RATIO
+
+
+def _load(folder: Path, image_size: int | tuple[int, int] | None, options: FileOptions) -> ImageData:
+    passed: Counter[str] = Counter()
+    layout = f"expected {folder}/train/<class>/* and {folder}/val/<class>/*"
+    train_folder, val_folder = _parts(folder, layout, options, passed)
+    train = _classes(train_folder, layout, passed)
+    if empty := [name for name, images in train.items() if not images]:
+        beside = f"; {passed_over_line(passed)}" if passed else ""
+        raise checks.InputError(f"class folder {train_folder / empty[0]} holds no image{beside}")
+    val = None
+    if val_folder is not None:
+        val = {name: images for name, images in _classes(val_folder, layout, passed).items() if images}
+        if unknown := sorted(set(val) - set(train)):
+            raise checks.InputError(f"{val_folder} has classes that {train_folder.name} lacks: {', '.join(unknown)}")
+        if not val:
+            raise checks.InputError(f"folder {val_folder} holds no image; {passed_over_line(passed)}")
+    notes = [] if len(train) > 1 else [f"{folder} has one class, {next(iter(train))!r}: there is nothing to tell apart"]
     labels = {name: label for label, name in enumerate(train)}
 
-    def source(images: dict[str, list[Image]]) -> FileSource:
-        found = [(*image, labels[name]) for name, images_of_class in images.items() for image in images_of_class]
-        paths, sizes, numbers = zip(*found, strict=True)
-        return FileSource(paths, sizes, numbers, image_size=(side, side), resize_ratio=ratio, options=options)
+    def labelled(images: Mapping[str, list[Image]]) -> list[Labelled]:
+        return [(*image, labels[name]) for name, found in images.items() for image in found]
 
-    return ImageData(
-        name=folder.resolve().name,
-        classes=tuple(train),
-        channels=CHANNELS,
-        image_size=(side, side),
-        mean=MEAN,
-        std=STD,
-        resize_ratio=ratio,
-        train=source(train),
-        val=source(val),
+    return data_of_files(
+        folder.resolve().name,
+        tuple(train),
+        labelled(train),
+        None if val is None else labelled(val),
+        image_size=image_size,
+        options=options,
+        passed=passed,
+        notes=notes,
     )
 
 
-def _class_folders(folder: Path, layout: str) -> dict[str, list[Image]]:
+def data_of_files(
+    name: str,
+    classes: tuple[str, ...],
+    train: Sequence[Labelled],
+    val: Sequence[Labelled] | None,
+    *,
+    image_size: int | tuple[int, int] | None,
+    options: FileOptions,
+    passed: Mapping[str, int],
+    notes: Sequence[str] = (),
+) -> ImageData:
+    """Return the data set of these files; InputError if it cannot be divided as ``options`` say."""
+    size = checks.per_axis("image_size", image_size or DEFAULT_SIZE, 2, at_least=1)
+    rows, columns = size
+    ratio = (max(size) + PRESIZE_MARGIN) / max(size) if options.presize else RESIZE_RATIO
+
+    def source(found: Sequence[Labelled]) -> FileSource:
+        paths, sizes, labels = zip(*found, strict=True)
+        return FileSource(
+            paths=paths, sizes=sizes, labels=labels, image_size=(rows, columns), resize_ratio=ratio, options=options
+        )
+
+    parts = divided(
+        source(train), source(val) if val else None, name=name, val_split=options.val_split, seed=options.seed
+    )
+    return ImageData(
+        name=name,
+        classes=classes,
+        channels=CHANNELS,
+        image_size=(rows, columns),
+        mean=MEAN,
+        std=STD,
+        resize_ratio=ratio,
+        train=parts[0],
+        val=parts[1],
+        passed_over=dict(passed),
+        notes=(*notes, *([passed_over_line(passed)] if passed else [])),
+    )
+
+
+def passed_over_line(passed: Mapping[str, int]) -> str:
+    """Return what is said of the files that are not among the images."""
+    total = sum(passed.values())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(passed.items()))
+    return f"{total} file{'s' * (total != 1)} passed over: {reasons}"
+
+
+def images_below(folder: Path, passed: Counter[str]) -> list[Image]:
+    """Return the images in ``folder`` and the folders in it, sorted by path; others are counted in ``passed``."""
+    return sorted(_walk(folder, passed, ()))
+
+
+def _walk(folder: Path, passed: Counter[str], above: tuple[tuple[int, int], ...]) -> list[Image]:
+    found: list[Image] = []
+    status = os.stat(folder)
+    if (here := (status.st_dev, status.st_ino)) in above:
+        passed[CIRCLE] += 1
+        return found
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _of_system(entry.name):
+                passed[SYSTEM] += _count(entry)
+            elif entry.is_dir():
+                found += _walk(folder / entry.name, passed, (*above, here))
+            elif reason := why_no_image(entry.path):
+                passed[reason] += 1
+            else:
+                found.append((str(folder / entry.name), _size(entry)))
+    return found
+
+
+def why_no_image(path: str) -> str | None:
+    """Return why the file at ``path`` is not taken for an image; None if it is: by its name, else by its content."""
+    if path.lower().endswith(SUFFIXES):
+        return None
+    try:
+        with files.opened(path) as file:
+            kind = format_of(file.read(HEAD))
+    except (OSError, checks.InputError):
+        return UNREADABLE
+    if kind == HEIC and not reads_heic():
+        return NO_HEIF
+    return None if kind else NO_IMAGE
+
+
+def is_dataset_folder(folder: Path) -> bool:
+    """True if ``folder`` is what ``save_to_disk`` of Hugging Face's datasets leaves."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def _parts(folder: Path, layout: str, options: FileOptions, passed: Counter[str]) -> tuple[Path, Path | None]:
+    """Return the folders of the training and of the validation classes; None where these are to be held back."""
+    inside = _folders(folder)
+    train, val = _named(inside, TRAIN), _named(inside, VALIDATION)
+    if train is None:
+        if any(folder.glob("*.tar")):
+            raise checks.InputError(
+                f"folder {folder} holds tar files, which are not read: docs/data.md shows how webdataset makes "
+                "a folder of images of them"
+            )
+        if len(inside) == 1 and _named(_folders(folder / inside[0]), TRAIN):
+            raise checks.InputError(
+                f"folder {folder} has no train/, and {folder / inside[0]} has: it lies one level deeper, give that"
+            )
+        if val is not None or options.val_split is None or not inside:
+            or_split = "" if val else f", or {folder}/<class>/* and --val-split 0.2"
+            raise checks.InputError(f"folder {folder} has no train/; {layout}{or_split}")
+        return folder, None
+    if val is None and options.val_split is None:
+        raise checks.InputError(
+            f"folder {folder} has no val/; {layout}, or --val-split 0.2 to hold back a fifth of each class"
+        )
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _of_system(entry.name):
+                passed[SYSTEM] += _count(entry)
+            elif not entry.is_dir():
+                passed[why_no_image(entry.path) or NO_CLASS] += 1
+            elif entry.name not in (train, val):
+                passed[UNUSED.format(entry.name)] += _count(entry)
+    passed += Counter()  # without folders that hold nothing
+    return folder / train, None if val is None else folder / val
+
+
+def _classes(folder: Path, layout: str, passed: Counter[str]) -> dict[str, list[Image]]:
     """Return class name -> its images, both sorted."""
-    with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    names = _folders(folder)
     if not names:
-        raise checks.InputError(f"folder {folder} holds no class folder; {layout}")
-    images = {name: _images(folder / name) for name in names}
-    if empty := [name for name in names if not images[name]]:
-        raise checks.InputError(f"class folder {folder / empty[0]} holds no image ({', '.join(SUFFIXES)})")
-    return images
-
-
-def _images(folder: Path) -> list[Image]:
+        loose = sum(not why_no_image(entry.path) for entry in os.scandir(folder) if entry.is_file())
+        there = f" but {loose} image{'s' * (loose != 1)}" if loose else ""
+        raise checks.InputError(f"folder {folder} holds no class folder{there}; {layout}")
+    if len(names) == 1 and (deeper := _folders(folder / names[0])) and not _files(folder / names[0]):
+        raise checks.InputError(
+            f"folder {folder} holds one folder, {names[0]}/, and that no image but {len(deeper)} "
+            f"folder{'s' * (len(deeper) != 1)}: if these are the classes, they lie one level too deep; move them up"
+        )
     with os.scandir(folder) as entries:
-        images = (e for e in entries if not e.name.startswith(".") and e.name.lower().endswith(SUFFIXES))
-        return sorted((str(folder / image.name), _size(image)) for image in images)
+        for entry in entries:
+            if _of_system(entry.name):
+                passed[SYSTEM] += _count(entry)
+            elif not entry.is_dir():
+                passed[why_no_image(entry.path) or NO_CLASS] += 1
+    return {name: images_below(folder / name, passed) for name in names}
 
 
-def _size(entry: os.DirEntry) -> int:
+def _folders(folder: Path) -> list[str]:
+    """Return the names of the folders in ``folder`` but those of systems, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if not _of_system(e.name) and e.is_dir())
+
+
+def _files(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(not e.is_dir() and not _of_system(e.name) and not why_no_image(e.path) for e in entries)
+
+
+def _named(inside: Sequence[str], names: Sequence[str]) -> str | None:
+    """Return the first of ``inside`` that is called as the first of ``names`` that is there, in any case."""
+    return next((found for name in names for found in inside if found.casefold() == name), None)
+
+
+def _of_system(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in OF_SYSTEMS
+
+
+def _count(entry: os.DirEntry[str]) -> int:
+    """Return the files below ``entry``, or 1 if it is one."""
+    if not entry.is_dir(follow_symlinks=False):
+        return 1
+    return sum(len(names) for _, _, names in os.walk(entry.path))
+
+
+def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
     except OSError:  # a link that leads nowhere, say: reading it will tell

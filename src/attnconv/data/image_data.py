@@ -1,7 +1,7 @@
 """A data set ready to train on: its sources, and the few facts that a network and a checkpoint need of it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from attnconv import checks
 from attnconv.data.augment import Augmentation, batch_mixer
-from attnconv.data.batches import BatchOrder, Loader
-from attnconv.data.files import FileLoader, FileSource
-from attnconv.data.tensors import TensorLoader, TensorSource, mean_and_std
+from attnconv.data.batches import BatchOrder, Loader, Source
+from attnconv.data.tensors import TensorSource, mean_and_std
 from attnconv.data.view import Normalise
 
 PLAIN = Augmentation()
@@ -29,6 +28,8 @@ class ImageData:
         mean: of the training images' values in [0, 1], one a channel.
         std: their standard deviation, likewise.
         resize_ratio: see ``view.fit``.
+        prepared: True if a Dataset gives tensors as the network takes them.
+        passed_over: files found that are not among the images, by reason.
         notes: what is to be said once to whoever trains on it.
     """
 
@@ -39,8 +40,10 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize_ratio: float
-    train: TensorSource | FileSource
-    val: TensorSource | FileSource
+    train: Source
+    val: Source
+    prepared: bool = False
+    passed_over: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -58,11 +61,7 @@ class ImageData:
             return self
         if (self.channels, channels) != (1, 3):
             raise checks.InputError(f"{self.name!r} has {self.channels} image channels, the network takes {channels}")
-        train, val = (
-            dataclasses.replace(source, images=source.images.expand(-1, 3, -1, -1))
-            for source in (self.train, self.val)
-            if isinstance(source, TensorSource)
-        )
+        train, val = self.train.in_three_channels(), self.val.in_three_channels()
         note = f"the network takes 3 channels: the grey images of {self.name!r} are repeated in each"
         return dataclasses.replace(
             self, channels=3, mean=self.mean * 3, std=self.std * 3, train=train, val=val, notes=(*self.notes, note)
@@ -117,20 +116,13 @@ class ImageData:
         return self._loader(self.val, BatchOrder(self.num_val, batch_size), device, workers)
 
     def _loader(
-        self,
-        source: TensorSource | FileSource,
-        order: BatchOrder,
-        device: torch.device,
-        workers: int,
-        augmentation: Augmentation = PLAIN,
+        self, source: Source, order: BatchOrder, device: torch.device, workers: int, augmentation: Augmentation = PLAIN
     ) -> Loader:
         checks.integer("workers", workers, at_least=0)
         device = torch.device(device)
-        normalise = Normalise(self.mean, self.std, device)
         mix = batch_mixer(augmentation, seed=order.seed, num_classes=len(self.classes))
-        if isinstance(source, TensorSource):
-            return TensorLoader(source, order, normalise, augmentation=augmentation, mix=mix, device=device)
-        return FileLoader(source, order, normalise, augmentation=augmentation, mix=mix, device=device, workers=workers)
+        normalise = Normalise(self.mean, self.std, device)
+        return source.loader(order, normalise, augmentation=augmentation, mix=mix, device=device, workers=workers)
 
     def meta(self) -> dict[str, Any]:
         """Return the plain values that a checkpoint keeps.
@@ -146,7 +138,8 @@ class ImageData:
             "std": list(self.std),
             "resize_ratio": self.resize_ratio,
             "images": {"training": self.train.fingerprint, "validation": self.val.fingerprint},
-            **({"dense": True} if self.dense else {}),
+            **{name: True for name in ("dense", "prepared") if getattr(self, name)},
+            **({"passed_over": dict(self.passed_over)} if self.passed_over else {}),
         }
 
 

@@ -121,7 +121,9 @@ def edition_for(image_size: int) -> str:
     return next((edition for limit, edition in EDITIONS if image_size <= limit), "full")
 
 
-def load_imagenette(name: str, *, data_dir: Path, image_size: int | None, options: FileOptions = PLAIN) -> ImageData:
+def load_imagenette(
+    name: str, *, data_dir: Path, image_size: tuple[int, int] | None, options: FileOptions = PLAIN
+) -> ImageData:
     """Load the set ``name`` of ``IMAGENETTE_SETS``, in the edition for ``image_size`` (128 if None).
 
     It is downloaded to ``data_dir`` if its folder, such as imagewoof2-160, is not there.
@@ -130,8 +132,8 @@ def load_imagenette(name: str, *, data_dir: Path, image_size: int | None, option
         InputError: it cannot be downloaded, unpacked or read, or the folder holds other classes.
     """
     known = IMAGENETTE_SETS[name]
-    size = image_size or DEFAULT_SIZE
-    folder = fetch(known.archives[edition_for(size)], data_dir)
+    size = image_size or (DEFAULT_SIZE, DEFAULT_SIZE)
+    folder = fetch(known.archives[edition_for(max(size))], data_dir)
     data = load_folder(folder, image_size=size, options=options)
     if data.classes != tuple(known.classes):
         other = sorted(set(data.classes) ^ set(known.classes))

@@ -38,10 +38,10 @@ SMALL_SETS = {
 }
 
 
-def load_small(name: str, *, data_dir: Path, image_size: int | None) -> ImageData:
+def load_small(name: str, *, data_dir: Path, image_size: tuple[int, int] | None) -> ImageData:
     """Load the set ``name`` of ``SMALL_SETS``, downloaded to ``data_dir`` if it is not there.
 
-    Memory: N * C * image_size ** 2 bytes.
+    Memory: N * C * H * W bytes.
 
     Raises:
         InputError: the set cannot be read or downloaded.
@@ -52,9 +52,9 @@ def load_small(name: str, *, data_dir: Path, image_size: int | None) -> ImageDat
     else:
         train, val, classes = _read_torchvision(name, known.torchvision_name, data_dir)
     own_size = train[0].shape[-1]
-    size = image_size or own_size
+    size = image_size or (own_size, own_size)
     train, val = ((_resized(images, size), labels) for images, labels in (train, val))
-    pad = max(1, round(known.pad * size / own_size))
+    pad = max(1, round(known.pad * min(size) / own_size))
     return data_of_tensors(name, classes, TensorSource(*train, pad=pad, flip=known.flip), TensorSource(*val))
 
 
@@ -95,8 +95,8 @@ def _as_images(data: Any) -> Tensor:
     return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
 
 
-def _resized(images: Tensor, size: int) -> Tensor:
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a few thousand at a time: on some processors that goes through float32, four times the size."""
-    if images.shape[-1] == size:
+    if tuple(images.shape[-2:]) == size:
         return images
-    return torch.cat([fit(part, (size, size), 1.0) for part in images.split(4096)])
+    return torch.cat([fit(part, size, 1.0) for part in images.split(4096)])

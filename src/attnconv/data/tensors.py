@@ -3,6 +3,7 @@
 Letters: B batch, C channels, H rows, W columns, N images of the set.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,6 +47,23 @@ class TensorSource:
     def subset(self, indices: Tensor) -> "TensorSource":
         """Return the images of these numbers."""
         return TensorSource(self.images[indices], self.labels[indices], self.pad, self.flip)
+
+    def in_three_channels(self) -> "TensorSource":
+        """Return the grey images, repeated in three channels; it takes no memory."""
+        return dataclasses.replace(self, images=self.images.expand(-1, 3, -1, -1))
+
+    def loader(
+        self,
+        order: BatchOrder,
+        normalise: Normalise,
+        *,
+        augmentation: Augmentation,
+        mix: Mix | None,
+        device: torch.device,
+        workers: int,
+    ) -> "TensorLoader":
+        """Return the loader of these images, which needs no ``workers``."""
+        return TensorLoader(self, order, normalise, augmentation=augmentation, mix=mix, device=device)
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:

@@ -113,6 +113,15 @@ class Normalise:
         return images.to(torch.float32).mul_(self.scale).add_(self.shift)
 
 
+def require_preparable(meta: Mapping[str, Any]) -> None:
+    """Raise InputError if the images that ``meta`` describes were prepared by code that a network does not carry."""
+    if meta.get("prepared"):
+        raise checks.InputError(
+            f"the network was trained on float tensors that the data set {meta['name']!r} prepared itself: how an "
+            "image file becomes such a tensor is not known here; prepare it likewise, and call the network"
+        )
+
+
 def prepare_image(image: Tensor, meta: Mapping[str, Any]) -> Tensor:
     """Return one decoded image, (C, H, W) uint8, as the validation loader gives it: (C, *image_size) float32.
 
@@ -120,8 +129,9 @@ def prepare_image(image: Tensor, meta: Mapping[str, Any]) -> Tensor:
         image: of ``decode_image(path, meta["channels"])``.
         meta: of ``ImageData.meta()``, as a checkpoint holds it.
     Raises:
-        InputError: ``image`` has another shape or another type of numbers.
+        InputError: ``image`` has another shape or another type of numbers; or as `require_preparable`.
     """
+    require_preparable(meta)
     if image.dtype != torch.uint8:
         raise checks.InputTypeError(f"image must be uint8, got {image.dtype}")
     if image.ndim != 3 or image.shape[0] != meta["channels"]:

@@ -161,7 +161,10 @@ class Written:
 
 
 def described(
-    model: nn.Module, meta: Mapping[str, Any] | None, provenance: Mapping[str, Any] | None, image_size: int | None
+    model: nn.Module,
+    meta: Mapping[str, Any] | None,
+    provenance: Mapping[str, Any] | None,
+    image_size: int | tuple[int, int] | None,
 ) -> dict[str, Any]:
     """Return the config of ``model``, for images that are prepared to ``image_size`` if it is given.
 
@@ -175,10 +178,10 @@ def described(
     given = getattr(model, "provenance", None) if provenance is None else provenance
     provenance = None if given is None else checks.plain("provenance", given)
     if image_size is not None:
-        side = checks.integer("image_size", image_size, at_least=1)
-        meta = checked_meta({**meta, "image_size": [side, side]})
+        size = list(checks.per_axis("image_size", image_size, 2, at_least=1))
+        meta = checked_meta({**meta, "image_size": size})
         if provenance is not None:  # its own images are prepared to this size from now on, and were scored at another
-            config = {**provenance.get("config", {}), "image_size": side}
+            config = {**provenance.get("config", {}), "image_size": size if len(set(size)) > 1 else size[0]}
             provenance = {**provenance, "config": config, "scores": None}
     require_covered(model, meta["channels"], meta["image_size"])
     if getattr(model, "blueprint", None) is not None:

@@ -39,7 +39,7 @@ def export_onnx(
     *,
     meta: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> Written:
     """Write ``model`` as ONNX, if onnxruntime then answers as PyTorch on three batches and, where free, three sizes.
 
@@ -51,7 +51,7 @@ def export_onnx(
         path: the file, ending in .onnx.
         meta: of its images: classes, channels, image_size, mean, std, resize_ratio; the network's own if None.
         provenance: how it was trained, plain values; the network's own if None.
-        image_size: side that images are prepared to, in pixels, if not meta's.
+        image_size: side, or rows and columns, that images are prepared to, in pixels, if not meta's.
     Raises:
         InputError: a kernel that cannot be exported, tables that do not cover ``image_size``, meta that does not fit
             the network, or no room to write.

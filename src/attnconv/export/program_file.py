@@ -41,7 +41,7 @@ def export_program(
     *,
     meta: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> Written:
     """Write ``model`` as a program of torch.export; arguments, checks and config (an extra file) as `export_onnx`.
 
@@ -92,7 +92,7 @@ def load_program(path: str | Path, *, trust: bool = False) -> ExportedNetwork:
     if not checks.flag("trust", trust):
         raise checks.InputError(
             f"{path} is a program of torch.export, and reading one can run code that is in it: it is read only with "
-            "--trust (of evaluate, predict and explain; trust=True in Python), for files whose makers you trust"
+            "--trust (of evaluate and predict; trust=True in Python), for files whose makers you trust"
         )
     program, text = _load(path, str(path))
     config, sizes = read_config(text, str(path))

@@ -67,7 +67,7 @@ def bilinear_attention(
     from attnconv.kernels.bilinear_attention import eager, own_backward
 
     with autocast_off(x):
-        y = (eager if literal else own_backward).forward(x.flatten(2), weight, gate, order)
+        y = (eager if literal else own_backward)(x.flatten(2), weight, gate, order)
         return y.unflatten(2, map_size)
 
 

@@ -9,10 +9,14 @@ from attnconv.recipes.run import default_out, require_known, run
 from attnconv.train.config import RunConfig
 
 if TYPE_CHECKING:
+    from attnconv.recipes.script import fit
     from attnconv.recipes.trained import ExampleImage, Trained, example_images, load_example, load_trained
 
 # Loaded when first asked for: a run needs none of it.
-_LATER = ("ExampleImage", "Trained", "example_images", "load_example", "load_trained")
+_LATER = {
+    "fit": "script",
+    **dict.fromkeys(("ExampleImage", "Trained", "example_images", "load_example", "load_trained"), "trained"),
+}
 
 __all__ = [
     "ExampleImage",
@@ -23,6 +27,7 @@ __all__ = [
     "dense_models",
     "example_images",
     "find_recipe",
+    "fit",
     "list_recipes",
     "load_example",
     "load_trained",
@@ -33,5 +38,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
-        return getattr(import_module("attnconv.recipes.trained"), name)
+        return getattr(import_module(f"attnconv.recipes.{_LATER[name]}"), name)
     raise AttributeError(f"module 'attnconv.recipes' has no attribute {name!r}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from attnconv import checks
 from attnconv.models.registry import model_options
-from attnconv.train.config import YOUR_FOLDER, RunConfig, read_yaml, yaml_loader
+from attnconv.train.config import YOUR_FOLDER, RunConfig, read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Recipe:
 @functools.cache
 def _entries() -> dict[str, dict[str, Any]]:
     """Return the entries of catalog.yaml by name, in their order."""
-    return read_yaml(Path(__file__).with_name("catalog.yaml"), loader=yaml_loader())["recipes"]
+    return read_yaml(Path(__file__).with_name("catalog.yaml"))["recipes"]
 
 
 def find_recipe(name: str) -> Recipe:

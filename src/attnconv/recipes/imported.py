@@ -35,7 +35,7 @@ def imported(
     classes: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> HubNetwork:
     """The network of `attnconv.compat.load_checkpoint`, with the ``meta`` that predict, evaluate and export need.
 
@@ -44,7 +44,7 @@ def imported(
         data, data_dir: the data set or folder whose classes it names, as `attnconv.data.load_data` takes them.
         classes: their names, in the order of the outputs, in place of ``data``; 0, 1, ... if neither is given.
         mean, std: that images were normalised with; the program's if None.
-        image_size: side of the images in pixels; that of the position tables, of ``data``, or 128 if None.
+        image_size: side, or rows and columns, in pixels; that of the position tables, of ``data``, or 128 if None.
     Raises:
         InputError: as `load_checkpoint` and `load_data`, or what is given does not fit the network.
     """
@@ -58,7 +58,7 @@ def imported(
     size = blueprint.image_size if image_size is None else checks.per_axis("image_size", image_size, 2, at_least=1)
     images = None
     if data is not None:
-        wanted = size[0] if of_cifar else image_size  # the other networks take images of the data's own size
+        wanted = (size[0], size[1]) if of_cifar else image_size  # the other networks take images of the data's own size
         images = load_data(data, data_dir=data_dir, image_size=wanted, presize=not of_cifar)
         size = images.image_size
     if images is None and classes is None:
@@ -85,7 +85,7 @@ def imported(
             f"the network in {file} takes images of {blueprint.in_channels} channels: give --mean and --std, one "
             "number a channel"
         )
-    usual_ratio = 1.0 if of_cifar else (size[0] + PRESIZE_MARGIN) / size[0]
+    usual_ratio = 1.0 if of_cifar else (max(size) + PRESIZE_MARGIN) / max(size)
     model.meta = checked_meta(
         {
             "name": config.data,
@@ -103,7 +103,7 @@ def imported(
             "model": name,
             "model_options": dict(blueprint.options),
             "data": config.data,
-            "image_size": None if images is not None and size[0] != size[1] else size[0],
+            "image_size": list(size) if size[0] != size[1] else size[0],
             "presize": not of_cifar,
         },
     }

@@ -4,7 +4,7 @@ Letters: B batch, C channels, K classes, H rows, W columns.
 """
 
 import dataclasses
-import os
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.data import DATA_SETS, Augmentation, ImageData, batches, load_data
+from attnconv.data import Augmentation, ImageData, batches, load_data
+from attnconv.data.load import require_data
 from attnconv.layers.attention import Attention, LogitChange, attention_activity, attention_off
 from attnconv.recipes.network import channels_of, make_network, require_network
 from attnconv.train.config import RunConfig
@@ -40,10 +41,7 @@ def require_known(config: RunConfig) -> None:
     """Raise InputError unless network, options, augmentation and data exist; nothing is loaded or computed."""
     require_network(config)
     augmentation_of(config)
-    if config.data not in DATA_SETS and not Path(os.path.expanduser(config.data)).is_dir():
-        raise checks.InputError(
-            f"{config.data!r} is neither a data set nor an existing folder; {checks.nearest(config.data, DATA_SETS)}"
-        )
+    require_data(config.data)
 
 
 def run(
@@ -77,6 +75,7 @@ def run(
     fresh = not (resume and RunFolder(out).holds_checkpoint())
     # One process after the other, so that one says what does not fit.
     model, taken_over = ranks.first_then_others(lambda: make_network(config, meta, fresh=fresh))
+    require_batch_norm(model, config, batch_size_for(config, data), ranks.world)
     if ready is not None and ranks.first:
         ready(model, data)
     return fit(
@@ -90,7 +89,7 @@ def run(
         observer=AttentionObserver(),
         fabric=fabric,
         resume=resume,
-        notes=data.notes,
+        notes=[*data.notes, *batch_notes(config, data)],
         progress=progress,
         profile=profile,
     )
@@ -123,6 +122,8 @@ def images_of(config: RunConfig) -> ImageData:
         skip_bad_images=config.skip_bad_images,
         presize=config.presize,
         cache_images=config.cache_images,
+        val_split=config.val_split,
+        seed=config.seed,
     )
     return found.with_channels(channels_of(config, found.channels))
 
@@ -130,11 +131,53 @@ def images_of(config: RunConfig) -> ImageData:
 def loaders_of(config: RunConfig, data: ImageData, device: torch.device) -> tuple[batches.Loader, batches.Loader]:
     """Return the training loader and the validation loader of a run on ``data``."""
     return data.loaders(
-        batch_size=config.batch_size,
+        batch_size=batch_size_for(config, data),
         seed=config.seed,
         device=device,
         workers=config.workers,
         augmentation=augmentation_of(config),
+    )
+
+
+def batch_size_for(config: RunConfig, data: ImageData) -> int:
+    """Return the images a step: as configured, or fewer where that is the default and the set is smaller.
+
+    Then it is the power of two that gives at least four steps an epoch, or 2.
+    """
+    if config.batch_size != RunConfig.batch_size or data.num_train >= config.batch_size:
+        return config.batch_size
+    return max(2, 2 ** int(math.log2(max(1, data.num_train // 4))))
+
+
+def batch_notes(config: RunConfig, data: ImageData) -> list[str]:
+    """Return what is to be said of the batches of a run on ``data``."""
+    size = batch_size_for(config, data)
+    steps = data.num_train // size
+    notes = []
+    if size != config.batch_size:
+        notes.append(f"batches of {size}: the default, {config.batch_size}, is more than the {data.num_train} images")
+    if 0 < steps <= 2:
+        left = data.num_train - steps * size
+        notes.append(
+            f"an epoch has {steps} step{'s' * (steps != 1)} of {size} images"
+            + (f", and {left} of {data.num_train} images are left out of it" if left else "")
+            + ": a smaller batch_size gives more"
+        )
+    return notes
+
+
+def require_batch_norm(model: nn.Module, config: RunConfig, batch_size: int, world: int) -> None:
+    """Raise InputError if batch norm would see one image at a time, by itself no statistic; it names what to write."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    own = batch_size if config.sync_batchnorm else batch_size // world
+    if own // config.accumulate != 1 or not any(isinstance(module, kinds) for module in model.modules()):
+        return
+    fewer = f"accumulate {own // 2} at most, or " if config.accumulate > 1 and own > 1 else ""
+    raise checks.InputError(
+        f"batch_size {batch_size} leaves batch norm one image at a time"
+        + (f" with accumulate {config.accumulate}" if config.accumulate > 1 else "")
+        + (f" in {world} processes" if world > 1 else "")
+        + f": give {fewer}batch_size {2 * config.accumulate * (1 if config.sync_batchnorm else world)} at least"
     )
 
 

@@ -20,12 +20,13 @@ from torch import nn
 from attnconv import checks, extensions, files
 from attnconv.data import ImageData, load_data
 from attnconv.data.generated import LEVEL
+from attnconv.data.load import HUGGING_FACE
 from attnconv.export import ExportedNetwork, is_exported, load_exported
 from attnconv.models.registry import model_options
 from attnconv.models.saved import CONFIG, WEIGHTS, build, checked_meta, is_saved, read
 from attnconv.recipes.catalog import find_recipe, list_recipes
 from attnconv.train.checkpoint import load_checkpoint
-from attnconv.train.config import YOUR_FOLDER, RunConfig, without_folders
+from attnconv.train.config import YOUR_DATASET, YOUR_FOLDER, RunConfig, without_folders
 from attnconv.train.device import choose_device
 from attnconv.train.run_folder import MAY_DIFFER
 from attnconv.weights import shapes_of
@@ -170,7 +171,7 @@ def images_for(
     *,
     data: str | None = None,
     data_dir: Path | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     skip_bad_images: bool = False,
     or_else: str = "name it",
 ) -> ImageData:
@@ -183,18 +184,26 @@ def images_for(
         InputError: as `load_data`, they have other classes, or nothing says where they are.
     """
     config, classes = trained.config, trained.meta["classes"]
+    if data is None and config.data == YOUR_DATASET:
+        raise checks.InputError(f"{trained.checkpoint} was trained on the images of a script; {or_else}")
     if data is None and config.data == YOUR_FOLDER:
         raise checks.InputError(
             f"{trained.checkpoint} does not say in which folder the images are that it was trained on; {or_else}"
         )
-    is_own = data in (None, config.data)  # which need not be square
-    own_size = config.image_size if is_own else trained.meta["image_size"][0]
+    if data is None and config.data.startswith(HUGGING_FACE):
+        raise checks.InputError(
+            f"{trained.checkpoint} names {config.data!r}, which is not loaded because a file says so; {or_else}"
+        )
+    is_own = data in (None, config.data)
+    own_size = config.image_size if is_own else tuple(trained.meta["image_size"])
     found = load_data(
         data or config.data,
         data_dir=data_dir or config.data_dir,
         image_size=own_size if image_size is None else image_size,
         skip_bad_images=skip_bad_images,
         presize=config.presize,
+        val_split=config.val_split if is_own else None,
+        seed=config.seed,
     )
     if list(found.classes) != classes:
         unknown = sorted(set(found.classes) - set(classes))
@@ -247,7 +256,7 @@ def provenance_of(config: RunConfig, state: dict[str, Any], checkpoint: Path) ->
         result = dict(checks.from_json(files.read_text(checkpoint.parent / "result.json")))
     return {
         "config": config.to_dict(),
-        "command": command(config),
+        "command": None if config.data == YOUR_DATASET else command(config),
         "recipe": recipe_of(config),
         "scores": row and {"epoch": row["epoch"], **{f"val_{s}": row[f"val_{s}"] for s in SCORES if f"val_{s}" in row}},
         "made_with": {name: result[name] for name in MADE_WITH if result.get(name)},

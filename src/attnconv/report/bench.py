@@ -1,4 +1,4 @@
-"""Records of benchmarks: as tables, as drawings of sweeps over map sizes, and as a Markdown page of both.
+"""Records of benchmarks: as tables, and as a Markdown page of them with drawings of sweeps over map sizes.
 
 A table is one comparison: medians, spread, and ratios to its baseline. A ratio is that of two medians. Its spread
 comes from the rounds: candidates take turns, so that the times of one round belong together.
@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from attnconv import checks
 from attnconv.report.page import render, short_commit
-from attnconv.shown import shown
+from attnconv.report.plots import sweep_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +29,6 @@ HEADER = (
     "of peak",
     "floors",
 )
-COLOURS = ("#1f77b4", "#e8590c", "#2b8a3e", "#9c36b5", "#795548", "#e377c2", "#555555", "#bcbd22", "#17becf")
-MARKERS = "osD^vP*Xh"
 
 
 def markdown(records: Sequence[Record]) -> tuple[str, dict[str, "Figure"]]:
@@ -160,45 +157,6 @@ def sweeps(records: Sequence[Record]) -> dict[str, list[Record]]:
                 title = f"{record['study']}, {record['pass']}, {record['dtype']}, {machine_line(record)}"
                 found.setdefault(title.replace("_", " "), []).append(record)
     return {title: rows for title, rows in found.items() if len({row["size"] for row in rows}) > 1}
-
-
-def sweep_figure(title: str, records: Sequence[Record]) -> "Figure":
-    """Draw milliseconds an image, median and spread, and megabytes an image, a line for each candidate."""
-    checks.require("matplotlib", extra="train")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    times, memory = figure.subplots(1, 2)
-    names = list(dict.fromkeys(record["contestant"] for record in records))
-    for i, name in enumerate(names):
-        rows = sorted((r for r in records if r["contestant"] == name), key=lambda r: r["size"])
-        sizes = [r["size"] for r in rows]
-        style: dict[str, Any] = {
-            "color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4, "linewidth": 1.2,
-            "label": shown(name),
-        }  # fmt: skip
-        scaled = [[1e3 * s / r["shape"]["B"] for s in r["seconds"]] for r in rows]
-        medians = [statistics.median(s) for s in scaled]
-        below = [m - min(s) for m, s in zip(medians, scaled, strict=True)]
-        above = [max(s) - m for m, s in zip(medians, scaled, strict=True)]
-        times.errorbar(sizes, medians, yerr=[below, above], capsize=2, **style)
-        held = [(r["size"], r["peak_bytes"] / r["shape"]["B"] / 1e6) for r in rows if r["peak_bytes"]]
-        if held:
-            memory.plot(*zip(*held, strict=True), **style)
-    batches = {record["size"]: record["shape"]["B"] for record in records}
-    all_sizes = sorted(batches)
-    for axes, label in ((times, "ms an image"), (memory, "peak MB an image")):
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xticks(all_sizes, [f"{n} x {n}\nbatch {batches[n]}" for n in all_sizes])
-        axes.minorticks_off()
-        axes.set_xlabel("map")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(shown(title), fontsize=10)
-    figure.legend(*times.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
-    return figure
 
 
 def file_name(title: str) -> str:

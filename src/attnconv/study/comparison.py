@@ -23,8 +23,8 @@ from typing import Any
 from attnconv import checks
 from attnconv.inactive import is_inactive
 from attnconv.study import statistics
+from attnconv.study.folder import MEASURED, STATES, Record, scored
 from attnconv.study.plan import SCORES, Study
-from attnconv.study.record import MEASURED, STATES, Record, scored
 from attnconv.study.statistics import Difference, Estimate, Permutation, Scores, holm
 
 Clock = Sequence[float]  # one number an epoch
@@ -56,7 +56,7 @@ class SwitchedOff:
 
     ``on`` and ``off`` are the scores of the same networks, with and without attention. ``logits_moved`` (of their norm)
     and ``predictions_changed`` (percent) are the largest of any run. ``inactive`` counts runs by the rule of
-    `attnconv.inactive`; ``runs`` all finished ones, of which some may not have measured it.
+    `attnconv.inactive`.
     """
 
     on: Estimate
@@ -64,18 +64,11 @@ class SwitchedOff:
     logits_moved: float
     predictions_changed: float
     inactive: int
-    runs: int
 
     @property
     def verdict(self) -> str:
-        """Return "inactive", "inactive in 3 of 5 runs" or "active"."""
-        missing = self.runs - self.off.n
-        unknown = f", {missing} of {self.runs} runs not measured" if missing else ""
-        if self.inactive == self.runs:
-            return "inactive"
-        if self.inactive:
-            return f"inactive in {self.inactive} of {self.off.n} runs{unknown}"
-        return f"active{unknown}"
+        """Return "inactive in 3 of 5 runs", of those that measured it, or "active"."""
+        return f"inactive in {self.inactive} of {self.off.n} runs" if self.inactive else "active"
 
 
 @dataclass(frozen=True)
@@ -125,14 +118,14 @@ class Arm:
     def at(self, record: Record, epochs: int | None) -> float:
         """Return a run's score after so many epochs, or at its end; a diverged run keeps that with which it ended."""
         if epochs is None and record["state"] == "done":
-            return checks.number(f"score of {record['arm']}, seed {record['seed']},", record["score"])
+            return record["score"]
         scores = validated(record)
         within = [epoch for epoch in scores if epochs is None or epoch <= epochs]
         return scores[max(within)] if within else self.chance
 
     def _best(self, record: Record) -> float:
         if record["state"] == "done":
-            return checks.number(f"best score of {record['arm']}, seed {record['seed']},", record["best_score"])
+            return record["best_score"]
         return max(validated(record).values(), default=self.chance)
 
     def known(self, key: str) -> Any:
@@ -141,13 +134,9 @@ class Arm:
 
     def why_no_score(self) -> str:
         """Return why the arm cannot be compared, "" if it can."""
-        if self.done:
-            return ""
-        if not self.diverged:
-            return "no run is done"
-        if len(self.records) > len(self.diverged):
-            return f"{len(self.diverged)} of {len(self.records)} runs diverged, and none is done"
-        return f"all {len(self.diverged)} runs diverged" if len(self.diverged) > 1 else "its one run diverged"
+        if self.done or not self.diverged:
+            return "" if self.done else "no run is done"
+        return f"no run is done, and {len(self.diverged)} of {len(self.records)} diverged"
 
 
 def validated(record: Record) -> dict[int, float]:
@@ -312,7 +301,6 @@ def switched_off(done: Sequence[Record]) -> SwitchedOff | None:
         logits_moved=max(moved),
         predictions_changed=max(changed),
         inactive=sum(map(is_inactive, moved, changed)),
-        runs=len(done),
     )
 
 

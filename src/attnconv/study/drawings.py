@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attnconv import checks
 from attnconv.report.page import svg_file
-from attnconv.report.study_plot import Curves, Point, cost_figure, curves_figure
+from attnconv.report.plots import Curves, Point, cost_figure, curves_figure
 from attnconv.shown import shown
 from attnconv.study.comparison import Arm, Comparison, Row, flops_clock, time_clock, validated
-from attnconv.study.folder import StudyFolder
+from attnconv.study.folder import Record, StudyFolder
 from attnconv.study.plan import Study
-from attnconv.study.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,27 +7,31 @@ printed. records.jsonl is derived from them and made anew each time.
 One record a run is what a table, a curve and a test are made of. Its "state" is "done", "diverged" (its loss was not
 finite; kept as it is), "failed" (tried again the next time), "running" or "missing" (not begun, or interrupted).
 Numbers that a run has not come to are None; "history" holds the rows of metrics.csv so far, and "top1" is of the last
-epoch of a run that is done.
+epoch of a run that is done. Scores are percentages; which of a run's own numbers they are, `scored` chooses.
 """
 
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from attnconv import __version__, checks, files
+from attnconv.bench.records import read_records as read_lines
 from attnconv.files import is_half_of, is_locked
 from attnconv.report.page import read_metrics
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.plan_file import read_study
-from attnconv.study.record import STATES
-from attnconv.train.config import read_yaml
-from attnconv.train.run_folder import MAY_DIFFER, RunFolder
+from attnconv.train.config import RunConfig, read_yaml, yaml_text
+from attnconv.train.run_folder import RunFolder, changes
 
+Record = Mapping[str, Any]
+
+STATES = ("done", "diverged", "failed", "running", "missing")
+NUMBERS = ("params", "flops", "images", "classes")  # of a record
+MEASURED = ("logits_moved", "predictions_changed")  # with attention switched off
 FORMAT = 1  # of a record
 RESULTS = ("top1", "best_top1", "best_epoch", "top5", "loss", "seconds", "train_seconds_per_epoch")  # of result.json
 OF_PIXELS = ("miou", "best_miou")  # of runs in which each pixel has a label
@@ -107,7 +111,7 @@ class StudyFolder:
         return self._write(study)
 
     def _write(self, study: Study) -> Study:
-        files.write(self.plan, yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True))
+        files.write(self.plan, yaml_text(study.to_dict(), sort_keys=False, allow_unicode=True))
         return study
 
     def require_as_planned(self, study: Study) -> None:
@@ -125,10 +129,7 @@ class StudyFolder:
             if not path.exists():
                 continue
             stored = read_yaml(path, problem=f"{path} is damaged")
-            changed = _changes(
-                type(planned.config).from_dict(stored, source=str(path)).to_dict(), planned.config.to_dict()
-            )
-            if changed:
+            if changed := changes(RunConfig.from_dict(stored, source=str(path)), planned.config):
                 raise checks.InputError(
                     f"study.yaml was changed after run {planned.name} was begun: {'; '.join(changed)}"
                 )
@@ -150,8 +151,7 @@ class StudyFolder:
 def read_note(run: Path, name: str) -> dict[str, Any] | None:
     """Return what NAME.json in a run's folder holds; None if it is not there, or is no JSON object."""
     with contextlib.suppress(OSError, ValueError):
-        value = checks.from_json(files.read_text(run / f"{name}.json"))
-        return value if isinstance(value, dict) else None
+        return checks.json_object(files.read_text(run / f"{name}.json"))
     return None
 
 
@@ -188,8 +188,7 @@ def differences(stored: Study, now: Study) -> tuple[list[str], list[str]]:
     seed = stored.seeds[0]
     for arm in stored.arms:
         if arm in now.arms:
-            found = _changes(stored.config(arm, seed).to_dict(), now.config(arm, seed).to_dict())
-            changed += [f"arm {arm}: {text}" for text in found]
+            changed += [f"arm {arm}: {text}" for text in changes(stored.config(arm, seed), now.config(arm, seed))]
     for what in ("baseline", "score", "threads"):
         if (then := getattr(stored, what)) != (new := getattr(now, what)):
             changed.append(f"{what} was {then!r} and is now {new!r}")
@@ -202,14 +201,6 @@ def differences(stored: Study, now: Study) -> tuple[list[str], list[str]]:
     return added, changed
 
 
-def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return [
-        f"{name} was {then[name]!r} and is now {now[name]!r}"
-        for name in now
-        if name not in MAY_DIFFER and then[name] != now[name]
-    ]
-
-
 def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
     """Return the record of one run, from its folder; torch is not needed for it, and nothing is written."""
     run = folder.run(planned)
@@ -218,7 +209,7 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
     last = sessions[-1] if sessions else {}
     history = _history(run.metrics)
     state, reason = _state(folder, planned, len(history))
-    found = {
+    return {
         "format": FORMAT,
         "arm": planned.arm,
         "seed": planned.seed,
@@ -239,14 +230,6 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
         "torch": _all(sessions, "torch"),
         "version": _all(sessions, "version"),
     }
-    if result is None and history:
-        score = "val_miou" if "val_miou" in history[0] else "val_top1"
-        if any(name not in history[0] for name in ("epoch", "val_top1")):
-            raise checks.InputError(f"{run.metrics} is damaged: it has no column epoch or val_top1")
-        best = max(history, key=lambda row: row[score])  # the first of equals, as a run counts
-        found |= {"best_top1": best["val_top1"], "best_epoch": best["epoch"]}
-        found |= {"best_miou": best["val_miou"]} if "val_miou" in best else {}
-    return found
 
 
 def records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
@@ -278,28 +261,11 @@ def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Return the records in a file; InputError if it cannot be read, a line is no record, or one has another format."""
-    try:
-        lines = files.read_text(path, at_most=files.TABLE).splitlines()
-    except checks.InputError:
-        raise
-    except (OSError, UnicodeDecodeError) as error:
-        raise checks.InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            value = checks.from_json(line)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict) or "format" not in value:
-            raise checks.InputError(f"{path}, line {number} is no record of a study")
-        if value["format"] != FORMAT:
-            raise checks.InputError(
-                f"{path}, line {number} has format {value['format']!r}; this version reads {FORMAT}"
-            )
+    found = read_lines(path, kind="study", version=FORMAT)
+    for number, value in enumerate(found, start=1):
         if lacking := [name for name in ("arm", "seed", "state") if name not in value]:
             raise checks.InputError(f"{path}, line {number} is damaged: it has no {lacking[0]}")
         checks.one_of(f"state in {path}, line {number}:", value["state"], STATES)
-        found.append(value)
     return found
 
 
@@ -333,3 +299,55 @@ def _history(metrics: Path) -> list[dict[str, Any]]:
 def _all(sessions: list[dict[str, Any]], name: str) -> str | None:
     """Return the value of the run's processes; if one went on where another stopped, and differs, both, in order."""
     return " + ".join(dict.fromkeys(str(s[name]) for s in sessions if s.get(name) is not None)) or None
+
+
+def scored(study: Study, record: Record) -> dict[str, Any]:
+    """Return a record with the study's score as well, under the names that `attnconv.study.comparison` reads."""
+    run = f"the record of {record.get('arm')!r} with seed {record.get('seed')!r}"
+    checks.one_of(f"arm in {run}:", record.get("arm"), study.arms)
+    checks.one_of(f"seed in {run}:", record.get("seed"), study.seeds)
+    for name in NUMBERS:
+        if record.get(name) is not None:
+            checks.number(f"{name} in {run}", record[name])
+    score = study.score_of(record["arm"].rpartition("/")[0])
+    if not isinstance(rows := record.get("history") or [], list):
+        raise checks.InputError(f"{run} is damaged: its history is {rows!r}")
+    history = [_epoch(row, f"val_{score}", run) for row in rows]
+    found = {**record, "history": history}
+    if record["state"] == "done":
+        found["score"] = checks.number(f"{score} in {run}", record.get(score))
+        best = record.get(f"best_{score}", max((row["val_score"] for row in history), default=None))
+        found["best_score"] = checks.number(f"best {score} in {run}", best)
+        if record.get("attention_off") is not None:
+            found |= _measured(record, score, history, run)
+    return found
+
+
+def _measured(record: Record, score: str, history: Sequence[Record], run: str) -> dict[str, Any]:
+    """Return the scores of a run's best network with attention and without, if its logits were finite.
+
+    By top-5 that network's epoch need not be the one of the best top-5.
+    """
+    if not isinstance(off := record["attention_off"], Mapping):
+        raise checks.InputError(f"{run} is damaged: its attention_off is {off!r}")
+    for name in MEASURED:
+        if isinstance(off.get(name), float) and not math.isfinite(off[name]):
+            return {}
+        checks.number(f"{name} of attention_off in {run}", off.get(name))
+    off_score = checks.number(f"{score} of attention_off in {run}", off.get(score))
+    best = record.get("best_epoch")
+    on = [row["val_score"] for row in history if row["epoch"] == best]
+    if not on:
+        raise checks.InputError(f"{run} is damaged: its best epoch is {best!r}, which its history has not")
+    return {"on_score": checks.number(f"{score} of the best epoch in {run}", on[0]), "off_score": off_score}
+
+
+def _epoch(row: Any, column: str, run: str) -> dict[str, Any]:
+    if not isinstance(row, Mapping):
+        raise checks.InputError(f"{run} is damaged: an epoch of its history is {row!r}")
+    for name in ("epoch", column, "seconds"):
+        if isinstance(row.get(name), bool) or not isinstance(row.get(name), (int, float)):
+            raise checks.InputError(f"{run} is damaged: {name} of an epoch must be a number, got {row.get(name)!r}")
+    if not float(row["epoch"]).is_integer():
+        raise checks.InputError(f"{run} is damaged: the number of an epoch must be whole, got {row['epoch']!r}")
+    return {**row, "val_score": row[column]}

@@ -20,12 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from attnconv import files
+from attnconv.extensions import imported, is_factory
 from attnconv.study.folder import StudyFolder, facts_of, result_of, write_note
 from attnconv.study.plan import PlannedRun
-from attnconv.train.config import read_yaml
+from attnconv.train.config import read_yaml, yaml_text
 from attnconv.train.run_folder import RunFolder
 
 COMMAND = ("-m", "attnconv", "train", "--resume", "--of-study", "--out")
@@ -51,6 +50,7 @@ class RunProcess:
         threads: CPU threads.
         gpus: names of those that the process may see; all that this one sees if there are none.
         environment: more variables.
+        imports: modules of the user's own, which this process has imported.
     """
 
     def __init__(
@@ -61,11 +61,15 @@ class RunProcess:
         *,
         gpus: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        imports: Sequence[str] = imported,
     ) -> None:
         self.folder, self.planned = folder, planned
         self.environment = child_environment(threads or 1) | dict(environment or {})
         if gpus:
             self.environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        self.code = [f"--import={name}" for name in imports]
+        if is_factory(model := planned.config.model):
+            self.code += ["--model", model]
         self.tries, self.begun = 0, False
         self._start()
 
@@ -76,7 +80,7 @@ class RunProcess:
         with log.open("ab") as file:
             self.logged = file.tell()
             self.process = subprocess.Popen(
-                [sys.executable, *COMMAND, str(self.folder.run(self.planned).path.resolve())],
+                [sys.executable, *COMMAND, str(self.folder.run(self.planned).path.resolve()), *self.code],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
@@ -134,7 +138,7 @@ def begin_run(folder: StudyFolder, planned: PlannedRun) -> None:
     """Write the run's config.yaml; forget why it failed, and a result that is damaged: its last checkpoint makes it."""
     run = folder.run(planned)
     run.make()
-    files.write(run.config, yaml.safe_dump(planned.config.to_dict(), sort_keys=False))
+    files.write(run.config, yaml_text(planned.config.to_dict(), sort_keys=False))
     forgotten = ["failed"] if result_of(run.path) else ["failed", "result"]
     for name in forgotten:
         (run.path / f"{name}.json").unlink(missing_ok=True)
@@ -215,12 +219,12 @@ def note_facts(out: Path, model: Any, data: Any) -> None:
     from attnconv.train.device import choose_device, provenance
 
     counted = cost(model, in_channels=data.channels, image_size=data.image_size)
-    origin = provenance(choose_device(read_yaml(RunFolder(out).config)["device"]))
+    made = provenance(choose_device(read_yaml(RunFolder(out).config)["device"]))
     session = {
-        "version": origin["attnconv"],
-        "commit": origin["commit"],
-        "torch": origin["torch"],
-        "device": origin["device"],
+        "version": made["attnconv"],
+        "commit": made["commit"],
+        "torch": made["torch"],
+        "device": made["device"],
         "machine": f"{cpu_name()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
     }

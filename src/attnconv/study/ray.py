@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import checks
+from attnconv.extensions import imported
 from attnconv.study.folder import StudyFolder, read_note, write_note
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.process import RETRIES, RunProcess
@@ -56,11 +57,11 @@ def ray_cluster(address: str) -> Iterator[Executor]:
             signal.signal(signal.SIGTERM, before)
 
 
-def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Generator[PlannedRun | None]:
+def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Generator[PlannedRun]:
     """Do the runs, each a task."""
     import ray
 
-    from attnconv.data import DATA_DIR_VARIABLE
+    from attnconv.data.load import DATA_DIR_VARIABLE
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus, memory = (max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU", "memory"))
@@ -82,14 +83,13 @@ def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Gen
                 name=planned.name,
             )
             place = str(folder.path.resolve()), planned.arm, planned.seed
-            tasks[task.remote(*place, study.threads, environment, os.getcwd())] = planned
+            tasks[task.remote(*place, study.threads, environment, os.getcwd(), imported)] = planned
         while tasks:
             done, _ = ray.wait(list(tasks), timeout=PAUSE)
             for task in done:
                 planned = tasks.pop(task)
                 _settle(folder, planned, task)
                 yield planned
-            yield None
     finally:  # there are tasks left where an exception came, Ctrl-C among them
         for task in tasks:
             ray.cancel(task, force=False)
@@ -97,7 +97,9 @@ def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Gen
             ray.wait(list(tasks), num_returns=len(tasks), timeout=STOPPING)
 
 
-def do_run(folder: str, arm: str, seed: int, threads: int, environment: dict[str, str], cwd: str) -> None:
+def do_run(
+    folder: str, arm: str, seed: int, threads: int, environment: dict[str, str], cwd: str, imports: Sequence[str] = ()
+) -> None:
     """Do a run as a child process, whose end is its own: what a task does."""
     if os.path.isdir(cwd):
         os.chdir(cwd)  # where relative paths of data begin
@@ -105,7 +107,7 @@ def do_run(folder: str, arm: str, seed: int, threads: int, environment: dict[str
     if not place.plan.exists():
         raise RuntimeError(f"{socket.gethostname()} does not see {folder}: all machines need the study's folder")
     planned = PlannedRun(arm, seed, place.study().config(arm, seed))
-    process = RunProcess(place, planned, threads, environment=environment)
+    process = RunProcess(place, planned, threads, environment=environment, imports=imports)
     process.begin()
     try:
         while not process.ended():
@@ -122,16 +124,11 @@ def _settle(folder: StudyFolder, planned: PlannedRun, task: Any) -> None:
 
     try:
         ray.get(task)
-    except exceptions.WorkerCrashedError:
-        reason = f"its Ray worker died {RETRIES + 1} times; see {folder.log(planned)}"
-    except exceptions.RayTaskError as error:
-        reason = f"its Ray task failed: {error.cause}"
     except exceptions.RayError as error:
-        reason = f"Ray: {' '.join(str(error).split())}"
-    else:
-        return
-    if read_note(folder.run(planned).path, "result") is None:
-        write_note(folder.run(planned), "failed", {"reason": reason})
+        if read_note(folder.run(planned).path, "result") is None:
+            text = " ".join(str(getattr(error, "cause", error)).split())  # a task's own error
+            reason = f"its Ray task failed: {text}; see {folder.log(planned)}"
+            write_note(folder.run(planned), "failed", {"reason": reason})
 
 
 def require_answer(address: str) -> None:

@@ -4,26 +4,22 @@ Page and twin are the templates study.html and study.md, which are given the sam
 block, then the runs one by one, and what was not run.
 """
 
-import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
-
-import yaml
+from typing import Any
 
 from attnconv import __version__, files
 from attnconv.report.page import render, short_commit
 from attnconv.study.comparison import Comparison, comparisons, holm_over_all
 from attnconv.study.drawings import attention_drawings, drawings
-from attnconv.study.folder import StudyFolder, counts, records
+from attnconv.study.folder import Record, StudyFolder, counts, records
 from attnconv.study.plan import PUBLISHED, SCORES, Study
-from attnconv.study.plan_file import BUILT_IN, Scale, built_in
-from attnconv.study.record import Record
-from attnconv.study.tables import NONE, Table, csv_files, findings, mean_text, notes, p_text, summary, tables
+from attnconv.study.tables import NONE, Table, csv_files, findings, mean_text, notes, p_text, summary, tables, text
+from attnconv.train.config import yaml_text
 
-NOTED = ("version", "torch", "device", "threads", "machine")  # of a record
+PROVENANCE = ("version", "torch", "device", "threads", "machine")  # of a record
 UNDONE = ("failed", "running", "missing")
 
 
@@ -59,15 +55,14 @@ def write_report(path: Path) -> Report:
     values = {
         "title": f"Study {study.name}",
         "study": study,
-        "command": command(study, path),
+        "command": f"attnconv study run {shlex.quote(str(folder.plan))} --out studies/again",
         "runs": counts(found),
         "total": len(found),
-        "overview": _overview(study, compared, over_all) if len(compared) > 1 else None,
+        "overview": _overview(compared, over_all) if len(compared) > 1 else None,
         "sections": sections,
         "undone": _undone(study, found),
-        "unmatched": _unmatched(study, found),
         "run_table": _run_table(study, found),
-        "plan": yaml.safe_dump(study.to_dict(), sort_keys=False, allow_unicode=True).rstrip(),
+        "plan": yaml_text(study.to_dict(), sort_keys=False, allow_unicode=True).rstrip(),
         "footer": f"Written by attnconv {__version__} from the records of {len(found)} runs.",
     }
     pictures = [drawing for section in sections for row in section["drawings"] for drawing in row]
@@ -77,32 +72,9 @@ def write_report(path: Path) -> Report:
         **{f"{drawing.name}.svg": drawing.svg for drawing in pictures},
         **csv_files(study, compared),
     }
-    for name, text in texts.items():
-        files.write(path / name, text.encode(errors="replace"))
+    for name, content in texts.items():
+        files.write(path / name, content.encode(errors="replace"))
     return Report(study, tuple(path / name for name in texts), counts(found), compared)
-
-
-def command(study: Study, path: Path) -> str:
-    """Return the commands that make a study and its report again.
-
-    By the name of a built-in study if the plan is that one, else by the plan in the folder.
-    """
-    settings = [] if study.threads is None else ["--threads", str(study.threads)]
-    if _is_built_in(study):
-        scale = [] if study.scale == "published" else ["--scale", study.scale]
-        run = [study.name, *scale, "--seeds", str(len(study.seeds)), *settings, "--out", str(path)]
-    else:
-        run, path = [str(path / "study.yaml"), "--out", "studies/again"], Path("studies/again")
-    return f"attnconv study run {shlex.join(run)}\nattnconv study report {shlex.quote(str(path))}"
-
-
-def _is_built_in(study: Study) -> bool:
-    if study.name not in BUILT_IN or study.scale not in get_args(Scale):
-        return False
-    if study.seeds != tuple(range(len(study.seeds))):
-        return False
-    planned = built_in(study.name, cast(Scale, study.scale))
-    return dataclasses.replace(planned, seeds=study.seeds, threads=study.threads) == study
 
 
 def _section(
@@ -116,7 +88,7 @@ def _section(
     """Return what the templates are given of a block."""
     full = {row.arm: f"{block}/{row.arm}" if block else row.arm for row in comparison.rows}
     published = {arm: study.published[name] for arm, name in full.items() if name in study.published}
-    results, *others = tables(comparison, published={arm: _published(entry) for arm, entry in published.items()})
+    results, *others = tables(comparison)
     maps, undrawn = attention_drawings(study, folder, block, found)
     return {
         "block": block,
@@ -144,22 +116,20 @@ def _beside(comparison: Comparison, published: Mapping[str, Mapping[str, Any]]) 
         if (entry := published.get(row.arm)) is not None:
             ours = [mean_text(reading.estimate) for reading in (row.last, row.best)]
             runs = str(row.counts["done"] + row.counts["diverged"])
-            source = ". ".join(text.rstrip(".") for text in (entry["source"], entry.get("note")) if text)
+            source = ". ".join(said.rstrip(".") for said in (entry["source"], entry.get("note")) if said)
             rows.append((row.arm, _published(entry), *ours, runs, source))
     return Table("Published numbers beside ours", header, tuple(rows))
 
 
-def _overview(study: Study, compared: Mapping[str, Comparison], over_all: Mapping[tuple[str, str], float]) -> Table:
-    header = ("section", "arm", "runs", "mean ± sd", "difference", "95 % interval", "p (Holm, all)", "published")
+def _overview(compared: Mapping[str, Comparison], over_all: Mapping[tuple[str, str], float]) -> Table:
+    header = ("section", "arm", "runs", "mean ± sd", "difference", "95 % interval", "p (Holm, all)")
     rows, marked = [], []
     for block, comparison in compared.items():
         (results, *_) = tables(comparison)
         for row, cells in zip(comparison.rows, results.rows, strict=True):
-            entry = study.published.get(f"{block}/{row.arm}")
-            chosen = (*cells[:2], cells[3], cells[5], cells[6], p_text(over_all.get((block, row.arm))))
             if row.counts["diverged"]:
                 marked.append(len(rows))
-            rows.append((block, *chosen, _published(entry) if entry else NONE))
+            rows.append((block, *cells[:2], cells[3], *cells[5:7], p_text(over_all.get((block, row.arm)))))
     return Table("Overview", header, tuple(rows), tuple(marked))
 
 
@@ -167,7 +137,7 @@ def _run_table(study: Study, found: Sequence[Record]) -> Table:
     """Return a row a run, by arm and seed; those that diverged or failed stand out."""
     names = {SCORES[study.score_of(block)] for block in study.blocks()}
     name = names.pop() if len(names) == 1 else "score"
-    header = ("arm", "seed", "state", f"{name}, last", f"{name}, best", "epochs", "training s", "commit", *NOTED)
+    header = ("arm", "seed", "state", f"{name}, last", f"{name}, best", "epochs", "training s", "commit", *PROVENANCE)
     rows, marked = [], []
     for record in _by_arm(study, found):
         history = record.get("history") or ()
@@ -179,11 +149,11 @@ def _run_table(study: Study, found: Sequence[Record]) -> Table:
         rows.append(
             (
                 *(record["arm"], str(record["seed"]), record["state"]),
-                *(NONE if score is None else f"{score:.2f}" for score in (last, best)),
+                *(text(score, "{:.2f}") for score in (last, best)),
                 str(len(history)),
                 f"{sum(row['seconds'] for row in history):,.1f}" if history else NONE,
                 short_commit(record.get("commit") or NONE),
-                *(str(record.get(key) or NONE) for key in (*NOTED, "reason")),
+                *(str(record.get(key) or NONE) for key in (*PROVENANCE, "reason")),
             )
         )
     return Table("Runs", (*header, "remark"), tuple(rows), tuple(marked))
@@ -198,16 +168,6 @@ def _undone(study: Study, found: Sequence[Record]) -> Table:
             undone.setdefault(key, []).append(record["seed"])
     rows = [(arm, state, ", ".join(map(str, seeds)), reason) for (arm, state, reason), seeds in undone.items()]
     return Table("What was not run", ("arm", "state", "seeds", "reason"), tuple(rows))
-
-
-def _unmatched(study: Study, found: Sequence[Record]) -> list[str]:
-    """Return the published numbers without a run of ours."""
-    with_runs = {record["arm"] for record in found if record["state"] in ("done", "diverged")}
-    return [
-        f"{arm}: {entry['value']:g}, {entry['source']}"
-        for arm, entry in study.published.items()
-        if arm not in with_runs
-    ]
 
 
 def _by_arm(study: Study, found: Sequence[Record]) -> list[Record]:

@@ -14,8 +14,8 @@ from typing import Any
 from attnconv.inactive import LOGITS_MOVED, PREDICTIONS_CHANGED
 from attnconv.report.page import render
 from attnconv.study.comparison import Comparison, Reading, Row, holm_over_all
+from attnconv.study.folder import STATES
 from attnconv.study.plan import Study
-from attnconv.study.record import STATES
 from attnconv.study.statistics import ALPHA, Difference, Estimate, seeds_to_reach
 
 NONE = "-"
@@ -38,9 +38,9 @@ class Table:
     marked: tuple[int, ...] = ()
 
 
-def tables(comparison: Comparison, *, published: Mapping[str, str] | None = None) -> list[Table]:
-    """Return the tables, that of attention only if it was measured; ``published``: what a paper reports, by arm."""
-    found = [_results(comparison, published or {}), _readings(comparison), _costs(comparison)]
+def tables(comparison: Comparison) -> list[Table]:
+    """Return the tables, that of attention only if it was measured."""
+    found = [_results(comparison), _readings(comparison), _costs(comparison)]
     diverged = {row.arm for row in comparison.rows if row.counts["diverged"]}
     return [
         replace(table, marked=tuple(i for i, row in enumerate(table.rows) if row[0] in diverged))
@@ -66,19 +66,21 @@ def attention_table(comparison: Comparison) -> list[Table]:
     return [Table("The same networks with their attention switched off", (*header, *more), tuple(rows))]
 
 
-def _results(comparison: Comparison, published: Mapping[str, str]) -> Table:
-    score = comparison.score
-    header = ["arm", "runs", "diverged", f"{score}, mean ± sd", "95 % interval", "difference", "95 % interval"]
-    header += ["pairs", "p", "p (Holm)", "runs needed", *(["published"] if published else [])]
+def _results(comparison: Comparison) -> Table:
+    header = ("arm", "runs", "diverged", f"{comparison.score}, mean ± sd", "95 % interval", "difference")
     rows = []
     for row in comparison.rows:
-        test = row.test
-        cells = [row.arm, _runs(row), str(row.counts["diverged"]), *_estimate(row.last), *_difference(row.last)]
-        cells.append(_compared(row.last.difference))
-        cells += [p_text(test.permutation.p), p_text(test.holm_p)] if test.permutation else [test.why_not, NONE]
-        cells.append(_needed(row))
-        rows.append((*cells, *([published.get(row.arm, NONE)] if published else [])))
-    return Table("Equal epochs: the score after the last epoch", tuple(header), tuple(rows))
+        scored, planned = row.counts["done"] + row.counts["diverged"], sum(row.counts.values())
+        test, pairs = row.test, NONE
+        if difference := row.last.difference:
+            pairs = str(difference.n[0]) if difference.paired else "unpaired, {} and {}".format(*difference.n)
+        tested = (test.why_not, NONE, NONE)
+        if test.permutation:
+            tested = (p_text(test.permutation.p), p_text(test.holm_p), text(test.runs_to_see, "{:,}", "none would do"))
+        runs = str(scored) if scored == planned else f"{scored} of {planned}"
+        rows.append((row.arm, runs, str(row.counts["diverged"]), *_reading(row.last), pairs, *tested))
+    more = ("95 % interval", "pairs", "p", "p (Holm)", "runs needed")
+    return Table("Equal epochs: the score after the last epoch", (*header, *more), tuple(rows))
 
 
 def _readings(comparison: Comparison) -> Table:
@@ -90,9 +92,8 @@ def _readings(comparison: Comparison) -> Table:
             if reading is None:
                 continue
             epochs = row.epochs if reading.epochs is None else reading.epochs
-            runs = str(reading.estimate.n) if reading.estimate else NONE
-            cells = (row.arm, name, _or_none(epochs), runs, *_estimate(reading), *_difference(reading))
-            rows.append(cells)
+            runs = reading.estimate and reading.estimate.n
+            rows.append((row.arm, name, text(epochs), text(runs), *_reading(reading)))
     return Table("The same runs, read otherwise: not tested", (*header, "difference", "95 % interval"), tuple(rows))
 
 
@@ -101,69 +102,37 @@ def _costs(comparison: Comparison) -> Table:
     rows = []
     for row in comparison.rows:
         an_epoch = row.seconds / row.epochs if row.seconds is not None and row.epochs else None
-        gflops = None if row.flops is None else f"{row.flops / 1e9:.3g}"
-        cells = (row.arm, NONE if row.params is None else f"{row.params:,}", gflops or NONE, _or_none(row.epochs))
-        rows.append((*cells, _seconds(an_epoch), _seconds(row.seconds)))
+        gflops = None if row.flops is None else row.flops / 1e9
+        cells = (row.arm, text(row.params, "{:,}"), text(gflops, "{:.3g}"), text(row.epochs))
+        rows.append((*cells, text(an_epoch, "{:,.1f}"), text(row.seconds, "{:,.1f}")))
     return Table("What a run costs", header, tuple(rows))
 
 
-def _runs(row: Row) -> str:
-    """Return how many runs have a score, of those planned."""
-    scored, planned = row.counts["done"] + row.counts["diverged"], sum(row.counts.values())
-    return str(scored) if scored == planned else f"{scored} of {planned}"
-
-
-def _estimate(reading: Reading) -> tuple[str, str]:
-    found = reading.estimate
-    if found is None or found.mean is None:
-        return reading.why_not or NONE, NONE
-    return mean_text(found), _interval(found)
-
-
-def mean_text(found: Estimate | None) -> str:
-    """Return a mean and the standard deviation as tables show them."""
-    if found is None or found.mean is None:
-        return NONE
-    return f"{found.mean:.2f}" if found.sd is None else f"{found.mean:.2f} ± {found.sd:.2f}"
-
-
-def _difference(reading: Reading) -> tuple[str, str]:
-    found = reading.difference
-    return (NONE, NONE) if found is None else (f"{found.value:+.2f}", _interval(found))
-
-
-def _interval(found: Estimate | Difference) -> str:
-    interval = found.interval
-    if interval.low is None:
-        return NONE
-    sign = "+" if isinstance(found, Difference) else ""
-    mark = " (t)" if interval.kind == "t" else ""
-    return f"{interval.low:{sign}.2f} to {interval.high:{sign}.2f}{mark}"
-
-
-def _compared(found: Difference | None) -> str:
-    if found is None:
-        return NONE
-    return str(found.n[0]) if found.paired else f"unpaired, {found.n[0]} and {found.n[1]}"
+def text(value: float | None, form: str = "{}", none: str = NONE) -> str:
+    """Return a number as a cell of a table."""
+    return none if value is None else form.format(value)
 
 
 def p_text(p: float | None) -> str:
     """Return a p value as tables show it."""
-    return NONE if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}"
+    return text(p, "<0.0001" if p is not None and p < 1e-4 else "{:.4f}")
 
 
-def _needed(row: Row) -> str:
-    if not row.test.permutation:
-        return NONE
-    return "none would do" if row.test.runs_to_see is None else f"{row.test.runs_to_see:,}"
+def mean_text(found: Estimate | None) -> str:
+    """Return a mean and the standard deviation as tables show them."""
+    return NONE if found is None else text(found.mean, "{:.2f}") + text(found.sd, " ± {:.2f}", "")
 
 
-def _seconds(seconds: float | None) -> str:
-    return NONE if seconds is None else f"{seconds:.1f}" if seconds < 100 else f"{seconds:,.0f}"
+def _reading(reading: Reading) -> tuple[str, ...]:
+    """Return the cells of mean and difference, each with its interval."""
+    mean, difference = reading.estimate, reading.difference
+    cells = (reading.why_not or NONE, NONE) if mean is None else (mean_text(mean), _interval(mean, ""))
+    return (*cells, *((f"{difference.value:+.2f}", _interval(difference, "+")) if difference else (NONE, NONE)))
 
 
-def _or_none(number: int | None) -> str:
-    return NONE if number is None else str(number)
+def _interval(found: Estimate | Difference, sign: str) -> str:
+    ends = found.interval
+    return NONE if ends.low is None else f"{ends.low:{sign}.2f} to {ends.high:{sign}.2f}" + " (t)" * (ends.kind == "t")
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -179,10 +148,6 @@ def notes(comparison: Comparison) -> list[str]:
         runs = max(reading.estimate.n for reading in (row.last, comparison.rows[0].last) if reading.estimate)
         if difference and difference.paired and difference.n[0] < runs:
             partly_paired.append((row.arm, difference.n[0]))
-    undone = [
-        (row.arm, [f"{row.counts[state]} {state}" for state in ("failed", "running", "missing") if row.counts[state]])
-        for row in comparison.rows
-    ]
     return _paragraphs(
         "notes.txt",
         c=comparison,
@@ -190,9 +155,7 @@ def notes(comparison: Comparison) -> list[str]:
         out_of_reach=sorted(by_smallest.items(), reverse=True),
         enough=seeds_to_reach(max(len(tested), 1)),
         alpha=ALPHA,
-        unpaired=[row.arm for row in tested if row.last.difference and not row.last.difference.paired],
         partly_paired=partly_paired,
-        absent=[(arm, states) for arm, states in undone if states],
         logits_moved=LOGITS_MOVED,
         predictions_changed=PREDICTIONS_CHANGED,
     )
@@ -205,7 +168,7 @@ def findings(comparison: Comparison, over_all: Mapping[str, float]) -> list[str]
 
 
 def _paragraphs(template: str, **values: Any) -> list[str]:
-    return [" ".join(text.split()) for text in render(template, **values).split("\n\n") if text.strip()]
+    return [" ".join(part.split()) for part in render(template, **values).split("\n\n") if part.strip()]
 
 
 def csv_files(study: Study, compared: Mapping[str, Comparison]) -> dict[str, str]:
@@ -317,8 +280,8 @@ def epoch_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a table with a header; None, and what a row has not, is an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue()
+    return file.getvalue()

@@ -1,9 +1,8 @@
 """Surgery: attention put into a network that exists, torchvision's, timm's or your own."""
 
 from attnconv.surgery.add_self_attention import add_self_attention
-from attnconv.surgery.augment import augment
+from attnconv.surgery.augment import augment, resize_feat_size
 from attnconv.surgery.network import Attended, Change, Changes
-from attnconv.surgery.resize_feat_size import resize_feat_size
 from attnconv.surgery.steps import apply_steps
 
 __all__ = ["Attended", "Change", "Changes", "add_self_attention", "apply_steps", "augment", "resize_feat_size"]

@@ -5,10 +5,11 @@ assembles a run looks them up.
 """
 
 import dataclasses
+import functools
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ def _option(help_text: str, **kwargs: Any) -> Any:
 
 
 YOUR_FOLDER = "FOLDER"  # in place of a data set's name: images that whoever uses the configuration has
+YOUR_DATASET = "DATASET"  # likewise: those of a script
 YOUR_FILE = "FILE"  # likewise, of weights
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -44,9 +46,17 @@ class RunConfig:
         default=None,
     )
     freeze_epochs: int = _option("First epochs in which what init_from brought is not trained.", default=0)
-    data: str = _option("Data set name, or a folder with train/<class>/* and val/<class>/*.", default="digits")
+    data: str = _option(
+        "Data set name, torchvision:NAME, hf:NAME, a folder with train/<class>/* and val/<class>/*, or a table.",
+        default="digits",
+    )
     data_dir: str | None = _option("Folder that holds (or receives) the named data sets.", default=None)
-    image_size: int | None = _option("Side of the square images in pixels; the data's own if not given.", default=None)
+    image_size: int | tuple[int, int] | None = _option(
+        "Side of the images in pixels, or rows x columns such as 128x192; the data's own if not given.", default=None
+    )
+    val_split: float | None = _option(
+        "Share of each class held back for validation, of images that have none for it.", default=None
+    )
     train_subset: int | None = _option("Train on a fixed subset of so many images.", default=None)
     skip_bad_images: bool = _option("Count images that cannot be decoded, and go on.", default=False)
     crop_scale: float = _option("Least part of an image file's area that a random crop covers.", default=0.35)
@@ -105,13 +115,14 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name, kind in typing.get_type_hints(RunConfig).items():
-            object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
-        counts = ("epochs", "batch_size", "accumulate", "nodes", "devices", "train_subset", "image_size")
+            value = getattr(self, name)
+            object.__setattr__(self, name, image_size_of(value) if name == "image_size" else _typed(name, value, kind))
+        counts = ("epochs", "batch_size", "accumulate", "nodes", "devices", "train_subset")
         for name in (*counts, "checkpoint_steps"):
             if (value := getattr(self, name)) not in (None, "auto"):
                 checks.integer(name, value, at_least=1)
-        if self.image_size is not None and self.image_size > checks.LARGEST_IMAGE:
-            raise checks.InputError(f"image_size must be at most {checks.LARGEST_IMAGE}, got {self.image_size}")
+        if self.val_split is not None and not 0 < self.val_split < 1:
+            raise checks.InputError(f"val_split must be above 0 and below 1, got {self.val_split}")
         for name in ("workers", "seed", "freeze_epochs"):
             checks.integer(name, getattr(self, name), at_least=0)
         if self.seed >= 2**63:  # what a torch.Generator takes
@@ -182,7 +193,29 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, in the order of the fields."""
-        return dataclasses.asdict(self)
+        found = dataclasses.asdict(self)
+        if isinstance(self.image_size, tuple):
+            found["image_size"] = list(self.image_size)
+        return found
+
+
+def image_size_of(value: Any) -> int | tuple[int, int] | None:
+    """Return a side, or rows and columns if they differ; text such as 128x192 and lists are read.
+
+    Raises:
+        InputError: it is none, or out of range.
+    """
+    if value is None:
+        return None
+    sides: list[Any] = list(value) if isinstance(value, (list, tuple)) and len(value) == 2 else [value]
+    if isinstance(value, str) and (written := re.fullmatch(r"(\d+)x(\d+)", value)):
+        sides = [int(written[1]), int(written[2])]
+    if any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
+        raise checks.InputTypeError(f"image_size must be int, got {value!r}; rows and columns are written 128x192")
+    for side in sides:
+        if checks.integer("image_size", side, at_least=1) > checks.LARGEST_IMAGE:
+            raise checks.InputError(f"image_size must be at most {checks.LARGEST_IMAGE}, got {side}")
+    return sides[0] if len(set(sides)) == 1 else (sides[0], sides[1])
 
 
 def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,37 +223,97 @@ def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: None if key == "data_dir" else value for key, value in config.items()}
     if found.get("init_from") not in (None, "torchvision", "timm"):
         found["init_from"] = YOUR_FILE
-    if not re.fullmatch(r"\w[\w.-]*", str(found.get("data", YOUR_FOLDER))):
+    if not re.fullmatch(r"(torchvision:)?\w[\w.-]*", str(found.get("data", YOUR_FOLDER))):
         found["data"] = YOUR_FOLDER
     return found
 
 
-def read_yaml(path: Path, *, missing: str | None = None, problem: str | None = None, loader: Any = None) -> Any:
-    """Return what a YAML file holds: plain values only.
+def read_yaml(path: Path, *, missing: str | None = None, problem: str | None = None) -> Any:
+    """Return what a YAML file holds: plain values only, as `yaml_value` reads them.
 
     Args:
         path: the file.
         missing: the error if there is none.
         problem: the error's first words if it cannot be read, or is no YAML.
-        loader: a subclass of a safe one of PyYAML.
     Raises:
         InputError: as above; it has tags that would make Python objects; it is no regular file, or too large.
     """
     import yaml
 
     try:
-        return yaml.load(files.read_text(path), loader or yaml.SafeLoader)
+        return yaml_value(files.read_text(path))
     except FileNotFoundError:
         raise checks.InputError(missing or f"no file at {path}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise checks.InputError(f"{problem or f'cannot read {path}'}: {' '.join(str(error).split())}") from None
 
 
-def yaml_loader() -> Any:
-    """Return PyYAML's safe loader in C, ten times as quick, if it is there; its errors are worded differently."""
+def yaml_value(text: str) -> Any:
+    """Return the plain value that ``text`` describes; yaml.YAMLError if it is none, or has a name twice.
+
+    Numbers are those of YAML 1.2: 2e-1 is one, 010 is ten, 1:30 and dates are text.
+    """
     import yaml
 
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(text, _yaml_classes()[0])
+
+
+def yaml_text(value: Any, **options: Any) -> str:
+    """Return ``value`` as YAML that `yaml_value` reads; ``options`` are those of yaml.dump."""
+    import yaml
+
+    return yaml.dump(value, Dumper=_yaml_classes()[1], **options)
+
+
+@functools.cache
+def _yaml_classes() -> tuple[Any, Any]:
+    """Return loader and dumper: PyYAML's safe ones, the loader in C where it is there, ten times as quick."""
+    import yaml
+
+    of_1_1 = [f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")]
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # pyright: ignore[reportGeneralTypeIssues]
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+            """Refuse a name that stands twice: the second would silently take the place of the first."""
+            seen = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise yaml.YAMLError(
+                        f"a name must be one word, got a list or names in line {key.start_mark.line + 1}"
+                    )
+                if key.value in seen:
+                    raise yaml.YAMLError(f"{key.value!r} stands twice in line {key.start_mark.line + 1}")
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+        def integer(self, node: Any) -> int:
+            text = node.value.replace("_", "")
+            prefixed = re.match(r"[-+]?0[xob]", text)
+            return int(text, 0) if prefixed else int(text)
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    for kind in (Loader, Dumper):
+        kind.yaml_implicit_resolvers = {
+            first: [(tag, form) for tag, form in known if tag not in of_1_1]
+            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+        kind.add_implicit_resolver(
+            of_1_1[0],
+            re.compile(r"[-+]?(?:0o[0-7]+|0x[0-9a-fA-F]+|0b[01]+|[0-9][0-9_]*)$"),
+            list("-+0123456789"),
+        )
+        kind.add_implicit_resolver(
+            of_1_1[1],
+            re.compile(
+                r"[-+]?(?:(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$"
+                r"|\.(?:nan|NaN|NAN)$"
+            ),
+            list("-+0123456789."),
+        )
+    Loader.add_constructor(of_1_1[0], Loader.integer)
+    return Loader, Dumper
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:

@@ -204,6 +204,7 @@ class RunState:
             "train_seconds_per_epoch": statistics.median(row["seconds"] for row in self.history),
             **provenance(self.engine.fabric.device),
             "skipped_images": len(self.skipped),
+            **({"passed_over": passed} if (passed := self.meta.get("passed_over")) else {}),
             "left_out_steps": len(self.left_out),
         }
 

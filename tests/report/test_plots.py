@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from attnconv.report.page import svg_file
-from attnconv.report.study_plot import COLOURS, Curves, Point, cost_figure, curves_figure, styles
+from attnconv.report.plots import COLOURS, Curves, Point, cost_figure, curves_figure, styles
 
 ARMS = ["plain", "aa", "late"]
 CURVES = [

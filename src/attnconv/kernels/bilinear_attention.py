@@ -1,8 +1,9 @@
-"""Bilinear attention with a backward of its own: fewer products, and of the maps only x kept, or x and W x.
+"""Bilinear attention: `eager`, in plain torch, and `own_backward`, with a backward of its own.
 
-gamma is folded into the small matrix and the residual into the last product: y = x + x S or y = x + A x. The backward
-merges the two gradients that x gets from x^T x or x x^T, and sums that of the weight over all images in one product.
-It can be differentiated once more, but not by torch.func: the plain form is for that.
+The latter takes fewer products, and keeps of the maps only x, or x and W x. gamma is folded into the small matrix and
+the residual into the last product: y = x + x S or y = x + A x. The backward merges the two gradients that x gets from
+x^T x or x x^T, and sums that of the weight over all images in one product. It can be differentiated once more, but not
+by torch.func: the plain form is for that.
 Letters: B batch, C channels, L positions of the map.
 """
 
@@ -17,7 +18,19 @@ from torch import Tensor
 WIDE = 32  # positions
 
 
-def forward(x: Tensor, weight: Tensor, gamma: Tensor, order: str) -> Tensor:
+def eager(x: Tensor, weight: Tensor, gamma: Tensor, order: str) -> Tensor:
+    """x (B, C, L), weight (C, C) and gamma () in the dtype to compute in -> (B, C, L): x + gamma * x x^T W x."""
+    flat = x.to(weight.dtype)
+    if order == "scores":
+        y = flat + flat @ (gamma * (flat.mT @ (weight @ flat)))  # (B, L, L) inside
+    elif order == "gram":
+        y = flat + (gamma * (flat @ flat.mT)) @ (weight @ flat)  # (B, C, C) times (B, C, L)
+    else:
+        y = flat + (gamma * ((flat @ flat.mT) @ weight)) @ flat
+    return y.to(x.dtype)
+
+
+def own_backward(x: Tensor, weight: Tensor, gamma: Tensor, order: str) -> Tensor:
     """x (B, C, L), weight (C, C) and gamma () in the dtype to compute in -> (B, C, L): x + gamma * x x^T W x."""
     function = _Scores if order == "scores" else _GramWeight
     return function.apply(x, weight, gamma)  # type: ignore[return-value]

@@ -1,25 +1,30 @@
 """Images a second of the training loader on files, against a pipeline of Pillow's as most scripts have it, on one core.
 
+python benchmarks/data_loader.py --data imagewoof --image-size 128    (half a minute; adds to results/data.jsonl)
+
 Both read the same files, cut a random part of 35 to 100% of each, resize it, mirror half of them, and end with batches
 of normalised float32.
 
 Letters: B batch, S side of the square images.
 """
 
-import contextlib
+import argparse
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from attnconv import checks, files
-from attnconv.bench.benchmark import Benchmark
+from attnconv.bench.benchmark import Benchmark, Settings, run
 from attnconv.bench.machine import Call
-from attnconv.data import ImageData
+from attnconv.bench.records import provenance
+from attnconv.data import ImageData, load_data
 from attnconv.data.decode import FORMATS
 from attnconv.data.files import FileSource
+from attnconv.train.device import ROOT, commit
 
 CPU = torch.device("cpu")
 PASS = "training batches"
@@ -94,17 +99,36 @@ def decoder() -> str:
     return "pillow" if importlib.util.find_spec("simplejpeg") is None else "simplejpeg"
 
 
-def images_per_second(record: dict[str, Any]) -> float | None:
-    """Return the speed of a record of this benchmark; None if the candidate did not run."""
-    return record["shape"]["images"] / record["median_seconds"] if record["median_seconds"] else None
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, add a record for each candidate to data.jsonl, and print its images a second."""
+    parser = argparse.ArgumentParser(description="Images a second of the training loader, against Pillow's.")
+    parser.add_argument("--data", default="imagewoof", help="imagenette, imagewoof or a folder (%(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="folder of the named data sets")
+    parser.add_argument("--image-size", type=int, default=128, help="side of the images, pixels (%(default)s)")
+    parser.add_argument("--images", type=int, default=512, help="a multiple of the batch (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images of a batch (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each candidate (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"), help="folder of data.jsonl")
+    given = parser.parse_args(arguments)
+    plain, cached = (
+        load_data(
+            given.data,
+            data_dir=given.data_dir,
+            image_size=given.image_size,
+            train_subset=given.images,
+            cache_images=keep,
+        )
+        for keep in (False, True)
+    )
+    benchmark = data_benchmark(plain, cached, batch=given.batch_size)
+    torch.set_num_threads(1)  # compare on one core: Pillow uses no more
+    settings = Settings(CPU, rounds=given.rounds)
+    made = provenance(CPU, settings.seed, commit=commit(ROOT), command=["python", *sys.argv])
+    for records in run([benchmark], settings, made, file=given.out / "data.jsonl"):
+        for record in records:
+            speed = record["shape"]["images"] / record["median_seconds"] if record["seconds"] else 0
+            print(f"{record['contestant']}: {record['why_not'] or f'{speed:.0f} images/s'}")
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compare on one core: Pillow uses no more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+if __name__ == "__main__":
+    main()

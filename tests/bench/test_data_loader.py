@@ -4,9 +4,9 @@ import re
 
 import pytest
 import torch
+from benchmarks import data_loader
 from data.conftest import write_images
 
-from attnconv.bench import data as of_data
 from attnconv.bench import machine
 from attnconv.checks import InputError
 from attnconv.data import load_data
@@ -24,7 +24,7 @@ def benchmark(folder, batch=4, images=8):
     data, cached = (
         load_data(str(folder), image_size=16, train_subset=images, cache_images=keep) for keep in (False, True)
     )
-    return of_data.data_benchmark(data, cached, batch=batch)
+    return data_loader.data_benchmark(data, cached, batch=batch)
 
 
 def test_every_candidate_reads_every_image(folder):
@@ -42,7 +42,7 @@ def test_both_end_with_the_same_kind_of_pixels(folder, monkeypatch):
     seen, stack = [], torch.stack
     monkeypatch.setattr(torch, "stack", lambda images: seen.append(stack(images)) or seen[-1])
     data = load_data(str(folder), image_size=16, train_subset=8)
-    assert of_data.pillow_call(data.train.paths, data, 8)() == 8
+    assert data_loader.pillow_call(data.train.paths, data, 8)() == 8
     (ours,) = data.train_loader(batch_size=8, seed=0, device=torch.device("cpu"), workers=0).epoch(0)
     torch.testing.assert_close(seen[0], ours.images)
 
@@ -50,32 +50,19 @@ def test_both_end_with_the_same_kind_of_pixels(folder, monkeypatch):
 def test_what_a_record_says(folder):
     found = benchmark(folder)
     assert (found.study, found.case, found.baseline) == ("data", "pets", "pillow")
-    assert found.shape == {"images": 8, "B": 4, "S": 16, "decoder": of_data.decoder()}
-    assert of_data.images_per_second({"shape": found.shape, "median_seconds": 0.5}) == 16
-    assert of_data.images_per_second({"shape": found.shape, "median_seconds": None}) is None
+    assert found.shape == {"images": 8, "B": 4, "S": 16, "decoder": data_loader.decoder()}
 
 
 @pytest.mark.parametrize(("there", "name"), [(None, "pillow"), (object(), "simplejpeg")])
 def test_the_decoder(monkeypatch, there, name):
-    monkeypatch.setattr(of_data.importlib.util, "find_spec", lambda _: there)
-    assert of_data.decoder() == name
-
-
-def test_one_thread_and_then_as_many_as_before():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with of_data.one_thread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    monkeypatch.setattr(data_loader.importlib.util, "find_spec", lambda _: there)
+    assert data_loader.decoder() == name
 
 
 def test_small_sets_are_not_read_from_files():
     data = load_data("digits", train_subset=8)
     with pytest.raises(InputError, match="data must be a folder or Imagenette or Imagewoof, which are files, got 'dig"):
-        of_data.data_benchmark(data, data, batch=4)
+        data_loader.data_benchmark(data, data, batch=4)
 
 
 def test_batches_must_be_whole(folder):
@@ -83,17 +70,15 @@ def test_batches_must_be_whole(folder):
         benchmark(folder, batch=3)
 
 
-def test_the_command(folder, tmp_path, monkeypatch, capsys):
-    from attnconv.cli import main
-
+def test_the_script(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(machine, "SECONDS", 0.0)
-    code = main(
-        [
-            *("bench", "data", "--data", str(folder), "--images", "8", "--batch-size", "4", "--image-size", "16"),
-            *("--rounds", "3", "--out", str(tmp_path / "out")),
-        ]
-    )
-    out = capsys.readouterr().out
-    assert code == 0
+    options = ("--images", "8", "--batch-size", "4", "--image-size", "16", "--rounds", "3")
+    before = torch.get_num_threads()
+    try:
+        data_loader.main(["--data", str(folder), *options, "--out", str(tmp_path / "out")])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
     assert len((tmp_path / "out" / "data.jsonl").read_text().splitlines()) == 3
+    out = capsys.readouterr().out
     assert re.findall(r"^(\S+): \d+ images/s$", out, re.M) == ["pillow", "loader", "loader-cached"]

@@ -1,0 +1,124 @@
+"""Between commands and people: words, integers and NAME=VALUE pairs read from flags; lines, tables and JSON printed."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from cyclopts import Parameter, Token
+
+from attnconv import checks
+from attnconv.shown import shown
+from attnconv.train.config import image_size_of, yaml_value
+
+
+def _image_size(_: Any, tokens: Sequence[Token]) -> int | tuple[int, int] | None:
+    text = tokens[0].value
+    if text.casefold() in ("none", "null"):
+        return None
+    return image_size_of(int(text) if text.lstrip("+-").isdecimal() else text)
+
+
+# A flag's type: 128, or 128x192, rows x columns.
+ImageSize = Annotated[int | tuple[int, int] | None, Parameter(converter=_image_size, n_tokens=1)]
+
+
+def say(text: str) -> None:
+    """Print one line, whatever the names in it hold."""
+    print(shown(text))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: bool = True) -> None:
+    """Print a table, its first column left, the others right if ``right``; never cut to the width of a pipe."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(header):
+        table.add_column(Text(shown(name)), justify="right" if i and right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(shown(cell)) for cell in row))  # not markup: a name may hold brackets
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 10_000  # a pipe has no width to fold at
+    with console.capture() as captured:  # rich would leave the process itself if the reader of a pipe has gone
+        console.print(table)
+    print(captured.get(), end="")
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def amount(number: float, unit: str = "") -> str:
+    """Return ``number`` in three digits and a prefix: 1_234_567 is 1.23M."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {prefix}{unit}" if unit else f"{number / size:.3g}{prefix}"
+    return f"{number:.3g} {unit}".strip()
+
+
+def duration(seconds: float) -> str:
+    """Return ``seconds`` in the two largest units: 12 s, 5 min, 1 h 20 min, 2 d 3 h."""
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{max(seconds, 0):.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"
+
+
+def named_factory(model: str | None) -> Any:
+    """Return the function that --model names for a command that reads a run; None if it is not given."""
+    if model is None:
+        return None
+    from attnconv import extensions
+
+    if not extensions.is_factory(model):
+        raise checks.InputError(
+            f"--model must be package.module:function, of a network of your own, got {model!r}; a run knows any other"
+        )
+    return extensions.import_factory(model)
+
+
+def steps(augment: list[str] | None, attend: list[str] | None) -> list[dict[str, Any]]:
+    """Return the steps of surgery that --augment PATTERN and --attend MODULE=KIND ask for."""
+    found: list[dict[str, Any]] = [{"augment": {"where": pattern}} for pattern in augment or []]
+    for text in attend or []:
+        module, equals, kind = text.rpartition("=")
+        if not (equals and module and kind):
+            raise checks.InputError(f"--attend must be MODULE=KIND, such as layer3=simple, got {text!r}")
+        found.append({"add": {"after": module, "kind": kind}})
+    return found
+
+
+def pairs(texts: list[str] | None) -> dict[str, Any]:
+    """Return NAME=VALUE texts as a dict; values are YAML, so 3, 0.5, true and [1, 2] are what they look like."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise checks.InputError(f"--option must be NAME=VALUE, got {text!r}")
+        try:
+            found[name.replace("-", "_")] = yaml_value(value)
+        except yaml.YAMLError:
+            raise checks.InputError(f"--option {name}: {value!r} is no YAML value") from None
+    return found
+
+
+def words(text: str) -> list[str]:
+    """Return what stands between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def integers(flag: str, text: str) -> list[int]:
+    """Return the integers between commas; InputError, naming ``flag``, if one is none."""
+    try:
+        return [int(word) for word in words(text)]
+    except ValueError:
+        raise checks.InputError(f"--{flag} must be integers such as 8,16,32, got {text!r}") from None

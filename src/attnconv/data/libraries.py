@@ -1,0 +1,144 @@
+"""Data sets of other libraries: torchvision:NAME and hf:NAME, and folders that Hugging Face's datasets saved."""
+
+import contextlib
+import inspect
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+from attnconv import checks
+from attnconv.data.decode import HEAD, image_formats
+from attnconv.data.folder import TRAIN, VALIDATION
+
+TORCHVISION, HUGGING_FACE = "torchvision:", "hf:"
+TRAINING_SPLITS = (*TRAIN, "trainval")
+Loaded = tuple[Any, Any, list[str] | None]  # training images, validation images or None, names of the classes
+
+
+def torchvision_names() -> list[str]:
+    """Return the names of torchvision's data sets."""
+    datasets = checks.require("torchvision.datasets", extra="train")
+    kinds = {name: getattr(datasets, name, None) for name in datasets.__all__}
+    return [name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, datasets.VisionDataset)]
+
+
+def load_torchvision(name: str, data_dir: Path) -> Loaded:
+    """Make the data set ``name`` of torchvision, downloaded to ``data_dir`` if it is not there.
+
+    Raises:
+        InputError: there is no such set, it wants more arguments, or it cannot be read or downloaded.
+    """
+    checks.one_of("data set of torchvision", name, torchvision_names())
+    kind = getattr(checks.require("torchvision.datasets", extra="train"), name)
+    takes = inspect.signature(kind.__init__).parameters
+    given: dict[str, Any] = {"root": str(data_dir)} if "root" in takes else {}
+    given |= {"download": True} if "download" in takes else {}
+    wanted = [
+        p.name
+        for p in list(takes.values())[1:]
+        if p.default is p.empty
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        and p.name not in (*given, "train", "split")
+    ]
+    if wanted:
+        raise checks.InputError(
+            f"torchvision:{name} wants {', '.join(wanted)}, which cannot be given here: make it in a function of your "
+            "own and name that with register_dataset"
+        )
+
+    def made(splits: tuple[Any, ...], option: str) -> Any:
+        """Return the set of the first of ``splits`` that it knows; None if it knows none."""
+        for split in splits:
+            try:
+                # stdout belongs to what the command line answers; progress bars write to stderr by themselves.
+                with contextlib.redirect_stdout(sys.stderr):
+                    return kind(**given, **{option: split})
+            except ValueError as error:
+                if "split" not in str(error):
+                    raise
+        return None
+
+    try:
+        if "train" in takes:
+            return made((True,), "train"), made((False,), "train"), None
+        if "split" in takes:
+            return made(TRAINING_SPLITS, "split"), made(VALIDATION, "split"), None
+        with contextlib.redirect_stdout(sys.stderr):
+            return kind(**given), None, None
+    except Exception as error:  # no network, no room, a wrong checksum: each raises something else
+        raise checks.InputError(
+            f"cannot read or download torchvision:{name} in {data_dir}: {checks.first_line(error)}"
+        ) from error
+
+
+class Rows:
+    """Rows of a Hugging Face Dataset as (image, label); images are opened here, by formats that start no program."""
+
+    def __init__(self, rows: Any, image: str, label: str, names: list[str] | None) -> None:
+        self._rows, self._image, self._label = rows, image, label
+        values = rows[label]
+        number = {name: i for i, name in enumerate(names)} if names else None
+        self.targets = [number.get(str(v), -1) for v in values] if number else [int(v) for v in values]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image = self._rows[index][self._image]
+        return (_opened(image) if isinstance(image, dict) else image), self.targets[index]
+
+
+def _opened(image: dict[str, Any]) -> Any:
+    pillow = checks.require("PIL.Image", extra="train")
+    content = image["bytes"] if image.get("bytes") is not None else Path(image["path"]).read_bytes()
+    return pillow.open(io.BytesIO(content), formats=image_formats(content[:HEAD]))
+
+
+def load_hugging_face(name_or_folder: str, data_dir: Path | None, *, saved: bool = False) -> Loaded:
+    """Load a data set of the Hub, or a folder: one that ``save_to_disk`` left, or one of its data files.
+
+    The first column of images is taken, and the column "label" or "labels", or the only one of classes. No code of a
+    data set is run.
+
+    Raises:
+        InputError: it cannot be loaded, or has no such columns.
+    """
+    library = checks.require("datasets", extra="hf")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            if saved:
+                found = library.load_from_disk(name_or_folder)
+            else:
+                found = library.load_dataset(name_or_folder, cache_dir=None if data_dir is None else str(data_dir))
+    except Exception as error:  # no network, no such name, wants a name of a configuration
+        raise checks.InputError(f"cannot load hf:{name_or_folder}: {checks.first_line(error)}") from error
+    parts = dict(found) if isinstance(found, dict) else {TRAIN[0]: found}
+    train = next((parts[name] for name in TRAIN if name in parts), None)
+    val = next((parts[name] for name in VALIDATION if name in parts), None)
+    if train is None:
+        raise checks.InputError(f"hf:{name_or_folder} has no split 'train'; it has {', '.join(map(str, parts))}")
+    image, label = _columns(train.features, library, name_or_folder)
+    names = getattr(train.features[label], "names", None)
+    values = None
+    if not names and not all(type(value) is int for value in train[label]):
+        values = sorted({str(value) for part in (train, val) if part is not None for value in part[label]})
+    made = []
+    for part in (train, val):
+        if part is not None and isinstance(part.features[image], library.Image):
+            part = part.cast_column(image, library.Image(decode=False))
+        made.append(None if part is None else Rows(part, image, label, values))
+    return made[0], made[1], names or values
+
+
+def _columns(features: Any, library: Any, name: str) -> tuple[str, str]:
+    images = [column for column, kind in features.items() if isinstance(kind, library.Image)]
+    images += [column for column in ("image", "img", "pixels") if column in features and column not in images]
+    classes = [column for column, kind in features.items() if isinstance(kind, library.ClassLabel)]
+    labels = [column for column in ("label", "labels") if column in features] or classes
+    if not images or not labels or (len(labels) > 1 and labels == classes):
+        raise checks.InputError(
+            f"hf:{name} must have a column of images and one called 'label'; it has {', '.join(features)}: make a "
+            "Dataset of (image, label) in a function of your own and name that with register_dataset"
+        )
+    return images[0], labels[0]

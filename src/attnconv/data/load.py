@@ -1,0 +1,178 @@
+"""The one place where a name or a folder becomes an ``ImageData``."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attnconv import checks, extensions
+from attnconv.data import libraries, table
+from attnconv.data.batches import generator
+from attnconv.data.dataset import data_of_datasets
+from attnconv.data.files import FileOptions
+from attnconv.data.folder import is_dataset_folder, load_folder
+from attnconv.data.generated import GENERATED_SETS, load_generated
+from attnconv.data.image_data import ImageData
+from attnconv.data.imagenette import IMAGENETTE_SETS, load_imagenette
+from attnconv.data.libraries import HUGGING_FACE, TORCHVISION
+from attnconv.data.small_sets import SMALL_SETS, load_small
+
+__all__ = ["DATA_SETS", "load_data", "register_dataset", "require_data"]
+
+DATA_SETS = (*SMALL_SETS, *IMAGENETTE_SETS, *GENERATED_SETS)
+DATA_DIR_VARIABLE = "ATTNCONV_DATA"
+DEFAULT_DATA_DIR = "~/.cache/attnconv"
+ENTRY_POINTS = "attnconv.data"
+
+Load = Callable[..., Any]
+_REGISTERED: dict[str, Load] = {}
+
+
+def register_dataset(name: str, load: Load) -> None:
+    """Make a data set known by ``name``, for `load_data`, `attnconv train --import MODULE` and studies.
+
+    Args:
+        name: letters, digits, dots, dashes and underlines.
+        load: called as ``load(data_dir=...)``, a Path, when the set is wanted; it returns training and validation
+            images, map-style Datasets of (image, label), and, third, the names of the classes if it likes. An image is
+            one of Pillow, a uint8 tensor (C, H, W) or array (H, W, C), or a float tensor, which is taken as prepared:
+            neither varied nor normalised. Without validation images (None), val_split holds some back.
+    Raises:
+        InputError: the name is taken, or is none; ``load`` cannot be called.
+    """
+    if not isinstance(name, str) or not name or not name.replace("-", "_").replace(".", "_").isidentifier():
+        raise checks.InputError(f"a data set's name must be letters, digits, dots, dashes and underlines, got {name!r}")
+    if not callable(load):
+        raise checks.InputTypeError(f"load of data set {name!r} must be a function, got {type(load).__name__}")
+    known = _REGISTERED.get(name)
+    if name in DATA_SETS or known not in (None, load):
+        raise checks.InputError(f"a data set {name!r} is there already: register yours by another name")
+    _REGISTERED[name] = load
+
+
+def require_data(name_or_folder: str) -> None:
+    """Raise InputError unless `load_data` knows where to look; nothing is loaded."""
+    name = str(name_or_folder)
+    if name.startswith(TORCHVISION):
+        checks.one_of("data set of torchvision", name.removeprefix(TORCHVISION), libraries.torchvision_names())
+    elif name in DATA_SETS or name.startswith(HUGGING_FACE) or registered(name) is not None:
+        return
+    elif (path := Path(os.path.expanduser(name))).is_file():
+        if path.suffix.lower() not in table.SUFFIXES:
+            raise checks.InputError(
+                f"{path} is a file; give a folder, or a table of paths and labels ({', '.join(table.SUFFIXES)})"
+            )
+    elif not path.is_dir():
+        known = (*DATA_SETS, *_REGISTERED, *extensions.offered(ENTRY_POINTS))
+        raise checks.InputError(f"{name!r} is neither a data set nor an existing folder; {checks.nearest(name, known)}")
+
+
+def registered(name: str) -> Load | None:
+    """Return what loads the data set that was registered by ``name``, or that an installed package brings."""
+    if name not in _REGISTERED and (load := extensions.load_offered(ENTRY_POINTS, name)) is not None:
+        register_dataset(name, load)
+    return _REGISTERED.get(name)
+
+
+def load_data(
+    name_or_folder: str,
+    *,
+    data_dir: str | Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    train_subset: int | None = None,
+    skip_bad_images: bool = False,
+    presize: bool = False,
+    cache_images: bool = False,
+    val_split: float | None = None,
+    seed: int = 0,
+) -> ImageData:
+    """Load a data set by name, a folder of images, or a table of paths and labels; docs/data.md lists them.
+
+    A known name comes before a folder of that name, which ``./name`` means. Several processes that may download the
+    same set of torchvision's should call this one after the other; Imagenette and Imagewoof see to that themselves.
+
+    Args:
+        name_or_folder: one of ``DATA_SETS``, of `register_dataset`, torchvision:NAME, hf:NAME, or a path.
+        data_dir: holds or receives the known sets; the variable ATTNCONV_DATA, else ~/.cache/attnconv, if None.
+        image_size: side of square images in pixels, or rows and columns; the set's own, or 128 of a folder, if None.
+            Generated sets have no other.
+        train_subset: train on so many images only, always the same ones whatever the run's seed.
+        presize: validation images as in 2019: shorter side ``image_size`` + 32 pixels, then the centre. Of files only.
+        cache_images: keep decoded images in memory; of files only. H * W * 3 bytes each, at their files' own size.
+        skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
+        val_split: share of each class that is held back for validation, of images without any for it.
+        seed: of the images that are held back, and of nothing else.
+    Raises:
+        InputError: nothing is known by that name, a layout that is not known, a set that cannot be read or downloaded,
+            or a number out of its range.
+    """
+    size = None
+    if image_size is not None:
+        rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
+        size = (rows, columns)
+    if train_subset is not None:
+        checks.integer("train_subset", train_subset, at_least=1)
+    options = FileOptions(
+        skip_bad_images=skip_bad_images, presize=presize, cache_images=cache_images, val_split=val_split, seed=seed
+    )
+    require_data(name_or_folder)
+    name = str(name_or_folder)
+    data_dir = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or DEFAULT_DATA_DIR))
+    data = _load(name, data_dir, size, options)
+    return data if train_subset is None else _with_subset(data, train_subset)
+
+
+def _load(name: str, data_dir: Path, image_size: tuple[int, int] | None, options: FileOptions) -> ImageData:
+    if name in DATA_SETS and options.val_split is not None:
+        raise checks.InputError(f"{name!r} has validation images of its own: leave val_split out")
+    if name in GENERATED_SETS:
+        return load_generated(name, image_size=image_size)
+    if name in SMALL_SETS:
+        return load_small(name, data_dir=data_dir, image_size=image_size)
+    if name in IMAGENETTE_SETS:
+        return load_imagenette(name, data_dir=data_dir, image_size=image_size, options=options)
+    path = Path(os.path.expanduser(name.removeprefix(HUGGING_FACE)))
+    if (load := registered(name)) is not None:
+        train, val, classes = _loaded(name, load, data_dir)
+    elif name.startswith(TORCHVISION):
+        train, val, classes = libraries.load_torchvision(name.removeprefix(TORCHVISION), data_dir)
+    elif path.is_dir() and is_dataset_folder(path):
+        train, val, classes = libraries.load_hugging_face(str(path), None, saved=True)
+        name = path.resolve().name
+    elif name.startswith(HUGGING_FACE):
+        train, val, classes = libraries.load_hugging_face(name.removeprefix(HUGGING_FACE), data_dir)
+    elif path.is_dir():
+        return load_folder(path, image_size=image_size, options=options)
+    else:
+        return table.load_table(path, image_size=image_size, options=options)
+    return data_of_datasets(name, train, val, classes=classes, image_size=image_size, options=options)
+
+
+def _loaded(name: str, load: Load, data_dir: Path) -> libraries.Loaded:
+    try:
+        found = load(data_dir=data_dir)
+    except checks.InputError:
+        raise
+    except Exception as error:
+        raise checks.InputError(
+            f"load of data set {name!r} raised {type(error).__name__}: {checks.first_line(error)}"
+        ) from error
+    if not isinstance(found, (tuple, list)) or len(found) not in (2, 3):
+        raise checks.InputTypeError(
+            f"load of data set {name!r} must return training and validation images, and the names of the classes if "
+            f"it likes, got {type(found).__name__}"
+        )
+    train, val, classes = (*found, None)[:3]
+    return train, val, None if classes is None else list(classes)
+
+
+def _with_subset(data: ImageData, size: int) -> ImageData:
+    if size > data.num_train:
+        raise checks.InputError(
+            f"train_subset must be at most {data.num_train}, the training images of {data.name!r}, got {size}"
+        )
+    indices = torch.randperm(data.num_train, generator=generator(0))[:size].sort().values
+    return dataclasses.replace(data, train=data.train.subset(indices))

@@ -1,1 +1,0 @@
-"""Kernels of ops.bilinear_attention."""

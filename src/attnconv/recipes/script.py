@@ -1,0 +1,170 @@
+"""`attnconv.fit`: the trainer of `attnconv train`, for people who have a script with a network and images in it."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnconv import checks, extensions
+from attnconv.data import ForeignLoader, ImageData, data_of_datasets
+from attnconv.data.files import FileOptions
+from attnconv.models import set_recompute
+from attnconv.recipes.network import channels_of, make_network, require_fit, require_network
+from attnconv.recipes.run import AttentionObserver, loaders_of
+from attnconv.train.config import YOUR_DATASET, RunConfig
+from attnconv.train.device import fabric_of
+from attnconv.train.fit import fit as train_network
+from attnconv.train.processes import Ranks
+from attnconv.train.run_folder import RunFolder
+
+# Options of a run that say where its images are, which a script has.
+OF_IMAGES = ("data", "data_dir", "train_subset", "presize", "cache_images")
+OF_NAMES = ("model", "model_options", "attention", "init_from", "freeze_epochs")  # of networks that are made here
+
+
+def fit(
+    model: nn.Module | str | Callable[..., nn.Module],
+    train: Any,
+    val: Any = None,
+    *,
+    out: str | Path,
+    epochs: int,
+    classes: Sequence[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train a network on images of your own and leave the run in a folder, as `attnconv train` does.
+
+    evaluate, predict, explain, export and hub take the folder; of a network that no name makes again, `load_trained`
+    and these commands are told ``model`` anew. A run on Datasets that was stopped goes on exactly, as every run. Of
+    foreign loaders exactness is the loader's own: an epoch is drawn under its own seed, and inside an epoch the batches
+    before are read again and dropped; what transforms draw without workers depends on what ran before.
+
+    Args:
+        model: a module, (B, C, H, W) -> logits (B, K), which is trained in place; or what `create_model` takes.
+        train: a map-style Dataset of (image, label), whose images are of Pillow, uint8, or float tensors, which are
+            taken as prepared: neither varied nor normalised; or a loader of batches of float images and labels.
+        val: likewise; with Datasets None if ``val_split`` is given.
+        out: folder of the run.
+        epochs: passes over the training images.
+        classes: names of the classes in the order of the labels; the Dataset's own, or numbers, if None.
+        resume: go on with the run in ``out``.
+        progress: show a line an epoch on stderr.
+        options: fields of `RunConfig`, such as batch_size, optimizer, lr; model_options, attention, init_from and
+            freeze_epochs of a network by name.
+    Returns:
+        What result.json holds.
+    Raises:
+        InputError: as a run; an option that a script has no use for, or something else than such images.
+    """
+    for name in options:
+        checks.one_of(
+            "option of fit:", name, [f.name for f in dataclasses.fields(RunConfig) if f.name not in OF_IMAGES]
+        )
+    config = _config(model, {**options, "epochs": epochs})
+    fabric, folder = fabric_of(config), RunFolder(Path(out))
+    ranks = Ranks(fabric)
+    if not resume:
+        ranks.on_first(folder.require_free)
+    if hasattr(train, "__getitem__"):
+        data = _data(config, train, val, classes)
+        if not isinstance(model, nn.Module):
+            data = data.with_channels(channels_of(config, data.channels))
+        meta, notes = data.meta(), data.notes
+        loaders: Any = loaders_of(config, data, fabric.device)
+        for loader in loaders:
+            loader.order = loader.order.shard(ranks.rank, ranks.world)
+    else:
+        if ranks.world > 1:
+            raise checks.InputError(
+                f"{ranks.world} processes need Datasets, of which each reads its part; got a loader"
+            )
+        loaders = [
+            ForeignLoader(given, device=fabric.device, seed=config.seed, training=given is train)
+            for given in (train, val)
+        ]
+        meta, notes = _meta_of_batches(model, loaders[1], classes), ()
+    taken_over: tuple[str, ...] = ()
+    if isinstance(model, nn.Module):
+        network = model
+        if config.recompute_attention and not set_recompute(network):
+            raise checks.InputError(f"recompute_attention needs attention layers, and {config.model} has none")
+        require_fit(network, config.model, meta)
+    else:
+        require_network(config)
+        network, taken_over = make_network(config, meta, fresh=not (resume and folder.holds_checkpoint()))
+    return train_network(
+        network,
+        *loaders,
+        config=config,
+        out=folder.path,
+        meta=meta,
+        taken_over=taken_over,
+        observer=AttentionObserver(),
+        fabric=fabric,
+        resume=resume,
+        notes=notes,
+        progress=progress,
+    )
+
+
+def _config(model: Any, options: dict[str, Any]) -> RunConfig:
+    """Return the configuration of the run, which names the network as far as it has a name."""
+    if isinstance(model, nn.Module):
+        for name in OF_NAMES:
+            if name in options:
+                raise checks.InputError(
+                    f"{name} is for a network by name, and this one is made: attnconv.surgery puts attention into it"
+                )
+        if (blueprint := getattr(model, "blueprint", None)) is not None:
+            options |= {
+                "model": blueprint.name,
+                "model_options": blueprint.options,
+                "attention": blueprint.attention,
+            }
+        else:
+            options["model"] = f"{type(model).__module__}:{type(model).__qualname__}"
+    elif callable(model):
+        options["model"] = extensions.remember_factory(model)
+    elif isinstance(model, str):
+        options["model"] = model
+        if extensions.is_factory(model):
+            extensions.import_factory(model)
+    else:
+        raise checks.InputTypeError(f"model must be a module, a name or a function, got {type(model).__name__}")
+    return RunConfig.from_dict({"data": YOUR_DATASET, **options}, source="fit")
+
+
+def _data(config: RunConfig, train: Any, val: Any, classes: Sequence[str] | None) -> ImageData:
+    options = FileOptions(skip_bad_images=config.skip_bad_images, val_split=config.val_split, seed=config.seed)
+    return data_of_datasets(YOUR_DATASET, train, val, classes=classes, image_size=config.image_size, options=options)
+
+
+def _meta_of_batches(model: Any, loader: Iterable[Any], classes: Sequence[str] | None) -> dict[str, Any]:
+    """Return what a checkpoint keeps of images that a foreign loader gives."""
+    images, _ = next(iter(loader.epoch(0)))  # type: ignore[attr-defined]
+    if classes is None:
+        if not isinstance(model, nn.Module):
+            raise checks.InputError("classes must name the outputs, which a loader does not")
+        with torch.no_grad():
+            modes = {module: module.training for module in model.modules()}
+            count = model.eval()(images.to(next(model.parameters()).device)).shape[1]
+            for module, training in modes.items():
+                module.training = training
+        classes = [str(number) for number in range(count)]
+    channels, size = images.shape[1], list(images.shape[2:])
+    return {
+        "name": YOUR_DATASET,
+        "classes": list(classes),
+        "channels": channels,
+        "image_size": size,
+        "mean": [0.0] * channels,
+        "std": [1 / 255] * channels,
+        "resize_ratio": 1.0,
+        "prepared": True,
+        "images": {},
+    }

@@ -1,0 +1,235 @@
+"""Drawings: of single runs, of lr-find, of a study's arms over epochs and over costs, and of benchmarks over map sizes.
+
+Colours: six that differ by at least 43 in CIELAB for people with any one kind of colour-blindness too (simulated after
+Machado et al. 2009), each with a contrast of at least 3 to 1 on white; lines and markers differ as well.
+"""
+
+import statistics
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attnconv import checks
+from attnconv.shown import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#3e07fd", "#e96710", "#0da783", "#591004", "#b159c6", "#240f3a")
+LINES = ("-", "--", "-.", ":")
+MARKERS = "osD^vPX*"
+PALE = "#adb5bd"
+
+SIZE = (4.4, 3.1)  # inches without the legend: 317 points wide, so that the text is readable on a phone
+LINE = 0.19  # inches, of the legend
+WIDTH = 260  # points between the ends of the axis, about
+BESIDE = 16  # points between arms of nearly the same cost
+WRAP = 52  # characters in a line of it
+
+
+def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return colour, line and marker of each; the colours come again after six, with another line."""
+    return {
+        name: {
+            "color": COLOURS[i % len(COLOURS)],
+            "linestyle": LINES[(i + i // len(COLOURS)) % len(LINES)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "markersize": 4,
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def new_figure(width: float, height: float, columns: int = 1) -> tuple["Figure", list["Axes"]]:
+    """Return an empty figure, in inches, and its axes, which stand side by side."""
+    checks.require("matplotlib", extra="train")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    found = list(figure.subplots(1, columns, squeeze=False)[0])
+    for axes in found:
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, found
+
+
+def history_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
+    """Draw loss and top-1 accuracy over epochs: dashed in training, solid in validation.
+
+    Args:
+        runs: the rows of metrics.csv of each run, under the name that the legend shows.
+    """
+    figure, panels = new_figure(9, 3.4, columns=2)
+    for axes, quantity, label in zip(panels, ("loss", "top1"), ("loss (nats)", "top-1 accuracy (%)"), strict=True):
+        for (name, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
+            epochs = [row["epoch"] for row in rows]
+            axes.plot(epochs, [row[f"train_{quantity}"] for row in rows], "--", color=colour, linewidth=1, alpha=0.6)
+            axes.plot(epochs, [row[f"val_{quantity}"] for row in rows], color=colour, linewidth=2, label=name)
+        axes.set(xlabel="epoch", ylabel=label)
+    panels[0].legend(frameon=False, title="validation; dashed: training", title_fontsize=8, fontsize=8)
+    return figure
+
+
+def lr_figure(curve: Mapping[str, Any]) -> "Figure":
+    """Draw loss over learning rate: ``curve`` holds what LrCurve.to_dict gives."""
+    figure, (axes,) = new_figure(6, 3.6)
+    axes.plot(curve["lrs"], curve["losses"], color=PALE, linewidth=1, label="loss of a step")
+    losses = curve["smoothed"]
+    axes.plot(curve["lrs"], losses, color=COLOURS[0], linewidth=2, label="smoothed")
+    for name, colour in zip(("steepest", "valley"), COLOURS[1:], strict=False):
+        if (lr := curve[name]) is not None:
+            axes.axvline(lr, color=colour, linestyle="--", linewidth=1, label=f"{name}: {lr:.2g}")
+    ceiling = losses[0] + 0.5 * max(losses[0] - min(losses), 0.1 * abs(losses[0]))  # what diverges would flatten all
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss (nats)", ylim=(None, ceiling))
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The scores of an arm's runs: of each run epoch -> score. A stopped run has an epoch after which it diverged."""
+
+    arm: str
+    runs: Sequence[Mapping[int, float]]
+    stopped: Sequence[int | None]
+
+
+@dataclass(frozen=True)
+class Point:
+    """An arm's mean, its interval if there is one, and its runs' scores, over what its training cost."""
+
+    arm: str
+    cost: float
+    mean: float
+    interval: tuple[float, float] | None
+    scores: Sequence[float]
+
+
+def curves_figure(curves: Sequence[Curves], *, arms: Sequence[str], label: str) -> "Figure":
+    """Draw means over runs as lines, smallest to largest run as bands, and stopped runs as thin lines with a cross.
+
+    Args:
+        arms: all of the study, whose order gives the styles.
+        label: of the scores.
+    """
+    figure, axes = _study_figure(len(curves), arms, "epoch", label)
+    from matplotlib.ticker import MaxNLocator
+
+    found = styles(arms)
+    handles = {}
+    for arm in curves:
+        style = found[arm.arm]
+        epochs = sorted({epoch for run in arm.runs for epoch in run})
+        at = [[run[epoch] for run in arm.runs if epoch in run] for epoch in epochs]
+        if len(arm.runs) > 1:
+            band = [min(scores) for scores in at], [max(scores) for scores in at]
+            axes.fill_between(epochs, *band, color=style["color"], alpha=0.15, linewidth=0)
+        means = [sum(scores) / len(scores) for scores in at]
+        (handles[arm.arm],) = axes.plot(epochs, means, linewidth=1.8, **style)
+        for run, stopped in zip(arm.runs, arm.stopped, strict=True):
+            if stopped is not None:
+                axes.plot(list(run), list(run.values()), color=style["color"], linewidth=0.8)
+                if stopped in run:
+                    axes.plot(stopped, run[stopped], "x", color=style["color"], markersize=9, markeredgewidth=2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _add_legend(figure, handles)
+    return figure
+
+
+def cost_figure(points: Sequence[Point], *, arms: Sequence[str], cost: str, label: str) -> "Figure":
+    """Draw means with their intervals, and runs as small dots; arms of nearly the same cost stand side by side.
+
+    Args:
+        cost: what the points' cost is, with its unit.
+    """
+    figure, axes = _study_figure(len(points), arms, cost, label)
+    from matplotlib.transforms import offset_copy
+
+    found = styles(arms)
+    handles = {}
+    costs = [point.cost for point in points] or [0.0]
+    reach = max(0.6 * (max(costs) - min(costs)), 0.1 * max(costs)) or 1.0  # costs nearly the same are to look so
+    middle = (max(costs) + min(costs)) / 2
+    low, high = max(0.0, middle - reach), middle + reach
+    axes.set_xlim(low, high)
+    shifts = _shifts([(point.cost - low) / (high - low) * WIDTH for point in points])
+    for point, shift in zip(points, shifts, strict=True):
+        style = {**found[point.arm], "linestyle": "none", "markersize": 7}
+        there, right = (offset_copy(axes.transData, figure, x, units="points") for x in (shift, shift + 7))
+        dots = [point.cost] * len(point.scores)
+        axes.plot(dots, point.scores, ".", color=style["color"], markersize=3, transform=right)
+        ends = point.interval and [
+            [max(0.0, point.mean - point.interval[0])],
+            [max(0.0, point.interval[1] - point.mean)],
+        ]
+        handles[point.arm] = axes.errorbar(
+            [point.cost], [point.mean], yerr=ends, capsize=4, elinewidth=1.6, transform=there, **style
+        )
+    heights = [y for point in points for y in (point.mean, *(point.interval or ()), *point.scores)]
+    axes.update_datalim([(low, y) for y in heights])  # which shifted points do not do
+    axes.autoscale_view(scalex=False)
+    _add_legend(figure, handles)
+    return figure
+
+
+def _shifts(places: Sequence[float]) -> list[float]:
+    """Return the smallest shifts, by their squares, that leave all places BESIDE apart in their order."""
+    import numpy as np
+    from scipy.optimize import isotonic_regression
+
+    order = np.argsort(places, kind="stable")
+    there, apart = np.asarray(places)[order], BESIDE * np.arange(len(places))
+    shifts = np.zeros(len(places))
+    if len(places):
+        shifts[order] = isotonic_regression(there - apart).x + apart - there
+    return shifts.tolist()
+
+
+def _study_figure(drawn: int, arms: Sequence[str], x: str, y: str) -> tuple["Figure", "Axes"]:
+    """Return an empty figure with room for a legend of ``arms``, if any is ``drawn``."""
+    lines = sum(len(_wrapped(arm).splitlines()) for arm in arms)
+    figure, (axes,) = new_figure(SIZE[0], SIZE[1] + LINE * (lines + 1) * bool(drawn))
+    axes.set(xlabel=x, ylabel=y)
+    return figure, axes
+
+
+def _add_legend(figure: "Figure", handles: Mapping[str, Any]) -> None:
+    if not handles:
+        return
+    legend = figure.legend(
+        list(handles.values()), [str(i) for i in range(len(handles))], loc="outside lower left", frameon=False,
+        fontsize=9, handlelength=3.2,
+    )  # fmt: skip
+    for text, arm in zip(legend.get_texts(), handles, strict=True):
+        text.set_parse_math(False)  # a name may hold $ and begin with _
+        text.set_text(_wrapped(arm))
+
+
+def _wrapped(arm: str) -> str:
+    return textwrap.fill(arm, WRAP) or arm
+
+
+def sweep_figure(title: str, records: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Draw milliseconds an image, median and spread, and megabytes an image, a line for each candidate."""
+    figure, (times, memory) = new_figure(11, 4.6, columns=2)
+    for name, style in styles(list(dict.fromkeys(record["contestant"] for record in records))).items():
+        rows = sorted((r for r in records if r["contestant"] == name), key=lambda r: r["size"])
+        style |= {"linewidth": 1.2, "label": shown(name)}
+        scaled = [[1e3 * s / r["shape"]["B"] for s in r["seconds"]] for r in rows]
+        medians = [statistics.median(s) for s in scaled]
+        ends = [[m - min(s), max(s) - m] for m, s in zip(medians, scaled, strict=True)]
+        times.errorbar([r["size"] for r in rows], medians, yerr=list(zip(*ends, strict=True)), capsize=2, **style)
+        held = [(r["size"], r["peak_bytes"] / r["shape"]["B"] / 1e6) for r in rows if r["peak_bytes"]]
+        if held:
+            memory.plot(*zip(*held, strict=True), **style)
+    batches = {record["size"]: record["shape"]["B"] for record in records}
+    for axes, label in ((times, "ms an image"), (memory, "peak MB an image")):
+        axes.set_xscale("log", base=2)
+        axes.set(yscale="log", xlabel="map", ylabel=label)
+        axes.set_xticks(sorted(batches), [f"{n} x {n}\nbatch {batches[n]}" for n in sorted(batches)])
+        axes.minorticks_off()
+    figure.suptitle(shown(title), fontsize=10)
+    figure.legend(*times.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    return figure
