@@ -99,11 +99,9 @@ class ImageAttention:
         self.without_map = tuple(name for layer, name in names.items() if not layer.has_map)
         if not any(layer.has_map for layer in names):
             what = type(model).__name__
-            raise checks.InputError(
-                f"no attention layer of {what} has a map to explain: {without_map_text(self.without_map)}"
-                if self.without_map
-                else f"{what} has no attention layer to explain"
-            )
+            if self.without_map:
+                raise checks.InputError(f"nothing in {what} can be explained: {without_map_text(self.without_map)}")
+            raise checks.InputError(f"{what} has no attention layer to explain")
         self.size = (image.shape[1], image.shape[2])
         self._layers: list[tuple[nn.Module, Callable[[tuple[int, int]], AttentionMap]]] = []
 
@@ -143,8 +141,8 @@ class ImageAttention:
 
 
 def without_map_text(layers: Sequence[str]) -> str:
-    """Return a sentence about attention layers that have no map to show."""
-    return f"{', '.join(layers)} weigh{'s' if len(layers) == 1 else ''} no positions"
+    """Return a clause about attention layers that have no map to show, for squeeze-excitation has none."""
+    return f"{', '.join(layers)} {'has' if len(layers) == 1 else 'have'} no attention map"
 
 
 def choose_maps(

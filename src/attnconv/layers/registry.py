@@ -19,7 +19,14 @@ from attnconv.layers.self_attention import SelfAttention, SimpleSelfAttention
 from attnconv.layers.timm_attention import TIMM, timm_layer, timm_options
 
 GROUP = "attnconv.layers"  # of entry points
-PARTS = [name for name in vars(Attention) if not name.startswith("_")]
+PARTS = (
+    "attention_map_size",
+    "attention_weights",
+    "attention_cost",
+    "without_attention",
+    "no_weight_decay",
+    "citation",
+)
 
 Layer = Callable[..., Any]  # of an Attention
 Kind = str | Layer
@@ -116,7 +123,8 @@ def find_attention(kind: Kind) -> AttentionKind:
     if kind not in _REGISTERED:
         known = [*list_attention(), f"{TIMM}se"]
         raise checks.InputError(
-            f"unknown attention layer {kind!r}; {checks.nearest(kind, known)}; register_attention makes one known"
+            f"unknown attention layer {kind!r}; {checks.nearest(kind, known)}; one of your own is known "
+            "after register_attention, on the command line --import MODULE"
         )
     return _REGISTERED[kind]
 
@@ -165,7 +173,7 @@ def _options_of(make: Any, name: str, *, skipped: int) -> tuple[dict[str, Any], 
 
 def _without_base(layer: type) -> str:
     lacking = ", ".join(part for part in PARTS if not hasattr(layer, part))
-    return f"{layer.__name__} is no attnconv.Attention, and lacks {lacking}; derive it from that, most have a default"
+    return f"{layer.__name__} is no attnconv.Attention, and lacks {lacking}; derive it from that, all have a default"
 
 
 def _dotted(layer: Any) -> str:
