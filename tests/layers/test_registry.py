@@ -168,9 +168,7 @@ def test_a_layer_of_nothing_but_a_forward():
     assert "1.attention.table" in no_weight_decay(model)
     assert cost(model, in_channels=3, image_size=(16, 16)).attention == ()
     assert attention_layers(model) == {}
-    with pytest.raises(
-        checks.InputError, match=r"in Sequential can be explained: 1\.attention has no attention map"
-    ):
+    with pytest.raises(checks.InputError, match=r"in Sequential can be explained: 1\.attention has no attention map"):
         attention_maps(model, x[0], (0, 0))
     assert layer.largest_map is None
     with pytest.raises(checks.InputError, match="Doubling has no position tables"):
