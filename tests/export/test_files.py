@@ -12,7 +12,7 @@ from export.hostile_programs import ATTACKS
 from export.untrained import meta, network
 
 from attnconv import __version__, export, surgery
-from attnconv.export import onnx_file, program_file
+from attnconv.export import capture
 from attnconv.export.capture import DisagreementError, described
 from attnconv.export.network import config_text, read_config
 from attnconv.recipes import load_trained
@@ -213,13 +213,13 @@ def test_images_that_the_file_cannot_take(files, suffix, shape, message):
         export.load_exported(files / f"model{suffix}", trust=True)(torch.randn(shape))
 
 
-@pytest.mark.parametrize(("suffix", "module"), [(".onnx", onnx_file), (".pt2", program_file)])
-def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch, suffix, module):
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch, suffix):
     path = tmp_path / f"model{suffix}"
     path.write_text("what was here before")
-    real = module.require_agreement
+    real = capture.require_agreement
     monkeypatch.setattr(
-        module, "require_agreement", lambda model, call, **more: real(model, lambda x: call(x) + 1, **more)
+        capture, "require_agreement", lambda model, call, **more: real(model, lambda x: call(x) + 1, **more)
     )
     write = {".onnx": export.export_onnx, ".pt2": export.export_program}[suffix]
     with pytest.raises(DisagreementError, match=r"differs from PyTorch by 1.0e\+00 of outputs up to"):
@@ -229,14 +229,14 @@ def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch, suffix
 
 
 def test_a_free_size_that_fails_becomes_a_fixed_one(tmp_path, monkeypatch):
-    real = program_file.require_agreement
+    real = capture.require_agreement
 
     def fails_if_free(model, call, *, sizes, **more):
         if sizes.dynamic:
             raise DisagreementError("for a reason")
         return real(model, call, sizes=sizes, **more)
 
-    monkeypatch.setattr(program_file, "require_agreement", fails_if_free)
+    monkeypatch.setattr(capture, "require_agreement", fails_if_free)
     written = export.export_program(network("unet", 8), tmp_path / "m.pt2", meta=meta(8))
     assert written.notes == ("the image size is fixed, for with free ones: for a reason",)
     assert (written.sizes.rows, written.sizes.columns) == ((8, 8), (8, 8))
@@ -251,7 +251,7 @@ def test_a_mistake_of_ours_is_not_taken_for_a_size_that_is_not_free(tmp_path, mo
         tried.append(sizes)
         raise KeyError("ours")
 
-    monkeypatch.setattr(program_file, "dims", mistaken)
+    monkeypatch.setattr(capture, "dims", mistaken)
     with pytest.raises(KeyError, match="ours"):
         export.export_program(network("unet", 8), tmp_path / "m.pt2", meta=meta(8))
     assert len(tried) == 1

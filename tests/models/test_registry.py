@@ -107,7 +107,7 @@ def test_each_name_says_whether_it_answers_a_pixel_and_what_it_was_published_for
 
 def test_hubconf_timm_and_benchmarks_ask_the_registry(monkeypatch):
     """What is registered now is known to all of them, whatever its name."""
-    family = registry._Family(lambda **_: None, re.compile("aa_mine|mine"), ("aa_mine", "mine"), Images(7, 48), False)
+    family = registry._Family(lambda task: None, re.compile("aa_mine|mine"), ("aa_mine", "mine"), Images(7, 48), False)
     monkeypatch.setattr(registry, "_FAMILIES", [*registry._FAMILIES, family])
     hubconf = runpy.run_path(str(Path(__file__).parents[2] / "hubconf.py"))
     assert "with num_classes=7, image_size=48 if" in hubconf["aa_mine"].__doc__

@@ -13,16 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks, files
-from attnconv.export.capture import (
-    Written,
-    captured_sizes,
-    described,
-    dims,
-    example,
-    require_agreement,
-    tracing,
-    with_free_sizes,
-)
+from attnconv.export import capture
+from attnconv.export.capture import Written
 from attnconv.export.network import KEY, ExportedNetwork, config_text, read_config
 from attnconv.files import replacing
 from attnconv.models.image_sizes import Sizes
@@ -59,23 +51,23 @@ def export_onnx(
         MissingExtraError: onnx, onnxscript or onnxruntime is missing.
     """
     require_onnx()
-    path, config = Path(path), described(model, meta, provenance, image_size)
+    path, config = Path(path), capture.described(model, meta, provenance, image_size)
     facts = config["meta"]
 
     def write(model: nn.Module, sizes: Sizes) -> Written:
-        with tracing():
+        with capture.tracing():
             program = torch.onnx.export(
                 model,
-                (example(facts["channels"], facts["image_size"]),),
+                (capture.example(facts["channels"], facts["image_size"]),),
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_shapes=(dims(sizes),),
+                dynamic_shapes=(capture.dims(sizes),),
                 verbose=False,
             )
         assert program is not None
         assert program.exported_program is not None
-        found = captured_sizes(program.exported_program, sizes)
+        found = capture.captured_sizes(program.exported_program, sizes)
         proto = program.model_proto
         name_axes(proto.graph)
         for node in proto.graph.node:
@@ -84,10 +76,10 @@ def export_onnx(
             file.write(file_of(proto, config_text(config, found)))
             file.flush()
             call = caller(session(Path(file.name), str(path)))
-            differences = require_agreement(model, call, sizes=found, meta=facts, what="the ONNX file")
+            differences = capture.require_agreement(model, call, sizes=found, meta=facts, what="the ONNX file")
         return Written(path, found, differences, notes=(f"opset {proto.opset_import[0].version}",))
 
-    return with_free_sizes(model, config, write)
+    return capture.with_free_sizes(model, config, write)
 
 
 def load_onnx(path: str | Path) -> ExportedNetwork:

@@ -19,16 +19,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from attnconv import checks, files
-from attnconv.export.capture import (
-    Written,
-    captured_sizes,
-    described,
-    dims,
-    example,
-    require_agreement,
-    tracing,
-    with_free_sizes,
-)
+from attnconv.export import capture
+from attnconv.export.capture import Written
 from attnconv.export.network import KEY, ExportedNetwork, config_text, read_config
 from attnconv.files import append_checksum, replacing, verify_checksum
 from attnconv.models.image_sizes import Sizes
@@ -49,14 +41,14 @@ def export_program(
         InputError: as `export_onnx`.
         DisagreementError: the answers differ; nothing is kept.
     """
-    path, config = Path(path), described(model, meta, provenance, image_size)
+    path, config = Path(path), capture.described(model, meta, provenance, image_size)
     facts = config["meta"]
 
     def write(model: nn.Module, sizes: Sizes) -> Written:
-        images = example(facts["channels"], facts["image_size"])
-        with tracing():
-            program = torch.export.export(model, (images,), dynamic_shapes=(dims(sizes),))
-        found = captured_sizes(program, sizes)
+        images = capture.example(facts["channels"], facts["image_size"])
+        with capture.tracing():
+            program = torch.export.export(model, (images,), dynamic_shapes=(capture.dims(sizes),))
+        found = capture.captured_sizes(program, sizes)
         # Leave the ranges of sizes to be all that the program asks of its images. torch guards against each size of 1
         # that it has asked about, a batch of one image among them, though the program is right for it, as the check
         # shows. There is no public way to say so in the file.
@@ -71,10 +63,10 @@ def export_program(
             append_checksum(file)
             file.flush()
             call = _caller(_load(Path(file.name), str(path))[0])
-            differences = require_agreement(model, call, sizes=found, meta=facts, what="the program")
+            differences = capture.require_agreement(model, call, sizes=found, meta=facts, what="the program")
         return Written(path, found, differences)
 
-    return with_free_sizes(model, config, write)
+    return capture.with_free_sizes(model, config, write)
 
 
 def load_program(path: str | Path, *, trust: bool = False) -> ExportedNetwork:

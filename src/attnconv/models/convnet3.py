@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.models.blocks import SMALL, Augmentation, chosen, conv3x3
 from attnconv.models.network import Network
-from attnconv.models.registry import CIFAR100, register
+from attnconv.models.registry import CIFAR100, Task, register
 
 CHANNELS = (64, 128, 192)
 
@@ -41,21 +41,14 @@ class ConvNet3(Network):
         return self.layer3(self.layer2(self.layer1(x)))
 
 
-@register(images=CIFAR100)
-def convnet3(*, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> ConvNet3:
+@register("convnet3", images=CIFAR100)
+def convnet3(task: Task) -> ConvNet3:
     """The plain network; takes images of any size from 8 x 8 on."""
-    return aa_convnet3(num_classes=num_classes, in_channels=in_channels, image_size=image_size, augment=())
+    return aa_convnet3(task, augment=())
 
 
-@register(images=CIFAR100, plain="convnet3")
-def aa_convnet3(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    augment: Sequence[int] = (2, 3),
-    augmentation: Augmentation = SMALL,
-) -> ConvNet3:
+@register("aa_convnet3", images=CIFAR100, plain="convnet3")
+def aa_convnet3(task: Task, *, augment: Sequence[int] = (2, 3), augmentation: Augmentation = SMALL) -> ConvNet3:
     """The same with augmented convolutions.
 
     Args:
@@ -64,8 +57,8 @@ def aa_convnet3(
     """
     augment = chosen("augment", augment, (1, 2, 3))
     convs = []
-    for layer, (width_in, width) in enumerate(zip((in_channels, *CHANNELS), CHANNELS, strict=False), start=1):
-        rows, columns = (max(n >> (layer - 1), 1) for n in image_size)
+    for layer, (width_in, width) in enumerate(zip((task.in_channels, *CHANNELS), CHANNELS, strict=False), start=1):
+        rows, columns = (max(n >> (layer - 1), 1) for n in task.image_size)
         make = augmentation.conv3x3((rows, columns)) if layer in augment else conv3x3
         convs.append(make(width_in, width))
-    return ConvNet3(convs, num_classes)
+    return ConvNet3(convs, task.num_classes)

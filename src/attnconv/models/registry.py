@@ -1,8 +1,8 @@
 """Every network under its name: `create_model` makes one, wherever it comes from.
 
-A builder of ours is called with num_classes, in_channels, image_size (rows, columns), the integers in the network's
-name, and its own keyword-only options. An option whose default is a dataclass stands for the fields of that dataclass:
-networks share options so without passing on each of them.
+A builder of ours is called with a `Task` and, by keyword, the integers in the network's name and its own options. An
+option whose default is a dataclass stands for the fields of that dataclass: networks share options so without passing
+on each of them.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from attnconv.models.init_from import (
     initialise,
     share_draws,
 )
-from attnconv.models.sources import CIFAR100, COMMON, IMAGENET, Images, NetworkSource, of_library, source_of
+from attnconv.models.sources import CIFAR100, IMAGENET, Images, NetworkSource, of_library, source_of
 from attnconv.surgery.steps import Step, apply_steps, checked_steps
 
 if TYPE_CHECKING:
@@ -40,23 +40,30 @@ AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
 
 DIGITS = 9  # of an integer in a name; Python reads at most a few thousand
 GROUP = "attnconv.models"  # of entry points
+Side = int | tuple[int, int]  # of images, or rows and columns, in pixels
 
 
 @dataclass(frozen=True)
-class Blueprint:
-    """The arguments of `create_model` that made a network; ``options`` left at their defaults, too."""
+class Task:
+    """Outputs, image channels, and rows and columns of the largest images in pixels."""
 
-    name: str
     num_classes: int
     in_channels: int
     image_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Blueprint(Task):
+    """The arguments of `create_model` that made a network; ``options`` left at their defaults, too."""
+
+    name: str
     options: dict[str, Any]
     attention: list[Step] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Family:
-    """One builder, every name that it answers to, and what else `register_family` is told."""
+    """One builder, every name that it answers to, and what else `register` is told."""
 
     build: Builder
     pattern: re.Pattern[str]
@@ -70,29 +77,20 @@ _FAMILIES: list[_Family] = []
 _REGISTERED: dict[str, NetworkSource] = {}  # of users
 
 
-def register(*, images: Images, dense: bool = False, plain: str | None = None) -> Callable[[AnyBuilder], AnyBuilder]:
-    """Decorator: ``build`` is the network of its own name; arguments as `register_family`."""
-
-    def add(build: AnyBuilder) -> AnyBuilder:
-        return register_family(build.__name__, (build.__name__,), images=images, dense=dense, plain=plain)(build)
-
-    return add
-
-
-def register_family(
-    pattern: str, listed: tuple[str, ...], *, images: Images, dense: bool = False, plain: str | None = None
+def register(
+    pattern: str, listed: tuple[str, ...] = (), *, images: Images, dense: bool = False, plain: str | None = None
 ) -> Callable[[AnyBuilder], AnyBuilder]:
     """Decorator: ``build`` makes every network whose whole name matches.
 
     Args:
         pattern: a regular expression; its named groups match integers, which ``build`` takes under these names.
-        listed: the names that `list_models` shows.
+        listed: the names that `list_models` shows; the pattern, a name itself, if none are given.
         images: what they were published for, or are tried on if for nothing.
         dense: whether they give logits (B, num_classes, rows, columns).
         plain: the same network without attention, a name with the pattern's groups in braces, whose first weights
             they share.
     """
-    compiled = re.compile(pattern)
+    compiled, listed = re.compile(pattern), listed or (pattern,)
     for name in listed:
         assert compiled.fullmatch(name), (pattern, name)
         assert not any(family.pattern.fullmatch(name) for family in _FAMILIES), name
@@ -158,7 +156,7 @@ def create_model(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int | tuple[int, int],
+    image_size: Side,
     attention: Sequence[Step] = (),
     init_from: None = None,
     **options: Any,
@@ -171,7 +169,7 @@ def create_model(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int | tuple[int, int],
+    image_size: Side,
     attention: Sequence[Step] = (),
     init_from: Source,
     **options: Any,
@@ -183,7 +181,7 @@ def create_model(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int | tuple[int, int],
+    image_size: Side,
     attention: Sequence[Step] = (),
     init_from: Source | None = None,
     **options: Any,
@@ -239,20 +237,20 @@ def build_model(
     source.check_options(options)
     steps = checked_steps(attention)
     rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
-    common: dict[str, Any] = {
-        "num_classes": checks.integer("num_classes", num_classes, at_least=1),
-        "in_channels": checks.integer("in_channels", in_channels, at_least=1),
-        "image_size": (rows, columns),
-    }
+    task = Task(
+        checks.integer("num_classes", num_classes, at_least=1),
+        checks.integer("in_channels", in_channels, at_least=1),
+        (rows, columns),
+    )
     if source.plain is None:
-        model = source.make(**common, **options)
+        model = source.make(**vars(task), **options)
     else:
         with generators_kept():
-            model = source.make(**common, **options)
+            model = source.make(**vars(task), **options)
         if has_memory(model):
             twin = find(source.plain)
             shared = {key: value for key, value in options.items() if key in twin.options}
-            share_draws(model, name, lambda: twin.make(**common, **shared))  # pyright: ignore[reportArgumentType]
+            share_draws(model, name, lambda: twin.make(**vars(task), **shared))  # pyright: ignore[reportArgumentType]
     given = None if init_from is None else given_weights(init_from, name)
     transfer = None
     if given is not None and (not steps or given.has_names_of(model)):
@@ -262,17 +260,26 @@ def build_model(
         transfer = transfer and after_surgery(transfer, model)
     if given is not None and transfer is None:
         transfer = initialise(model, name, given)
-    model.blueprint = Blueprint(str(name), options={**source.options, **options}, attention=steps, **common)  # pyright: ignore[reportAttributeAccessIssue]
+    blueprint = Blueprint(**vars(task), name=str(name), options={**source.options, **options}, attention=steps)
+    model.blueprint = blueprint  # pyright: ignore[reportAttributeAccessIssue]
     return model, transfer
 
 
-def _call_family(family: _Family, numbers: Mapping[str, int], **arguments: Any) -> nn.Module:
-    arguments |= numbers
+def _call_family(
+    family: _Family,
+    numbers: Mapping[str, int],
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    **options: Any,
+) -> nn.Module:
+    arguments = {**numbers, **options}
     for key, default in _defaults(family.build).items():
         if dataclasses.is_dataclass(default) and not isinstance(default, type):
             names = arguments.keys() & vars(default).keys()
             arguments[key] = dataclasses.replace(default, **{name: arguments.pop(name) for name in names})
-    return family.build(**arguments)
+    return family.build(Task(num_classes, in_channels, image_size), **arguments)
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
@@ -286,7 +293,8 @@ def model_options(name: str) -> dict[str, Any]:
 
 
 def _defaults(build: Builder) -> dict[str, Any]:
-    return {key: parameter.default for key, parameter in inspect.signature(build).parameters.items()}
+    parameters = list(inspect.signature(build).parameters.items())
+    return {key: parameter.default for key, parameter in parameters[1:]}  # but for the task
 
 
 def is_dense(name: str) -> bool:
@@ -310,7 +318,7 @@ def find(name: str) -> NetworkSource:
         family, numbers = found
         options: dict[str, Any] = {}
         for key, default in _defaults(family.build).items():
-            if key not in (*COMMON, *numbers):
+            if key not in numbers:
                 options |= vars(default) if dataclasses.is_dataclass(default) else {key: default}
         plain = family.plain and family.plain.format(**numbers)
         build = functools.partial(_call_family, family, numbers)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.models.blocks import PAPER, Augmentation, Conv3x3, chosen, conv3x3, halved, squeeze_excitation
 from attnconv.models.network import Network
-from attnconv.models.registry import IMAGENET, register_family
+from attnconv.models.registry import IMAGENET, Task, register
 
 STAGES = (1, 2, 3, 4)
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -82,10 +82,8 @@ class ResNet(Network):
     1/16 and 1/32 of their side.
 
     Args:
+        task: of which only attention needs the image size.
         depth: 18, 34, 50, 101 or 152.
-        num_classes: outputs.
-        in_channels: image channels.
-        image_size: rows, columns of the largest images; only attention needs it.
         stages: those of 1 to 4 whose 3x3 convolutions (the first in a basic block) are augmented.
         augmentation: their options.
         pool_first: run the attention of the first augmented stage on a map of half the size.
@@ -94,11 +92,9 @@ class ResNet(Network):
 
     def __init__(
         self,
+        task: Task,
         depth: int,
         *,
-        num_classes: int,
-        in_channels: int,
-        image_size: tuple[int, int],
         stages: tuple[int, ...] = (),
         augmentation: Augmentation = PAPER,
         pool_first: bool = False,
@@ -108,11 +104,11 @@ class ResNet(Network):
         stages = chosen("stages", stages, STAGES)
         checks.flag("pool_first", pool_first)
         block = BasicBlock if depth in BASIC else Bottleneck
-        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(task.in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels, map_size, layers = 64, halved(halved(image_size)), []
+        channels, map_size, layers = 64, halved(halved(task.image_size)), []
         for stage, blocks in zip(STAGES, DEPTHS[depth], strict=True):
             stride, planes = (1 if stage == 1 else 2), 64 * 2 ** (stage - 1)
             map_size = map_size if stage == 1 else halved(map_size)
@@ -125,7 +121,7 @@ class ResNet(Network):
                 channels, stride = block.expansion * planes, 1
             layers.append(layer)
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.add_classifier(channels, num_classes)
+        self.add_classifier(channels, task.num_classes)
         self.apply(self.initialise)
 
     @staticmethod
@@ -144,29 +140,25 @@ def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module |
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
-@register_family(NUMBERS, tuple(f"resnet{depth}" for depth in DEPTHS), images=IMAGENET)
-def resnet(*, depth: int, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> ResNet:
+@register(NUMBERS, tuple(f"resnet{depth}" for depth in DEPTHS), images=IMAGENET)
+def resnet(task: Task, *, depth: int) -> ResNet:
     """resnet{depth}, the plain network; torchvision's checkpoints load."""
-    return ResNet(depth, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+    return ResNet(task, depth)
 
 
-@register_family(
-    f"se_{NUMBERS}", tuple(f"se_resnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="resnet{depth}"
-)
-def se_resnet(*, depth: int, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> ResNet:
+@register(f"se_{NUMBERS}", tuple(f"se_resnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="resnet{depth}")
+def se_resnet(task: Task, *, depth: int) -> ResNet:
     """The same with squeeze-excitation, reduction 16, in every block."""
-    return ResNet(depth, num_classes=num_classes, in_channels=in_channels, image_size=image_size, se=True)
+    return ResNet(task, depth, se=True)
 
 
-@register_family(
+@register(
     r"aa_resnet(?P<depth>18|34)", tuple(f"aa_resnet{depth}" for depth in BASIC), images=IMAGENET, plain="resnet{depth}"
 )
 def aa_basic_resnet(
+    task: Task,
     *,
     depth: int,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
     stages: tuple[int, ...] = (2, 3, 4),
     augmentation: Augmentation = QUARTERS,
     pool_first: bool = True,
@@ -175,40 +167,22 @@ def aa_basic_resnet(
 
     With value_ratio=1 attention is left alone.
     """
-    return ResNet(
-        depth,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        stages=stages,
-        augmentation=augmentation,
-        pool_first=pool_first,
-    )
+    return ResNet(task, depth, stages=stages, augmentation=augmentation, pool_first=pool_first)
 
 
-@register_family(
+@register(
     r"aa_resnet(?P<depth>50|101|152)",
     tuple(f"aa_resnet{depth}" for depth in BOTTLENECK),
     images=IMAGENET,
     plain="resnet{depth}",
 )
 def aa_resnet(
+    task: Task,
     *,
     depth: int,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
     stages: tuple[int, ...] = (2, 3, 4),
     augmentation: Augmentation = PAPER,
     pool_first: bool = True,
 ) -> ResNet:
     """The same with the 3x3 convolution of each block augmented; arguments as `ResNet`."""
-    return ResNet(
-        depth,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        stages=stages,
-        augmentation=augmentation,
-        pool_first=pool_first,
-    )
+    return ResNet(task, depth, stages=stages, augmentation=augmentation, pool_first=pool_first)

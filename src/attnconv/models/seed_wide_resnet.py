@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from attnconv import checks
 from attnconv.layers import AugmentedConv2d
 from attnconv.models.blocks import halved
-from attnconv.models.registry import CIFAR100, register_family
+from attnconv.models.registry import CIFAR100, Task, register
 from attnconv.models.wide_resnet import NUMBERS, WideResNet, blocks_of
 
 STEM = 20
@@ -96,14 +96,12 @@ class SeedBlock(nn.Module):
         return y + (x if self.shortcut is None else self.shortcut(x))
 
 
-@register_family(f"seed_aa_{NUMBERS}", ("seed_aa_wide_resnet28_10",), images=CIFAR100)
+@register(f"seed_aa_{NUMBERS}", ("seed_aa_wide_resnet28_10",), images=CIFAR100)
 def seed_aa_wide_resnet(
+    task: Task,
     *,
     depth: int,
     width: int,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
     dropout: float = 0.0,
     position: str | None = "relative",
     head_layout: str = "correct",
@@ -117,8 +115,8 @@ def seed_aa_wide_resnet(
         position: as AugmentedConv2d's.
         head_layout: "correct", or "legacy" for the order in which the program of 2019 read the heads' outputs.
     """
-    conv1 = augmented_conv(in_channels, STEM, 1, feat_size=image_size, position=position)
-    channels, map_size, stages = STEM, image_size, []
+    conv1 = augmented_conv(task.in_channels, STEM, 1, feat_size=task.image_size, position=position)
+    channels, map_size, stages = STEM, task.image_size, []
     for planes in (20 * width, 40 * width, 60 * width):
         layer = nn.Sequential()
         for _ in range(blocks_of(depth)):
@@ -126,7 +124,7 @@ def seed_aa_wide_resnet(
             layer.append(SeedBlock(channels, planes, stride, map_size=map_size, dropout=dropout, position=position))
             channels, map_size = planes, map_size if stride == 1 else halved(map_size)
         stages.append(layer)
-    model = WideResNet(conv1, stages, channels=channels, num_classes=num_classes)
+    model = WideResNet(conv1, stages, channels=channels, num_classes=task.num_classes)
     model.bn.momentum = LAST_MOMENTUM
     for module in model.modules():
         if isinstance(module, HeadLayoutConv2d):

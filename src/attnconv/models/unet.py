@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from attnconv import checks
 from attnconv.models.blocks import SMALL, Augmentation, conv3x3
 from attnconv.models.network import HubNetwork
-from attnconv.models.registry import Images, register
+from attnconv.models.registry import Images, Task, register
 
 CHANNELS = (16, 32, 64)
 IMAGES = Images(2, 64)  # no paper has these two networks
@@ -31,20 +31,19 @@ class UNet(HubNetwork):
     Shapes: (B, in_channels, rows, columns) -> logits (B, num_classes, rows, columns); at least 4 pixels a side.
 
     Args:
-        in_channels: image channels.
+        task: num_classes outputs a pixel.
         bottleneck: the convolution of 32 to 64 channels at a quarter of the size.
-        num_classes: outputs a pixel.
     """
 
-    def __init__(self, in_channels: int, bottleneck: nn.Module, num_classes: int) -> None:
+    def __init__(self, task: Task, bottleneck: nn.Module) -> None:
         super().__init__()
         first, second, third = CHANNELS
-        self.down1 = block(conv3x3(in_channels, first), first)
+        self.down1 = block(conv3x3(task.in_channels, first), first)
         self.down2 = block(conv3x3(first, second), second)
         self.bottleneck = block(bottleneck, third)
         self.up2 = block(conv3x3(third + second, second), second)
         self.up1 = block(conv3x3(second + first, first), first)
-        self.head = nn.Conv2d(first, num_classes, 1)
+        self.head = nn.Conv2d(first, task.num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[-2:]) < 4:
@@ -58,21 +57,15 @@ class UNet(HubNetwork):
         return self.head(y)
 
 
-@register(images=IMAGES, dense=True)
-def unet(*, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> UNet:
+@register("unet", images=IMAGES, dense=True)
+def unet(task: Task) -> UNet:
     """The plain network; takes images of any size from 4 x 4 on."""
-    return UNet(in_channels, conv3x3(*CHANNELS[1:]), num_classes)
+    return UNet(task, conv3x3(*CHANNELS[1:]))
 
 
-@register(images=IMAGES, dense=True, plain="unet")
-def aa_unet(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    augmentation: Augmentation = SMALL,
-) -> UNet:
+@register("aa_unet", images=IMAGES, dense=True, plain="unet")
+def aa_unet(task: Task, *, augmentation: Augmentation = SMALL) -> UNet:
     """The same with an augmented convolution as its bottleneck, of these options."""
-    rows, columns = image_size
+    rows, columns = task.image_size
     make = augmentation.conv3x3((max(rows // 4, 1), max(columns // 4, 1)))
-    return UNet(in_channels, make(*CHANNELS[1:]), num_classes)
+    return UNet(task, make(*CHANNELS[1:]))

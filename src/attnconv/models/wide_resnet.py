@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from attnconv import checks
 from attnconv.models.blocks import PAPER, Augmentation, Conv3x3, chosen, conv3x3, halved, squeeze_excitation
 from attnconv.models.network import Network
-from attnconv.models.registry import CIFAR100, register_family
+from attnconv.models.registry import CIFAR100, Task, register
 
 STAGES = (1, 2, 3)
 SIZES = ("28_10", "16_4", "22_6", "40_2")
@@ -136,19 +136,17 @@ def blocks_of(depth: int) -> int:
 
 
 def _build(
+    task: Task,
     depth: int,
     width: int,
     *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
     style: Style,
     stages: tuple[int, ...] = (),
     augmentation: Augmentation = PAPER,
     se: bool = False,
 ) -> WideResNet:
     blocks, stages = blocks_of(depth), chosen("stages", stages, STAGES)
-    channels, map_size, layers = 16, image_size, []
+    channels, map_size, layers = 16, task.image_size, []
     for stage in STAGES:
         stride = 1 if stage == 1 else 2
         map_size = map_size if stage == 1 else halved(map_size)
@@ -159,53 +157,33 @@ def _build(
             layer.append(PreActBlock(channels, planes, stride, first=first, style=style, se=se))
             channels, stride = planes, 1
         layers.append(layer)
-    model = WideResNet(conv3x3(in_channels, 16), layers, channels=channels, num_classes=num_classes)
+    model = WideResNet(conv3x3(task.in_channels, 16), layers, channels=channels, num_classes=task.num_classes)
     return model.apply(model.initialise)
 
 
-@register_family(NUMBERS, tuple(f"wide_resnet{size}" for size in SIZES), images=CIFAR100)
-def wide_resnet(
-    *,
-    depth: int,
-    width: int,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    style: Style = PLAIN,
-) -> WideResNet:
+@register(NUMBERS, tuple(f"wide_resnet{size}" for size in SIZES), images=CIFAR100)
+def wide_resnet(task: Task, *, depth: int, width: int, style: Style = PLAIN) -> WideResNet:
     """wide_resnet{depth}_{k}: stages of 16k, 32k and 64k channels, each of (depth - 4) / 6 blocks."""
-    return _build(depth, width, num_classes=num_classes, in_channels=in_channels, image_size=image_size, style=style)
+    return _build(task, depth, width, style=style)
 
 
-@register_family(f"se_{NUMBERS}", ("se_wide_resnet28_10",), images=CIFAR100, plain="wide_resnet{depth}_{width}")
-def se_wide_resnet(
-    *,
-    depth: int,
-    width: int,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    style: Style = PLAIN,
-) -> WideResNet:
+@register(f"se_{NUMBERS}", ("se_wide_resnet28_10",), images=CIFAR100, plain="wide_resnet{depth}_{width}")
+def se_wide_resnet(task: Task, *, depth: int, width: int, style: Style = PLAIN) -> WideResNet:
     """The same with squeeze-excitation (Hu et al. 2017, arXiv:1709.01507), reduction 16, in every block."""
-    return _build(
-        depth, width, num_classes=num_classes, in_channels=in_channels, image_size=image_size, style=style, se=True
-    )
+    return _build(task, depth, width, style=style, se=True)
 
 
-@register_family(
+@register(
     f"aa_{NUMBERS}",
     tuple(f"aa_wide_resnet{size}" for size in SIZES),
     images=CIFAR100,
     plain="wide_resnet{depth}_{width}",
 )
 def aa_wide_resnet(
+    task: Task,
     *,
     depth: int,
     width: int,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
     style: Style = PLAIN,
     stages: tuple[int, ...] = STAGES,
     augmentation: Augmentation = PAPER,
@@ -215,13 +193,4 @@ def aa_wide_resnet(
     Args:
         stages: which of the stages 1, 2, 3 are augmented; stage 1 sees the full image.
     """
-    return _build(
-        depth,
-        width,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        style=style,
-        stages=stages,
-        augmentation=augmentation,
-    )
+    return _build(task, depth, width, style=style, stages=stages, augmentation=augmentation)

@@ -16,7 +16,7 @@ from attnconv import checks
 from attnconv.layers import SelfAttention, SimpleSelfAttention
 from attnconv.models.blocks import chosen, squeeze_excitation
 from attnconv.models.network import Network
-from attnconv.models.registry import IMAGENET, register_family
+from attnconv.models.registry import IMAGENET, Task, register
 from attnconv.models.resnet import BASIC, DEPTHS, STAGES
 
 NUMBERS = r"xresnet(?P<depth>18|34|50|101|152)"
@@ -142,9 +142,8 @@ class XResNet(Network):
     1/16 and 1/32 of their side.
 
     Args:
+        task: whose image size is of no concern.
         depth: 18, 34, 50, 101 or 152.
-        num_classes: outputs.
-        in_channels: image channels.
         style: see `Style`.
         attention: makes an attention layer from its channels.
         attention_stages: the stages, counted from 1, whose last block has one.
@@ -152,10 +151,9 @@ class XResNet(Network):
 
     def __init__(
         self,
+        task: Task,
         depth: int,
         *,
-        num_classes: int,
-        in_channels: int,
         style: Style = PLAIN,
         attention: Callable[[int], nn.Module] | None = None,
         attention_stages: tuple[int, ...] = (),
@@ -167,7 +165,7 @@ class XResNet(Network):
                 f"groups and width_per_group are for bottlenecks, xresnet50 and deeper; xresnet{depth} has none"
             )
         expansion = 1 if depth in BASIC else 4
-        channels = in_channels
+        channels = task.in_channels
         self.stem = nn.Sequential()
         for i, width in enumerate(style.stem):
             self.stem.extend((*conv_bn(channels, width, 3, 2 if i == 0 else 1), style.activation()))
@@ -183,7 +181,7 @@ class XResNet(Network):
                 channels, stride = expansion * planes, 1
             layers.append(layer)
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.add_classifier(channels, num_classes)
+        self.add_classifier(channels, task.num_classes)
         self.apply(self.initialise)
 
     @staticmethod
@@ -197,61 +195,32 @@ class XResNet(Network):
         return self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
 
 
-@register_family(NUMBERS, tuple(f"xresnet{depth}" for depth in DEPTHS), images=IMAGENET)
-def xresnet(
-    *, depth: int, num_classes: int, in_channels: int, image_size: tuple[int, int], style: Style = PLAIN
-) -> XResNet:
+@register(NUMBERS, tuple(f"xresnet{depth}" for depth in DEPTHS), images=IMAGENET)
+def xresnet(task: Task, *, depth: int, style: Style = PLAIN) -> XResNet:
     """xresnet{depth}, the plain network."""
-    return XResNet(depth, num_classes=num_classes, in_channels=in_channels, style=style)
+    return XResNet(task, depth, style=style)
 
 
-@register_family(
-    f"sa_{NUMBERS}", tuple(f"sa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}"
-)
-def sa_xresnet(
-    *,
-    depth: int,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    attention_stages: tuple[int, ...] = (1,),
-    style: Style = PLAIN,
-) -> XResNet:
+@register(f"sa_{NUMBERS}", tuple(f"sa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}")
+def sa_xresnet(task: Task, *, depth: int, attention_stages: tuple[int, ...] = (1,), style: Style = PLAIN) -> XResNet:
     """The same with a `SelfAttention` behind the last batch norm of a stage's last block.
 
     Args:
         attention_stages: which of the stages 1 to 4.
     """
-    return XResNet(
-        depth,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        style=style,
-        attention=SelfAttention,
-        attention_stages=attention_stages,
-    )
+    return XResNet(task, depth, style=style, attention=SelfAttention, attention_stages=attention_stages)
 
 
-@register_family(
-    f"ssa_{NUMBERS}", tuple(f"ssa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}"
-)
+@register(f"ssa_{NUMBERS}", tuple(f"ssa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}")
 def ssa_xresnet(
+    task: Task,
     *,
     depth: int,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
     attention_stages: tuple[int, ...] = (1,),
     symmetric: bool = False,
     normalize: bool = False,
     style: Style = PLAIN,
 ) -> XResNet:
     """The same with a `SimpleSelfAttention` there, of which ``symmetric`` and ``normalize`` are options."""
-    return XResNet(
-        depth,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        style=style,
-        attention=functools.partial(SimpleSelfAttention, symmetric=symmetric, normalize=normalize),
-        attention_stages=attention_stages,
-    )
+    attention = functools.partial(SimpleSelfAttention, symmetric=symmetric, normalize=normalize)
+    return XResNet(task, depth, style=style, attention=attention, attention_stages=attention_stages)

@@ -212,11 +212,13 @@ class AttentionObserver:
         compared = OnAndOff(model)
         scores = evaluate(compared, loader)
         found = {"top1": scores.top1, "top5": scores.top5, **({} if scores.miou is None else {"miou": scores.miou})}
-        return {"attention_off": {**found, **compared.difference()}}
+        moved = compared.moved
+        found |= {"logits_moved": moved.logits_moved, "predictions_changed": moved.predictions_changed}
+        return {"attention_off": found}
 
 
 class OnAndOff(nn.Module):
-    """``model`` with its attention switched off; it compares each answer with that of the whole network.
+    """``model`` with its attention switched off; ``moved`` compares each answer with that of the whole network.
 
     Shapes: (B, C, H, W) -> logits (B, K) or (B, K, H, W).
     """
@@ -232,10 +234,3 @@ class OnAndOff(nn.Module):
             off = self.model(x)
         self.moved.add(whole, off)
         return off
-
-    def difference(self) -> dict[str, float]:
-        """Return logits_moved and predictions_changed of all images so far."""
-        return {
-            "logits_moved": self.moved.logits_moved,
-            "predictions_changed": self.moved.predictions_changed,
-        }

@@ -281,11 +281,9 @@ def shareable(config: RunConfig) -> RunConfig:
 
 def recipe_of(config: RunConfig) -> str | None:
     """The recipe that ``config`` is a run of, with whatever network and seed; None if there is none."""
-    for recipe in list_recipes():
-        fixed = {f.name for f in dataclasses.fields(RunConfig)} - FREE
-        if all(getattr(recipe.config, name) == getattr(config, name) for name in fixed):
-            return recipe.name
-    return None
+    fixed = {f.name for f in dataclasses.fields(RunConfig)} - FREE
+    names = (r.name for r in list_recipes() if all(getattr(r.config, n) == getattr(config, n) for n in fixed))
+    return next(names, None)
 
 
 def command(config: RunConfig) -> str:

@@ -9,23 +9,13 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from attnconv import checks, files
 from attnconv.train.config import RunConfig
 
 # Seconds that a server has to answer at the start, and to receive what is left at the end: a run does not wait longer.
 PATIENCE = 30
-
-
-class Service(Protocol):
-    """An open record of one run."""
-
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Append rows of metrics.csv."""
-        ...
-
-    def close(self, failed: bool) -> None: ...
 
 
 def require_service(config: RunConfig) -> None:
@@ -49,7 +39,7 @@ class Tracker:
     ) -> None:
         self.config, self.folder, self.fresh, self.say = config, folder, fresh, say
         self.wanted = active and config.track != "none"
-        self.service: Service | None = None
+        self.service: TensorBoard | WandB | None = None
         self.written = 0  # rows
 
     def __enter__(self) -> Self:
@@ -78,7 +68,7 @@ class Tracker:
             self.wanted = False
             self._close(failed=True)
 
-    def _open(self) -> Service:
+    def _open(self) -> "TensorBoard | WandB":
         if self.config.track == "tensorboard":
             return TensorBoard(self.config, self.folder)
         service = WandB(self.config, self.folder, fresh=self.fresh)
