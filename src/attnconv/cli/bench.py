@@ -190,11 +190,11 @@ def layers(
         Time forward and backward together, too.
     """
     from attnconv.bench.benchmark import BOTH, FORWARD
-    from attnconv.bench.layers import BUILDERS, NAMED, layer_benchmark, sweep
+    from attnconv.bench.layers import NAMED, builders, layer_benchmark, sweep
 
     known = [c.name for c in NAMED]
     names, swept = _chosen(case, sizes, quick=QUICK_LAYERS, possible=known, known=known)
-    settings = _restricted(_settings(options), "layer", layer, list(BUILDERS))
+    settings = _restricted(_settings(options), "layer", layer, list(builders()))
     cases = [*(c for c in NAMED if c.name in names), *sweep(swept)]
     passes = (FORWARD, BOTH) if backward else (FORWARD,)
     benchmarks = [layer_benchmark(c, what, settings) for c in cases for what in passes]

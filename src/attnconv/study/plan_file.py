@@ -85,6 +85,7 @@ BUILT_IN = (
     "position-encodings",
     "attention-fraction",
     "sa-placement",
+    "attention-kinds",
     "why-attention",
 )
 
