@@ -17,6 +17,8 @@ from attnconv.signals import leave
 from attnconv.train.device import fabric_of
 from attnconv.train.fit import fit
 
+TAKEN = ("conv.weight",)  # as if init_from had brought it
+
 
 class Slow(MemoryLoader):
     pause = 0.0  # seconds before each batch
@@ -41,7 +43,8 @@ if __name__ == "__main__":
     train.pause = pause
     for loader in (train, val):
         loader.rank, loader.world = fabric.global_rank, fabric.world_size
-    result = fit(net, train, val, config=config, out=out, meta={}, fabric=fabric, resume=resume)
+    taken = TAKEN if config.freeze_epochs else ()
+    result = fit(net, train, val, config=config, out=out, meta={}, taken_over=taken, fabric=fabric, resume=resume)
     if fabric.global_rank == 0:
         print(json.dumps(result))
     leave(0)

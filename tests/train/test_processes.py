@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from train.processes_run import TAKEN
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.checks import InputError
@@ -50,7 +51,8 @@ def run_here(out, faults=None, resume=False, **options):
     net = toy_net(dropout=0.0, norm=partial(torch.nn.GroupNorm, 2))
     config = toy_config(**options)
     train = MemoryLoader(count=80, batch_size=config.batch_size, faults=faults)
-    return fit(net, train, val_loader(), config=config, out=out, meta={}, resume=resume)
+    taken = TAKEN if config.freeze_epochs else ()
+    return fit(net, train, val_loader(), config=config, out=out, meta={}, taken_over=taken, resume=resume)
 
 
 def same_weights(one, other):
@@ -67,8 +69,10 @@ METRICS = ("train_loss", "train_top1", "val_loss", "val_top1", "val_top5")
 
 
 def test_two_processes_give_the_metrics_of_one(tmp_path):
-    run_here(tmp_path / "one", epochs=3, lr=0.3)
-    result, err = finish(start(tmp_path / "two", epochs=3, devices=2, track="tensorboard", lr=0.3))
+    """Also of what rests at first, whose gradients DDP has to exchange from the second epoch on."""
+    frozen = {"init_from": "timm", "freeze_epochs": 1}
+    run_here(tmp_path / "one", epochs=3, lr=0.3, **frozen)
+    result, err = finish(start(tmp_path / "two", epochs=3, devices=2, track="tensorboard", lr=0.3, **frozen))
     assert err.count("epoch 1/3") == 1  # one process speaks
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
         "best.pt", "config.yaml", "last.pt", "metrics.csv", "result.json", "tensorboard",
