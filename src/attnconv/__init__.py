@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_LAYERS = ("AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention")
+_LAYERS = (
+    *("Attention", "AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention"),
+    "register_attention",
+)
 _NAMES = {
     **dict.fromkeys(_LAYERS, "layers"),
     "register_model": "models",
@@ -18,6 +21,7 @@ _NAMES = {
 _PACKAGES = ("compat", "explain", "layers", "models", "ops", "surgery")
 
 __all__ = [
+    "Attention",
     "AugmentedConv1d",
     "AugmentedConv2d",
     "AugmentedConv3d",
@@ -29,6 +33,7 @@ __all__ = [
     "layers",
     "models",
     "ops",
+    "register_attention",
     "register_dataset",
     "register_model",
     "surgery",
@@ -37,7 +42,15 @@ __all__ = [
 if TYPE_CHECKING:
     from attnconv import compat, explain, layers, models, ops, surgery
     from attnconv.data import register_dataset
-    from attnconv.layers import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d, SelfAttention, SimpleSelfAttention
+    from attnconv.layers import (
+        Attention,
+        AugmentedConv1d,
+        AugmentedConv2d,
+        AugmentedConv3d,
+        SelfAttention,
+        SimpleSelfAttention,
+        register_attention,
+    )
     from attnconv.models import register_model
     from attnconv.recipes import fit
 

@@ -1,4 +1,4 @@
-"""Weights by name: which of them decay, their shapes compared, files of safetensors opened.
+"""Weights by name: their shapes compared, files of safetensors opened.
 
 It needs nothing else of this library. Nothing in a file of safetensors is ever run.
 """
@@ -9,29 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnconv import checks, files
 
 Shapes = dict[str, tuple[int, ...]]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have several axes; all others' have one
-
-
-def no_weight_decay(model: nn.Module) -> set[str]:
-    """Return the names of the parameters that an optimiser should not shrink: norms, biases, gammas, position tables.
-
-    They have at most one axis, or are a norm's, or their own name begins with ``key_rel``. Weights under spectral norm
-    decay in their own form, before they are divided.
-    """
-    of_norms = {
-        parameter for module in model.modules() if isinstance(module, NORMS) for parameter in module.parameters()
-    }
-    return {
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.ndim <= 1 or parameter in of_norms or name.rpartition(".")[2].startswith("key_rel")
-    }
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:

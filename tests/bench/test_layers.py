@@ -13,15 +13,15 @@ from attnconv.bench.benchmark import BOTH, FORWARD, measure
 SMALL = layers.Case("T1", 2, 16, (4, 6))
 
 
-@pytest.mark.parametrize("name", [name for name in layers.BUILDERS if not name.endswith("-triton")])
+@pytest.mark.parametrize("name", [name for name in layers.builders() if not name.endswith("-triton")])
 def test_every_layer_gives_an_output_of_the_convolution_s_size(name):
     if name == "timm-bottleneck":
         pytest.importorskip("timm")
     x = SMALL.images(settings())
-    y = layers.layer_call(layers.BUILDERS[name](SMALL), x, False)()
+    y = layers.layer_call(layers.builders()[name](SMALL), x, False)()
     assert y.shape == x.shape
     assert not y.requires_grad
-    first, *rest = layers.layer_call(layers.BUILDERS[name](SMALL), x, True)()
+    first, *rest = layers.layer_call(layers.builders()[name](SMALL), x, True)()
     assert first.shape == x.shape
     assert rest
 
@@ -35,7 +35,7 @@ def test_candidates():
 
 def test_timm_s_layer_and_ours_have_the_same_widths():
     pytest.importorskip("timm")
-    theirs, ours = layers.BUILDERS["timm-bottleneck"](SMALL), layers.BUILDERS["attention-alone"](SMALL)
+    theirs, ours = layers.builders()["timm-bottleneck"](SMALL), layers.builders()["attention-alone"](SMALL)
     assert (theirs.dim_out_qk, theirs.dim_out_v, theirs.num_heads) == (
         ours.key_channels, ours.value_channels, ours.num_heads,
     )  # fmt: skip
@@ -58,7 +58,7 @@ def test_flops_by_hand():
     assert plain == ours > 0  # recomputation is not counted
 
 
-@pytest.mark.parametrize("what", [FORWARD, BOTH])
+@pytest.mark.parametrize("what", [pytest.param(FORWARD, marks=pytest.mark.slow), BOTH])
 def test_all_candidates_run_but_triton(what):
     pytest.importorskip("timm")
     outcomes = measure(layers.layer_benchmark(SMALL, what, settings()), settings(rounds=1))
@@ -76,4 +76,4 @@ def test_a_sweep():
 
 def test_half_precision_layers():
     x = SMALL.images(settings(dtype=torch.bfloat16))
-    assert layers.layer_call(layers.BUILDERS["augmented-auto"](SMALL), x, False)().dtype == torch.bfloat16
+    assert layers.layer_call(layers.builders()["augmented-auto"](SMALL), x, False)().dtype == torch.bfloat16

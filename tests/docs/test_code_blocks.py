@@ -13,12 +13,13 @@ import inspect
 import io
 import re
 import shlex
+import sys
 import tomllib
 
 import pytest
 import torch
 import yaml
-from docs.blocks import PAGES, ROOT, blocks_of, calls_of, pages_blocks, programs, settings_of
+from docs.blocks import PAGES, ROOT, blocks_of, calls_of, files_of, pages_blocks, programs, settings_of
 
 from attnconv import checks
 from attnconv.cli import _imports, parse
@@ -199,13 +200,23 @@ def test_blocks_that_are_not_run_are_these():
     assert found == {("docs/models.md", "the network")}
 
 
-@pytest.mark.parametrize("program", PYTHON, ids=lambda program: str(program[0]))
+EXPORTS = "docs/export.md"  # torch.export takes ten seconds a block
+
+
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one[0].page == EXPORTS), id=str(one[0])) for one in PYTHON],
+)
 def test_python_prints_what_stands_below_it(program, tmp_path):
     check_python(program, tmp_path)
 
 
 @pytest.mark.parametrize("block", of("sh"), ids=str)
-def test_commands_can_be_given(block, tmp_path):
+def test_commands_can_be_given(block, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in files_of(next(page for page in BLOCKS if block in page)).items():
+        (tmp_path / name).write_text(text)
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
     check_shell(block, tmp_path)
 
 

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+import torchvision
 from docs.blocks import ROOT, calls_of, files_of, pages_blocks
 from golden_files import golden, state_dict
 from PIL import Image
@@ -70,6 +71,8 @@ def readers(tmp_path_factory):
     for out in ("RUN", "runs/mine", "runs/other"):
         run(config, folder / out, progress=False)
     shutil.copytree(ROOT / "benchmarks", folder / "benchmarks")
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18().state_dict(), folder / "resnet18.pth")
     for page in pages_blocks():
         for name, text in files_of(page).items():
             (folder / name).write_text(text)

@@ -282,12 +282,12 @@ def test_a_second_call_on_the_same_place():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "sagn"}, "unknown kind 'sagn'; nearest: 'sagan'"),
+        ({"kind": "sagn"}, "unknown attention layer 'sagn'; nearest: 'sagan'"),
         (
             {"kind": "sagan", "normalize": True},
-            "symmetric and normalize are options of kind='simple', got kind='sagan'",
+            "unknown option of attention layer 'sagan': 'normalize'; known: ",
         ),
-        ({"key_ratio": 0.5}, "key_ratio is an option of kind='sagan', got kind='simple' and key_ratio=0.5"),
+        ({"key_ratio": 0.5}, "unknown option of attention layer 'simple': 'key_ratio'; known: normalize, "),
         ({"kind": "sagan", "key_ratio": 0}, "key_ratio must be above 0 and at most 1, got 0"),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from train.toy import toy_config, toy_net
 
-from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention
+from attnconv import Attention, AugmentedConv2d, SelfAttention, SimpleSelfAttention
 from attnconv.train.device import make_engine, make_fabric
 from attnconv.train.optim import SCHEDULES, Ranger, build_optimizer, decay_groups, one_cycle_momentum, set_momentum
 
@@ -17,26 +17,35 @@ def names_of(model, group):
     return {name for name, parameter in model.named_parameters() if any(parameter is p for p in group["params"])}
 
 
-def test_norms_biases_and_position_tables_do_not_decay():
+def test_norms_and_biases_do_not_decay():
     model = toy_net()
     decayed, spared = decay_groups(model, 0.01)
     assert decayed["weight_decay"] == 0.01
-    assert names_of(model, decayed) == {"conv.weight", "head.weight"}
+    assert names_of(model, decayed) == {"conv.weight", "head.weight", "key_rel_w"}
     assert spared["weight_decay"] == 0
-    assert names_of(model, spared) == {"norm.weight", "norm.bias", "head.bias", "key_rel_w"}
+    assert names_of(model, spared) == {"norm.weight", "norm.bias", "head.bias"}
 
 
-def test_only_the_last_part_of_a_name_makes_a_table():
-    model = nn.ModuleDict({"key_rel_net": nn.Linear(3, 2, bias=False)})
+def test_an_attention_layer_names_its_own_parameters_and_no_others():
+    class Tabled(Attention):
+        def __init__(self):
+            super().__init__()
+            self.table, self.weight = nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.zeros(3, 2))
+
+        def no_weight_decay(self):
+            return {"table"}
+
+    model = nn.ModuleDict({"first": Tabled(), "table": nn.Linear(3, 2, bias=False)})
     decayed, spared = decay_groups(model, 0.01)
-    assert names_of(model, decayed) == {"key_rel_net.weight"}
-    assert spared["params"] == []
+    assert names_of(model, decayed) == {"first.weight", "table.weight"}
+    assert names_of(model, spared) == {"first.table"}
+    assert names_of(model["first"], decay_groups(model["first"], 0.01)[1]) == {"table"}
 
 
 def test_frozen_parameters_are_left_out():
     model = toy_net()
     model.conv.weight.requires_grad_(False)
-    assert names_of(model, decay_groups(model, 0.01)[0]) == {"head.weight"}
+    assert names_of(model, decay_groups(model, 0.01)[0]) == {"head.weight", "key_rel_w"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ CLASSES = 3
 
 
 class ToyNet(nn.Module):
-    """Everything that makes resuming hard: batch norm's statistics and dropout; a position table for the groups."""
+    """Everything that makes resuming hard: batch norm's statistics and dropout; a parameter of two axes of its own."""
 
     def __init__(self, classes=CLASSES, width=4, dropout=0.3, norm=nn.BatchNorm2d):
         super().__init__()

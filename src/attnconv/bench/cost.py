@@ -12,33 +12,16 @@ Letters: N heads, L positions of the map, D key / E value channels a head.
 
 import copy
 import fnmatch
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnconv.layers import SelfAttention
-from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.layers.attention import Attention, AttentionCost
 from attnconv.models import create_model
 from attnconv.models.registry import CIFAR100, IMAGENET, Images
-
-FLOAT32_BYTES = 4
-
-
-@dataclass(frozen=True)
-class AttentionCost:
-    """One attention layer and one image."""
-
-    name: str
-    map_size: tuple[int, ...]
-    num_heads: int
-    product_macs: int  # q k^T and the weights times v
-    position_macs: int  # q times the tables
-    eager_bytes: int  # the logits of all pairs of positions, float32
-    linear_bytes: int  # q, k, v, the output and one log-sum-exp a query, float32
 
 
 @dataclass(frozen=True)
@@ -61,11 +44,12 @@ def cost(model: nn.Module, *, in_channels: int, image_size: tuple[int, int]) -> 
     found: list[AttentionCost] = []
     names = {layer: name for name, layer in shadow.named_modules()}
 
-    def record(layer: Any, _: Any, y: Any) -> None:
-        found.append(_attention(names[layer], layer, tuple(y.shape[2:])))
+    def record(layer: Any, inputs: Any, _: Any) -> None:
+        if (one := layer.attention_cost(layer.attention_map_size(inputs[0]))) is not None:
+            found.append(replace(one, name=names[layer]))
 
     for layer in names:
-        if isinstance(layer, (AugmentedConvNd, SelfAttention)):
+        if isinstance(layer, Attention):
             layer.register_forward_hook(record)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         shadow(torch.empty(1, in_channels, *image_size, device="meta"))
@@ -77,26 +61,6 @@ def cost(model: nn.Module, *, in_channels: int, image_size: tuple[int, int]) -> 
         flops=flops,
         paper_flops=flops - products - 2 * positions,
         attention=tuple(found),
-    )
-
-
-def _attention(name: str, layer: AugmentedConvNd | SelfAttention, map_size: tuple[int, ...]) -> AttentionCost:
-    """The cost of one attention layer whose output map is ``map_size``."""
-    if isinstance(layer, SelfAttention):
-        heads, keys, values, tables = 1, layer.query.out_channels, layer.channels, False
-    else:
-        map_size = layer.attention_map_size(map_size)
-        heads, keys, values = layer.num_heads, layer.key_channels, layer.value_channels
-        tables = layer.position == "relative"
-    positions = math.prod(map_size)
-    return AttentionCost(
-        name=name,
-        map_size=map_size,
-        num_heads=heads,
-        product_macs=positions**2 * (keys + values),
-        position_macs=positions * sum(map_size) * keys if tables else 0,
-        eager_bytes=FLOAT32_BYTES * heads * positions**2,
-        linear_bytes=FLOAT32_BYTES * positions * (2 * keys + 2 * values + heads),
     )
 
 

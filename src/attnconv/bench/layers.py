@@ -15,8 +15,9 @@ from attnconv import ops
 from attnconv.bench import benchmark
 from attnconv.bench.benchmark import BOTH, Benchmark, CannotRunError, Settings
 from attnconv.bench.machine import Call
-from attnconv.layers import AugmentedConv2d, SelfAttention, SimpleSelfAttention
-from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.layers import AugmentedConv2d, list_attention
+from attnconv.layers.attention import Attention
+from attnconv.layers.registry import AttentionKind, find_attention
 
 HEADS = 8
 
@@ -89,9 +90,17 @@ BUILDERS: dict[str, Callable[[Case], nn.Module]] = {
     "augmented-without-positions": functools.partial(_augmented, position=None),
     "attention-alone": _attention_alone,
     "timm-bottleneck": _timm_bottleneck,
-    "sagan": lambda case: SelfAttention(case.channels),
-    "simple": lambda case: SimpleSelfAttention(case.channels),
 }
+
+
+def builders() -> dict[str, Callable[[Case], nn.Module]]:
+    """Return what makes each layer, those of `register_attention` that stand behind a module among them."""
+    kinds = [kind for name in list_attention() if not (kind := find_attention(name)).replaces_conv]
+    return BUILDERS | {kind.name: functools.partial(_registered, kind) for kind in kinds}
+
+
+def _registered(kind: AttentionKind, case: Case) -> nn.Module:
+    return kind.make(case.channels)
 
 
 def layer_benchmark(case: Case, what: str, settings: Settings) -> Benchmark:
@@ -102,9 +111,9 @@ def layer_benchmark(case: Case, what: str, settings: Settings) -> Benchmark:
         shape={"B": case.batch, "C": case.channels, "H": case.map_size[0], "W": case.map_size[1]},
         what=what,
         baseline="conv2d",
-        names=list(BUILDERS),
+        names=list(builders()),
         inputs=lambda: (case, case.images(settings)),
-        build=lambda name, inputs: layer_call(BUILDERS[name](inputs[0]), inputs[1], what == BOTH),
+        build=lambda name, inputs: layer_call(builders()[name](inputs[0]), inputs[1], what == BOTH),
         flops=lambda name: flops(name, case, what == BOTH),
         probe=benchmark.probe_of(case, lambda small: (small, small.images(settings))),
         size=benchmark.map_size_of(case),
@@ -121,7 +130,7 @@ def layer_call(layer: nn.Module, x: Tensor, backward: bool) -> Call:
 def flops(name: str, case: Case, backward: bool) -> int | None:
     """Return 2 a multiply-add of one call in the plain form; None if the layer cannot be built here."""
     try:
-        layer = with_impl(BUILDERS[name](case), "eager").to("meta")
+        layer = with_impl(builders()[name](case), "eager").to("meta")
     except CannotRunError:
         return None
     x = torch.empty(case.batch, case.channels, *case.map_size, device="meta", requires_grad=backward)
@@ -129,8 +138,8 @@ def flops(name: str, case: Case, backward: bool) -> int | None:
 
 
 def with_impl(model: nn.Module, impl: str) -> nn.Module:
-    """Let all of a network's augmented convolutions compute attention by ``impl``."""
+    """Let all of a network's attention layers that have a choice of kernel compute attention by ``impl``."""
     for module in model.modules():
-        if isinstance(module, AugmentedConvNd):
-            module.impl = impl
+        if isinstance(module, Attention) and hasattr(module, "impl"):
+            module.impl = impl  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model

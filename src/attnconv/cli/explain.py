@@ -177,6 +177,7 @@ def draw_picture(
         json: print one JSON object.
     """
     from attnconv.data import decode_image
+    from attnconv.explain.attention import without_map_text
     from attnconv.recipes import example_images
 
     options: dict[str, Any] = {"many": many, "layer": layer, "head": head}
@@ -198,6 +199,8 @@ def draw_picture(
         for found in subject.maps[0]:  # all points have the same inactive layers
             if found.inactive_text:
                 say(f"- {found.layer} is {found.inactive_text}")
+        if subject.look.attention.without_map:
+            say(f"- {without_map_text(subject.look.attention.without_map)}")
     say(f"drawn in {path}")
 
 

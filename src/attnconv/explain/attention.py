@@ -12,12 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnconv import checks, ops
+from attnconv import checks
 from attnconv.inactive import is_inactive
-from attnconv.layers import AugmentedConv2d, SelfAttention, SimpleSelfAttention
-from attnconv.layers.attention import LogitChange, attention_off
-
-EXPLAINED = (AugmentedConv2d, SelfAttention, SimpleSelfAttention)
+from attnconv.layers.attention import Attention, LogitChange, attention_off
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class AttentionMap:
     layer: str  # dotted name of the module
     query: tuple[int, int]  # row and column of the position on the layer's map
     weights: Tensor  # (heads, rows, columns); not negative and 1 in sum for each head, unless signed
-    signed: bool = False  # of SimpleSelfAttention: any sign, any sum
+    signed: bool = False  # any sign, any sum
     gamma: float | None = None  # by which the layer multiplies before it adds to its input; None: it does not add
     heads: tuple[int, ...] = ()  # the numbers of the heads in ``weights``, from 1; all of them if not given
     logits_moved: float | None = None  # by switching the layer off, as a share of their norm; None if not known
@@ -46,15 +43,19 @@ class AttentionMap:
 
 def attention_layers(model: nn.Module) -> dict[nn.Module, str]:
     """The layers of ``model`` that `attention_maps` looks at, with their dotted names."""
-    return {m: name for name, m in model.named_modules() if isinstance(m, EXPLAINED)}
+    return {layer: name for layer, name in _layers(model).items() if layer.has_map}
+
+
+def _layers(model: nn.Module) -> dict[Attention, str]:
+    return {layer: name for name, layer in model.named_modules() if isinstance(layer, Attention)}
 
 
 def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> list[AttentionMap]:
     """One entry for each attention layer that runs on a map of rows and columns, in the order in which they run.
 
-    For AugmentedConv2d and SelfAttention the weights are softmax rows: with the layer's values they give its output at
-    the query. For SimpleSelfAttention, which has no softmax, they are signed and do not sum to 1: sum_i weights_i x_i
-    is what it multiplies by gamma and adds to its input x at the query.
+    For most layers, AugmentedConv2d and SelfAttention among them, the weights are softmax rows: with the layer's values
+    they give its output at the query. For SimpleSelfAttention, which has no softmax, they are signed and do not sum to
+    1: sum_i weights_i x_i is what it multiplies by gamma and adds to its input x at the query.
 
     Args:
         model: any network that holds such layers; it is run in eval mode, once, and once more with each of the layers
@@ -62,7 +63,7 @@ def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> l
         image: (C, rows, columns), prepared as for the network, on its device.
         point: row and column of the query in image pixels.
     Raises:
-        ValueError: the network has no such layer, or the point lies outside the image.
+        ValueError: the network has no attention layer with a map, or the point lies outside the image.
     """
     return attention_maps_of(model, image, [point])[0]
 
@@ -78,29 +79,39 @@ class ImageAttention:
 
     The network is run once, and once more with each layer switched off, which tells whether the layer does anything for
     this image. The queries and keys of every layer are kept, so memory is linear in the number of positions, and a
-    point costs no further run. ``output`` is what the network gave for the image, as a batch of one.
+    point costs no further run. ``output`` is what the network gave for the image, as a batch of one; ``without_map``
+    names the attention layers that have no map to show, squeeze-excitation for example.
 
     Args:
         model: as `attention_maps`.
         image: as `attention_maps`.
     Raises:
-        ValueError: the network has no such layer.
+        ValueError: the network has no attention layer with a map.
     """
 
     output: Any
+    without_map: tuple[str, ...]
 
     def __init__(self, model: nn.Module, image: Tensor) -> None:
         if image.dim() != 3:
             raise checks.InputError(f"image must be (channels, rows, columns), got {tuple(image.shape)}")
-        names = attention_layers(model)
-        if not names:
-            raise checks.InputError(f"{type(model).__name__} has no attention layer to explain")
+        names = _layers(model)
+        self.without_map = tuple(name for layer, name in names.items() if not layer.has_map)
+        if not any(layer.has_map for layer in names):
+            what = type(model).__name__
+            if self.without_map:
+                raise checks.InputError(f"nothing in {what} can be explained: {without_map_text(self.without_map)}")
+            raise checks.InputError(f"{what} has no attention layer to explain")
         self.size = (image.shape[1], image.shape[2])
         self._layers: list[tuple[nn.Module, Callable[[tuple[int, int]], AttentionMap]]] = []
 
         def look(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-            if inputs[0].dim() == 4:  # a map of rows and columns
-                self._layers.append((layer, _map_of(layer, names[layer], inputs[0], self.size)))
+            if inputs[0].dim() == 4 and layer.has_map:  # a map of rows and columns
+                weights = layer.attention_weights(inputs[0])
+                if weights is None:
+                    self.without_map += (names[layer],)
+                else:
+                    self._layers.append((layer, _map_of(layer, names[layer], inputs[0], weights, self.size)))
 
         hooks = [layer.register_forward_pre_hook(look) for layer in names]
         modes = {module: module.training for module in model.modules()}
@@ -129,6 +140,11 @@ class ImageAttention:
         return [replace(one, logits_moved=moved, active=active) for one, moved, active in found]
 
 
+def without_map_text(layers: Sequence[str]) -> str:
+    """Return a clause about attention layers that have no map to show, for squeeze-excitation has none."""
+    return f"{', '.join(layers)} {'has' if len(layers) == 1 else 'have'} no attention map"
+
+
 def choose_maps(
     maps: Sequence[AttentionMap], *, layer: str | None = None, head: int | None = None
 ) -> list[AttentionMap]:
@@ -155,36 +171,18 @@ def choose_maps(
     return [replace(found, weights=found.weights[i, None], heads=(head,)) for found, i in zip(maps, at, strict=True)]
 
 
-def _map_of(layer: Any, name: str, x: Tensor, size: tuple[int, int]) -> Callable[[tuple[int, int]], AttentionMap]:
-    """For the input ``x`` (1, C, H_in, W_in) of ``layer``: a point of the image of ``size`` -> what it attends to."""
-    weights, (rows, columns) = _weights_of(layer, x), _map_size(layer, x)
-    gamma = float(layer.gamma) if hasattr(layer, "gamma") else None
-    signed = isinstance(layer, SimpleSelfAttention)
+def _map_of(
+    layer: Attention, name: str, x: Tensor, weights: Callable[[tuple[int, ...]], Tensor], size: tuple[int, int]
+) -> Callable[[tuple[int, int]], AttentionMap]:
+    """For the input ``x`` (1, C, H_in, W_in) and ``weights`` of ``layer``: a point of the image of ``size`` -> map."""
+    rows, columns = layer.attention_map_size(x)
+    gamma = float(gate) if isinstance(gate := getattr(layer, "gamma", None), Tensor) and gate.numel() == 1 else None
 
     def at(point: tuple[int, int]) -> AttentionMap:
         query = (point[0] * rows // size[0], point[1] * columns // size[1])
-        return AttentionMap(name, query, weights(query), signed=signed, gamma=gamma)
+        return AttentionMap(name, query, weights(query), signed=layer.signed, gamma=gamma)
 
     return at
-
-
-def _weights_of(layer: nn.Module, x: Tensor) -> Callable[[tuple[int, int]], Tensor]:
-    """For the input ``x`` (1, C, H_in, W_in) of ``layer``: a cell of its map -> weights (heads, H, W)."""
-    if isinstance(layer, SimpleSelfAttention):
-        x, weight = x.clone(), layer.conv.weight  # what follows may change the input in place
-        return lambda query: ops.bilinear_weights(x, weight, query=query, normalize=layer.normalize)
-    if isinstance(layer, AugmentedConv2d):
-        (q, k, _), tables = layer.queries_keys_values(x), layer.tables
-        return lambda query: ops.attention_weights(q, k, tables, query=query)[0]
-    assert isinstance(layer, SelfAttention)
-    # What the op calls queries is key(x): see the layer.
-    q, k = (conv(x.flatten(2)).unflatten(2, x.shape[2:]).movedim(1, -1)[:, None] for conv in (layer.key, layer.query))
-    return lambda query: ops.attention_weights(q, k, None, query=query, scale=1.0)[0]
-
-
-def _map_size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
-    """Rows and columns of the map on which ``layer`` attends for its input ``x``."""
-    return layer.attention_map_size(layer.output_size(x)) if isinstance(layer, AugmentedConv2d) else tuple(x.shape[2:])
 
 
 def _effects(

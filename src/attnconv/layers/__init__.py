@@ -1,6 +1,18 @@
-"""Layers: each owns parameters and makes one op call."""
+"""Layers: each owns parameters and makes one op call; their base, and all of them by name."""
 
+from attnconv.layers.attention import Attention, AttentionCost
 from attnconv.layers.augmented_conv import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d
+from attnconv.layers.registry import list_attention, register_attention
 from attnconv.layers.self_attention import SelfAttention, SimpleSelfAttention
 
-__all__ = ["AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention"]
+__all__ = [
+    "Attention",
+    "AttentionCost",
+    "AugmentedConv1d",
+    "AugmentedConv2d",
+    "AugmentedConv3d",
+    "SelfAttention",
+    "SimpleSelfAttention",
+    "list_attention",
+    "register_attention",
+]

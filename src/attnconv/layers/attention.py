@@ -10,6 +10,7 @@ Letters: B batch, C channels, K classes, H rows, W columns.
 import contextlib
 import math
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -20,31 +21,140 @@ from torch.utils.checkpoint import checkpoint
 from attnconv import checks
 from attnconv.layers.spectral_norm import redrawn
 
+NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have several axes; all others' have one
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionCost:
+    """The cost of one attention layer for one image."""
+
+    name: str = ""  # of the layer in a network
+    map_size: tuple[int, ...]
+    num_heads: int
+    product_macs: int  # q k^T and the weights times v
+    position_macs: int  # q times the tables
+    eager_bytes: int  # the logits of all pairs of positions, float32
+    linear_bytes: int  # q, k, v, the output and one log-sum-exp a query, float32
+
+    @classmethod
+    def of_all_pairs(
+        cls, map_size: tuple[int, ...], *, num_heads: int, key_channels: int, value_channels: int, tables: bool = False
+    ) -> "AttentionCost":
+        """Return the cost of attention of every position to every other.
+
+        Args:
+            map_size: of the map attended on.
+            num_heads: heads.
+            key_channels: of the queries and of the keys, all heads together.
+            value_channels: of the values, all heads together.
+            tables: there are position tables, one an axis.
+        """
+        positions = math.prod(map_size)
+        return cls(
+            map_size=map_size,
+            num_heads=num_heads,
+            product_macs=positions**2 * (key_channels + value_channels),
+            position_macs=positions * sum(map_size) * key_channels if tables else 0,
+            eager_bytes=FLOAT32_BYTES * num_heads * positions**2,
+            linear_bytes=FLOAT32_BYTES * positions * (2 * key_channels + 2 * value_channels + num_heads),
+        )
+
+
 class Attention(nn.Module):
-    """A layer that calls an op through ``attend``.
+    """The base of every attention layer: a module (B, C, *map) -> (B, C', *map'), and what the library asks of it.
+
+    A layer behind a module of a network is made from its channels alone and keeps the shape; its own options are
+    keyword arguments. One that takes the place of a convolution also has a class method
+    ``from_conv(conv, map_size, **options)``, attributes ``in_channels`` and ``kernel_size`` as the convolution's, and
+    keeps what it has left of the convolution as ``conv_out``. All methods below but `attend` may be replaced.
 
     Attributes:
         recompute: see `set_recompute`.
-        activity_name: "gamma" or "attention_share", which number ``activity`` is.
+        signed: the attention weights may be negative, and do not sum to 1.
+        citation: its source, a sentence of Markdown for model cards.
+        activity_name: name of the number that ``activity`` returns; "gamma", or "attention_share" of 0 to 1.
     """
 
     recompute = False
-    activity_name: ClassVar[str]
+    signed: ClassVar[bool] = False
+    citation: ClassVar[str] = ""
+    activity_name: ClassVar[str] = "attention_share"
 
-    def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
-        """Draw anew what the layer adds to a plain network, each of its convolutions as ``initialise`` draws it."""
-        raise NotImplementedError(f"{type(self).__name__} has to define reset_attention")
+    @property
+    def has_map(self) -> bool:
+        """True if `attention_weights` tells what a position attends to."""
+        return type(self).attention_weights is not Attention.attention_weights
+
+    def attention_map_size(self, x: Tensor) -> tuple[int, ...]:
+        """Return the size of the map attended on for the input ``x``; the input's own if not replaced."""
+        return tuple(x.shape[2:])
+
+    def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor] | None:
+        """Return, for an input (1, C, *map), a function: a cell of the map attended on -> its weights (heads, *map).
+
+        None, if the layer has no such weights: it is then not explained.
+        """
+        return None
+
+    def attention_cost(self, map_size: tuple[int, ...]) -> AttentionCost | None:
+        """Return the cost of attention on a map of that size; None if it needs no row among those of attention."""
+        return None
+
+    def no_weight_decay(self) -> set[str]:
+        """Return names of own parameters that should not decay, beside those of one axis and those of norms."""
+        return set()
 
     def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the output for ``x``, which is ``y``, as it would be if attention brought nothing to it."""
-        raise NotImplementedError(f"{type(self).__name__} has to define without_attention")
+        """Return the output for ``x``, which is ``y``, as it would be if attention brought nothing to it.
 
-    def activity(self, y: Tensor) -> float:
-        """Return how much attention brings to the output ``y``: gamma, or its share of the variance, 0 to 1."""
-        raise NotImplementedError(f"{type(self).__name__} has to define activity")
+        A copy of ``x`` if not replaced; what follows may change it in place.
+        """
+        if x.shape != y.shape:
+            raise NotImplementedError(f"{type(self).__name__} has to define without_attention")
+        return x.clone()
+
+    def activity(self, x: Tensor, y: Tensor) -> float:
+        """Return how much attention brings to the output ``y`` for ``x``.
+
+        Its share, 0 to 1, of the sum of squares if not replaced.
+        """
+        without = self.without_attention(x, y).float()
+        brought = (y.float() - without).square().sum()
+        return (brought / (brought + without.square().sum()).clamp_min(1e-30)).item()
+
+    def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
+        """Draw anew what the layer adds to a plain network, each of its convolutions as ``initialise`` draws it.
+
+        If not replaced: every module in it by ``reset_parameters``, where it has that, the layer itself as the last.
+        """
+        for module in reversed(list(self.modules())):
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            if module is not self:
+                initialise(module)
+
+    @property
+    def largest_map(self) -> tuple[int, ...] | None:
+        """Return the largest output map that position tables cover; None without tables."""
+        return None
+
+    def resize_feat_size(self, feat_size: int | tuple[int, ...]) -> None:
+        """Fit the position tables to an output map of that size."""
+        raise checks.InputError(f"{type(self).__name__} has no position tables")
+
+    @contextlib.contextmanager
+    def tables_ignored(self) -> Iterator[None]:
+        """Run in the block without position tables, and so on maps of any size."""
+        yield
+
+    def short_repr(self) -> str:
+        """Return the layer in a few words, for lists of changes."""
+        return f"{type(self).__name__}({self.extra_repr()})"
 
     def attend(self, op: Callable[..., Tensor], *inputs: Any, **options: Any) -> Tensor:
         """Return ``op(*inputs, **options)``, computed again in the backward pass where that was asked for."""
@@ -83,13 +193,12 @@ class GatedAttention(Attention):
         with torch.no_grad():
             self.gamma.zero_()
 
-    def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return a copy of ``x``, which is the output at gamma 0; what follows may change it in place."""
-        return x.clone()
-
-    def activity(self, y: Tensor) -> float:
+    def activity(self, x: Tensor, y: Tensor) -> float:
         """Return gamma."""
         return self.gamma.item()
+
+    def short_repr(self) -> str:
+        return f"{type(self).__name__}({self.channels})"
 
 
 def set_recompute(model: nn.Module, recompute: bool = True) -> int:
@@ -131,7 +240,7 @@ def attention_activity(model: nn.Module, images: Tensor) -> dict[str, float]:
 
     def note(layer: nn.Module, inputs: Any, y: Tensor) -> None:
         assert isinstance(layer, Attention)
-        found[f"{layer.activity_name} {names[layer]}"] = layer.activity(y)
+        found[f"{layer.activity_name} {names[layer]}"] = layer.activity(inputs[0], y)
 
     handles = [layer.register_forward_hook(note) for layer in names]
     try:
@@ -141,6 +250,22 @@ def attention_activity(model: nn.Module, images: Tensor) -> dict[str, float]:
         for handle in handles:
             handle.remove()
     return found
+
+
+def no_weight_decay(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that an optimiser should not shrink: norms, biases, gammas, position tables.
+
+    They have at most one axis, or are a norm's, or an attention layer names them. Weights under spectral norm decay in
+    their own form, before they are divided.
+    """
+    spared: set[nn.Parameter] = set()
+    for module in model.modules():
+        if isinstance(module, NORMS):
+            spared.update(module.parameters())
+        elif isinstance(module, Attention):
+            named = module.no_weight_decay()
+            spared.update(parameter for name, parameter in module.named_parameters() if name in named)
+    return {name for name, parameter in model.named_parameters() if parameter.ndim <= 1 or parameter in spared}
 
 
 class LogitChange:

@@ -5,7 +5,9 @@ windows, so that every padding, stride and dilation gives both parts one size; m
 Letters: B batch, H rows, W columns, N heads, D key / E value channels a head, R half the rows of a position table.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,15 +16,18 @@ from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers import attention_input
-from attnconv.layers.attention import Attention, attention_widths, has_hooks
+from attnconv.layers.attention import Attention, AttentionCost, attention_widths, has_hooks
 
 Size = int | tuple[int, ...]
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class AugmentedConvNd(Attention):
     """The code of all three; ``_axes`` and its companions say how many axes the map has."""
 
-    activity_name = "attention_share"
+    citation = (
+        "Attention-augmented convolution: Bello et al. 2019, [arXiv:1904.09925](https://arxiv.org/abs/1904.09925)."
+    )
     _axes: ClassVar[int]
     _conv: ClassVar[type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]]
     _table_names: ClassVar[tuple[str, ...]]
@@ -168,6 +173,62 @@ class AugmentedConvNd(Attention):
             dtype=dtype,
         )
 
+    @classmethod
+    def from_conv(
+        cls,
+        conv: Conv,
+        map_size: tuple[int, ...],
+        *,
+        key_ratio: float = 0.2,
+        value_ratio: float = 0.1,
+        num_heads: int = 8,
+        min_head_dim: int = 20,
+    ) -> "AugmentedConvNd":
+        """Make the layer of a convolution's geometry, bias, dtype, device and mode, of as many axes as that has.
+
+        It keeps the convolution's first filters (of each group, if it has groups: so every filter sees the channels
+        that it was trained on).
+
+        Args:
+            conv: stays as it is.
+            map_size: of its output, which the position tables cover.
+            key_ratio: key channels as a part of the outputs; this and the next three as in `from_ratios`.
+        Raises:
+            InputError: attention cannot take that many of its outputs, or leaves not as many to each group.
+        """
+        key_channels, value_channels = attention_widths(
+            conv.out_channels,
+            key_ratio=key_ratio,
+            value_ratio=value_ratio,
+            num_heads=num_heads,
+            min_head_dim=min_head_dim,
+        )
+        _check_split(conv, value_channels, value_ratio, num_heads)
+        kind = (AugmentedConv1d, AugmentedConv2d, AugmentedConv3d)[len(conv.kernel_size) - 1]
+        layer = (kind if cls is AugmentedConvNd else cls)(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,
+            conv.groups,
+            conv.bias is not None,
+            conv.padding_mode,
+            key_channels=key_channels,
+            value_channels=value_channels,
+            num_heads=num_heads,
+            feat_size=map_size,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
+        if layer.conv_out is not None:
+            kept = layer.conv_out.out_channels // conv.groups  # of each group
+            for name, old in conv.named_parameters(recurse=False):
+                new = old.detach().unflatten(0, (conv.groups, -1))[:, :kept].flatten(0, 1)
+                setattr(layer.conv_out, name, nn.Parameter(new.clone(), requires_grad=old.requires_grad))
+        return layer.train(conv.training)
+
     @property
     def head_dim(self) -> int:
         """Return D, the key channels of one head."""
@@ -197,7 +258,7 @@ class AugmentedConvNd(Attention):
         kept = self.out_channels - self.value_channels
         return torch.cat([y[:, :kept], torch.zeros_like(y[:, kept:])], dim=1)
 
-    def activity(self, y: Tensor) -> float:
+    def activity(self, x: Tensor, y: Tensor) -> float:
         """Return the share, 0 to 1, of the value channels in the variance of ``y``, summed over channels."""
         variance = y.float().transpose(0, 1).flatten(1).var(1, correction=0)  # (F,)
         return (variance[-self.value_channels :].sum() / variance.sum().clamp_min(1e-30)).item()
@@ -218,10 +279,50 @@ class AugmentedConvNd(Attention):
                 nn.Parameter(attention_input.resized_table(old.detach(), rows), requires_grad=old.requires_grad),
             )
 
-    def attention_map_size(self, map_size: Size) -> tuple[int, ...]:
+    @property
+    def largest_map(self) -> tuple[int, ...] | None:
+        """Return ``feat_size``; None without position tables."""
+        return self.feat_size if self.position == "relative" else None
+
+    @contextmanager
+    def tables_ignored(self) -> Iterator[None]:
+        """Run in the block as if ``position`` were None."""
+        position, self.position = self.position, None
+        try:
+            yield
+        finally:
+            self.position = position
+
+    def attention_map_size(self, x: Tensor) -> tuple[int, ...]:
+        """Return the size of the map on which attention runs for ``x``: the output's, or half of it if pooled."""
+        return self._pooled(self.output_size(x))
+
+    def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
+        """Return a function: a cell of the map attended on -> each head's shares, which sum to 1."""
+        (q, k, _), tables = self.queries_keys_values(x), self.tables
+        return lambda query: ops.attention_weights(q, k, tables, query=query)[0]
+
+    def attention_cost(self, map_size: tuple[int, ...]) -> AttentionCost:
+        """Return the cost of attention on a map of that size, the position tables included."""
+        return AttentionCost.of_all_pairs(
+            map_size,
+            num_heads=self.num_heads,
+            key_channels=self.key_channels,
+            value_channels=self.value_channels,
+            tables=self.position == "relative",
+        )
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the position tables."""
+        return set(self._table_names)
+
+    def short_repr(self) -> str:
+        widths = f"d_k {self.key_channels}, d_v {self.value_channels}, {self.num_heads} heads"
+        return f"{type(self).__name__}({widths})"
+
+    def _pooled(self, map_size: tuple[int, ...]) -> tuple[int, ...]:
         """Return the size of attention's map for an output map of ``map_size``: half of it, rounded up, if pooled."""
-        sizes = checks.per_axis("map_size", map_size, self._axes, at_least=1)
-        return tuple(-(-n // self.attention_pool) for n in sizes)
+        return tuple(-(-n // self.attention_pool) for n in map_size)
 
     def output_size(self, x: Tensor) -> tuple[int, ...]:
         """Return the size of the output map for ``x``; InputError if this layer cannot take it."""
@@ -342,7 +443,7 @@ class AugmentedConvNd(Attention):
     def _table_rows(self) -> tuple[int | None, ...]:
         if self.position != "relative" or self.feat_size is None:
             return (None,) * self._axes
-        return tuple(2 * n - 1 for n in self.attention_map_size(self.feat_size))
+        return tuple(2 * n - 1 for n in self._pooled(self.feat_size))
 
 
 class AugmentedConv1d(AugmentedConvNd):
@@ -398,3 +499,21 @@ class AugmentedConv3d(AugmentedConvNd):
     """
 
     _axes, _conv, _table_names = 3, nn.Conv3d, ("key_rel_d", "key_rel_h", "key_rel_w")
+
+
+def _check_split(conv: Conv, value_channels: int, value_ratio: float, num_heads: int) -> None:
+    """Raise unless attention can take that many of the convolution's outputs and leaves as many to each group."""
+    channels, groups = conv.out_channels, conv.groups
+    if value_channels > channels:
+        raise checks.InputError(
+            f"attention cannot take {value_channels} of {channels} output channels (value_ratio={value_ratio}, "
+            f"and one channel for each of num_heads={num_heads}); lower value_ratio or num_heads"
+        )
+    step = math.lcm(groups, num_heads)
+    if (channels - value_channels) % groups:
+        fits = min(range(step, channels + 1, step), key=lambda n: abs(n - value_channels), default=None)
+        raise checks.InputError(
+            f"with groups={groups} and num_heads={num_heads}, attention can take a multiple of {step} of the "
+            f"{channels} output channels, not {value_channels}; "
+            + (f"value_ratio={fits}/{channels} fits" if fits else f"choose num_heads that divides {groups}")
+        )

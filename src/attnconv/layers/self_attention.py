@@ -6,14 +6,18 @@ of positions, and the products run in the cheapest order.
 Letters: B batch, C channels, L positions of the map, D key channels.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from attnconv import checks, ops
-from attnconv.layers.attention import GatedAttention
+from attnconv.layers.attention import AttentionCost, GatedAttention
 from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
 from attnconv.ops.kernel_choice import autocast_off
+
+SAGAN = "Zhang et al. 2018, [arXiv:1805.08318](https://arxiv.org/abs/1805.08318)"
 
 
 class SelfAttention(GatedAttention):
@@ -32,6 +36,8 @@ class SelfAttention(GatedAttention):
         ValueError: here, for a ratio that is not above 0 and at most 1; in forward, for an input without batch axis or
             of other channels.
     """
+
+    citation = f"SAGAN's self-attention: {SAGAN}."
 
     def __init__(self, channels: int, *, key_ratio: float = 1 / 8, spectral_norm: bool = True) -> None:
         super().__init__(channels)
@@ -52,6 +58,17 @@ class SelfAttention(GatedAttention):
         o = o[:, 0].mT.unflatten(2, x.shape[2:])  # (B, C, *map)
         return (x + self.gamma * o).to(x.dtype)  # x first: the sum takes its memory format
 
+    def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
+        """Return a function: a cell of the map -> its shares, which sum to 1, of one head."""
+        # What the op calls queries is key(x): see forward.
+        q, k = (conv(x.flatten(2)).unflatten(2, x.shape[2:]).movedim(1, -1)[:, None] for conv in (self.key, self.query))
+        return lambda query: ops.attention_weights(q, k, None, query=query, scale=1.0)[0]
+
+    def attention_cost(self, map_size: tuple[int, ...]) -> AttentionCost:
+        """Return the cost on a map of that size, of one head."""
+        keys = self.query.out_channels
+        return AttentionCost.of_all_pairs(map_size, num_heads=1, key_channels=keys, value_channels=self.channels)
+
     def extra_repr(self) -> str:
         return f"{self.channels}"
 
@@ -71,6 +88,9 @@ class SimpleSelfAttention(GatedAttention):
         ValueError: in forward, for an input without batch axis or of other channels.
     """
 
+    signed = True
+    citation = f"SimpleSelfAttention (2019), after SAGAN's self-attention: {SAGAN}."
+
     def __init__(
         self, channels: int, *, symmetric: bool = False, normalize: bool = False, spectral_norm: bool = True
     ) -> None:
@@ -84,6 +104,11 @@ class SimpleSelfAttention(GatedAttention):
         self._require_map(x)
         # The weight is read once: under spectral norm each reading in training is a step of the power iteration.
         return self.attend(ops.bilinear_attention, x, self.conv.weight, self.gamma, normalize=self.normalize)
+
+    def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
+        """Return a function: a cell of the map -> the signed weights that make what gamma multiplies there."""
+        x, weight = x.clone(), self.conv.weight  # what follows may change the input in place
+        return lambda query: ops.bilinear_weights(x, weight, query=query, normalize=self.normalize)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, symmetric={self.symmetric}, normalize={self.normalize}"

@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from attnconv import __version__, checks, files
-from attnconv.layers import SelfAttention, SimpleSelfAttention
-from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.layers.attention import Attention
 from attnconv.models import saved
 from attnconv.models.image_sizes import sizes_of
 from attnconv.models.registry import is_dense
@@ -35,13 +34,6 @@ SCORES = {
     "val_top5": "top-5 accuracy, %",
     "val_miou": "mean IoU, %",
     "val_loss": "loss",
-}
-SAGAN = "Zhang et al. 2018, [arXiv:1805.08318](https://arxiv.org/abs/1805.08318)"
-SOURCES = {
-    AugmentedConvNd: "Attention-augmented convolution: Bello et al. 2019, "
-    "[arXiv:1904.09925](https://arxiv.org/abs/1904.09925).",
-    SelfAttention: f"SAGAN's self-attention: {SAGAN}.",
-    SimpleSelfAttention: f"SimpleSelfAttention (2019), after SAGAN's self-attention: {SAGAN}.",
 }
 
 
@@ -152,6 +144,7 @@ def card(model: nn.Module, *, license: str | None, repo_id: str | None = None) -
         repo_id: where the network goes, if it goes to the Hub.
     """
     config = saved.describe(model)
+    layers = [layer for layer in model.modules() if isinstance(layer, Attention)]
     meta, run = config["meta"], config["provenance"]
     dense = bool((meta or {}).get("dense")) or is_dense(config["model"])
     classes, scores = (meta or {}).get("classes") or [], (run or {}).get("scores") or {}
@@ -181,7 +174,8 @@ def card(model: nn.Module, *, license: str | None, repo_id: str | None = None) -
         made_with=[f"{name} {value}" for name, value in ((run or {}).get("made_with") or {}).items() if value],
         # Of five classes or fewer top-5 says nothing.
         scores=[(SCORES[s], scores[s]) for s in SCORES if s in scores and (s != "val_top5" or len(classes) > 5)],
-        sources=[text for kind, text in SOURCES.items() if any(isinstance(layer, kind) for layer in model.modules())],
+        attends=bool(layers),
+        sources=dict.fromkeys(layer.citation for layer in layers if layer.citation),
     )
 
 

@@ -6,6 +6,7 @@ Letters: C channels, H rows, W columns.
 import copy
 import functools
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.layers.attention import Attention
 
 Range = tuple[int, int | None]  # least and most, None without end
 # Pixels a side: no network here needs more to run at all; and nothing above is looked for.
@@ -110,26 +111,27 @@ def _largest(start: int, takes: Any) -> int:
 
 
 class _Probe:
-    """The network on the meta device, where nothing is computed, with tables that never end."""
+    """The network on the meta device, where nothing is computed, run as if its tables never ended."""
 
     def __init__(self, model: nn.Module, channels: int) -> None:
         self.model, self.channels = copy.deepcopy(model).to("meta").eval(), channels
-        self.layers: dict[str, AugmentedConvNd] = {}
+        self.layers: dict[str, Attention] = {}
         self.maps: dict[str, tuple[int, ...]] = {}
         for name, layer in self.model.named_modules():
-            if isinstance(layer, AugmentedConvNd) and layer.position == "relative":
-                layer.position = None  # type: ignore[assignment]
+            if isinstance(layer, Attention) and layer.largest_map is not None:
                 layer.register_forward_hook(functools.partial(self._see, name))
                 self.layers[name] = layer
 
     def uncovered(self, rows: int, columns: int) -> tuple[str, tuple[int, ...], Any] | None:
         """Return the first layer with tables too small for such an image, its map and its feat_size."""
         self.maps.clear()
-        with torch.no_grad():
+        with torch.no_grad(), ExitStack() as stack:
+            for layer in self.layers.values():
+                stack.enter_context(layer.tables_ignored())
             self.model(torch.empty(2, self.channels, rows, columns, device="meta"))
         for name, map_size in self.maps.items():
-            feat_size = self.layers[name].feat_size
-            assert isinstance(feat_size, tuple)
+            feat_size = self.layers[name].largest_map
+            assert feat_size is not None
             if any(n > covered for n, covered in zip(map_size, feat_size, strict=True)):
                 return name, map_size, feat_size
         return None

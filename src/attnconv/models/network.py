@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnconv import checks, weights
+from attnconv import checks
+from attnconv.layers.attention import no_weight_decay
 from attnconv.models.registry import Blueprint
 
 
@@ -197,7 +198,7 @@ class Network(HubNetwork):
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the norms, biases, gates and position tables, which an optimiser should not shrink."""
-        return weights.no_weight_decay(self)
+        return no_weight_decay(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return regular expressions that sort parameters by depth, for learning rates that decay towards the input."""

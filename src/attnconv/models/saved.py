@@ -26,7 +26,7 @@ from torch.nn.modules.module import (
 from attnconv import __version__, checks, files
 from attnconv.extensions import remember_factory
 from attnconv.files import locked, replacing, sync_folder
-from attnconv.layers.augmented_conv import AugmentedConvNd
+from attnconv.layers.attention import Attention
 from attnconv.models.registry import build_model, check_options
 from attnconv.surgery.steps import checked_steps
 from attnconv.weights import Shapes, difference, open_safetensors, shapes_of, unfit
@@ -207,8 +207,8 @@ def describe(model: nn.Module) -> dict[str, Any]:
         config["global_pool"] = pool
     with torch.device("meta"):
         new = _tables(make(config))
-    sizes = {name: layer.feat_size for name, layer in _tables(model).items() if layer.feat_size is not None}
-    if resized := {n: list(size) for n, size in sizes.items() if n in new and new[n].feat_size != size}:
+    sizes = {name: layer.largest_map for name, layer in _tables(model).items()}
+    if resized := {n: list(size or ()) for n, size in sizes.items() if n in new and new[n].largest_map != size}:
         config["feat_sizes"] = resized
     return checked(config, source=f"this {blueprint.name}")
 
@@ -303,13 +303,10 @@ def make(config: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _tables(model: nn.Module) -> dict[str, AugmentedConvNd]:
+def _tables(model: nn.Module) -> dict[str, Attention]:
     """Return the layers with position tables, by dotted name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, AugmentedConvNd) and module.position == "relative"
-    }
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
+    return {name: layer for name, layer in layers.items() if layer.largest_map is not None}
 
 
 def build(

@@ -30,7 +30,7 @@ def require_network(config: RunConfig) -> None:
     """
     source = find(config.model)
     source.check_options(config.model_options)
-    checked_steps(config.attention)
+    checked_steps(config.attention, layers=True)
     if config.init_from is not None and config.init_from not in LIBRARIES:
         path = Path(config.init_from).expanduser()
         if not path.is_file():

@@ -1,12 +1,15 @@
-"""Self-attention behind any module of a network, starting as the identity."""
+"""An attention layer behind any module of a network."""
 
-from typing import Literal, TypeVar
+import math
+from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.layers import SelfAttention, SimpleSelfAttention
+from attnconv.layers.attention import Attention
 from attnconv.layers.augmented_conv import Size
+from attnconv.layers.registry import Kind, find_attention
 from attnconv.surgery.network import (
     Attended,
     Change,
@@ -24,73 +27,93 @@ from attnconv.surgery.network import (
 )
 
 Model = TypeVar("Model", bound=nn.Module)
-KEY_RATIO = 1 / 8
+TRIED, TRIED_SIDE = 4096, 16  # largest map on which a new layer is tried, in positions; side of a larger one's part
 
 
 def add_self_attention(
     model: Model,
     *,
     after: str | list[str] | tuple[str, ...],
-    kind: Literal["simple", "sagan"] = "simple",
+    kind: Kind = "simple",
     image_size: Size | None = 224,
-    symmetric: bool = False,
-    normalize: bool = False,
-    key_ratio: float = KEY_RATIO,
-    spectral_norm: bool = True,
     example: Example | None = None,
     inplace: bool = False,
+    **options: Any,
 ) -> tuple[Model, Changes]:
-    """Send the output of modules through self-attention; return the network and the list of changes.
+    """Send the output of modules through attention; return the network and the list of changes.
 
-    gamma starts at 0, so the network computes at first what it did. Each module is wrapped in `Attended`, which tells
-    what becomes of the names in the state dict. Channels are those of the module's output in one forward of the
+    The gammas of "simple" and "sagan" start at 0, so the network computes at first what it did; of a layer that changes
+    its input from the first, most of timm's, the list of changes says so. Each module is wrapped in `Attended`, which
+    tells what becomes of the names in the state dict. Channels are those of the module's output in one forward of the
     network, traced in evaluation mode.
 
     Args:
         model: any network.
         after: dotted name of a module whose output is a map (B, C, *map), or several of them.
-        kind: "simple", `SimpleSelfAttention`, or "sagan", `SelfAttention`.
+        kind: "simple", `SimpleSelfAttention`; "sagan", `SelfAttention`; timm:NAME, a module of
+            `timm.layers.create_attn`; another name of `attnconv.layers.list_attention`; or a class or function of
+            channels that makes an `attnconv.Attention`.
         image_size: side, or rows and columns, of the images in pixels. The trace runs on zeros (1, C, *image_size),
             with the channels C of the model's first convolution.
-        symmetric: option of "simple".
-        normalize: option of "simple".
-        key_ratio: option of "sagan".
-        spectral_norm: divide each weight of the attention by its largest singular value.
         example: a tensor, or a tuple of positional arguments, for the trace to run on instead of zeros.
         inplace: change ``model`` itself and not a copy of it.
+        options: of the layer, as its constructor takes them.
     Raises:
-        InputError: an unknown name, or a module that is attended already, shared, run twice or not at all, or whose
+        InputError: an unknown name or option (the nearest is named), a layer that is no `attnconv.Attention` or gives
+            another shape than it takes, or a module that is attended already, shared, run twice or not at all, or whose
             output is no map. The model is then as it was.
     """
-    checks.one_of("kind", kind, ("simple", "sagan"))
-    if kind == "sagan" and (symmetric or normalize):
-        raise checks.InputError("symmetric and normalize are options of kind='simple', got kind='sagan'")
-    if kind == "simple" and key_ratio != KEY_RATIO:
-        raise checks.InputError(f"key_ratio is an option of kind='sagan', got kind='simple' and key_ratio={key_ratio}")
+    found = find_attention(kind)
+    if found.replaces_conv:
+        raise checks.InputError(f"attention layer {found.name!r} stands in the place of a convolution: augment")
+    found.check_options(options)
     model = working_copy(model, inplace=inplace)
     choice = _named(places(model), after)
     outputs = trace(model, (place.module for place in choice), image_size=image_size, example=example)
     layers, changes = [], Changes()
     for place in choice:
         output = _only_map(place.name, outputs[place.module])
-        channels = output.shape[1]
-        if kind == "simple":
-            layer = SimpleSelfAttention(channels, symmetric=symmetric, normalize=normalize, spectral_norm=spectral_norm)
-        else:
-            layer = SelfAttention(channels, key_ratio=key_ratio, spectral_norm=spectral_norm)
+        layer = found.make(output.shape[1], **options)
         layer.to(output.device, output.dtype).train(place.module.training)
         layers.append(layer)
         before = type(place.module).__name__
-        after_text = f"{before} + {type(layer).__name__}({channels})"
+        text = f"{before} + {layer.short_repr()}{'' if _is_identity(layer, output) else ', not the identity at first'}"
         sizes = params(place.module), params(place.module, layer)
-        changes.append(Change(place.name, before, after_text, output.map_size, *sizes))
+        changes.append(Change(place.name, before, text, output.map_size, *sizes))
     for place, layer in zip(choice, layers, strict=True):
         place.put(Attended(place.module, layer))
-    own = {"symmetric": symmetric, "normalize": normalize} if kind == "simple" else {"key_ratio": key_ratio}
-    usual = {"symmetric": False, "normalize": False, "key_ratio": KEY_RATIO, "spectral_norm": True}
-    said = {name: value for name, value in {**own, "spectral_norm": spectral_norm}.items() if value != usual[name]}
-    note_step(model, "add", {"after": after if isinstance(after, str) else list(after), "kind": kind, **said})
+    said = {name: value for name, value in options.items() if value != found.options.get(name)}
+    note_step(model, "add", {"after": after if isinstance(after, str) else list(after), "kind": found.name, **said})
     return model, changes
+
+
+def _is_identity(layer: Attention, output: Output) -> bool:
+    """False if a new layer changes the ``output`` of the module before it; True where that cannot be tried.
+
+    Raises:
+        InputError: the layer does not take such a map, or gives something of another shape.
+    """
+    size = output.map_size
+    whole = math.prod(size) <= TRIED
+    if not whole:
+        size = tuple(min(n, TRIED_SIDE) for n in size)
+    x = torch.arange(output.shape[1] * math.prod(size), device=output.device, dtype=output.dtype).sin()
+    x = x.reshape(1, output.shape[1], *size)
+    mode = layer.training
+    try:
+        with torch.no_grad():
+            y: Any = layer.eval()(x.clone())
+    except Exception as error:  # of somebody's own code
+        if not whole:
+            return True
+        reason = checks.first_line(error) or type(error).__name__
+        raise checks.InputError(f"{layer.short_repr()} does not take a map {tuple(x.shape)}: {reason}") from error
+    finally:
+        layer.train(mode)
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        got = tuple(y.shape) if isinstance(y, Tensor) else f"a {type(y).__name__}"
+        raise checks.InputError(f"{layer.short_repr()} must keep the shape {tuple(x.shape)} of its map, it gives {got}")
+    return x.is_meta or torch.equal(x, y)
 
 
 def _named(found: list[Place], after: str | list[str] | tuple[str, ...]) -> list[Place]:

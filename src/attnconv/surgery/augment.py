@@ -1,19 +1,20 @@
 """Convolutions of any network become attention-augmented ones of the same geometry; their tables fit other sizes."""
 
-import math
+import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.layers import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d
-from attnconv.layers.attention import attention_widths
-from attnconv.layers.augmented_conv import AugmentedConvNd, Size
+from attnconv.layers.attention import Attention
+from attnconv.layers.augmented_conv import Conv, Size
+from attnconv.layers.registry import Kind, find_attention, replaces_conv
 from attnconv.surgery.network import (
+    CONVS,
     Change,
     Changes,
     Example,
@@ -28,12 +29,9 @@ from attnconv.surgery.network import (
     working_copy,
 )
 
-Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Model = TypeVar("Model", bound=nn.Module)
 Where = str | re.Pattern[str] | Callable[[str, nn.Module], bool]
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-AUGMENTED = {1: AugmentedConv1d, 2: AugmentedConv2d, 3: AugmentedConv3d}
 
 
 def augment(
@@ -41,19 +39,18 @@ def augment(
     *,
     image_size: Size | None = None,
     where: Where,
-    key_ratio: float = 0.2,
-    value_ratio: float = 0.1,
-    num_heads: int = 8,
-    min_head_dim: int = 20,
+    kind: Kind = "augmented",
     example: Example | None = None,
     inplace: bool = False,
+    **options: Any,
 ) -> tuple[Model, Changes]:
     """Replace convolutions by augmented ones: return the network, and the list of changes.
 
-    Each new layer has the geometry, bias, dtype, device and mode of the convolution it replaces, and keeps its first
-    F - d_v filters of F (of each group, if it has groups: so every filter sees the channels that it was trained on).
-    The position tables cover the convolution's output map in one forward of the network, traced in evaluation mode.
-    Code that reads a replaced convolution's own ``weight`` or ``bias`` finds them in its ``conv_out`` from then on.
+    Each augmented convolution has the geometry, bias, dtype, device and mode of the convolution it replaces, and keeps
+    its first F - d_v filters of F (of each group, if it has groups: so every filter sees the channels that it was
+    trained on). The position tables cover the convolution's output map in one forward of the network, traced in
+    evaluation mode. Code that reads a replaced convolution's own ``weight`` or ``bias`` finds them in its ``conv_out``
+    from then on.
 
     Args:
         model: any network of nn.Conv1d, nn.Conv2d or nn.Conv3d.
@@ -61,17 +58,23 @@ def augment(
             (1, C, *image_size), with the channels C of the model's first convolution.
         where: a regular expression searched in the dotted module names, or a function (name, conv) -> bool that is
             asked about every convolution.
-        key_ratio: key channels as a part of the outputs; this and the next three as in `AugmentedConv2d.from_ratios`.
-        value_ratio: value channels as a part of them.
-        num_heads: heads.
-        min_head_dim: least key channels of a head.
+        kind: "augmented", or another attention layer that replaces a convolution: the name of `register_attention`,
+            or the class.
         example: a tensor, or a tuple of positional arguments, for the trace to run on instead of zeros.
         inplace: change ``model`` itself and not a copy of it.
+        options: of the layer; of "augmented" key_ratio (0.2), value_ratio (0.1), num_heads (8) and min_head_dim (20),
+            as in `AugmentedConv2d.from_ratios`.
     Raises:
         InputError: ``where`` means no convolution, or one that cannot be replaced: augmented already, transposed, of
             shared or computed weights, run twice or not at all, or too narrow for these widths and its groups. The
             model is then as it was.
     """
+    found = find_attention(kind)
+    if not found.replaces_conv:
+        raise checks.InputError(
+            f"attention layer {found.name!r} replaces no convolution, it stands behind a module: add_self_attention"
+        )
+    found.check_options(options)
     model = working_copy(model, inplace=inplace)
     choice = _chosen(places(model), where)
     outputs = trace(model, (place.module for place in choice), image_size=image_size, example=example)
@@ -81,30 +84,25 @@ def augment(
         output = only_call(place.name, outputs[conv])
         if len(output.shape) != len(conv.kernel_size) + 2:
             raise checks.InputError(f"{place.name} runs without a batch axis, which an augmented convolution needs")
-        key_channels, value_channels = attention_widths(
-            conv.out_channels,
-            key_ratio=key_ratio,
-            value_ratio=value_ratio,
-            num_heads=num_heads,
-            min_head_dim=min_head_dim,
-        )
-        _check_split(place.name, conv, value_channels, value_ratio, num_heads)
-        layer = _augmented(conv, output.map_size, key_channels, value_channels, num_heads)
+        try:
+            layer = found.make(conv, output.map_size, **options)
+        except checks.InputError as error:
+            raise type(error)(f"{place.name}: {error}, or leave it out of where") from error
         layers.append(layer)
-        before, after = _text(conv), _augmented_text(layer)
-        changes.append(Change(place.name, before, after, output.map_size, params(conv), params(layer)))
+        change = Change(place.name, _text(conv), layer.short_repr(), output.map_size, params(conv), params(layer))
+        changes.append(change)
     for place, layer in zip(choice, layers, strict=True):
         place.put(layer)
     names = where if isinstance(where, str) else f"^(?:{'|'.join(re.escape(place.name) for place in choice)})$"
-    widths = {"key_ratio": key_ratio, "value_ratio": value_ratio, "num_heads": num_heads, "min_head_dim": min_head_dim}
-    note_step(model, "augment", {"where": names, **widths})
+    said = {} if found.name == "augmented" else {"kind": found.name}
+    note_step(model, "augment", {"where": names, **said, **found.options, **options})
     return model, changes
 
 
 def _chosen(found: list[Place], where: Where) -> list[Place]:
     """Return the convolutions among ``found`` that ``where`` means; raise if none, or if one cannot be replaced."""
     below = [place for place in found if place.slots]  # without the model itself
-    convs = [place for place in below if isinstance(place.module, (*CONVS, AugmentedConvNd))]
+    convs = [place for place in below if isinstance(place.module, CONVS) or replaces_conv(place.module)]
     choice = _by_function(convs, where) if callable(where) else _by_pattern(below, convs, where)
     owners: Counter[Tensor] = Counter(p for place in found for p in _own_parameters(place.module).values())
     for place in choice:
@@ -128,7 +126,7 @@ def _by_pattern(below: list[Place], convs: list[Place], where: str | re.Pattern[
             f"where must be a regular expression or a function of (name, conv), got {where!r}: {error}"
         ) from None
     matched = [place for place in below if pattern.search(place.name)]
-    choice = [place for place in matched if isinstance(place.module, (*CONVS, *TRANSPOSED, AugmentedConvNd))]
+    choice = [place for place in matched if place in convs or isinstance(place.module, TRANSPOSED)]
     if choice:
         return choice
     near = nearest_names("convolutions", pattern.pattern, (place.name for place in convs))
@@ -147,7 +145,7 @@ def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 def _why_not(place: Place, owners: Counter[Tensor]) -> str | None:
     """Return the reason not to replace it, if any, as the rest of a sentence that its name begins."""
     conv, kind = place.module, type(place.module).__name__
-    if isinstance(conv, AugmentedConvNd):
+    if replaces_conv(conv):
         return f"is an {kind} already; leave it out of where"
     if isinstance(conv, TRANSPOSED):
         return f"is a {kind}; only Conv1d, Conv2d and Conv3d can be augmented"
@@ -164,53 +162,6 @@ def _why_not(place: Place, owners: Counter[Tensor]) -> str | None:
     return None
 
 
-def _check_split(name: str, conv: Conv, value_channels: int, value_ratio: float, num_heads: int) -> None:
-    """Raise unless attention can take that many of the convolution's outputs and leaves as many to each group."""
-    channels, groups = conv.out_channels, conv.groups
-    if value_channels > channels:
-        raise checks.InputError(
-            f"{name}: attention cannot take {value_channels} of {channels} output channels (value_ratio={value_ratio}, "
-            f"and one channel for each of num_heads={num_heads}); lower value_ratio or num_heads"
-        )
-    step = math.lcm(groups, num_heads)
-    if (channels - value_channels) % groups:
-        fits = min(range(step, channels + 1, step), key=lambda n: abs(n - value_channels), default=None)
-        raise checks.InputError(
-            f"{name}: with groups={groups} and num_heads={num_heads}, attention can take a multiple of {step} of the "
-            f"{channels} output channels, not {value_channels}; "
-            + (f"value_ratio={fits}/{channels} fits" if fits else f"choose num_heads that divides {groups}")
-            + ", or leave it out of where"
-        )
-
-
-def _augmented(
-    conv: Conv, feat_size: tuple[int, ...], key_channels: int, value_channels: int, num_heads: int
-) -> AugmentedConvNd:
-    layer = AUGMENTED[len(conv.kernel_size)](
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,  # type: ignore[arg-type]
-        conv.dilation,
-        conv.groups,
-        conv.bias is not None,
-        conv.padding_mode,
-        key_channels=key_channels,
-        value_channels=value_channels,
-        num_heads=num_heads,
-        feat_size=feat_size,
-        device=conv.weight.device,
-        dtype=conv.weight.dtype,
-    )
-    if layer.conv_out is not None:
-        kept = layer.conv_out.out_channels // conv.groups  # of each group
-        for name, old in conv.named_parameters(recurse=False):
-            new = old.detach().unflatten(0, (conv.groups, -1))[:, :kept].flatten(0, 1)
-            setattr(layer.conv_out, name, nn.Parameter(new.clone(), requires_grad=old.requires_grad))
-    return layer.train(conv.training)
-
-
 def _text(conv: Conv) -> str:
     text = f"{conv.in_channels}, {conv.out_channels}, {size_text(conv.kernel_size)}"
     if max(conv.stride) > 1:
@@ -218,11 +169,6 @@ def _text(conv: Conv) -> str:
     if conv.groups > 1:
         text += f", groups {conv.groups}"
     return f"{type(conv).__name__}({text})"
-
-
-def _augmented_text(layer: AugmentedConvNd) -> str:
-    widths = f"d_k {layer.key_channels}, d_v {layer.value_channels}, {layer.num_heads} heads"
-    return f"{type(layer).__name__}({widths})"
 
 
 def resize_feat_size(model: nn.Module, image_size: Size | None = None, *, example: Example | None = None) -> Changes:
@@ -243,7 +189,7 @@ def resize_feat_size(model: nn.Module, image_size: Size | None = None, *, exampl
     layers = {
         place.module: place.name
         for place in places(model)
-        if isinstance(place.module, AugmentedConvNd) and place.module.position == "relative"
+        if isinstance(place.module, Attention) and place.module.largest_map is not None
     }
     if not layers:
         raise checks.InputError(f"{type(model).__name__} has no augmented convolution with position tables")
@@ -253,39 +199,28 @@ def resize_feat_size(model: nn.Module, image_size: Size | None = None, *, exampl
     for layer, name in layers.items():
         calls = [output.map_size for output in outputs[layer]]
         largest = tuple(max(sizes) for sizes in zip(*calls, strict=True))
-        if calls and largest != layer.feat_size:
-            before, params_before = layer.feat_size or (), params(layer)
+        if calls and largest != layer.largest_map:
+            before, params_before = f"feat_size {size_text(layer.largest_map or ())}", params(layer)
             layer.resize_feat_size(largest)
-            changes.append(
-                Change(
-                    name,
-                    f"feat_size {size_text(before)}",
-                    f"feat_size {size_text(largest)}",
-                    largest,
-                    params_before,
-                    params(layer),
-                )
-            )
+            after = f"feat_size {size_text(largest)}"
+            changes.append(Change(name, before, after, largest, params_before, params(layer)))
     return changes
 
 
 @contextmanager
-def _sizes_only(layers: Iterable[nn.Module]) -> Iterator[None]:
+def _sizes_only(layers: Iterable[Attention]) -> Iterator[None]:
     """Each layer answers zeros of its output's size: attention itself could need more memory than there is.
 
     Without tables, because those too small for the map would stop the trace.
     """
 
-    def sizes_of(layer: AugmentedConvNd) -> Callable[[Tensor], Tensor]:
-        return lambda x: x.new_zeros(len(x), layer.out_channels, *layer.output_size(x))
+    def zeros_of(layer: Attention) -> Callable[[Tensor], Tensor]:
+        shadow = copy.deepcopy(layer).to("meta")
+        return lambda x: x.new_zeros(shadow.forward(x.to("meta")).shape)
 
-    for layer in layers:
-        assert isinstance(layer, AugmentedConvNd)
-        layer.position = None
-        layer.forward = sizes_of(layer)  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
         for layer in layers:
-            layer.position = "relative"  # type: ignore[assignment]
-            del layer.forward
+            stack.enter_context(layer.tables_ignored())
+            layer.forward = zeros_of(layer)
+            stack.callback(delattr, layer, "forward")
+        yield

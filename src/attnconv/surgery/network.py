@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.layers import SelfAttention, SimpleSelfAttention
 from attnconv.layers.attention import Attention
-from attnconv.layers.augmented_conv import AugmentedConvNd, Size
+from attnconv.layers.augmented_conv import Size
+from attnconv.layers.registry import replaces_conv
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Attended(nn.Module):
@@ -32,7 +34,7 @@ class Attended(nn.Module):
     attention loads too, with ``strict=False`` for the attention that it lacks.
     """
 
-    def __init__(self, inner: nn.Module, attention: SelfAttention | SimpleSelfAttention) -> None:
+    def __init__(self, inner: nn.Module, attention: Attention) -> None:
         super().__init__()
         self.inner = inner
         self.attention = attention
@@ -276,8 +278,9 @@ def _inputs(model: nn.Module, image_size: Size | None, example: Example | None) 
         return example if isinstance(example, tuple) else (example,)
     if image_size is None:
         raise checks.InputError("image_size is needed, or example=, an input of the model")
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, AugmentedConvNd)
-    first = next((module for module in model.modules() if isinstance(module, kinds)), None)
+    first: Any = next(
+        (module for module in model.modules() if isinstance(module, CONVS) or replaces_conv(module)), None
+    )
     if first is None:
         raise checks.InputError(
             f"{type(model).__name__} has no convolution that tells its input's channels; pass example="

@@ -12,6 +12,7 @@ from torch import nn
 
 from attnconv import checks
 from attnconv.layers.augmented_conv import Size
+from attnconv.layers.registry import find_attention, is_known
 from attnconv.surgery.add_self_attention import add_self_attention
 from attnconv.surgery.augment import augment
 from attnconv.surgery.network import Changes
@@ -26,11 +27,15 @@ STEPS: dict[str, tuple[Callable[..., tuple[Any, Changes]], str]] = {
 NOT_SAID = ("model", "image_size", "example", "inplace")  # arguments that are no matter of a step
 
 
-def checked_steps(steps: Any, *, what: str = "attention") -> list[Step]:
-    """Return ``steps`` as plain values; modules and layers are looked for when they are applied.
+def checked_steps(steps: Any, *, what: str = "attention", layers: bool = False) -> list[Step]:
+    """Return ``steps`` as plain values; modules are looked for when they are applied.
 
+    Args:
+        steps: to be checked.
+        what: they are, for messages.
+        layers: look for all layers that they name; else for options of those that were registered before.
     Raises:
-        InputError: they are no list of steps, or an argument is unknown (the nearest is named) or missing.
+        InputError: they are no list of steps, or an argument or a layer is unknown (the nearest is named) or missing.
     """
     if not isinstance(steps, (list, tuple)):
         raise checks.InputTypeError(f"{what} must be a list of steps such as {{add: {{after: layer3}}}}, got {steps!r}")
@@ -44,13 +49,16 @@ def checked_steps(steps: Any, *, what: str = "attention") -> list[Step]:
         function, needed = STEPS[checks.one_of(f"step of {what}", name, STEPS)]
         if not isinstance(arguments, dict):
             raise checks.InputTypeError(f"step {name!r} of {what} must hold names and values, got {arguments!r}")
-        parameters = inspect.signature(function).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            known = [key for key in parameters if key not in NOT_SAID]
-            for key in arguments:
-                checks.one_of(f"argument of step {name!r}:", key, known)
         for key in arguments.keys() & set(NOT_SAID):
             raise checks.InputError(f"step {name!r} of {what} cannot say {key!r}: the run does")
+        kind = arguments.get("kind", inspect.signature(function).parameters["kind"].default)
+        if not isinstance(kind, str):
+            raise checks.InputTypeError(f"step {name!r} of {what}: kind must be the name of a layer, got {kind!r}")
+        if layers or is_known(kind):
+            own = find_attention(kind)
+            for key in arguments:
+                if not own.others:
+                    checks.one_of(f"argument of step {name!r}:", key, (needed, "kind", *own.options))
         names = arguments.get(needed)
         if not isinstance(names, str) and not (needed == "after" and isinstance(names, list)):
             raise checks.InputTypeError(f"step {name!r} of {what} needs {needed!r}, names of modules, got {names!r}")

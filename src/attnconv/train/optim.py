@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam, RMSprop
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from attnconv.layers.attention import no_weight_decay
 from attnconv.signals import interrupts_held
 from attnconv.train.config import RunConfig
-from attnconv.weights import no_weight_decay
 
 # Second beta and eps of SimpleSelfAttention's published runs, and of the leaderboard's; RMSprop shares both here.
 SMOOTHING = 0.99

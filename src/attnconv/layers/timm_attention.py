@@ -1,0 +1,103 @@
+"""timm's attention modules as attention layers: timm:se, timm:eca, timm:cbam, timm:gc, timm:nl and more.
+
+Sources: the modules of `timm.layers.create_attn` that keep the shape of their map. Most of them scale their input, and
+change it from the first; non-local attention begins as the identity, its last norm being 0.
+Letters: B batch, C channels, L positions of the map.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from attnconv import checks
+from attnconv.layers.attention import Attention, AttentionCost
+
+TIMM = "timm:"
+# Of create_attn's names those that give the map that they take; the others can halve it, or are for maps of one size.
+NAMES = (
+    *("se", "ese", "eca", "ecam", "ceca", "ge", "gc", "gca", "cbam", "lcbam"),
+    *("coord", "scoord", "ela", "strip", "sk", "splat", "lambda", "bottleneck", "halo", "nl", "bat"),
+)
+
+
+class TimmAttention(Attention):
+    """One of timm's modules behind a module of a network; it weighs channels or places, and no position by another.
+
+    Shapes: (B, C, H, W) -> the same.
+
+    Args:
+        channels: C.
+        name: of `timm.layers.create_attn`.
+        options: the module's own.
+    """
+
+    citation = (
+        "Attention modules of timm: Wightman 2019, "
+        "[github.com/huggingface/pytorch-image-models](https://github.com/huggingface/pytorch-image-models)."
+    )
+
+    def __init__(self, channels: int, *, name: str, **options: Any) -> None:
+        super().__init__()
+        self.name, self.channels = name, checks.integer("channels", channels, at_least=1)
+        self.layer: nn.Module = timm_options(name)(channels, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+    def short_repr(self) -> str:
+        return f"{TIMM}{self.name}({self.channels})"
+
+
+class TimmNonLocal(TimmAttention):
+    """timm:nl, in which each position attends to all."""
+
+    def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
+        """Return a function: a cell of the map -> its shares, which sum to 1, of one head."""
+        layer: Any = self.layer
+        q, k = layer.t(x).flatten(2)[0], layer.p(x).flatten(2)[0]  # (D, L)
+        map_size = x.shape[2:]
+
+        def weights(query: tuple[int, ...]) -> Tensor:
+            at = query[0] * map_size[1] + query[1]
+            return (q[:, at] @ k * layer.scale).softmax(0).reshape(1, *map_size)
+
+        return weights
+
+    def attention_cost(self, map_size: tuple[int, ...]) -> AttentionCost:
+        """Return the cost on a map of that size, of one head."""
+        layer: Any = self.layer
+        channels = layer.t.out_channels
+        return AttentionCost.of_all_pairs(map_size, num_heads=1, key_channels=channels, value_channels=channels)
+
+
+class TimmGlobalContext(TimmAttention):
+    """timm:gc and timm:gca, in which all positions attend to the same ones."""
+
+    def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor] | None:
+        """Return a function: any cell of the map -> the shares, which sum to 1, of one head."""
+        layer: Any = self.layer
+        if layer.conv_attn is None:
+            return None
+        shares = layer.conv_attn(x)[0].flatten().softmax(0).reshape(1, *x.shape[2:])
+        return lambda query: shares
+
+
+MAPPED = {"nl": TimmNonLocal, "gc": TimmGlobalContext, "gca": TimmGlobalContext}
+
+
+def timm_layer(name: str) -> Callable[..., TimmAttention]:
+    """Return what makes the layer of `timm.layers.create_attn`'s ``name``, of channels and the module's own options."""
+    return functools.partial(MAPPED.get(name, TimmAttention), name=name)
+
+
+def timm_options(name: str) -> Any:
+    """Return timm's own class of that name, called with channels and options.
+
+    Raises:
+        InputError: there is none (the nearest is named), or timm is not installed.
+    """
+    layers = checks.require("timm", extra="timm").layers
+    checks.one_of("attention layer of timm:", name, NAMES)
+    return layers.get_attn(name)
