@@ -130,7 +130,7 @@ def test_a_validation_class_that_train_lacks(attnconv, folder, tmp_path):
 def test_an_image_that_cannot_be_decoded(attnconv, folder, tmp_path):
     (folder / "val" / "red" / "bad.png").write_text("no image")
     code, _, err = attnconv(
-        "train", "--model", "convnet3", "--data", folder, "--image-size", "16", "--epochs", "1", "--batch-size", "4",
+        "train", "--model", "convnet3", "--data", folder, "--image-size", "16", "--epochs", "1", "--batch-size", "2",
         "--workers", "0", "--out", tmp_path / "o",
     )  # fmt: skip
     assert code == 2

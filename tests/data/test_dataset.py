@@ -1,6 +1,7 @@
 """Any map-style Dataset of (image, label): what is made of it, what is refused, and exact resume."""
 
 import random
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -350,3 +351,15 @@ def test_what_a_foreign_batch_must_be(loader, message):
 def test_a_foreign_loader_has_a_length():
     with pytest.raises(InputTypeError, match="a loader must have a length and give batches, got generator"):
         ForeignLoader((x for x in []), device=CPU)
+
+
+def test_an_installed_package_brings_a_set(registry, monkeypatch):
+    point = metadata.EntryPoint("brought", "data.test_dataset:load_brought", "attnconv.data")
+    monkeypatch.setattr(metadata, "entry_points", lambda **asked: [point] if asked["group"] == "attnconv.data" else [])
+    assert load_data("brought").num_train == 10
+    with pytest.raises(InputError, match="'brough' is neither a data set nor an existing folder; nearest: 'brought'"):
+        load_data("brough")
+
+
+def load_brought(data_dir):
+    return Pictures(), Pictures(6)

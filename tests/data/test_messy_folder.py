@@ -193,9 +193,7 @@ def test_a_single_class_is_said_to_be_one(image_folder):
     for part, names in (("train", ("cat", "newt")), ("val", ("newt",))):
         for name in names:
             shutil.rmtree(image_folder / part / name)
-    assert load_data(str(image_folder)).notes == (
-        f"{image_folder} has one class, 'dog': there is nothing to tell apart",
-    )
+    assert load_data(str(image_folder)).notes == ("'pets' has one class, 'dog': there is nothing to tell apart",)
 
 
 # What is passed over

@@ -18,7 +18,7 @@ from attnconv.inactive import remark
 from attnconv.train.config import RunConfig, read_yaml, yaml_value
 
 if TYPE_CHECKING:
-    from attnconv.train.run_list import RunEntry
+    from attnconv.train.run_folder import RunEntry
 
 
 def run_options() -> Any:
@@ -293,7 +293,7 @@ def runs(folder: Path = Path("runs"), *, json: bool = False) -> None:
     json:
         Print one JSON list.
     """
-    from attnconv.train.run_list import list_runs
+    from attnconv.train.run_folder import list_runs
 
     entries = list_runs(folder)
     if json:

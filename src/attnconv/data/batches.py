@@ -93,7 +93,7 @@ Mix = Callable[[Batch, int, int], Batch]  # of the batch of an epoch and number
 
 @dataclass(frozen=True)
 class Reading:
-    """What a loader makes of its images.
+    """Settings of a loader.
 
     Args:
         normalise: uint8 images to float32.
@@ -123,7 +123,7 @@ class Source(Protocol):
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What tells these images from others, as `fingerprint` makes it."""
+        """The `fingerprint` of these images, by which they are told from others."""
         ...
 
     def subset(self, indices: Tensor) -> "Source":

@@ -22,7 +22,7 @@ from attnconv.data.batches import divided, fingerprint, seed_of
 from attnconv.data.decode import image_pixels
 from attnconv.data.files import PLAIN, BrokenPromiseError, FileOptions, ItemSource
 from attnconv.data.folder import DEFAULT_SIZE, MEAN, RESIZE_RATIO, STD
-from attnconv.data.image_data import ImageData
+from attnconv.data.image_data import ImageData, one_class
 
 GREY_MEAN, GREY_STD = (0.449,), (0.226,)  # the means of ImageNet's over its channels
 LOOKED_AT = 8  # images of a Dataset, evenly spaced, by which channels and size are known
@@ -82,7 +82,7 @@ def data_of_datasets(
     image_size: int | tuple[int, int] | None = None,
     options: FileOptions = PLAIN,
 ) -> ImageData:
-    """Return map-style Datasets of (image, label) as data; floats are taken as prepared, all else is as files are.
+    """Return map-style Datasets of (image, label) as data: floats are taken as prepared, all else as files are.
 
     Args:
         name: of the data set.
@@ -93,22 +93,10 @@ def data_of_datasets(
     Raises:
         InputError: a Dataset returns something else than promised, or cannot be divided.
     """
-    given: dict[str, Any] = {"training": train} if val is None else {"training": train, "validation": val}
-    parts: dict[str, tuple[str, Any]] = {}
-    for part, dataset in given.items():
-        title = f"the {part} images of {name!r}"
-        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            raise checks.InputTypeError(
-                f"{title} must be a map-style Dataset, with a length and items, got {type(dataset).__name__}"
-            )
-        if not len(dataset):
-            raise checks.InputError(f"there are none of {title}")
-        parts[part] = (title, dataset)
-    looked = [
-        _pixels(_pair(dataset, i, f"image {i} of {title}")[0], None, f"image {i} of {title}")
-        for title, dataset in parts.values()
-        for i in sorted({k * (len(dataset) - 1) // (LOOKED_AT - 1) for k in range(LOOKED_AT)})
-    ]
+    parts = {f"the training images of {name!r}": train}
+    if val is not None:
+        parts[f"the validation images of {name!r}"] = val
+    looked = [image for title, dataset in parts.items() for image in _some_of(dataset, title)]
     prepared = looked[0].is_floating_point()
     channels = looked[0].shape[0] if prepared else max(image.shape[0] for image in looked)
     sizes = {(image.shape[1], image.shape[2]) for image in looked}
@@ -124,23 +112,20 @@ def data_of_datasets(
         )
     names = _class_names(train) if classes is None else [str(word) for word in classes]
     labels = {
-        part: _labels(dataset, title, read=part == "training" and (names is None or options.val_split is not None))
-        for part, (title, dataset) in parts.items()
+        title: _labels(dataset, title, read=dataset is train and (names is None or options.val_split is not None))
+        for title, dataset in parts.items()
     }
     if names is None:
-        names = [str(number) for number in range(max(labels["training"]) + 1)]
-    for part, (title, _) in parts.items():
-        if wrong := [n for n in labels[part] if n != UNKNOWN and not 0 <= n < len(names)]:
-            raise BrokenPromiseError(f"{title} have the label {wrong[0]}: it must be 0 to {len(names) - 1}")
-
+        names = [str(number) for number in range(max(next(iter(labels.values()))) + 1)]
     ratio = 1.0 if prepared or sizes == {(rows, columns)} else RESIZE_RATIO
-
-    def source(part: str) -> DatasetSource:
-        title, dataset = parts[part]
-        return DatasetSource(
+    sources = []
+    for title, dataset in parts.items():
+        if wrong := [n for n in labels[title] if n != UNKNOWN and not 0 <= n < len(names)]:
+            raise BrokenPromiseError(f"{title} have the label {wrong[0]}: it must be 0 to {len(names) - 1}")
+        source = DatasetSource(
             dataset=dataset,
             indices=range(len(dataset)),
-            labels=labels[part],
+            labels=labels[title],
             title=title,
             num_classes=len(names),
             image_size=(rows, columns),
@@ -149,23 +134,17 @@ def data_of_datasets(
             channels=channels,
             prepared=prepared,
         )
-
+        sources.append(source)
     of_train, of_val = divided(
-        source("training"),
-        source("validation") if "validation" in parts else None,
-        name=name,
-        val_split=options.val_split,
-        seed=options.seed,
+        sources[0], sources[1] if val is not None else None, name=name, val_split=options.val_split, seed=options.seed
     )
     # With these, prepared tensors are normalised to what they are.
     mean, std = ((0.0,) * channels, (1 / 255,) * channels) if prepared else (MEAN, STD)
     if channels == 1 and not prepared:
         mean, std = GREY_MEAN, GREY_STD
-    notes = []
+    notes = one_class(name, names)
     if prepared:
         notes.append(f"{name!r} gives float tensors: they are taken as prepared, neither varied nor normalised")
-    if len(names) == 1:
-        notes.append(f"{name!r} has one class, {names[0]!r}: there is nothing to tell apart")
     return ImageData(
         name=name,
         classes=tuple(names),
@@ -179,6 +158,18 @@ def data_of_datasets(
         prepared=prepared,
         notes=tuple(notes),
     )
+
+
+def _some_of(dataset: Any, title: str) -> list[Tensor]:
+    """Return a few images; InputError if this is no Dataset, or an empty one."""
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise checks.InputTypeError(
+            f"{title} must be a map-style Dataset, with a length and items, got {type(dataset).__name__}"
+        )
+    if not len(dataset):
+        raise checks.InputError(f"there are none of {title}")
+    numbers = sorted({k * (len(dataset) - 1) // (LOOKED_AT - 1) for k in range(LOOKED_AT)})
+    return [_pixels(_pair(dataset, i, f"image {i} of {title}")[0], None, f"image {i} of {title}") for i in numbers]
 
 
 class ForeignLoader:

@@ -12,7 +12,7 @@ from attnconv import checks, files
 from attnconv.data.batches import divided
 from attnconv.data.decode import HEAD, HEIC, format_of, reads_heic
 from attnconv.data.files import CHANNELS, PLAIN, FileOptions, FileSource
-from attnconv.data.image_data import ImageData
+from attnconv.data.image_data import ImageData, one_class
 
 DEFAULT_SIZE = 128
 RESIZE_RATIO = 8 / 7  # validation: shorter side 256 for 224, as is usual
@@ -71,7 +71,6 @@ def _load(folder: Path, image_size: int | tuple[int, int] | None, options: FileO
             raise checks.InputError(f"{val_folder} has classes that {train_folder.name} lacks: {', '.join(unknown)}")
         if not val:
             raise checks.InputError(f"folder {val_folder} holds no image{_beside(passed)}")
-    notes = [] if len(train) > 1 else [f"{folder} has one class, {next(iter(train))!r}: there is nothing to tell apart"]
     labels = {name: label for label, name in enumerate(train)}
 
     def labelled(images: Mapping[str, list[Image]]) -> list[Labelled]:
@@ -85,7 +84,6 @@ def _load(folder: Path, image_size: int | tuple[int, int] | None, options: FileO
         image_size=image_size,
         options=options,
         passed=passed,
-        notes=notes,
     )
 
 
@@ -98,7 +96,6 @@ def data_of_files(
     image_size: int | tuple[int, int] | None,
     options: FileOptions,
     passed: Mapping[str, int],
-    notes: Sequence[str] = (),
 ) -> ImageData:
     """Return the data set of these files; InputError if it cannot be divided as ``options`` say."""
     size = checks.per_axis("image_size", image_size or DEFAULT_SIZE, 2, at_least=1)
@@ -125,7 +122,7 @@ def data_of_files(
         train=parts[0],
         val=parts[1],
         passed_over=dict(passed),
-        notes=(*notes, *([passed_over_line(passed)] if passed else [])),
+        notes=(*one_class(name, classes), *([passed_over_line(passed)] if passed else [])),
     )
 
 

@@ -17,6 +17,11 @@ from attnconv.data.view import Normalise
 PLAIN = Augmentation()
 
 
+def one_class(name: str, classes: Sequence[str]) -> list[str]:
+    """Return what is to be said of a data set of one class; nothing of others."""
+    return [f"{name!r} has one class, {classes[0]!r}: there is nothing to tell apart"] if len(classes) == 1 else []
+
+
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """Training and validation images of one classification task, of images or of their pixels.

@@ -65,7 +65,6 @@ def load_table(file: Path, *, image_size: int | tuple[int, int] | None, options:
         image_size=image_size,
         options=options,
         passed=Counter({UNUSED.format(name): len(found) for name, found in parts.items()}),
-        notes=[] if len(names) > 1 else [f"{file} has one class, {names[0]!r}: there is nothing to tell apart"],
     )
 
 

@@ -17,7 +17,8 @@ from attnconv.models.saved import checked, checked_meta
 
 KEY = "attnconv"
 RULES = {
-    "resize": "shorter side to round(max(image_size) * resize_ratio) pixels, bilinear with antialiasing",
+    "resize": "shorter side to round(max(image_size) * resize_ratio) pixels, or, where rows and columns of image_size "
+    "differ, until both are covered resize_ratio times; bilinear with antialiasing",
     "crop": "centre, image_size (rows, columns)",
     "normalise": "(value / 255 - mean) / std for each channel",
     "layout": "float32 (batch, channels, rows, columns); 3 channels are red, green, blue, 1 is grey",

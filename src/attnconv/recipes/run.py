@@ -107,6 +107,7 @@ def lr_find(
     data = images_of(config)
     train, _ = loaders_of(config, data, fabric.device)
     model, taken_over = make_network(config, data.meta())
+    require_batch_norm(model, config, batch_size_for(config, data), 1)
     engine = make_engine(model, config, fabric)
     with float32_products(config.precision, fabric.device):
         return find_lr(engine, config, train, taken_over=taken_over, low=low, high=high, steps=steps, progress=progress)

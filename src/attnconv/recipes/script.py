@@ -13,7 +13,7 @@ from attnconv.data import ForeignLoader, ImageData, data_of_datasets
 from attnconv.data.files import FileOptions
 from attnconv.models import set_recompute
 from attnconv.recipes.network import channels_of, make_network, require_fit, require_network
-from attnconv.recipes.run import AttentionObserver, loaders_of
+from attnconv.recipes.run import AttentionObserver, batch_notes, batch_size_for, loaders_of, require_batch_norm
 from attnconv.train.config import YOUR_DATASET, RunConfig
 from attnconv.train.device import fabric_of
 from attnconv.train.fit import fit as train_network
@@ -74,7 +74,7 @@ def fit(
         data = _data(config, train, val, classes)
         if not isinstance(model, nn.Module):
             data = data.with_channels(channels_of(config, data.channels))
-        meta, notes = data.meta(), data.notes
+        meta, notes, batch_size = data.meta(), (*data.notes, *batch_notes(config, data)), batch_size_for(config, data)
         loaders: Any = loaders_of(config, data, fabric.device)
         for loader in loaders:
             loader.order = loader.order.shard(ranks.rank, ranks.world)
@@ -87,7 +87,7 @@ def fit(
             ForeignLoader(given, device=fabric.device, seed=config.seed, training=given is train)
             for given in (train, val)
         ]
-        meta, notes = _meta_of_batches(model, loaders[1], classes), ()
+        meta, notes, batch_size = _meta_of_batches(model, loaders[1], classes), (), None
     taken_over: tuple[str, ...] = ()
     if isinstance(model, nn.Module):
         network = model
@@ -97,6 +97,8 @@ def fit(
     else:
         require_network(config)
         network, taken_over = make_network(config, meta, fresh=not (resume and folder.holds_checkpoint()))
+    if batch_size is not None:
+        require_batch_norm(network, config, batch_size, ranks.world)
     return train_network(
         network,
         *loaders,

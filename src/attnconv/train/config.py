@@ -255,24 +255,26 @@ def yaml_value(text: str) -> Any:
     """
     import yaml
 
-    return yaml.load(text, _yaml_classes()[0])
+    # libyaml does not read the escapes of what is not UTF-8 in a path.
+    quick = re.search(r"\\u[dD][89a-fA-F]", text) is None
+    return yaml.load(text, _with_numbers(getattr(yaml, "CSafeLoader", yaml.SafeLoader) if quick else yaml.SafeLoader))
 
 
 def yaml_text(value: Any, **options: Any) -> str:
     """Return ``value`` as YAML that `yaml_value` reads; ``options`` are those of yaml.dump."""
     import yaml
 
-    return yaml.dump(value, Dumper=_yaml_classes()[1], **options)
+    return yaml.dump(value, Dumper=_with_numbers(yaml.SafeDumper), **options)
 
 
 @functools.cache
-def _yaml_classes() -> tuple[Any, Any]:
-    """Return loader and dumper: PyYAML's safe ones, the loader in C where it is there, ten times as quick."""
+def _with_numbers(base: Any) -> Any:
+    """Return a subclass of a loader or dumper of PyYAML's that takes the numbers of YAML 1.2, and no name twice."""
     import yaml
 
     of_1_1 = [f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")]
 
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # pyright: ignore[reportGeneralTypeIssues]
+    class WithNumbers(base):
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
             """Refuse a name that stands twice: the second would silently take the place of the first."""
             seen = set()
@@ -291,29 +293,26 @@ def _yaml_classes() -> tuple[Any, Any]:
             prefixed = re.match(r"[-+]?0[xob]", text)
             return int(text, 0) if prefixed else int(text)
 
-    class Dumper(yaml.SafeDumper):
-        pass
-
-    for kind in (Loader, Dumper):
-        kind.yaml_implicit_resolvers = {
-            first: [(tag, form) for tag, form in known if tag not in of_1_1]
-            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-        kind.add_implicit_resolver(
-            of_1_1[0],
-            re.compile(r"[-+]?(?:0o[0-7]+|0x[0-9a-fA-F]+|0b[01]+|[0-9][0-9_]*)$"),
-            list("-+0123456789"),
-        )
-        kind.add_implicit_resolver(
-            of_1_1[1],
-            re.compile(
-                r"[-+]?(?:(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$"
-                r"|\.(?:nan|NaN|NAN)$"
-            ),
-            list("-+0123456789."),
-        )
-    Loader.add_constructor(of_1_1[0], Loader.integer)
-    return Loader, Dumper
+    WithNumbers.yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in known if tag not in of_1_1]
+        for first, known in base.yaml_implicit_resolvers.items()
+    }
+    WithNumbers.add_implicit_resolver(
+        of_1_1[0],
+        re.compile(r"[-+]?(?:0o[0-7]+|0x[0-9a-fA-F]+|0b[01]+|[0-9][0-9_]*)$"),
+        list("-+0123456789"),
+    )
+    WithNumbers.add_implicit_resolver(
+        of_1_1[1],
+        re.compile(
+            r"[-+]?(?:(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$"
+            r"|\.(?:nan|NaN|NAN)$"
+        ),
+        list("-+0123456789."),
+    )
+    if hasattr(base, "add_constructor"):
+        WithNumbers.add_constructor(of_1_1[0], WithNumbers.integer)
+    return WithNumbers
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
