@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from attnconv.cli import parse
+from attnconv.cli import _imports, parse
 from attnconv.cli.train import run_settings
 
 ROOT = Path(__file__).parents[2]
@@ -72,11 +72,16 @@ def calls_of(text: str, folder: Path) -> list[list[str]]:
     return [call.split("\0") for call in calls.read_text().split("\0\n")[:-1]]
 
 
+def parsed(words: list[str]):
+    """The command and the arguments of a command line of ours, --import apart, which imports nothing here."""
+    return parse(_imports(words)[0])
+
+
 def settings_of(command: str):
     """The configuration that a command describes, or None if it describes no new run; InputError if it is wrong."""
     program, *arguments = shlex.split(command)
     assert program == "attnconv"
-    _, bound = parse(arguments)
+    _, bound = parsed(arguments)
     given = bound.arguments
     if arguments[0] not in ("train", "lr-find") or given.get("resume") or given.get("list_recipes"):
         return None

@@ -18,10 +18,9 @@ import tomllib
 import pytest
 import torch
 import yaml
-from docs.blocks import PAGES, ROOT, blocks_of, calls_of, pages_blocks, programs, settings_of
+from docs.blocks import PAGES, ROOT, blocks_of, calls_of, pages_blocks, parsed, programs, settings_of
 
 from attnconv import checks
-from attnconv.cli import parse
 from attnconv.data import DATA_SETS
 from attnconv.models import create_model
 from attnconv.study.plan_file import BUILT_IN, study_of
@@ -97,7 +96,7 @@ def check_run(config):
 
 
 def check_attnconv(words):
-    given = parse(words)[1].arguments
+    given = parsed(words)[1].arguments
     config = settings_of(shlex.join(["attnconv", *words]))
     if config is not None:
         check_run(config)

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from docs.blocks import ROOT, calls_of, pages_blocks
+from docs.blocks import ROOT, blocks_of, calls_of, pages_blocks
 from golden_files import golden, state_dict
 from PIL import Image
 
@@ -67,6 +67,8 @@ def readers(tmp_path_factory):
         Image.effect_noise((110, 90), 60).convert("RGB").save(folder / path)
     shutil.copytree(folder / "photos", folder / "FOLDER")
     config = RunConfig(model="aa_convnet3", data="digits", train_subset=256, epochs=1, batch_size=64, device="cpu")
+    own_layer = blocks_of((ROOT / "docs" / "own-layer.md").read_text(), "own-layer.md")
+    (folder / "cosine.py").write_text(next(block.text for block in own_layer if block.language == "python"))
     for out in ("RUN", "runs/mine", "runs/other"):
         run(config, folder / out, progress=False)
     shutil.copytree(ROOT / "benchmarks", folder / "benchmarks")
