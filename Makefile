@@ -21,12 +21,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# One thread a worker: pytest-xdist starts a worker for each core.
+# One thread a worker: pytest-xdist starts a worker for each core. worksteal keeps the tests of a file together, so that
+# what they share is made once.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu and not network"
 
 test-slow: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "slow and not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "slow and not gpu and not network"
 
 # The site, into site/, without the network; a broken link, a docstring missing or unfit, or wrong TeX fails.
 docs: install

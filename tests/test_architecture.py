@@ -1,6 +1,7 @@
 """Who may import whom: docs/architecture.md says it, and the sources are read without running them."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -222,6 +223,7 @@ def test_a_permitted_import_passes(place, text):
     assert violations(SOURCE / place, text) == []
 
 
+@functools.cache
 def loaded_by(statement: str) -> set[str]:
     code = f"import sys\n{statement}\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -253,8 +255,16 @@ def test_of_triton_only_what_torch_loads():
     assert ours <= torchs
 
 
+RUN = "import attnconv.recipes, attnconv.train.fit"
+
+
 def test_a_run_loads_a_tracker_only_if_it_is_asked_for():
-    assert loaded_by("import attnconv.recipes, attnconv.train.fit") & {"tensorboard", "wandb"} == set()
+    assert loaded_by(RUN) & {"tensorboard", "wandb"} == set()
+
+
+def test_recipes_do_not_load_the_module_that_makes_their_example():
+    """Python would warn of `python -m attnconv.recipes.example`."""
+    assert "attnconv.recipes.example" not in loaded_by(RUN)
 
 
 def test_the_command_line_starts_without_torch():

@@ -53,3 +53,26 @@ def test_json_that_is_nested_too_deep(text):
 def test_json_within_bounds():
     assert checks.from_json(b'{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
     assert checks.from_json("[" * 100 + "]" * 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "nearest"),
+    [
+        ("AdamW", ["sgd", "adam", "adamw", "radam"], "adamw"),
+        ("SGD", ["sgd", "adam"], "sgd"),
+        (32, ["fp32", "tf32", "bf16", "fp16"], "fp32"),
+        (16, ["fp32", "tf32", "bf16", "fp16"], "bf16"),
+        ("one_cycle", ["cosine", "one-cycle"], "one-cycle"),
+        ("ResNet50", ["resnet18", "resnet50", "aa_resnet50"], "resnet50"),
+        ("cos", ["one-cycle", "flat-cosine", "cosine"], "cosine"),
+        ("pos", ["width", "position-encodings-of-all-kinds"], "position-encodings-of-all-kinds"),
+        ("learning_rate_of_adam", ["sgd", "adam"], "adam"),
+    ],
+)
+def test_nearest_names_ignore_case_and_length(name, known, nearest):
+    assert checks.nearest(name, known) == f"nearest: {nearest!r}"
+
+
+def test_no_name_is_near_nothing():
+    assert checks.nearest("", ["b", "a"]) == "known: a, b"
+    assert checks.nearest("a", []) == "known: "

@@ -51,9 +51,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
         part = len(wanted) > 1 and len(bare) > 1 and (wanted in bare or bare in wanted)
         return max(ratio, 0.5) if part else ratio
 
-    best = max(known, key=closeness, default=None)  # of equals the first
+    # Of those that are equally close the one that begins alike, else the first.
+    best = max(known, key=lambda word: (closeness(word), _letters_alike(_bare(word), wanted)), default=None)
     close = best is not None and closeness(best) >= 0.5
     return f"nearest: {best!r}" if close else f"known: {', '.join(sorted(known))}"
+
+
+def _letters_alike(one: str, other: str) -> int:
+    """Return with how many equal letters both begin."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _bare(word: Any) -> str:

@@ -58,7 +58,7 @@ def test_flops_by_hand():
     assert plain == ours > 0  # recomputation is not counted
 
 
-@pytest.mark.parametrize("what", [FORWARD, BOTH])
+@pytest.mark.parametrize("what", [pytest.param(FORWARD, marks=pytest.mark.slow), BOTH])
 def test_all_candidates_run_but_triton(what):
     pytest.importorskip("timm")
     outcomes = measure(layers.layer_benchmark(SMALL, what, settings()), settings(rounds=1))

@@ -104,4 +104,4 @@ def test_steps_of_both_run_on_the_same_images(dtype):
 def test_flops_of_a_step():
     forward = 9 * (64 * 3 * 64 + 16 * 64 * 128 + 4 * 128 * 192) + 192 * 5
     first = 9 * 64 * 3 * 64  # whose input needs no gradient
-    assert models.flops("convnet3", TINY, settings()) == 3 * 2 * (3 * forward - first)
+    assert models.flops(TINY, settings(), plain=True) == 3 * 2 * (3 * forward - first)

@@ -52,7 +52,7 @@ def test_candidates_are_ours_and_the_peers():
     assert set(names) == {*ops.IMPLS, *cases.RELATIVE_PEERS, "auto-without-positions", "eager-without-positions"}
 
 
-@pytest.mark.parametrize("what", [FORWARD, BOTH])
+@pytest.mark.parametrize("what", [pytest.param(FORWARD, marks=pytest.mark.slow), BOTH])
 def test_all_candidates_run_or_say_why(monkeypatch, what):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     outcomes = measure(cases.relative_benchmark(SMALL, what, settings()), settings(rounds=1))

@@ -163,5 +163,7 @@ def test_a_study_has_it_as_an_arm(name, tmp_path):
     if name == "own factory":
         assert "own_networks:small" in done.stderr + done.stdout  # said, for it is imported
     records = [json.loads(line) for line in (tmp_path / "study" / "records.jsonl").read_text().splitlines()]
-    assert [(record["arm"], record["state"]) for record in records] == [("plain", "done"), ("attended", "done")]
-    assert records[0]["params"] < records[1]["params"]
+    states = {record["arm"]: record["state"] for record in records}
+    assert states == {"plain": "done", "attended": "done"}
+    params = {record["arm"]: record["params"] for record in records}
+    assert params["plain"] < params["attended"]

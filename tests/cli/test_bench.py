@@ -79,7 +79,8 @@ def test_alone_it_prints_help(attnconv):
 
 
 def test_ops_leave_records_and_print_tables(attnconv, tmp_path):
-    code, out, err = attnconv("bench", "ops", "--sizes", "2,3", "--rounds", "1", "--out", tmp_path, "--device", "cpu")
+    words = ["--sizes", "2,3", "--impl", "auto,eager,triton", "--rounds", "1", "--out", tmp_path, "--device", "cpu"]
+    code, out, err = attnconv("bench", "ops", *words)
     assert code == 0, err
     lines = [json.loads(line) for line in (tmp_path / "ops.jsonl").read_text().splitlines()]
     assert {(line["case"], line["pass"]) for line in lines} == {

@@ -122,6 +122,7 @@ def test_it_needs_torch_and_numpy_alone():
     assert done.stderr.endswith("no CUDA device here, so nothing was measured\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would run all of it")
 def test_make_gpu_without_a_gpu_ends_at_once():
     done = subprocess.run(["make", "gpu", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True)
@@ -130,6 +131,7 @@ def test_make_gpu_without_a_gpu_ends_at_once():
     assert "pytest" not in done.stdout
 
 
+@pytest.mark.slow
 def test_the_gpu_tests_are_found_without_the_ini_file():
     done = subprocess.run(
         [

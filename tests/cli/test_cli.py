@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -32,7 +31,7 @@ RUN_FLAGS = (
     "--label-smoothing --lr --max-momentum --mixup --model --momentum --nodes --on-nan --optimizer --option --out "
     "--precision "
     "--presize --random-erasing --recipe --recompute-attention --schedule --seed --skip-bad-images "
-    "--sync-batchnorm --track --train-subset --trivial-augment --warmup --weight-decay --workers "
+    "--sync-batchnorm --track --train-subset --trivial-augment --val-split --warmup --weight-decay --workers "
     "--no-cache-images --no-channels-last --no-compile --no-presize --no-recompute-attention --no-skip-bad-images "
     "--no-sync-batchnorm --no-trivial-augment"
 )
@@ -149,37 +148,45 @@ def test_train_leaves_a_run(finished):
 TRAIN_AND_NAME_MODULES = f"""
 import sys
 from attnconv.cli import main
-assert main({TRAIN!r} + ["--epochs", "1", "--train-subset", "64", "--out", sys.argv[1]]) == 0
+code = main({TRAIN!r} + ["--epochs", "2", "--train-subset", "64", "--out", sys.argv[1]])
 print(*(name for name in sys.modules if name.partition(".")[0] == "attnconv"))
+sys.exit(code)
 """
 
 
-def test_a_run_imports_what_it_needs(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN_AND_NAME_MODULES, str(tmp_path / "run")], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_training_imports_what_it_needs_and_goes_on_when_nobody_reads_its_progress(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", TRAIN_AND_NAME_MODULES, str(tmp_path / "run")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=writer, text=True)
+    os.close(writer)
+    assert done.returncode == 0
+    assert (tmp_path / "run" / "result.json").exists()
     names = done.stdout.splitlines()[-1].split()
     unneeded = ("attnconv.export", "attnconv.models.hub", "attnconv.explain", "attnconv.recipes.trained")
     assert [name for name in names if name.startswith(unneeded)] == []
     assert len(names) < 90, names
 
 
-def test_train_starts_its_processes_itself(tmp_path):
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+TWO_PROCESSES = [sys.executable, "-m", "attnconv", *TRAIN, "--epochs", "1", "--train-subset", "128", "--devices", "2"]
+
+
+def test_train_starts_its_processes_itself(attnconv, tmp_path):
     """Two of them over a folder of digits: validation sees each image once, and one of them prints."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    settings = ["--epochs", "1", "--train-subset", "64", "--devices", "2", "--json", "--out", str(tmp_path / "run")]
-    command = [sys.executable, "-m", "attnconv", *TRAIN, *settings]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = [*TWO_PROCESSES, "--json", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr  # the epoch's: Fabric is silent
     result = json.loads(done.stdout)
-    scored = subprocess.run(
-        [sys.executable, "-m", "attnconv", "evaluate", str(tmp_path / "run"), "--json"],
-        capture_output=True, text=True, env=environment,
-    )  # fmt: skip
-    assert json.loads(scored.stdout)["top1"] == pytest.approx(result["top1"])
-    again = subprocess.run(command, capture_output=True, text=True, env=environment)
+    _, out, _ = attnconv("evaluate", tmp_path / "run", "--json")
+    assert json.loads(out)["top1"] == pytest.approx(result["top1"])
+
+
+@pytest.mark.slow
+def test_two_processes_say_once_what_is_wrong(finished):
+    command = [*TWO_PROCESSES, "--out", str(finished)]
+    again = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert again.returncode == 2
     assert len(re.findall("attnconv: error: ", again.stderr)) == 1
 
@@ -312,23 +319,19 @@ def test_the_table_of_a_run_says_how_many_images_were_skipped(attnconv, folder, 
 PIPED = [sys.executable, "-c", "import sys; from attnconv.cli import main; sys.exit(main())"]
 
 
-@pytest.mark.parametrize("arguments", [["models"], ["models", "--json"], ["summary", "convnet3"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["models"],
+        *(pytest.param(words, marks=pytest.mark.slow) for words in (["models", "--json"], ["summary", "convnet3"])),
+    ],
+)
 def test_a_reader_that_has_gone_is_no_error(arguments):
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([*PIPED, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_training_goes_on_when_nobody_reads_its_progress(tmp_path):
-    reader, writer = os.pipe()
-    os.close(reader)
-    settings = ["--epochs", "2", "--train-subset", "64", "--out", str(tmp_path / "run")]
-    done = subprocess.run([*PIPED, *TRAIN, *settings], stdout=subprocess.DEVNULL, stderr=writer)
-    os.close(writer)
-    assert done.returncode == 0
-    assert (tmp_path / "run" / "result.json").exists()
 
 
 def test_demo_trains_both_and_writes_the_page(attnconv, tmp_path):
@@ -344,35 +347,42 @@ def test_demo_trains_both_and_writes_the_page(attnconv, tmp_path):
     assert "found in" in again
 
 
+@pytest.fixture
+def one_thread():
+    """As many as the processes that the tests start: the order of sums is in the bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends signals to a process group")
 @pytest.mark.parametrize(
-    ("sent", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("sent", "code", "word"),
+    [
+        (signal.SIGTERM, 143, "terminated"),
+        pytest.param(signal.SIGINT, 130, "interrupted", marks=pytest.mark.slow),
+    ],
 )
-def test_a_signal_saves_the_run_and_resume_ends_it(tmp_path, sent, code, word):
+def test_a_signal_saves_the_run_and_resume_ends_it(attnconv, tmp_path, one_thread, sent, code, word):
     """Interrupted in the middle of an epoch, the resumed run ends in the same bits as one never interrupted."""
-    command = [sys.executable, "-c", "import sys; from attnconv.cli import main; sys.exit(main())"]
-    settings = ["--epochs", "15", "--train-subset", "640"]
+    settings = ["--epochs", "8", "--train-subset", "160"]
     run = subprocess.Popen(
-        [*command, *TRAIN, *settings, "--out", str(tmp_path / "run")],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        [*PIPED, *TRAIN, *settings, "--out", str(tmp_path / "run")],
+        stderr=subprocess.PIPE, text=True, start_new_session=True, env=ENVIRONMENT,
     )  # fmt: skip
     assert run.stderr is not None
-    assert run.stderr.readline().startswith("epoch 1/15")
-    time.sleep(0.2)
+    assert run.stderr.readline().startswith("epoch 1/8")
     os.killpg(run.pid, sent)
     rest = run.stderr.read()
     assert run.wait(60) == code
     assert rest.splitlines()[-1] == f"attnconv: error: {word}"
     stopped = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    assert stopped["epoch"] < 15
+    assert stopped["epoch"] < 8
     assert not (tmp_path / "run" / "result.json").exists()
 
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [*command, "train", "--resume", "--out", str(tmp_path / "run")], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    whole = subprocess.run([*command, *TRAIN, *settings, "--out", str(tmp_path / "whole")], capture_output=True)
-    assert whole.returncode == 0
+    resumed, _, err = attnconv("train", "--resume", "--out", tmp_path / "run")
+    assert resumed == 0, err
+    assert attnconv(*TRAIN, *settings, "--out", tmp_path / "whole")[0] == 0
     one, other = (torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in ("run", "whole"))
     torch.testing.assert_close(one, other, rtol=0, atol=0)

@@ -93,19 +93,23 @@ def test_a_run_and_what_was_exported_of_it_are_saved_alike(attnconv, finished, s
             assert (tmp_path / str(number) / name).read_bytes() == (saved / name).read_bytes()
 
 
-def test_scores_are_those_of_the_run(attnconv, finished, saved, tmp_path):
+def test_scores_are_those_of_the_run(finished, saved):
     best = json.loads((finished / "result.json").read_text())
     for source in (finished, saved):
         scores = load_trained(source, device="cpu").scores
         assert (scores["epoch"], scores["top1"]) == (best["best_epoch"], best["best_top1"])
         assert scores["torch"] == best["torch"]
-    # At another size they would be others.
-    for form, name in (("torch", "a.pt2"), ("safetensors", "a")):
-        code, _, err = attnconv("export", finished, "--format", form, "--image-size", 9, "--out", tmp_path / name)
-        assert code == 0, err
-        trained = load_trained(tmp_path / name, device="cpu", trust=True)
-        assert trained.scores.keys() == {"attnconv", "torch", "device", "commit"}
-        assert (trained.config.image_size, trained.meta["image_size"]) == (9, [9, 9])
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [pytest.param("torch", "a.pt2", marks=pytest.mark.slow), ("safetensors", "a")]
+)
+def test_at_another_size_scores_would_be_others(attnconv, finished, tmp_path, form, name):
+    code, _, err = attnconv("export", finished, "--format", form, "--image-size", 9, "--out", tmp_path / name)
+    assert code == 0, err
+    trained = load_trained(tmp_path / name, device="cpu", trust=True)
+    assert trained.scores.keys() == {"attnconv", "torch", "device", "commit"}
+    assert (trained.config.image_size, trained.meta["image_size"]) == (9, [9, 9])
 
 
 def test_predict_and_evaluate_take_the_folder(attnconv, finished, saved, tmp_path):

@@ -1,30 +1,27 @@
 """attnconv train --profile."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 from cli.conftest import TRAIN
+
+from attnconv.cli import main
 
 SETTINGS = ["--epochs", "1", "--train-subset", "320", "--profile"]
 
 
-def test_a_profile_is_printed_below_the_result(tmp_path):
-    command = [sys.executable, "-m", "attnconv", *TRAIN, *SETTINGS, "--out", str(tmp_path / "run")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stderr.splitlines()) == 1  # the epoch's: tracing is silent
-    lines = done.stdout.splitlines()
+def test_a_profile_is_printed_below_the_result(capfd, tmp_path):
+    assert main([*TRAIN, *SETTINGS, "--out", str(tmp_path / "run")]) == 0
+    out, err = capfd.readouterr()  # of the file descriptors: torch's profiler is C++
+    assert len(err.splitlines()) == 1  # the epoch's: tracing is silent
+    lines = out.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'run'}: top-1 ")
     assert re.fullmatch(
         r"4 steps timed: [\d.]+ ms a step \(median\), \d+ images/s; [\d.]+% of the time waiting for the loader",
         lines[1],
     )
-    assert re.search(r"operator +ms a step +% of all +calls a step *\n", done.stdout)
-    assert re.search(r"aten::convolution_backward +[\d.]+ +[\d.]+ +7\.0 *\n", done.stdout)
+    assert re.search(r"operator +ms a step +% of all +calls a step *\n", out)
+    assert re.search(r"aten::convolution_backward +[\d.]+ +[\d.]+ +7\.0 *\n", out)
     trace = tmp_path / "run" / "profile" / "trace.json.gz"
     assert lines[-1] == f"Trace, for chrome://tracing or ui.perfetto.dev: {trace}"
     assert trace.exists()

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 from cli.conftest import TRAIN, picture
@@ -76,7 +74,7 @@ COMMANDS = [
 NEEDS = {"x.onnx": "onnxruntime"}
 
 
-@pytest.mark.parametrize(("make", "message"), [KINDS[0], SPARSE])
+@pytest.mark.parametrize(("make", "message"), [KINDS[0], pytest.param(*SPARSE, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "command"), COMMANDS, ids=lambda value: value if isinstance(value, str) else value[0])
 def test_a_special_file_is_refused_in_one_line(attnconv, place, monkeypatch, name, command, make, message):
     if name in NEEDS:
@@ -140,23 +138,11 @@ def test_no_weights_are_taken_from_such_a_file(tmp_path, make, message, suffix):
         given_weights(tmp_path / f"x{suffix}", "resnet18")
 
 
-def test_a_fifo_among_the_images_stops_no_worker_and_is_counted(folder, tmp_path):
+def test_a_fifo_among_the_images_stops_no_worker_and_is_counted(attnconv, folder, tmp_path):
     os.mkfifo(folder / "train" / "red" / "x.png")
-    command = [sys.executable, "-m", "attnconv", "train", "--model", "aa_convnet3", "--data", str(folder)]
-    command += [
-        "--image-size",
-        "8",
-        "--batch-size",
-        "4",
-        "--epochs",
-        "1",
-        "--workers",
-        "2",
-        "--device",
-        "cpu",
-        "--json",
-    ]
-    command += ["--out", str(tmp_path / "run"), "--skip-bad-images", "--cache-images"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["skipped_images"] == 1
+    code, out, err = attnconv(
+        "train", "--model", "aa_convnet3", "--data", folder, "--image-size", "8", "--batch-size", "4", "--epochs", "1",
+        "--workers", "2", "--device", "cpu", "--json", "--out", tmp_path / "run", "--skip-bad-images", "--cache-images",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["skipped_images"] == 1

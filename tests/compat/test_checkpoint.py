@@ -60,7 +60,11 @@ ANY_SIZE = [
     "seed_aa_wide_resnet10_3",
     "seed_aa_wide_resnet22_1",
     "seed_aa_wide_resnet28_10",
-    *(f"{prefix}xresnet{depth}" for prefix in ("", "ssa_", "sa_") for depth in (18, 34, 50, 101, 152)),
+    *(
+        pytest.param(f"{prefix}xresnet{depth}", marks=[pytest.mark.slow] * (depth not in (18, 50)))
+        for prefix in ("", "ssa_", "sa_")
+        for depth in (18, 34, 50, 101, 152)
+    ),
 ]
 
 

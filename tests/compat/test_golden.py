@@ -17,7 +17,9 @@ NETWORKS = {
 LAYERS = ("seed_a_layer_16", "seed_a_layer_24", "seed_a_layer_40")
 
 
-@pytest.mark.parametrize("file", NETWORKS)
+@pytest.mark.parametrize(
+    "file", [pytest.param(file, marks=[pytest.mark.slow] * file.endswith("50")) for file in NETWORKS]
+)
 def test_whole_networks(file):
     found = golden(file)
     model = compat.load_checkpoint(state_dict(found), NETWORKS[file])

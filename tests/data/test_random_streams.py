@@ -14,8 +14,8 @@ from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.data import Augmentation, load_data
 from attnconv.data.augment import batch_mixer
-from attnconv.data.batches import Batch, BatchOrder, seed_of
-from attnconv.data.tensors import TensorLoader, TensorSource
+from attnconv.data.batches import Batch, BatchOrder, Reading, seed_of
+from attnconv.data.tensors import TensorSource
 from attnconv.data.view import Normalise
 from attnconv.train.fit import fit
 from attnconv.train.step import reseed
@@ -60,7 +60,7 @@ def tensor_loader(count, augmentation=Augmentation(), **options):  # noqa: B008 
     images = torch.randint(256, (count, 3, 8, 6), dtype=torch.uint8, generator=numbers(1))
     source = TensorSource(images, torch.arange(count) % 2, **options)
     order, normalise = BatchOrder(count, 1, SEED), Normalise([0.5] * 3, [0.2] * 3)
-    return TensorLoader(source, order, normalise, augmentation=augmentation, mix=None, device=CPU)
+    return source.loader(Reading(order, normalise, augmentation, None, CPU, 0))
 
 
 def test_the_crops_and_flips_of_a_small_set():

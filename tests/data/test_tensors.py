@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from attnconv.data import Augmentation
-from attnconv.data.batches import BatchOrder
-from attnconv.data.tensors import TensorLoader, TensorSource, crop_and_flip
+from attnconv.data.batches import BatchOrder, Reading
+from attnconv.data.tensors import TensorSource, crop_and_flip
 from attnconv.data.view import Normalise
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def one_by_one(images: torch.Tensor, moves: torch.Tensor, pad: int) -> torch.Ten
 def make_loader(source: TensorSource, batch_size: int, seed: int | None, device: torch.device = CPU):
     channels = source.images.shape[1]
     order, normalise = BatchOrder(len(source), batch_size, seed), Normalise([0.4] * channels, [0.2] * channels, device)
-    return TensorLoader(source, order, normalise, augmentation=Augmentation(), mix=None, device=device)
+    return source.loader(Reading(order, normalise, Augmentation(), None, device, 0))
 
 
 @pytest.mark.parametrize("pad", [0, 1, 3])

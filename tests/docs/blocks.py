@@ -1,5 +1,6 @@
 """The code blocks of README, CONTRIBUTING and docs, and what a command line in them would do."""
 
+import re
 import shlex
 import subprocess
 from dataclasses import dataclass
@@ -52,6 +53,12 @@ def programs(blocks: list[Block], text: str) -> list[list[Block]]:
     return [python] if ONE_PROGRAM in " ".join(text.split()) else [[block] for block in python]
 
 
+def files_of(blocks: list[Block]) -> dict[str, str]:
+    """The files that a page has its reader write: Python blocks that begin with \"\"\"NAME.py: ."""
+    named = {re.match(r'"""(\w+\.py): ', block.text): block.text for block in blocks if block.language == "python"}
+    return {found[1]: text for found, text in named.items() if found}
+
+
 def calls_of(text: str, folder: Path) -> list[list[str]]:
     """The calls of programs that a shell script makes, as lists of words; it knows those of COMMANDS alone."""
     stubs = folder / ".venv" / "bin"
@@ -72,16 +79,12 @@ def calls_of(text: str, folder: Path) -> list[list[str]]:
     return [call.split("\0") for call in calls.read_text().split("\0\n")[:-1]]
 
 
-def parsed(words: list[str]):
-    """The command and the arguments of a command line of ours, --import apart, which imports nothing here."""
-    return parse(_imports(words)[0])
-
-
 def settings_of(command: str):
     """The configuration that a command describes, or None if it describes no new run; InputError if it is wrong."""
     program, *arguments = shlex.split(command)
     assert program == "attnconv"
-    _, bound = parsed(arguments)
+    arguments, _ = _imports(arguments)
+    _, bound = parse(arguments)
     given = bound.arguments
     if arguments[0] not in ("train", "lr-find") or given.get("resume") or given.get("list_recipes"):
         return None

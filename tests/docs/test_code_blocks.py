@@ -18,9 +18,10 @@ import tomllib
 import pytest
 import torch
 import yaml
-from docs.blocks import PAGES, ROOT, blocks_of, calls_of, pages_blocks, parsed, programs, settings_of
+from docs.blocks import PAGES, ROOT, blocks_of, calls_of, pages_blocks, programs, settings_of
 
 from attnconv import checks
+from attnconv.cli import _imports, parse
 from attnconv.data import DATA_SETS
 from attnconv.models import create_model
 from attnconv.study.plan_file import BUILT_IN, study_of
@@ -28,7 +29,7 @@ from attnconv.train.config import RunConfig
 
 # A Python block that begins so is not run, only read: its names exist, and its calls fit the functions.
 NOT_RUN = re.compile(r"# needs (the network|a GPU|minutes)\b")
-OWN_DATA = ("FOLDER", "photos")  # what the pages call a reader's own folder
+OWN_DATA = ("FOLDER", "photos", "photos/train", "squares")  # what the pages call a reader's own folder
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = set(re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)[1].split())
 
@@ -96,7 +97,8 @@ def check_run(config):
 
 
 def check_attnconv(words):
-    given = parsed(words)[1].arguments
+    words, _ = _imports(words)
+    given = parse(words)[1].arguments
     config = settings_of(shlex.join(["attnconv", *words]))
     if config is not None:
         check_run(config)
@@ -197,7 +199,13 @@ def test_blocks_that_are_not_run_are_these():
     assert found == {("docs/models.md", "the network")}
 
 
-@pytest.mark.parametrize("program", PYTHON, ids=lambda program: str(program[0]))
+EXPORTS = "docs/export.md"  # torch.export takes ten seconds a block
+
+
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one[0].page == EXPORTS), id=str(one[0])) for one in PYTHON],
+)
 def test_python_prints_what_stands_below_it(program, tmp_path):
     check_python(program, tmp_path)
 

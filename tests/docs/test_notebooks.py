@@ -25,6 +25,7 @@ def test_there_are_two():
     assert [path.name for path in NOTEBOOKS] == ["first-steps.ipynb", "reading-attention.ipynb"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 import torch
-from docs.blocks import ROOT, blocks_of, calls_of, pages_blocks
+import torchvision
+from docs.blocks import ROOT, calls_of, files_of, pages_blocks
 from golden_files import golden, state_dict
 from PIL import Image
 
@@ -67,11 +68,14 @@ def readers(tmp_path_factory):
         Image.effect_noise((110, 90), 60).convert("RGB").save(folder / path)
     shutil.copytree(folder / "photos", folder / "FOLDER")
     config = RunConfig(model="aa_convnet3", data="digits", train_subset=256, epochs=1, batch_size=64, device="cpu")
-    own_layer = blocks_of((ROOT / "docs" / "own-layer.md").read_text(), "own-layer.md")
-    (folder / "cosine.py").write_text(next(block.text for block in own_layer if block.language == "python"))
     for out in ("RUN", "runs/mine", "runs/other"):
         run(config, folder / out, progress=False)
     shutil.copytree(ROOT / "benchmarks", folder / "benchmarks")
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18().state_dict(), folder / "resnet18.pth")
+    for page in pages_blocks():
+        for name, text in files_of(page).items():
+            (folder / name).write_text(text)
     torch.save({"model": state_dict(golden("seed_a_wide_resnet10_1"))}, folder / "best_model_ckpt.t7")
     dogs = state_dict(golden("seed_b_ssa_xresnet18"))  # of two classes, as many as there are photos of
     dogs |= {name: dogs[name][:2] for name in ("10.weight", "10.bias")}

@@ -1,4 +1,4 @@
-"""Exports onto a disk that is full: python full_disk_export.py DISK, an empty small one; JSON of what came of it."""
+"""An export onto a full disk: python full_disk_export.py DISK FORMAT, an empty small one; JSON of what came of it."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from export.untrained import meta, network
 from attnconv import export
 from attnconv.checks import InputError
 
-LEFT = 100_000  # bytes, of the megabyte that each file takes
+LEFT = 100_000  # bytes, of the half megabyte and more that a file takes
 
 
 def fill(disk):
@@ -22,18 +22,12 @@ def fill(disk):
 
 
 if __name__ == "__main__":
-    disk, found = Path(sys.argv[1]), {}
-    model = network("aa_convnet3", 8)
-    for name, suffix in export.SUFFIXES.items():
-        path = disk / f"model{suffix}"
-        path.write_bytes(b"old")
-        fill(disk)
-        try:
-            export.FORMATS[name](model, path, meta=meta(8))
-        except InputError as error:
-            found[name] = [str(error), sorted(one.name for one in disk.iterdir()), path.read_bytes().decode()]
-        (disk / "full").unlink()
-        export.FORMATS[name](model, path, meta=meta(8))
-        found[name].append(path.stat().st_size)
-        path.unlink()
-    print(json.dumps(found))
+    disk, form = Path(sys.argv[1]), sys.argv[2]
+    model, path = network("convnet3", 8), disk / f"model{export.SUFFIXES[form]}"
+    assert sum(4 * p.numel() for p in model.parameters()) > 5 * LEFT
+    path.write_bytes(b"old")
+    fill(disk)
+    try:
+        export.FORMATS[form](model, path, meta=meta(8))
+    except InputError as error:
+        print(json.dumps([str(error), sorted(one.name for one in disk.iterdir()), path.read_bytes().decode()]))

@@ -23,21 +23,30 @@ pytest.importorskip("onnxruntime", reason="needs attnconv[onnx]")
 slow = pytest.mark.slow
 # The smallest of each family, its options, images, and the sizes that its file takes.
 FAMILIES = [
-    pytest.param("unet", {}, (9, 8), ((4, None), (4, None)), id="unet", marks=slow),
+    pytest.param("unet", {}, (9, 8), ((4, None), (4, None)), id="unet"),
     pytest.param("aa_unet", {}, (9, 8), ((4, 11), (4, 11)), id="aa_unet"),
     pytest.param("ssa_xresnet18", {"symmetric": True}, (16, 9), ((1, None), (1, None)), id="symmetric"),
-    pytest.param("ssa_xresnet18", {}, (16, 9), ((1, None), (1, None)), id="ssa_xresnet18", marks=slow),
-    pytest.param("sa_xresnet18", {}, (16, 9), ((1, None), (1, None)), id="sa_xresnet18", marks=slow),
-    pytest.param("aa_convnet3", {}, (16, 13), ((8, 17), (8, 13)), id="aa_convnet3", marks=slow),
-    pytest.param("aa_wide_resnet10_1", {}, (9, 8), ((1, 9), (1, 8)), id="aa_wide_resnet10_1", marks=slow),
-    pytest.param("aa_resnet18", {}, (33, 40), ((1, 40), (1, 40)), id="aa_resnet18", marks=slow),  # 5 cells of 8 pixels
-    pytest.param("aa_resnet50", {}, (32, 32), ((1, 32), (1, 32)), id="aa_resnet50", marks=slow),
+    pytest.param("ssa_xresnet18", {}, (16, 9), ((1, None), (1, None)), id="ssa_xresnet18"),
+    pytest.param("sa_xresnet18", {}, (16, 9), ((1, None), (1, None)), id="sa_xresnet18"),
+    pytest.param("aa_convnet3", {}, (16, 13), ((8, 17), (8, 13)), id="aa_convnet3"),
+    pytest.param("aa_wide_resnet10_1", {}, (9, 8), ((1, 9), (1, 8)), id="aa_wide_resnet10_1"),
+    pytest.param("aa_resnet18", {}, (33, 40), ((1, 40), (1, 40)), id="aa_resnet18"),  # 5 cells of 8 pixels
+    pytest.param("aa_resnet50", {}, (32, 32), ((1, 32), (1, 32)), id="aa_resnet50"),
 ]
 BOTH = [("onnx", ".onnx"), ("torch", ".pt2")]
+QUICK = {("aa_unet", "onnx"), ("symmetric", "torch")}  # an export takes five to ten seconds
 
 
-@pytest.mark.parametrize(("form", "suffix"), BOTH)
-@pytest.mark.parametrize(("name", "options", "size", "takes"), FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "options", "size", "takes", "form", "suffix"),
+    [
+        pytest.param(
+            *family.values, *both, id=f"{family.id}-{both[0]}", marks=[slow] * ((family.id, both[0]) not in QUICK)
+        )
+        for family in FAMILIES
+        for both in BOTH
+    ],
+)
 def test_each_family_answers_as_pytorch_at_every_size(tmp_path, form, suffix, name, options, size, takes):
     model, path = network(name, size, **options), tmp_path / f"model{suffix}"
     written = export.FORMATS[form](model, path, meta=meta(size))
@@ -72,7 +81,7 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize(("form", "suffix", "load"), PATHS)
+@pytest.mark.parametrize(("form", "suffix", "load"), [pytest.param(*PATHS[0], marks=slow), PATHS[1]])
 def test_a_path_may_be_a_string(tmp_path, form, suffix, load):
     path = str(tmp_path / f"own{suffix}")
     written = export.FORMATS[form](network("convnet3", 9), path, meta=meta(9))
@@ -81,7 +90,7 @@ def test_a_path_may_be_a_string(tmp_path, form, suffix, load):
     assert export.load_exported(path, trust=True).config == load(path).config == load(Path(path)).config
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch"])
+@pytest.mark.parametrize("form", [pytest.param("onnx", marks=slow), "torch"])
 @pytest.mark.parametrize(
     ("classes", "answer", "message"),
     [
@@ -213,7 +222,7 @@ def test_images_that_the_file_cannot_take(files, suffix, shape, message):
         export.load_exported(files / f"model{suffix}", trust=True)(torch.randn(shape))
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+@pytest.mark.parametrize("suffix", [pytest.param(".onnx", marks=slow), ".pt2"])
 def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch, suffix):
     path = tmp_path / f"model{suffix}"
     path.write_text("what was here before")

@@ -94,10 +94,13 @@ model = models.create_model("aa_convnet3", num_classes=2, image_size=8)
 model(torch.zeros(1, 3, 8, 8))
 refusals("huggingface_hub", lambda: model.push_to_hub("a/b", token="x"), lambda: models.from_pretrained("x"))
 refusals("safetensors", lambda: model.save_pretrained("x"), lambda: model.push_to_hub("a/b", token="x"))
+sys.modules["huggingface_hub"] = None
+model.save_pretrained("saved")
+models.from_pretrained("saved")
 """
 
 
-def test_without_the_extra_the_networks_work_and_the_methods_say_what_to_install(tmp_path):
+def test_without_the_extra_networks_and_folders_of_this_machine_work_and_the_rest_says_what_to_install(tmp_path):
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -105,14 +108,5 @@ def test_without_the_extra_the_networks_work_and_the_methods_say_what_to_install
         for missing in ("huggingface_hub", "safetensors")
         for _ in range(2)
     ]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_of_this_machine_needs_no_huggingface_hub(tmp_path):
-    code = (
-        "import sys; sys.modules['huggingface_hub'] = None; from attnconv import models; "
-        "models.create_model('convnet3', num_classes=2, image_size=8).save_pretrained('saved'); "
-        "models.from_pretrained('saved')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stderr == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]

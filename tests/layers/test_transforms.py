@@ -32,6 +32,7 @@ LAYERS = {
 NORMED = ["sagan", "simple", "symmetric", "wide"]
 # One of each kind; the others differ from these in no step that a compiler or exporter would notice.
 KINDS = ["2d", "pooled", "large", "sagan", "symmetric"]
+SLOW = pytest.mark.slow
 KINDS_FIRST = [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in LAYERS]
 
 
@@ -50,7 +51,10 @@ def forget_compiled_code():
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("name", KINDS_FIRST)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("2d", "large", "symmetric") else pytest.param(name, marks=SLOW) for name in LAYERS],
+)
 def test_compile_in_one_graph_forward_and_backward(name):
     layer, x = make(name)
     plain = copy.deepcopy(layer)
@@ -62,7 +66,7 @@ def test_compile_in_one_graph_forward_and_backward(name):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", KINDS_FIRST)
+@pytest.mark.parametrize("name", ["2d", *(pytest.param(name, marks=SLOW) for name in LAYERS if name != "2d")])
 def test_compile_under_autocast(name):
     layer, x = make(name)
     layer.eval()
@@ -73,7 +77,8 @@ def test_compile_under_autocast(name):
     torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("name", ["2d", *(pytest.param(n, marks=pytest.mark.slow) for n in LAYERS if n != "2d")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYERS)
 def test_compile_to_machine_code(name):
     layer, x = make(name)
     layer.eval()
@@ -87,7 +92,7 @@ def test_meta_device(name):
 
 
 @pytest.mark.parametrize("name", KINDS_FIRST)
-@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("mode", [pytest.param("train", marks=SLOW), "eval"])
 def test_export(name, mode):
     layer, x = make(name)
     getattr(layer, mode)()
@@ -99,7 +104,10 @@ def test_export(name, mode):
 POOLED = pytest.param("pooled", marks=pytest.mark.skipif(torch.__version__ < "2.12", reason="torch 2.11 cannot"))
 
 
-@pytest.mark.parametrize("name", ["2d", "sine", "coordconv", POOLED, "sagan", "simple", "symmetric"])
+@pytest.mark.parametrize(
+    "name",
+    ["2d", POOLED, "symmetric", *(pytest.param(name, marks=SLOW) for name in ("sine", "coordconv", "sagan", "simple"))],
+)
 def test_export_with_a_dynamic_batch_and_map(name):
     layer, x = make(name)
     layer.eval()
@@ -190,6 +198,7 @@ def states_of_two_processes(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISTRIBUTED)
 def test_two_processes_train_as_one(name, states_of_two_processes):
     layer, x = make(name, batch=4)

@@ -7,13 +7,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from attnconv.models import create_model
 
 TWINS = [
-    ("xresnet18", "ssa_xresnet18", {}),
+    pytest.param("xresnet18", "ssa_xresnet18", {}, marks=pytest.mark.slow),
     ("xresnet18", "ssa_xresnet18", {"symmetric": True, "attention_stages": (1, 3)}),
     ("xresnet18", "ssa_xresnet18", {"se": True, "act": "mish", "stem": (16, 24, 32)}),
-    ("xresnet50", "sa_xresnet50", {}),
-    ("resnet18", "aa_resnet18", {}),
-    ("resnet50", "aa_resnet50", {"pool_first": False}),
-    ("resnet18", "se_resnet18", {}),
+    pytest.param("xresnet50", "sa_xresnet50", {}, marks=pytest.mark.slow),
+    pytest.param("resnet18", "aa_resnet18", {}, marks=pytest.mark.slow),
+    pytest.param("resnet50", "aa_resnet50", {"pool_first": False}, marks=pytest.mark.slow),
+    pytest.param("resnet18", "se_resnet18", {}, marks=pytest.mark.slow),
     ("wide_resnet10_1", "aa_wide_resnet10_1", {"shortcut": "conv"}),
     ("wide_resnet10_1", "se_wide_resnet10_1", {}),
     ("convnet3", "aa_convnet3", {"augment": (1, 2, 3)}),

@@ -88,7 +88,14 @@ def test_attention_stands_between_the_last_batch_norm_and_the_addition(name, se)
     torch.testing.assert_close(y, (seen["after"] + x).relu())
 
 
-@pytest.mark.parametrize("name", ["sa_xresnet18", "ssa_xresnet18", "sa_xresnet50", "ssa_xresnet50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sa_xresnet18",
+        "ssa_xresnet18",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("sa_xresnet50", "ssa_xresnet50")),
+    ],
+)
 def test_at_gamma_0_it_is_the_plain_network(name):
     plain = small(name.partition("_")[2]).double().eval()
     for module in plain.modules():

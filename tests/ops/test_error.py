@@ -81,8 +81,15 @@ def gradients_of(shape, dtype):
     return gradients(plain, [t.double() for t in inputs]), gradients(plain, inputs)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        # The loops take seconds for the larger map.
+        pytest.param(shape, dtype, marks=[pytest.mark.slow] * (shape == "larger"))
+        for shape in SHAPES
+        for dtype in DTYPES
+    ],
+)
 @pytest.mark.parametrize("impl", KERNELS)
 def test_the_output_errs_at_most_twice_as_much_as_plain_arithmetic(impl, shape, dtype):
     exact, usual = outputs_of(shape, dtype)

@@ -1,15 +1,20 @@
 """Runs assembled from a configuration, and read back."""
 
+import contextlib
+import dataclasses
 import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from attnconv.checks import InputError
-from attnconv.data import Augmentation, ImageData
+from attnconv.data import Augmentation, ImageData, prepare_image
 from attnconv.recipes import default_out, load_trained, run
-from attnconv.recipes.run import lr_find
-from attnconv.train.config import RunConfig
+from attnconv.recipes.run import lr_find, require_batch_norm
+from attnconv.recipes.trained import images_for
+from attnconv.train.config import RunConfig, read_yaml
+from attnconv.train.evaluate import evaluate
 
 TINY = {"data": "digits", "epochs": 1, "train_subset": 64, "batch_size": 32, "device": "cpu"}
 
@@ -182,3 +187,117 @@ def test_the_averaged_weights_are_what_is_used(tmp_path):
     name = next(iter(stored["average"]))
     assert torch.equal(used[name], stored["average"][name])
     assert not torch.equal(used[name], stored["model"][name])
+
+
+# Batches
+
+
+def photos(folder, count):
+    """``count`` images of two classes for training, four for validation."""
+    for part, number in (("train", count), ("val", 4)):
+        for i in range(number):
+            path = folder / part / ("cat", "dog")[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 16), (i, 0, 255 - i)).save(path)
+    return {"data": str(folder), "image_size": 16, "epochs": 1, "device": "cpu", "workers": 0}
+
+
+@pytest.mark.parametrize(("count", "size", "steps"), [(4, 2, 2), (13, 2, 6), (40, 8, 5), (127, 16, 7)])
+def test_the_default_batch_fits_a_small_set_and_says_so(tmp_path, capfd, count, size, steps):
+    config = RunConfig(model="convnet3", **photos(tmp_path / "photos", count))
+    run(config, tmp_path / "run")
+    said = capfd.readouterr().err
+    assert f"batches of {size}: the default, 128, is more than the {count} images" in said
+    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1].startswith(f"1,{steps},")
+    assert RunConfig.from_dict(read_yaml(tmp_path / "run" / "config.yaml"), source="") == config
+
+
+def test_a_batch_that_was_chosen_is_not_changed(tmp_path):
+    config = RunConfig(model="convnet3", batch_size=14, **photos(tmp_path / "photos", 13))
+    with pytest.raises(InputError, match="batch_size must be at most 13, the training images of 'photos', got 14"):
+        run(config, tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "said"),
+    [
+        (13, "an epoch has 1 step of 13 images: a smaller batch_size gives more"),
+        (6, "an epoch has 2 steps of 6 images, and 1 of 13 images are left out of it: a smaller batch_size gives more"),
+        (4, None),
+    ],
+)
+def test_an_epoch_of_one_or_two_steps_is_said(tmp_path, capfd, batch_size, said):
+    run(RunConfig(model="convnet3", batch_size=batch_size, **photos(tmp_path / "photos", 13)), tmp_path / "run")
+    error = capfd.readouterr().err
+    assert said in error if said else "an epoch has" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 1}, "batch_size 1 leaves batch norm one image at a time: give batch_size 2 at least"),
+        (
+            {"batch_size": 8, "accumulate": 8},
+            "batch_size 8 leaves batch norm one image at a time with accumulate 8: give accumulate 4 at most, or "
+            "batch_size 16 at least",
+        ),
+        ({"batch_size": 7, "accumulate": 4}, "with accumulate 4: give accumulate 3 at most, or batch_size 8 at least"),
+    ],
+)
+def test_batch_norm_wants_two_images_at_a_time(tmp_path, options, message):
+    config = RunConfig(model="convnet3", **photos(tmp_path / "photos", 13), **options)
+    with pytest.raises(InputError, match=message):
+        run(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "world", "refused"),
+    [
+        ({"batch_size": 4}, 4, True),
+        ({"batch_size": 8}, 4, False),
+        ({"batch_size": 4, "sync_batchnorm": True}, 4, False),
+        ({"batch_size": 2, "accumulate": 2}, 1, True),
+    ],
+)
+def test_processes_share_a_batch(options, world, refused):
+    config = RunConfig(**options)
+    with pytest.raises(InputError, match="leaves batch norm one image") if refused else contextlib.nullcontext():
+        require_batch_norm(torch.nn.BatchNorm2d(3), config, config.batch_size, world)
+    require_batch_norm(torch.nn.GroupNorm(1, 3), config, config.batch_size, world)
+
+
+# Rectangles
+
+
+def test_a_rectangle_from_training_to_prediction(tmp_path):
+    options = {**photos(tmp_path / "photos", 8), "image_size": (12, 20)}
+    config = RunConfig(model="aa_convnet3", batch_size=4, **options)
+    run(config, tmp_path / "run", progress=False)
+    trained = load_trained(tmp_path / "run", device="cpu")
+    assert (trained.config.image_size, trained.meta["image_size"]) == ((12, 20), [12, 20])
+    assert images_for(trained).image_size == (12, 20)
+    assert images_for(trained, data=str(tmp_path / "photos")).image_size == (12, 20)
+    seen = prepare_image(torch.zeros(3, 30, 30, dtype=torch.uint8), trained.meta)
+    assert trained.model(seen[None]).shape == (1, 2)
+
+
+def test_a_split_off_share_is_the_same_for_whoever_reads_the_run(tmp_path):
+    options = photos(tmp_path / "photos", 20) | {"data": str(tmp_path / "photos" / "train"), "val_split": 0.3}
+    result = run(RunConfig(model="convnet3", batch_size=4, seed=3, **options), tmp_path / "run", progress=False)
+    trained = load_trained(tmp_path / "run", device="cpu")
+    val = images_for(trained)
+    assert (val.num_train, val.num_val) == (14, 6)
+    loader = val.val_loader(batch_size=6, device=torch.device("cpu"), workers=0)
+    assert evaluate(trained.model, loader).top1 == pytest.approx(result["best_top1"])
+    assert trained.meta["images"]["validation"] == val.val.fingerprint
+    other = run(RunConfig(model="convnet3", batch_size=4, seed=4, **options), tmp_path / "other", progress=False)
+    assert load_trained(tmp_path / "other", device="cpu").meta["images"] != trained.meta["images"]
+    assert other["seed"] == 4
+
+
+def test_a_set_of_the_hub_is_not_loaded_because_a_run_names_it(finished, tmp_path):
+    trained = load_trained(finished[0], device="cpu")
+    trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data="hf:nobody/nothing"))
+    with pytest.raises(InputError, match="names 'hf:nobody/nothing', which is not loaded because a file says so; name"):
+        images_for(trained)

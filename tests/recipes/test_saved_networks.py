@@ -24,8 +24,14 @@ NAMES = [f"class {number}" for number in range(10)]
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
-    saved_networks.make_all(folder)
+    saved_networks.make_run(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def programs(saved):
+    saved_networks.make_programs(saved)
+    return saved
 
 
 @pytest.fixture
@@ -193,9 +199,22 @@ def test_an_average_that_is_none_of_tensors(saved, tmp_path):
         refused(path, "its 'average' holds something other than tensors")
 
 
-@pytest.mark.parametrize("names", [["one"], NAMES[:9], [*NAMES, "eleven"]], ids=len)
-@pytest.mark.parametrize("door", [*DOORS, *PROGRAMS])
-def test_there_is_a_name_for_each_output(saved, tmp_path, door, names):
+@pytest.mark.parametrize(
+    ("door", "names"),
+    [
+        *((door, names) for door in DOORS for names in (["one"], NAMES[:9], [*NAMES, "eleven"])),
+        *((door, NAMES[:9]) for door in PROGRAMS),
+        *(
+            pytest.param(door, names, marks=pytest.mark.slow)
+            for door in PROGRAMS
+            for names in (["one"], [*NAMES, "eleven"])
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(len(value)),
+)
+def test_there_is_a_name_for_each_output(saved, tmp_path, request, door, names):
+    if door in PROGRAMS:
+        request.getfixturevalue("programs")
     path = {**DOORS, **PROGRAMS}[door](saved, tmp_path, meta={"classes": names})
     refused(
         path, rf"'fc.weight' is \(10, 192\) in it and \({len(names)}, |has {len(names)} names of classes, and its n"
@@ -203,18 +222,18 @@ def test_there_is_a_name_for_each_output(saved, tmp_path, door, names):
 
 
 @pytest.mark.parametrize("door", PROGRAMS)
-def test_a_program_is_of_the_images_that_it_says(saved, tmp_path, door):
-    path = PROGRAMS[door](saved, tmp_path, meta={"channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3})
+def test_a_program_is_of_the_images_that_it_says(programs, tmp_path, door):
+    path = PROGRAMS[door](programs, tmp_path, meta={"channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3})
     refused(path, "it has 3 image channels, and its network is of 1")
 
 
-def test_programs_of_weights_that_are_no_numbers(saved, tmp_path):
-    refused(spoilt_program(saved, tmp_path, weights=True), "damaged: 'fc.weight' holds a number that is not finite")
-    found = load_trained(spoilt_onnx(saved, tmp_path, weights=True), device="cpu")
+def test_programs_of_weights_that_are_no_numbers(programs, tmp_path):
+    refused(spoilt_program(programs, tmp_path, weights=True), "damaged: 'fc.weight' holds a number that is not finite")
+    found = load_trained(spoilt_onnx(programs, tmp_path, weights=True), device="cpu")
     with pytest.raises(InputError, match=r"spoilt\.onnx gives numbers that are not finite: it, or an image, is damage"):
         found.model(torch.zeros(1, 1, 8, 8))
 
 
-def test_all_of_them_are_read_as_they_are(saved):
+def test_all_of_them_are_read_as_they_are(saved, programs):
     for name in ("run", "hub", "model.onnx", "model.pt2"):
         assert load_trained(saved / name, device="cpu", trust=True).model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)

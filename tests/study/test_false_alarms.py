@@ -1,4 +1,4 @@
-"""2,000 simulated studies in which attention changes nothing: how often do they say that it does?"""
+"""Simulated studies in which attention changes nothing, 500 and, marked slow, 2,000: how often do they say it does?"""
 
 import numpy as np
 import pytest
@@ -33,17 +33,17 @@ def p_values(seeds: int, noise, *, paired: bool, arms: int, studies: int = STUDI
     return found
 
 
-@pytest.fixture(scope="module")
-def paired() -> np.ndarray:
+@pytest.fixture(scope="module", params=[500, pytest.param(STUDIES, marks=pytest.mark.slow)])
+def paired(request) -> np.ndarray:
     """8 seeds, noise with heavy tails: no test that believes in the normal distribution would be exact."""
-    return p_values(8, lambda generator, n: generator.standard_t(3, n), paired=True, arms=ARMS)
+    return p_values(8, lambda generator, n: generator.standard_t(3, n), paired=True, arms=ARMS, studies=request.param)
 
 
 @pytest.mark.parametrize("arm", range(ARMS))
 def test_one_comparison_raises_five_percent_false_alarms(paired, arm):
     alarms = np.sum(paired[:, arm] <= 0.05)
     for share in (0.05, 12 / 256):  # the second is exact: p comes in steps of 2 / 256
-        low, high = likely(share)
+        low, high = likely(share, len(paired))
         assert low <= alarms <= high
 
 
@@ -65,12 +65,12 @@ def test_a_study_is_tested_as_these_are():
 
 
 def test_without_holm_three_comparisons_raise_too_many(paired):
-    assert np.sum(paired.min(axis=1) <= 0.05) > likely(0.05)[1]
+    assert np.sum(paired.min(axis=1) <= 0.05) > likely(0.05, len(paired))[1]
 
 
 def test_with_holm_the_whole_table_raises_no_more_than_five_percent(paired):
     alarms = sum(min(holm(list(study))) <= 0.05 for study in paired)
-    assert likely(0.02)[0] <= alarms <= likely(0.05)[1]
+    assert likely(0.02, len(paired))[0] <= alarms <= likely(0.05, len(paired))[1]
 
 
 def test_unpaired_comparisons_raise_no_more_than_five_percent():

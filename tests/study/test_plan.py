@@ -40,6 +40,21 @@ def test_an_arms_options_go_over_the_base_and_model_options_merge():
     assert one.config("plain", 0).lr == 0.1
 
 
+def test_a_grid_is_every_combination_in_blocks_of_data_and_length():
+    grid = {"model": ["aa_convnet3"], "epochs": [1, 2], "model_options.position": [None, "sine"]}
+    plan = values(grid=grid, baseline="aa_convnet3,position=none")
+    del plan["arms"]
+    one = study_of(plan, source="plan.yaml")
+    assert list(one.arms) == [
+        "1ep/aa_convnet3,position=none", "1ep/aa_convnet3,position=sine",
+        "2ep/aa_convnet3,position=none", "2ep/aa_convnet3,position=sine",
+    ]  # fmt: skip
+    assert one.config("2ep/aa_convnet3,position=sine", 0).model_options == {"position": "sine"}
+    assert one.baseline_of("2ep/aa_convnet3,position=sine") == "2ep/aa_convnet3,position=none"
+    plan["grid"], plan["baseline"] = {"epochs": [1, 2]}, "epochs=1"
+    assert list(study_of(plan, source="plan.yaml").arms) == ["epochs=1", "epochs=2"]
+
+
 def test_blocks_repeat_the_arms_each_with_its_baseline():
     one = study(blocks={"short": {"epochs": 1}, "long": {"epochs": 4}})
     assert list(one.arms) == ["short/plain", "short/augmented", "long/plain", "long/augmented"]
@@ -97,7 +112,7 @@ BAD = [
     ({"published": {"plain": {"value": 62.0}}}, "needs its source as text"),
     ({"published": {"plain": {"value": 62.0, "source": "x", "run": 1}}}, "'run'; nearest: 'runs'"),
     ({"basis": {}}, "unknown entry of a study in plan.yaml 'basis'; nearest: 'base'"),
-    ({"grid": {"epochs": [1]}}, "plan.yaml: grids were removed; write each combination out as one of the arms"),
+    ({"grid": {"epochs": [1]}}, "plan.yaml must have either arms or a grid"),
     ({"blocks": {}}, "blocks must name at least one"),
     ({"recipe": "none-such"}, "plan.yaml: unknown recipe 'none-such'"),
 ]
@@ -116,7 +131,26 @@ def test_bad_plans_are_refused(change, message):
         study(**change)
 
 
-@pytest.mark.parametrize("name", ["name", "text", "arms", "baseline"])
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({}, "the grid is empty"),
+        ({"lr": []}, "the grid is empty: lr has no values"),
+        ({"lrr": [1]}, "unknown option in the grid 'lrr'; nearest: 'lr'"),
+        ({"seed": [1]}, "unknown option in the grid 'seed'"),
+        ({"lr": 0.1}, "grid: lr must be a list of values, got 0.1"),
+        ({"lr": [0.1, 0.1]}, "grid: lr has 0.1 twice"),
+        ({"model": ["a/b", "a-b"]}, "two combinations of the grid have the name 'a-b'"),
+    ],
+)
+def test_bad_grids_are_refused(grid, message):
+    plan = values(grid=grid)
+    del plan["arms"]
+    with pytest.raises(InputError, match=message):
+        study_of(plan, source="plan.yaml")
+
+
+@pytest.mark.parametrize("name", ["name", "text", "baseline"])
 def test_what_a_study_must_say(name):
     plan = values()
     del plan[name]

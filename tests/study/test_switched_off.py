@@ -139,6 +139,7 @@ def test_the_page_its_twin_and_the_csv_files_say_it(tmp_path):
     assert "attention_off" not in runs[0]
 
 
+@pytest.mark.slow
 def test_runs_that_were_trained(tmp_path):
     """An augmented convolution that works, and a gated layer that could not open in two epochs without a rate."""
     arms = {

@@ -10,10 +10,9 @@ from torch import nn
 from attnconv import AugmentedConv2d, surgery
 from attnconv.surgery import Attended
 
-NAMES = pytest.mark.parametrize("name", CASES)
-LARGE = ("deeplabv3", "retinanet_backbone")
-SMALL = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in CASES]
+QUICK = ("mobilenet_v3_small", "unet")
+NAMES = pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
 RATIOS = {"key_ratio": 0.25, "value_ratio": 0.25, "num_heads": 4, "min_head_dim": 2}
 
@@ -44,7 +43,7 @@ def test_augment_replaces_what_the_pattern_matches_and_keeps_its_first_filters(n
     assert all(torch.equal(model.state_dict()[key], augmented.state_dict()[key]) for key in others)
 
 
-@SMALL
+@NAMES
 def test_augmented_networks_train(name):
     model, augmented, _ = augment(name)
     images = CASES[name].image()
@@ -57,7 +56,7 @@ def test_augmented_networks_train(name):
         assert all(p.grad is not None for p in augmented.get_submodule(change).parameters()), change
 
 
-@SMALL
+@NAMES
 @pytest.mark.parametrize("size", [(49, 63), (64, 33)])
 def test_augmented_networks_take_smaller_and_odd_images(name, size):
     model, augmented, _ = augment(name)
@@ -82,7 +81,7 @@ def calibrated(name):
     return model.eval()
 
 
-@SMALL
+@NAMES
 @pytest.mark.parametrize("kind", ["simple", "sagan"])
 def test_self_attention_leaves_the_outputs_unchanged(name, kind):
     model, case = calibrated(name), CASES[name]
@@ -98,7 +97,7 @@ def test_self_attention_leaves_the_outputs_unchanged(name, kind):
             torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-6)
 
 
-@SMALL
+@NAMES
 def test_self_attention_trains_and_acts(name):
     model, case = calibrated(name), CASES[name]
     attended, _ = surgery.add_self_attention(model, after=list(case.after), image_size=IMAGE_SIZE, normalize=True)
@@ -113,7 +112,7 @@ def test_self_attention_trains_and_acts(name):
     assert any((y - x).abs().max() > 1e-4 for x, y in zip(before, after, strict=True))
 
 
-@SMALL
+@NAMES
 def test_tables_fit_a_larger_image_size(name):
     _, augmented, changes = augment(name)
     images = CASES[name].image(96, 130, batch=1)

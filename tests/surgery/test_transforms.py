@@ -47,7 +47,7 @@ def test_compile_in_one_graph_forward_and_backward(name):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("mode", [pytest.param("train", marks=pytest.mark.slow), "eval"])
 def test_export(mode):
     model, x = operated("unet")
     getattr(model, mode)()

@@ -13,9 +13,16 @@ from attnconv.models import create_model, list_models
 timm = pytest.importorskip("timm")
 bridge = pytest.importorskip("attnconv.timm")
 
-DEEP = ("34", "50", "101", "152", "22_6", "28_10", "40_2")  # made of the blocks of the others
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if name.endswith(DEEP) else name for name in bridge.NAMES]
-SMALL = ["aa_convnet3", "aa_wide_resnet16_4", "aa_resnet18", "attnconv_resnet18", "sa_xresnet18", "ssa_xresnet18"]
+QUICK = ("aa_convnet3", "attnconv_resnet18", "aa_wide_resnet16_4", "ssa_xresnet18")  # one of each family
+NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in bridge.NAMES]
+SMALL = [
+    "aa_convnet3",
+    "ssa_xresnet18",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("aa_wide_resnet16_4", "aa_resnet18", "attnconv_resnet18", "sa_xresnet18")
+    ),
+]
 
 
 def make(name, **settings):

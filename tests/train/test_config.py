@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from attnconv.checks import InputError, InputTypeError
-from attnconv.train.config import RunConfig
+from attnconv.train.config import RunConfig, read_yaml, yaml_text, yaml_value
 
 
 @pytest.mark.parametrize(
@@ -112,3 +112,104 @@ def test_a_configuration_keeps_its_own_options():
 def test_the_configuration_loads_no_torch():
     code = "import sys, attnconv.train, attnconv.train.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Numbers and names as YAML writes them
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2e-1", 0.2), ("1E3", 1000.0), ("-3e+2", -300.0), ("1e5", 1e5), ("0.5", 0.5), (".5", 0.5), ("1.", 1.0),
+        ("12", 12), ("-7", -7), ("+7", 7), ("1_000", 1000), ("0x1F", 31), ("0o17", 15), ("0b11", 3), ("-0x1F", -31),
+        ("010", 10), ("0777", 777), ("00", 0), ("08", 8),
+        ("1:30", "1:30"), ("190:20:30", "190:20:30"), ("1:30.5", "1:30.5"), ("2024-01-31", "2024-01-31"),
+        (".inf", float("inf")), ("-.inf", float("-inf")), ("e5", "e5"), ("1e", "1e"), ("1.2.3", "1.2.3"), (".", "."),
+        ("true", True), ("yes", True), ("null", None), ("~", None), ("'2e-1'", "2e-1"), ("-", [None]),
+    ],
+)  # fmt: skip
+def test_plain_values(text, value):
+    found = yaml_value(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    "text", ["2e-1", "1:30", "010", "0o17", "2024-01-31", "1_000", ".5", "yes", "null", "x", "1e5"]
+)
+def test_text_stays_text_when_it_is_written(text):
+    value = {"model_options": {"word": text, "words": [text], text: 1}}
+    assert yaml_value(yaml_text(value)) == value
+
+
+@pytest.mark.parametrize("number", [0.2, 1e-5, 1e20, 31, -7, 1e300, 123456789.0])
+def test_numbers_stay_numbers_when_they_are_written(number):
+    found = yaml_value(yaml_text({"a": number}))["a"]
+    assert (found, type(found)) == (number, type(number))
+
+
+def test_numbers_inside_options_and_steps(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "model_options: {key_ratio: 2e-1, deep: [{ratio: 1e-2}]}\n"
+        "attention: [{augment: {where: 'layer4', value_ratio: 1e-1}}]\n"
+    )
+    config = RunConfig.from_dict(read_yaml(path), source=str(path))
+    assert config.model_options == {"key_ratio": 0.2, "deep": [{"ratio": 0.01}]}
+    assert config.attention[0]["augment"]["value_ratio"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: 1\nlr: 0.1\nepochs: 2\n", "cannot read .*run.yaml: 'epochs' stands twice in line 3"),
+        ("model_options: {a: 1, a: 2}\n", "'a' stands twice in line 1"),
+        ("attention:\n- augment: {where: x, where: y}\n", "'where' stands twice in line 2"),
+        ("? [a, b]\n: 1\n", "a name must be one word, got a list or names in line 1"),
+        ("a: !!python/object/apply:os.system [ls]\n", "cannot read .*run.yaml: .*could not determine a constructor"),
+    ],
+)
+def test_yaml_that_is_refused(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_yaml(path)
+
+
+# Rectangles
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "written"),
+    [
+        (64, 64, 64), ([64, 64], 64, 64), ("64x64", 64, 64), (None, None, None),
+        ([48, 96], (48, 96), [48, 96]), ((48, 96), (48, 96), [48, 96]), ("48x96", (48, 96), [48, 96]),
+    ],
+)  # fmt: skip
+def test_image_sizes(given, kept, written):
+    config = RunConfig(image_size=given)
+    assert (config.image_size, config.to_dict()["image_size"]) == (kept, written)
+    assert RunConfig.from_dict(yaml_value(yaml_text(config.to_dict())), source="run.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ([48], r"image_size must be int, got \[48\]; rows and columns are written 128x192"),
+        ([48, 96, 3], r"image_size must be int, got \[48, 96, 3\]"),
+        ("48", r"image_size must be int, got '48'"),
+        ("48 x 96", r"image_size must be int, got '48 x 96'"),
+        ([48, 9.5], r"image_size must be int, got \[48, 9.5\]"),
+        (True, r"image_size must be int, got True"),
+        ([48, 0], r"image_size must be at least 1, got 0"),
+        ("5000x20", r"image_size must be at most 4096, got 5000"),
+    ],
+)
+def test_image_sizes_that_are_none(size, message):
+    with pytest.raises(InputError, match=message):
+        RunConfig(image_size=size)
+
+
+@pytest.mark.parametrize("share", [0, 1.0, -0.1])
+def test_val_split_is_a_share(share):
+    with pytest.raises(InputError, match=r"val_split must be above 0 and below 1, got "):
+        RunConfig(val_split=share)

@@ -1,6 +1,7 @@
 """A run that SIGKILL ends at a random moment, and that is resumed, ends in the bits of one that nothing disturbed.
 
-Each in one process, and in two. `pytest -s -q -m slow tests/train/test_killed.py` prints where the twenty were killed.
+Each in one process and, marked slow, in two. `pytest -s -q -m slow tests/train/test_killed.py` prints where the twenty
+were killed.
 """
 
 import contextlib
@@ -139,7 +140,10 @@ def assert_same_end(out, undisturbed):
     assert rows(out) == rows(undisturbed)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+ONE_OR_TWO = pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+
+
+@ONE_OR_TWO
 def test_the_run_is_as_hard_to_resume_as_it_says(folder, undisturbed, processes):
     out = undisturbed(processes)
     state = load_checkpoint(out / "last.pt")
@@ -151,7 +155,7 @@ def test_the_run_is_as_hard_to_resume_as_it_says(folder, undisturbed, processes)
     assert json.loads((out / "result.json").read_text())["skipped_images"] == len(BROKEN)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@ONE_OR_TWO
 def test_a_run_killed_at_a_random_moment_ends_in_the_same_bits(folder, tmp_path, undisturbed, processes):
     print(killed_and_resumed(folder, tmp_path / "run", processes, random.random()))
     assert_same_end(tmp_path / "run", undisturbed(processes))
@@ -170,8 +174,10 @@ def test_a_run_killed_at_twenty_random_moments(folder, tmp_path, undisturbed, nu
     ("processes", "sent"),
     [
         (1, signal.SIGTERM),
-        (2, signal.SIGTERM),
-        *(pytest.param(n, signal.SIGINT, marks=pytest.mark.slow) for n in (1, 2)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((2, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGINT))
+        ),
     ],
 )
 def test_a_signal_to_all_processes_of_a_run_loses_nothing(folder, tmp_path, undisturbed, processes, sent):

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from train.toy import toy_config, toy_net, val_loader
+from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv.checks import InputError
 from attnconv.data.batches import BatchOrder
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.device import fabric_of
 from attnconv.train.evaluate import evaluate
+from attnconv.train.fit import fit
 from attnconv.train.processes import STARTED_BY, launch, launched, process_count
 
 SCRIPT = Path(__file__).with_name("processes_run.py")
@@ -44,6 +45,14 @@ def weights(out):
     return load_checkpoint(out / "last.pt")["model"]
 
 
+def run_here(out, faults=None, resume=False, **options):
+    """The same run as `start`'s with groups for its norm, in this process alone."""
+    net = toy_net(dropout=0.0, norm=partial(torch.nn.GroupNorm, 2))
+    config = toy_config(**options)
+    train = MemoryLoader(count=80, batch_size=config.batch_size, faults=faults)
+    return fit(net, train, val_loader(), config=config, out=out, meta={}, resume=resume)
+
+
 def same_weights(one, other):
     a, b = weights(one), weights(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
@@ -58,7 +67,7 @@ METRICS = ("train_loss", "train_top1", "val_loss", "val_top1", "val_top5")
 
 
 def test_two_processes_give_the_metrics_of_one(tmp_path):
-    finish(start(tmp_path / "one", epochs=3, lr=0.3))
+    run_here(tmp_path / "one", epochs=3, lr=0.3)
     result, err = finish(start(tmp_path / "two", epochs=3, devices=2, track="tensorboard", lr=0.3))
     assert err.count("epoch 1/3") == 1  # one process speaks
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
@@ -74,6 +83,7 @@ def test_two_processes_give_the_metrics_of_one(tmp_path):
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_started_by_torchrun(tmp_path):
     torchrun = (
         "-m",
@@ -88,6 +98,7 @@ def test_started_by_torchrun(tmp_path):
     assert load_checkpoint(tmp_path / "run" / "last.pt")["processes"] == 2
 
 
+@pytest.mark.slow
 def test_started_by_slurm(tmp_path):
     """Under the variables that srun gives each of its processes."""
     job = {
@@ -122,7 +133,7 @@ def kill_all(process):
 def test_unequal_parts_of_a_batch_give_the_metrics_of_one_process(tmp_path):
     """Batches of 7 images are 4 and 3, in 4 parts at most."""
     options = {"batch_size": 7, "accumulate": 4, "clip": 0.5, "on_nan": "skip", "lr": 0.3}
-    finish(start(tmp_path / "one", epochs=2, **options))
+    run_here(tmp_path / "one", epochs=2, **options)
     finish(start(tmp_path / "two", epochs=2, devices=2, **options))
     for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
         assert [two[name] for name in METRICS] == pytest.approx([one[name] for name in METRICS], rel=1e-5)
@@ -134,7 +145,7 @@ def test_unequal_parts_of_a_batch_give_the_metrics_of_one_process(tmp_path):
 OPTIONS = {"epochs": 4, "devices": 2, "checkpoint_steps": 3, "norm": "batch", "ema": 0.9, "optimizer": "ranger"}
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_of_two_processes_is_killed(tmp_path, rank):
     process = start(tmp_path / "run", pause=0.05, **OPTIONS)
     wait_for(process, (tmp_path / "run" / "best.pt").exists, "the first epoch")
@@ -171,14 +182,27 @@ def test_what_the_user_can_mend_is_said_once(tmp_path):
     assert err.count("already holds a run: give --resume") == 1
 
 
+def note(then, now):
+    return f"note: the run began with {then} processes and goes on with {now}: it will not end in the very same bits"
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_noted(tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        run_here(tmp_path / "run", faults={(1, 0): KeyboardInterrupt()}, epochs=2)
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    torch.save({**state, "processes": 2}, tmp_path / "run" / "last.pt")
+    run_here(tmp_path / "run", resume=True, epochs=2)
+    assert note(2, 1) in capsys.readouterr().err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("then", "now"), [(2, 1), (1, 2)])
 def test_another_number_of_processes_is_noted(tmp_path, then, now):
     process = start(tmp_path / "run", pause=0.05, **{**OPTIONS, "devices": then})
     wait_for(process, (tmp_path / "run" / "best.pt").exists, "the first epoch")
     kill_all(process)
     _, err = finish(start(tmp_path / "run", resume=True, **{**OPTIONS, "devices": now}))
-    note = f"note: the run began with {then} processes and goes on with {now}: it will not end in the very same bits"
-    assert note in err
+    assert note(then, now) in err
 
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}

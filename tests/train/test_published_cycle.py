@@ -107,9 +107,18 @@ def losses_by_the_rule(model, batches, first_step):
     return losses
 
 
-@pytest.mark.parametrize(("name", "first_step"), [("xresnet18", 8), ("ssa_xresnet18", 0), ("ssa_xresnet18", 16)])
-def test_losses_follow_the_published_rule(name, first_step, tmp_path):
-    batches = [batch(step) for step in range(4)]
+@pytest.mark.parametrize(
+    ("name", "first_step", "steps"),
+    [
+        ("ssa_xresnet18", RISE - 1, 2),  # both sides of the largest learning rate
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("xresnet18", 8, 4), ("ssa_xresnet18", 0, 4), ("ssa_xresnet18", 16, 4))
+        ),
+    ],
+)
+def test_losses_follow_the_published_rule(name, first_step, steps, tmp_path):
+    batches = [batch(step) for step in range(steps)]
     found = [loss for *_, loss in steps_of_the_trainer(network(name), batches, tmp_path, first_step)]
     assert found == pytest.approx(losses_by_the_rule(network(name), batches, first_step), abs=1e-6)
 

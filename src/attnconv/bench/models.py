@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnconv import checks, ops
+from attnconv import checks, extensions, ops
 from attnconv.bench.benchmark import STEP, Benchmark, Settings, counted_flops
 from attnconv.bench.layers import with_impl
 from attnconv.bench.machine import Call
 from attnconv.models import create_model, list_models
-from attnconv.models.registry import Images, model_options, usual_images
+from attnconv.models.registry import Images, usual_images
+from attnconv.surgery.steps import Step
 
 NAMED = ("aa_convnet3", "aa_wide_resnet28_10", "aa_resnet50", "sa_xresnet50", "ssa_xresnet50")
 
@@ -31,20 +32,31 @@ class Case:
     batch: int
     image_size: int
     num_classes: int
+    attention: Sequence[Step] = ()
 
     @property
     def twin(self) -> str:
-        return self.name.removeprefix(next(p for p in PREFIXES if self.name.startswith(p)))
+        """The name of the plain network: the same one, if steps of surgery put attention into it."""
+        return self.name if self.attention else self.name.removeprefix(_prefix(self.name))
+
+    @property
+    def label(self) -> str:
+        """The name of the network with attention in records and tables."""
+        return f"{self.name} with attention" if self.attention else self.name
 
 
-def case_of(name: str, *, batch: int | None = None, image_size: int | None = None) -> Case:
+def case_of(
+    name: str, *, batch: int | None = None, image_size: int | None = None, attention: Sequence[Step] = ()
+) -> Case:
     """Return the case of a network, of its family's usual size where none is given.
 
     Raises:
-        InputError: no such network, or one that has no plain twin.
+        InputError: no such network, or one that has no plain twin and gets no ``attention``.
     """
-    model_options(name)  # refuses an unknown name
-    if not name.startswith(PREFIXES):
+    if extensions.is_factory(name):
+        extensions.import_factory(name)
+    usual_images(name)  # refuses an unknown name
+    if not attention and not _prefix(name):
         relatives = [known for known in list_models() if known in {prefix + name for prefix in PREFIXES}]
         hint = f"; {relatives[0]!r} is compared with it" if relatives else ""
         raise checks.InputError(f"model {name!r} is plain and has no twin to be compared with{hint}")
@@ -56,7 +68,12 @@ def case_of(name: str, *, batch: int | None = None, image_size: int | None = Non
         else checks.integer("batch size", batch, at_least=1),
         usual.image_size if image_size is None else checks.integer("image size", image_size, at_least=1),
         usual.num_classes,
+        attention,
     )
+
+
+def _prefix(name: str) -> str:
+    return next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
 
 
 def twinned_models() -> list[str]:
@@ -80,10 +97,10 @@ def model_benchmark(
     """
     for impl in impls:
         checks.one_of("impl", impl, ops.IMPLS)
-    labels = {case.name if len(impls) == 1 else f"{case.name}-{impl}": impl for impl in impls}
+    labels = {case.label if len(impls) == 1 else f"{case.label}-{impl}": impl for impl in impls}
 
     def build(label: str, images: tuple[Tensor, Tensor]) -> Call:
-        model = _create(case.twin if label == case.twin else case.name, case, settings)
+        model = _create(case, settings, plain=label == case.twin)
         model = with_impl(model, labels.get(label, "auto")).train().to(settings.device)
         if channels_last:
             model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -91,14 +108,14 @@ def model_benchmark(
 
     return Benchmark(
         study="models",
-        case=case.name,
+        case=case.label,
         shape={"B": case.batch, "image": case.image_size, "classes": case.num_classes},
         what=STEP,
         baseline=case.twin,
         names=[case.twin, *labels],
         inputs=lambda: draw(case, settings, channels_last),
         build=build,
-        flops=lambda label: flops(case.twin if label == case.twin else case.name, case, settings),
+        flops=lambda label: flops(case, settings, plain=label == case.twin),
     )
 
 
@@ -128,10 +145,10 @@ def step_of(
     return step
 
 
-def flops(name: str, case: Case, settings: Settings) -> int:
+def flops(case: Case, settings: Settings, *, plain: bool) -> int:
     """Return 2 a multiply-add of a step's forward and backward, counted on the meta device in the plain form."""
     with torch.device("meta"):
-        model = with_impl(_create(name, case, settings), "eager").train()
+        model = with_impl(_create(case, settings, plain=plain), "eager").train()
         image = torch.empty(1, 3, case.image_size, case.image_size)
     # Batch norm refuses to train on a single value a channel, of which one image can leave no more.
     for module in model.modules():
@@ -140,6 +157,11 @@ def flops(name: str, case: Case, settings: Settings) -> int:
     return case.batch * counted_flops(lambda: model(image).sum().backward())
 
 
-def _create(name: str, case: Case, settings: Settings) -> nn.Module:
+def _create(case: Case, settings: Settings, *, plain: bool) -> nn.Module:
     torch.manual_seed(settings.seed)
-    return create_model(name, num_classes=case.num_classes, image_size=case.image_size)
+    return create_model(
+        case.twin if plain else case.name,
+        num_classes=case.num_classes,
+        image_size=case.image_size,
+        attention=() if plain else case.attention,
+    )

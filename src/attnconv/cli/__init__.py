@@ -3,6 +3,7 @@
 import inspect
 import keyword
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -130,7 +131,12 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise checks.InputError(" ".join(str(error).split())) from None
+        text = " ".join(str(error).split())
+        # cyclopts takes case for a difference when it says which word was meant.
+        if one_of := re.fullmatch(r'(Invalid value "(.*)" for .* Choose from: (.*))\. Did you mean ".*"\?', text):
+            known = re.findall('"(.*?)"', one_of[3])
+            text = f"{one_of[1]}; {checks.nearest(one_of[2], known)}"
+        raise checks.InputError(text) from None
     return command, bound
 
 

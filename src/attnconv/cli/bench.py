@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks, files
-from attnconv.cli.terminal import integers, print_json, print_table, say, words
+from attnconv.cli.terminal import integers, print_json, print_table, say, steps, words
 
 if TYPE_CHECKING:
     from attnconv.bench.benchmark import Benchmark, Settings
@@ -208,6 +208,8 @@ def models(
     impl: str = "auto",
     batch_size: int | None = None,
     image_size: int | None = None,
+    augment: list[str] | None = None,
+    attend: list[str] | None = None,
     options: Options = DEFAULTS,
 ) -> None:
     """A training step of networks with attention against that of their plain twins, under autocast if not in float32.
@@ -217,18 +219,25 @@ def models(
     Parameters
     ----------
     model:
-        Names of `attnconv models`, separated by commas, or all. By default five that stand for their families.
+        Names of `attnconv models`, timm:NAME, torchvision:NAME or package.module:function, separated by commas, or all.
+        By default five that stand for their families.
     impl:
         How relative attention is computed, such as auto,eager: a network takes part once with each.
     batch_size:
         Images of a step; by default a few, so that a CPU can do it.
     image_size:
         Side of the square images, pixels; by default what the family is usually trained on.
+    augment:
+        Compare each network with itself and augmented convolutions where this regular expression is found in the names
+        of its modules; may be repeated.
+    attend:
+        Likewise with attention behind a module, MODULE=KIND, such as layer3=simple; may be repeated.
     """
     from attnconv.bench.models import NAMED, case_of, model_benchmark, twinned_models
 
     names = twinned_models() if model == "all" else NAMED if model is None else words(model)
-    cases = [case_of(name, batch=batch_size, image_size=image_size) for name in names]
+    attention = steps(augment, attend)
+    cases = [case_of(name, batch=batch_size, image_size=image_size, attention=attention) for name in names]
     settings = _settings(options)
     benchmarks = [model_benchmark(case, settings, impls=words(impl)) for case in cases]
     _run(benchmarks, settings, options.out / "models.jsonl", options.json)

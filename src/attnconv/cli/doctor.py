@@ -124,16 +124,13 @@ def devices() -> list[Facts]:
         found.append(
             {"device": f"cuda:{i}", "name": facts.name, "memory": facts.total_memory, "capability": capability}
         )
-    if len(found) == 1:
-        built = torch.version.cuda or torch.version.hip
-        why = "torch finds no GPU, or no driver for it" if built else "this torch is built without CUDA"
-        found.append({"device": "cuda", "missing": why})
     if torch.backends.mps.is_available():
         found.append({"device": "mps", "name": platform.processor() or "Apple GPU"})
-    else:
-        built = torch.backends.mps.is_built()
-        found.append({"device": "mps", "missing": "torch finds none" if built else "this torch is built without MPS"})
-    return found
+    built = {"cuda": torch.version.cuda or torch.version.hip, "mps": torch.backends.mps.is_built()}
+    for kind in {*built} - {device["device"].partition(":")[0] for device in found}:
+        why = "torch finds none, or no driver" if built[kind] else f"this torch is built without {kind.upper()}"
+        found.append({"device": kind, "missing": why})
+    return sorted(found, key=lambda device: device["device"])
 
 
 def devices_text(facts: list[Facts]) -> Lines:

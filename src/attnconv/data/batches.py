@@ -91,6 +91,26 @@ class BatchOrder:
 Mix = Callable[[Batch, int, int], Batch]  # of the batch of an epoch and number
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a loader makes of its images.
+
+    Args:
+        normalise: uint8 images to float32.
+        augmentation: what is done to single images in training; its crops and flips are the source's.
+        mix: what is done to whole batches; None for nothing.
+        device: where batches are put.
+        workers: processes that read images one by one; 0 for this one.
+    """
+
+    order: BatchOrder
+    normalise: "Normalise"
+    augmentation: "Augmentation"
+    mix: Mix | None
+    device: torch.device
+    workers: int
+
+
 class Source(Protocol):
     """One part of a data set, wherever its images come from."""
 
@@ -114,17 +134,8 @@ class Source(Protocol):
         """Return the grey images, repeated in three channels."""
         ...
 
-    def loader(
-        self,
-        order: BatchOrder,
-        normalise: "Normalise",
-        *,
-        augmentation: "Augmentation",
-        mix: Mix | None,
-        device: torch.device,
-        workers: int,
-    ) -> "Loader":
-        """Return the loader of these images; arguments as `ImageData.train_loader` and `Loader`."""
+    def loader(self, reading: "Reading") -> "Loader":
+        """Return the loader of these images."""
         ...
 
 
@@ -158,18 +169,11 @@ def divided(
 
 
 class Loader(ABC):
-    """Batches of one part of a data set, epoch by epoch, on a device.
+    """Batches of one part of a data set, epoch by epoch, on a device."""
 
-    Args:
-        normalise: uint8 images to float32.
-        mix: what is done to whole batches; None for nothing.
-    """
-
-    def __init__(
-        self, order: BatchOrder, normalise: Callable[[Tensor], Tensor], *, mix: Mix | None, device: torch.device
-    ) -> None:
-        self.order, self.normalise, self.device = order, normalise, device
-        self._mix = mix
+    def __init__(self, reading: Reading) -> None:
+        self.order, self.normalise, self.device = reading.order, reading.normalise, reading.device
+        self._mix = reading.mix
         self._skipped: set[str] = set()
 
     def __len__(self) -> int:

@@ -52,8 +52,7 @@ class DatasetSource(ItemSource):
 
     def item(self, index: int, seed: int) -> tuple[Tensor, int]:
         name = self.name(index)
-        with _all_drawn_from(seed):
-            found, label = _pair(self.dataset, int(self.indices[index]), name)
+        found, label = _pair(self.dataset, int(self.indices[index]), name, seed)
         image = _pixels(found, self.channels, name)
         if image.is_floating_point() != self.prepared:
             raise BrokenPromiseError(f"{name} has {image.dtype} pixels, and the first image has others")
@@ -186,8 +185,8 @@ class ForeignLoader:
     """Batches of anybody's loader, a DataLoader say, for the trainer; each must be (images, labels).
 
     An epoch is drawn under a seed of its own, so that the order, which a DataLoader draws when it is asked for its
-    batches, is the same whenever the epoch is; so is what its worker processes draw. Without workers, what transforms
-    draw depends on what ran before. To go on inside an epoch, the batches before are read again and dropped.
+    first batch, is the same whenever the epoch is; so is what its worker processes draw. Without workers, what
+    transforms draw depends on what ran before. To go on inside an epoch, the batches before are read again and dropped.
 
     Args:
         loader: with a length; ``loader.sampler.set_epoch`` is called if it is there.
@@ -222,7 +221,8 @@ class ForeignLoader:
             sampler.set_epoch(epoch)  # pyright: ignore[reportOptionalMemberAccess]
         with _all_drawn_from(seed_of(self._seed, epoch, 0, 0, 0)):
             batches = iter(self._loader)
-        for number, batch in enumerate(itertools.islice(batches, start, None), start):
+            first = list(itertools.islice(batches, 1))  # samplers draw their order when they are asked for a batch
+        for number, batch in enumerate(itertools.islice(itertools.chain(first, batches), start, None), start):
             yield self._checked(batch, number)
 
     def _checked(self, batch: Any, number: int) -> tuple[Tensor, Tensor]:
@@ -252,10 +252,16 @@ def _all_drawn_from(seed: int) -> Iterator[None]:
             np.random.set_state(states[1])  # noqa: NPY002
 
 
-def _pair(dataset: Any, index: int, name: str) -> tuple[Any, int]:
-    """Return image and label; InputError if the image cannot be read, BrokenPromiseError of anything else."""
+def _pair(dataset: Any, index: int, name: str, seed: int = 0) -> tuple[Any, int]:
+    """Return image and label, drawn from ``seed``.
+
+    Raises:
+        BrokenPromiseError: anything but that.
+        InputError: the image cannot be read.
+    """
     try:
-        found = dataset[index]
+        with _all_drawn_from(seed):
+            found = dataset[index]
     except (checks.InputError, OSError, SyntaxError) as error:  # Pillow's of damaged files
         raise checks.InputError(f"cannot read {name}: {checks.first_line(error)}") from None
     except Exception as error:

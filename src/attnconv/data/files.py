@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from attnconv import checks, files
-from attnconv.data.augment import Augmentation, drawn_from, image_transforms
-from attnconv.data.batches import BatchOrder, Loader, Mix, fingerprint, seed_of
+from attnconv.data.augment import drawn_from, image_transforms
+from attnconv.data.batches import Loader, Reading, fingerprint, seed_of
 from attnconv.data.decode import count_pixels, decode_bytes, read_bytes
-from attnconv.data.view import Normalise, fit
+from attnconv.data.view import fit
 from attnconv.signals import interrupts_held
 
 CHANNELS = 3
@@ -107,18 +107,9 @@ class ItemSource(ABC):
         """Return the grey images, repeated in three channels."""
         return dataclasses.replace(self, channels=3)
 
-    def loader(
-        self,
-        order: BatchOrder,
-        normalise: Normalise,
-        *,
-        augmentation: Augmentation,
-        mix: Mix | None,
-        device: torch.device,
-        workers: int,
-    ) -> "ItemLoader":
+    def loader(self, reading: Reading) -> "ItemLoader":
         """Return the loader of these images."""
-        return ItemLoader(self, order, normalise, augmentation=augmentation, mix=mix, device=device, workers=workers)
+        return ItemLoader(self, reading)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -164,35 +155,23 @@ class FileSource(ItemSource):
 
 
 class ItemLoader(Loader):
-    """Batches of images decoded one by one, by ``workers`` processes, or by this one if 0.
+    """Batches of images decoded one by one. With workers, only one epoch's iterator can be in use at a time."""
 
-    With workers, only one epoch's iterator can be in use at a time.
-    """
-
-    def __init__(
-        self,
-        source: ItemSource,
-        order: BatchOrder,
-        normalise: Normalise,
-        *,
-        augmentation: Augmentation,
-        mix: Mix | None,
-        device: torch.device,
-        workers: int,
-    ) -> None:
-        super().__init__(order, normalise, mix=mix, device=device)
+    def __init__(self, source: ItemSource, reading: Reading) -> None:
+        super().__init__(reading)
+        workers = reading.workers
         self.skip_bad_images = source.options.skip_bad_images
         self._forked = False
         self._sampler = _Sampler()
         self._loader = DataLoader(
-            _Decoder(source, order.seed, augmentation, normalise.colour),
+            _Decoder(source, reading),
             multiprocessing_context=forked_workers() if source.options.cache_images and workers else None,
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=shield_worker if workers else None,
             collate_fn=partial(_collate, shape=(source.channels, *source.image_size)),
-            pin_memory=device.type == "cuda",
+            pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # torch draws its workers' seeds from it, and leaves the run's own alone
         )
 
@@ -228,20 +207,18 @@ class _Sampler:
 class _Decoder(Dataset):
     """(epoch, index) -> the image as training (``seed`` given) or validation sees it, but for normalisation."""
 
-    def __init__(
-        self, source: ItemSource, seed: int | None, augmentation: Augmentation, colour: tuple[int, ...]
-    ) -> None:
+    def __init__(self, source: ItemSource, reading: Reading) -> None:
         v2 = checks.require("torchvision.transforms.v2", extra="train")
-        self.source, self.seed = source, seed
+        self.source, self.seed = source, reading.order.seed
         self.cache: ImageCache | None = None
         if source.options.cache_images:
             channels = source.channels
             self.cache = ImageCache([channels * source.count_pixels(i) for i in range(len(source))], channels)
         self.augment = v2.Compose(
             [
-                v2.RandomResizedCrop(source.image_size, scale=(augmentation.crop_scale, 1.0), antialias=True),
+                v2.RandomResizedCrop(source.image_size, scale=(reading.augmentation.crop_scale, 1.0), antialias=True),
                 v2.RandomHorizontalFlip(),
-                *image_transforms(augmentation, colour),
+                *image_transforms(reading.augmentation, reading.normalise.colour),
             ]
         )
 

@@ -63,15 +63,14 @@ def _load(folder: Path, image_size: int | tuple[int, int] | None, options: FileO
     train_folder, val_folder = _parts(folder, layout, options, passed)
     train = _classes(train_folder, layout, passed)
     if empty := [name for name, images in train.items() if not images]:
-        beside = f"; {passed_over_line(passed)}" if passed else ""
-        raise checks.InputError(f"class folder {train_folder / empty[0]} holds no image{beside}")
+        raise checks.InputError(f"class folder {train_folder / empty[0]} holds no image{_beside(passed)}")
     val = None
     if val_folder is not None:
         val = {name: images for name, images in _classes(val_folder, layout, passed).items() if images}
         if unknown := sorted(set(val) - set(train)):
             raise checks.InputError(f"{val_folder} has classes that {train_folder.name} lacks: {', '.join(unknown)}")
         if not val:
-            raise checks.InputError(f"folder {val_folder} holds no image; {passed_over_line(passed)}")
+            raise checks.InputError(f"folder {val_folder} holds no image{_beside(passed)}")
     notes = [] if len(train) > 1 else [f"{folder} has one class, {next(iter(train))!r}: there is nothing to tell apart"]
     labels = {name: label for label, name in enumerate(train)}
 
@@ -135,6 +134,10 @@ def passed_over_line(passed: Mapping[str, int]) -> str:
     total = sum(passed.values())
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(passed.items()))
     return f"{total} file{'s' * (total != 1)} passed over: {reasons}"
+
+
+def _beside(passed: Mapping[str, int]) -> str:
+    return f"; {passed_over_line(passed)}" if passed else ""
 
 
 def images_below(folder: Path, passed: Counter[str]) -> list[Image]:

@@ -166,8 +166,11 @@ def load_generated(name: str, *, image_size: tuple[int, int] | None) -> ImageDat
         InputError: ``image_size`` is another than the set's own, at which its distances mean something.
     """
     make, classes, size, counts, seeds = GENERATED_SETS[name]
-    if image_size not in (None, size):
-        raise checks.InputError(f"data set {name!r} is made at {size[0]} x {size[1]} pixels: leave image_size out")
+    if image_size is not None and image_size != size:
+        given = " x ".join(map(str, dict.fromkeys(image_size)))
+        raise checks.InputError(
+            f"data set {name!r} is made at {size[0]} x {size[1]} pixels: leave image_size out, got {given}"
+        )
     train, val = (make(np.random.PCG64(seed), count, size) for seed, count in zip(seeds, counts, strict=True))
     return data_of_tensors(name, classes, _source(*train), _source(*val))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnconv import checks
 from attnconv.data.augment import Augmentation, batch_mixer
-from attnconv.data.batches import BatchOrder, Loader, Source
+from attnconv.data.batches import BatchOrder, Loader, Reading, Source
 from attnconv.data.tensors import TensorSource, mean_and_std
 from attnconv.data.view import Normalise
 
@@ -122,7 +122,7 @@ class ImageData:
         device = torch.device(device)
         mix = batch_mixer(augmentation, seed=order.seed, num_classes=len(self.classes))
         normalise = Normalise(self.mean, self.std, device)
-        return source.loader(order, normalise, augmentation=augmentation, mix=mix, device=device, workers=workers)
+        return source.loader(Reading(order, normalise, augmentation, mix, device, workers))
 
     def meta(self) -> dict[str, Any]:
         """Return the plain values that a checkpoint keeps.

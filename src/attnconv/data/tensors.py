@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnconv import checks
-from attnconv.data.augment import Augmentation, drawn_from, image_transforms
-from attnconv.data.batches import BatchOrder, Loader, Mix, fingerprint, generator, seed_of
-from attnconv.data.view import Normalise
+from attnconv.data.augment import drawn_from, image_transforms
+from attnconv.data.batches import Loader, Reading, fingerprint, generator, seed_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,18 +51,9 @@ class TensorSource:
         """Return the grey images, repeated in three channels; it takes no memory."""
         return dataclasses.replace(self, images=self.images.expand(-1, 3, -1, -1))
 
-    def loader(
-        self,
-        order: BatchOrder,
-        normalise: Normalise,
-        *,
-        augmentation: Augmentation,
-        mix: Mix | None,
-        device: torch.device,
-        workers: int,
-    ) -> "TensorLoader":
-        """Return the loader of these images, which needs no ``workers``."""
-        return TensorLoader(self, order, normalise, augmentation=augmentation, mix=mix, device=device)
+    def loader(self, reading: Reading) -> "TensorLoader":
+        """Return the loader of these images, which needs no workers."""
+        return TensorLoader(self, reading)
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -81,26 +71,18 @@ class TensorLoader(Loader):
         InputError: ``augmentation`` changes images whose pixels have labels.
     """
 
-    def __init__(
-        self,
-        source: TensorSource,
-        order: BatchOrder,
-        normalise: Normalise,
-        *,
-        augmentation: Augmentation,
-        mix: Mix | None,
-        device: torch.device,
-    ) -> None:
-        training = order.seed is not None
+    def __init__(self, source: TensorSource, reading: Reading) -> None:
+        augmentation = reading.augmentation
+        training = reading.order.seed is not None
         if source.dense and training and augmentation.of_tensors:
             raise checks.InputError(
                 f"{', '.join(augmentation.of_tensors)} would part the images from their labels, which are one a pixel: "
                 "leave it out"
             )
-        super().__init__(order, normalise, mix=mix, device=device)
-        self.images, self.labels = source.images.to(device), source.labels.to(device)
+        super().__init__(reading)
+        self.images, self.labels = source.images.to(self.device), source.labels.to(self.device)
         self.pad, self.flip = source.pad, source.flip
-        self._transforms = image_transforms(augmentation, normalise.colour) if training else []
+        self._transforms = image_transforms(augmentation, self.normalise.colour) if training else []
 
     def _batches(self, epoch: int, numbers: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
         moves = self._moves(epoch)

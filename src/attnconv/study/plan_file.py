@@ -1,6 +1,6 @@
 """A study as a YAML file: what a person writes, what a study's folder keeps, and the built-in ones.
 
-The arms are written out, and may be repeated in blocks::
+The arms are written out, or a grid gives them, or both are repeated in blocks::
 
     name: mine
     text: Does attention help on digits?
@@ -10,21 +10,30 @@ The arms are written out, and may be repeated in blocks::
     blocks: {small: {train_subset: 200}, whole: {}}
     baseline: plain
     seeds: 5
+
+    grid:                     # instead of arms
+      model: [convnet3, aa_convnet3]
+      epochs: [3, 6]
+      model_options.position: [sine, relative]
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from attnconv import checks
 from attnconv.study.plan import Study, merged, named
-from attnconv.train.config import read_yaml
+from attnconv.train.config import RunConfig, read_yaml
 
-FIELDS = (*(f.name for f in dataclasses.fields(Study)), "recipe", "blocks")
-REQUIRED = ("name", "text", "arms", "baseline")
+FIELDS = (*(f.name for f in dataclasses.fields(Study)), "recipe", "grid", "blocks")
+REQUIRED = ("name", "text", "baseline")
 PLANS = Path(__file__).with_name("plans")
 
 Scale = Literal["published", "small"]  # of a built-in study
+
+# Options of a grid that make a comparison of its own, with its own baseline, and how they are written in its name.
+BLOCK_OPTIONS = {"data": "{}", "image_size": "{}px", "train_subset": "{}img", "epochs": "{}ep"}
 
 
 def read_study(path: Path) -> Study:
@@ -36,15 +45,17 @@ def study_of(values: Any, *, source: str) -> Study:
     """The study that ``values`` of ``source`` describe."""
     if not isinstance(values, dict):
         raise checks.InputTypeError(f"{source} must hold names and values, got {type(values).__name__}")
-    if "grid" in values:
-        raise checks.InputError(f"{source}: grids were removed; write each combination out as one of the arms")
     for name in values:
         checks.one_of(f"entry of a study in {source}", name, FIELDS)
     for name in REQUIRED:
         if name not in values:
             raise checks.InputError(f"{source} must say its {name}")
+    if ("arms" in values) == ("grid" in values):
+        raise checks.InputError(f"{source} must have either arms or a grid")
     values = dict(values)
     try:
+        if "grid" in values:
+            values["arms"] = arms_of_grid(values.pop("grid"))
         if (blocks := values.pop("blocks", None)) is not None:
             values["arms"] = arms_in_blocks(blocks, values["arms"])
         if (recipe := values.pop("recipe", None)) is not None:
@@ -77,6 +88,62 @@ def arms_in_blocks(blocks: Any, arms: Any) -> dict[str, dict[str, Any]]:
         for block, shared in blocks.items()
         for arm, options in arms.items()
     }
+
+
+def arms_of_grid(grid: Any) -> dict[str, dict[str, Any]]:
+    """Every combination of a grid's values: option -> list of them; ``model_options.NAME`` is one of the network's.
+
+    Raises:
+        InputError: no options, an option without values, or with one of them twice.
+    """
+    grid = named("grid", grid)
+    if not grid:
+        raise checks.InputError("the grid is empty: it must name at least one option and its values")
+    known = [f.name for f in dataclasses.fields(RunConfig) if f.name not in ("seed", "model_options")]
+    for option, values in grid.items():
+        if not str(option).startswith("model_options."):
+            checks.one_of("option in the grid", option, known)
+        if not isinstance(values, list):
+            raise checks.InputTypeError(f"grid: {option} must be a list of values, got {values!r}")
+        if not values:
+            raise checks.InputError(f"the grid is empty: {option} has no values")
+        if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+            raise checks.InputError(f"grid: {option} has {twice[0]!r} twice")
+    arms = {}
+    for combination in itertools.product(*grid.values()):
+        options: dict[str, Any] = {}
+        for option, value in zip(grid, combination, strict=True):
+            own = option.removeprefix("model_options.")
+            options = merged(options, {option: value} if own == option else {"model_options": {own: value}})
+        name = _arm_name(dict(zip(grid, combination, strict=True)))
+        if name in arms:
+            raise checks.InputError(f"two combinations of the grid have the name {name!r}: write them out as arms")
+        arms[name] = options
+    return arms
+
+
+def _arm_name(values: dict[str, Any]) -> str:
+    """digits-3ep/convnet3,lr=0.1: data, size and length make the block, everything else the arm."""
+    inside = [option for option in values if option not in BLOCK_OPTIONS]
+    block = [
+        form.format(_word(Path(str(values[option])).name))
+        for option, form in BLOCK_OPTIONS.items()
+        if option in values and inside
+    ]
+    arm = [
+        _word(values[option])
+        if option == "model"
+        else f"{option.removeprefix('model_options.')}={_word(values[option])}"
+        for option in inside or values
+    ]
+    return "/".join(part for part in ("-".join(block), ",".join(arm)) if part)
+
+
+def _word(value: Any) -> str:
+    """A value as part of a name."""
+    if isinstance(value, list):
+        return "+".join(map(_word, value)) or "none"
+    return "none" if value is None else str(value).replace("/", "-").replace(" ", "-")
 
 
 BUILT_IN = (
