@@ -120,7 +120,9 @@ def test_it_is_saved_for_the_hub_with_its_citation(here, capsys):
     call("hub", "save", "run", "saved", *IMPORT)
     assert json.loads((here / "saved" / "config.json").read_text())["attention"] == [STEP, OTHER]
     card = (here / "saved" / "README.md").read_text()
-    assert "arXiv:2111.09883" in card.partition("## Sources")[2]
+    sources = card.partition("## Sources")[2]
+    assert "arXiv:2111.09883" in sources
+    assert "timm's se: squeeze-excitation, Hu et al. 2018, [arXiv:1709.01507]" in sources
     found = answer(capsys, "predict", "saved", "photo.png", *IMPORT)
     assert found["predictions"] == answer(capsys, "predict", "run", "photo.png", *IMPORT)["predictions"]
 

@@ -81,7 +81,7 @@ class Attention(nn.Module):
 
     recompute = False
     signed: ClassVar[bool] = False
-    citation: ClassVar[str] = ""
+    citation: str = ""
     activity_name: ClassVar[str] = "attention_share"
 
     @property
