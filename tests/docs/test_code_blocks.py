@@ -13,12 +13,13 @@ import inspect
 import io
 import re
 import shlex
+import sys
 import tomllib
 
 import pytest
 import torch
 import yaml
-from docs.blocks import PAGES, ROOT, blocks_of, calls_of, pages_blocks, programs, settings_of
+from docs.blocks import PAGES, ROOT, blocks_of, calls_of, files_of, pages_blocks, programs, settings_of
 
 from attnconv import checks
 from attnconv.cli import _imports, parse
@@ -211,7 +212,11 @@ def test_python_prints_what_stands_below_it(program, tmp_path):
 
 
 @pytest.mark.parametrize("block", of("sh"), ids=str)
-def test_commands_can_be_given(block, tmp_path):
+def test_commands_can_be_given(block, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in files_of(next(page for page in BLOCKS if block in page)).items():
+        (tmp_path / name).write_text(text)
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
     check_shell(block, tmp_path)
 
 
