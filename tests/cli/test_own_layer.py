@@ -19,12 +19,13 @@ PAGE = ROOT / "docs" / "own-layer.md"
 FILE = next(block.text for block in blocks_of(PAGE.read_text(), PAGE.name) if block.language == "python")
 IMPORT = ["--import", "cosine"]
 DATA = {"data": "digits", "train_subset": 64, "batch_size": 32, "epochs": 1, "device": "cpu"}
-STEP = {"add": {"after": "layer2", "kind": "cosine"}}
+STEP, OTHER = ({"add": {"after": f"layer{i}", "kind": kind}} for i, kind in ((2, "cosine"), (1, "timm:se")))
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A folder with the layer's file and a trained network; what was registered there is forgotten afterwards."""
+    """A folder with the layer's file and a network trained with it and one of timm's; its name is then forgotten."""
+    pytest.importorskip("timm")
     folder = tmp_path_factory.mktemp("own")
     (folder / "cosine.py").write_text(FILE)
     picture(folder / "photo.png", size=(40, 30))
@@ -34,7 +35,19 @@ def here(tmp_path_factory):
         patch.chdir(folder)
         patch.setattr(sys, "path", [str(folder), *sys.path])
         flags = [word for name, value in DATA.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        call("train", *IMPORT, "--model", "convnet3", "--attend", "layer2=cosine", *flags, "--out", "run")
+        call(
+            "train",
+            *IMPORT,
+            "--model",
+            "convnet3",
+            "--attend",
+            "layer2=cosine",
+            "--attend",
+            "layer1=timm:se",
+            *flags,
+            "--out",
+            "run",
+        )
         yield folder
     sys.modules.pop("cosine", None)
 
@@ -56,7 +69,8 @@ def test_it_is_short():
 def test_it_was_trained_and_watched(here):
     off = json.loads((here / "run" / "result.json").read_text())["attention_off"]
     assert off["logits_moved"] > 0
-    assert "attention_share layer2.attention" in (here / "run" / "metrics.csv").read_text().splitlines()[0]
+    header = (here / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"attention_share layer1.attention", "attention_share layer2.attention"} <= set(header)
 
 
 def test_a_run_is_evaluated_and_without_its_import_refused_in_one_line(here, capsys):
@@ -81,10 +95,16 @@ def test_it_is_costed(here, capsys):
 
 def test_it_is_explained(here, capsys):
     found = answer(capsys, "explain", "run", "photo.png", *IMPORT, "--point", "9,9", "--out", "maps.png")
+    assert found["images"][0]["without_map"] == ["layer1.attention"]
     (layer,) = found["images"][0]["queries"][0]["layers"]
     assert layer["layer"] == "layer2.attention"
     assert layer["gamma"] is not None
     assert torch.tensor(layer["heads"][0]["weights"]).sum().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_layer_without_a_map_is_named_in_a_sentence(here, capsys):
+    call("explain", "run", "photo.png", *IMPORT, "--point", "9,9", "--out", "maps.png")
+    assert "- layer1.attention has no attention map\n" in capsys.readouterr().out
 
 
 def test_it_is_exported_and_read_without_its_code(here, capsys):
@@ -98,9 +118,11 @@ def test_it_is_exported_and_read_without_its_code(here, capsys):
 
 def test_it_is_saved_for_the_hub_with_its_citation(here, capsys):
     call("hub", "save", "run", "saved", *IMPORT)
-    assert json.loads((here / "saved" / "config.json").read_text())["attention"] == [STEP]
+    assert json.loads((here / "saved" / "config.json").read_text())["attention"] == [STEP, OTHER]
     card = (here / "saved" / "README.md").read_text()
-    assert "arXiv:2111.09883" in card.partition("## Sources")[2]
+    sources = card.partition("## Sources")[2]
+    assert "arXiv:2111.09883" in sources
+    assert "timm's se: squeeze-excitation, Hu et al. 2018, [arXiv:1709.01507]" in sources
     found = answer(capsys, "predict", "saved", "photo.png", *IMPORT)
     assert found["predictions"] == answer(capsys, "predict", "run", "photo.png", *IMPORT)["predictions"]
 

@@ -10,7 +10,7 @@ import torch
 from explain.small import CPU, network, web_image
 from torch import nn
 
-from attnconv import SimpleSelfAttention
+from attnconv import Attention, SimpleSelfAttention
 from attnconv.data import decode_image
 from attnconv.data.decode import read_bytes
 from attnconv.explain import attention_maps, see_image
@@ -140,11 +140,16 @@ def test_signed_weights_are_blue_white_and_red():
     assert light.sum() > red.sum()
 
 
+class WithoutMap(Attention):
+    def forward(self, x):
+        return x
+
+
 def test_the_page_says_what_the_colours_mean(photo):
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 4, 1), SimpleSelfAttention(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
     nn.init.ones_(layers[1].gamma)
-    signed = WebNetwork("signed", nn.Sequential(*layers).eval(), network().meta, CPU)
+    signed = WebNetwork("signed", nn.Sequential(*layers, WithoutMap()).eval(), network().meta, CPU)
     opened = open_image(web_image(photo), [network(), signed])
     shares = attention_html(opened.looks[0], (20, 30), layer="layer3.0", head=None)
     (found,) = (m for m in opened.looks[0].maps((20, 30)) if m.layer == "layer3.0")
@@ -158,6 +163,8 @@ def test_the_page_says_what_the_colours_mean(photo):
     assert f"<span>{largest:.2g}</span></div>" in added
     assert "red adds, blue subtracts, white is 0. They do not sum to 1." in added
     assert "multiplied by gamma, 1, and added to the layer" in added
+    assert "5 has no attention map." in added
+    assert "no attention map" not in shares
     nn.init.zeros_(layers[1].gamma)
     opened = open_image(web_image(photo), [signed])
     inactive = attention_html(opened.looks[0], (20, 30), layer="1", head=1)

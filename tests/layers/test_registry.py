@@ -23,7 +23,8 @@ CERTAIN = {f"AugmentedConv{axes}d" for axes in "N123"} | {"SelfAttention", "Simp
 
 @pytest.fixture(autouse=True)
 def own_names_forgotten(monkeypatch):
-    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+    ours = {name: registry._REGISTERED[name] for name in ("augmented", "sagan", "simple")}
+    monkeypatch.setattr(registry, "_REGISTERED", ours)
 
 
 class Doubling(Attention):

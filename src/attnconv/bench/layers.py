@@ -17,7 +17,7 @@ from attnconv.bench.benchmark import BOTH, Benchmark, CannotRunError, Settings
 from attnconv.bench.machine import Call
 from attnconv.layers import AugmentedConv2d, list_attention
 from attnconv.layers.attention import Attention
-from attnconv.layers.registry import AttentionKind, find_attention
+from attnconv.layers.registry import AttentionKind, find_attention, is_known
 
 HEADS = 8
 
@@ -95,7 +95,8 @@ BUILDERS: dict[str, Callable[[Case], nn.Module]] = {
 
 def builders() -> dict[str, Callable[[Case], nn.Module]]:
     """Return what makes each layer, those of `register_attention` that stand behind a module among them."""
-    kinds = [kind for name in list_attention() if not (kind := find_attention(name)).replaces_conv]
+    kinds = [find_attention(name) for name in list_attention() if is_known(name)]
+    kinds = [kind for kind in kinds if not kind.replaces_conv]
     return BUILDERS | {kind.name: functools.partial(_registered, kind) for kind in kinds}
 
 

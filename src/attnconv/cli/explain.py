@@ -276,6 +276,7 @@ def _record(subject: Subject) -> dict[str, Any]:
         "size": list(seen.size),
         "network_size": list(seen.view.size),
         "prediction": likely and {"class": likely[0][0], "probability": likely[0][1]},
+        **({"without_map": list(found)} if (found := subject.look.attention.without_map) else {}),
         "queries": [
             {
                 "point": list(seen.view.unseen(point)),

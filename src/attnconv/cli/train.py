@@ -75,7 +75,8 @@ def train(
     augment:
         Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
     attend:
-        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated.
+        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, timm:NAME
+        (se, eca, cbam, gc, nl and more), or the name of a layer of your own, with --import.
     attention:
         All steps of surgery as a YAML list, in place of these two; [] for none.
     profile:
@@ -250,7 +251,8 @@ def lr_find(
     augment:
         Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
     attend:
-        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated.
+        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, timm:NAME
+        (se, eca, cbam, gc, nl and more), or the name of a layer of your own, with --import.
     json:
         Print the curve as one JSON object.
     """

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attnconv import checks
 from attnconv.data.decode import read_bytes
-from attnconv.explain.attention import AttentionMap, choose_maps
+from attnconv.explain.attention import AttentionMap, choose_maps, without_map_text
 from attnconv.explain.figure import INACTIVE, colour_scale
 from attnconv.explain.web_session import Look, Opened, WebImage, WebNetwork, open_image
 from attnconv.shown import shown_html
@@ -201,7 +201,9 @@ def attention_html(looked: Look, point: tuple[int, int], *, layer: str, head: in
         return f'<p class="note" role="status">{shown_html(error)}.</p>'
     at = looked.seen.point(point)
     pixels = (looked.seen.pixels * 255).round().byte()
-    return "".join(_layer_html(found, pixels, at) for found in maps)
+    without = looked.attention.without_map
+    note = f'<p class="note">{shown_html(without_map_text(without))}.</p>' if without else ""
+    return "".join(_layer_html(found, pixels, at) for found in maps) + note
 
 
 def _layer_html(found: AttentionMap, pixels: Tensor, at: tuple[int, int]) -> str:

@@ -81,7 +81,7 @@ class Attention(nn.Module):
 
     recompute = False
     signed: ClassVar[bool] = False
-    citation: ClassVar[str] = ""
+    citation: str = ""
     activity_name: ClassVar[str] = "attention_share"
 
     @property
@@ -214,7 +214,7 @@ def set_recompute(model: nn.Module, recompute: bool = True) -> int:
 
 @contextlib.contextmanager
 def attention_off(model: nn.Module, *, only: Collection[nn.Module] | None = None) -> Iterator[None]:
-    """Run ``model`` in the block as if its attention brought nothing: gamma 0, or the attention channels 0.
+    """Run ``model`` in the block as if its attention brought nothing: each layer's output is `without_attention`'s.
 
     Args:
         model: the network.

@@ -130,7 +130,7 @@ def find_attention(kind: Kind) -> AttentionKind:
 
 
 def is_known(kind: str) -> bool:
-    """True if `find_attention` can look at the options of a layer of that name, without loading anything."""
+    """True if a layer of that name is registered, so that `find_attention` loads nothing."""
     return kind in _REGISTERED
 
 

@@ -1,6 +1,6 @@
 """timm's attention modules as attention layers: timm:se, timm:eca, timm:cbam, timm:gc, timm:nl and more.
 
-Sources: the modules of `timm.layers.create_attn` that keep the shape of their map. Most of them scale their input, and
+Sources: the modules of `timm.layers.create_attn`. Most of them scale their input, and
 change it from the first; non-local attention begins as the identity, its last norm being 0.
 Letters: B batch, C channels, L positions of the map.
 """
@@ -15,11 +15,21 @@ from attnconv import checks
 from attnconv.layers.attention import Attention, AttentionCost
 
 TIMM = "timm:"
-# Of create_attn's names those that give the map that they take; the others can halve it, or are for maps of one size.
+# All that create_attn knows; some need options, a feat_size for example.
 NAMES = (
     *("se", "ese", "eca", "ecam", "ceca", "ge", "gc", "gca", "cbam", "lcbam"),
     *("coord", "scoord", "ela", "strip", "sk", "splat", "lambda", "bottleneck", "halo", "nl", "bat"),
 )
+PAPERS = {
+    name: f"{authors}, [arXiv:{number}](https://arxiv.org/abs/{number})"
+    for name, authors, number in (
+        ("se", "squeeze-excitation, Hu et al. 2018", "1709.01507"),
+        ("eca", "efficient channel attention, Wang et al. 2020", "1910.03151"),
+        ("cbam", "convolutional block attention, Woo et al. 2018", "1807.06521"),
+        ("gc", "global context, Cao et al. 2019", "1904.11492"),
+        ("nl", "non-local networks, Wang et al. 2018", "1711.07971"),
+    )
+}
 
 
 class TimmAttention(Attention):
@@ -33,15 +43,12 @@ class TimmAttention(Attention):
         options: the module's own.
     """
 
-    citation = (
-        "Attention modules of timm: Wightman 2019, "
-        "[github.com/huggingface/pytorch-image-models](https://github.com/huggingface/pytorch-image-models)."
-    )
-
     def __init__(self, channels: int, *, name: str, **options: Any) -> None:
         super().__init__()
         self.name, self.channels = name, checks.integer("channels", channels, at_least=1)
         self.layer: nn.Module = timm_options(name)(channels, **options)
+        paper = PAPERS.get(name, "")
+        self.citation = f"timm's {name}{paper and ': '}{paper}."
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)

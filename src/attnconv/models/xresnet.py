@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.layers import SelfAttention, SimpleSelfAttention
+from attnconv.layers.registry import find_attention
 from attnconv.models.blocks import chosen, squeeze_excitation
 from attnconv.models.network import Network
 from attnconv.models.registry import IMAGENET, Task, register
@@ -208,7 +208,7 @@ def sa_xresnet(task: Task, *, depth: int, attention_stages: tuple[int, ...] = (1
     Args:
         attention_stages: which of the stages 1 to 4.
     """
-    return XResNet(task, depth, style=style, attention=SelfAttention, attention_stages=attention_stages)
+    return XResNet(task, depth, style=style, attention=find_attention("sagan").make, attention_stages=attention_stages)
 
 
 @register(f"ssa_{NUMBERS}", tuple(f"ssa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}")
@@ -222,5 +222,5 @@ def ssa_xresnet(
     style: Style = PLAIN,
 ) -> XResNet:
     """The same with a `SimpleSelfAttention` there, of which ``symmetric`` and ``normalize`` are options."""
-    attention = functools.partial(SimpleSelfAttention, symmetric=symmetric, normalize=normalize)
+    attention = functools.partial(find_attention("simple").make, symmetric=symmetric, normalize=normalize)
     return XResNet(task, depth, style=style, attention=attention, attention_stages=attention_stages)

@@ -97,8 +97,8 @@ def _is_identity(layer: Attention, output: Output) -> bool:
     whole = math.prod(size) <= TRIED
     if not whole:
         size = tuple(min(n, TRIED_SIDE) for n in size)
-    x = torch.arange(output.shape[1] * math.prod(size), device=output.device, dtype=output.dtype).sin()
-    x = x.reshape(1, output.shape[1], *size)
+    x = torch.arange(output.shape[1] * math.prod(size), device=output.device, dtype=torch.float32).sin()
+    x = x.to(output.dtype).reshape(1, output.shape[1], *size)
     mode = layer.training
     try:
         with torch.no_grad():
