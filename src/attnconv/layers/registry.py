@@ -34,7 +34,7 @@ Kind = str | Layer
 
 @dataclass(frozen=True)
 class AttentionKind:
-    """How attention layers of one name are made.
+    """The maker of the attention layers of one name.
 
     Args:
         name: of `register_attention`.

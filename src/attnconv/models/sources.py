@@ -1,4 +1,4 @@
-"""Where networks come from: a builder of ours or of the user's, timm, torchvision.
+"""Sources of networks: a builder of ours or of the user's, timm, torchvision.
 
 A `NetworkSource` says what the makers of a name are called with. Names in files lead to no import but that of timm and
 torchvision themselves, whose own lists the names must be in, and to no download.
@@ -24,12 +24,13 @@ class Images:
     image_size: int
 
 
-CIFAR100, IMAGENET = Images(100, 32), Images(1000, 224)
+CIFAR100 = Images(100, 32)
+IMAGENET = Images(1000, 224)
 
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """How networks of one name are made.
+    """The maker of the networks of one name.
 
     Args:
         name: of `create_model`.
