@@ -12,6 +12,7 @@ import torch
 import yaml
 from cli.conftest import picture
 
+from attnconv import extensions
 from attnconv.cli import main
 from attnconv.train.fit import Training
 
@@ -46,6 +47,13 @@ DATA = ["--data", "digits", "--train-subset", "64", "--batch-size", "32", "--dev
 class Trained:
     origin: Origin
     run: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_stays_imported():
+    """Studies of later tests would import the modules, too."""
+    yield
+    extensions.imported.clear()
 
 
 def call(*arguments):

@@ -25,10 +25,10 @@ def test_version(attnconv):
 
 
 RUN_FLAGS = (
-    "--accumulate --base-momentum --batch-size --cache-images --channels-last --checkpoint-steps --clip --compile "
+    "--accumulate --attend --augment --base-momentum --batch-size --cache-images --channels-last --checkpoint-steps --clip --compile "
     "--config "
-    "--crop-scale --cutmix --data --data-dir --device --devices --ema --epochs --image-size --json "
-    "--label-smoothing --lr --max-momentum --mixup --model --momentum --nodes --on-nan --optimizer --option --out "
+    "--crop-scale --cutmix --data --data-dir --device --devices --ema --epochs --freeze-epochs "
+    "--image-size --init-from --json --label-smoothing --lr --max-momentum --mixup --model --momentum --nodes --on-nan --optimizer --option --out "
     "--precision "
     "--presize --random-erasing --recipe --recompute-attention --schedule --seed --skip-bad-images "
     "--sync-batchnorm --track --train-subset --trivial-augment --val-split --warmup --weight-decay --workers "
@@ -37,18 +37,18 @@ RUN_FLAGS = (
 )
 FLAGS = {
     "models": "--json --pattern --table",
-    "summary": "--image-size --in-channels --json --model --num-classes --option",
-    "train": f"{RUN_FLAGS} --list-recipes --profile --resume",
+    "summary": "--attend --augment --image-size --in-channels --json --model --num-classes --option",
+    "train": f"{RUN_FLAGS} --attention --list-recipes --profile --resume",
     "lr-find": f"{RUN_FLAGS} --high --low --steps",
     "evaluate": (
-        "--batch-size --checkpoint --data --data-dir --device --image-size --json --run --skip-bad-images "
-        "--trust --workers"
+        "--batch-size --checkpoint --data --data-dir --device --image-size --json --model --run "
+        "--skip-bad-images --trust --workers"
     ),
-    "predict": "--checkpoint --device --json --skip-bad-images --top --trust",
+    "predict": "--checkpoint --device --json --model --skip-bad-images --top --trust",
     "explain": (
-        "--checkpoint --compare --device --example --head --host --json --layer --out --point --points --port --web"
+        "--checkpoint --compare --device --example --head --host --json --layer --model --out --point --points --port --web"
     ),
-    "export": "--checkpoint --format --image-size --json --out",
+    "export": "--checkpoint --format --image-size --json --model --out",
     "import": "--as --average --classes --data --data-dir --image-size --mean --option --out --std",
     "study": "",  # those of its commands: test_study.py
     "bench": (  # those of its commands: test_bench.py

@@ -22,8 +22,8 @@ pytest.importorskip("huggingface_hub")
 
 
 FLAGS = {
-    "save": "--checkpoint --folder --license --run",
-    "push": "--branch --checkpoint --license --private --repo-id --run",
+    "save": "--checkpoint --folder --license --model --run",
+    "push": "--branch --checkpoint --license --model --private --repo-id --run",
 }
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks, files
-from attnconv.cli.terminal import integers, print_json, print_table, say, steps, words
+from attnconv.cli.flags import integers, steps, words
+from attnconv.cli.terminal import print_json, print_table, say
 
 if TYPE_CHECKING:
     from attnconv.bench.benchmark import Benchmark, Settings

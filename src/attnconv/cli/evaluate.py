@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnconv import checks
-from attnconv.cli.terminal import ImageSize, named_factory, print_json, print_table, say
+from attnconv.cli.flags import ImageSize, named_factory
+from attnconv.cli.terminal import print_json, print_table, say
 from attnconv.train.config import Device
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnconv import checks
-from attnconv.cli.terminal import named_factory, print_json, say
+from attnconv.cli.flags import named_factory
+from attnconv.cli.terminal import print_json, say
 from attnconv.shown import shown
 from attnconv.train.config import Device
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import App
 
 from attnconv import checks
-from attnconv.cli.terminal import ImageSize, named_factory, print_json, say
+from attnconv.cli.flags import ImageSize, named_factory
+from attnconv.cli.terminal import print_json, say
 
 if TYPE_CHECKING:
     from attnconv.recipes import Trained

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from attnconv import checks, files
-from attnconv.cli.terminal import ImageSize, pairs
+from attnconv.cli.flags import ImageSize, pairs
 
 
 def import_(

@@ -3,7 +3,8 @@
 from typing import Any
 
 from attnconv import checks
-from attnconv.cli.terminal import ImageSize, amount, pairs, print_json, print_table, steps
+from attnconv.cli.flags import ImageSize, pairs, steps
+from attnconv.cli.terminal import amount, print_json, print_table
 
 
 def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> None:
@@ -95,17 +96,20 @@ def summary(
     import torch
 
     from attnconv.bench.cost import cost
-    from attnconv.models import create_model
+    from attnconv.extensions import import_factory, is_factory
+    from attnconv.models.registry import build_model
 
     rows, columns = checks.per_axis("image_size", image_size or 32, 2, at_least=1)
+    if is_factory(model):
+        import_factory(model)
     with torch.device("meta"):
-        network = create_model(
+        network, _ = build_model(
             model,
             num_classes=num_classes,
             in_channels=in_channels,
             image_size=(rows, columns),
             attention=steps(augment, attend),
-            **pairs(option),
+            options=pairs(option),
         )
     found = cost(network, in_channels=in_channels, image_size=(rows, columns))
     if json:

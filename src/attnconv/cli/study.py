@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import App
 
 from attnconv import checks
-from attnconv.cli.terminal import print_json, print_table, say, words
+from attnconv.cli.flags import words
+from attnconv.cli.terminal import print_json, print_table, say
 from attnconv.extensions import import_factory, is_factory
 
 if TYPE_CHECKING:

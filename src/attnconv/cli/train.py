@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from yaml import YAMLError
 
 from attnconv import checks, files
-from attnconv.cli.terminal import ImageSize, duration, pairs, print_json, print_table, say, steps
+from attnconv.cli.flags import ImageSize, pairs, steps
+from attnconv.cli.terminal import duration, print_json, print_table, say
 from attnconv.extensions import import_factory, is_factory
 from attnconv.inactive import remark
 from attnconv.train.config import RunConfig, read_yaml, yaml_value

@@ -261,7 +261,7 @@ def build_model(
     if given is not None and transfer is None:
         transfer = initialise(model, name, given)
     blueprint = Blueprint(**vars(task), name=str(name), options={**source.options, **options}, attention=steps)
-    model.blueprint = blueprint  # pyright: ignore[reportAttributeAccessIssue]
+    model.blueprint = blueprint  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model, transfer
 
 

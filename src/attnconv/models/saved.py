@@ -354,7 +354,7 @@ def build(
     with torch.random.fork_rng(devices=[]):  # the weights that are drawn are thrown away
         model = make(config)
     model.load_state_dict(weights, assign=keep_dtype)
-    model.meta, model.provenance = config.get("meta"), config.get("provenance")  # pyright: ignore[reportAttributeAccessIssue]
+    model.meta, model.provenance = config.get("meta"), config.get("provenance")  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model.eval()  # pyright: ignore[reportReturnType]
 
 

@@ -59,7 +59,7 @@ class NetworkSource:
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raise InputError unless all are names of the network's own options."""
         for name in options:
-            if name in self.refused or name in COMMON:
+            if name in self.refused or (self.others and name in COMMON):
                 raise checks.InputError(f"{name} is no option of {self.name}, attnconv sees to it")
             if not self.others:
                 checks.one_of(f"option of {self.name}:", name, self.options)
