@@ -179,7 +179,7 @@ def test_weights_that_are_all_0_are_said_to_be(photo):
     """A black point, in an image of which other points attend."""
     look = open_image(web_image(photo), [network()]).looks[0]
     zeros = AttentionMap("a", (0, 0), torch.zeros(1, 4, 6), signed=True, gamma=0.5, logits_moved=0.1)
-    look = SimpleNamespace(seen=look.seen, maps=lambda point: [zeros])
+    look = SimpleNamespace(seen=look.seen, attention=look.attention, maps=lambda point: [zeros])
     assert "All weights are 0." in attention_html(look, (20, 30), layer="a", head=1)
 
 
