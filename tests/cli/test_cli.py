@@ -25,15 +25,13 @@ def test_version(attnconv):
 
 
 RUN_FLAGS = (
-    "--accumulate --attend --augment --base-momentum --batch-size --cache-images --channels-last --checkpoint-steps --clip --compile "
-    "--config "
-    "--crop-scale --cutmix --data --data-dir --device --devices --ema --epochs --freeze-epochs "
-    "--image-size --init-from --json --label-smoothing --lr --max-momentum --mixup --model --momentum --nodes --on-nan --optimizer --option --out "
-    "--precision "
-    "--presize --random-erasing --recipe --recompute-attention --schedule --seed --skip-bad-images "
-    "--sync-batchnorm --track --train-subset --trivial-augment --val-split --warmup --weight-decay --workers "
-    "--no-cache-images --no-channels-last --no-compile --no-presize --no-recompute-attention --no-skip-bad-images "
-    "--no-sync-batchnorm --no-trivial-augment"
+    "--accumulate --attend --augment --base-momentum --batch-size --cache-images --channels-last --checkpoint-steps "
+    "--clip --compile --config --crop-scale --cutmix --data --data-dir --device --devices --ema --epochs "
+    "--freeze-epochs --image-size --import --init-from --json --label-smoothing --lr --max-momentum --mixup --model "
+    "--momentum --nodes --on-nan --optimizer --option --out --precision --presize --random-erasing --recipe "
+    "--recompute-attention --schedule --seed --skip-bad-images --sync-batchnorm --track --train-subset "
+    "--trivial-augment --val-split --warmup --weight-decay --workers --no-cache-images --no-channels-last --no-compile "
+    "--no-presize --no-recompute-attention --no-skip-bad-images --no-sync-batchnorm --no-trivial-augment"
 )
 FLAGS = {
     "models": "--json --pattern --table",
@@ -46,7 +44,8 @@ FLAGS = {
     ),
     "predict": "--checkpoint --device --json --model --skip-bad-images --top --trust",
     "explain": (
-        "--checkpoint --compare --device --example --head --host --json --layer --model --out --point --points --port --web"
+        "--checkpoint --compare --device --example --head --host --json --layer --model --out --point --points --port "
+        "--web"
     ),
     "export": "--checkpoint --format --image-size --json --model --out",
     "import": "--as --average --classes --data --data-dir --image-size --mean --option --out --std",

@@ -53,7 +53,7 @@ COMMANDS = [
     ("x.png", ["predict", "run", "x.png"]),
     ("x.jpg", ["predict", "run", "photo.png", "x.jpg"]),
     ("x.png", ["explain", "run", "x.png"]),
-    ("images/train/red/x.png", [*TRAIN[:3], "--data", "images", "--batch-size", "9", "--workers", "0", "--out", "new"]),
+    ("images/train/red/x.png", [*TRAIN[:3], "--data", "images", "--batch-size", "3", "--workers", "0", "--out", "new"]),
     ("images/val/red/x.png", ["evaluate", "run", "--data", "images", "--workers", "0"]),
     ("run/best.pt", ["predict", "run", "photo.png"]),
     ("x.pt", ["evaluate", "x.pt"]),

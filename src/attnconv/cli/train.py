@@ -31,8 +31,8 @@ def run_options() -> Any:
             continue
         default = "" if field.default is None or field.default is False else f" [default: {field.default}]"
         # With --no-NAME, for what a recipe or a file has set.
-        hint = ImageSize if field.name == "image_size" else hints[field.name]
-        flags[field.name] = Annotated[hint, Parameter(help=field.metadata["help"] + default, negative=None)]
+        hint, negative = (ImageSize, ()) if field.name == "image_size" else (hints[field.name], None)
+        flags[field.name] = Annotated[hint, Parameter(help=field.metadata["help"] + default, negative=negative)]
     return TypedDict("RunOptions", flags, total=False)  # pyright: ignore[reportArgumentType]
 
 

@@ -198,6 +198,7 @@ class GatedAttention(Attention):
         return self.gamma.item()
 
     def short_repr(self) -> str:
+        """Return class and channels."""
         return f"{type(self).__name__}({self.channels})"
 
 

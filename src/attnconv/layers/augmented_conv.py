@@ -317,6 +317,7 @@ class AugmentedConvNd(Attention):
         return set(self._table_names)
 
     def short_repr(self) -> str:
+        """Return class, widths and heads."""
         widths = f"d_k {self.key_channels}, d_v {self.value_channels}, {self.num_heads} heads"
         return f"{type(self).__name__}({widths})"
 
