@@ -88,6 +88,7 @@ class Row:
     without_diverged: Reading | None  # where runs of the arm or of the baseline diverged
     test: Tested
     off: SwitchedOff | None  # None where no run has measured it, as of plain networks
+    steps: int | None = None  # of a run
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,9 @@ def compare(records: Sequence[Record], *, baseline: str, chance: float, score: s
                 without_diverged=without,
                 test=Tested(permutation, why_not="" if permutation else why_not or "fewer than two seeds"),
                 off=switched_off(arm.done),
+                steps=max(
+                    (row["step"] for r in arm.done for row in r.get("history") or () if "step" in row), default=None
+                ),
             )
         )
     return Comparison(score, baseline, tuple(_adjusted(rows)), time, flops, tuple(records), arms)

@@ -98,12 +98,13 @@ def _readings(comparison: Comparison) -> Table:
 
 
 def _costs(comparison: Comparison) -> Table:
-    header = ("arm", "parameters", "GFLOPs an image", "epochs", "training s an epoch", "training s")
+    header = ("arm", "parameters", "GMACs an image", "epochs", "ms a step", "training s an epoch", "training s")
     rows = []
     for row in comparison.rows:
         an_epoch = row.seconds / row.epochs if row.seconds is not None and row.epochs else None
-        gflops = None if row.flops is None else row.flops / 1e9
-        cells = (row.arm, text(row.params, "{:,}"), text(gflops, "{:.3g}"), text(row.epochs))
+        a_step = 1000 * row.seconds / row.steps if row.seconds is not None and row.steps else None
+        gmacs = None if row.flops is None else row.flops / 2e9
+        cells = (row.arm, text(row.params, "{:,}"), text(gmacs, "{:.3g}"), text(row.epochs), text(a_step, "{:,.1f}"))
         rows.append((*cells, text(an_epoch, "{:,.1f}"), text(row.seconds, "{:,.1f}")))
     return Table("What a run costs", header, tuple(rows))
 
