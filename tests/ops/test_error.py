@@ -17,7 +17,7 @@ from attnconv import ops
 
 STORED, ACCUMULATED = 2, 8
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-KERNELS = ["eager", "blocked", "sdpa"]  # "triton": test_triton.py in float32, test_gpu.py in all
+KERNELS = ["eager", "blocked", "native", "sdpa"]  # "triton": test_triton.py in float32, test_gpu.py in all
 SHAPES = {  # map, D, E
     "short": ((3, 2), 4, 3),
     "uneven": ((9, 7), 20, 4),

@@ -1,4 +1,4 @@
-"""The kernels "blocked" and "triton" as torch operators: what compile, autograd, checkpointing, the FLOP counter know.
+"""The kernels "native", "blocked" and "triton" as torch operators: what compile, autograd, checkpointing, the FLOP counter know.
 
 Names, shapes and FLOPs are registered when `attnconv.ops` is imported; a kernel itself loads when first called.
 Letters: B batch, N heads, L positions of the map, D key / E value channels a head.
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 from attnconv import checks
 from attnconv.ops.kernel_choice import autocast_off, exporting, has_tangent
 
-FUSED = ("blocked", "triton")
+FUSED = ("native", "blocked", "triton")
 
 
 def run_fused(impl: str, q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> Tensor:
@@ -34,9 +34,9 @@ def run_fused(impl: str, q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor],
 
 
 def _kernel(impl: str) -> Any:
-    from attnconv.kernels.relative_attention import blocked, triton
+    from attnconv.kernels.relative_attention import blocked, native, triton
 
-    return {"blocked": blocked, "triton": triton}[impl]
+    return {"native": native, "blocked": blocked, "triton": triton}[impl]
 
 
 def _register(impl: str) -> Any:

@@ -64,7 +64,7 @@ def has_tangent(*tensors: Tensor) -> bool:
     return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
-KERNELS = ("eager", "blocked", "sdpa", "triton")
+KERNELS = ("eager", "blocked", "native", "sdpa", "triton")
 LARGEST_EAGER_IN_ONNX = 64 * 64  # positions
 
 
@@ -86,15 +86,17 @@ class AttentionProblem:
 def why_not(impl: str, problem: AttentionProblem) -> str | None:
     """Return the reason why ``impl`` cannot compute ``problem``, as a clause; None if it can."""
     checks.one_of("impl", impl, KERNELS)
-    if impl in ("blocked", "triton"):
+    if impl in ("blocked", "native", "triton"):
         if problem.export is not None:
             return "it is an operator of its own, which exported programs do not know"
         if problem.transformed:
             return "it is an operator of its own, which torch.func and forward mode cannot differentiate"
     if impl in ("eager", "blocked"):
         return None
-    from attnconv.kernels.relative_attention import sdpa, triton
+    from attnconv.kernels.relative_attention import native, sdpa, triton
 
+    if impl == "native":
+        return native.why_not(dtype=problem.dtype, device_type=problem.device_type)
     head_dim, value_dim, device_type = problem.head_dim, problem.value_dim, problem.device_type
     if impl == "triton":
         return triton.why_not(head_dim=head_dim, value_dim=value_dim, dtype=problem.dtype, device_type=device_type)
@@ -135,6 +137,8 @@ def _choose(problem: AttentionProblem) -> tuple[str, str]:
             if why_not(impl, problem) is None:
                 return impl, reason
         return "blocked", "linear memory where no fused kernel can run"
+    if why_not("native", problem) is None:
+        return "native", "compiled for this processor, at linear memory"
     fewest = smallest_blocked(problem.head_dim, problem.value_dim, needs_grad=problem.needs_grad)
     if positions < fewest:
         return (

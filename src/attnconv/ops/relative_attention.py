@@ -51,15 +51,15 @@ def relative_attention(
             middle row is distance 0. An axis whose table is None has no position term.
         scale: factor of the logits; D**-0.5 if None.
         impl: "eager" is the mathematics, literally: it holds the logits of all pairs of positions and has second
-            derivatives; "blocked" holds the logits of a few queries at a time, so that memory is linear in the
-            positions, on any device; "triton" is fused for CUDA, at linear memory; "sdpa" folds the position terms
-            into torch's fused attention, so that it exports, and rounds them to the dtype of q. "auto" is chosen by
-            `explain_choice`'s rules. A named one runs or raises.
+            derivatives; "native" is compiled for CPUs, in C++, at linear memory; "blocked" holds the logits of a few
+            queries at a time, so that memory is linear in the positions, on any device; "triton" is fused for CUDA, at
+            linear memory; "sdpa" folds the position terms into torch's fused attention, so that it exports, and rounds
+            them to the dtype of q. "auto" is chosen by `explain_choice`'s rules. A named one runs or raises.
     Returns:
         (B, N, *map, E), in the dtype of the inputs.
     Raises:
         ValueError: shapes, dtypes or devices do not fit each other, or ``impl`` is unknown or cannot run.
-        RuntimeError: in the derivative of a derivative through "blocked" or "triton", and under torch.func.grad.
+        RuntimeError: in the derivative of a derivative through "native", "blocked" or "triton", and under torch.func.grad.
     """
     checks.one_of("impl", impl, IMPLS)
     _check(q, k, v)

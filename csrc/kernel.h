@@ -1,0 +1,490 @@
+// Relative attention, forward and backward, for the instruction set of the unit that includes this.
+//
+// A query's logits are lowered by a whole number at or above the largest of them, in log2 units. Where the norms of q
+// and k bound that number well it is not searched for. Letters as in problem.h; L positions of the map.
+#pragma once
+#include "plan.h"
+
+namespace {
+
+constexpr float LOG2_E = 1.442695041f, LN_2 = 0.6931471806f;
+constexpr float LOOSEST_BOUND = 64.f;   // log2 units that a bound may lie above the largest logit
+constexpr float LARGEST_SHIFT = 1e6f;   // of those that are applied to exponents; larger ones are subtracted
+constexpr int VECTORS_IN_TURN = 2 * TILE_VECTORS;
+
+struct Places {  // of the queries of a tile; past the end the last one again
+  int64_t axis[3][QUERIES];
+  int64_t first;
+  int count;
+  bool one_row;
+
+  Places(const Map& map, int64_t first_query, int64_t end) : first(first_query), count(int(least(QUERIES, end - first))) {
+    int64_t row = first / map.width, x = first % map.width;
+    one_row = x + count <= map.width;
+    for (int i = 0; i < QUERIES; i++) {
+      axis[0][i] = row / map.size[1], axis[1][i] = row % map.size[1], axis[2][i] = x;
+      if (i + 1 < count && ++x == map.width) x = 0, row++;
+    }
+  }
+  INLINE int64_t offset(const View& view, int i) const {
+    return axis[0][i] * view.stride[2] + axis[1][i] * view.stride[3] + axis[2][i] * view.stride[4];
+  }
+  template <class T> INLINE void pointers(const Problem& p, const View& view, int64_t head, T** to) const {
+    for (int i = 0; i < QUERIES; i++) to[i] = at_head<T>(p, view, head) + offset(view, i);
+  }
+};
+
+// Queries of one head as [channel][query], zero past the end.
+inline void gather_queries(const Problem& p, const View& view, int64_t head, const Places& places, int64_t channels,
+                           float factor, float* to) {
+  with_element(p.dtype, [&](auto element) INLINE_LAMBDA {
+    using T = decltype(element);
+    T* from[QUERIES];
+    places.pointers(p, view, head, from);
+    const bool adjacent = places.one_row && view.stride[4] == 1;
+    gather<T>(from, places.count, QUERIES, adjacent, channels, view.stride[5], factor, to, QUERIES);
+  });
+}
+inline void scatter_queries(const Problem& p, const float* from, float factor, const View& view, int64_t head,
+                            const Places& places, int64_t channels) {
+  with_element(p.dtype, [&](auto element) INLINE_LAMBDA {
+    using T = decltype(element);
+    T* to[QUERIES];
+    places.pointers(p, view, head, to);
+    const bool adjacent = places.one_row && view.stride[4] == 1;
+    scatter<T>(from, QUERIES, factor, to, places.count, adjacent, channels, view.stride[5]);
+  });
+}
+
+// A vector for each query as a number for each lane that stands for a head.
+INLINE void collect(const Vec* from, float* to) { lane_sums(from, to); }
+INLINE void collect(const Vec* from, Vec* to) {
+  UNROLL for (int i = 0; i < QUERIES; i++) to[i] = from[i];
+}
+INLINE float over_lanes(Vec x, float) { return lane_max(x); }
+INLINE Vec over_lanes(Vec x, Vec) { return x; }
+
+// line[i][j] = q_i . r[j - place of i] for all places j of one axis.
+INLINE void position_line(const Plan<float>& plan, int axis, const float* q, const Places& places, float* line) {
+  const int64_t step = plan.table_step[axis], n = plan.map.size[axis], padded = plan.line[axis], D = plan.p.key_dim;
+  const int64_t* place = places.axis[axis];
+  const bool same = place[0] == place[QUERIES - 1] && place[0] == place[1] && place[0] == place[2];
+  for (int64_t j = 0; j < padded; j += WIDTH) {
+    Vec sum[QUERIES] = {};
+    const float* window = plan.table[axis] + n - 1 + j;
+    for (int64_t d = 0; d < D; d++, window += step) {
+      if (same) {
+        const Vec r = load(window - place[0]);
+        UNROLL for (int i = 0; i < QUERIES; i++) sum[i] += r * q[d * QUERIES + i];
+      } else {
+        UNROLL for (int i = 0; i < QUERIES; i++) sum[i] += load(window - place[i]) * q[d * QUERIES + i];
+      }
+    }
+    UNROLL for (int i = 0; i < QUERIES; i++) store(line + i * padded + j, sum[i]);
+  }
+}
+template <int N> INLINE void position_block(const Vec* q, const float* table, int64_t D, Vec* line) {
+  Vec sum[N] = {};
+  for (int64_t d = 0; d < D; d++)
+    UNROLL for (int j = 0; j < N; j++) sum[j] += q[d] * table[j * D + d];
+  UNROLL for (int j = 0; j < N; j++) line[j] = sum[j];
+}
+INLINE void position_line(const Plan<Vec>& plan, int axis, const Vec* q, const Places& places, Vec* line) {
+  const int64_t n = plan.map.size[axis], D = plan.p.key_dim;
+  for (int i = 0; i < QUERIES; i++) {
+    const float* window = plan.table[axis] + (n - 1 - places.axis[axis][i]) * D;
+    int64_t j = 0;
+    for (; j + 7 <= n; j += 7) position_block<7>(q + i * D, window + j * D, D, line + i * n + j);
+    for (; j < n; j++) position_block<1>(q + i * D, window + j * D, D, line + i * n + j);
+  }
+}
+
+// The position terms of a tile.
+template <class S> NOINLINE void position_terms(const Plan<S>& plan, Tile<S>& tile, const Places& places, S* line) {
+  const Map& map = plan.map;
+  const int64_t columns = plan.line[2];
+  S* const column = (S*)tile.column;
+  if (plan.table[2] && plan.p.table[2].data)
+    position_line(plan, 2, tile.q, places, column);
+  else
+    for (int64_t i = 0; i < QUERIES * columns; i++) column[i] = S{};
+  if constexpr (!ACROSS_HEADS<S>)
+    for (int i = 0; i < QUERIES; i++)
+      for (int64_t x = map.width; x < columns; x++) column[i * columns + x] = -INFINITY;
+
+  for (int64_t i = 0; i < QUERIES * tile.row_step; i++) tile.row[i] = S{};
+  for (int axis = 0; axis < 2; axis++) {
+    if (!plan.p.table[axis].data) continue;
+    position_line(plan, axis, tile.q, places, line);
+    for (int i = 0; i < QUERIES; i++) {
+      S* row = tile.row + i * tile.row_step;
+      const S* own = line + i * plan.line[axis];
+      for (int64_t a = 0; a < map.size[0]; a++)
+        for (int64_t b = 0; b < map.size[1]; b++) *row++ += own[axis == 0 ? a : b];
+    }
+  }
+}
+
+// Lower the logits of query i by about ``top``: returns by how much, and NaN to add to what follows if that is no number.
+template <class S> INLINE S set_shift(Tile<S>& tile, int i, S top, S* poison) {
+  *poison = top * 0.f;
+  const S number = *poison == 0.f ? top : S{};
+  const auto is_huge = (number < 0.f ? -number : number) > LARGEST_SHIFT;
+  const S whole = ceil_of(is_huge ? S{} : number);
+  tile.huge[i] = is_huge ? number : S{};
+  tile.low[i] = whole - 125.f, tile.magic[i] = ROUND - whole;
+  tile.subtract |= any(is_huge);
+  return whole + tile.huge[i];
+}
+
+// The largest logits of a tile's queries, or good bounds of them. ``k_norm``: the largest norm of a key.
+template <class S>
+NOINLINE void find_tops(const Plan<S>& plan, const Keys& keys, const Tile<S>& tile, S k_norm, S* top) {
+  const int64_t D = keys.key_dim;
+  bool exact = false;
+  for (int i = 0; i < QUERIES; i++) {
+    S norm{};
+    for (int64_t d = 0; d < D; d++) norm += tile.q[at<S>(D, i, d)] * tile.q[at<S>(D, i, d)];
+    norm = root(norm);
+    const S span = norm * k_norm, all = (span + norm * plan.table_norm) * 0.f;
+    exact |= any(!(2.f * span <= LOOSEST_BOUND)) || any(!(all == 0.f));
+    S row = tile.row[i * tile.row_step];
+    for (int64_t y = 1; y < plan.map.rows; y++) row = larger(row, tile.row[i * tile.row_step + y]);
+    Vec column = tile.column[i * keys.per_row];
+    for (int64_t x = 1; x < keys.per_row; x++) column = larger(column, tile.column[i * keys.per_row + x]);
+    top[i] = span + row + over_lanes(column, S{});
+  }
+  if (!exact) return;
+  Vec largest[QUERIES];
+  for (int i = 0; i < QUERIES; i++) largest[i] = broadcast(-INFINITY);
+  for_tiles(0, plan.map.vectors, [&](auto n, int64_t g) INLINE_LAMBDA {
+    max_tile<S, decltype(n)::value>(keys, g, tile, largest);
+  });
+  for (int i = 0; i < QUERIES; i++) top[i] = over_lanes(largest[i], S{});
+}
+
+template <class S> INLINE S largest_norm(const Vec* k, int64_t vectors, int64_t D) {
+  Vec largest{};
+  for (int64_t g = 0; g < vectors; g++) {
+    Vec norm{};
+    for (int64_t d = 0; d < D; d++) norm += k[g * D + d] * k[g * D + d];
+    largest = larger_or_nan(largest, norm);
+  }
+  return root(over_lanes(largest, S{}));
+}
+
+template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int64_t part) {
+  const Problem& p = plan.p;
+  const Map& map = plan.map;
+  const int64_t D = p.key_dim, E = p.value_dim;
+  const Group group = plan.group(group_index);
+  const float factor = float(p.scale) * LOG2_E;
+  pack<S>(p, map, group, p.k, p.dtype, D, 1.f, work.k);
+  pack<S>(p, map, group, p.v, p.dtype, E, 1.f, work.v);
+  if constexpr (ACROSS_HEADS<S>) {
+    pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q);
+    memset((void*)(work.q + map.length * D), 0, QUERIES * D * sizeof(S));
+  }
+  const Keys keys{work.k, work.v, nullptr, nullptr, D, E, map.per_row};
+  const S k_norm = largest_norm<S>(work.k, map.vectors, D);
+  const int64_t end = plan.first_query(part + 1);
+  for (int64_t begin = plan.first_query(part); begin < end; begin += FORWARD_TILES * QUERIES) {
+    const int tiles = int(least(FORWARD_TILES, ceil_div(end - begin, QUERIES)));
+    Tile<S> tile[FORWARD_TILES];
+    S base[FORWARD_TILES][QUERIES], poison[FORWARD_TILES][QUERIES];
+    for (int u = 0; u < tiles; u++) {
+      Tile<S>& t = tile[u];
+      const Places places(map, begin + u * QUERIES, end);
+      S* const q = work.q + (ACROSS_HEADS<S> ? places.first : u * QUERIES) * D;
+      if constexpr (!ACROSS_HEADS<S>) gather_queries(p, p.q, group.first, places, D, factor, q);
+      t.q = q, t.row_step = plan.row_step, t.row = work.row + u * QUERIES * plan.row_step;
+      t.column = work.column + u * QUERIES * map.per_row;
+      t.sums = work.sums + u * QUERIES * (E + 1);
+      memset((void*)t.sums, 0, QUERIES * (E + 1) * sizeof(Vec));
+      position_terms(plan, t, places, work.line);
+      S top[QUERIES];
+      find_tops(plan, keys, t, k_norm, top);
+      t.subtract = false;
+      for (int i = 0; i < QUERIES; i++) base[u][i] = set_shift(t, i, top[i], &poison[u][i]);
+    }
+    for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN)
+      for (int u = 0; u < tiles; u++)
+        for_tiles(g, least(g + VECTORS_IN_TURN, map.vectors), [&](auto n, int64_t here) INLINE_LAMBDA {
+          forward_tile<S, decltype(n)::value>(keys, here, tile[u]);
+        });
+    for (int u = 0; u < tiles; u++) {
+      const Places places(map, begin + u * QUERIES, end);
+      S total[QUERIES], inverse[QUERIES];
+      collect(tile[u].sums + E * QUERIES, total);
+      S *const out = work.out + (ACROSS_HEADS<S> ? places.first * E : 0), *const lse = work.lse + (ACROSS_HEADS<S> ? places.first : 0);
+      for (int i = 0; i < QUERIES; i++) {
+        inverse[i] = 1.f / total[i] + poison[u][i];
+        lse[i] = base[u][i] + log2_of(total[i]) + poison[u][i];
+      }
+      for (int64_t e = 0; e < E; e++) {
+        S sum[QUERIES];
+        collect(tile[u].sums + e * QUERIES, sum);
+        UNROLL for (int i = 0; i < QUERIES; i++) out[at<S>(E, i, e)] = sum[i] * inverse[i];
+      }
+      if constexpr (!ACROSS_HEADS<S>) {
+        scatter_queries(p, out, 1.f, p.out, group.first, places, E);
+        for (int i = 0; i < places.count; i++)
+          at_head<float>(p, p.lse, group.first)[places.offset(p.lse, i)] = lse[i];
+      }
+    }
+  }
+  if constexpr (ACROSS_HEADS<S>) {
+    const int64_t first = plan.first_query(part) / map.width, last = end / map.width;
+    unpack<S>(p, map, group, work.out, 1.f, p.out, p.dtype, E, first, last);
+    unpack<S>(p, map, group, work.lse, 1.f, p.lse, FLOAT32, 1, first, last);
+  }
+}
+
+// What the slopes along one axis give: to grad_q, times the table; to the gradient of the table, times q.
+// ``along``: [query][place], summed over the other axes.
+INLINE void spread(const Plan<float>& plan, int axis, const float* along, const Tile<float>& tile, const Places& places,
+                   float* table_sums) {
+  const int64_t step = plan.table_step[axis], n = plan.map.size[axis], padded = plan.line[axis], D = plan.p.key_dim;
+  for (int i = 0; i < places.count; i++)
+    for (int64_t j = 0; j < padded; j += WIDTH) {
+      const Vec slope = load(along + i * padded + j);
+      const int64_t window = n - 1 - places.axis[axis][i] + j;
+      for (int64_t d = 0; d < D; d++) {
+        tile.grad_q[d * QUERIES + i] += slope * load(plan.table[axis] + d * step + window);
+        float* const sum = table_sums + d * step + window;
+        store(sum, load(sum) + slope * tile.q[d * QUERIES + i]);
+      }
+    }
+}
+template <int N>
+INLINE void spread_block(const Vec* along, int64_t n, const float* window, int64_t D, const Vec* q, Vec* grad_q, Vec* sums) {
+  Vec sum[N], own[N];
+  UNROLL for (int d = 0; d < N; d++) sum[d] = grad_q[d * QUERIES], own[d] = q[d];
+  for (int64_t j = 0; j < n; j++)
+    UNROLL for (int d = 0; d < N; d++) {
+      sum[d] += along[j] * window[j * D + d];
+      sums[j * D + d] += along[j] * own[d];
+    }
+  UNROLL for (int d = 0; d < N; d++) grad_q[d * QUERIES] = sum[d];
+}
+INLINE void spread(const Plan<Vec>& plan, int axis, const Vec* along, const Tile<Vec>& tile, const Places& places,
+                   float* table_sums) {
+  const int64_t n = plan.map.size[axis], D = plan.p.key_dim;
+  for (int i = 0; i < places.count; i++) {
+    const int64_t window = (n - 1 - places.axis[axis][i]) * D;
+    Vec* const sums = (Vec*)table_sums + window;
+    const float* const table = plan.table[axis] + window;
+    int64_t d = 0;
+    for (; d + 5 <= D; d += 5)
+      spread_block<5>(along + i * n, n, table + d, D, tile.q + i * D + d, tile.grad_q + d * QUERIES + i, sums + d);
+    for (; d < D; d++)
+      spread_block<1>(along + i * n, n, table + d, D, tile.q + i * D + d, tile.grad_q + d * QUERIES + i, sums + d);
+  }
+}
+
+template <class S>
+NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& places, S* line, float* table_sums) {
+  const Map& map = plan.map;
+  if (plan.p.table[2].data) {
+    S* const along = (S*)tile.by_column;
+    if constexpr (!ACROSS_HEADS<S>)
+      for (int i = 0; i < QUERIES; i++)
+        for (int64_t x = map.width; x < plan.line[2]; x++) along[i * plan.line[2] + x] = 0.f;
+    spread(plan, 2, along, tile, places, table_sums + plan.table_at[2]);
+  }
+  if (!plan.p.table[0].data && !plan.p.table[1].data) return;
+  S* const rows = tile.row;  // the terms are not needed any more
+  for (int64_t y = 0; y < map.rows; y++) {
+    Vec four[QUERIES];
+    S sum[QUERIES];
+    for (int i = 0; i < QUERIES; i++) four[i] = tile.by_row[i * tile.row_step + y];
+    collect(four, sum);
+    for (int i = 0; i < QUERIES; i++) rows[i * tile.row_step + y] = sum[i];
+  }
+  for (int axis = 0; axis < 2; axis++) {
+    if (!plan.p.table[axis].data) continue;
+    for (int64_t i = 0; i < QUERIES * plan.line[axis]; i++) line[i] = S{};
+    for (int i = 0; i < QUERIES; i++) {
+      const S* row = rows + i * tile.row_step;
+      S* along = line + i * plan.line[axis];
+      for (int64_t a = 0; a < map.size[0]; a++)
+        for (int64_t b = 0; b < map.size[1]; b++) along[axis == 0 ? a : b] += *row++;
+    }
+    spread(plan, axis, line, tile, places, table_sums + plan.table_at[axis]);
+  }
+}
+
+template <class S>
+void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int64_t part, float* table_sums) {
+  const Problem& p = plan.p;
+  const Map& map = plan.map;
+  const int64_t D = p.key_dim, E = p.value_dim, size = map.vectors * (D + E);
+  const Group group = plan.group(group_index);
+  const float factor = float(p.scale) * LOG2_E;
+  Vec *grad_k = work.grad_k, *grad_v = work.grad_v;
+  if (plan.parts > 1) {
+    grad_k = plan.partial + (group_index * plan.parts + part) * size;
+    grad_v = grad_k + map.vectors * D;
+  }
+  memset((void*)grad_k, 0, map.vectors * D * sizeof(Vec));
+  memset((void*)grad_v, 0, map.vectors * E * sizeof(Vec));
+  pack<S>(p, map, group, p.k, p.dtype, D, 1.f, work.k);
+  pack<S>(p, map, group, p.v, p.dtype, E, 1.f, work.v);
+  if constexpr (ACROSS_HEADS<S>) {
+    pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q);
+    pack<S>(p, map, group, p.grad, p.dtype, E, 1.f, work.grad);
+    pack<S>(p, map, group, p.out, p.dtype, E, 1.f, work.out);
+    pack<S>(p, map, group, p.lse, FLOAT32, 1, 1.f, work.lse);
+    memset((void*)(work.q + map.length * D), 0, QUERIES * D * sizeof(S));
+    memset((void*)(work.grad + map.length * E), 0, QUERIES * E * sizeof(S));
+    memset((void*)(work.out + map.length * E), 0, QUERIES * E * sizeof(S));
+    memset((void*)(work.lse + map.length), 0, QUERIES * sizeof(S));
+  }
+  const Keys keys{work.k, work.v, grad_k, grad_v, D, E, map.per_row};
+  const int64_t end = plan.first_query(part + 1);
+  for (int64_t begin = plan.first_query(part); begin < end; begin += BACKWARD_TILES * QUERIES) {
+    const int tiles = int(least(BACKWARD_TILES, ceil_div(end - begin, QUERIES)));
+    Tile<S> tile[BACKWARD_TILES];
+    for (int u = 0; u < tiles; u++) {
+      Tile<S>& t = tile[u];
+      const Places places(map, begin + u * QUERIES, end);
+      const int64_t first = ACROSS_HEADS<S> ? places.first : u * QUERIES;
+      S *const q = work.q + first * D, *const grad = work.grad + first * E;
+      S *const out = work.out + first * E, *const lse = work.lse + first;
+      if constexpr (!ACROSS_HEADS<S>) {
+        gather_queries(p, p.q, group.first, places, D, factor, q);
+        gather_queries(p, p.grad, group.first, places, E, 1.f, grad);
+        gather_queries(p, p.out, group.first, places, E, 1.f, out);
+        for (int i = 0; i < QUERIES; i++) lse[i] = at_head<float>(p, p.lse, group.first)[places.offset(p.lse, i)];
+      }
+      t.q = q, t.row_step = plan.row_step, t.row = work.row + u * QUERIES * plan.row_step;
+      t.column = work.column + u * QUERIES * map.per_row;
+      t.grad = grad, t.grad_q = work.grad_q_sums + u * QUERIES * D;
+      t.by_row = work.by_row + u * QUERIES * plan.row_step;
+      t.by_column = work.by_column + u * QUERIES * map.per_row;
+      memset((void*)t.grad_q, 0, QUERIES * D * sizeof(Vec));
+      memset((void*)t.by_row, 0, QUERIES * plan.row_step * sizeof(Vec));
+      memset((void*)t.by_column, 0, QUERIES * map.per_row * sizeof(Vec));
+      position_terms(plan, t, places, work.line);
+      t.subtract = false;
+      for (int i = 0; i < QUERIES; i++) {
+        S poison;
+        const S base = set_shift(t, i, lse[i], &poison);
+        // The weights come out 2**(lse - base) too large: the gradient of the output makes up for it.
+        const S rest = poison == 0.f ? base - lse[i] : S{};
+        const S share = i < places.count ? exp2_unit(rest) + poison : S{};
+        S delta{};
+        for (int64_t e = 0; e < E; e++) {
+          S& g = grad[at<S>(E, i, e)];
+          g *= share;
+          delta += g * out[at<S>(E, i, e)];
+        }
+        t.delta[i] = delta;
+      }
+    }
+    for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN)
+      for (int u = 0; u < tiles; u++)
+        for_tiles(g, least(g + VECTORS_IN_TURN, map.vectors), [&](auto n, int64_t here) INLINE_LAMBDA {
+          backward_tile<S, decltype(n)::value>(keys, here, tile[u], plan.tables);
+        });
+    for (int u = 0; u < tiles; u++) {
+      const Places places(map, begin + u * QUERIES, end);
+      Tile<S>& t = tile[u];
+      if (plan.tables) spread_slopes(plan, t, places, work.line, table_sums);
+      S* const to = ACROSS_HEADS<S> ? (S*)work.grad_q + places.first * D : (S*)work.q + u * QUERIES * D;
+      for (int64_t d = 0; d < D; d++) {
+        S sum[QUERIES];
+        collect(t.grad_q + d * QUERIES, sum);
+        UNROLL for (int i = 0; i < QUERIES; i++) to[at<S>(D, i, d)] = sum[i];
+      }
+      if constexpr (!ACROSS_HEADS<S>) scatter_queries(p, to, float(p.scale), p.grad_q, group.first, places, D);
+    }
+  }
+  if constexpr (ACROSS_HEADS<S>)
+    unpack<S>(p, map, group, work.grad_q, float(p.scale), p.grad_q, p.dtype, D, plan.first_query(part) / map.width,
+              end / map.width);
+  if (plan.parts > 1) {  // the last one to end adds the parts up, always in the same order
+    if (__atomic_add_fetch(plan.done + group_index, 1, __ATOMIC_ACQ_REL) < plan.parts) return;
+    grad_k = plan.partial + group_index * plan.parts * size, grad_v = grad_k + map.vectors * D;
+    for (int64_t other = 1; other < plan.parts; other++)
+      for (int64_t i = 0; i < size; i++) grad_k[i] += grad_k[other * size + i];
+  }
+  unpack<S>(p, map, group, grad_k, LN_2, p.grad_k, p.dtype, D, 0, map.rows);
+  unpack<S>(p, map, group, grad_v, 1.f, p.grad_v, p.dtype, E, 0, map.rows);
+}
+
+template <class S> struct Run {
+  const Plan<S>* plan;
+  int64_t next;  // task that nobody has taken
+};
+
+template <class S> void work_off(int64_t begin, int64_t end, void* context) {
+  Run<S>& run = *(Run<S>*)context;
+  const Plan<S>& plan = *run.plan;
+  for (int64_t worker = begin; worker < end; worker++) {
+    Arena arena(plan.work + worker * plan.work_bytes);
+    Work<S> work(plan, arena);
+    int64_t task;
+    while ((task = __atomic_fetch_add(&run.next, 1, __ATOMIC_RELAXED)) < plan.tasks) {
+      const int64_t first = plan.parts > 1 ? task / plan.parts : plan.groups * task / plan.tasks;
+      const int64_t last = plan.parts > 1 ? first + 1 : plan.groups * (task + 1) / plan.tasks;
+      float* const table_sums = plan.table_sums + task * plan.sums_per_task;
+      if (plan.backward) memset(table_sums, 0, plan.sums_per_task * sizeof(float));
+      for (int64_t group = first; group < last; group++)
+        if (plan.backward)
+          backward_part(plan, work, group, task % plan.parts, table_sums);
+        else
+          forward_part(plan, work, group, task % plan.parts);
+    }
+  }
+}
+
+// Add up the tasks' gradients of the tables.
+template <class S> void finish_tables(const Plan<S>& plan) {
+  for (int64_t task = 1; task < plan.tasks; task++)
+    for (int64_t i = 0; i < plan.sums_per_task; i++) plan.table_sums[i] += plan.table_sums[task * plan.sums_per_task + i];
+  const int64_t D = plan.p.key_dim;
+  for (int a = 0; a < 3; a++) {
+    if (!plan.p.table[a].data) continue;
+    const float* const sums = plan.table_sums + plan.table_at[a];
+    for (int64_t r = 0; r < 2 * plan.map.size[a] - 1; r++)
+      for (int64_t d = 0; d < D; d++) {
+        float sum = 0;
+        if constexpr (ACROSS_HEADS<S>)
+          for (int l = 0; l < WIDTH; l++) sum += sums[(r * D + d) * WIDTH + l];
+        else
+          sum = sums[d * plan.table_step[a] + r];
+        plan.p.table[a].grad[r * D + d] = sum * LN_2;
+      }
+  }
+}
+
+template <class S> int32_t run(const Problem& p, bool backward, ParallelFor parallel_for) {
+  const Plan<S> plan(p, backward);
+  Run<S> context{&plan, 0};
+  const int32_t error = parallel_for(0, least(p.workers, plan.tasks), 1, work_off<S>, &context);
+  if (backward && !error) finish_tables(plan);
+  return error;
+}
+
+// True if heads, not positions, should fill the lanes: small maps have little work for a query beside its logits.
+bool across_heads(const Problem& p) {
+  const int64_t heads = p.batch * p.heads, length = p.size[0] * p.size[1] * p.size[2];
+  const Map map = map_of(with_best_axis_last(p).size, WIDTH);
+  const int64_t one_head = heads * map.vectors, many = ceil_div(heads, WIDTH) * length;
+  return length <= 256 && p.key_dim + p.value_dim <= 160 && many <= one_head;
+}
+
+int64_t workspace_bytes(const Problem& p, bool backward) {
+  return across_heads(p) ? Plan<Vec>(p, backward).bytes : Plan<float>(p, backward).bytes;
+}
+int32_t forward(const Problem& p, ParallelFor parallel_for) {
+  return across_heads(p) ? run<Vec>(p, false, parallel_for) : run<float>(p, false, parallel_for);
+}
+int32_t backward(const Problem& p, ParallelFor parallel_for) {
+  return across_heads(p) ? run<Vec>(p, true, parallel_for) : run<float>(p, true, parallel_for);
+}
+
+}  // namespace
+
+const Unit ATTNCONV_UNIT = {ATTNCONV_NAME, workspace_bytes, forward, backward};

@@ -1,0 +1,173 @@
+// The inner loops: QUERIES queries against N vectors of keys, whose logits stay in registers.
+//
+// Logits are in log2 units, the factor log2 e being in q. Letters as in problem.h; g counts vectors of keys.
+#pragma once
+#include "packing.h"
+
+namespace {
+
+constexpr int QUERIES = 4;
+constexpr int TILE_VECTORS = ATTNCONV_TILE_VECTORS;
+
+// Queries of a tile are [channel][query] floats, or positions of packed heads.
+template <class S> INLINE int64_t at(int64_t channels, int query, int64_t c) {
+  return ACROSS_HEADS<S> ? query * channels + c : c * QUERIES + query;
+}
+
+struct Keys {  // packed: [vector][channel][lane]
+  const Vec *k, *v;
+  Vec *grad_k, *grad_v;
+  int64_t key_dim, value_dim, per_row;
+};
+
+template <class S> struct Tile {
+  const S* q;
+  S* row;       // [query][row_step]: the term of each row of the map
+  Vec* column;  // [query][vector of a row]: of each place in a row; -inf in the padding
+  int64_t row_step;
+  S low[QUERIES], magic[QUERIES];  // of exp2_below
+  S huge[QUERIES];                 // subtracted before, where `subtract`
+  bool subtract;
+  Vec* sums;  // [value channel, and one more][query]: of weights times v, and of weights
+  // Of the backward:
+  const S* grad;      // that of the output
+  S delta[QUERIES];   // grad . out
+  Vec* grad_q;        // [key channel][query]
+  Vec *by_row, *by_column;  // sums of the slopes, laid out as row and column
+};
+
+template <int N> struct Count {
+  static constexpr int value = N;
+};
+// Calls body(Count<N>, g) so that all vectors of [begin, end) are covered, the last few in tiles of similar width.
+template <class Body> INLINE void for_tiles(int64_t begin, int64_t end, Body body) {
+  int64_t g = begin;
+  constexpr int N = TILE_VECTORS;
+  for (; end - g >= N && (N < 3 || end - g != N + 1); g += N) body(Count<N>{}, g);
+  while (g < end) {
+    const int64_t left = end - g;
+    if (N > 3 && (left == 3 || left > 4))
+      body(Count<3>{}, g), g += 3;
+    else if (left >= 2)
+      body(Count<2>{}, g), g += 2;
+    else
+      body(Count<1>{}, g), g += 1;
+  }
+}
+
+struct Cell {  // of the first vector of a tile
+  int64_t row, column;
+  INLINE Cell(int64_t g, int64_t per_row) : row(uint32_t(g) / uint32_t(per_row)), column(g - row * per_row) {}
+  INLINE void next(int64_t per_row) {
+    if (++column == per_row) column = 0, row++;
+  }
+};
+
+template <class S, int N>
+INLINE void logits(Vec (&x)[QUERIES][N], const Keys& keys, int64_t g, const Tile<S>& tile) {
+  Cell cell(g, keys.per_row);
+  UNROLL for (int t = 0; t < N; t++) {
+    UNROLL for (int i = 0; i < QUERIES; i++) x[i][t] =
+        tile.column[i * keys.per_row + cell.column] + tile.row[i * tile.row_step + cell.row];
+    cell.next(keys.per_row);
+  }
+  const int64_t dim = keys.key_dim;
+  const Vec* k = keys.k + g * dim;
+  const S* q = tile.q;
+  for (int64_t d = 0; d < dim; d++) {
+    Vec here[N];
+    UNROLL for (int t = 0; t < N; t++) here[t] = k[t * dim + d];
+    UNROLL for (int i = 0; i < QUERIES; i++) {
+      const Vec qi = broadcast(q[at<S>(dim, i, d)]);
+      UNROLL for (int t = 0; t < N; t++) x[i][t] += here[t] * qi;
+    }
+  }
+}
+
+template <class S, int N> INLINE void weights(Vec (&x)[QUERIES][N], const Keys& keys, int64_t g, const Tile<S>& tile) {
+  logits(x, keys, g, tile);
+  if (__builtin_expect(tile.subtract, 0))
+    UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) x[i][t] -= tile.huge[i];
+  UNROLL for (int i = 0; i < QUERIES; i++) exp2_below(x[i], tile.low[i], tile.magic[i]);
+}
+
+template <class S, int N> NOINLINE void max_tile(const Keys& keys, int64_t g, const Tile<S>& tile, Vec* largest) {
+  Vec x[QUERIES][N];
+  logits(x, keys, g, tile);
+  UNROLL for (int i = 0; i < QUERIES; i++)
+    UNROLL for (int t = 0; t < N; t++) largest[i] = larger_or_nan(largest[i], x[i][t]);
+}
+
+template <class S, int N> NOINLINE void forward_tile(const Keys& keys, int64_t g, const Tile<S>& tile) {
+  Vec p[QUERIES][N];
+  weights(p, keys, g, tile);
+  const int64_t dim = keys.value_dim;
+  const Vec* v = keys.v + g * dim;
+  Vec* sums = tile.sums;
+  for (int64_t e = 0; e < dim; e++, sums += QUERIES) {
+    Vec here[N];
+    UNROLL for (int t = 0; t < N; t++) here[t] = v[t * dim + e];
+    UNROLL for (int i = 0; i < QUERIES; i++) {
+      Vec sum = sums[i];
+      UNROLL for (int t = 0; t < N; t++) sum += p[i][t] * here[t];
+      sums[i] = sum;
+    }
+  }
+  UNROLL for (int i = 0; i < QUERIES; i++) {
+    Vec sum = p[i][0];
+    UNROLL for (int t = 1; t < N; t++) sum += p[i][t];
+    sums[i] += sum;
+  }
+}
+
+template <class S, int N> NOINLINE void backward_tile(const Keys& keys, int64_t g, const Tile<S>& tile, bool tables) {
+  Vec p[QUERIES][N], slope[QUERIES][N];
+  weights(p, keys, g, tile);
+  const int64_t values = keys.value_dim, dim = keys.key_dim;
+  const Vec* v = keys.v + g * values;
+  Vec* grad_v = keys.grad_v + g * values;
+  for (int64_t e = 0; e < values; e++)
+    UNROLL for (int t = 0; t < N; t++) {
+      Vec sum = grad_v[t * values + e];
+      UNROLL for (int i = 0; i < QUERIES; i++) sum += p[i][t] * tile.grad[at<S>(values, i, e)];
+      grad_v[t * values + e] = sum;
+    }
+  UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) slope[i][t] = broadcast(-tile.delta[i]);
+  for (int64_t e = 0; e < values; e++) {
+    Vec here[N];
+    UNROLL for (int t = 0; t < N; t++) here[t] = v[t * values + e];
+    UNROLL for (int i = 0; i < QUERIES; i++) {
+      const Vec gi = broadcast(tile.grad[at<S>(values, i, e)]);
+      UNROLL for (int t = 0; t < N; t++) slope[i][t] += here[t] * gi;
+    }
+  }
+  UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) slope[i][t] *= p[i][t];
+  if (tables) {
+    Cell cell(g, keys.per_row);
+    UNROLL for (int t = 0; t < N; t++) {
+      UNROLL for (int i = 0; i < QUERIES; i++) {
+        tile.by_column[i * keys.per_row + cell.column] += slope[i][t];
+        tile.by_row[i * tile.row_step + cell.row] += slope[i][t];
+      }
+      cell.next(keys.per_row);
+    }
+  }
+  const Vec* k = keys.k + g * dim;
+  Vec *grad_k = keys.grad_k + g * dim, *grad_q = tile.grad_q;
+  for (int64_t d = 0; d < dim; d++, grad_q += QUERIES) {
+    UNROLL for (int t = 0; t < N; t++) {
+      Vec sum = grad_k[t * dim + d];
+      UNROLL for (int i = 0; i < QUERIES; i++) sum += slope[i][t] * tile.q[at<S>(dim, i, d)];
+      grad_k[t * dim + d] = sum;
+    }
+    Vec here[N];
+    UNROLL for (int t = 0; t < N; t++) here[t] = k[t * dim + d];
+    UNROLL for (int i = 0; i < QUERIES; i++) {
+      Vec sum = grad_q[i];
+      UNROLL for (int t = 0; t < N; t++) sum += slope[i][t] * here[t];
+      grad_q[i] = sum;
+    }
+  }
+}
+
+}  // namespace

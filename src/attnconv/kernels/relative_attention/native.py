@@ -1,0 +1,163 @@
+"""Relative attention on a CPU in C++, from csrc/: exact, memory linear in the number of positions.
+
+The library is built when attnconv is installed and there is a compiler; without one `why_not` says so. It is a plain
+one, called by ctypes: it knows nothing of torch but a pointer to its parallel loop, and works in memory that it is
+handed. Computes in float32; ``ATTNCONV_ISA`` in the environment takes a narrower instruction set than the widest.
+Letters: B batch, N heads, D key / E value channels a head, n length of one axis.
+"""
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from ctypes import c_char_p, c_double, c_int32, c_int64, c_void_p
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnconv.kernels.relative_attention import empty_output
+
+LIBRARY = Path(__file__).with_name("native_library.so")
+BUILD_ERROR = Path(__file__).with_name("native_build_error.txt")  # the compiler's last word, written by setup.py
+VERSION = 1  # of the structures below
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
+
+
+class _View(ctypes.Structure):
+    _fields_ = (("data", c_void_p), ("stride", c_int64 * 6))
+
+
+class _Table(ctypes.Structure):
+    _fields_ = (("data", c_void_p), ("stride", c_int64 * 2), ("grad", c_void_p))
+
+
+class _Problem(ctypes.Structure):  # as in csrc/problem.h
+    _fields_ = (
+        ("batch", c_int64),
+        ("heads", c_int64),
+        ("size", c_int64 * 3),
+        ("key_dim", c_int64),
+        ("value_dim", c_int64),
+        ("dtype", c_int64),
+        ("scale", c_double),
+        *((name, _View) for name in ("q", "k", "v", "out", "lse", "grad", "grad_q", "grad_k", "grad_v")),
+        ("table", _Table * 3),
+        ("workspace", c_void_p),
+        ("workers", c_int64),
+    )
+
+
+def _load() -> tuple[Any, Callable[..., Any] | None, str]:
+    """Return the library, torch's parallel loop and the instruction set; or None, None and the reason, as a clause."""
+    wanted = os.environ.get("ATTNCONV_ISA", "")
+    if wanted not in ("", *INSTRUCTION_SETS):
+        return None, None, f"ATTNCONV_ISA is {wanted!r}, none of {', '.join(INSTRUCTION_SETS)}"
+    if not LIBRARY.exists():
+        try:
+            why = f": {BUILD_ERROR.read_text().strip()}"
+        except OSError:
+            why = "; with a C++ compiler, GCC 12 or Clang 15, reinstall attnconv"
+        return None, None, "its library was not built" + why
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        version = library.attnconv_version()
+        parallel_for = ctypes.CDLL(torch._C.__file__).torch_parallel_for
+    except (OSError, AttributeError) as error:
+        return None, None, f"its library does not load here ({' '.join(str(error).split())}); reinstall attnconv"
+    if version != VERSION:
+        return None, None, "its library is of another version of attnconv; reinstall it"
+    library.attnconv_select.argtypes, library.attnconv_select.restype = (c_char_p,), c_char_p
+    library.attnconv_workspace_bytes.argtypes = (ctypes.POINTER(_Problem), c_int32)
+    library.attnconv_workspace_bytes.restype = c_int64
+    for call in (library.attnconv_forward, library.attnconv_backward):
+        call.argtypes, call.restype = (ctypes.POINTER(_Problem), c_void_p), c_int32
+    taken = library.attnconv_select(wanted.encode())
+    if taken is None:
+        return None, None, f"ATTNCONV_ISA is {wanted!r}, which this processor lacks"
+    return library, ctypes.cast(parallel_for, c_void_p), taken.decode()
+
+
+# Asked once, at import: a library that is loaded at the first call would break torch.compile(fullgraph=True).
+_LIBRARY, _PARALLEL_FOR, _SAID = _load()
+INSTRUCTION_SET = _SAID if _LIBRARY is not None else None
+MISSING = _SAID if _LIBRARY is None else None  # the reason why there is no library, as a clause
+
+
+def why_not(*, dtype: torch.dtype, device_type: str) -> str | None:
+    """Return the reason why these inputs cannot run, as a clause; None if they can."""
+    if device_type != "cpu":
+        return f"the device is {device_type}, not cpu"
+    if dtype not in DTYPES:
+        return f"{dtype} is none of float32, bfloat16, float16"
+    return MISSING
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+    """q, k (B, N, *map, D), v (B, N, *map, E), rel empty or one (2n - 1, D) an axis.
+
+    Returns the output (B, N, *map, E), laid out as (B, *map, N, E) in memory, and the log-sum-exp of each query's
+    logits (B, N, *map) in float32, in units of log 2.
+    """
+    out, lse = empty_output(q, v), q.new_empty(q.shape[:-1], dtype=torch.float32)
+    if v.numel() == 0:
+        return out, lse.zero_()
+    problem = _problem(q, k, v, rel, scale)
+    problem.out, problem.lse = _view(out), _view(lse.unsqueeze(-1))
+    _run(problem, q, backward=False)
+    return out, lse
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel: Sequence[Tensor],
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """The gradients of q, k, v and of each table, from ``grad``, that of the output (B, N, *map, E)."""
+    grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    grad_tables = [torch.zeros(table.shape, dtype=torch.float32) for table in rel]
+    if v.numel() == 0:
+        for t in (grad_q, grad_k, grad_v):
+            t.zero_()
+        return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
+    problem = _problem(q, k, v, rel, scale)
+    problem.out, problem.lse, problem.grad = _view(out), _view(lse.unsqueeze(-1)), _view(grad)
+    problem.grad_q, problem.grad_k, problem.grad_v = _view(grad_q), _view(grad_k), _view(grad_v)
+    for axis, total in enumerate(grad_tables, start=3 - len(rel)):
+        problem.table[axis].grad = total.data_ptr()
+    _run(problem, q, backward=True)
+    return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
+
+
+def _problem(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> _Problem:
+    batch, heads, *map_size, key_dim = q.shape
+    problem = _Problem(
+        batch=batch, heads=heads, key_dim=key_dim, value_dim=v.shape[-1], dtype=DTYPES[q.dtype], scale=scale
+    )
+    missing = 3 - len(map_size)
+    problem.size = (c_int64 * 3)(*[1] * missing, *map_size)
+    problem.q, problem.k, problem.v = _view(q), _view(k), _view(v)
+    for axis, table in enumerate(rel, start=missing):
+        problem.table[axis] = _Table(table.data_ptr(), (c_int64 * 2)(*table.stride()), None)
+    return problem
+
+
+def _view(x: Tensor) -> _View:
+    """``x`` (B, N, *map, channels), with axes of length 1 before a map of fewer than three."""
+    outer, inner = x.stride()[:2], x.stride()[2:]
+    return _View(x.data_ptr(), (c_int64 * 6)(*outer, *[0] * (4 - len(inner)), *inner))
+
+
+def _run(problem: _Problem, like: Tensor, *, backward: bool) -> None:
+    problem.workers = torch.get_num_threads()
+    workspace = like.new_empty(_LIBRARY.attnconv_workspace_bytes(problem, backward), dtype=torch.uint8)
+    problem.workspace = workspace.data_ptr()
+    call = _LIBRARY.attnconv_backward if backward else _LIBRARY.attnconv_forward
+    if call(problem, _PARALLEL_FOR) != 0:
+        raise RuntimeError("torch could not run the parallel loop of impl='native'")
