@@ -22,10 +22,20 @@ SOURCES = Path(__file__).parent / "csrc"
 NAME = "attnconv.kernels.relative_attention.native_library"
 ERROR = "native_build_error.txt"
 
-FLAGS = (
-    "-std=c++20 -O3 -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -fno-math-errno -fno-strict-aliasing -g0 -Wall "
-    "-Wno-psabi"
-).split()
+FLAGS = [
+    *(
+        "-std=c++20",
+        "-O3",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-fno-exceptions",
+        "-fno-rtti",
+        "-g0",
+        "-Wall",
+        "-Wno-psabi",
+    ),
+    *("-fno-math-errno", "-fno-strict-aliasing"),
+]
 UNITS = {"library": [], "baseline": []}  # a source file and the flags of its own
 if platform.machine().lower() in ("x86_64", "amd64"):
     UNITS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]

@@ -99,7 +99,14 @@ INLINE void position_line(const Plan<Vec>& plan, int axis, const Vec* q, const P
   }
 }
 
-// The position terms of a tile.
+// ``count`` queries of many heads, at ``from``; zeros to fill a tile, in ``spare``, past the end.
+template <class S> INLINE S* filled_up(S* from, S* spare, int count, int64_t channels) {
+  if (!ACROSS_HEADS<S> || count == QUERIES) return from;
+  for (int64_t i = 0; i < QUERIES * channels; i++) spare[i] = i < count * channels ? from[i] : S{};
+  return spare;
+}
+
+// The position terms of a tile; none past the end, where a table that is not finite would give NaN.
 template <class S> NOINLINE void position_terms(const Plan<S>& plan, Tile<S>& tile, const Places& places, S* line) {
   const Map& map = plan.map;
   const int64_t columns = plan.line[2];
@@ -123,6 +130,8 @@ template <class S> NOINLINE void position_terms(const Plan<S>& plan, Tile<S>& ti
         for (int64_t b = 0; b < map.size[1]; b++) *row++ += own[axis == 0 ? a : b];
     }
   }
+  for (int64_t i = places.count * columns; i < QUERIES * columns; i++) column[i] = S{};
+  for (int64_t i = places.count * tile.row_step; i < QUERIES * tile.row_step; i++) tile.row[i] = S{};
 }
 
 // Lower the logits of query i by about ``top``: returns by how much, and NaN to add to what follows if that is no number.
@@ -183,7 +192,6 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
   pack<S>(p, map, group, p.v, p.dtype, E, 1.f, work.v);
   if constexpr (ACROSS_HEADS<S>) {
     pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q);
-    memset((void*)(work.q + map.length * D), 0, QUERIES * D * sizeof(S));
   }
   const Keys keys{work.k, work.v, nullptr, nullptr, D, E, map.per_row};
   const S k_norm = largest_norm<S>(work.k, map.vectors, D);
@@ -195,9 +203,9 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
     for (int u = 0; u < tiles; u++) {
       Tile<S>& t = tile[u];
       const Places places(map, begin + u * QUERIES, end);
-      S* const q = work.q + (ACROSS_HEADS<S> ? places.first : u * QUERIES) * D;
+      S* q = work.q + (ACROSS_HEADS<S> ? places.first : u * QUERIES) * D;
       if constexpr (!ACROSS_HEADS<S>) gather_queries(p, p.q, group.first, places, D, factor, q);
-      t.q = q, t.row_step = plan.row_step, t.row = work.row + u * QUERIES * plan.row_step;
+      t.q = filled_up(q, work.spare, places.count, D), t.row_step = plan.row_step, t.row = work.row + u * QUERIES * plan.row_step;
       t.column = work.column + u * QUERIES * map.per_row;
       t.sums = work.sums + u * QUERIES * (E + 1);
       memset((void*)t.sums, 0, QUERIES * (E + 1) * sizeof(Vec));
@@ -335,10 +343,6 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
     pack<S>(p, map, group, p.grad, p.dtype, E, 1.f, work.grad);
     pack<S>(p, map, group, p.out, p.dtype, E, 1.f, work.out);
     pack<S>(p, map, group, p.lse, FLOAT32, 1, 1.f, work.lse);
-    memset((void*)(work.q + map.length * D), 0, QUERIES * D * sizeof(S));
-    memset((void*)(work.grad + map.length * E), 0, QUERIES * E * sizeof(S));
-    memset((void*)(work.out + map.length * E), 0, QUERIES * E * sizeof(S));
-    memset((void*)(work.lse + map.length), 0, QUERIES * sizeof(S));
   }
   const Keys keys{work.k, work.v, grad_k, grad_v, D, E, map.per_row};
   const int64_t end = plan.first_query(part + 1);
@@ -349,7 +353,7 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
       Tile<S>& t = tile[u];
       const Places places(map, begin + u * QUERIES, end);
       const int64_t first = ACROSS_HEADS<S> ? places.first : u * QUERIES;
-      S *const q = work.q + first * D, *const grad = work.grad + first * E;
+      S *q = work.q + first * D, *grad = work.grad + first * E;
       S *const out = work.out + first * E, *const lse = work.lse + first;
       if constexpr (!ACROSS_HEADS<S>) {
         gather_queries(p, p.q, group.first, places, D, factor, q);
@@ -357,9 +361,11 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
         gather_queries(p, p.out, group.first, places, E, 1.f, out);
         for (int i = 0; i < QUERIES; i++) lse[i] = at_head<float>(p, p.lse, group.first)[places.offset(p.lse, i)];
       }
-      t.q = q, t.row_step = plan.row_step, t.row = work.row + u * QUERIES * plan.row_step;
+      t.q = q = filled_up(q, work.spare, places.count, D);
+      t.grad = grad = filled_up(grad, work.spare + QUERIES * D, places.count, E);
+      t.row_step = plan.row_step, t.row = work.row + u * QUERIES * plan.row_step;
       t.column = work.column + u * QUERIES * map.per_row;
-      t.grad = grad, t.grad_q = work.grad_q_sums + u * QUERIES * D;
+      t.grad_q = work.grad_q_sums + u * QUERIES * D;
       t.by_row = work.by_row + u * QUERIES * plan.row_step;
       t.by_column = work.by_column + u * QUERIES * map.per_row;
       memset((void*)t.grad_q, 0, QUERIES * D * sizeof(Vec));
@@ -368,18 +374,17 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
       position_terms(plan, t, places, work.line);
       t.subtract = false;
       for (int i = 0; i < QUERIES; i++) {
+        t.delta[i] = S{};
         S poison;
-        const S base = set_shift(t, i, lse[i], &poison);
+        const S top = i < places.count ? lse[i] : S{}, base = set_shift(t, i, top, &poison);
+        if (i >= places.count) continue;
         // The weights come out 2**(lse - base) too large: the gradient of the output makes up for it.
-        const S rest = poison == 0.f ? base - lse[i] : S{};
-        const S share = i < places.count ? exp2_unit(rest) + poison : S{};
-        S delta{};
+        const S share = exp2_unit(poison == 0.f ? base - top : S{}) + poison;
         for (int64_t e = 0; e < E; e++) {
           S& g = grad[at<S>(E, i, e)];
           g *= share;
-          delta += g * out[at<S>(E, i, e)];
+          t.delta[i] += g * out[at<S>(E, i, e)];
         }
-        t.delta[i] = delta;
       }
     }
     for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN)

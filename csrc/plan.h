@@ -84,10 +84,10 @@ template <class S> struct Plan {
 // What one thread has for itself.
 template <class S> struct Work {
   Vec *k = nullptr, *v = nullptr, *grad_k = nullptr, *grad_v = nullptr;
-  // Of one head: of the tiles at hand. Of many: of all positions, which tiles at the end look a little beyond.
+  // Of one head: of the tiles at hand. Of many: of all positions, and a few more that tiles at the end write.
   S *q = nullptr, *grad = nullptr, *out = nullptr, *lse = nullptr;
   Vec* grad_q = nullptr;  // of many heads: of all positions
-  S *row = nullptr, *line = nullptr;
+  S *row = nullptr, *line = nullptr, *spare = nullptr;
   Vec *column = nullptr, *sums = nullptr, *by_row = nullptr, *by_column = nullptr, *grad_q_sums = nullptr;
 
   Work(const Plan<S>& plan, Arena& arena) {
@@ -98,6 +98,7 @@ template <class S> struct Work {
     q = arena.take<S>(queries * D), out = arena.take<S>(queries * E), lse = arena.take<S>(queries);
     row = arena.take<S>(tiles * QUERIES * plan.row_step), column = arena.take<Vec>(tiles * QUERIES * plan.map.per_row);
     line = arena.take<S>(QUERIES * most(plan.line[0], most(plan.line[1], plan.line[2])));
+    spare = arena.take<S>(ACROSS_HEADS<S> ? QUERIES * (D + E) : 0);
     if (!plan.backward) {
       sums = arena.take<Vec>(tiles * (E + 1) * QUERIES);
       return;

@@ -1,4 +1,4 @@
-"""The kernels "native", "blocked" and "triton" as torch operators: what compile, autograd, checkpointing, the FLOP counter know.
+"""The kernels of FUSED as torch operators: what compile, autograd, checkpointing, the FLOP counter know.
 
 Names, shapes and FLOPs are registered when `attnconv.ops` is imported; a kernel itself loads when first called.
 Letters: B batch, N heads, L positions of the map, D key / E value channels a head.

@@ -59,7 +59,8 @@ def relative_attention(
         (B, N, *map, E), in the dtype of the inputs.
     Raises:
         ValueError: shapes, dtypes or devices do not fit each other, or ``impl`` is unknown or cannot run.
-        RuntimeError: in the derivative of a derivative through "native", "blocked" or "triton", and under torch.func.grad.
+        RuntimeError: in the derivative of a derivative through "native", "blocked" or "triton", and under
+            torch.func.grad.
     """
     checks.one_of("impl", impl, IMPLS)
     _check(q, k, v)
