@@ -10,6 +10,9 @@ namespace {
 constexpr float LOG2_E = 1.442695041f, LN_2 = 0.6931471806f;
 constexpr float LOOSEST_BOUND = 64.f;   // log2 units that a bound may lie above the largest logit
 constexpr float LARGEST_SHIFT = 1e6f;   // of those that are applied to exponents; larger ones are subtracted
+// Weights below 2**-SMALLEST are zero: there the backward would get into numbers that processors are slow at. The forward
+// has to see as far below a bound that is loose.
+constexpr float SMALLEST_FORWARD = 110.f, SMALLEST_BACKWARD = 80.f;
 constexpr int VECTORS_IN_TURN = 2 * TILE_VECTORS;
 
 struct Places {  // of the queries of a tile; past the end the last one again
@@ -134,14 +137,14 @@ template <class S> NOINLINE void position_terms(const Plan<S>& plan, Tile<S>& ti
   for (int64_t i = places.count * tile.row_step; i < QUERIES * tile.row_step; i++) tile.row[i] = S{};
 }
 
-// Lower the logits of query i by about ``top``: returns by how much, and NaN to add to what follows if that is no number.
-template <class S> INLINE S set_shift(Tile<S>& tile, int i, S top, S* poison) {
+// Lower the logits of query i by about ``top``: returns by how much; ``poison`` is NaN if that is no number, else 0.
+template <class S> INLINE S set_shift(Tile<S>& tile, int i, S top, float smallest, S* poison) {
   *poison = top * 0.f;
   const S number = *poison == 0.f ? top : S{};
   const auto is_huge = (number < 0.f ? -number : number) > LARGEST_SHIFT;
   const S whole = ceil_of(is_huge ? S{} : number);
   tile.huge[i] = is_huge ? number : S{};
-  tile.low[i] = whole - 125.f, tile.magic[i] = ROUND - whole;
+  tile.low[i] = whole - smallest, tile.magic[i] = ROUND - whole;
   tile.subtract |= any(is_huge);
   return whole + tile.huge[i];
 }
@@ -213,7 +216,7 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
       S top[QUERIES];
       find_tops(plan, keys, t, k_norm, top);
       t.subtract = false;
-      for (int i = 0; i < QUERIES; i++) base[u][i] = set_shift(t, i, top[i], &poison[u][i]);
+      for (int i = 0; i < QUERIES; i++) base[u][i] = set_shift(t, i, top[i], SMALLEST_FORWARD, &poison[u][i]);
     }
     for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN)
       for (int u = 0; u < tiles; u++)
@@ -376,7 +379,7 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
       for (int i = 0; i < QUERIES; i++) {
         t.delta[i] = S{};
         S poison;
-        const S top = i < places.count ? lse[i] : S{}, base = set_shift(t, i, top, &poison);
+        const S top = i < places.count ? lse[i] : S{}, base = set_shift(t, i, top, SMALLEST_BACKWARD, &poison);
         if (i >= places.count) continue;
         // The weights come out 2**(lse - base) too large: the gradient of the output makes up for it.
         const S share = exp2_unit(poison == 0.f ? base - top : S{}) + poison;

@@ -126,18 +126,22 @@ template <class S, int N> NOINLINE void backward_tile(const Keys& keys, int64_t 
   const int64_t values = keys.value_dim, dim = keys.key_dim;
   const Vec* v = keys.v + g * values;
   Vec* grad_v = keys.grad_v + g * values;
-  for (int64_t e = 0; e < values; e++)
-    UNROLL for (int t = 0; t < N; t++) {
-      Vec sum = grad_v[t * values + e];
-      UNROLL for (int i = 0; i < QUERIES; i++) sum += p[i][t] * tile.grad[at<S>(values, i, e)];
-      grad_v[t * values + e] = sum;
+  const S* grad = tile.grad;
+  for (int64_t e = 0; e < values; e++) {
+    Vec sum[N];
+    UNROLL for (int t = 0; t < N; t++) sum[t] = grad_v[t * values + e];
+    UNROLL for (int i = 0; i < QUERIES; i++) {
+      const Vec gi = broadcast(grad[at<S>(values, i, e)]);
+      UNROLL for (int t = 0; t < N; t++) sum[t] += p[i][t] * gi;
     }
+    UNROLL for (int t = 0; t < N; t++) grad_v[t * values + e] = sum[t];
+  }
   UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) slope[i][t] = broadcast(-tile.delta[i]);
   for (int64_t e = 0; e < values; e++) {
     Vec here[N];
     UNROLL for (int t = 0; t < N; t++) here[t] = v[t * values + e];
     UNROLL for (int i = 0; i < QUERIES; i++) {
-      const Vec gi = broadcast(tile.grad[at<S>(values, i, e)]);
+      const Vec gi = broadcast(grad[at<S>(values, i, e)]);
       UNROLL for (int t = 0; t < N; t++) slope[i][t] += here[t] * gi;
     }
   }
@@ -154,19 +158,20 @@ template <class S, int N> NOINLINE void backward_tile(const Keys& keys, int64_t 
   }
   const Vec* k = keys.k + g * dim;
   Vec *grad_k = keys.grad_k + g * dim, *grad_q = tile.grad_q;
+  const S* q = tile.q;
   for (int64_t d = 0; d < dim; d++, grad_q += QUERIES) {
-    UNROLL for (int t = 0; t < N; t++) {
-      Vec sum = grad_k[t * dim + d];
-      UNROLL for (int i = 0; i < QUERIES; i++) sum += slope[i][t] * tile.q[at<S>(dim, i, d)];
-      grad_k[t * dim + d] = sum;
-    }
-    Vec here[N];
-    UNROLL for (int t = 0; t < N; t++) here[t] = k[t * dim + d];
+    Vec sum[N], here[N];
+    UNROLL for (int t = 0; t < N; t++) sum[t] = grad_k[t * dim + d], here[t] = k[t * dim + d];
     UNROLL for (int i = 0; i < QUERIES; i++) {
-      Vec sum = grad_q[i];
-      UNROLL for (int t = 0; t < N; t++) sum += slope[i][t] * here[t];
-      grad_q[i] = sum;
+      const Vec qi = broadcast(q[at<S>(dim, i, d)]);
+      Vec own = grad_q[i];
+      UNROLL for (int t = 0; t < N; t++) {
+        sum[t] += slope[i][t] * qi;
+        own += slope[i][t] * here[t];
+      }
+      grad_q[i] = own;
     }
+    UNROLL for (int t = 0; t < N; t++) grad_k[t * dim + d] = sum[t];
   }
 }
 

@@ -72,15 +72,19 @@ INLINE Vec exp2_fraction(Vec x) {
 }
 
 // 2**(x - whole) of N vectors in step, so that their chains of dependent instructions overlap. ``whole`` is a whole
-// number at or above x, up to rounding; x below ``low`` = whole - 125 gives 2**-125. With ``magic`` = ROUND - whole, the
+// number at or above x, up to rounding; x at ``low`` or below gives 0, NaN gives NaN. With ``magic`` = ROUND - whole, the
 // sum x + magic has the exponent of the result in its lowest bits, and nothing is rounded but the fraction of x.
 template <int N, class S> INLINE void exp2_below(Vec (&x)[N], S low, S magic) {
   const Vec floor = broadcast(low), m = broadcast(magic);
   Vec sum[N];
-  UNROLL for (int i = 0; i < N; i++) x[i] = floor > x[i] ? floor : x[i];
+  Ints gone[N];
+  UNROLL for (int i = 0; i < N; i++) gone[i] = x[i] <= floor;
   UNROLL for (int i = 0; i < N; i++) sum[i] = x[i] + m;
   UNROLL for (int i = 0; i < N; i++) x[i] -= sum[i] - m;
-  UNROLL for (int i = 0; i < N; i++) x[i] = (Vec)((Ints)exp2_fraction(x[i]) + ((Ints)sum[i] << 23));
+  UNROLL for (int i = 0; i < N; i++) {
+    const Ints y = (Ints)exp2_fraction(x[i]) + ((Ints)sum[i] << 23);
+    x[i] = (Vec)(gone[i] ? Ints{} : y);
+  }
 }
 
 // 2**x for x in [0, 1].
