@@ -7,6 +7,7 @@ import pytest
 from cli.test_bad_input import assert_refused
 
 from attnconv.bench import machine
+from attnconv.kernels.relative_attention import native
 
 
 @pytest.fixture(autouse=True)
@@ -42,21 +43,24 @@ def test_every_flag_of_the_explanation_is_listed_here(attnconv):
     assert found == set(CHOICE.split())
 
 
-def test_the_choice_of_a_kernel_is_explained(attnconv):
+def test_the_choice_of_a_kernel_is_explained(attnconv, monkeypatch):
+    monkeypatch.setattr(native, "MISSING", "its library was not built")
     code, out, err = attnconv("bench", "--explain-choice", "--device", "cpu")
     assert code == 0, err
     assert out.startswith("map 32,32, D 20, E 2, float32, cpu: blocked\n")
     assert re.search(r"^ *sdpa +could run; blocked goes first: the fastest on maps of 71 positions", out, re.M)
+    assert re.search(r"^ *native +its library was not built *$", out, re.M)
     assert re.search(r"^ *triton +\S", out, re.M)
 
 
-def test_the_choice_as_json(attnconv):
+def test_the_choice_as_json(attnconv, monkeypatch):
+    monkeypatch.setattr(native, "MISSING", None)
     _, out, _ = attnconv(
         "bench", "--explain-choice", "--map-size", "7,7", "--value-dim", "8", "--device", "cpu", "--json"
     )
     found = json.loads(out)
-    assert found["kernel"] == "eager"
-    assert list(found["reasons"]) == ["eager", "blocked", "sdpa", "triton"]
+    assert found["kernel"] == "native"
+    assert list(found["reasons"]) == ["eager", "blocked", "native", "sdpa", "triton"]
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ import torch
 from attnconv import __version__
 from attnconv.cli import doctor, main
 from attnconv.cli.doctor import diagnosis_text
+from attnconv.kernels.relative_attention import native
 from attnconv.ops.kernel_choice import KERNELS
 
 
 def test_what_it_finds(attnconv, tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "MISSING", None)
     monkeypatch.setenv("ATTNCONV_DATA", str(tmp_path / "sets"))
     code, out, err = attnconv("doctor", "--json")
     assert (code, err) == (0, "")
@@ -24,7 +26,7 @@ def test_what_it_finds(attnconv, tmp_path, monkeypatch):
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert found["devices"][0]["threads"] == torch.get_num_threads()
     cpu = found["kernels"][0]
-    assert (cpu["device"], cpu["auto"]) == ("cpu", "blocked")
+    assert (cpu["device"], cpu["auto"]) == ("cpu", "native")
     assert set(cpu["why_not"]) == set(KERNELS)
     assert cpu["why_not"]["eager"] is None
     assert cpu["why_not"]["triton"] in ("the device is cpu, not cuda", "triton is not installed")
@@ -37,11 +39,14 @@ def test_what_it_finds(attnconv, tmp_path, monkeypatch):
     assert not (tmp_path / "sets").exists()
 
 
-def test_the_text_says_the_same(attnconv):
+def test_the_text_says_the_same(attnconv, monkeypatch):
+    why = "its library was not built: no C++ compiler is installed (g++ 12 or clang++ 15, or newer)"
+    monkeypatch.setattr(native, "MISSING", why)
     code, out, err = attnconv("doctor")
     assert (code, err) == (0, "")
     assert re.search(rf"attnconv +{__version__}\n", out)
     assert "blocked on cpu, float32  available, the choice of impl='auto'" in out
+    assert f"native on cpu, float32   no: {why}\n" in out
     assert "triton on cpu, float32   no: " in out
 
 

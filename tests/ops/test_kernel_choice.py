@@ -9,6 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import grad, jvp
 
 from attnconv import checks, ops
+from attnconv.kernels.relative_attention import native as native_kernel
 from attnconv.kernels.relative_attention import triton as triton_kernel
 from attnconv.ops import AttentionProblem, explain_choice, kernel_choice, relative_attention
 
@@ -23,6 +24,38 @@ def gpu(monkeypatch):
     monkeypatch.setattr(triton_kernel, "why_not", lambda **_: None)
 
 
+@pytest.fixture
+def compiled(monkeypatch):
+    """As if the library of the kernel in C++ were there."""
+    monkeypatch.setattr(native_kernel, "MISSING", None)
+
+
+@pytest.fixture
+def not_compiled(monkeypatch):
+    """As on a machine without a compiler."""
+    monkeypatch.setattr(native_kernel, "MISSING", "its library was not built")
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        (LARGE, "native"),
+        (SMALL, "native"),
+        (replace(SMALL, dtype=torch.bfloat16, needs_grad=False), "native"),
+        (replace(LARGE, dtype=torch.float64), "blocked"),
+        (replace(SMALL, dtype=torch.float64), "eager"),
+        (replace(LARGE, transformed=True), "eager"),
+        (replace(LARGE, export="torch"), "sdpa"),
+        (replace(LARGE, device_type="meta"), "eager"),
+        (replace(LARGE, device_type="mps"), "blocked"),
+    ],
+)
+def test_the_compiled_kernel_goes_first_on_a_cpu(problem, expected):
+    assert explain_choice(problem)[0] == expected
+
+
+@pytest.mark.usefixtures("not_compiled")
 @pytest.mark.parametrize(
     ("problem", "expected"),
     [
@@ -63,17 +96,19 @@ def test_cuda_without_triton_takes_the_fold_and_then_blocks(monkeypatch):
     assert reasons["triton"] == "it is not there"
 
 
+@pytest.mark.usefixtures("not_compiled")
 def test_every_kernel_gets_one_clause():
     chosen, reasons = explain_choice(LARGE)
     assert tuple(reasons) == kernel_choice.KERNELS
     assert reasons[chosen] == "the fastest on maps of 71 positions or more, at linear memory"
     assert reasons["eager"] == f"could run; blocked goes first: {reasons[chosen]}"
+    assert reasons["native"] == "its library was not built"
     assert reasons["triton"]
     assert "\n" not in "".join(reasons.values())
 
 
 @pytest.mark.parametrize("change", [{"export": "torch"}, {"transformed": True}])
-@pytest.mark.parametrize("impl", ["blocked", "triton"])
+@pytest.mark.parametrize("impl", ["blocked", "native", "triton"])
 def test_operators_of_their_own_say_what_stops_them(impl, change):
     assert "it is an operator of its own" in (kernel_choice.why_not(impl, replace(LARGE, **change)) or "")
 
