@@ -13,7 +13,6 @@ constexpr float LARGEST_SHIFT = 1e6f;   // of those that are applied to exponent
 // Weights below 2**-SMALLEST are zero: there the backward would get into numbers that processors are slow at. The forward
 // has to see as far below a bound that is loose.
 constexpr float SMALLEST_FORWARD = 110.f, SMALLEST_BACKWARD = 80.f;
-constexpr int VECTORS_IN_TURN = 2 * TILE_VECTORS;
 
 struct Places {  // of the queries of a tile; past the end the last one again
   int64_t axis[3][QUERIES];
@@ -185,6 +184,18 @@ template <class S> INLINE S largest_norm(const Vec* k, int64_t vectors, int64_t 
   return root(over_lanes(largest, S{}));
 }
 
+// The weights in turn of all tiles times their vectors of v: a few vectors of channels for all tiles, then the next.
+template <class S> NOINLINE void forward_wide(Tile<S>* tile, int tiles, int64_t count, const Vec* v, int64_t wide_E) {
+  int64_t e = 0;
+  auto block = [&](auto n) INLINE_LAMBDA {
+    constexpr int N = decltype(n)::value;
+    for (int u = 0; u < tiles; u++) wide_sums<N>(tile[u].weights, count, v + e, wide_E, tile[u].sums + QUERIES + e);
+    e += N;
+  };
+  while (e + TILE_VECTORS <= wide_E) block(Count<TILE_VECTORS>{});
+  while (e < wide_E) block(Count<1>{});
+}
+
 template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int64_t part) {
   const Problem& p = plan.p;
   const Map& map = plan.map;
@@ -192,13 +203,14 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
   const Group group = plan.group(group_index);
   const float factor = float(p.scale) * LOG2_E;
   pack<S>(p, map, group, p.k, p.dtype, D, 1.f, work.k);
-  pack<S>(p, map, group, p.v, p.dtype, E, 1.f, work.v);
-  if constexpr (ACROSS_HEADS<S>) {
-    pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q);
-  }
+  if (plan.wide)
+    pack_wide(p, map, group.first, work.v);
+  else
+    pack<S>(p, map, group, p.v, p.dtype, E, 1.f, work.v);
+  if constexpr (ACROSS_HEADS<S>) pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q);
   const Keys keys{work.k, work.v, nullptr, nullptr, D, E, map.per_row};
   const S k_norm = largest_norm<S>(work.k, map.vectors, D);
-  const int64_t end = plan.first_query(part + 1);
+  const int64_t wide_E = ceil_div(E, WIDTH), sums = plan.wide ? wide_E + 1 : E + 1, end = plan.first_query(part + 1);
   for (int64_t begin = plan.first_query(part); begin < end; begin += FORWARD_TILES * QUERIES) {
     const int tiles = int(least(FORWARD_TILES, ceil_div(end - begin, QUERIES)));
     Tile<S> tile[FORWARD_TILES];
@@ -210,23 +222,30 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
       if constexpr (!ACROSS_HEADS<S>) gather_queries(p, p.q, group.first, places, D, factor, q);
       t.q = filled_up(q, work.spare, places.count, D), t.row_step = plan.row_step, t.row = work.row + u * QUERIES * plan.row_step;
       t.column = work.column + u * QUERIES * map.per_row;
-      t.sums = work.sums + u * QUERIES * (E + 1);
-      memset((void*)t.sums, 0, QUERIES * (E + 1) * sizeof(Vec));
+      t.sums = work.sums + u * QUERIES * sums;
+      t.weights = work.weights + u * QUERIES * VECTORS_IN_TURN;
+      memset((void*)t.sums, 0, QUERIES * sums * sizeof(Vec));
       position_terms(plan, t, places, work.line);
       S top[QUERIES];
       find_tops(plan, keys, t, k_norm, top);
       t.subtract = false;
       for (int i = 0; i < QUERIES; i++) base[u][i] = set_shift(t, i, top[i], SMALLEST_FORWARD, &poison[u][i]);
     }
-    for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN)
+    for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN) {
+      const int64_t next = least(g + VECTORS_IN_TURN, map.vectors);
       for (int u = 0; u < tiles; u++)
-        for_tiles(g, least(g + VECTORS_IN_TURN, map.vectors), [&](auto n, int64_t here) INLINE_LAMBDA {
-          forward_tile<S, decltype(n)::value>(keys, here, tile[u]);
+        for_tiles(g, next, [&](auto n, int64_t here) INLINE_LAMBDA {
+          if (plan.wide)
+            weight_tile<S, decltype(n)::value>(keys, here, here - g, tile[u]);
+          else
+            forward_tile<S, decltype(n)::value>(keys, here, tile[u]);
         });
+      if (plan.wide) forward_wide(tile, tiles, next - g, work.v + g * WIDTH * wide_E, wide_E);
+    }
     for (int u = 0; u < tiles; u++) {
       const Places places(map, begin + u * QUERIES, end);
       S total[QUERIES], inverse[QUERIES];
-      collect(tile[u].sums + E * QUERIES, total);
+      collect(tile[u].sums + (plan.wide ? 0 : E) * QUERIES, total);
       S *const out = work.out + (ACROSS_HEADS<S> ? places.first * E : 0), *const lse = work.lse + (ACROSS_HEADS<S> ? places.first : 0);
       for (int i = 0; i < QUERIES; i++) {
         inverse[i] = 1.f / total[i] + poison[u][i];
@@ -234,7 +253,10 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
       }
       for (int64_t e = 0; e < E; e++) {
         S sum[QUERIES];
-        collect(tile[u].sums + e * QUERIES, sum);
+        if (plan.wide)
+          for (int i = 0; i < QUERIES; i++) sum[i] = ((const S*)(tile[u].sums + QUERIES + i * wide_E))[e];
+        else
+          collect(tile[u].sums + e * QUERIES, sum);
         UNROLL for (int i = 0; i < QUERIES; i++) out[at<S>(E, i, e)] = sum[i] * inverse[i];
       }
       if constexpr (!ACROSS_HEADS<S>) {
@@ -349,9 +371,9 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
   }
   const Keys keys{work.k, work.v, grad_k, grad_v, D, E, map.per_row};
   const int64_t end = plan.first_query(part + 1);
-  for (int64_t begin = plan.first_query(part); begin < end; begin += BACKWARD_TILES * QUERIES) {
-    const int tiles = int(least(BACKWARD_TILES, ceil_div(end - begin, QUERIES)));
-    Tile<S> tile[BACKWARD_TILES];
+  for (int64_t begin = plan.first_query(part); begin < end; begin += plan.tiles * QUERIES) {
+    const int tiles = int(least(plan.tiles, ceil_div(end - begin, QUERIES)));
+    Tile<S> tile[most(BACKWARD_TILES, WIDE_TILES)];
     for (int u = 0; u < tiles; u++) {
       Tile<S>& t = tile[u];
       const Places places(map, begin + u * QUERIES, end);
@@ -369,6 +391,7 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
       t.row_step = plan.row_step, t.row = work.row + u * QUERIES * plan.row_step;
       t.column = work.column + u * QUERIES * map.per_row;
       t.grad_q = work.grad_q_sums + u * QUERIES * D;
+      t.weights = plan.wide ? work.weights + u * QUERIES * VECTORS_IN_TURN : nullptr;
       t.by_row = work.by_row + u * QUERIES * plan.row_step;
       t.by_column = work.by_column + u * QUERIES * map.per_row;
       memset((void*)t.grad_q, 0, QUERIES * D * sizeof(Vec));
@@ -390,11 +413,18 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
         }
       }
     }
-    for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN)
+    for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN) {
+      const int64_t next = least(g + VECTORS_IN_TURN, map.vectors);
       for (int u = 0; u < tiles; u++)
-        for_tiles(g, least(g + VECTORS_IN_TURN, map.vectors), [&](auto n, int64_t here) INLINE_LAMBDA {
-          backward_tile<S, decltype(n)::value>(keys, here, tile[u], plan.tables);
+        for_tiles(g, next, [&](auto n, int64_t here) INLINE_LAMBDA {
+          backward_tile<S, decltype(n)::value>(keys, here, here - g, tile[u], plan.tables);
         });
+      if constexpr (!ACROSS_HEADS<S>)
+        if (plan.wide)
+          for_tiles(g, next, [&](auto n, int64_t here) INLINE_LAMBDA {
+            wide_grad_v<decltype(n)::value>(work.weights + (here - g) * QUERIES, tiles, work.grad, E, grad_v + here * E);
+          });
+    }
     for (int u = 0; u < tiles; u++) {
       const Places places(map, begin + u * QUERIES, end);
       Tile<S>& t = tile[u];

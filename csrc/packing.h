@@ -95,15 +95,20 @@ INLINE void for_each_run(const Problem& p, const Map& map, Group heads, const Vi
         visit(lane, lanes, along == 1, channels, across, place + x * channels, WIDTH);
       }
     } else {
+      // Rows that follow each other in memory are one long row.
+      const bool joined = (map.size[1] == 1 || view.stride[3] == map.width * along) &&
+                          (map.size[0] == 1 || view.stride[2] == map.size[1] * map.width * along);
+      const int64_t length = joined ? (end - begin) * map.width : map.width;
+      if (joined) row = end - 1;
       for (int64_t l = 0; l < heads.count; l++) lane[l] = at_head<T>(p, view, heads.first + l) + offset;
       if (across == 1 || along != 1) {
-        for (int64_t x = 0; x < map.width; x++) {
+        for (int64_t x = 0; x < length; x++) {
           visit(lane, heads.count, false, channels, across, place + x * channels * WIDTH, WIDTH);
           for (int64_t l = 0; l < heads.count; l++) lane[l] += along;
         }
       } else {
         for (int64_t c = 0; c < channels; c++) {
-          visit(lane, heads.count, false, map.width, along, place + c * WIDTH, channels * WIDTH);
+          visit(lane, heads.count, false, length, along, place + c * WIDTH, channels * WIDTH);
           for (int64_t l = 0; l < heads.count; l++) lane[l] += across;
         }
       }
@@ -128,6 +133,21 @@ NOINLINE void pack(const Problem& p, const Map& map, Group heads, const View& vi
                            int64_t step) INLINE_LAMBDA {
                          gather<T>(lane, lanes, WIDTH, adjacent, count, stride, factor, (float*)to + place, step);
                        });
+  });
+}
+
+// v of one head as [position of packed keys][channels in vectors], for wide values; zeros in all padding.
+inline void pack_wide(const Problem& p, const Map& map, int64_t head, Vec* to) {
+  const int64_t E = p.value_dim, padded = ceil_div(E, WIDTH) * WIDTH;
+  memset((void*)to, 0, map.vectors * WIDTH * padded * sizeof(float));
+  with_element(p.dtype, [&](auto element) INLINE_LAMBDA {
+    using T = decltype(element);
+    for (int64_t row = 0; row < map.rows; row++)
+      for (int64_t x = 0; x < map.width; x++) {
+        const T* from = at_head<T>(p, p.v, head) + row_offset(map, p.v, row) + x * p.v.stride[4];
+        float* here = (float*)to + (row * map.per_row * WIDTH + x) * padded;
+        for (int64_t e = 0; e < E; e++) here[e] = to_float(from[e * p.v.stride[5]]);
+      }
   });
 }
 

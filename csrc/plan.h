@@ -8,9 +8,11 @@
 namespace {
 
 constexpr int64_t FORWARD_TILES = 4, BACKWARD_TILES = 2;  // tiles of queries that meet a few vectors of keys in turn
+constexpr int64_t WIDE_TILES = 4;                         // the same in both where values are wide
+constexpr int64_t WIDE = 48;  // value channels from which weights are stored, and summed over keys or queries apart
 constexpr int64_t MOST_TASKS = 128;                       // each has sums of its own for the gradients of tables
 constexpr int64_t FEWEST_TASKS = 16;                      // else queries of a group are cut into parts
-constexpr int64_t PART_LOGITS = 64;                       // queries of one head that a part has at least
+constexpr int64_t PART_QUERIES = 64;                      // that a part has at least: it packs all keys again
 
 class Arena {  // hands out pieces of one block of memory; without a block it counts
  public:
@@ -54,7 +56,8 @@ inline Problem with_best_axis_last(Problem p) {
 template <class S> struct Plan {
   Problem p;
   Map map;
-  bool backward, tables;
+  bool backward, tables, wide;
+  int64_t tiles;
   int64_t heads, groups, parts, tasks;
   int64_t line[3];   // numbers of one axis for a query, padded
   int64_t row_step;  // and of all rows
@@ -88,19 +91,22 @@ template <class S> struct Work {
   S *q = nullptr, *grad = nullptr, *out = nullptr, *lse = nullptr;
   Vec* grad_q = nullptr;  // of many heads: of all positions
   S *row = nullptr, *line = nullptr, *spare = nullptr;
+  Vec* weights = nullptr;  // [tile][vector in turn][query], of wide values
   Vec *column = nullptr, *sums = nullptr, *by_row = nullptr, *by_column = nullptr, *grad_q_sums = nullptr;
 
   Work(const Plan<S>& plan, Arena& arena) {
     const int64_t D = plan.p.key_dim, E = plan.p.value_dim, V = plan.map.vectors;
-    const int64_t tiles = plan.backward ? BACKWARD_TILES : FORWARD_TILES;
+    const int64_t tiles = plan.tiles, wide_E = ceil_div(E, WIDTH);
     const int64_t queries = ACROSS_HEADS<S> ? plan.map.length + QUERIES : tiles * QUERIES;
-    k = arena.take<Vec>(V * D), v = arena.take<Vec>(V * E);
+    k = arena.take<Vec>(V * D);
+    v = arena.take<Vec>(plan.wide && !plan.backward ? V * WIDTH * wide_E : V * E);
+    weights = arena.take<Vec>(plan.wide ? tiles * QUERIES * VECTORS_IN_TURN : 0);
     q = arena.take<S>(queries * D), out = arena.take<S>(queries * E), lse = arena.take<S>(queries);
     row = arena.take<S>(tiles * QUERIES * plan.row_step), column = arena.take<Vec>(tiles * QUERIES * plan.map.per_row);
     line = arena.take<S>(QUERIES * most(plan.line[0], most(plan.line[1], plan.line[2])));
     spare = arena.take<S>(ACROSS_HEADS<S> ? QUERIES * (D + E) : 0);
     if (!plan.backward) {
-      sums = arena.take<Vec>(tiles * (E + 1) * QUERIES);
+      sums = arena.take<Vec>(tiles * QUERIES * (plan.wide ? wide_E + 1 : E + 1));
       return;
     }
     const int64_t own = plan.parts == 1;
@@ -118,10 +124,11 @@ Plan<S>::Plan(const Problem& problem, bool is_backward)
   backward = is_backward;
   heads = p.batch * p.heads;
   groups = ceil_div(heads, ACROSS_HEADS<S> ? WIDTH : 1);
-  const int64_t logits = map.length * (ACROSS_HEADS<S> ? WIDTH : 1);
-  parts = groups >= FEWEST_TASKS ? 1 : least(ceil_div(FEWEST_TASKS, groups), ceil_div(logits, PART_LOGITS));
+  parts = groups >= FEWEST_TASKS ? 1 : least(ceil_div(FEWEST_TASKS, groups), most(1, map.length / PART_QUERIES));
   if (ACROSS_HEADS<S>) parts = least(parts, map.rows);
   tasks = parts > 1 ? groups * parts : least(groups, MOST_TASKS);
+  wide = !ACROSS_HEADS<S> && p.value_dim >= WIDE;
+  tiles = wide ? WIDE_TILES : backward ? BACKWARD_TILES : FORWARD_TILES;
   tables = p.table[0].data || p.table[1].data || p.table[2].data;
   constexpr int64_t PAD = ACROSS_HEADS<S> ? 1 : WIDTH;
   for (int a = 0; a < 3; a++) line[a] = ceil_div(map.size[a], PAD) * PAD;

@@ -8,6 +8,7 @@ namespace {
 
 constexpr int QUERIES = 4;
 constexpr int TILE_VECTORS = ATTNCONV_TILE_VECTORS;
+constexpr int VECTORS_IN_TURN = 2 * TILE_VECTORS;  // of keys that all tiles at hand meet before the next ones
 
 // Queries of a tile are [channel][query] floats, or positions of packed heads.
 template <class S> INLINE int64_t at(int64_t channels, int query, int64_t c) {
@@ -28,7 +29,8 @@ template <class S> struct Tile {
   S low[QUERIES], magic[QUERIES];  // of exp2_below
   S huge[QUERIES];                 // subtracted before, where `subtract`
   bool subtract;
-  Vec* sums;  // [value channel, and one more][query]: of weights times v, and of weights
+  Vec* sums;     // [value channel, and one more][query]: of weights times v, and of weights
+  Vec* weights;  // [vector in turn][query], where values are wide; then sums are of weights alone
   // Of the backward:
   const S* grad;      // that of the output
   S delta[QUERIES];   // grad . out
@@ -120,14 +122,78 @@ template <class S, int N> NOINLINE void forward_tile(const Keys& keys, int64_t g
   }
 }
 
-template <class S, int N> NOINLINE void backward_tile(const Keys& keys, int64_t g, const Tile<S>& tile, bool tables) {
+// The weights alone, for wide values.
+template <class S, int N>
+NOINLINE void weight_tile(const Keys& keys, int64_t g, int64_t in_turn, const Tile<S>& tile) {
+  Vec p[QUERIES][N];
+  weights(p, keys, g, tile);
+  UNROLL for (int i = 0; i < QUERIES; i++) {
+    Vec sum = tile.sums[i];
+    UNROLL for (int t = 0; t < N; t++) {
+      sum += p[i][t];
+      tile.weights[(in_turn + t) * QUERIES + i] = p[i][t];
+    }
+    tile.sums[i] = sum;
+  }
+}
+
+// sums[query][E in vectors] += weights times v, of one tile and ``count`` vectors of keys: lanes are value channels, of
+// which N vectors are summed at once. v: [key][E in vectors].
+template <int N>
+INLINE void wide_sums(const Vec* tile_weights, int64_t count, const Vec* v, int64_t step, Vec* sums) {
+  Vec sum[QUERIES][N];
+  UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) sum[i][t] = sums[i * step + t];
+  for (int64_t g = 0; g < count; g++) {
+    const float* p = (const float*)(tile_weights + g * QUERIES);
+    for (int64_t lane = 0; lane < WIDTH; lane++, v += step) {
+      Vec here[N];
+      UNROLL for (int t = 0; t < N; t++) here[t] = v[t];
+      UNROLL for (int i = 0; i < QUERIES; i++) {
+        const Vec weight = broadcast(p[i * WIDTH + lane]);
+        UNROLL for (int t = 0; t < N; t++) sum[i][t] += here[t] * weight;
+      }
+    }
+  }
+  UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) sums[i * step + t] = sum[i][t];
+}
+
+// grad_v[vector][E] += weights times the gradient of the output, of ``tiles`` tiles and ``count`` vectors of keys.
+// ``weights``: [tile][vector in turn][query]; ``grad``: [tile][E][query].
+template <int N>
+INLINE void wide_grad_v(const Vec* weights, int64_t tiles, const float* grad, int64_t E, Vec* grad_v) {
+  constexpr int M = 4;  // value channels at once
+  int64_t e = 0;
+  auto block = [&](auto m) INLINE_LAMBDA {
+    constexpr int CHANNELS = decltype(m)::value;
+    Vec sum[CHANNELS][N];
+    UNROLL for (int c = 0; c < CHANNELS; c++) UNROLL for (int t = 0; t < N; t++) sum[c][t] = grad_v[t * E + e + c];
+    for (int64_t u = 0; u < tiles; u++)
+      for (int i = 0; i < QUERIES; i++) {
+        Vec p[N];
+        UNROLL for (int t = 0; t < N; t++) p[t] = weights[(u * VECTORS_IN_TURN + t) * QUERIES + i];
+        UNROLL for (int c = 0; c < CHANNELS; c++) {
+          const Vec g = broadcast(grad[(u * E + e + c) * QUERIES + i]);
+          UNROLL for (int t = 0; t < N; t++) sum[c][t] += p[t] * g;
+        }
+      }
+    UNROLL for (int c = 0; c < CHANNELS; c++) UNROLL for (int t = 0; t < N; t++) grad_v[t * E + e + c] = sum[c][t];
+    e += CHANNELS;
+  };
+  while (e + M <= E) block(Count<M>{});
+  while (e < E) block(Count<1>{});
+}
+
+template <class S, int N> NOINLINE void backward_tile(const Keys& keys, int64_t g, int64_t in_turn, const Tile<S>& tile, bool tables) {
   Vec p[QUERIES][N], slope[QUERIES][N];
   weights(p, keys, g, tile);
   const int64_t values = keys.value_dim, dim = keys.key_dim;
   const Vec* v = keys.v + g * values;
   Vec* grad_v = keys.grad_v + g * values;
   const S* grad = tile.grad;
-  for (int64_t e = 0; e < values; e++) {
+  if (tile.weights)
+    UNROLL for (int i = 0; i < QUERIES; i++)
+      UNROLL for (int t = 0; t < N; t++) tile.weights[(in_turn + t) * QUERIES + i] = p[i][t];
+  for (int64_t e = 0; e < values && !tile.weights; e++) {
     Vec sum[N];
     UNROLL for (int t = 0; t < N; t++) sum[t] = grad_v[t * values + e];
     UNROLL for (int i = 0; i < QUERIES; i++) {

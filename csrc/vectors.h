@@ -32,8 +32,8 @@ INLINE void store(float* to, Vec x) { __builtin_memcpy(to, &x, sizeof x); }
 INLINE Vec broadcast(float x) { return x - Vec{}; }
 INLINE Vec broadcast(Vec x) { return x; }
 
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The functions below take a float or a vector.
