@@ -18,6 +18,7 @@ import yaml
 import attnconv
 
 ROOT = Path(__file__).parents[1]
+LIBRARY, BUILD_ERROR = "native_library.so", "native_build_error.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -28,25 +29,71 @@ def run(*command, **settings):
     return done.stdout
 
 
+def sources(folder):
+    """A copy of what a wheel is made of, without what was built in place."""
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "SECURITY.md"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("src", "tests", "csrc"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", LIBRARY, BUILD_ERROR)
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """Of a copy of the sources, by way of the sdist as `python -m build` does it; with the setuptools that is here."""
     pytest.importorskip("build")
-    source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "SECURITY.md"):
-        shutil.copy(ROOT / name, source)
-    for name in ("src", "tests"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    source = sources(tmp_path_factory.mktemp("source"))
     run(sys.executable, "-m", "build", "--no-isolation", source, cwd=source)
     (found,) = (source / "dist").glob("*.whl")
     return found
+
+
+@pytest.fixture(scope="module")
+def wheel_without_compiler(tmp_path_factory):
+    pytest.importorskip("build")
+    source = sources(tmp_path_factory.mktemp("plain"))
+    run("env", "CXX=no-such-compiler", sys.executable, "-m", "build", "--wheel", "--no-isolation", source, cwd=source)
+    (found,) = (source / "dist").glob("*.whl")
+    return found
+
+
+def test_a_wheel_without_a_compiler_is_for_any_machine_and_says_what_was_missing(wheel_without_compiler):
+    assert wheel_without_compiler.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel_without_compiler) as archive:
+        names = archive.namelist()
+        error = archive.read(next(name for name in names if name.endswith(BUILD_ERROR))).decode()
+    assert not any(name.endswith(".so") for name in names)
+    assert "no-such-compiler" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_a_wheel_with_the_library_is_for_one_machine_and_any_python(wheel):
+    assert re.search(r"-py3-none-(?!any)[\w.]+\.whl$", wheel.name)
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "attnconv/kernels/relative_attention/native_library.so" in names
+    assert not any(name.endswith(BUILD_ERROR) for name in names)
+
+
+def test_the_wheel_without_a_compiler_works_and_says_in_one_line_what_is_missing(wheel_without_compiler, tmp_path):
+    packages = Path(str(metadata.distribution("torch").locate_file("")))
+    python = environment(tmp_path / "venv", packages)
+    run(
+        sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index",
+        wheel_without_compiler,
+    )  # fmt: skip
+    where, *_ = run(python, "-c", LAYER.format(others=OTHERS), cwd=tmp_path).splitlines()
+    assert Path(where).is_relative_to(tmp_path / "venv")
+    report = run(python.with_name("attnconv"), "doctor", cwd=tmp_path)
+    assert re.search(r"native on cpu, float32 +no: its library was not built: .*no-such-compiler", report)
 
 
 def test_the_sdist_has_the_documents_and_no_half_of_the_tests(wheel):
     (sdist,) = wheel.parent.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "src/attnconv/py.typed"} <= names
+    assert {"README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "src/attnconv/py.typed", "csrc/kernel.h"} <= names
     assert [name for name in names if name.startswith("tests")] == []
 
 
@@ -141,6 +188,8 @@ def test_the_wheel_works_beside_torch_and_numpy_alone(wheel, tmp_path):
     assert run(command, "--version", cwd=tmp_path).strip() == attnconv.__version__
     report = run(command, "doctor", cwd=tmp_path)
     assert "cyclopts missing" in report
+    if shutil.which("c++"):
+        assert "native on cpu, float32   available, the choice of impl='auto'" in report
     assert "pip install 'attnconv[train]'" in report
     done = subprocess.run([command, "train"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (
