@@ -28,6 +28,11 @@ struct Places {  // of the queries of a tile; past the end the last one again
       if (i + 1 < count && ++x == map.width) x = 0, row++;
     }
   }
+  INLINE bool same(int a) const {
+    bool equal = true;
+    for (int i = 1; i < QUERIES; i++) equal &= axis[a][i] == axis[a][0];
+    return equal;
+  }
   INLINE int64_t offset(const View& view, int i) const {
     return axis[0][i] * view.stride[2] + axis[1][i] * view.stride[3] + axis[2][i] * view.stride[4];
   }
@@ -70,7 +75,7 @@ INLINE Vec over_lanes(Vec x, Vec) { return x; }
 INLINE void position_line(const Plan<float>& plan, int axis, const float* q, const Places& places, float* line) {
   const int64_t step = plan.table_step[axis], n = plan.map.size[axis], padded = plan.line[axis], D = plan.p.key_dim;
   const int64_t* place = places.axis[axis];
-  const bool same = place[0] == place[QUERIES - 1] && place[0] == place[1] && place[0] == place[2];
+  const bool same = places.same(axis);
   for (int64_t j = 0; j < padded; j += WIDTH) {
     Vec sum[QUERIES] = {};
     const float* window = plan.table[axis] + n - 1 + j;
@@ -278,14 +283,25 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
 INLINE void spread(const Plan<float>& plan, int axis, const float* along, const Tile<float>& tile, const Places& places,
                    float* table_sums) {
   const int64_t step = plan.table_step[axis], n = plan.map.size[axis], padded = plan.line[axis], D = plan.p.key_dim;
-  for (int i = 0; i < places.count; i++)
+  const bool together = places.count == QUERIES && places.same(axis);
+  for (int i = 0; i < places.count; i += together ? QUERIES : 1)
     for (int64_t j = 0; j < padded; j += WIDTH) {
-      const Vec slope = load(along + i * padded + j);
       const int64_t window = n - 1 - places.axis[axis][i] + j;
-      for (int64_t d = 0; d < D; d++) {
-        tile.grad_q[d * QUERIES + i] += slope * load(plan.table[axis] + d * step + window);
-        float* const sum = table_sums + d * step + window;
-        store(sum, load(sum) + slope * tile.q[d * QUERIES + i]);
+      const float *table = plan.table[axis] + window, *q = tile.q + i;
+      Vec* grad_q = tile.grad_q + i;
+      float* sums = table_sums + window;
+      Vec slope[QUERIES];
+      for (int m = 0; m < (together ? QUERIES : 1); m++) slope[m] = load(along + (i + m) * padded + j);
+      for (int64_t d = 0; d < D; d++, table += step, sums += step, q += QUERIES, grad_q += QUERIES) {
+        const Vec r = load(table);
+        Vec sum = load(sums) + slope[0] * q[0];
+        grad_q[0] += slope[0] * r;
+        if (together)
+          UNROLL for (int m = 1; m < QUERIES; m++) {
+            sum += slope[m] * q[m];
+            grad_q[m] += slope[m] * r;
+          }
+        store(sums, sum);
       }
     }
 }

@@ -21,6 +21,7 @@ namespace {
 constexpr int WIDTH = ATTNCONV_WIDTH;
 typedef float Vec __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t Bits __attribute__((vector_size(4 * WIDTH)));
 typedef float Four __attribute__((vector_size(16)));
 
 INLINE Vec load(const float* from) {
@@ -82,8 +83,8 @@ template <int N, class S> INLINE void exp2_below(Vec (&x)[N], S low, S magic) {
   UNROLL for (int i = 0; i < N; i++) sum[i] = x[i] + m;
   UNROLL for (int i = 0; i < N; i++) x[i] -= sum[i] - m;
   UNROLL for (int i = 0; i < N; i++) {
-    const Ints y = (Ints)exp2_fraction(x[i]) + ((Ints)sum[i] << 23);
-    x[i] = (Vec)(gone[i] ? Ints{} : y);
+    const Bits y = (Bits)exp2_fraction(x[i]) + ((Bits)sum[i] << 23);
+    x[i] = (Vec)(gone[i] ? Bits{} : y);
   }
 }
 

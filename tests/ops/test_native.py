@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnconv import AugmentedConv2d, checks, ops
+from attnconv.bench.machine import peak_bytes
 from attnconv.kernels.relative_attention import native
 from attnconv.ops import AttentionProblem, kernel_choice
 
@@ -405,3 +406,9 @@ def test_all_maps_of_a_few_cells():
             results("native", *given), results("eager", *given, dtype=torch.float64), strict=True
         ):
             close(found, expected)
+
+
+def test_memory_of_a_large_map_stays_under_10_mb_above_inputs_outputs_and_gradients():
+    q, k, v, rel = given = inputs((64, 64), d=20, e=2, heads=(1, 8))
+    outside = 4 * (sum(t.numel() for t in (q, k, v, *rel)) + v.numel())
+    assert peak_bytes(lambda: results("native", *given), torch.device("cpu")) - outside - 2 * 4 * v.numel() < 10e6

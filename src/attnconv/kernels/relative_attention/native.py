@@ -8,7 +8,7 @@ Letters: B batch, N heads, D key / E value channels a head, n length of one axis
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ctypes import c_char_p, c_double, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class _Problem(ctypes.Structure):  # as in csrc/problem.h
     )
 
 
-def _load() -> tuple[Any, Callable[..., Any] | None, str]:
+def _load() -> tuple[Any, c_void_p | None, str]:
     """Return the library, torch's parallel loop and the instruction set; or None, None and the reason, as a clause."""
     wanted = os.environ.get("ATTNCONV_ISA", "")
     if wanted not in ("", *INSTRUCTION_SETS):
