@@ -408,6 +408,7 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
       t.column = work.column + u * QUERIES * map.per_row;
       t.grad_q = work.grad_q_sums + u * QUERIES * D;
       t.weights = plan.wide ? work.weights + u * QUERIES * VECTORS_IN_TURN : nullptr;
+      t.slopes = work.slopes + u * QUERIES * VECTORS_IN_TURN;
       t.by_row = work.by_row + u * QUERIES * plan.row_step;
       t.by_column = work.by_column + u * QUERIES * map.per_row;
       memset((void*)t.grad_q, 0, QUERIES * D * sizeof(Vec));
@@ -431,6 +432,11 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
     }
     for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN) {
       const int64_t next = least(g + VECTORS_IN_TURN, map.vectors);
+      if constexpr (!ACROSS_HEADS<S>)
+        if (plan.wide)
+          for_tiles(g, next, [&](auto n, int64_t here) INLINE_LAMBDA {
+            wide_slopes<decltype(n)::value>(work.v + here * E, E, here - g, tile, tiles);
+          });
       for (int u = 0; u < tiles; u++)
         for_tiles(g, next, [&](auto n, int64_t here) INLINE_LAMBDA {
           backward_tile<S, decltype(n)::value>(keys, here, here - g, tile[u], plan.tables);

@@ -91,7 +91,7 @@ template <class S> struct Work {
   S *q = nullptr, *grad = nullptr, *out = nullptr, *lse = nullptr;
   Vec* grad_q = nullptr;  // of many heads: of all positions
   S *row = nullptr, *line = nullptr, *spare = nullptr;
-  Vec* weights = nullptr;  // [tile][vector in turn][query], of wide values
+  Vec *weights = nullptr, *slopes = nullptr;  // [tile][vector in turn][query], of wide values
   Vec *column = nullptr, *sums = nullptr, *by_row = nullptr, *by_column = nullptr, *grad_q_sums = nullptr;
 
   Work(const Plan<S>& plan, Arena& arena) {
@@ -101,6 +101,7 @@ template <class S> struct Work {
     k = arena.take<Vec>(V * D);
     v = arena.take<Vec>(plan.wide && !plan.backward ? V * WIDTH * wide_E : V * E);
     weights = arena.take<Vec>(plan.wide ? tiles * QUERIES * VECTORS_IN_TURN : 0);
+    slopes = arena.take<Vec>(plan.wide && plan.backward ? tiles * QUERIES * VECTORS_IN_TURN : 0);
     q = arena.take<S>(queries * D), out = arena.take<S>(queries * E), lse = arena.take<S>(queries);
     row = arena.take<S>(tiles * QUERIES * plan.row_step), column = arena.take<Vec>(tiles * QUERIES * plan.map.per_row);
     line = arena.take<S>(QUERIES * most(plan.line[0], most(plan.line[1], plan.line[2])));

@@ -31,6 +31,7 @@ template <class S> struct Tile {
   bool subtract;
   Vec* sums;     // [value channel, and one more][query]: of weights times v, and of weights
   Vec* weights;  // [vector in turn][query], where values are wide; then sums are of weights alone
+  Vec* slopes;   // the same of grad . v - delta
   // Of the backward:
   const S* grad;      // that of the output
   S delta[QUERIES];   // grad . out
@@ -183,6 +184,27 @@ INLINE void wide_grad_v(const Vec* weights, int64_t tiles, const float* grad, in
   while (e < E) block(Count<1>{});
 }
 
+// grad . v - delta of all tiles, for wide values: a few channels of v for all tiles, then the next.
+template <int N, class S> INLINE void wide_slopes(const Vec* v, int64_t E, int64_t in_turn, Tile<S>* tile, int tiles) {
+  constexpr int64_t CHANNELS = 64;  // N vectors of so many stay in the first cache
+  for (int64_t first = 0; first < E; first += CHANNELS)
+    for (int u = 0; u < tiles; u++) {
+      Vec slope[QUERIES][N];
+      UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) slope[i][t] =
+          first ? tile[u].slopes[(in_turn + t) * QUERIES + i] : broadcast(-tile[u].delta[i]);
+      for (int64_t e = first; e < least(first + CHANNELS, E); e++) {
+        Vec here[N];
+        UNROLL for (int t = 0; t < N; t++) here[t] = v[t * E + e];
+        UNROLL for (int i = 0; i < QUERIES; i++) {
+          const Vec gi = broadcast(tile[u].grad[at<S>(E, i, e)]);
+          UNROLL for (int t = 0; t < N; t++) slope[i][t] += here[t] * gi;
+        }
+      }
+      UNROLL for (int i = 0; i < QUERIES; i++)
+        UNROLL for (int t = 0; t < N; t++) tile[u].slopes[(in_turn + t) * QUERIES + i] = slope[i][t];
+    }
+}
+
 template <class S, int N> NOINLINE void backward_tile(const Keys& keys, int64_t g, int64_t in_turn, const Tile<S>& tile, bool tables) {
   Vec p[QUERIES][N], slope[QUERIES][N];
   weights(p, keys, g, tile);
@@ -202,8 +224,9 @@ template <class S, int N> NOINLINE void backward_tile(const Keys& keys, int64_t 
     }
     UNROLL for (int t = 0; t < N; t++) grad_v[t * values + e] = sum[t];
   }
-  UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) slope[i][t] = broadcast(-tile.delta[i]);
-  for (int64_t e = 0; e < values; e++) {
+  UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) slope[i][t] =
+      tile.weights ? tile.slopes[(in_turn + t) * QUERIES + i] : broadcast(-tile.delta[i]);
+  for (int64_t e = 0; e < values && !tile.weights; e++) {
     Vec here[N];
     UNROLL for (int t = 0; t < N; t++) here[t] = v[t * values + e];
     UNROLL for (int i = 0; i < QUERIES; i++) {
