@@ -316,9 +316,9 @@ def _with_numbers(base: Any) -> Any:
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
-    """``value`` if it is of the annotated ``kind``; as a float, an integer passes, and text like 1e-3.
+    """Return ``value`` if it is of the annotated ``kind``; an integer is a float, too, and so is text like 1e-3.
 
-    YAML 1.1 reads 1e-3 as text, since it has no point; nothing else is converted.
+    PyYAML by itself reads 1e-3 as text, since it has no point; our own reader does not.
     """
     if typing.get_origin(kind) is Literal:
         return checks.one_of(name, value, typing.get_args(kind))
@@ -333,15 +333,8 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     wanted = typing.get_origin(kind) or kind
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return checks.number(name, value)
-    if wanted is float:
-        value = number_in_text(value)
+    if wanted is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise checks.InputTypeError(f"{name} must be {wanted.__name__}, got {value!r}")
-    return value
-
-
-def number_in_text(value: Any) -> Any:
-    """Text like 1e-3 as a float, since YAML 1.1 takes it for text; anything else as it is."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
     return value
