@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 Flag = Annotated[bool, Parameter(negative=())]
+Texts = Annotated[list[str] | None, Parameter(negative=())]
 RESULTS = Path("benchmarks/results")
 QUICK = {"cpu": "S1,S4,S6,X3", "cuda": "G1,G2,G3,X1"}
 QUICK_LAYERS = "L1,L4"
@@ -209,8 +210,8 @@ def models(
     impl: str = "auto",
     batch_size: int | None = None,
     image_size: int | None = None,
-    augment: list[str] | None = None,
-    attend: list[str] | None = None,
+    augment: Texts = None,
+    attend: Texts = None,
     options: Options = DEFAULTS,
 ) -> None:
     """A training step of networks with attention against that of their plain twins, under autocast if not in float32.

@@ -86,7 +86,8 @@ def data_of_datasets(
 
     Args:
         name: of the data set.
-        train, val: with a length and items; without ``val``, ``options.val_split`` holds some of ``train`` back.
+        train: with a length and items.
+        val: likewise; if None, ``options.val_split`` holds some of ``train`` back.
         classes: names in the order of the labels; if None the Dataset's ``classes``, else the numbers of its labels.
         image_size: side, or rows and columns; if None their own where all are of one size, else 128.
         options: as of files.
