@@ -151,7 +151,12 @@ def test_a_hub_folder_is_read(trained, photo, tmp_path, capsys):
     }
 
 
-@pytest.mark.parametrize("name", ORIGINS)
+ONE = "own factory"  # the study of each other one is slow
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == ONE else pytest.mark.slow) for name in ORIGINS]
+)
 def test_a_study_has_it_as_an_arm(name, tmp_path):
     origin = ORIGINS[name]
     plan = {
