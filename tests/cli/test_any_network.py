@@ -151,12 +151,10 @@ def test_a_hub_folder_is_read(trained, photo, tmp_path, capsys):
     }
 
 
-ONE = "own factory"  # the study of each other one is slow
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ORIGINS if name != "own factory"]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == ONE else pytest.mark.slow) for name in ORIGINS]
-)
+@pytest.mark.parametrize("name", ["own factory", *OTHERS])
 def test_a_study_has_it_as_an_arm(name, tmp_path):
     origin = ORIGINS[name]
     plan = {
