@@ -16,6 +16,7 @@ from attnconv.train.checkpoint import load_checkpoint
 from attnconv.train.fit import Training
 
 QUICK = {"epochs": 2, "batch_size": 16, "lr": 0.05, "device": "cpu", "workers": 0, "progress": False}
+LOADED = {name: value for name, value in QUICK.items() if name not in ("batch_size", "workers")}  # by a loader
 
 
 class Photos(Dataset):
@@ -96,10 +97,37 @@ def test_a_network_by_name_gets_its_attention(tmp_path):
 
 def test_loaders_of_ones_own(tmp_path):
     train, val = (DataLoader(tensors(), batch_size=12, shuffle=shuffle) for shuffle in (True, False))
-    attnconv.fit(own_networks.small(3), train, val, out=tmp_path, **QUICK)
+    attnconv.fit(own_networks.small(3), train, val, out=tmp_path, **LOADED)
     trained = load_trained(tmp_path, model=own_networks.small, device="cpu")
     assert trained.meta["classes"] == ["0", "1", "2"]
     assert trained.meta["prepared"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"batch_size": 16},
+        {"workers": 0},
+        {"image_size": 8},
+        {"val_split": 0.2},
+        {"skip_bad_images": True},
+        {"mixup": 0.2},
+        {"cutmix": 0.2},
+        {"crop_scale": 0.5},
+        {"trivial_augment": True},
+        {"random_erasing": 0.2},
+    ],
+)
+def test_an_option_that_a_loader_leaves_without_effect_is_refused(tmp_path, option):
+    loader = DataLoader(tensors(), batch_size=12)
+    with pytest.raises(checks.InputError, match=f"{next(iter(option))} has no effect here: a loader makes its batches"):
+        attnconv.fit(own_networks.small(3), loader, loader, out=tmp_path / "run", **LOADED | option)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loader_needs_one_for_validation(tmp_path):
+    with pytest.raises(checks.InputError, match="a loader for training needs one for validation: val is None"):
+        attnconv.fit(own_networks.small(3), DataLoader(tensors(), 12), out=tmp_path / "run", **LOADED)
 
 
 def test_a_network_of_ours_needs_no_second_telling(tmp_path):
@@ -114,6 +142,7 @@ def test_a_network_of_ours_needs_no_second_telling(tmp_path):
         (own_networks.small, {"data": "digits"}, "unknown option of fit: 'data'"),
         (own_networks.small, {"epoch": 1}, "unknown option of fit: 'epoch'; nearest: 'epochs'"),
         (own_networks.small(3), {"attention": []}, "attention is for a network by name"),
+        (own_networks.small, {"trivial_augment": True}, "trivial_augment has no effect here: float tensors are taken"),
         (own_networks.small(2), {}, "gives 2 numbers, and data set 'DATASET' has 3 classes"),
         (own_networks.too_many, {}, "gives 4 numbers, and data set 'DATASET' has 3 classes"),
         (own_networks.pair, {}, r"must give one tensor \(B, 3\) of logits, it gives a tuple"),

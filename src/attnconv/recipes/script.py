@@ -23,6 +23,9 @@ from attnconv.train.run_folder import RunFolder
 # Options of a run that say where its images are, which a script has.
 OF_IMAGES = ("data", "data_dir", "train_subset", "presize", "cache_images")
 OF_NAMES = ("model", "model_options", "attention", "init_from", "freeze_epochs")  # of networks that are made here
+# Options that act on single images, which float tensors and loaders do not let them; and those that a loader has taken.
+OF_SINGLE_IMAGES = ("crop_scale", "trivial_augment", "random_erasing")
+OF_LOADERS = ("batch_size", "workers", "image_size", "val_split", "skip_bad_images", "mixup", "cutmix")
 
 
 def fit(
@@ -59,7 +62,8 @@ def fit(
     Returns:
         What result.json holds.
     Raises:
-        InputError: as a run; an option that a script has no use for, or something else than such images.
+        InputError: as a run; an option that a script has no use for, or that cannot act on such images; something else
+            than such images.
     """
     for name in options:
         checks.one_of(
@@ -72,6 +76,8 @@ def fit(
         ranks.on_first(folder.require_free)
     if hasattr(train, "__getitem__"):
         data = _data(config, train, val, classes)
+        if data.prepared:
+            _refuse(options, OF_SINGLE_IMAGES, "float tensors are taken as they are")
         if not isinstance(model, nn.Module):
             data = data.with_channels(channels_of(config, data.channels))
         meta, notes, batch_size = data.meta(), (*data.notes, *batch_notes(config, data)), batch_size_for(config, data)
@@ -83,6 +89,9 @@ def fit(
             raise checks.InputError(
                 f"{ranks.world} processes need Datasets, of which each reads its part; got a loader"
             )
+        _refuse(options, (*OF_LOADERS, *OF_SINGLE_IMAGES), "a loader makes its batches itself")
+        if val is None:
+            raise checks.InputError("a loader for training needs one for validation: val is None")
         loaders = [
             ForeignLoader(given, device=fabric.device, seed=config.seed, training=given is train)
             for given in (train, val)
@@ -139,6 +148,13 @@ def _config(model: Any, options: dict[str, Any]) -> RunConfig:
     else:
         raise checks.InputTypeError(f"model must be a module, a name or a function, got {type(model).__name__}")
     return RunConfig.from_dict({"data": YOUR_DATASET, **options}, source="fit")
+
+
+def _refuse(options: dict[str, Any], names: Iterable[str], reason: str) -> None:
+    """Raise InputError if one of ``names`` is among the ``options``, where it would do nothing."""
+    for name in names:
+        if name in options:
+            raise checks.InputError(f"{name} has no effect here: {reason}; leave it out")
 
 
 def _data(config: RunConfig, train: Any, val: Any, classes: Sequence[str] | None) -> ImageData:
