@@ -125,9 +125,39 @@ def test_an_option_that_a_loader_leaves_without_effect_is_refused(tmp_path, opti
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loader_needs_one_for_validation(tmp_path):
-    with pytest.raises(checks.InputError, match="a loader for training needs one for validation: val is None"):
-        attnconv.fit(own_networks.small(3), DataLoader(tensors(), 12), out=tmp_path / "run", **LOADED)
+@pytest.mark.parametrize(
+    ("val", "message"),
+    [
+        (None, "a loader for training needs one for validation: val is None"),
+        ([], "the loader for validation gives no batch"),
+    ],
+)
+def test_a_loader_needs_one_for_validation(tmp_path, val, message):
+    with pytest.raises(checks.InputError, match=message):
+        attnconv.fit(own_networks.small(3), DataLoader(tensors(), 12), val, out=tmp_path / "run", **LOADED)
+
+
+@pytest.mark.parametrize(
+    ("count", "classes", "message"),
+    [
+        (
+            25,
+            3,
+            "batch 2 has 1 image, and batch norm needs 2 at least: a DataLoader with drop_last=True leaves the last",
+        ),
+        (24, 4, "batch 0 has the label 3: it must be 0 to 2"),
+    ],
+)
+def test_a_loader_is_checked_as_it_is_read(tmp_path, count, classes, message):
+    train, val = DataLoader(tensors(count, classes), 12), DataLoader(tensors(13), 12)  # one by itself may validate
+    with pytest.raises(checks.InputError, match=message):
+        attnconv.fit(own_networks.small(3), train, val, out=tmp_path, **LOADED)
+
+
+def test_one_image_is_a_batch_without_batch_norm(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(240, 3))
+    loader = DataLoader(tensors(13), 12)
+    assert attnconv.fit(model, loader, loader, out=tmp_path, **LOADED)["epochs"] == 2
 
 
 def test_a_network_of_ours_needs_no_second_telling(tmp_path):

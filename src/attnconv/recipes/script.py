@@ -13,7 +13,14 @@ from attnconv.data import ForeignLoader, ImageData, data_of_datasets
 from attnconv.data.files import FileOptions
 from attnconv.models import set_recompute
 from attnconv.recipes.network import channels_of, make_network, require_fit, require_network
-from attnconv.recipes.run import AttentionObserver, batch_notes, batch_size_for, loaders_of, require_batch_norm
+from attnconv.recipes.run import (
+    AttentionObserver,
+    batch_notes,
+    batch_size_for,
+    has_batch_norm,
+    loaders_of,
+    require_batch_norm,
+)
 from attnconv.train.config import YOUR_DATASET, RunConfig
 from attnconv.train.device import fabric_of
 from attnconv.train.fit import fit as train_network
@@ -72,6 +79,7 @@ def fit(
     config = _config(model, {**options, "epochs": epochs})
     fabric, folder = fabric_of(config), RunFolder(Path(out))
     ranks = Ranks(fabric)
+    loaders: Any = None
     if not resume:
         ranks.on_first(folder.require_free)
     if hasattr(train, "__getitem__"):
@@ -81,7 +89,7 @@ def fit(
         if not isinstance(model, nn.Module):
             data = data.with_channels(channels_of(config, data.channels))
         meta, notes, batch_size = data.meta(), (*data.notes, *batch_notes(config, data)), batch_size_for(config, data)
-        loaders: Any = loaders_of(config, data, fabric.device)
+        loaders = loaders_of(config, data, fabric.device)
         for loader in loaders:
             loader.order = loader.order.shard(ranks.rank, ranks.world)
     else:
@@ -92,11 +100,8 @@ def fit(
         _refuse(options, (*OF_LOADERS, *OF_SINGLE_IMAGES), "a loader makes its batches itself")
         if val is None:
             raise checks.InputError("a loader for training needs one for validation: val is None")
-        loaders = [
-            ForeignLoader(given, device=fabric.device, seed=config.seed, training=given is train)
-            for given in (train, val)
-        ]
-        meta, notes, batch_size = _meta_of_batches(model, loaders[1], classes), (), None
+        meta = _meta_of_batches(model, ForeignLoader(val, device=fabric.device, training=False), classes)
+        notes, batch_size = (), None
     taken_over: tuple[str, ...] = ()
     if isinstance(model, nn.Module):
         network = model
@@ -108,6 +113,19 @@ def fit(
         network, taken_over = make_network(config, meta, fresh=not (resume and folder.holds_checkpoint()))
     if batch_size is not None:
         require_batch_norm(network, config, batch_size, ranks.world)
+    else:
+        at_least = 2 * config.accumulate if has_batch_norm(network) else 1
+        loaders = [
+            ForeignLoader(
+                given,
+                device=fabric.device,
+                seed=config.seed,
+                training=training,
+                num_classes=len(meta["classes"]),
+                at_least=at_least if training else 1,
+            )
+            for given, training in ((train, True), (val, False))
+        ]
     return train_network(
         network,
         *loaders,
@@ -162,9 +180,11 @@ def _data(config: RunConfig, train: Any, val: Any, classes: Sequence[str] | None
     return data_of_datasets(YOUR_DATASET, train, val, classes=classes, image_size=config.image_size, options=options)
 
 
-def _meta_of_batches(model: Any, loader: Iterable[Any], classes: Sequence[str] | None) -> dict[str, Any]:
+def _meta_of_batches(model: Any, loader: ForeignLoader, classes: Sequence[str] | None) -> dict[str, Any]:
     """Return what a checkpoint keeps of images that a foreign loader gives."""
-    images, _ = next(iter(loader.epoch(0)))  # type: ignore[attr-defined]
+    if (first := next(loader.epoch(0), None)) is None:
+        raise checks.InputError("the loader for validation gives no batch")
+    images, _ = first
     if classes is None:
         if not isinstance(model, nn.Module):
             raise checks.InputError("classes must name the outputs, which a loader does not")
