@@ -125,6 +125,19 @@ def test_an_option_that_a_loader_leaves_without_effect_is_refused(tmp_path, opti
     assert not (tmp_path / "run").exists()
 
 
+class Unnamed(attnconv.SimpleSelfAttention):
+    """A layer that nobody has registered."""
+
+
+def test_a_layer_without_a_name_is_refused_before_training(tmp_path):
+    model = attnconv.models.create_model("convnet3", num_classes=3, image_size=8)
+    surgery.add_self_attention(model, after="layer1", kind=Unnamed, image_size=8, inplace=True)
+    message = "unknown attention layer '.*test_script.Unnamed'; .* known after register_attention"
+    with pytest.raises(checks.InputError, match=message):
+        attnconv.fit(model, tensors(), tensors(12), out=tmp_path / "run", **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("val", "message"),
     [

@@ -21,6 +21,7 @@ from attnconv.recipes.run import (
     loaders_of,
     require_batch_norm,
 )
+from attnconv.surgery.steps import checked_steps
 from attnconv.train.config import YOUR_DATASET, RunConfig
 from attnconv.train.device import fabric_of
 from attnconv.train.fit import fit as train_network
@@ -150,6 +151,7 @@ def _config(model: Any, options: dict[str, Any]) -> RunConfig:
                     f"{name} is for a network by name, and this one is made: attnconv.surgery puts attention into it"
                 )
         if (blueprint := getattr(model, "blueprint", None)) is not None:
+            checked_steps(blueprint.attention, layers=True)  # a layer without a name could not be read back
             options |= {
                 "model": blueprint.name,
                 "model_options": blueprint.options,
