@@ -59,6 +59,13 @@ def test_a_module_is_trained_in_place_on_a_dataset(tmp_path):
     assert trained.model.provenance["command"] is None  # no command line makes it again
 
 
+def test_grey_images_are_repeated_for_a_module_of_three_channels(tmp_path, capsys):
+    grey = [(Image.new("L", (12, 10), 40 * label), label) for label in range(3)] * 6
+    attnconv.fit(own_networks.small(3), grey, grey, out=tmp_path, **QUICK | {"progress": True})
+    assert capsys.readouterr().err.count("the network takes 3 channels: the grey images of 'DATASET'") == 1
+    assert load_trained(tmp_path, model=own_networks.small, device="cpu").meta["channels"] == 3
+
+
 def test_it_goes_on_in_the_same_bits(tmp_path, monkeypatch):
     fitted(tmp_path / "whole")
     validate, done = Training.validate, []

@@ -21,6 +21,7 @@ from attnconv.recipes.run import (
     loaders_of,
     require_batch_norm,
 )
+from attnconv.surgery.network import first_conv
 from attnconv.surgery.steps import checked_steps
 from attnconv.train.config import YOUR_DATASET, RunConfig
 from attnconv.train.device import fabric_of
@@ -89,6 +90,8 @@ def fit(
             _refuse(options, OF_SINGLE_IMAGES, "float tensors are taken as they are")
         if not isinstance(model, nn.Module):
             data = data.with_channels(channels_of(config, data.channels))
+        elif data.channels == 1 and getattr(first_conv(model), "in_channels", 1) == 3:
+            data = data.with_channels(3)
         meta, notes, batch_size = data.meta(), (*data.notes, *batch_notes(config, data)), batch_size_for(config, data)
         loaders = loaders_of(config, data, fabric.device)
         for loader in loaders:

@@ -262,6 +262,11 @@ def trace(
     return outputs
 
 
+def first_conv(model: nn.Module) -> Any:
+    """Return the first convolution of ``model`` in the order of registration; None if it has none."""
+    return next((module for module in model.modules() if isinstance(module, CONVS) or replaces_conv(module)), None)
+
+
 def only_call(name: str, outputs: list[Output]) -> Output:
     """Return the output of a module that has to run just once."""
     if not outputs:
@@ -278,10 +283,7 @@ def _inputs(model: nn.Module, image_size: Size | None, example: Example | None) 
         return example if isinstance(example, tuple) else (example,)
     if image_size is None:
         raise checks.InputError("image_size is needed, or example=, an input of the model")
-    first: Any = next(
-        (module for module in model.modules() if isinstance(module, CONVS) or replaces_conv(module)), None
-    )
-    if first is None:
+    if (first := first_conv(model)) is None:
         raise checks.InputError(
             f"{type(model).__name__} has no convolution that tells its input's channels; pass example="
         )
