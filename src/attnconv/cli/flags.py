@@ -53,8 +53,10 @@ def pairs(texts: list[str] | None) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise checks.InputError(f"--option must be NAME=VALUE, got {text!r}")
+        if (key := name.replace("-", "_")) in found:
+            raise checks.InputError(f"--option {name} stands twice")
         try:
-            found[name.replace("-", "_")] = yaml_value(value)
+            found[key] = yaml_value(value)
         except yaml.YAMLError:
             raise checks.InputError(f"--option {name}: {value!r} is no YAML value") from None
     return found
