@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -189,7 +188,7 @@ def note_step(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
 
 def nearest_names(kind: str, name: str, known: Iterable[str]) -> str:
     """Return a clause with the three names of ``kind`` most like ``name``."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.0)
+    close = checks.closest(name, known, 3)
     return f"nearest {kind}: {', '.join(map(repr, close))}" if close else f"the model has no {kind}"
 
 
