@@ -173,3 +173,27 @@ def test_the_classifier_of_other_classes_stays_as_drawn():
     assert torch.equal(model[0][0].weight, trained[0][0].weight)
     with pytest.raises(checks.InputError, match="nothing in the state dict fits own_networks:small"):
         make(own_networks.small, width=16, init_from=trained.state_dict())
+
+
+def with_convolution(num_classes, width=8):
+    """A classifier that is a 1x1 convolution."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, width, 3),
+        torch.nn.Conv2d(width, num_classes, 1),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+    )
+
+
+def test_a_classifier_may_be_a_convolution():
+    trained = make(with_convolution, num_classes=7)
+    _, transfer = make(with_convolution, init_from=trained.state_dict())
+    assert set(transfer.left) == {"1.weight", "1.bias"}
+
+
+def test_attention_behind_a_module_is_new_whatever_the_file_calls_its_own():
+    steps = [{"add": {"after": "0.0"}}]
+    trained = {**make(own_networks.small).state_dict(), "0.0.attention.gamma": torch.ones(1)}
+    model, transfer = make(own_networks.small, attention=steps, init_from=trained)
+    assert "0.0.attention.gamma" in transfer.left
+    assert model[0][0].attention.gamma == 0

@@ -221,3 +221,32 @@ def test_a_partial_is_a_factory_too(tmp_path):
     model = functools.partial(own_networks.small, width=4)
     attnconv.fit(model, tensors(), tensors(12), out=tmp_path, **QUICK)
     assert load_trained(tmp_path, model=model, device="cpu").model[0][0].out_channels == 4
+
+
+def test_weights_to_start_from_are_told_and_not_opened_again(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "weights.pt"
+    torch.save(own_networks.small(5).state_dict(), file)
+    options = QUICK | {"init_from": str(file), "freeze_epochs": 1, "progress": True}
+    validate, done = Training.validate, []
+
+    def stopped(self):
+        if done:
+            raise KeyboardInterrupt
+        done.append(validate(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "validate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", **options)
+    assert "init_from: 14 tensors taken over, 2 new: 4.weight, 4.bias" in capsys.readouterr().err
+    file.unlink()
+    attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", resume=True, **options)
+
+
+def test_weights_that_leave_nothing_to_train_are_refused(tmp_path):
+    torch.save(own_networks.small(3).state_dict(), tmp_path / "weights.pt")
+    options = QUICK | {"init_from": str(tmp_path / "weights.pt"), "freeze_epochs": 1}
+    with pytest.raises(
+        checks.InputError, match="freeze_epochs 1 leaves nothing to train: init_from brought every weight"
+    ):
+        attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", **options)

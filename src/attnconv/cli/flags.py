@@ -16,6 +16,14 @@ def _image_size(_: Any, tokens: Sequence[Token]) -> int | tuple[int, int] | None
     return image_size_of(int(text) if text.lstrip("+-").isdecimal() else text)
 
 
+def _optional_text(_: Any, tokens: Sequence[Token]) -> str | None:
+    text = tokens[0].value
+    return None if text.casefold() in ("none", "null") else text
+
+
+# Text, or none where a recipe or a file has set some.
+OptionalText = Annotated[str | None, Parameter(converter=_optional_text)]
+
 # A flag's type: 128, or 128x192, rows x columns.
 ImageSize = Annotated[int | tuple[int, int] | None, Parameter(converter=_image_size, n_tokens=1)]
 

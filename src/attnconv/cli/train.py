@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from yaml import YAMLError
 
 from attnconv import checks, files
-from attnconv.cli.flags import ImageSize, pairs, steps
+from attnconv.cli.flags import ImageSize, OptionalText, pairs, steps
 from attnconv.cli.terminal import duration, print_json, print_table, say
 from attnconv.extensions import import_factory, is_factory
 from attnconv.inactive import remark
@@ -32,6 +32,8 @@ def run_options() -> Any:
         default = "" if field.default is None or field.default is False else f" [default: {field.default}]"
         # With --no-NAME, for what a recipe or a file has set.
         hint, negative = (ImageSize, ()) if field.name == "image_size" else (hints[field.name], None)
+        if hint == str | None:
+            hint = OptionalText
         flags[field.name] = Annotated[hint, Parameter(help=field.metadata["help"] + default, negative=negative)]
     return TypedDict("RunOptions", flags, total=False)  # pyright: ignore[reportArgumentType]
 

@@ -12,7 +12,7 @@ from attnconv import checks, extensions
 from attnconv.data import ForeignLoader, ImageData, data_of_datasets
 from attnconv.data.files import FileOptions
 from attnconv.models import set_recompute
-from attnconv.recipes.network import channels_of, make_network, require_fit, require_network
+from attnconv.recipes.network import channels_of, make_network, require_fit, require_network, transfer_note
 from attnconv.recipes.run import (
     AttentionObserver,
     batch_notes,
@@ -113,8 +113,11 @@ def fit(
             raise checks.InputError(f"recompute_attention needs attention layers, and {config.model} has none")
         require_fit(network, config.model, meta)
     else:
-        require_network(config)
-        network, taken_over = make_network(config, meta, fresh=not (resume and folder.holds_checkpoint()))
+        fresh = not (resume and folder.holds_checkpoint())
+        require_network(config, fresh=fresh)
+        network, transfer = make_network(config, meta, fresh=fresh)
+        notes = (*notes, *transfer_note(transfer))
+        taken_over = transfer.taken_over if transfer else ()
     if batch_size is not None:
         require_batch_norm(network, config, batch_size, ranks.world)
     else:
