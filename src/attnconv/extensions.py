@@ -12,7 +12,7 @@ from typing import Any
 
 from attnconv import checks
 
-LIBRARIES = ("timm", "torchvision")  # before a colon, networks of theirs
+LIBRARIES = ("torchvision", "timm")  # before a colon, networks of theirs; as init_from, their weights
 imported: list[str] = []  # the modules of --import, in order: other processes of the same command import them too
 _factories: dict[str, Callable[..., Any]] = {}
 

@@ -70,6 +70,25 @@ def pairs(texts: list[str] | None) -> dict[str, Any]:
     return found
 
 
+# Types of --augment and --attend, the flags of `steps`.
+Augment = Annotated[
+    list[str] | None,
+    Parameter(
+        help="Convolutions to augment, a regular expression searched in the names of the network's modules; may be "
+        "repeated.",
+        negative=(),
+    ),
+]
+Attend = Annotated[
+    list[str] | None,
+    Parameter(
+        help="MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, "
+        "timm:NAME (se, eca, cbam, gc, nl and more), or the name of a layer of your own, with --import.",
+        negative=(),
+    ),
+]
+
+
 def words(text: str) -> list[str]:
     """Return what stands between commas."""
     return [word.strip() for word in text.split(",") if word.strip()]

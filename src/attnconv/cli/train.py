@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from yaml import YAMLError
 
 from attnconv import checks, files
-from attnconv.cli.flags import ImageSize, OptionalText, pairs, steps
+from attnconv.cli.flags import Attend, Augment, ImageSize, OptionalText, pairs, steps
 from attnconv.cli.terminal import duration, print_json, print_table, say
 from attnconv.extensions import import_factory, is_factory
 from attnconv.inactive import remark
@@ -49,8 +49,8 @@ def train(
     list_recipes: bool = False,
     config: Path | None = None,
     option: list[str] | None = None,
-    augment: list[str] | None = None,
-    attend: list[str] | None = None,
+    augment: Augment = None,
+    attend: Attend = None,
     attention: str | None = None,
     profile: bool = False,
     json: bool = False,
@@ -75,11 +75,6 @@ def train(
         YAML file of options, in the names of config.yaml.
     option:
         An option of the network, NAME=VALUE; may be repeated.
-    augment:
-        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
-    attend:
-        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, timm:NAME
-        (se, eca, cbam, gc, nl and more), or the name of a layer of your own, with --import.
     attention:
         All steps of surgery as a YAML list, in place of these two; [] for none.
     profile:
@@ -225,8 +220,8 @@ def lr_find(
     recipe: str | None = None,
     config: Path | None = None,
     option: list[str] | None = None,
-    augment: list[str] | None = None,
-    attend: list[str] | None = None,
+    augment: Augment = None,
+    attend: Attend = None,
     json: bool = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
@@ -251,11 +246,6 @@ def lr_find(
         YAML file of options, in the names of config.yaml.
     option:
         An option of the network, NAME=VALUE; may be repeated.
-    augment:
-        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
-    attend:
-        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, timm:NAME
-        (se, eca, cbam, gc, nl and more), or the name of a layer of your own, with --import.
     json:
         Print the curve as one JSON object.
     """

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from attnconv import checks
+from attnconv.extensions import LIBRARIES
 
 COMMON = ("num_classes", "in_channels", "image_size")
 
@@ -122,7 +123,7 @@ def of_library(name: str) -> NetworkSource | None:
     library, colon, network = name.partition(":")
     if not colon or library not in LIBRARIES:
         return None
-    return LIBRARIES[library](name, network)
+    return (_of_timm if library == "timm" else _of_torchvision)(name, network)
 
 
 def _of_timm(name: str, network: str) -> NetworkSource:
@@ -152,6 +153,3 @@ def _of_torchvision(name: str, network: str) -> NetworkSource:
 
     refused = frozenset({"weights", "progress", "weights_backbone", *fixed})
     return NetworkSource(name, build, frozenset({"num_classes", "image_size"}), others=True, refused=refused)
-
-
-LIBRARIES: dict[str, Callable[[str, str], NetworkSource]] = {"timm": _of_timm, "torchvision": _of_torchvision}
