@@ -8,6 +8,7 @@ import difflib
 import json
 import math
 import re
+import traceback
 from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
@@ -166,8 +167,15 @@ def flag(what: str, value: Any) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return at most 200 letters of the first line of what ``error`` says; its kind if it says nothing."""
-    return shown(str(error).strip().partition("\n")[0])[:200] or type(error).__name__
+    """Return at most 200 letters of the first line of what ``error`` says.
+
+    If it says nothing: the line of a bare assertion, else its kind.
+    """
+    text = str(error).strip().partition("\n")[0]
+    if not text and isinstance(error, AssertionError):
+        lines = [frame.line or "" for frame in traceback.extract_tb(error.__traceback__)]
+        text = next((line for line in reversed(lines) if re.match(r"(\w+\.)?_?assert\b", line)), "")
+    return shown(text)[:200] or type(error).__name__
 
 
 def plain(name: str, value: Any) -> Any:

@@ -125,7 +125,11 @@ def train(
         f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}; "
         f"best top-1 {result['best_top1']:.2f}% in epoch {result['best_epoch']}; "
         f"{result['params']:,} parameters, {result['seconds']:.0f} s"
-        + (f"; {result['skipped_images']} images could not be decoded" if result["skipped_images"] else "")
+        + (
+            f"; {result['skipped_images']} image{'s' * (result['skipped_images'] != 1)} could not be decoded"
+            if result["skipped_images"]
+            else ""
+        )
         + (f"; {said}" if said else "")
     )
     if profile:
