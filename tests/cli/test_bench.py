@@ -21,7 +21,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")
 FLAGS = {
     "ops": "--backward --no-backward --case --device --dtype --impl --json --out --rounds --sizes",
     "layers": "--backward --no-backward --case --device --dtype --json --layer --out --rounds --sizes",
-    "models": "--attend --augment --batch-size --device --dtype --image-size --impl --json --model --out --rounds",
+    "models": (
+        "--attend --augment --batch-size --device --dtype --image-size --impl --import --json --model --out --rounds"
+    ),
     "report": "--folder --out",
 }
 

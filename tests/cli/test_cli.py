@@ -35,7 +35,7 @@ RUN_FLAGS = (
 )
 FLAGS = {
     "models": "--json --pattern --table",
-    "summary": "--attend --augment --image-size --in-channels --json --model --num-classes --option",
+    "summary": "--attend --augment --image-size --import --in-channels --json --model --num-classes --option",
     "train": f"{RUN_FLAGS} --attention --list-recipes --profile --resume",
     "lr-find": f"{RUN_FLAGS} --high --low --steps",
     "evaluate": (

@@ -88,12 +88,12 @@ def test_validation_images_are_the_pixels(kind):
 
 def test_floats_are_taken_as_prepared_and_prediction_says_so():
     data = data_of_datasets("mine", Pictures(make=KINDS["float"]), Pictures(6, make=KINDS["float"]))
-    assert data.notes == ("'mine' gives float tensors: they are taken as prepared, neither varied nor normalised",)
+    assert data.notes == ("'mine' gives float tensors: they are taken as preprocessed, neither varied nor normalised",)
     train, val = loaders(data)
     assert torch.equal(next(val.epoch(0)).images[0], KINDS["float"](0))
     batch, numbers = next(train.epoch(3)), train.order.batches(3)[0]
     assert torch.equal(batch.images, torch.stack([KINDS["float"](int(i)) for i in numbers]))
-    with pytest.raises(InputError, match="trained on float tensors that the data set 'mine' prepared itself"):
+    with pytest.raises(InputError, match="trained on float tensors that the data set 'mine' preprocessed itself"):
         prepare_image(torch.zeros(3, 9, 13, dtype=torch.uint8), data.meta())
 
 
@@ -163,7 +163,7 @@ def test_a_share_of_each_class_is_held_back():
         (Pictures(label=lambda i: "cat"), Pictures(), "image 0 of the training images of 'mine' has the label 'cat'"),
         (Pictures(label=lambda i: 0.5), Pictures(), "has the label 0.5"),
         (Pictures(make=lambda i: 1 / 0), Pictures(), "of 'mine' raised ZeroDivisionError: division by zero"),
-        (Pictures(), None, "'mine' has no validation images: --val-split 0.2 holds back a fifth of each class"),
+        (Pictures(), None, "'mine' has no validation images: --val-split 0.2 holds out a fifth of each class"),
         (Pictures(targets=[0, 1, 7] * 4, classes=["a", "b"]), Pictures(), "have the label 7: it must be 0 to 1"),
     ],
 )

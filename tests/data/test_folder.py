@@ -111,7 +111,7 @@ LAYOUT = "; expected {folder}/train/<class>/* and {folder}/val/<class>/*"
         (remove("train"), "folder {folder} has no train/" + LAYOUT),
         (
             remove("val"),
-            "folder {folder} has no val/" + LAYOUT + ", or --val-split 0.2 to hold back a fifth of each class",
+            "folder {folder} has no val/" + LAYOUT + ", or --val-split 0.2 to hold out a fifth of each class",
         ),
         (
             into_tar_files,

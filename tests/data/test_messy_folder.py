@@ -172,7 +172,7 @@ def test_a_named_set_is_not_divided():
 def test_one_image_a_class_cannot_be_divided(tmp_path):
     for name in ("cat", "dog"):
         write(tmp_path / "photos" / name / "a.jpg")
-    with pytest.raises(InputError, match="'photos' has one image a class: none can be held back for validation"):
+    with pytest.raises(InputError, match="'photos' has one image a class: none can be held out for validation"):
         load_data(str(tmp_path / "photos"), val_split=0.2)
 
 

@@ -82,12 +82,12 @@ def data_of_datasets(
     image_size: int | tuple[int, int] | None = None,
     options: FileOptions = PLAIN,
 ) -> ImageData:
-    """Return map-style Datasets of (image, label) as data: floats are taken as prepared, all else as files are.
+    """Return map-style Datasets of (image, label) as data: floats are taken as preprocessed, all else as files are.
 
     Args:
         name: of the data set.
         train: with a length and items.
-        val: likewise; if None, ``options.val_split`` holds some of ``train`` back.
+        val: likewise; if None, ``options.val_split`` holds some of ``train`` out.
         classes: names in the order of the labels; if None the Dataset's ``classes``, else the numbers of its labels.
         image_size: side, or rows and columns; if None their own where all are of one size, else 128.
         options: as of files.
@@ -139,13 +139,13 @@ def data_of_datasets(
     of_train, of_val = divided(
         sources[0], sources[1] if val is not None else None, name=name, val_split=options.val_split, seed=options.seed
     )
-    # With these, prepared tensors are normalised to what they are.
+    # With these, preprocessed tensors are normalised to what they are.
     mean, std = ((0.0,) * channels, (1 / 255,) * channels) if prepared else (MEAN, STD)
     if channels == 1 and not prepared:
         mean, std = GREY_MEAN, GREY_STD
     notes = one_class(name, names)
     if prepared:
-        notes.append(f"{name!r} gives float tensors: they are taken as prepared, neither varied nor normalised")
+        notes.append(f"{name!r} gives float tensors: they are taken as preprocessed, neither varied nor normalised")
     return ImageData(
         name=name,
         classes=tuple(names),

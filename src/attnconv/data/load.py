@@ -37,9 +37,9 @@ def register_dataset(name: str, load: Load) -> None:
     Args:
         name: letters, digits, dots, dashes and underlines.
         load: called as ``load(data_dir=...)``, a Path, when the set is wanted; it returns training and validation
-            images, map-style Datasets of (image, label), and, third, the names of the classes if it likes. An image is
-            one of Pillow, a uint8 tensor (C, H, W) or array (H, W, C), or a float tensor, which is taken as prepared:
-            neither varied nor normalised. Without validation images (None), val_split holds some back.
+            images, map-style Datasets of (image, label), and optionally, as a third value, the names of the classes. An
+            image is one of Pillow, a uint8 tensor (C, H, W) or array (H, W, C), or a float tensor, which is taken as
+            preprocessed: neither varied nor normalised. Without validation images (None), val_split holds some out.
     Raises:
         InputError: the name is taken, or is none; ``load`` cannot be called.
     """
@@ -103,8 +103,8 @@ def load_data(
         presize: validation images as in 2019: shorter side ``image_size`` + 32 pixels, then the centre. Of files only.
         cache_images: keep decoded images in memory; of files only. H * W * 3 bytes each, at their files' own size.
         skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
-        val_split: share of each class that is held back for validation, of images without any for it.
-        seed: of the images that are held back, and of nothing else.
+        val_split: share of each class that is held out for validation, of images without any for it.
+        seed: of the images that are held out, and of nothing else.
     Raises:
         InputError: nothing is known by that name, a layout that is not known, a set that cannot be read or downloaded,
             or a number out of its range.

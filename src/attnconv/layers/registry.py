@@ -34,7 +34,7 @@ Kind = str | Layer
 
 @dataclass(frozen=True)
 class AttentionKind:
-    """The maker of the attention layers of one name.
+    """The factory of the attention layers of one name.
 
     Args:
         name: of `register_attention`.

@@ -1,7 +1,7 @@
 """Sources of networks: a builder of ours or of the user's, timm, torchvision.
 
-A `NetworkSource` says what the makers of a name are called with. Names in files lead to no import but that of timm and
-torchvision themselves, whose own lists the names must be in, and to no download.
+A `NetworkSource` says which arguments are passed to the factory of a name. Names in files lead to no import but that of
+timm and torchvision themselves, whose own lists the names must be in, and to no download.
 """
 
 import inspect
@@ -31,7 +31,7 @@ IMAGENET = Images(1000, 224)
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """The maker of the networks of one name.
+    """The factory of the networks of one name.
 
     Args:
         name: of `create_model`.

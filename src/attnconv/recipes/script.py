@@ -59,7 +59,7 @@ def fit(
     Args:
         model: a module, (B, C, H, W) -> logits (B, K), which is trained in place; or what `create_model` takes.
         train: a map-style Dataset of (image, label), whose images are of Pillow, uint8, or float tensors, which are
-            taken as prepared: neither varied nor normalised; or a loader of batches of float images and labels.
+            taken as preprocessed: neither varied nor normalised; or a loader of batches of float images and labels.
         val: likewise; with Datasets None if ``val_split`` is given.
         out: folder of the run.
         epochs: passes over the training images.

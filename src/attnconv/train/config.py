@@ -55,7 +55,7 @@ class RunConfig:
         "Side of the images in pixels, or rows x columns such as 128x192; the data's own if not given.", default=None
     )
     val_split: float | None = _option(
-        "Share of each class held back for validation, of images that have none for it.", default=None
+        "Share of each class held out for validation, of images that have none for it.", default=None
     )
     train_subset: int | None = _option("Train on a fixed subset of so many images.", default=None)
     skip_bad_images: bool = _option("Count images that cannot be decoded, and go on.", default=False)
