@@ -29,10 +29,19 @@ def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> No
     if not names:
         known = list_models() + list_models(dense=True)
         raise checks.InputError(f"no network matches {pattern!r}; {checks.nearest(pattern, known)}")
+    found: list[dict[str, Any]] = []
+    for name in names:
+        try:
+            found.append({"name": name, "options": model_options(name)})
+        except checks.InputError as error:  # of an installed package that offers it
+            found.append({"name": name, "error": str(error)})
     if json:
-        print_json([{"name": name, "options": model_options(name)} for name in names])
+        print_json(found)
         return
-    rows = [(name, " ".join(f"{k}={_as_yaml(v)}" for k, v in model_options(name).items())) for name in names]
+    rows = [
+        (one["name"], one.get("error") or " ".join(f"{k}={_as_yaml(v)}" for k, v in one["options"].items()))
+        for one in found
+    ]
     print_table(("network", "options and their defaults"), rows)
 
 
