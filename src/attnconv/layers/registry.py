@@ -131,6 +131,12 @@ def is_known(kind: str) -> bool:
     return kind in _REGISTERED
 
 
+def is_users(kind: str) -> bool:
+    """True if a module of the user's own registers it: it is not ours, timm's, or an installed package's."""
+    own = kind in _REGISTERED and not _dotted(_REGISTERED[kind].layer).startswith("attnconv.")
+    return own and kind not in extensions.offered(GROUP)
+
+
 def replaces_conv(module: nn.Module) -> bool:
     """True for an attention layer that stands in the place of a convolution."""
     return isinstance(module, Attention) and hasattr(module, "from_conv")

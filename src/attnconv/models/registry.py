@@ -130,6 +130,11 @@ def register_model(
     _REGISTERED[name] = source_of(name, build, images=images, dense=dense)
 
 
+def is_users(name: str) -> bool:
+    """True if a module of the user's own registers that network: it is not ours, or an installed package's."""
+    return name in _REGISTERED and name not in extensions.offered(GROUP)
+
+
 def list_models(pattern: str = "*", *, dense: bool = False) -> list[str]:
     """Return names that match a shell pattern, sorted; a family such as wide_resnet{depth}_{k} has more than these.
 
