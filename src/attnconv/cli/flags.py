@@ -53,8 +53,17 @@ def named_factory(model: str) -> Callable[..., Any]:
     return extensions.import_factory(model)
 
 
-def steps(augment: list[str] | None, attend: list[str] | None) -> list[dict[str, Any]]:
-    """Return the steps of surgery that --augment PATTERN and --attend MODULE=KIND ask for."""
+def steps(augment: list[str] | None, attend: list[str] | None, attention: str | None = None) -> Any:
+    """Return the steps of surgery that --augment PATTERN and --attend MODULE=KIND ask for, or those of --attention."""
+    import yaml
+
+    if attention is not None:
+        if augment or attend:
+            raise checks.InputError("--attention holds all steps: leave --augment and --attend out")
+        try:
+            return yaml_value(attention)
+        except yaml.YAMLError:
+            raise checks.InputError(f"--attention must be a YAML list of steps, got {attention!r}") from None
     found: list[dict[str, Any]] = [{"augment": {"where": pattern}} for pattern in augment or []]
     for text in attend or []:
         module, equals, kind = text.rpartition("=")

@@ -79,6 +79,7 @@ def summary(
     option: list[str] | None = None,
     augment: list[str] | None = None,
     attend: list[str] | None = None,
+    attention: str | None = None,
     json: bool = False,
 ) -> None:
     """Print what a network costs for one image: parameters, multiply-adds, FLOPs, attention memory.
@@ -99,6 +100,8 @@ def summary(
         Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
     attend:
         MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated.
+    attention:
+        All steps of surgery as a YAML list, in place of these two.
     json:
         Print one JSON object.
     """
@@ -117,7 +120,7 @@ def summary(
             num_classes=num_classes,
             in_channels=in_channels,
             image_size=(rows, columns),
-            attention=steps(augment, attend),
+            attention=steps(augment, attend, attention),
             options=pairs(option),
         )
     found = cost(network, in_channels=in_channels, image_size=(rows, columns))
