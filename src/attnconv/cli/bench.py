@@ -212,6 +212,7 @@ def models(
     image_size: int | None = None,
     augment: Texts = None,
     attend: Texts = None,
+    attention: str | None = None,
     options: Options = DEFAULTS,
 ) -> None:
     """A training step of networks with attention against that of their plain twins, under autocast if not in float32.
@@ -234,12 +235,15 @@ def models(
         of its modules; may be repeated.
     attend:
         Likewise with attention behind a module, MODULE=KIND, such as layer3=simple; may be repeated.
+    attention:
+        All steps of surgery as a YAML list, in place of these two.
     """
     from attnconv.bench.models import NAMED, case_of, model_benchmark, twinned_models
+    from attnconv.surgery.steps import checked_steps
 
     names = twinned_models() if model == "all" else NAMED if model is None else words(model)
-    attention = steps(augment, attend)
-    cases = [case_of(name, batch=batch_size, image_size=image_size, attention=attention) for name in names]
+    found = checked_steps(steps(augment, attend, attention))
+    cases = [case_of(name, batch=batch_size, image_size=image_size, attention=found) for name in names]
     settings = _settings(options)
     benchmarks = [model_benchmark(case, settings, impls=words(impl)) for case in cases]
     _run(benchmarks, settings, options.out / "models.jsonl", options.json)

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from cyclopts import Parameter
-from yaml import YAMLError
 
 from attnconv import checks, files
 from attnconv.cli.flags import ImageSize, OptionalText, pairs, steps
 from attnconv.cli.terminal import duration, print_json, print_table, say
 from attnconv.extensions import import_factory, is_factory
 from attnconv.inactive import remark
-from attnconv.train.config import RunConfig, read_yaml, yaml_value
+from attnconv.train.config import RunConfig, read_yaml
 
 if TYPE_CHECKING:
     from attnconv.train.run_folder import RunEntry
@@ -168,14 +167,8 @@ def run_settings(
 
 def attention_of(augment: list[str] | None, attend: list[str] | None, attention: str | None = None) -> dict[str, Any]:
     """Return the option ``attention`` that the flags ask for; {} if none is given."""
-    if attention is None:
-        return {"attention": steps(augment, attend)} if augment or attend else {}
-    if augment or attend:
-        raise checks.InputError("--attention holds all steps: leave --augment and --attend out")
-    try:
-        return {"attention": yaml_value(attention)}
-    except YAMLError:
-        raise checks.InputError(f"--attention must be a YAML list of steps, got {attention!r}") from None
+    given = attention is not None or augment or attend
+    return {"attention": steps(augment, attend, attention)} if given else {}
 
 
 def print_recipes(json: bool) -> None:
@@ -227,6 +220,7 @@ def lr_find(
     option: list[str] | None = None,
     augment: list[str] | None = None,
     attend: list[str] | None = None,
+    attention: str | None = None,
     json: bool = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
@@ -256,6 +250,8 @@ def lr_find(
     attend:
         MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, timm:NAME
         (se, eca, cbam, gc, nl and more), or the name of a layer of your own, with --import.
+    attention:
+        All steps of surgery as a YAML list, in place of these two; [] for none.
     json:
         Print the curve as one JSON object.
     """
@@ -264,7 +260,7 @@ def lr_find(
     from attnconv.recipes.run import lr_find as find
     from attnconv.report.plots import lr_figure
 
-    options = options | attention_of(augment, attend)
+    options = options | attention_of(augment, attend, attention)
     settings = run_settings(recipe=recipe, config=config, option=option, options=options)
     folder = out or Path("runs") / f"lr-find-{settings.model.replace(':', '-')}-{Path(settings.data).name}"
     curve = find(settings, low=low, high=high, steps=steps).to_dict()

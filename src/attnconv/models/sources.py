@@ -1,7 +1,8 @@
 """Sources of networks: a builder of ours or of the user's, timm, torchvision.
 
-A `NetworkSource` says what the makers of a name are called with. Names in files lead to no import but that of timm and
-torchvision themselves, whose own lists the names must be in, and to no download.
+A `NetworkSource` says what the makers of a name are called with. Names in files lead to no import but that of what an
+installed package offers under the entry points, and that of timm and torchvision themselves, whose own lists the names
+must be in, and to no download.
 """
 
 import inspect
