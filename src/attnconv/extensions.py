@@ -15,7 +15,7 @@ from typing import Any
 
 from attnconv import checks
 
-LIBRARIES = ("timm", "torchvision")  # before a colon, networks of theirs
+LIBRARIES = ("torchvision", "timm")  # before a colon, networks of theirs; as init_from, their weights
 imported: list[str] = []  # the modules of --import, in order: other processes of the same command import them too
 _factories: dict[str, Callable[..., Any]] = {}
 
@@ -43,17 +43,18 @@ def import_factory(name: str) -> Callable[..., Any]:
     """Return what package.module:function names, imported if need be, from the current folder too; `factory` knows it.
 
     Raises:
-        InputError: it cannot be imported, or is not to be called.
+        InputError: it cannot be imported, or is not callable.
     """
     module, _, function = name.partition(":")
     found: Any = _module(module, f"model {name!r}")
     for part in function.split("."):
         if not hasattr(found, part):
             known = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-            raise checks.InputError(f"model {name!r}: {module} has no {function!r}; {checks.nearest(function, known)}")
+            near = f"; {checks.nearest(function, known)}" if known else ""
+            raise checks.InputError(f"model {name!r}: {module} has no {function!r}{near}")
         found = getattr(found, part)
     if not callable(found):
-        raise checks.InputError(f"model {name!r}: {function} is to be called, and is a {type(found).__name__}")
+        raise checks.InputError(f"model {name!r}: {function} is not callable ({type(found).__name__})")
     _factories[name] = found
     return found
 

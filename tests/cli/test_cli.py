@@ -326,7 +326,7 @@ def test_the_table_of_a_run_says_how_many_images_were_skipped(attnconv, folder, 
         "train", "--model", "convnet3", "--data", folder, "--image-size", "16", "--epochs", "1", "--batch-size", "4",
         "--workers", "0", "--skip-bad-images", "--out", tmp_path / "run",
     )  # fmt: skip
-    assert "1 images could not be decoded" in out
+    assert "1 image could not be decoded" in out
 
 
 PIPED = [sys.executable, "-c", "import sys; from attnconv.cli import main; sys.exit(main())"]

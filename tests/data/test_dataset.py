@@ -346,12 +346,13 @@ def test_a_foreign_validation_loader_is_the_same_each_epoch():
         ([(torch.zeros(2, 1, 3, 3), [1, 2])], r"batch 0 must be two tensors, .* got a tuple of Tensor, list"),
         ([(torch.zeros(2, 3, 3), torch.zeros(2))], r"batch 0 must be float images \(B, C, H, W\) .* got \(2, 3, 3\)"),
         ([(torch.zeros(2, 1, 3, 3).byte(), torch.zeros(2))], r"batch 0 must be float images .* torch.uint8"),
+        ([(torch.zeros(2, 1, 3, 3), torch.tensor([0, -1]))], r"batch 0 has the label -1: it must be 0 to 2"),
         ([(torch.zeros(2, 1, 3, 3), torch.zeros(3))], r"got \(2, 1, 3, 3\) torch.float32 and \(3,\)"),
     ],
 )
 def test_what_a_foreign_batch_must_be(loader, message):
     with pytest.raises(InputError, match=message):
-        list(ForeignLoader(loader, device=CPU).epoch(0))
+        list(ForeignLoader(loader, device=CPU, num_classes=3).epoch(0))
 
 
 def test_a_foreign_loader_has_a_length():

@@ -56,7 +56,7 @@ def test_torchvisions_two_with_auxiliary_classifiers_give_one_tensor():
         ("torchvision:resnet5", {}, "unknown network of torchvision: 'resnet5'; nearest: 'resnet50'"),
         ("torchvision:fasterrcnn_resnet50_fpn", {}, "unknown network of torchvision"),
         ("timm:hf-hub:somebody/net", {}, "unknown network of timm: 'hf-hub:somebody/net'"),
-        ("timm:resnet18", {"pretrained": True}, "pretrained is no option of timm:resnet18"),
+        ("timm:resnet18", {"pretrained": True}, "pretrained is no option of timm:resnet18: it is set by attnconv"),
         ("timm:resnet18", {"checkpoint_path": "x.pt"}, "checkpoint_path is no option of timm:resnet18"),
         ("timm:resnet18", {"nonsense": 1}, "timm:resnet18 cannot be made: TypeError: .*nonsense"),
         ("torchvision:resnet18", {"weights": "DEFAULT"}, "weights is no option of torchvision:resnet18"),
@@ -64,7 +64,8 @@ def test_torchvisions_two_with_auxiliary_classifiers_give_one_tensor():
         ("no_such_package:make", {}, "model 'no_such_package:make': there is no module 'no_such_package'"),
         ("own_networks.deep:make", {}, "there is no module 'own_networks.deep'"),
         ("own_networks:smal", {}, "own_networks has no 'smal'; nearest: 'small'"),
-        ("own_networks:number", {}, "number is to be called, and is a int"),
+        ("own_networks:number", {}, r"number is not callable \(int\)"),
+        ("own_networks:small.x", {}, "own_networks has no 'small.x'$"),
         ("own_networks:no_module", {}, "own_networks:no_module makes a int, not an nn.Module"),
         ("own_networks:broken", {}, "own_networks:broken cannot be made: RuntimeError: weights of the moon$"),
         ("own_networks:small", {"widht": 4}, "unknown option of own_networks:small: 'widht'; nearest: 'width'"),
@@ -90,6 +91,8 @@ def test_a_builder_is_registered_under_one_name(monkeypatch):
         ("own_lambda", lambda num_classes: None, "there is a network 'own_lambda' already"),  # another lambda
         ("another", lambda classes: None, "must take num_classes, it takes classes"),
         ("another", 3, "must be a function, got int"),
+        ("another", own_networks.small(2), "the builder of 'another' is a module, not a function that makes one"),
+        ("another", lambda num_classes, /: None, "must take num_classes by name, not by position alone"),
     ):
         with pytest.raises(checks.InputError, match=message):
             attnconv.register_model(name, build)

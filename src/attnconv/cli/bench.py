@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks, files
-from attnconv.cli.flags import integers, steps, words
+from attnconv.cli.flags import Attend, Attention, Augment, integers, steps, words
 from attnconv.cli.terminal import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 Flag = Annotated[bool, Parameter(negative=())]
-Texts = Annotated[list[str] | None, Parameter(negative=())]
 RESULTS = Path("benchmarks/results")
 QUICK = {"cpu": "S1,S4,S6,X3", "cuda": "G1,G2,G3,X1"}
 QUICK_LAYERS = "L1,L4"
@@ -210,14 +209,16 @@ def models(
     impl: str = "auto",
     batch_size: int | None = None,
     image_size: int | None = None,
-    augment: Texts = None,
-    attend: Texts = None,
-    attention: str | None = None,
+    augment: Augment = None,
+    attend: Attend = None,
+    attention: Attention = None,
     options: Options = DEFAULTS,
 ) -> None:
     """A training step of networks with attention against that of their plain twins, under autocast if not in float32.
 
     Two to four minutes on two CPU cores. Adds to models.jsonl.
+
+    With --augment or --attend each network is compared with itself and that attention.
 
     Parameters
     ----------
@@ -230,13 +231,6 @@ def models(
         Images of a step; by default a few, so that a CPU can do it.
     image_size:
         Side of the square images, pixels; by default what the family is usually trained on.
-    augment:
-        Compare each network with itself and augmented convolutions where this regular expression is found in the names
-        of its modules; may be repeated.
-    attend:
-        Likewise with attention behind a module, MODULE=KIND, such as layer3=simple; may be repeated.
-    attention:
-        All steps of surgery as a YAML list, in place of these two.
     """
     from attnconv.bench.models import NAMED, case_of, model_benchmark, twinned_models
     from attnconv.surgery.steps import checked_steps

@@ -86,7 +86,7 @@ def evaluate(
     miou = "" if scores.miou is None else f"mean IoU {scores.miou:.2f}%, "
     say(
         f"{trained.checkpoint} on {found.name}: top-1 {scores.top1:.2f}%, top-5 {scores.top5:.2f}%, {miou}"
-        f"loss {scores.loss:.4f}, {scores.count} images"
+        f"loss {scores.loss:.4f}, {scores.count} image{'s' * (scores.count != 1)}"
         + (f"; {len(loader.skipped)} could not be decoded" if loader.skipped else "")
     )
 

@@ -90,11 +90,35 @@ def pairs(texts: list[str] | None) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise checks.InputError(f"--option must be NAME=VALUE, got {text!r}")
+        if (key := name.replace("-", "_")) in found:
+            raise checks.InputError(f"--option {name} stands twice")
         try:
-            found[name.replace("-", "_")] = yaml_value(value)
+            found[key] = yaml_value(value)
         except yaml.YAMLError:
             raise checks.InputError(f"--option {name}: {value!r} is no YAML value") from None
     return found
+
+
+# Types of --augment, --attend and --attention, the flags of `steps`.
+Augment = Annotated[
+    list[str] | None,
+    Parameter(
+        help="Convolutions to augment, a regular expression searched in the names of the network's modules; may be "
+        "repeated.",
+        negative=(),
+    ),
+]
+Attend = Annotated[
+    list[str] | None,
+    Parameter(
+        help="MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, "
+        "timm:NAME (se, eca, cbam, gc, nl and more), or the name of a layer of your own, with --import.",
+        negative=(),
+    ),
+]
+Attention = Annotated[
+    str | None, Parameter(help="All steps of surgery as a YAML list, in place of these two; [] for none.")
+]
 
 
 def words(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from attnconv import checks
-from attnconv.cli.flags import ImageSize, pairs, steps
+from attnconv.cli.flags import Attend, Attention, Augment, ImageSize, pairs, steps
 from attnconv.cli.terminal import amount, print_json, print_table
 
 
@@ -77,9 +77,9 @@ def summary(
     num_classes: int = 10,
     in_channels: int = 3,
     option: list[str] | None = None,
-    augment: list[str] | None = None,
-    attend: list[str] | None = None,
-    attention: str | None = None,
+    augment: Augment = None,
+    attend: Attend = None,
+    attention: Attention = None,
     json: bool = False,
 ) -> None:
     """Print what a network costs for one image: parameters, multiply-adds, FLOPs, attention memory.
@@ -96,12 +96,6 @@ def summary(
         Image channels.
     option:
         An option of the network, NAME=VALUE; may be repeated.
-    augment:
-        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
-    attend:
-        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated.
-    attention:
-        All steps of surgery as a YAML list, in place of these two.
     json:
         Print one JSON object.
     """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 from cyclopts import Parameter
 
 from attnconv import checks, files
-from attnconv.cli.flags import ImageSize, OptionalText, pairs, steps
+from attnconv.cli.flags import Attend, Attention, Augment, ImageSize, OptionalText, pairs, steps
 from attnconv.cli.terminal import duration, print_json, print_table, say
 from attnconv.extensions import import_factory, is_factory
 from attnconv.inactive import remark
@@ -48,9 +48,9 @@ def train(
     list_recipes: bool = False,
     config: Path | None = None,
     option: list[str] | None = None,
-    augment: list[str] | None = None,
-    attend: list[str] | None = None,
-    attention: str | None = None,
+    augment: Augment = None,
+    attend: Attend = None,
+    attention: Attention = None,
     profile: bool = False,
     json: bool = False,
     of_study: Annotated[bool, Parameter(show=False)] = False,
@@ -74,13 +74,6 @@ def train(
         YAML file of options, in the names of config.yaml.
     option:
         An option of the network, NAME=VALUE; may be repeated.
-    augment:
-        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
-    attend:
-        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, timm:NAME
-        (se, eca, cbam, gc, nl and more), or the name of a layer of your own, with --import.
-    attention:
-        All steps of surgery as a YAML list, in place of these two; [] for none.
     profile:
         Print a step profile at the end: the time that the loader and the operators take.
     json:
@@ -129,7 +122,11 @@ def train(
         f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}; "
         f"best top-1 {result['best_top1']:.2f}% in epoch {result['best_epoch']}; "
         f"{result['params']:,} parameters, {result['seconds']:.0f} s"
-        + (f"; {result['skipped_images']} images could not be decoded" if result["skipped_images"] else "")
+        + (
+            f"; {result['skipped_images']} image{'s' * (result['skipped_images'] != 1)} could not be decoded"
+            if result["skipped_images"]
+            else ""
+        )
         + (f"; {said}" if said else "")
     )
     if profile:
@@ -218,9 +215,9 @@ def lr_find(
     recipe: str | None = None,
     config: Path | None = None,
     option: list[str] | None = None,
-    augment: list[str] | None = None,
-    attend: list[str] | None = None,
-    attention: str | None = None,
+    augment: Augment = None,
+    attend: Attend = None,
+    attention: Attention = None,
     json: bool = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
@@ -245,13 +242,6 @@ def lr_find(
         YAML file of options, in the names of config.yaml.
     option:
         An option of the network, NAME=VALUE; may be repeated.
-    augment:
-        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
-    attend:
-        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, timm:NAME
-        (se, eca, cbam, gc, nl and more), or the name of a layer of your own, with --import.
-    attention:
-        All steps of surgery as a YAML list, in place of these two; [] for none.
     json:
         Print the curve as one JSON object.
     """

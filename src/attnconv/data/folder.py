@@ -225,7 +225,7 @@ def _classes(folder: Path, layout: str, passed: Counter[str]) -> dict[str, list[
         raise checks.InputError(f"folder {folder} holds no class folder{there}; {layout}")
     if len(names) == 1 and (deeper := _folders(folder / names[0])) and not _files(folder / names[0]):
         raise checks.InputError(
-            f"folder {folder} holds one folder, {names[0]}/, and that no image but {len(deeper)} "
+            f"folder {folder} contains only {names[0]}/, which contains no image and {len(deeper)} "
             f"folder{'s' * (len(deeper) != 1)}: if these are the classes, they lie one level too deep; move them up"
         )
     with os.scandir(folder) as entries:

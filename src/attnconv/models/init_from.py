@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
+from attnconv.extensions import LIBRARIES
 from attnconv.foreign import Source, read_state_dict
 from attnconv.layers.attention import Attention
 from attnconv.surgery.network import plain_names
@@ -85,7 +86,7 @@ def given_weights(source: Source, name: str) -> Given:
             f"init_from must be 'torchvision', 'timm', a path or a state dict, got {type(source).__name__}"
         )
     if isinstance(source, str) and source in LIBRARIES:
-        found = read_state_dict(LIBRARIES[source](name))
+        found = read_state_dict(_timm(name) if source == "timm" else _torchvision(name))
         return Given(found.tensors, f"{source}'s file", found.taken)
     found = read_state_dict(source)
     return Given(found.tensors, found.label, found.taken)
@@ -202,9 +203,6 @@ def _timm(name: str) -> Mapping[str, Any]:
         return timm.create_model(plain, pretrained=True).state_dict()
     except Exception as error:  # of the Hub's client, of its HTTP library
         raise checks.InputError(f"cannot get timm's weights of {plain}: {checks.first_line(error)}") from error
-
-
-LIBRARIES = {"torchvision": _torchvision, "timm": _timm}
 
 
 def has_memory(model: nn.Module) -> bool:

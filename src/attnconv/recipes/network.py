@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
+from attnconv.extensions import LIBRARIES
 from attnconv.models import list_models, set_recompute
-from attnconv.models.init_from import LIBRARIES, Transfer
+from attnconv.models.init_from import Transfer
 from attnconv.models.registry import build_model, find
 from attnconv.surgery.steps import checked_steps
 from attnconv.train.config import RunConfig

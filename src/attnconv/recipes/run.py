@@ -176,13 +176,16 @@ def batch_notes(config: RunConfig, data: ImageData) -> list[str]:
     return notes
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """True if ``model`` has a layer of batch norm."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return any(isinstance(module, kinds) for module in model.modules())
+
+
 def require_batch_norm(model: nn.Module, config: RunConfig, batch_size: int, world: int) -> None:
     """Raise InputError if batch norm would see one image at a time, by itself no statistic; it names what to write."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     own = batch_size if config.sync_batchnorm else batch_size // world
-    if own // max(1, min(config.accumulate, own)) > 1 or not any(
-        isinstance(module, kinds) for module in model.modules()
-    ):
+    if own // max(1, min(config.accumulate, own)) > 1 or not has_batch_norm(model):
         return
     fewer = f"accumulate {own // 2} at most, or " if config.accumulate > 1 and own > 1 else ""
     raise checks.InputError(

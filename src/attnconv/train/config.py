@@ -223,7 +223,9 @@ def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: None if key == "data_dir" else value for key, value in config.items()}
     if found.get("init_from") not in (None, "torchvision", "timm"):
         found["init_from"] = YOUR_FILE
-    if not re.fullmatch(r"(torchvision:)?\w[\w.-]*", str(found.get("data", YOUR_FOLDER))):
+    data = str(found.get("data", YOUR_FOLDER))
+    of_hub = re.fullmatch(r"hf:(\w[\w.-]*(/\w[\w.-]*)?)", data)  # a name there, or a folder here
+    if not (re.fullmatch(r"(torchvision:)?\w[\w.-]*", data) or (of_hub and not Path(of_hub[1]).exists())):
         found["data"] = YOUR_FOLDER
     return found
 
