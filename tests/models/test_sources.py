@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from importlib import metadata
 
 import own_networks
 import pytest
 import torch
 
 import attnconv
-from attnconv import checks, models, surgery
-from attnconv.models import create_model
+from attnconv import checks, extensions, models, surgery
+from attnconv.cli.models import models as list_networks
+from attnconv.models import create_model, registry
 from attnconv.models.registry import build_model
 
 ATTENTION = [{"add": {"after": "1", "kind": "simple"}}]
@@ -78,12 +80,15 @@ def test_what_is_refused(name, settings, message):
         make(name, **settings)
 
 
-def test_a_builder_is_registered_under_one_name():
+def test_a_builder_is_registered_under_one_name(monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
     attnconv.register_model("own_small", own_networks.small)  # again, as of a module loaded twice
+    attnconv.register_model("own_lambda", lambda num_classes: None)
     for name, build, message in (
         ("own_small", own_networks.three_channels, "there is a network 'own_small' already"),
         ("aa_wide_resnet16_4", own_networks.small, "there is a network 'aa_wide_resnet16_4' already"),
         ("own:small", own_networks.small, "must be of letters, digits"),
+        ("own_lambda", lambda num_classes: None, "there is a network 'own_lambda' already"),  # another lambda
         ("another", lambda classes: None, "must take num_classes, it takes classes"),
         ("another", 3, "must be a function, got int"),
         ("another", own_networks.small(2), "the builder of 'another' is a module, not a function that makes one"),
@@ -151,6 +156,70 @@ def test_what_a_file_names_is_not_imported(tmp_path):
         build_model("trap:make", num_classes=4, in_channels=3, image_size=32, attention=(), options={})
     with pytest.raises(checks.InputError, match="model must be a function that makes the network, got str"):
         models.from_pretrained(tmp_path / "saved", model="own_networks:small")
+
+
+def test_a_lambda_or_a_local_function_is_given_again(tmp_path):
+    def local(num_classes):
+        return own_networks.small(num_classes)
+
+    for number, function in enumerate((local, lambda num_classes: own_networks.small(num_classes))):
+        model = make(function)
+        models.save_pretrained(model, tmp_path / str(number))
+        found = models.from_pretrained(tmp_path / str(number), model=function)
+        assert torch.equal(found[4].weight, model[4].weight)
+    models.save_pretrained(make("own_small"), tmp_path / "named")
+    with pytest.raises(checks.InputError, match="'own_small' is a network of its own name: leave model="):
+        models.from_pretrained(tmp_path / "named", model=local)
+
+
+@pytest.mark.parametrize("name", ["torch.nn.modules.container:Sequential", "__main__:Net", "nets:f.<locals>.make"])
+def test_a_name_that_no_command_can_import(name):
+    message = "give --model package.module:function, in Python a function that makes it as model="
+    with pytest.raises(checks.InputError, match=message):
+        extensions.factory(name)
+
+
+def test_a_module_of_import_makes_its_own_networks_alone(monkeypatch):
+    monkeypatch.setattr(extensions, "_factories", {})
+    monkeypatch.setattr(extensions, "imported", [])
+    with pytest.raises(checks.InputError, match="give --model own_networks:small or --import own_networks again"):
+        extensions.factory("own_networks:small")
+    extensions.import_modules(["own_networks"])
+    assert extensions.factory("own_networks:small") is own_networks.small
+    monkeypatch.setattr(own_networks, "anything", lambda **options: None, raising=False)
+    own_networks.anything.__module__ = "own_networks"
+    for name in ("register_model", "nn.Module", "number", "absent", "anything"):
+        with pytest.raises(checks.InputError, match="nothing in a file makes us import"):
+            extensions.factory(f"own_networks:{name}")
+
+
+def test_a_module_that_ends_the_program_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ending.py").write_text("import sys\nsys.exit('no GPU')\n")
+    with pytest.raises(checks.InputError, match="--import ending: ending cannot be imported: SystemExit: no GPU"):
+        extensions.import_modules(["ending"])
+    offer(monkeypatch, "ending")
+    with pytest.raises(checks.InputError, match=r"'offered' of group .* cannot be imported: SystemExit"):
+        make("offered")
+
+
+def offer(monkeypatch, module):
+    """Let an installed package offer the network "offered" of ``module``."""
+    entry = metadata.EntryPoint("offered", f"{module}:make", "attnconv.models")
+    monkeypatch.setattr(
+        "attnconv.extensions.metadata.entry_points", lambda group: [entry] if group == entry.group else []
+    )
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_a_broken_package_is_listed_with_the_reason(monkeypatch, capsys, json):
+    offer(monkeypatch, "no_such_package")
+    list_networks("*_small", json=json)
+    list_networks("offered", json=json)
+    printed = capsys.readouterr().out
+    assert "own_small" in printed
+    assert "cannot be imported: ModuleNotFoundError: No module named 'no_such_package'" in printed
 
 
 def test_trained_weights_are_taken_over_before_or_after_surgery():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks, files
-from attnconv.cli.flags import Attend, Augment, integers, steps, words
+from attnconv.cli.flags import Attend, Attention, Augment, integers, steps, words
 from attnconv.cli.terminal import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -211,6 +211,7 @@ def models(
     image_size: int | None = None,
     augment: Augment = None,
     attend: Attend = None,
+    attention: Attention = None,
     options: Options = DEFAULTS,
 ) -> None:
     """A training step of networks with attention against that of their plain twins, under autocast if not in float32.
@@ -232,10 +233,11 @@ def models(
         Side of the square images, pixels; by default what the family is usually trained on.
     """
     from attnconv.bench.models import NAMED, case_of, model_benchmark, twinned_models
+    from attnconv.surgery.steps import checked_steps
 
     names = twinned_models() if model == "all" else NAMED if model is None else words(model)
-    attention = steps(augment, attend)
-    cases = [case_of(name, batch=batch_size, image_size=image_size, attention=attention) for name in names]
+    found = checked_steps(steps(augment, attend, attention))
+    cases = [case_of(name, batch=batch_size, image_size=image_size, attention=found) for name in names]
     settings = _settings(options)
     benchmarks = [model_benchmark(case, settings, impls=words(impl)) for case in cases]
     _run(benchmarks, settings, options.out / "models.jsonl", options.json)

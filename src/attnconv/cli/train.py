@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from cyclopts import Parameter
-from yaml import YAMLError
 
 from attnconv import checks, files
-from attnconv.cli.flags import Attend, Augment, ImageSize, OptionalText, pairs, steps
+from attnconv.cli.flags import Attend, Attention, Augment, ImageSize, OptionalText, pairs, steps
 from attnconv.cli.terminal import duration, print_json, print_table, say
 from attnconv.extensions import import_factory, is_factory
 from attnconv.inactive import remark
-from attnconv.train.config import RunConfig, read_yaml, yaml_value
+from attnconv.train.config import RunConfig, read_yaml
 
 if TYPE_CHECKING:
     from attnconv.train.run_folder import RunEntry
@@ -51,7 +50,7 @@ def train(
     option: list[str] | None = None,
     augment: Augment = None,
     attend: Attend = None,
-    attention: str | None = None,
+    attention: Attention = None,
     profile: bool = False,
     json: bool = False,
     of_study: Annotated[bool, Parameter(show=False)] = False,
@@ -75,8 +74,6 @@ def train(
         YAML file of options, in the names of config.yaml.
     option:
         An option of the network, NAME=VALUE; may be repeated.
-    attention:
-        All steps of surgery as a YAML list, in place of these two; [] for none.
     profile:
         Print a step profile at the end: the time that the loader and the operators take.
     json:
@@ -167,14 +164,8 @@ def run_settings(
 
 def attention_of(augment: list[str] | None, attend: list[str] | None, attention: str | None = None) -> dict[str, Any]:
     """Return the option ``attention`` that the flags ask for; {} if none is given."""
-    if attention is None:
-        return {"attention": steps(augment, attend)} if augment or attend else {}
-    if augment or attend:
-        raise checks.InputError("--attention holds all steps: leave --augment and --attend out")
-    try:
-        return {"attention": yaml_value(attention)}
-    except YAMLError:
-        raise checks.InputError(f"--attention must be a YAML list of steps, got {attention!r}") from None
+    given = attention is not None or augment or attend
+    return {"attention": steps(augment, attend, attention)} if given else {}
 
 
 def print_recipes(json: bool) -> None:
@@ -226,6 +217,7 @@ def lr_find(
     option: list[str] | None = None,
     augment: Augment = None,
     attend: Attend = None,
+    attention: Attention = None,
     json: bool = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
@@ -258,7 +250,7 @@ def lr_find(
     from attnconv.recipes.run import lr_find as find
     from attnconv.report.plots import lr_figure
 
-    options = options | attention_of(augment, attend)
+    options = options | attention_of(augment, attend, attention)
     settings = run_settings(recipe=recipe, config=config, option=option, options=options)
     folder = out or Path("runs") / f"lr-find-{settings.model.replace(':', '-')}-{Path(settings.data).name}"
     curve = find(settings, low=low, high=high, steps=steps).to_dict()

@@ -35,7 +35,7 @@ def register_dataset(name: str, load: Load) -> None:
     """Make a data set known by ``name``, for `load_data`, `attnconv train --import MODULE` and studies.
 
     Args:
-        name: letters, digits, dots, dashes and underlines.
+        name: of letters, digits and ``._-``.
         load: called as ``load(data_dir=...)``, a Path, when the set is wanted; it returns training and validation
             images, map-style Datasets of (image, label), and optionally, as a third value, the names of the classes. An
             image is one of Pillow, a uint8 tensor (C, H, W) or array (H, W, C), or a float tensor, which is taken as
@@ -43,13 +43,9 @@ def register_dataset(name: str, load: Load) -> None:
     Raises:
         InputError: the name is taken, or is none; ``load`` cannot be called.
     """
-    if not isinstance(name, str) or not name or not name.replace("-", "_").replace(".", "_").isidentifier():
-        raise checks.InputError(f"a data set's name must be letters, digits, dots, dashes and underlines, got {name!r}")
     if not callable(load):
         raise checks.InputTypeError(f"load of data set {name!r} must be a function, got {type(load).__name__}")
-    known = _REGISTERED.get(name)
-    if name in DATA_SETS or known not in (None, load):
-        raise checks.InputError(f"a data set {name!r} is there already: register yours by another name")
+    extensions.require_free("a data set", name, load, _REGISTERED.get(name), taken=name in DATA_SETS)
     _REGISTERED[name] = load
 
 

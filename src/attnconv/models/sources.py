@@ -1,7 +1,8 @@
 """Sources of networks: a builder of ours or of the user's, timm, torchvision.
 
 A `NetworkSource` says which arguments are passed to the factory of a name. Names in files lead to no import but that of
-timm and torchvision themselves, whose own lists the names must be in, and to no download.
+what an installed package offers under the entry points, and that of timm and torchvision themselves, whose own lists
+the names must be in, and to no download.
 """
 
 import inspect
