@@ -1,4 +1,4 @@
-# make demo: train two small networks and open the door; make test: everything that has to pass.
+# make demo: train two small networks and show what they do; make test: everything that has to pass.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed

@@ -16,6 +16,11 @@ def small(num_classes: int, in_channels: int = 3, width: int = 8) -> nn.Module:
     )
 
 
+def same(num_classes: int, in_channels: int = 3, width: int = 8) -> nn.Module:
+    """The same network of another function."""
+    return small(num_classes, in_channels, width)
+
+
 def three_channels(num_classes: int) -> nn.Module:
     """The same for images of red, green and blue alone."""
     return small(num_classes)

@@ -73,6 +73,11 @@ def test_nearest_names_ignore_case_and_length(name, known, nearest):
     assert checks.nearest(name, known) == f"nearest: {nearest!r}"
 
 
+def test_the_closest_come_first():
+    known = ["layer1", "Layer3", "fc", "layer3.0"]
+    assert checks.closest("layer-3", known, 3) == ["Layer3", "layer3.0", "layer1"]
+
+
 def test_no_name_is_near_nothing():
     assert checks.nearest("", ["b", "a"]) == "known: a, b"
     assert checks.nearest("a", []) == "known: "

@@ -4,6 +4,7 @@ import html
 import unicodedata
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -45,6 +46,13 @@ def test_any_text_becomes_one_printable_line(text):
 def test_lines_of_our_own_stay_lines():
     assert shown_lines("a\x1b\n\u202eb") == "a\\x1b\n\\u202eb"
     assert first_line(ValueError("\x1b[2J\nmore")) == r"\x1b[2J"
+
+
+def test_a_bare_assertion_is_its_own_reason():
+    with pytest.raises(AssertionError) as caught:
+        torch._assert(3 % 2 == 0, "")
+    assert first_line(caught.value) == 'torch._assert(3 % 2 == 0, "")'
+    assert (first_line(AssertionError()), first_line(ValueError())) == ("AssertionError", "ValueError")
 
 
 @given(ANY)

@@ -8,6 +8,7 @@ import difflib
 import json
 import math
 import re
+import traceback
 from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
@@ -38,23 +39,30 @@ class MissingExtraError(InputError, ImportError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause naming the known word closest to ``name``, or, where none is close, all of them.
-
-    Case and what joins words do not count, and a part of a word is as close as half of its letters.
-    """
+    """A clause naming the known word closest to ``name``, or, where none is close, all of them."""
     known = [str(word) for word in known]
+    if (best := closest(name, known, 1)) and _closeness(best[0], _bare(name)) >= 0.5:
+        return f"nearest: {best[0]!r}"
+    return f"known: {', '.join(sorted(known))}"
+
+
+def closest(name: str, known: Iterable[str], count: int) -> list[str]:
+    """Return the ``count`` known words closest to ``name``, the closest first.
+
+    Case and what joins words do not count, and a part of a word is as close as half of its letters. Of those that are
+    equally close the one that begins alike comes first.
+    """
     wanted = _bare(name)
+    return sorted(
+        known, key=lambda word: (_closeness(word, wanted), _letters_alike(_bare(word), wanted)), reverse=True
+    )[:count]
 
-    def closeness(word: str) -> float:
-        bare = _bare(word)
-        ratio = difflib.SequenceMatcher(None, bare, wanted).ratio()
-        part = len(wanted) > 1 and len(bare) > 1 and (wanted in bare or bare in wanted)
-        return max(ratio, 0.5) if part else ratio
 
-    # Of those that are equally close the one that begins alike, else the first.
-    best = max(known, key=lambda word: (closeness(word), _letters_alike(_bare(word), wanted)), default=None)
-    close = best is not None and closeness(best) >= 0.5
-    return f"nearest: {best!r}" if close else f"known: {', '.join(sorted(known))}"
+def _closeness(word: str, wanted: str) -> float:
+    bare = _bare(word)
+    ratio = difflib.SequenceMatcher(None, bare, wanted).ratio()
+    part = len(wanted) > 1 and len(bare) > 1 and (wanted in bare or bare in wanted)
+    return max(ratio, 0.5) if part else ratio
 
 
 def _letters_alike(one: str, other: str) -> int:
@@ -159,8 +167,15 @@ def flag(what: str, value: Any) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return at most 200 letters of the first line of what ``error`` says; its kind if it says nothing."""
-    return shown(str(error).strip().partition("\n")[0])[:200] or type(error).__name__
+    """Return at most 200 letters of the first line of what ``error`` says.
+
+    If it says nothing: the line of a bare assertion, else its kind.
+    """
+    text = str(error).strip().partition("\n")[0]
+    if not text and isinstance(error, AssertionError):
+        lines = [frame.line or "" for frame in traceback.extract_tb(error.__traceback__)]
+        text = next((line for line in reversed(lines) if re.match(r"(\w+\.)?_?assert\b", line)), "")
+    return shown(text)[:200] or type(error).__name__
 
 
 def plain(name: str, value: Any) -> Any:

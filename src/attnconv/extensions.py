@@ -1,10 +1,13 @@
 """Code of the user's own: modules that --import names, factories of networks, and what installed packages offer.
 
 Only what the user names is imported, on the command line, in Python, or in a file given as a configuration or a plan.
-What is read back (a run, a study's folder, an export, a repository) may hold such names, and imports nothing.
+What is read back (a run, a study's folder, an export, a repository) may hold such names, and imports nothing but what
+an installed package offers under the entry points.
 """
 
+import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from importlib import import_module, metadata
@@ -12,7 +15,7 @@ from typing import Any
 
 from attnconv import checks
 
-LIBRARIES = ("timm", "torchvision")  # before a colon, networks of theirs
+LIBRARIES = ("torchvision", "timm")  # before a colon, networks of theirs; as init_from, their weights
 imported: list[str] = []  # the modules of --import, in order: other processes of the same command import them too
 _factories: dict[str, Callable[..., Any]] = {}
 
@@ -40,29 +43,51 @@ def import_factory(name: str) -> Callable[..., Any]:
     """Return what package.module:function names, imported if need be, from the current folder too; `factory` knows it.
 
     Raises:
-        InputError: it cannot be imported, or is not to be called.
+        InputError: it cannot be imported, or is not callable.
     """
     module, _, function = name.partition(":")
     found: Any = _module(module, f"model {name!r}")
     for part in function.split("."):
         if not hasattr(found, part):
             known = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-            raise checks.InputError(f"model {name!r}: {module} has no {function!r}; {checks.nearest(function, known)}")
+            near = f"; {checks.nearest(function, known)}" if known else ""
+            raise checks.InputError(f"model {name!r}: {module} has no {function!r}{near}")
         found = getattr(found, part)
     if not callable(found):
-        raise checks.InputError(f"model {name!r}: {function} is to be called, and is a {type(found).__name__}")
+        raise checks.InputError(f"model {name!r}: {function} is not callable ({type(found).__name__})")
     _factories[name] = found
     return found
 
 
 def factory(name: str) -> Callable[..., Any]:
     """Return the factory of that name, which was imported before; InputError, saying how to name it, if it was not."""
-    if name not in _factories:
-        raise checks.InputError(
-            f"network {name!r} is made by code that nothing in a file makes us import: give --model {name} again, in "
-            "Python model=, the function itself"
-        )
-    return _factories[name]
+    if name in _factories:
+        return _factories[name]
+    if (found := _of_import(name)) is not None:
+        return found
+    module = name.partition(":")[0]
+    how = f"--model {name} or --import {module} again" if can_be_imported(name) else "--model package.module:function"
+    raise checks.InputError(
+        f"network {name!r} is made by code that nothing in a file makes us import: give {how}, in Python a function "
+        "that makes it as model="
+    )
+
+
+def can_be_imported(name: str) -> bool:
+    """True if another process can import that factory: not of a script's own name, a local one, or a class of torch."""
+    return is_factory(name) and name.partition(":")[0].partition(".")[0] not in ("__main__", "torch")
+
+
+def _of_import(name: str) -> Callable[..., Any] | None:
+    """Return the factory of that name if a module of --import defines it.
+
+    ``name`` may be from anybody's file: what the module has from elsewhere, os.system say, is no factory of it.
+    """
+    module, _, function = name.partition(":")
+    found = getattr(sys.modules.get(module), function, None) if module in imported else None
+    if not (inspect.isfunction(found) or inspect.isclass(found)) or found.__module__ != module:
+        return None
+    return found if "num_classes" in inspect.signature(found).parameters else None
 
 
 def remember_factory(function: Callable[..., Any], name: str | None = None) -> str:
@@ -75,10 +100,32 @@ def remember_factory(function: Callable[..., Any], name: str | None = None) -> s
         raise checks.InputTypeError(f"model must be a function that makes the network, got {type(function).__name__}")
     if name is None:
         name = f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"
-    elif not is_factory(name):
+    elif ":" not in name or name.partition(":")[0] in LIBRARIES:
         raise checks.InputError(f"{name!r} is a network of its own name: leave model= and --model out")
     _factories[name] = function
     return name
+
+
+def require_free(what: str, name: Any, new: Any, old: Any = None, *, taken: bool = False) -> None:
+    """Pass if ``name`` can be that of ``new``.
+
+    Args:
+        what: "a network", say.
+        old: what is registered by that name, if anything is.
+        taken: it is one of attnconv's own.
+    Raises:
+        InputError: it has other characters than letters, digits and ``._-``, or is another's.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise checks.InputError(f"name of {what} must be of letters, digits and ._-, got {name!r}")
+    if taken or (old is not None and not _same(old, new)):
+        raise checks.InputError(f"there is {what} {name!r} already; give yours another name")
+
+
+def _same(one: Any, other: Any) -> bool:
+    """True for one object, and for a function or a class after its module was loaded anew; lambdas are never alike."""
+    names = [(getattr(f, "__module__", None), getattr(f, "__qualname__", "<>")) for f in (one, other)]
+    return one is other or (names[0] == names[1] and "<" not in names[0][1])
 
 
 def offered(group: str) -> dict[str, metadata.EntryPoint]:
@@ -97,7 +144,7 @@ def load_offered(group: str, name: str) -> Any:
         return None
     try:
         return entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # whatever somebody's package may raise
         raise checks.InputError(
             f"{name!r} of group {group} cannot be imported: {type(error).__name__}: {checks.first_line(error)}"
         ) from error
@@ -112,7 +159,7 @@ def _module(name: str, what: str) -> Any:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise checks.InputError(f"{what}: there is no module {error.name!r}, here or installed") from None
         raise checks.InputError(f"{what}: {name} needs {error.name!r}, which is not installed") from error
-    except Exception as error:  # whatever somebody's module may raise
+    except (Exception, SystemExit) as error:  # whatever somebody's module may raise
         raise checks.InputError(
             f"{what}: {name} cannot be imported: {type(error).__name__}: {checks.first_line(error)}"
         ) from error

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from cli.conftest import picture
 
 from attnconv import extensions
 from attnconv.cli import main
+from attnconv.recipes.trained import EXAMPLE
 from attnconv.train.fit import Training
+
+explain = import_module("attnconv.cli.explain")
 
 TESTS = str(Path(__file__).parents[1])
 
@@ -119,6 +123,28 @@ def test_evaluate_gives_the_runs_own_score(trained, capsys):
     assert found["top1"] == pytest.approx(result["best_top1"])
 
 
+def test_another_function_than_the_runs_is_refused(trained, capsys):
+    assert main(["evaluate", str(trained.run), *trained.origin.imports, "--model", "own_networks:same"]) == 2
+    own = trained.origin.model == "own_networks:small"
+    expected = "give --model own_networks:small, got own_networks:same" if own else "is a network of its own name"
+    assert expected in capsys.readouterr().err
+
+
+def test_of_two_networks_on_a_page_one_may_be_another(trained, monkeypatch):
+    monkeypatch.setattr(extensions, "_factories", {})
+    monkeypatch.setattr(
+        explain,
+        "serve_page",
+        lambda runs, image, *, host, port, **options: seen.extend(
+            explain._trained(run, **options).config.model for run in runs
+        ),
+    )
+    seen = []
+    call("explain", "--web", trained.run, "--compare", EXAMPLE, *trained.origin.again, "--device", "cpu")
+    assert seen[0] == trained.origin.model
+    assert len(seen) == 2
+
+
 def test_predict_names_a_class(trained, photo, capsys):
     found = answer(capsys, "predict", trained.run, photo, *trained.origin.again, "--device", "cpu")
     assert {entry["class"] for entry in found["predictions"][0]["top"]} <= {str(i) for i in range(10)}
@@ -151,7 +177,10 @@ def test_a_hub_folder_is_read(trained, photo, tmp_path, capsys):
     }
 
 
-@pytest.mark.parametrize("name", ORIGINS)
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ORIGINS if name != "own factory"]
+
+
+@pytest.mark.parametrize("name", ["own factory", *OTHERS])
 def test_a_study_has_it_as_an_arm(name, tmp_path):
     origin = ORIGINS[name]
     plan = {
@@ -170,6 +199,10 @@ def test_a_study_has_it_as_an_arm(name, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     if name == "own factory":
         assert "own_networks:small" in done.stderr + done.stdout  # said, for it is imported
+        again = [*command[:5], "study", "--import", "own_networks"]  # the folder, whose plan imports nothing
+        done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "imports" not in done.stderr
     records = [json.loads(line) for line in (tmp_path / "study" / "records.jsonl").read_text().splitlines()]
     states = {record["arm"]: record["state"] for record in records}
     assert states == {"plain": "done", "attended": "done"}

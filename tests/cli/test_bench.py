@@ -22,7 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")
 FLAGS = {
     "ops": "--backward --no-backward --case --device --dtype --impl --json --out --rounds --sizes",
     "layers": "--backward --no-backward --case --device --dtype --json --layer --out --rounds --sizes",
-    "models": "--batch-size --device --dtype --image-size --impl --json --model --out --rounds",
+    "models": (
+        "--attend --attention --augment --batch-size --device --dtype --image-size --impl --json --model --out --rounds"
+    ),
     "report": "--folder --out",
 }
 
@@ -30,7 +32,7 @@ FLAGS = {
 @pytest.mark.parametrize("command", FLAGS)
 def test_every_flag_is_listed_here(attnconv, command):
     _, out, _ = attnconv("bench", command, "--help")
-    assert set(re.findall(r"--[a-z][a-z0-9-]*", out)) == set(FLAGS[command].split())
+    assert set(re.findall(r"--[a-z][a-z0-9-]*", out)) == {"--import", *FLAGS[command].split()}
 
 
 CPU = ("--device", "cpu")
@@ -40,7 +42,7 @@ CHOICE = "--backward --device --dtype --explain-choice --json --key-dim --map-si
 def test_every_flag_of_the_explanation_is_listed_here(attnconv):
     _, out, _ = attnconv("bench", "--help")
     found = set(re.findall(r"--[a-z][a-z0-9-]*", out)) - {"--no-backward", "--no-positions", "--help", "--version"}
-    assert found == set(CHOICE.split())
+    assert found == {"--import", *CHOICE.split()}
 
 
 def test_the_choice_of_a_kernel_is_explained(attnconv, monkeypatch):

@@ -25,9 +25,10 @@ def test_version(attnconv):
 
 
 RUN_FLAGS = (
-    "--accumulate --attend --augment --base-momentum --batch-size --cache-images --channels-last --checkpoint-steps "
+    "--accumulate --attend --attention --augment --base-momentum --batch-size --cache-images --channels-last "
+    "--checkpoint-steps "
     "--clip --compile --config --crop-scale --cutmix --data --data-dir --device --devices --ema --epochs "
-    "--freeze-epochs --image-size --import --init-from --json --label-smoothing --lr --max-momentum --mixup --model "
+    "--freeze-epochs --image-size --init-from --json --label-smoothing --lr --max-momentum --mixup --model "
     "--momentum --nodes --on-nan --optimizer --option --out --precision --presize --random-erasing --recipe "
     "--recompute-attention --schedule --seed --skip-bad-images --sync-batchnorm --track --train-subset "
     "--trivial-augment --val-split --warmup --weight-decay --workers --no-cache-images --no-channels-last --no-compile "
@@ -35,8 +36,8 @@ RUN_FLAGS = (
 )
 FLAGS = {
     "models": "--json --pattern --table",
-    "summary": "--attend --augment --image-size --in-channels --json --model --num-classes --option",
-    "train": f"{RUN_FLAGS} --attention --list-recipes --profile --resume",
+    "summary": "--attend --attention --augment --image-size --in-channels --json --model --num-classes --option",
+    "train": f"{RUN_FLAGS} --list-recipes --profile --resume",
     "lr-find": f"{RUN_FLAGS} --high --low --steps",
     "evaluate": (
         "--batch-size --checkpoint --data --data-dir --device --image-size --json --model --run "
@@ -65,7 +66,7 @@ FLAGS = {
 def test_every_flag_is_listed_here(attnconv, command):
     _, out, _ = attnconv(command, "--help")
     found = set(re.findall(r"--[a-z][a-z0-9-]*", out))
-    assert found == set(FLAGS[command].split())
+    assert found == {"--import", *FLAGS[command].split()}
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,19 @@ def test_models_table(attnconv):
         "unverified": False,
     }  # fmt: skip
     assert (row["params"], row["agrees"]) == (21_797_672, "no: FLOPs")
+
+
+def test_steps_are_given_as_a_list_too(attnconv):
+    words = ("summary", "convnet3", "--json")
+    step = "[{add: {after: layer2, kind: simple}}]"
+    assert attnconv(*words, "--attention", step)[1] == attnconv(*words, "--attend", "layer2=simple")[1]
+    for command in (words, ("lr-find",), ("bench", "models")):
+        for given, message in (
+            (["[a"], "must be a YAML list of steps, got '[a'"),
+            ([step, "--attend", "a=simple"], "leave"),
+        ):
+            code, _, err = attnconv(*command, "--attention", *given)
+            assert (code, message in err) == (2, True), err
 
 
 def test_summary(attnconv):
@@ -312,7 +326,7 @@ def test_the_table_of_a_run_says_how_many_images_were_skipped(attnconv, folder, 
         "train", "--model", "convnet3", "--data", folder, "--image-size", "16", "--epochs", "1", "--batch-size", "4",
         "--workers", "0", "--skip-bad-images", "--out", tmp_path / "run",
     )  # fmt: skip
-    assert "1 images could not be decoded" in out
+    assert "1 image could not be decoded" in out
 
 
 PIPED = [sys.executable, "-c", "import sys; from attnconv.cli import main; sys.exit(main())"]

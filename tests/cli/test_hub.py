@@ -30,7 +30,7 @@ FLAGS = {
 @pytest.mark.parametrize("command", FLAGS)
 def test_every_flag_is_listed_here(attnconv, command):
     _, out, _ = attnconv("hub", command, "--help")
-    assert set(re.findall(r"--[a-z][a-z0-9-]*", out)) == set(FLAGS[command].split())
+    assert set(re.findall(r"--[a-z][a-z0-9-]*", out)) == {"--import", *FLAGS[command].split()}
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +172,7 @@ CONFIGS = [
     RunConfig(),
     RunConfig(model="unet", data="far-context", compile=True, clip=1.0, devices="auto", lr=1e-3),
     RunConfig(model="ssa_xresnet18", model_options={"symmetric": True, "stem": [8, 8, 16], "act": "mish"}, epochs=7),
+    RunConfig(model="convnet3", image_size=(32, 48)),
     *(dataclasses.replace(shareable(recipe.config), seed=3) for recipe in list_recipes()),
     *(
         dataclasses.replace(recipe.config, model="xresnet18", model_options={"se": True})

@@ -217,6 +217,7 @@ REFUSED = {
         ["--as", "seed_aa_wide_resnet"],
         "unknown model 'seed_aa_wide_resnet'; nearest: 'seed_",
     ),
+    "a function": (["--as", "nets:make"], "--as must be one of our networks, such as ssa_xresnet50, got 'nets:make'"),
     "no such option": (["--option", "heads=4"], "unknown option of seed_aa_wide_resnet10_1: 'heads'"),
     "other data": (["--data", "FOLDER"], "'images' has 2 classes, the network in .*ckpt.t7 has 10"),
     "grey images": (["--data", "digits"], "'digits' has 1 image channels, the network in .*ckpt.t7 3"),

@@ -8,7 +8,7 @@ from study.planted import all_done, keep, plan
 
 def test_every_flag_is_listed_here(attnconv):
     _, out, _ = attnconv("study", "report", "--help")
-    assert set(re.findall(r"--[a-z][a-z-]*", out)) == {"--json", "--folder"}
+    assert set(re.findall(r"--[a-z][a-z-]*", out)) == {"--import", "--json", "--folder"}
 
 
 def test_the_table_its_notes_and_the_files_are_printed(attnconv, tmp_path):

@@ -1,6 +1,7 @@
 """Any map-style Dataset of (image, label): what is made of it, what is refused, and exact resume."""
 
 import random
+import types
 from importlib import metadata
 
 import numpy as np
@@ -88,12 +89,12 @@ def test_validation_images_are_the_pixels(kind):
 
 def test_floats_are_taken_as_prepared_and_prediction_says_so():
     data = data_of_datasets("mine", Pictures(make=KINDS["float"]), Pictures(6, make=KINDS["float"]))
-    assert data.notes == ("'mine' gives float tensors: they are taken as prepared, neither varied nor normalised",)
+    assert data.notes == ("'mine' gives float tensors: they are taken as preprocessed, neither varied nor normalised",)
     train, val = loaders(data)
     assert torch.equal(next(val.epoch(0)).images[0], KINDS["float"](0))
     batch, numbers = next(train.epoch(3)), train.order.batches(3)[0]
     assert torch.equal(batch.images, torch.stack([KINDS["float"](int(i)) for i in numbers]))
-    with pytest.raises(InputError, match="trained on float tensors that the data set 'mine' prepared itself"):
+    with pytest.raises(InputError, match="trained on float tensors that the data set 'mine' preprocessed itself"):
         prepare_image(torch.zeros(3, 9, 13, dtype=torch.uint8), data.meta())
 
 
@@ -163,7 +164,7 @@ def test_a_share_of_each_class_is_held_back():
         (Pictures(label=lambda i: "cat"), Pictures(), "image 0 of the training images of 'mine' has the label 'cat'"),
         (Pictures(label=lambda i: 0.5), Pictures(), "has the label 0.5"),
         (Pictures(make=lambda i: 1 / 0), Pictures(), "of 'mine' raised ZeroDivisionError: division by zero"),
-        (Pictures(), None, "'mine' has no validation images: --val-split 0.2 holds back a fifth of each class"),
+        (Pictures(), None, "'mine' has no validation images: --val-split 0.2 holds out a fifth of each class"),
         (Pictures(targets=[0, 1, 7] * 4, classes=["a", "b"]), Pictures(), "have the label 7: it must be 0 to 1"),
     ],
 )
@@ -261,9 +262,9 @@ def test_a_registered_set_trains_resumes_and_is_read_back(registry, tmp_path):
 @pytest.mark.parametrize(
     ("name", "load", "message"),
     [
-        ("", print, "a data set's name must be letters, digits, dots, dashes and underlines, got ''"),
-        ("a/b", print, "a data set's name must be letters"),
-        ("digits", print, "a data set 'digits' is there already: register yours by another name"),
+        ("", print, "name of a data set must be of letters, digits and ._-, got ''"),
+        ("a/b", print, "name of a data set must be of letters"),
+        ("digits", print, "there is a data set 'digits' already; give yours another name"),
         ("zoo", 3, "load of data set 'zoo' must be a function, got int"),
     ],
 )
@@ -273,10 +274,15 @@ def test_what_cannot_be_registered(registry, name, load, message):
 
 
 def test_a_name_is_registered_once(registry):
-    register_dataset("zoo", print)
-    register_dataset("zoo", print)
-    with pytest.raises(InputError, match="a data set 'zoo' is there already"):
-        register_dataset("zoo", len)
+    register_dataset("zoo", failing)
+    again = types.FunctionType(failing.__code__, globals())
+    again.__module__, again.__qualname__ = failing.__module__, failing.__qualname__
+    register_dataset("zoo", again)  # its module loaded anew
+    register_dataset("garden", one := lambda data_dir: 1)
+    register_dataset("garden", one)
+    for name, load in (("zoo", len), ("garden", lambda data_dir: 1)):
+        with pytest.raises(InputError, match=f"there is a data set '{name}' already"):
+            register_dataset(name, load)
 
 
 def failing(data_dir):
@@ -340,12 +346,13 @@ def test_a_foreign_validation_loader_is_the_same_each_epoch():
         ([(torch.zeros(2, 1, 3, 3), [1, 2])], r"batch 0 must be two tensors, .* got a tuple of Tensor, list"),
         ([(torch.zeros(2, 3, 3), torch.zeros(2))], r"batch 0 must be float images \(B, C, H, W\) .* got \(2, 3, 3\)"),
         ([(torch.zeros(2, 1, 3, 3).byte(), torch.zeros(2))], r"batch 0 must be float images .* torch.uint8"),
+        ([(torch.zeros(2, 1, 3, 3), torch.tensor([0, -1]))], r"batch 0 has the label -1: it must be 0 to 2"),
         ([(torch.zeros(2, 1, 3, 3), torch.zeros(3))], r"got \(2, 1, 3, 3\) torch.float32 and \(3,\)"),
     ],
 )
 def test_what_a_foreign_batch_must_be(loader, message):
     with pytest.raises(InputError, match=message):
-        list(ForeignLoader(loader, device=CPU).epoch(0))
+        list(ForeignLoader(loader, device=CPU, num_classes=3).epoch(0))
 
 
 def test_a_foreign_loader_has_a_length():

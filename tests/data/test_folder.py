@@ -99,7 +99,7 @@ def only_notes(folder):
 
 
 DEEP = (
-    "folder {{folder}}/{part} holds one folder, {inner}/, and that no image but {count}: if these are the classes, "
+    "folder {{folder}}/{part} contains only {inner}/, which contains no image and {count}: if these are the classes, "
     "they lie one level too deep; move them up"
 )
 LAYOUT = "; expected {folder}/train/<class>/* and {folder}/val/<class>/*"
@@ -111,7 +111,7 @@ LAYOUT = "; expected {folder}/train/<class>/* and {folder}/val/<class>/*"
         (remove("train"), "folder {folder} has no train/" + LAYOUT),
         (
             remove("val"),
-            "folder {folder} has no val/" + LAYOUT + ", or --val-split 0.2 to hold back a fifth of each class",
+            "folder {folder} has no val/" + LAYOUT + ", or --val-split 0.2 to hold out a fifth of each class",
         ),
         (
             into_tar_files,

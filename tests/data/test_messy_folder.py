@@ -66,6 +66,18 @@ def test_a_format_by_its_content(image_folder, kind, name):
     assert str(path) in load_data(str(image_folder)).val.paths
 
 
+@pytest.mark.parametrize("text", [b"BMW 320, a car of 1983", b"BM" + bytes(62), b"P3 is the third of them"])
+def test_text_that_begins_as_an_image_is_none(image_folder, text):
+    (image_folder / "val" / "dog" / "notes.txt").write_bytes(text)
+    assert load_data(str(image_folder)).notes == ("1 file passed over: 1 no image",)
+
+
+def test_a_comment_may_come_first_in_a_ppm(image_folder):
+    path = image_folder / "val" / "dog" / "a"
+    path.write_bytes(b"P5\n# of a scanner\n2 1\n255\nab")
+    assert str(path) in load_data(str(image_folder)).val.paths
+
+
 @pytest.mark.parametrize("name", ["a.heic", "a.HEIC", "a.heif", "a"])
 def test_heic_where_pillow_heif_is(image_folder, name):
     path = heic(image_folder / "val" / "dog" / name)
@@ -160,7 +172,7 @@ def test_a_named_set_is_not_divided():
 def test_one_image_a_class_cannot_be_divided(tmp_path):
     for name in ("cat", "dog"):
         write(tmp_path / "photos" / name / "a.jpg")
-    with pytest.raises(InputError, match="'photos' has one image a class: none can be held back for validation"):
+    with pytest.raises(InputError, match="'photos' has one image a class: none can be held out for validation"):
         load_data(str(tmp_path / "photos"), val_split=0.2)
 
 

@@ -27,7 +27,7 @@ def test_a_table_without(image_folder):
     path = write_csv(image_folder, [*ROWS, ("train/dog/101.jpg", "dog")])
     data = load_data(path, val_split=0.5)
     assert (data.num_train, data.num_val, sorted(data.val.labels)) == (2, 2, [0, 1])
-    with pytest.raises(InputError, match=r"'labels.csv' has no validation images: --val-split 0.2 holds back a fifth"):
+    with pytest.raises(InputError, match=r"'labels.csv' has no validation images: --val-split 0.2 holds out a fifth"):
         load_data(path)
 
 

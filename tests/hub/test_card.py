@@ -3,13 +3,15 @@
 import re
 
 import numpy as np
+import own_networks
 import pytest
 import torch
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from attnconv import surgery
-from attnconv.models import create_model
+from attnconv import register_attention, surgery
+from attnconv.layers import SimpleSelfAttention, registry
+from attnconv.models import create_model, save_pretrained
 from attnconv.models.hub import MARK
 
 pytest.importorskip("safetensors")
@@ -23,7 +25,7 @@ def network(name, **settings):
 
 
 def card_of(model, folder):
-    model.save_pretrained(folder)
+    save_pretrained(model, folder)
     return (folder / "README.md").read_text()
 
 
@@ -78,7 +80,7 @@ def test_it_names_the_sources_of_the_layers_that_are_in_the_network(tmp_path, na
     assert ("- attention\n" in text) == ("## Sources" in text) == bool(sources)
 
 
-@pytest.mark.parametrize("name", ["aa_convnet3", "aa_unet"])
+@pytest.mark.parametrize("name", ["aa_convnet3", "aa_unet", "own_networks:small"])
 def test_its_code_runs_and_tells_a_class(tmp_path, monkeypatch, capsys, name):
     model = network(name)
     model.meta = {**META, "classes": ["cat", "dog"]}
@@ -88,7 +90,29 @@ def test_its_code_runs_and_tells_a_class(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], {})
     printed = capsys.readouterr().out
-    assert printed in ("cat\n", "dog\n") if name == "aa_convnet3" else printed.startswith("tensor([[[")
+    assert printed in ("cat\n", "dog\n") if name != "aa_unet" else printed.startswith("tensor([[[")
+
+
+class Own(SimpleSelfAttention):
+    """A layer of a user's own."""
+
+
+def test_it_says_which_code_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+    register_attention("own_layer", Own)
+    steps = [{"add": {"after": "1", "kind": "own_layer"}}, {"add": {"after": "0", "kind": "simple"}}]
+    model = network("own_small", attention=steps)
+    model.provenance = {"config": {"data": "digits"}, "command": "attnconv train", "scores": None}
+    text = card_of(model, tmp_path / "registered")
+    assert "`own_small`, saved by attnconv 0.1.0:" in text
+    assert "# First import the module that registers own_small and own_layer.\nfrom attnconv" in text
+    assert "It needs `--import MODULE`, the module that registers own_small and own_layer." in text
+    local = card_of(network(lambda num_classes: own_networks.small(num_classes)), tmp_path / "local")
+    assert '# make: the function that makes this network\n\nmodel = models.from_pretrained("path/' in local
+    assert 'folder", model=make)' in local
+    plain = card_of(network("convnet3"), tmp_path / "plain")
+    assert "import MODULE" not in plain
+    assert 'folder")' in plain
 
 
 def test_without_facts_of_images_its_code_reads_none(tmp_path):

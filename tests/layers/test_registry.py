@@ -128,7 +128,7 @@ def test_what_a_layer_lacks_is_named(name, layer, settings, message):
         ({"kind": "sagann"}, "unknown attention layer 'sagann'; nearest: 'sagan'; .*--import MODULE"),
         ({"kind": "timm:sf"}, "unknown attention layer of timm: 'sf'; nearest: 'se'"),
         ({"kind": "sagan", "key_ration": 1}, "unknown option of attention layer 'sagan': 'key_ration'; nearest"),
-        ({"kind": "augmented"}, "'augmented' stands in the place of a convolution: augment"),
+        ({"kind": "augmented"}, "'augmented' replaces a convolution; use augment"),
         ({"kind": lambda c: nn.Conv2d(c, c, 1)}, r"Conv2d is no attnconv\.Attention"),
         ({"kind": lambda c: 1 / 0}, "cannot be made: ZeroDivisionError: division by zero"),
         ({"kind": lambda c: find_attention("timm:bat").make(c)}, r"timm:bat\(8\) does not take a map \(1, 8, 16, 16\)"),

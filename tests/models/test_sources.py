@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from importlib import metadata
 
 import own_networks
 import pytest
 import torch
 
 import attnconv
-from attnconv import checks, models, surgery
-from attnconv.models import create_model
+from attnconv import checks, extensions, models, surgery
+from attnconv.cli.models import models as list_networks
+from attnconv.models import create_model, registry
 from attnconv.models.registry import build_model
 
 ATTENTION = [{"add": {"after": "1", "kind": "simple"}}]
@@ -54,7 +56,7 @@ def test_torchvisions_two_with_auxiliary_classifiers_give_one_tensor():
         ("torchvision:resnet5", {}, "unknown network of torchvision: 'resnet5'; nearest: 'resnet50'"),
         ("torchvision:fasterrcnn_resnet50_fpn", {}, "unknown network of torchvision"),
         ("timm:hf-hub:somebody/net", {}, "unknown network of timm: 'hf-hub:somebody/net'"),
-        ("timm:resnet18", {"pretrained": True}, "pretrained is no option of timm:resnet18"),
+        ("timm:resnet18", {"pretrained": True}, "pretrained is no option of timm:resnet18: it is set by attnconv"),
         ("timm:resnet18", {"checkpoint_path": "x.pt"}, "checkpoint_path is no option of timm:resnet18"),
         ("timm:resnet18", {"nonsense": 1}, "timm:resnet18 cannot be made: TypeError: .*nonsense"),
         ("torchvision:resnet18", {"weights": "DEFAULT"}, "weights is no option of torchvision:resnet18"),
@@ -62,7 +64,8 @@ def test_torchvisions_two_with_auxiliary_classifiers_give_one_tensor():
         ("no_such_package:make", {}, "model 'no_such_package:make': there is no module 'no_such_package'"),
         ("own_networks.deep:make", {}, "there is no module 'own_networks.deep'"),
         ("own_networks:smal", {}, "own_networks has no 'smal'; nearest: 'small'"),
-        ("own_networks:number", {}, "number is to be called, and is a int"),
+        ("own_networks:number", {}, r"number is not callable \(int\)"),
+        ("own_networks:small.x", {}, "own_networks has no 'small.x'$"),
         ("own_networks:no_module", {}, "own_networks:no_module makes a int, not an nn.Module"),
         ("own_networks:broken", {}, "own_networks:broken cannot be made: RuntimeError: weights of the moon$"),
         ("own_networks:small", {"widht": 4}, "unknown option of own_networks:small: 'widht'; nearest: 'width'"),
@@ -77,14 +80,19 @@ def test_what_is_refused(name, settings, message):
         make(name, **settings)
 
 
-def test_a_builder_is_registered_under_one_name():
+def test_a_builder_is_registered_under_one_name(monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
     attnconv.register_model("own_small", own_networks.small)  # again, as of a module loaded twice
+    attnconv.register_model("own_lambda", lambda num_classes: None)
     for name, build, message in (
         ("own_small", own_networks.three_channels, "there is a network 'own_small' already"),
         ("aa_wide_resnet16_4", own_networks.small, "there is a network 'aa_wide_resnet16_4' already"),
         ("own:small", own_networks.small, "must be of letters, digits"),
+        ("own_lambda", lambda num_classes: None, "there is a network 'own_lambda' already"),  # another lambda
         ("another", lambda classes: None, "must take num_classes, it takes classes"),
         ("another", 3, "must be a function, got int"),
+        ("another", own_networks.small(2), "the builder of 'another' is a module, not a function that makes one"),
+        ("another", lambda num_classes, /: None, "must take num_classes by name, not by position alone"),
     ):
         with pytest.raises(checks.InputError, match=message):
             attnconv.register_model(name, build)
@@ -150,6 +158,70 @@ def test_what_a_file_names_is_not_imported(tmp_path):
         models.from_pretrained(tmp_path / "saved", model="own_networks:small")
 
 
+def test_a_lambda_or_a_local_function_is_given_again(tmp_path):
+    def local(num_classes):
+        return own_networks.small(num_classes)
+
+    for number, function in enumerate((local, lambda num_classes: own_networks.small(num_classes))):
+        model = make(function)
+        models.save_pretrained(model, tmp_path / str(number))
+        found = models.from_pretrained(tmp_path / str(number), model=function)
+        assert torch.equal(found[4].weight, model[4].weight)
+    models.save_pretrained(make("own_small"), tmp_path / "named")
+    with pytest.raises(checks.InputError, match="'own_small' is a network of its own name: leave model="):
+        models.from_pretrained(tmp_path / "named", model=local)
+
+
+@pytest.mark.parametrize("name", ["torch.nn.modules.container:Sequential", "__main__:Net", "nets:f.<locals>.make"])
+def test_a_name_that_no_command_can_import(name):
+    message = "give --model package.module:function, in Python a function that makes it as model="
+    with pytest.raises(checks.InputError, match=message):
+        extensions.factory(name)
+
+
+def test_a_module_of_import_makes_its_own_networks_alone(monkeypatch):
+    monkeypatch.setattr(extensions, "_factories", {})
+    monkeypatch.setattr(extensions, "imported", [])
+    with pytest.raises(checks.InputError, match="give --model own_networks:small or --import own_networks again"):
+        extensions.factory("own_networks:small")
+    extensions.import_modules(["own_networks"])
+    assert extensions.factory("own_networks:small") is own_networks.small
+    monkeypatch.setattr(own_networks, "anything", lambda **options: None, raising=False)
+    own_networks.anything.__module__ = "own_networks"
+    for name in ("register_model", "nn.Module", "number", "absent", "anything"):
+        with pytest.raises(checks.InputError, match="nothing in a file makes us import"):
+            extensions.factory(f"own_networks:{name}")
+
+
+def test_a_module_that_ends_the_program_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ending.py").write_text("import sys\nsys.exit('no GPU')\n")
+    with pytest.raises(checks.InputError, match="--import ending: ending cannot be imported: SystemExit: no GPU"):
+        extensions.import_modules(["ending"])
+    offer(monkeypatch, "ending")
+    with pytest.raises(checks.InputError, match=r"'offered' of group .* cannot be imported: SystemExit"):
+        make("offered")
+
+
+def offer(monkeypatch, module):
+    """Let an installed package offer the network "offered" of ``module``."""
+    entry = metadata.EntryPoint("offered", f"{module}:make", "attnconv.models")
+    monkeypatch.setattr(
+        "attnconv.extensions.metadata.entry_points", lambda group: [entry] if group == entry.group else []
+    )
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_a_broken_package_is_listed_with_the_reason(monkeypatch, capsys, json):
+    offer(monkeypatch, "no_such_package")
+    list_networks("*_small", json=json)
+    list_networks("offered", json=json)
+    printed = capsys.readouterr().out
+    assert "own_small" in printed
+    assert "cannot be imported: ModuleNotFoundError: No module named 'no_such_package'" in printed
+
+
 def test_trained_weights_are_taken_over_before_or_after_surgery():
     trained = make(own_networks.small)
     steps = [*ATTENTION, {"augment": {"where": r"^0\.0$", "key_ratio": 1, "value_ratio": 0.5, "num_heads": 4}}]
@@ -173,3 +245,27 @@ def test_the_classifier_of_other_classes_stays_as_drawn():
     assert torch.equal(model[0][0].weight, trained[0][0].weight)
     with pytest.raises(checks.InputError, match="nothing in the state dict fits own_networks:small"):
         make(own_networks.small, width=16, init_from=trained.state_dict())
+
+
+def with_convolution(num_classes, width=8):
+    """A classifier that is a 1x1 convolution."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, width, 3),
+        torch.nn.Conv2d(width, num_classes, 1),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+    )
+
+
+def test_a_classifier_may_be_a_convolution():
+    trained = make(with_convolution, num_classes=7)
+    _, transfer = make(with_convolution, init_from=trained.state_dict())
+    assert set(transfer.left) == {"1.weight", "1.bias"}
+
+
+def test_attention_behind_a_module_is_new_whatever_the_file_calls_its_own():
+    steps = [{"add": {"after": "0.0"}}]
+    trained = {**make(own_networks.small).state_dict(), "0.0.attention.gamma": torch.ones(1)}
+    model, transfer = make(own_networks.small, attention=steps, init_from=trained)
+    assert "0.0.attention.gamma" in transfer.left
+    assert model[0][0].attention.gamma == 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 import sys
 
 import pytest
@@ -291,6 +292,18 @@ def test_a_split_off_share_is_the_same_for_whoever_reads_the_run(tmp_path):
     loader = val.val_loader(batch_size=6, device=torch.device("cpu"), workers=0)
     assert evaluate(trained.model, loader).top1 == pytest.approx(result["best_top1"])
     assert trained.meta["images"]["validation"] == val.val.fingerprint
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "photos" / "train", moved)
+    assert images_for(trained, data=str(moved)).val.fingerprint == val.val.fingerprint
+    assert images_for(trained, data=str(tmp_path / "photos")).num_val == 4  # of its own
+    for folder, data in ((moved, str(moved)), (tmp_path / "photos" / "train", None)):
+        Image.new("RGB", (9, 9)).save(folder / "cat" / "0_more.png")
+        with pytest.raises(
+            InputError, match=f"'{folder.name}' has other images than .* trained on: val_split 0.3 would"
+        ):
+            images_for(trained, data=data)
+    with pytest.raises(InputError, match="is neither a data set nor an existing folder"):
+        images_for(trained, data=str(tmp_path / "nowhere"))
     other = run(RunConfig(model="convnet3", batch_size=4, seed=4, **options), tmp_path / "other", progress=False)
     assert load_trained(tmp_path / "other", device="cpu").meta["images"] != trained.meta["images"]
     assert other["seed"] == 4

@@ -16,6 +16,7 @@ from attnconv.train.checkpoint import load_checkpoint
 from attnconv.train.fit import Training
 
 QUICK = {"epochs": 2, "batch_size": 16, "lr": 0.05, "device": "cpu", "workers": 0, "progress": False}
+LOADED = {name: value for name, value in QUICK.items() if name not in ("batch_size", "workers")}  # by a loader
 
 
 class Photos(Dataset):
@@ -58,6 +59,13 @@ def test_a_module_is_trained_in_place_on_a_dataset(tmp_path):
     assert trained.model.provenance["command"] is None  # no command line makes it again
 
 
+def test_grey_images_are_repeated_for_a_module_of_three_channels(tmp_path, capsys):
+    grey = [(Image.new("L", (12, 10), 40 * label), label) for label in range(3)] * 6
+    attnconv.fit(own_networks.small(3), grey, grey, out=tmp_path, **QUICK | {"progress": True})
+    assert capsys.readouterr().err.count("the network takes 3 channels: the grey images of 'DATASET'") == 1
+    assert load_trained(tmp_path, model=own_networks.small, device="cpu").meta["channels"] == 3
+
+
 def test_it_goes_on_in_the_same_bits(tmp_path, monkeypatch):
     fitted(tmp_path / "whole")
     validate, done = Training.validate, []
@@ -96,10 +104,80 @@ def test_a_network_by_name_gets_its_attention(tmp_path):
 
 def test_loaders_of_ones_own(tmp_path):
     train, val = (DataLoader(tensors(), batch_size=12, shuffle=shuffle) for shuffle in (True, False))
-    attnconv.fit(own_networks.small(3), train, val, out=tmp_path, **QUICK)
+    attnconv.fit(own_networks.small(3), train, val, out=tmp_path, **LOADED)
     trained = load_trained(tmp_path, model=own_networks.small, device="cpu")
     assert trained.meta["classes"] == ["0", "1", "2"]
     assert trained.meta["prepared"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"batch_size": 16},
+        {"workers": 0},
+        {"image_size": 8},
+        {"val_split": 0.2},
+        {"skip_bad_images": True},
+        {"mixup": 0.2},
+        {"cutmix": 0.2},
+        {"crop_scale": 0.5},
+        {"trivial_augment": True},
+        {"random_erasing": 0.2},
+    ],
+)
+def test_an_option_that_a_loader_leaves_without_effect_is_refused(tmp_path, option):
+    loader = DataLoader(tensors(), batch_size=12)
+    with pytest.raises(checks.InputError, match=f"{next(iter(option))} has no effect here: a loader makes its batches"):
+        attnconv.fit(own_networks.small(3), loader, loader, out=tmp_path / "run", **LOADED | option)
+    assert not (tmp_path / "run").exists()
+
+
+class Unnamed(attnconv.SimpleSelfAttention):
+    """A layer that nobody has registered."""
+
+
+def test_a_layer_without_a_name_is_refused_before_training(tmp_path):
+    model = attnconv.models.create_model("convnet3", num_classes=3, image_size=8)
+    surgery.add_self_attention(model, after="layer1", kind=Unnamed, image_size=8, inplace=True)
+    message = "unknown attention layer '.*test_script.Unnamed'; .* known after register_attention"
+    with pytest.raises(checks.InputError, match=message):
+        attnconv.fit(model, tensors(), tensors(12), out=tmp_path / "run", **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("val", "message"),
+    [
+        (None, "a loader for training needs one for validation: val is None"),
+        ([], "the loader for validation gives no batch"),
+    ],
+)
+def test_a_loader_needs_one_for_validation(tmp_path, val, message):
+    with pytest.raises(checks.InputError, match=message):
+        attnconv.fit(own_networks.small(3), DataLoader(tensors(), 12), val, out=tmp_path / "run", **LOADED)
+
+
+@pytest.mark.parametrize(
+    ("count", "classes", "message"),
+    [
+        (
+            25,
+            3,
+            "batch 2 has 1 image, and batch norm needs 2 at least: a DataLoader with drop_last=True leaves the last",
+        ),
+        (24, 4, "batch 0 has the label 3: it must be 0 to 2"),
+    ],
+)
+def test_a_loader_is_checked_as_it_is_read(tmp_path, count, classes, message):
+    train, val = DataLoader(tensors(count, classes), 12), DataLoader(tensors(13), 12)  # one by itself may validate
+    with pytest.raises(checks.InputError, match=message):
+        attnconv.fit(own_networks.small(3), train, val, out=tmp_path, **LOADED)
+
+
+def test_one_image_is_a_batch_without_batch_norm(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(240, 3))
+    loader = DataLoader(tensors(13), 12)
+    assert attnconv.fit(model, loader, loader, out=tmp_path, **LOADED)["epochs"] == 2
 
 
 def test_a_network_of_ours_needs_no_second_telling(tmp_path):
@@ -114,6 +192,7 @@ def test_a_network_of_ours_needs_no_second_telling(tmp_path):
         (own_networks.small, {"data": "digits"}, "unknown option of fit: 'data'"),
         (own_networks.small, {"epoch": 1}, "unknown option of fit: 'epoch'; nearest: 'epochs'"),
         (own_networks.small(3), {"attention": []}, "attention is for a network by name"),
+        (own_networks.small, {"trivial_augment": True}, "trivial_augment has no effect here: float tensors are taken"),
         (own_networks.small(2), {}, "gives 2 numbers, and data set 'DATASET' has 3 classes"),
         (own_networks.too_many, {}, "gives 4 numbers, and data set 'DATASET' has 3 classes"),
         (own_networks.pair, {}, r"must give one tensor \(B, 3\) of logits, it gives a tuple"),
@@ -142,3 +221,32 @@ def test_a_partial_is_a_factory_too(tmp_path):
     model = functools.partial(own_networks.small, width=4)
     attnconv.fit(model, tensors(), tensors(12), out=tmp_path, **QUICK)
     assert load_trained(tmp_path, model=model, device="cpu").model[0][0].out_channels == 4
+
+
+def test_weights_to_start_from_are_told_and_not_opened_again(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "weights.pt"
+    torch.save(own_networks.small(5).state_dict(), file)
+    options = QUICK | {"init_from": str(file), "freeze_epochs": 1, "progress": True}
+    validate, done = Training.validate, []
+
+    def stopped(self):
+        if done:
+            raise KeyboardInterrupt
+        done.append(validate(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "validate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", **options)
+    assert "init_from: 14 tensors taken over, 2 new: 4.weight, 4.bias" in capsys.readouterr().err
+    file.unlink()
+    attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", resume=True, **options)
+
+
+def test_weights_that_leave_nothing_to_train_are_refused(tmp_path):
+    torch.save(own_networks.small(3).state_dict(), tmp_path / "weights.pt")
+    options = QUICK | {"init_from": str(tmp_path / "weights.pt"), "freeze_epochs": 1}
+    with pytest.raises(
+        checks.InputError, match="freeze_epochs 1 leaves nothing to train: init_from brought every weight"
+    ):
+        attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", **options)

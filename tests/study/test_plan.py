@@ -55,6 +55,26 @@ def test_a_grid_is_every_combination_in_blocks_of_data_and_length():
     assert list(study_of(plan, source="plan.yaml").arms) == ["epochs=1", "epochs=2"]
 
 
+@pytest.mark.parametrize(
+    ("grid", "names"),
+    [
+        ({"image_size": [8, [8, 12]]}, ["image_size=8", "image_size=8x12"]),
+        ({"image_size": [[8, 12]], "lr": [0.1]}, ["8x12px/lr=0.1"]),
+        ({"model": ["timm:resnet18"], "lr": [0.1]}, ["timm-resnet18,lr=0.1"]),
+        ({"attention": [[], [{"add": {"after": "layer3"}}]]}, ["attention=none", "attention=layer3=simple"]),
+        ({"attention": [[{"add": {"after": ["a", "b"], "kind": "timm:se"}}]]}, ["attention=a+b=timm-se"]),
+        (
+            {"attention": [[{"augment": {"where": "4.*conv2", "num_heads": 2}}]]},
+            ["attention=4.-conv2=augmented-num_heads=2"],
+        ),
+    ],
+)
+def test_names_of_a_grids_values(grid, names):
+    plan = values(grid=grid, baseline=names[0].rpartition("/")[2])
+    del plan["arms"]
+    assert list(study_of(plan, source="plan.yaml").arms) == names
+
+
 def test_blocks_repeat_the_arms_each_with_its_baseline():
     one = study(blocks={"short": {"epochs": 1}, "long": {"epochs": 4}})
     assert list(one.arms) == ["short/plain", "short/augmented", "long/plain", "long/augmented"]

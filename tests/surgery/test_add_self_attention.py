@@ -253,6 +253,7 @@ class Shape(nn.Module):
     ("after", "message"),
     [
         ("stam", "after='stam' is no module of the model; nearest modules: 'stem', "),
+        ("STEM", "after='STEM' is no module of the model; nearest modules: 'stem', "),
         ("", "after='' is no module of the model; nearest modules: "),
         (["stem", 3], "after=3 is no module of the model"),
         ([], "after names no module"),

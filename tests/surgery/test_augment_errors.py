@@ -160,7 +160,7 @@ def test_a_model_that_is_the_convolution():
         ({"example": [1]}, "example must be a tensor or a tuple, got list"),
         ({"example": torch.zeros(1, 5, 6, 6)}, "Net does not run on the example: Given groups=1, weight of size"),
         ({"key_ratio": -1}, "key_ratio must not be negative, got -1"),
-        ({"num_heads": 0}, "num_heads must be at least 1"),
+        ({"num_heads": 0}, "num_heads must be at least 1, got 0$"),
     ],
 )
 def test_arguments(settings, message):

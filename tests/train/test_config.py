@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from attnconv.checks import InputError, InputTypeError
-from attnconv.train.config import RunConfig, read_yaml, yaml_text, yaml_value
+from attnconv.train.config import RunConfig, read_yaml, without_folders, yaml_text, yaml_value
 
 
 @pytest.mark.parametrize(
@@ -213,3 +213,23 @@ def test_image_sizes_that_are_none(size, message):
 def test_val_split_is_a_share(share):
     with pytest.raises(InputError, match=r"val_split must be above 0 and below 1, got "):
         RunConfig(val_split=share)
+
+
+@pytest.mark.parametrize(
+    ("data", "kept"),
+    [
+        ("digits", True),
+        ("torchvision:SVHN", True),
+        ("hf:mnist", True),
+        ("hf:user/some.photos", True),
+        ("hf:mine/photos", False),  # which is there
+        ("hf:/home/me", False),
+        ("hf:../photos", False),
+        ("hf:my/own/photos", False),
+        ("mine/photos", False),
+    ],
+)
+def test_names_of_data_leave_the_machine_and_folders_do_not(tmp_path, monkeypatch, data, kept):
+    (tmp_path / "mine" / "photos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert without_folders({"data": data})["data"] == (data if kept else "FOLDER")

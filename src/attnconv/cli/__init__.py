@@ -33,6 +33,8 @@ COMMANDS = {
 # The files of commands that are not in the file of their own name.
 FILES = {"summary": "models", "predict": "evaluate", "lr-find": "train", "runs": "train", "hub": "export"}
 
+OF_ALL = "Every command takes --import MODULE, which may be repeated: your own networks, layers and data."
+
 # Removed commands ("shards", "bench data") and flags ("runs --watch"): the end of a sentence that says what to use.
 REMOVED: dict[str, str] = {
     "bench data": "use benchmarks/data_loader.py of the repository",
@@ -91,6 +93,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     else:
         command, bound = parse(words)
         command(*bound.args, **bound.kwargs)
+        if getattr(command, "__name__", "") == "help_print":  # of cyclopts, whose help_epilogue 4.0 lacks
+            print(OF_ALL)
     sys.stdout.flush()  # here, where a reader that has gone is no error
     return 0
 
@@ -119,8 +123,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
 
     app = App(
         name="attnconv",
-        help="Self-attention inside convolutional networks.\n\nEvery command takes --import MODULE, which may be "
-        "repeated: your own code, which registers networks, layers or data.",
+        help="Self-attention inside convolutional networks.",
         version=__version__,
         help_format="plaintext",  # or <class> would be taken for markup
         default_parameter=Parameter(negative=()),  # no --no-json and no --empty-option

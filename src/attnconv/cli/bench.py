@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks, files
-from attnconv.cli.flags import integers, steps, words
+from attnconv.cli.flags import Attend, Attention, Augment, integers, steps, words
 from attnconv.cli.terminal import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -209,13 +209,16 @@ def models(
     impl: str = "auto",
     batch_size: int | None = None,
     image_size: int | None = None,
-    augment: list[str] | None = None,
-    attend: list[str] | None = None,
+    augment: Augment = None,
+    attend: Attend = None,
+    attention: Attention = None,
     options: Options = DEFAULTS,
 ) -> None:
     """A training step of networks with attention against that of their plain twins, under autocast if not in float32.
 
     Two to four minutes on two CPU cores. Adds to models.jsonl.
+
+    With --augment or --attend each network is compared with itself and that attention.
 
     Parameters
     ----------
@@ -228,17 +231,13 @@ def models(
         Images of a step; by default a few, so that a CPU can do it.
     image_size:
         Side of the square images, pixels; by default what the family is usually trained on.
-    augment:
-        Compare each network with itself and augmented convolutions where this regular expression is found in the names
-        of its modules; may be repeated.
-    attend:
-        Likewise with attention behind a module, MODULE=KIND, such as layer3=simple; may be repeated.
     """
     from attnconv.bench.models import NAMED, case_of, model_benchmark, twinned_models
+    from attnconv.surgery.steps import checked_steps
 
     names = twinned_models() if model == "all" else NAMED if model is None else words(model)
-    attention = steps(augment, attend)
-    cases = [case_of(name, batch=batch_size, image_size=image_size, attention=attention) for name in names]
+    found = checked_steps(steps(augment, attend, attention))
+    cases = [case_of(name, batch=batch_size, image_size=image_size, attention=found) for name in names]
     settings = _settings(options)
     benchmarks = [model_benchmark(case, settings, impls=words(impl)) for case in cases]
     _run(benchmarks, settings, options.out / "models.jsonl", options.json)

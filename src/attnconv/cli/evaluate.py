@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnconv import checks
-from attnconv.cli.flags import ImageSize, named_factory
+from attnconv.cli.flags import ImageSize, load_network
 from attnconv.cli.terminal import print_json, print_table, say
 from attnconv.train.config import Device
 
@@ -56,11 +56,10 @@ def evaluate(
     json:
         Print one JSON object.
     """
-    from attnconv.recipes import load_trained
     from attnconv.recipes.trained import images_for
     from attnconv.train.evaluate import evaluate as score
 
-    trained = load_trained(run, checkpoint=checkpoint, device=device, model=named_factory(model), trust=trust)
+    trained = load_network(run, checkpoint=checkpoint, device=device, model=model, trust=trust)
     found = images_for(
         trained,
         data=data,
@@ -87,7 +86,7 @@ def evaluate(
     miou = "" if scores.miou is None else f"mean IoU {scores.miou:.2f}%, "
     say(
         f"{trained.checkpoint} on {found.name}: top-1 {scores.top1:.2f}%, top-5 {scores.top5:.2f}%, {miou}"
-        f"loss {scores.loss:.4f}, {scores.count} images"
+        f"loss {scores.loss:.4f}, {scores.count} image{'s' * (scores.count != 1)}"
         + (f"; {len(loader.skipped)} could not be decoded" if loader.skipped else "")
     )
 
@@ -136,13 +135,12 @@ def predict(
     from attnconv.data.folder import passed_over_line
     from attnconv.data.image_data import topk
     from attnconv.data.view import require_preparable
-    from attnconv.recipes import load_trained
     from attnconv.train.progress import tracked
 
     checks.integer("--top", top, at_least=1)
     passed: Counter[str] = Counter()
     files = image_files(images, passed)
-    trained = load_trained(run, checkpoint=checkpoint, device=device, model=named_factory(model), trust=trust)
+    trained = load_network(run, checkpoint=checkpoint, device=device, model=model, trust=trust)
     if trained.meta.get("dense"):
         raise checks.InputError(f"predict names whole images, and {trained.config.model!r} gives each pixel a class")
     require_preparable(trained.meta)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnconv import checks
-from attnconv.cli.flags import named_factory
+from attnconv.cli.flags import load_network, named_factory
 from attnconv.cli.terminal import print_json, say
 from attnconv.shown import shown
 from attnconv.train.config import Device
@@ -97,7 +97,10 @@ def explain(
         if port is not None and checks.integer("--port", port, at_least=1) > LAST_PORT:
             raise checks.InputError(f"--port must be at most {LAST_PORT}, got {port}")
         runs = [run] if compare is None else [run, compare]
-        options: Any = {"checkpoint": checkpoint, "model": named_factory(model), "device": device}
+        if model is not None and compare is not None:
+            named_factory(model)  # one of the two may have another network: the one that is made by it finds it
+            model = None
+        options: Any = {"checkpoint": checkpoint, "model": model, "device": device}
         serve_page(runs, image, host=host, port=port, **options)
         return
     _refuse({"--compare": compare, "--host": host, "--port": port}, "{} needs --web")
@@ -112,15 +115,15 @@ def explain(
     if image is not None and path.exists() and image.exists() and path.samefile(image):
         raise checks.InputError(f"--out must be another file than IMAGE, got {path} for both")
 
-    trained = _trained(run, checkpoint=checkpoint, model=named_factory(model), device=device)
+    trained = _trained(run, checkpoint=checkpoint, model=model, device=device)
     draw_picture(trained, image, path, point=given, many=points is not None, layer=layer, head=head, json=json)
 
 
 def _trained(run: Path | None, *, device: str, **options: Any) -> "Trained":
-    """Load the network of ``run``, the example if None, which has attention; options and errors as `load_trained`."""
-    from attnconv.recipes import load_example, load_trained
+    """Load the network of ``run``, the example if None, which has attention; options and errors as `load_network`."""
+    from attnconv.recipes import load_example
 
-    trained = load_example(device) if run is None else load_trained(run, device=device, **options)
+    trained = load_example(device) if run is None else load_network(run, device=device, **options)
     trained.require_layers("explain")
     return trained
 
@@ -312,7 +315,7 @@ def serve_page(
         runs: of one network or of two; None for the example, whose images come with it.
         image: what a tab begins with.
         host, port: as web_server's.
-        options: as `load_trained`'s.
+        options: as `load_network`'s.
     """
     from attnconv.data.decode import read_bytes
     from attnconv.explain.web_page import web_page

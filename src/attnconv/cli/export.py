@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import App
 
 from attnconv import checks
-from attnconv.cli.flags import ImageSize, named_factory
+from attnconv.cli.flags import ImageSize, load_network
 from attnconv.cli.terminal import print_json, say
 
 if TYPE_CHECKING:
@@ -160,8 +160,6 @@ def push(
 
 def _with_layers(run: Path, checkpoint: Checkpoint, model: str | None, command: str) -> "Trained":
     """Load the network of ``run``, which has its layers still."""
-    from attnconv.recipes import load_trained
-
-    trained = load_trained(run, checkpoint=checkpoint, device="cpu", model=named_factory(model))
+    trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model)
     trained.require_layers(command)
     return trained

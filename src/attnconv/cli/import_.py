@@ -55,8 +55,11 @@ def import_(
     option:
         An option of the network, NAME=VALUE; may be repeated.
     """
+    from attnconv.extensions import is_factory
     from attnconv.recipes.imported import imported
 
+    if is_factory(name):
+        raise checks.InputError(f"--as must be one of our networks, such as ssa_xresnet50, got {name!r}")
     if (out / "config.yaml").exists():
         raise checks.InputError(f"{out} is the folder of a run; give --out another one")
     model = imported(

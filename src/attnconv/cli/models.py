@@ -3,7 +3,7 @@
 from typing import Any
 
 from attnconv import checks
-from attnconv.cli.flags import ImageSize, pairs, steps
+from attnconv.cli.flags import Attend, Attention, Augment, ImageSize, pairs, steps
 from attnconv.cli.terminal import amount, print_json, print_table
 
 
@@ -29,10 +29,19 @@ def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> No
     if not names:
         known = list_models() + list_models(dense=True)
         raise checks.InputError(f"no network matches {pattern!r}; {checks.nearest(pattern, known)}")
+    found: list[dict[str, Any]] = []
+    for name in names:
+        try:
+            found.append({"name": name, "options": model_options(name)})
+        except checks.InputError as error:  # of an installed package that offers it
+            found.append({"name": name, "error": str(error)})
     if json:
-        print_json([{"name": name, "options": model_options(name)} for name in names])
+        print_json(found)
         return
-    rows = [(name, " ".join(f"{k}={_as_yaml(v)}" for k, v in model_options(name).items())) for name in names]
+    rows = [
+        (one["name"], one.get("error") or " ".join(f"{k}={_as_yaml(v)}" for k, v in one["options"].items()))
+        for one in found
+    ]
     print_table(("network", "options and their defaults"), rows)
 
 
@@ -68,8 +77,9 @@ def summary(
     num_classes: int = 10,
     in_channels: int = 3,
     option: list[str] | None = None,
-    augment: list[str] | None = None,
-    attend: list[str] | None = None,
+    augment: Augment = None,
+    attend: Attend = None,
+    attention: Attention = None,
     json: bool = False,
 ) -> None:
     """Print what a network costs for one image: parameters, multiply-adds, FLOPs, attention memory.
@@ -86,10 +96,6 @@ def summary(
         Image channels.
     option:
         An option of the network, NAME=VALUE; may be repeated.
-    augment:
-        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
-    attend:
-        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated.
     json:
         Print one JSON object.
     """
@@ -108,7 +114,7 @@ def summary(
             num_classes=num_classes,
             in_channels=in_channels,
             image_size=(rows, columns),
-            attention=steps(augment, attend),
+            attention=steps(augment, attend, attention),
             options=pairs(option),
         )
     found = cost(network, in_channels=in_channels, image_size=(rows, columns))

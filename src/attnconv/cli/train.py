@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from cyclopts import Parameter
-from yaml import YAMLError
 
 from attnconv import checks, files
-from attnconv.cli.flags import ImageSize, pairs, steps
+from attnconv.cli.flags import Attend, Attention, Augment, ImageSize, OptionalText, pairs, steps
 from attnconv.cli.terminal import duration, print_json, print_table, say
 from attnconv.extensions import import_factory, is_factory
 from attnconv.inactive import remark
-from attnconv.train.config import RunConfig, read_yaml, yaml_value
+from attnconv.train.config import RunConfig, read_yaml
 
 if TYPE_CHECKING:
     from attnconv.train.run_folder import RunEntry
@@ -32,6 +31,8 @@ def run_options() -> Any:
         default = "" if field.default is None or field.default is False else f" [default: {field.default}]"
         # With --no-NAME, for what a recipe or a file has set.
         hint, negative = (ImageSize, ()) if field.name == "image_size" else (hints[field.name], None)
+        if hint == str | None:
+            hint = OptionalText
         flags[field.name] = Annotated[hint, Parameter(help=field.metadata["help"] + default, negative=negative)]
     return TypedDict("RunOptions", flags, total=False)  # pyright: ignore[reportArgumentType]
 
@@ -47,9 +48,9 @@ def train(
     list_recipes: bool = False,
     config: Path | None = None,
     option: list[str] | None = None,
-    augment: list[str] | None = None,
-    attend: list[str] | None = None,
-    attention: str | None = None,
+    augment: Augment = None,
+    attend: Attend = None,
+    attention: Attention = None,
     profile: bool = False,
     json: bool = False,
     of_study: Annotated[bool, Parameter(show=False)] = False,
@@ -73,13 +74,6 @@ def train(
         YAML file of options, in the names of config.yaml.
     option:
         An option of the network, NAME=VALUE; may be repeated.
-    augment:
-        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
-    attend:
-        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, timm:NAME
-        (se, eca, cbam, gc, nl and more), or the name of a layer of your own, with --import.
-    attention:
-        All steps of surgery as a YAML list, in place of these two; [] for none.
     profile:
         Print a step profile at the end: the time that the loader and the operators take.
     json:
@@ -128,7 +122,11 @@ def train(
         f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}; "
         f"best top-1 {result['best_top1']:.2f}% in epoch {result['best_epoch']}; "
         f"{result['params']:,} parameters, {result['seconds']:.0f} s"
-        + (f"; {result['skipped_images']} images could not be decoded" if result["skipped_images"] else "")
+        + (
+            f"; {result['skipped_images']} image{'s' * (result['skipped_images'] != 1)} could not be decoded"
+            if result["skipped_images"]
+            else ""
+        )
         + (f"; {said}" if said else "")
     )
     if profile:
@@ -166,14 +164,8 @@ def run_settings(
 
 def attention_of(augment: list[str] | None, attend: list[str] | None, attention: str | None = None) -> dict[str, Any]:
     """Return the option ``attention`` that the flags ask for; {} if none is given."""
-    if attention is None:
-        return {"attention": steps(augment, attend)} if augment or attend else {}
-    if augment or attend:
-        raise checks.InputError("--attention holds all steps: leave --augment and --attend out")
-    try:
-        return {"attention": yaml_value(attention)}
-    except YAMLError:
-        raise checks.InputError(f"--attention must be a YAML list of steps, got {attention!r}") from None
+    given = attention is not None or augment or attend
+    return {"attention": steps(augment, attend, attention)} if given else {}
 
 
 def print_recipes(json: bool) -> None:
@@ -223,8 +215,9 @@ def lr_find(
     recipe: str | None = None,
     config: Path | None = None,
     option: list[str] | None = None,
-    augment: list[str] | None = None,
-    attend: list[str] | None = None,
+    augment: Augment = None,
+    attend: Attend = None,
+    attention: Attention = None,
     json: bool = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
@@ -249,11 +242,6 @@ def lr_find(
         YAML file of options, in the names of config.yaml.
     option:
         An option of the network, NAME=VALUE; may be repeated.
-    augment:
-        Convolutions to augment, a regular expression searched in the names of the network's modules; may be repeated.
-    attend:
-        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, timm:NAME
-        (se, eca, cbam, gc, nl and more), or the name of a layer of your own, with --import.
     json:
         Print the curve as one JSON object.
     """
@@ -262,7 +250,7 @@ def lr_find(
     from attnconv.recipes.run import lr_find as find
     from attnconv.report.plots import lr_figure
 
-    options = options | attention_of(augment, attend)
+    options = options | attention_of(augment, attend, attention)
     settings = run_settings(recipe=recipe, config=config, option=option, options=options)
     folder = out or Path("runs") / f"lr-find-{settings.model.replace(':', '-')}-{Path(settings.data).name}"
     curve = find(settings, low=low, high=high, steps=steps).to_dict()

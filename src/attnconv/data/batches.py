@@ -142,7 +142,7 @@ class Source(Protocol):
 def divided(
     train: Source, val: Source | None, *, name: str, val_split: float | None, seed: int
 ) -> tuple[Source, Source]:
-    """Return training and validation images: as they are, or ``val_split`` of each class held back, as ``seed`` says.
+    """Return training and validation images: as they are, or ``val_split`` of each class held out, as ``seed`` says.
 
     Raises:
         InputError: there are validation images and ``val_split`` too, or neither, or too few images to divide.
@@ -151,7 +151,7 @@ def divided(
         return train, val
     if val_split is None:
         raise checks.InputError(
-            f"{name!r} has no validation images: --val-split 0.2 holds back a fifth of each class for them"
+            f"{name!r} has no validation images: --val-split 0.2 holds out a fifth of each class for them"
         )
     if val is not None:
         raise checks.InputError(f"{name!r} has validation images of its own: leave val_split out")
@@ -164,7 +164,7 @@ def divided(
         count = min(max(1, round(val_split * len(numbers))), len(numbers) - 1)  # some for each part, if there are two
         held[numbers[torch.randperm(len(numbers), generator=generator(seed, label, 0))[:count]]] = True
     if not held.any():
-        raise checks.InputError(f"{name!r} has one image a class: none can be held back for validation")
+        raise checks.InputError(f"{name!r} has one image a class: none can be held out for validation")
     return train.subset((~held).nonzero().flatten()), train.subset(held.nonzero().flatten())
 
 

@@ -82,11 +82,12 @@ def data_of_datasets(
     image_size: int | tuple[int, int] | None = None,
     options: FileOptions = PLAIN,
 ) -> ImageData:
-    """Return map-style Datasets of (image, label) as data: floats are taken as prepared, all else as files are.
+    """Return map-style Datasets of (image, label) as data: floats are taken as preprocessed, all else as files are.
 
     Args:
         name: of the data set.
-        train, val: with a length and items; without ``val``, ``options.val_split`` holds some of ``train`` back.
+        train: with a length and items.
+        val: likewise; if None, ``options.val_split`` holds some of ``train`` out.
         classes: names in the order of the labels; if None the Dataset's ``classes``, else the numbers of its labels.
         image_size: side, or rows and columns; if None their own where all are of one size, else 128.
         options: as of files.
@@ -138,13 +139,13 @@ def data_of_datasets(
     of_train, of_val = divided(
         sources[0], sources[1] if val is not None else None, name=name, val_split=options.val_split, seed=options.seed
     )
-    # With these, prepared tensors are normalised to what they are.
+    # With these, preprocessed tensors are normalised to what they are.
     mean, std = ((0.0,) * channels, (1 / 255,) * channels) if prepared else (MEAN, STD)
     if channels == 1 and not prepared:
         mean, std = GREY_MEAN, GREY_STD
     notes = one_class(name, names)
     if prepared:
-        notes.append(f"{name!r} gives float tensors: they are taken as prepared, neither varied nor normalised")
+        notes.append(f"{name!r} gives float tensors: they are taken as preprocessed, neither varied nor normalised")
     return ImageData(
         name=name,
         classes=tuple(names),
@@ -184,17 +185,29 @@ class ForeignLoader:
         device: where batches are put.
         seed: of the epochs' seeds.
         training: False gives each epoch the first one's seed.
+        num_classes: whole labels must be below it; None if that is unknown.
+        at_least: images of a batch; 2 where batch norm is trained.
     Raises:
         InputError: it has no length; while iterating, if a batch is something else.
     """
 
     skipped: Sequence[str] = ()
 
-    def __init__(self, loader: Any, *, device: torch.device, seed: int = 0, training: bool = True) -> None:
+    def __init__(
+        self,
+        loader: Any,
+        *,
+        device: torch.device,
+        seed: int = 0,
+        training: bool = True,
+        num_classes: int | None = None,
+        at_least: int = 1,
+    ) -> None:
         if not (hasattr(loader, "__len__") and isinstance(loader, Iterable)):
             raise checks.InputTypeError(f"a loader must have a length and give batches, got {type(loader).__name__}")
         self._loader: Any = loader
         self._device, self._seed, self._training = device, seed, training
+        self._num_classes, self._at_least = num_classes, at_least
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -225,7 +238,20 @@ class ForeignLoader:
                 f"batch {number} must be float images (B, C, H, W) and B labels, got {tuple(images.shape)} "
                 f"{images.dtype} and {tuple(labels.shape)}"
             )
-        labels = labels if labels.is_floating_point() else labels.to(torch.int64)
+        if (count := len(images)) < self._at_least:
+            raise BrokenPromiseError(
+                f"batch {number} has {count} image{'s' * (count != 1)}, and batch norm needs {self._at_least} at "
+                "least: a DataLoader with drop_last=True leaves the last, incomplete batch out"
+            )
+        if not labels.is_floating_point():
+            labels = labels.to(torch.int64)
+            if (
+                self._num_classes is not None
+                and (wrong := labels[(labels < 0) | (labels >= self._num_classes)]).numel()
+            ):
+                raise BrokenPromiseError(
+                    f"batch {number} has the label {wrong[0]}: it must be 0 to {self._num_classes - 1}"
+                )
         return images.to(self._device, torch.float32), labels.to(self._device)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib
 import io
+import re
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +37,6 @@ STARTS = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
     (b"II+\0", "TIFF"),
@@ -46,6 +46,8 @@ STARTS = (
 )
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # bytes of the second header, which begins with this number
+PPM_HEAD = re.compile(rb"P[1-6]\s+[\d#]")  # of text that begins so, few go on with a number
 HEAD = 64  # bytes that tell a format
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -146,7 +148,9 @@ def format_of(head: bytes) -> str | None:
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+    if head[:2] == b"BM" and head[6:10] == bytes(4) and int.from_bytes(head[14:18], "little") in BMP_HEADERS:
+        return "BMP"
+    if PPM_HEAD.match(head):
         return "PPM"
     if head[4:8] == b"ftyp":
         end = min(int.from_bytes(head[:4]), len(head))

@@ -51,8 +51,8 @@ class FileOptions:
         skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
         presize: validation images as in 2019: shorter side the image size + 32 pixels, else 8/7 of it; then the centre.
         cache_images: keep decoded images in memory, so that each file is decoded once.
-        val_split: share of each class that is held back for validation, of images without any for it.
-        seed: of the images that are held back.
+        val_split: share of each class that is held out for validation, of images without any for it.
+        seed: of the images that are held out.
     """
 
     skip_bad_images: bool = False

@@ -183,7 +183,7 @@ def is_dataset_folder(folder: Path) -> bool:
 
 
 def _parts(folder: Path, layout: str, options: FileOptions, passed: Counter[str]) -> tuple[Path, Path | None]:
-    """Return the folders of the training and of the validation classes; None where these are to be held back."""
+    """Return the folders of the training and of the validation classes; None where these are to be held out."""
     inside = _folders(folder)
     train, val = _named(inside, TRAIN), _named(inside, VALIDATION)
     if train is None:
@@ -202,7 +202,7 @@ def _parts(folder: Path, layout: str, options: FileOptions, passed: Counter[str]
         return folder, None
     if val is None and options.val_split is None:
         raise checks.InputError(
-            f"folder {folder} has no val/; {layout}, or --val-split 0.2 to hold back a fifth of each class"
+            f"folder {folder} has no val/; {layout}, or --val-split 0.2 to hold out a fifth of each class"
         )
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -225,7 +225,7 @@ def _classes(folder: Path, layout: str, passed: Counter[str]) -> dict[str, list[
         raise checks.InputError(f"folder {folder} holds no class folder{there}; {layout}")
     if len(names) == 1 and (deeper := _folders(folder / names[0])) and not _files(folder / names[0]):
         raise checks.InputError(
-            f"folder {folder} holds one folder, {names[0]}/, and that no image but {len(deeper)} "
+            f"folder {folder} contains only {names[0]}/, which contains no image and {len(deeper)} "
             f"folder{'s' * (len(deeper) != 1)}: if these are the classes, they lie one level too deep; move them up"
         )
     with os.scandir(folder) as entries:

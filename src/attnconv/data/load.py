@@ -35,21 +35,17 @@ def register_dataset(name: str, load: Load) -> None:
     """Make a data set known by ``name``, for `load_data`, `attnconv train --import MODULE` and studies.
 
     Args:
-        name: letters, digits, dots, dashes and underlines.
+        name: of letters, digits and ``._-``.
         load: called as ``load(data_dir=...)``, a Path, when the set is wanted; it returns training and validation
-            images, map-style Datasets of (image, label), and, third, the names of the classes if it likes. An image is
-            one of Pillow, a uint8 tensor (C, H, W) or array (H, W, C), or a float tensor, which is taken as prepared:
-            neither varied nor normalised. Without validation images (None), val_split holds some back.
+            images, map-style Datasets of (image, label), and optionally, as a third value, the names of the classes. An
+            image is one of Pillow, a uint8 tensor (C, H, W) or array (H, W, C), or a float tensor, which is taken as
+            preprocessed: neither varied nor normalised. Without validation images (None), val_split holds some out.
     Raises:
         InputError: the name is taken, or is none; ``load`` cannot be called.
     """
-    if not isinstance(name, str) or not name or not name.replace("-", "_").replace(".", "_").isidentifier():
-        raise checks.InputError(f"a data set's name must be letters, digits, dots, dashes and underlines, got {name!r}")
     if not callable(load):
         raise checks.InputTypeError(f"load of data set {name!r} must be a function, got {type(load).__name__}")
-    known = _REGISTERED.get(name)
-    if name in DATA_SETS or known not in (None, load):
-        raise checks.InputError(f"a data set {name!r} is there already: register yours by another name")
+    extensions.require_free("a data set", name, load, _REGISTERED.get(name), taken=name in DATA_SETS)
     _REGISTERED[name] = load
 
 
@@ -103,8 +99,8 @@ def load_data(
         presize: validation images as in 2019: shorter side ``image_size`` + 32 pixels, then the centre. Of files only.
         cache_images: keep decoded images in memory; of files only. H * W * 3 bytes each, at their files' own size.
         skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
-        val_split: share of each class that is held back for validation, of images without any for it.
-        seed: of the images that are held back, and of nothing else.
+        val_split: share of each class that is held out for validation, of images without any for it.
+        seed: of the images that are held out, and of nothing else.
     Raises:
         InputError: nothing is known by that name, a layout that is not known, a set that cannot be read or downloaded,
             or a number out of its range.

@@ -114,11 +114,11 @@ class Normalise:
 
 
 def require_preparable(meta: Mapping[str, Any]) -> None:
-    """Raise InputError if the images that ``meta`` describes were prepared by code that a network does not carry."""
+    """Raise InputError if code that a network does not carry preprocessed the images that ``meta`` describes."""
     if meta.get("prepared"):
         raise checks.InputError(
-            f"the network was trained on float tensors that the data set {meta['name']!r} prepared itself: how an "
-            "image file becomes such a tensor is not known here; prepare it likewise, and call the network"
+            f"the network was trained on float tensors that the data set {meta['name']!r} preprocessed itself: how an "
+            "image file becomes such a tensor is not known here; preprocess it likewise, and call the network"
         )
 
 

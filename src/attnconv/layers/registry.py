@@ -1,11 +1,11 @@
 """Every attention layer under its name: ours, the user's, what installed packages offer, and timm's.
 
-Names in files lead to no import but that of timm itself, whose own list the name must be in.
+Names in files lead to no import but that of what an installed package offers under the entry points, and that of timm
+itself, whose own list the name must be in.
 """
 
 import fnmatch
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +34,7 @@ Kind = str | Layer
 
 @dataclass(frozen=True)
 class AttentionKind:
-    """The maker of the attention layers of one name.
+    """The factory of the attention layers of one name.
 
     Args:
         name: of `register_attention`.
@@ -92,12 +92,9 @@ def register_attention(name: str, layer: Layer, *, replaces_conv: bool = False) 
     Raises:
         InputError: the name is another layer's, or the layer lacks something, which is named.
     """
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise checks.InputError(f"name of an attention layer must be of letters, digits and ._-, got {name!r}")
-    kind = _kind_of(name, layer, replaces_conv=replaces_conv)
-    if name in _REGISTERED and _dotted(_REGISTERED[name].layer) != _dotted(layer):  # not a module loaded anew
-        raise checks.InputError(f"there is an attention layer {name!r} already; give yours another name")
-    _REGISTERED[name] = kind
+    old = _REGISTERED[name].layer if name in _REGISTERED else None
+    extensions.require_free("an attention layer", name, layer, old)
+    _REGISTERED[name] = _kind_of(name, layer, replaces_conv=replaces_conv)
 
 
 def list_attention(pattern: str = "*") -> list[str]:
@@ -132,6 +129,12 @@ def find_attention(kind: Kind) -> AttentionKind:
 def is_known(kind: str) -> bool:
     """True if a layer of that name is registered, so that `find_attention` loads nothing."""
     return kind in _REGISTERED
+
+
+def is_users(kind: str) -> bool:
+    """True if a module of the user's own registers it: it is not ours, timm's, or an installed package's."""
+    own = kind in _REGISTERED and not _dotted(_REGISTERED[kind].layer).startswith("attnconv.")
+    return own and kind not in extensions.offered(GROUP)
 
 
 def replaces_conv(module: nn.Module) -> bool:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from attnconv import __version__, checks, files
+from attnconv import __version__, checks, extensions, files
+from attnconv.layers import registry as layers_registry
 from attnconv.layers.attention import Attention
-from attnconv.models import saved
+from attnconv.models import registry, saved
 from attnconv.models.image_sizes import sizes_of
-from attnconv.models.registry import is_dense
 from attnconv.shown import code_span, fenced, shown, shown_markdown
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def card(model: nn.Module, *, license: str | None, repo_id: str | None = None) -
     config = saved.describe(model)
     layers = [layer for layer in model.modules() if isinstance(layer, Attention)]
     meta, run = config["meta"], config["provenance"]
-    dense = bool((meta or {}).get("dense")) or is_dense(config["model"])
+    dense = bool((meta or {}).get("dense")) or registry.is_dense(config["model"])
     classes, scores = (meta or {}).get("classes") or [], (run or {}).get("scores") or {}
     outputs = f"{_count(config['num_classes'], 'class', 'classes')} {'a pixel' if dense else 'an image'}"
     environment = checks.require("jinja2", extra="hub").Environment(trim_blocks=True, keep_trailing_newline=True)
@@ -170,6 +170,9 @@ def card(model: nn.Module, *, license: str | None, repo_id: str | None = None) -
         classes=classes,
         meta=meta,
         where=repo_id or "path/to/this/folder",
+        libraries=extensions.LIBRARIES,
+        importable=extensions.can_be_imported(config["model"]),
+        registered=_registered(config),
         run=run,
         made_with=[f"{name} {value}" for name, value in ((run or {}).get("made_with") or {}).items() if value],
         # Of five classes or fewer top-5 says nothing.
@@ -177,6 +180,13 @@ def card(model: nn.Module, *, license: str | None, repo_id: str | None = None) -
         attends=bool(layers),
         sources=dict.fromkeys(layer.citation for layer in layers if layer.citation),
     )
+
+
+def _registered(config: dict[str, Any]) -> list[str]:
+    """Return the network and the layers of ``config`` that are known only once a module of the user's is imported."""
+    names = [config["model"]] if registry.is_users(config["model"]) else []
+    kinds = dict.fromkeys(str(fields.get("kind")) for step in config["attention"] for fields in step.values())
+    return names + [kind for kind in kinds if layers_registry.is_users(kind)]
 
 
 def _count(number: int, one: str, more: str) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
+from attnconv.extensions import LIBRARIES
 from attnconv.foreign import Source, read_state_dict
 from attnconv.layers.attention import Attention
 from attnconv.surgery.network import plain_names
@@ -42,6 +43,11 @@ class Transfer:
     left: tuple[str, ...]
     unused: tuple[str, ...]
     taken: str = ""
+
+    @property
+    def taken_over(self) -> tuple[str, ...]:
+        """Names of tensors that were taken over, whole or in part."""
+        return (*self.copied, *self.cut)
 
     def __str__(self) -> str:
         lines = [f"taken        {self.taken}"] if self.taken else []
@@ -80,7 +86,7 @@ def given_weights(source: Source, name: str) -> Given:
             f"init_from must be 'torchvision', 'timm', a path or a state dict, got {type(source).__name__}"
         )
     if isinstance(source, str) and source in LIBRARIES:
-        found = read_state_dict(LIBRARIES[source](name))
+        found = read_state_dict(_timm(name) if source == "timm" else _torchvision(name))
         return Given(found.tensors, f"{source}'s file", found.taken)
     found = read_state_dict(source)
     return Given(found.tensors, found.label, found.taken)
@@ -114,8 +120,11 @@ def initialise(model: nn.Module, name: str, found: Given) -> Transfer:
     if not any(tensor.dim() > 2 for tensor in taken.values()) and sum(t.dim() > 1 for t in taken.values()) < 2:
         key, tensor = next(iter(given.items()))
         raise checks.InputError(f"nothing in {label} fits {name}: it holds {key!r} of shape {tuple(tensor.shape)}, ...")
+    added = [f"{name}." for name, module in model.named_modules() if isinstance(module, Attention)]
+    classifiers = [key for key in left if _differs_in_outputs(given.get(key), state[key])]
     for key in left:
-        if _is_the_trunk(key, state[key]) and not _differs_in_channels(given.get(key), state[key]):
+        known = _differs_in_channels(given.get(key), state[key]) or classifiers == [key]
+        if _is_the_trunk(key, state[key], added) and not known:
             raise checks.InputError(
                 f"{label} is not of a plain network of {name}'s family: it has nothing for {key!r} "
                 f"of shape {tuple(state[key].shape)}"
@@ -130,15 +139,20 @@ def initialise(model: nn.Module, name: str, found: Given) -> Transfer:
     return Transfer(tuple(copied), tuple(cut), tuple(left), unused, found.taken)
 
 
-def _is_the_trunk(key: str, tensor: Tensor) -> bool:
-    """True for a convolution that the plain network has too: not of an attention, nor of squeeze-excitation."""
-    added = {"qkv_conv", "attn_out", "attention", "se"}
-    return tensor.dim() == 4 and not added.intersection(key.split("."))
+def _is_the_trunk(key: str, tensor: Tensor, added: list[str]) -> bool:
+    """True for a convolution that the plain network has too: not ``added`` as attention, nor squeeze-excitation."""
+    inside = any(key.startswith(layer) and not key.startswith(f"{layer}conv_out.") for layer in added)
+    return tensor.dim() == 4 and not inside and "se" not in key.split(".")
 
 
 def _differs_in_channels(old: Tensor | None, new: Tensor) -> bool:
     """True for the first convolution where images have another number of channels."""
     return old is not None and len(old) == len(new) and old.shape[2:] == new.shape[2:]
+
+
+def _differs_in_outputs(old: Tensor | None, new: Tensor) -> bool:
+    """True for a classifier that is a 1x1 convolution, where there are other classes."""
+    return old is not None and new.dim() == 4 and new.shape[2:] == (1, 1) and old.shape[1:] == new.shape[1:]
 
 
 def _has_more_filters(old: Tensor, new: Tensor) -> bool:
@@ -151,8 +165,10 @@ def after_surgery(transfer: Transfer, model: nn.Module) -> Transfer:
     copied, cut, left = [], [], []
     now = plain_names(model)
     for name in model.state_dict():
-        plain = now.get(name, name)
-        if plain in whole:
+        plain = now.get(name)  # None of attention behind a module
+        if plain is None:
+            left.append(name)
+        elif plain in whole:
             copied.append(name)
         elif plain.replace(".conv_out.", ".") in whole:
             cut.append(name)
@@ -187,9 +203,6 @@ def _timm(name: str) -> Mapping[str, Any]:
         return timm.create_model(plain, pretrained=True).state_dict()
     except Exception as error:  # of the Hub's client, of its HTTP library
         raise checks.InputError(f"cannot get timm's weights of {plain}: {checks.first_line(error)}") from error
-
-
-LIBRARIES = {"torchvision": _torchvision, "timm": _timm}
 
 
 def has_memory(model: nn.Module) -> bool:

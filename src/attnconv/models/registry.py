@@ -122,20 +122,17 @@ def register_model(
     Raises:
         InputError: the name is taken by another network, or ``build`` takes no num_classes.
     """
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise checks.InputError(f"name of a network must be of letters, digits and ._-, got {name!r}")
-    if _family(name) is not None or (name in _REGISTERED and not _same(_REGISTERED[name].build, build)):
-        raise checks.InputError(f"there is a network {name!r} already; give yours another name")
+    old = _REGISTERED[name].build if name in _REGISTERED else None
+    extensions.require_free("a network", name, build, old, taken=_family(str(name)) is not None)
     images = Images(
         checks.integer("num_classes", num_classes, at_least=1), checks.integer("image_size", image_size, at_least=1)
     )
     _REGISTERED[name] = source_of(name, build, images=images, dense=dense)
 
 
-def _same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    """True for a function, and the same one after its module was loaded anew."""
-    names = [(getattr(f, "__module__", ""), getattr(f, "__qualname__", repr(f))) for f in (one, other)]
-    return names[0] == names[1]
+def is_users(name: str) -> bool:
+    """True if a module of the user's own registers that network: it is not ours, or an installed package's."""
+    return name in _REGISTERED and name not in extensions.offered(GROUP)
 
 
 def list_models(pattern: str = "*", *, dense: bool = False) -> list[str]:

@@ -1,7 +1,8 @@
 """Sources of networks: a builder of ours or of the user's, timm, torchvision.
 
-A `NetworkSource` says what the makers of a name are called with. Names in files lead to no import but that of timm and
-torchvision themselves, whose own lists the names must be in, and to no download.
+A `NetworkSource` says which arguments are passed to the factory of a name. Names in files lead to no import but that of
+what an installed package offers under the entry points, and that of timm and torchvision themselves, whose own lists
+the names must be in, and to no download.
 """
 
 import inspect
@@ -12,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from attnconv import checks
+from attnconv.extensions import LIBRARIES
 
 COMMON = ("num_classes", "in_channels", "image_size")
 
@@ -30,7 +32,7 @@ IMAGENET = Images(1000, 224)
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """The maker of the networks of one name.
+    """The factory of the networks of one name.
 
     Args:
         name: of `create_model`.
@@ -60,7 +62,7 @@ class NetworkSource:
         """Raise InputError unless all are names of the network's own options."""
         for name in options:
             if name in self.refused or (self.others and name in COMMON):
-                raise checks.InputError(f"{name} is no option of {self.name}, attnconv sees to it")
+                raise checks.InputError(f"{name} is no option of {self.name}: it is set by attnconv")
             if not self.others:
                 checks.one_of(f"option of {self.name}:", name, self.options)
 
@@ -94,8 +96,10 @@ def source_of(
     """Return the source of what ``build`` makes, called as its signature says.
 
     Raises:
-        InputError: it is not to be called, or not with ``num_classes``.
+        InputError: it is not callable, or not with ``num_classes``, or is a network itself.
     """
+    if isinstance(build, nn.Module):
+        raise checks.InputTypeError(f"the builder of {name!r} is a module, not a function that makes one")
     if not callable(build):
         raise checks.InputTypeError(f"the builder of {name!r} must be a function, got {type(build).__name__}")
     try:
@@ -103,11 +107,13 @@ def source_of(
     except (TypeError, ValueError) as error:  # of a built-in
         raise checks.InputError(f"the builder of {name!r} has no signature: {error}") from None
     others = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if "num_classes" not in parameters and not others:
+    named = {key: p for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if "num_classes" in parameters and "num_classes" not in named:
+        raise checks.InputError(f"the builder of {name!r} must take num_classes by name, not by position alone")
+    if "num_classes" not in named and not others:
         raise checks.InputError(
             f"the builder of {name!r} must take num_classes, it takes {', '.join(parameters) or 'nothing'}"
         )
-    named = {key: p for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     options = {key: p.default for key, p in named.items() if key not in COMMON}
     takes = {key for key in COMMON if key in named} | {"num_classes"}
     return NetworkSource(name, build, frozenset(takes), options, others, images=images, dense=dense)
@@ -122,7 +128,7 @@ def of_library(name: str) -> NetworkSource | None:
     library, colon, network = name.partition(":")
     if not colon or library not in LIBRARIES:
         return None
-    return LIBRARIES[library](name, network)
+    return (_of_timm if library == "timm" else _of_torchvision)(name, network)
 
 
 def _of_timm(name: str, network: str) -> NetworkSource:
@@ -152,6 +158,3 @@ def _of_torchvision(name: str, network: str) -> NetworkSource:
 
     refused = frozenset({"weights", "progress", "weights_backbone", *fixed})
     return NetworkSource(name, build, frozenset({"num_classes", "image_size"}), others=True, refused=refused)
-
-
-LIBRARIES: dict[str, Callable[[str, str], NetworkSource]] = {"timm": _of_timm, "torchvision": _of_torchvision}

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
+from attnconv.extensions import LIBRARIES
 from attnconv.models import list_models, set_recompute
-from attnconv.models.init_from import LIBRARIES
+from attnconv.models.init_from import Transfer
 from attnconv.models.registry import build_model, find
 from attnconv.surgery.steps import checked_steps
 from attnconv.train.config import RunConfig
@@ -22,16 +23,16 @@ def dense_models() -> list[str]:
     return list_models(dense=True)
 
 
-def require_network(config: RunConfig) -> None:
+def require_network(config: RunConfig, *, fresh: bool = True) -> None:
     """Raise InputError unless the network of ``config`` can be made with its options.
 
     One of ours is made without memory. Code of somebody's own is not run twice for a question: of that the name, the
-    options and the steps are looked at.
+    options and the steps are looked at. What ``init_from`` names must be there for a ``fresh`` run alone.
     """
     source = find(config.model)
     source.check_options(config.model_options)
     checked_steps(config.attention, layers=True)
-    if config.init_from is not None and config.init_from not in LIBRARIES:
+    if fresh and config.init_from is not None and config.init_from not in LIBRARIES:
         path = Path(config.init_from).expanduser()
         if not path.is_file():
             raise checks.InputError(
@@ -55,10 +56,10 @@ def channels_of(config: RunConfig, channels: int) -> int:
     return channels if "in_channels" in find(config.model).takes else 3
 
 
-def make_network(config: RunConfig, meta: dict[str, Any], *, fresh: bool = True) -> tuple[nn.Module, tuple[str, ...]]:
+def make_network(config: RunConfig, meta: dict[str, Any], *, fresh: bool = True) -> tuple[nn.Module, Transfer | None]:
     """Return the network of ``config`` for the images that ``meta`` describes, its weights drawn from the seed.
 
-    And the names of the weights that ``init_from`` brought.
+    And what ``init_from`` brought, None without.
 
     Args:
         config: known to `require_network`.
@@ -66,7 +67,7 @@ def make_network(config: RunConfig, meta: dict[str, Any], *, fresh: bool = True)
         fresh: take over what ``init_from`` names; not of a run that goes on from a checkpoint.
     Raises:
         InputError: it cannot take these images, gives another number of outputs than there are classes, a step or
-            ``init_from`` matches nothing in it, or there is nothing in it to recompute.
+            ``init_from`` matches nothing in it, or there is nothing in it to recompute, or to train.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -82,7 +83,23 @@ def make_network(config: RunConfig, meta: dict[str, Any], *, fresh: bool = True)
     if config.recompute_attention and not set_recompute(model):
         raise checks.InputError(f"recompute_attention needs attention layers, and model {config.model!r} has none")
     require_fit(model, config.model, meta)
-    return model, () if transfer is None else (*transfer.copied, *transfer.cut)
+    names = {name for name, _ in model.named_parameters()}
+    if config.freeze_epochs and transfer is not None and names <= set(transfer.taken_over):
+        raise checks.InputError(
+            f"freeze_epochs {config.freeze_epochs} leaves nothing to train: init_from brought every weight"
+        )
+    return model, transfer
+
+
+def transfer_note(transfer: Transfer | None) -> list[str]:
+    """Return what to say of the weights that a run starts from."""
+    if transfer is None:
+        return []
+    text = f"init_from: {len(transfer.taken_over)} tensors taken over"
+    if transfer.left:
+        more = f", and {len(transfer.left) - 3} more" if len(transfer.left) > 3 else ""
+        text += f", {len(transfer.left)} new: {', '.join(transfer.left[:3])}{more}"
+    return [text]
 
 
 def require_fit(model: nn.Module, name: str, meta: dict[str, Any]) -> None:

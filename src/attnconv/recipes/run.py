@@ -16,7 +16,7 @@ from attnconv import checks
 from attnconv.data import Augmentation, ImageData, batches, load_data
 from attnconv.data.load import require_data
 from attnconv.layers.attention import Attention, LogitChange, attention_activity, attention_off
-from attnconv.recipes.network import channels_of, make_network, require_network
+from attnconv.recipes.network import channels_of, make_network, require_network, transfer_note
 from attnconv.train.config import RunConfig
 from attnconv.train.device import fabric_of, float32_products, make_engine, make_fabric
 from attnconv.train.evaluate import Loader, evaluate
@@ -37,9 +37,9 @@ def default_out(config: RunConfig, recipe: str | None = None) -> Path:
     return Path("runs") / f"{model}-{Path(config.data).name}-seed{config.seed}"
 
 
-def require_known(config: RunConfig) -> None:
+def require_known(config: RunConfig, *, fresh: bool = True) -> None:
     """Raise InputError unless network, options, augmentation and data exist; nothing is loaded or computed."""
-    require_network(config)
+    require_network(config, fresh=fresh)
     augmentation_of(config)
     require_data(config.data)
 
@@ -63,7 +63,8 @@ def run(
     """
     fabric = fabric_of(config)
     ranks = Ranks(fabric)
-    ranks.on_first(lambda: require_known(config))
+    fresh = not (resume and RunFolder(out).holds_checkpoint())
+    ranks.on_first(lambda: require_known(config, fresh=fresh))
     if not resume:
         ranks.on_first(RunFolder(out).require_free)  # fit asks again, but loading the data can take minutes
         ranks.on_first(lambda: require_service(config))
@@ -72,9 +73,8 @@ def run(
     train, val = loaders_of(config, data, fabric.device)
     for loader in (train, val):
         loader.order = loader.order.shard(ranks.rank, ranks.world)
-    fresh = not (resume and RunFolder(out).holds_checkpoint())
     # One process after the other, so that one says what does not fit.
-    model, taken_over = ranks.first_then_others(lambda: make_network(config, meta, fresh=fresh))
+    model, transfer = ranks.first_then_others(lambda: make_network(config, meta, fresh=fresh))
     require_batch_norm(model, config, batch_size_for(config, data), ranks.world)
     if ready is not None and ranks.first:
         ready(model, data)
@@ -85,11 +85,11 @@ def run(
         config=config,
         out=out,
         meta=meta,
-        taken_over=taken_over,
+        taken_over=transfer.taken_over if transfer else (),
         observer=AttentionObserver(),
         fabric=fabric,
         resume=resume,
-        notes=[*data.notes, *batch_notes(config, data)],
+        notes=[*data.notes, *transfer_note(transfer), *batch_notes(config, data)],
         progress=progress,
         profile=profile,
     )
@@ -106,11 +106,20 @@ def lr_find(
     fabric = make_fabric(config.device, config.precision, devices=1)
     data = images_of(config)
     train, _ = loaders_of(config, data, fabric.device)
-    model, taken_over = make_network(config, data.meta())
+    model, transfer = make_network(config, data.meta())
     require_batch_norm(model, config, batch_size_for(config, data), 1)
     engine = make_engine(model, config, fabric)
     with float32_products(config.precision, fabric.device):
-        return find_lr(engine, config, train, taken_over=taken_over, low=low, high=high, steps=steps, progress=progress)
+        return find_lr(
+            engine,
+            config,
+            train,
+            taken_over=transfer.taken_over if transfer else (),
+            low=low,
+            high=high,
+            steps=steps,
+            progress=progress,
+        )
 
 
 def images_of(config: RunConfig) -> ImageData:
@@ -143,11 +152,11 @@ def loaders_of(config: RunConfig, data: ImageData, device: torch.device) -> tupl
 def batch_size_for(config: RunConfig, data: ImageData) -> int:
     """Return the images a step: as configured, or fewer where that is the default and the set is smaller.
 
-    Then it is the power of two that gives at least four steps an epoch, or 2.
+    Then it is the power of two that gives at least four steps an epoch, or two images for each part of a step.
     """
     if config.batch_size != RunConfig.batch_size or data.num_train >= config.batch_size:
         return config.batch_size
-    return max(2, 2 ** int(math.log2(max(1, data.num_train // 4))))
+    return min(data.num_train, max(2 * config.accumulate, 2 ** int(math.log2(max(1, data.num_train // 4)))))
 
 
 def batch_notes(config: RunConfig, data: ImageData) -> list[str]:
@@ -167,11 +176,16 @@ def batch_notes(config: RunConfig, data: ImageData) -> list[str]:
     return notes
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """True if ``model`` has a layer of batch norm."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return any(isinstance(module, kinds) for module in model.modules())
+
+
 def require_batch_norm(model: nn.Module, config: RunConfig, batch_size: int, world: int) -> None:
     """Raise InputError if batch norm would see one image at a time, by itself no statistic; it names what to write."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     own = batch_size if config.sync_batchnorm else batch_size // world
-    if own // config.accumulate != 1 or not any(isinstance(module, kinds) for module in model.modules()):
+    if own // max(1, min(config.accumulate, own)) > 1 or not has_batch_norm(model):
         return
     fewer = f"accumulate {own // 2} at most, or " if config.accumulate > 1 and own > 1 else ""
     raise checks.InputError(

@@ -12,8 +12,17 @@ from attnconv import checks, extensions
 from attnconv.data import ForeignLoader, ImageData, data_of_datasets
 from attnconv.data.files import FileOptions
 from attnconv.models import set_recompute
-from attnconv.recipes.network import channels_of, make_network, require_fit, require_network
-from attnconv.recipes.run import AttentionObserver, batch_notes, batch_size_for, loaders_of, require_batch_norm
+from attnconv.recipes.network import channels_of, make_network, require_fit, require_network, transfer_note
+from attnconv.recipes.run import (
+    AttentionObserver,
+    batch_notes,
+    batch_size_for,
+    has_batch_norm,
+    loaders_of,
+    require_batch_norm,
+)
+from attnconv.surgery.network import first_conv
+from attnconv.surgery.steps import checked_steps
 from attnconv.train.config import YOUR_DATASET, RunConfig
 from attnconv.train.device import fabric_of
 from attnconv.train.fit import fit as train_network
@@ -23,6 +32,9 @@ from attnconv.train.run_folder import RunFolder
 # Options of a run that say where its images are, which a script has.
 OF_IMAGES = ("data", "data_dir", "train_subset", "presize", "cache_images")
 OF_NAMES = ("model", "model_options", "attention", "init_from", "freeze_epochs")  # of networks that are made here
+# Options that act on single images, which float tensors and loaders do not let them; and those that a loader has taken.
+OF_SINGLE_IMAGES = ("crop_scale", "trivial_augment", "random_erasing")
+OF_LOADERS = ("batch_size", "workers", "image_size", "val_split", "skip_bad_images", "mixup", "cutmix")
 
 
 def fit(
@@ -47,7 +59,7 @@ def fit(
     Args:
         model: a module, (B, C, H, W) -> logits (B, K), which is trained in place; or what `create_model` takes.
         train: a map-style Dataset of (image, label), whose images are of Pillow, uint8, or float tensors, which are
-            taken as prepared: neither varied nor normalised; or a loader of batches of float images and labels.
+            taken as preprocessed: neither varied nor normalised; or a loader of batches of float images and labels.
         val: likewise; with Datasets None if ``val_split`` is given.
         out: folder of the run.
         epochs: passes over the training images.
@@ -59,7 +71,8 @@ def fit(
     Returns:
         What result.json holds.
     Raises:
-        InputError: as a run; an option that a script has no use for, or something else than such images.
+        InputError: as a run; an option that a script has no use for, or that cannot act on such images; something else
+            than such images.
     """
     for name in options:
         checks.one_of(
@@ -68,14 +81,19 @@ def fit(
     config = _config(model, {**options, "epochs": epochs})
     fabric, folder = fabric_of(config), RunFolder(Path(out))
     ranks = Ranks(fabric)
+    loaders: Any = None
     if not resume:
         ranks.on_first(folder.require_free)
     if hasattr(train, "__getitem__"):
         data = _data(config, train, val, classes)
+        if data.prepared:
+            _refuse(options, OF_SINGLE_IMAGES, "float tensors are taken as they are")
         if not isinstance(model, nn.Module):
             data = data.with_channels(channels_of(config, data.channels))
+        elif data.channels == 1 and getattr(first_conv(model), "in_channels", 1) == 3:
+            data = data.with_channels(3)
         meta, notes, batch_size = data.meta(), (*data.notes, *batch_notes(config, data)), batch_size_for(config, data)
-        loaders: Any = loaders_of(config, data, fabric.device)
+        loaders = loaders_of(config, data, fabric.device)
         for loader in loaders:
             loader.order = loader.order.shard(ranks.rank, ranks.world)
     else:
@@ -83,11 +101,11 @@ def fit(
             raise checks.InputError(
                 f"{ranks.world} processes need Datasets, of which each reads its part; got a loader"
             )
-        loaders = [
-            ForeignLoader(given, device=fabric.device, seed=config.seed, training=given is train)
-            for given in (train, val)
-        ]
-        meta, notes, batch_size = _meta_of_batches(model, loaders[1], classes), (), None
+        _refuse(options, (*OF_LOADERS, *OF_SINGLE_IMAGES), "a loader makes its batches itself")
+        if val is None:
+            raise checks.InputError("a loader for training needs one for validation: val is None")
+        meta = _meta_of_batches(model, ForeignLoader(val, device=fabric.device, training=False), classes)
+        notes, batch_size = (), None
     taken_over: tuple[str, ...] = ()
     if isinstance(model, nn.Module):
         network = model
@@ -95,10 +113,26 @@ def fit(
             raise checks.InputError(f"recompute_attention needs attention layers, and {config.model} has none")
         require_fit(network, config.model, meta)
     else:
-        require_network(config)
-        network, taken_over = make_network(config, meta, fresh=not (resume and folder.holds_checkpoint()))
+        fresh = not (resume and folder.holds_checkpoint())
+        require_network(config, fresh=fresh)
+        network, transfer = make_network(config, meta, fresh=fresh)
+        notes = (*notes, *transfer_note(transfer))
+        taken_over = transfer.taken_over if transfer else ()
     if batch_size is not None:
         require_batch_norm(network, config, batch_size, ranks.world)
+    else:
+        at_least = 2 * config.accumulate if has_batch_norm(network) else 1
+        loaders = [
+            ForeignLoader(
+                given,
+                device=fabric.device,
+                seed=config.seed,
+                training=training,
+                num_classes=len(meta["classes"]),
+                at_least=at_least if training else 1,
+            )
+            for given, training in ((train, True), (val, False))
+        ]
     return train_network(
         network,
         *loaders,
@@ -123,6 +157,7 @@ def _config(model: Any, options: dict[str, Any]) -> RunConfig:
                     f"{name} is for a network by name, and this one is made: attnconv.surgery puts attention into it"
                 )
         if (blueprint := getattr(model, "blueprint", None)) is not None:
+            checked_steps(blueprint.attention, layers=True)  # a layer without a name could not be read back
             options |= {
                 "model": blueprint.name,
                 "model_options": blueprint.options,
@@ -141,14 +176,23 @@ def _config(model: Any, options: dict[str, Any]) -> RunConfig:
     return RunConfig.from_dict({"data": YOUR_DATASET, **options}, source="fit")
 
 
+def _refuse(options: dict[str, Any], names: Iterable[str], reason: str) -> None:
+    """Raise InputError if one of ``names`` is among the ``options``, where it would do nothing."""
+    for name in names:
+        if name in options:
+            raise checks.InputError(f"{name} has no effect here: {reason}; leave it out")
+
+
 def _data(config: RunConfig, train: Any, val: Any, classes: Sequence[str] | None) -> ImageData:
     options = FileOptions(skip_bad_images=config.skip_bad_images, val_split=config.val_split, seed=config.seed)
     return data_of_datasets(YOUR_DATASET, train, val, classes=classes, image_size=config.image_size, options=options)
 
 
-def _meta_of_batches(model: Any, loader: Iterable[Any], classes: Sequence[str] | None) -> dict[str, Any]:
+def _meta_of_batches(model: Any, loader: ForeignLoader, classes: Sequence[str] | None) -> dict[str, Any]:
     """Return what a checkpoint keeps of images that a foreign loader gives."""
-    images, _ = next(iter(loader.epoch(0)))  # type: ignore[attr-defined]
+    if (first := next(loader.epoch(0), None)) is None:
+        raise checks.InputError("the loader for validation gives no batch")
+    images, _ = first
     if classes is None:
         if not isinstance(model, nn.Module):
             raise checks.InputError("classes must name the outputs, which a loader does not")

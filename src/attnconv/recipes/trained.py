@@ -6,6 +6,7 @@ trained it. The package brings one such network, the example.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -178,10 +179,12 @@ def images_for(
     """Return images to score ``trained`` on, normalised as it knows them: its own, or those of ``data``.
 
     Args:
-        data, data_dir, image_size, skip_bad_images: as `load_data`; the run's own if None.
+        data, data_dir, image_size, skip_bad_images: as `load_data`; the run's own if None. Its ``val_split`` holds out
+            the same images again, of ``data`` without validation images too.
         or_else: what to do if the network does not say in which folder its images are.
     Raises:
-        InputError: as `load_data`, they have other classes, or nothing says where they are.
+        InputError: as `load_data`, they have other classes, nothing says where they are, or ``val_split`` would hold
+            out other images than in the run.
     """
     config, classes = trained.config, trained.meta["classes"]
     if data is None and config.data == YOUR_DATASET:
@@ -196,15 +199,32 @@ def images_for(
         )
     is_own = data in (None, config.data)
     own_size = config.image_size if is_own else tuple(trained.meta["image_size"])
-    found = load_data(
+    load = functools.partial(
+        load_data,
         data or config.data,
         data_dir=data_dir or config.data_dir,
         image_size=own_size if image_size is None else image_size,
         skip_bad_images=skip_bad_images,
         presize=config.presize,
-        val_split=config.val_split if is_own else None,
         seed=config.seed,
     )
+    split = config.val_split if is_own else None
+    try:
+        found = load(val_split=split)
+    except checks.InputError as error:
+        if is_own or config.val_split is None:
+            raise
+        split = config.val_split  # of the run's images in another folder, which has no val/ either
+        try:
+            found = load(val_split=split)
+        except checks.InputError:
+            raise error from None
+    then = trained.meta.get("images")  # a saved network does not know them
+    if split is not None and isinstance(then, dict) and then.get("validation") != found.val.fingerprint:
+        raise checks.InputError(
+            f"{found.name!r} has other images than {trained.checkpoint} was trained on: val_split {split} would hold "
+            "out other ones, which it may have seen in training; give images with a val/ of their own"
+        )
     if list(found.classes) != classes:
         unknown = sorted(set(found.classes) - set(classes))
         what = f"{unknown[0]!r} is not among them" if unknown else "not the same ones in the same order"
@@ -311,7 +331,7 @@ def command(config: RunConfig) -> str:
         elif isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
         else:
-            words += [flag, str(value)]
+            words += [flag, "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(["attnconv", "train", *words])
 
 

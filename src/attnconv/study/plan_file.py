@@ -19,6 +19,7 @@ The arms are written out, or a grid gives them, or both are repeated in blocks::
 
 import dataclasses
 import itertools
+import re
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -34,6 +35,7 @@ Scale = Literal["published", "small"]  # of a built-in study
 
 # Options of a grid that make a comparison of its own, with its own baseline, and how they are written in its name.
 BLOCK_OPTIONS = {"data": "{}", "image_size": "{}px", "train_subset": "{}img", "epochs": "{}ep"}
+STEPS = {"add": ("after", "simple"), "augment": ("where", "augmented")}  # of surgery: the argument of places, the kind
 
 
 def read_study(path: Path) -> Study:
@@ -124,6 +126,8 @@ def arms_of_grid(grid: Any) -> dict[str, dict[str, Any]]:
 
 def _arm_name(values: dict[str, Any]) -> str:
     """digits-3ep/convnet3,lr=0.1: data, size and length make the block, everything else the arm."""
+    if isinstance(size := values.get("image_size"), list):
+        values = {**values, "image_size": "x".join(map(str, size))}
     inside = [option for option in values if option not in BLOCK_OPTIONS]
     block = [
         form.format(_word(Path(str(values[option])).name))
@@ -140,10 +144,21 @@ def _arm_name(values: dict[str, Any]) -> str:
 
 
 def _word(value: Any) -> str:
-    """A value as part of a name."""
+    """A value as part of a name, in the letters that one may have."""
     if isinstance(value, list):
         return "+".join(map(_word, value)) or "none"
-    return "none" if value is None else str(value).replace("/", "-").replace(" ", "-")
+    if isinstance(value, dict):
+        return "-".join(_step_word(name, arguments) for name, arguments in value.items())
+    return "none" if value is None else re.sub(r"[^A-Za-z0-9._+=,-]", "-", str(value))
+
+
+def _step_word(name: str, arguments: Any) -> str:
+    """layer3=simple of a step {add: {after: layer3}}; what else it says follows, as in layer3=sagan-width=8."""
+    if name not in STEPS or not isinstance(arguments, dict):
+        return f"{name}={_word(arguments)}"
+    place, kind = STEPS[name]
+    others = [f"{key}={_word(value)}" for key, value in arguments.items() if key not in (place, "kind")]
+    return "-".join([f"{_word(arguments.get(place))}={_word(arguments.get('kind', kind))}", *others])
 
 
 BUILT_IN = (

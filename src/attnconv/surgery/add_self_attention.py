@@ -43,8 +43,8 @@ def add_self_attention(
     """Send the output of modules through attention; return the network and the list of changes.
 
     The gammas of "simple" and "sagan" start at 0, so the network computes at first what it did; of a layer that changes
-    its input from the first, most of timm's, the list of changes says so. Each module is wrapped in `Attended`, which
-    tells what becomes of the names in the state dict. Channels are those of the module's output in one forward of the
+    its input from the first, most of timm's, the list of changes says so. Each module is wrapped in `Attended`, whose
+    docstring describes the names in the state dict. Channels are those of the module's output in one forward of the
     network, traced in evaluation mode.
 
     Args:
@@ -65,7 +65,7 @@ def add_self_attention(
     """
     found = find_attention(kind)
     if found.replaces_conv:
-        raise checks.InputError(f"attention layer {found.name!r} stands in the place of a convolution: augment")
+        raise checks.InputError(f"attention layer {found.name!r} replaces a convolution; use augment")
     found.check_options(options)
     model = working_copy(model, inplace=inplace)
     choice = _named(places(model), after)
@@ -106,7 +106,7 @@ def _is_identity(layer: Attention, output: Output) -> bool:
     except Exception as error:  # of somebody's own code
         if not whole:
             return True
-        reason = checks.first_line(error) or type(error).__name__
+        reason = checks.first_line(error)
         raise checks.InputError(f"{layer.short_repr()} does not take a map {tuple(x.shape)}: {reason}") from error
     finally:
         layer.train(mode)

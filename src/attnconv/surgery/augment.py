@@ -87,7 +87,9 @@ def augment(
         try:
             layer = found.make(conv, output.map_size, **options)
         except checks.InputError as error:
-            raise type(error)(f"{place.name}: {error}, or leave it out of where") from error
+            width = "channels" in str(error)  # of this convolution, and not of an option
+            hint = ", or leave it out of where" if width else ""
+            raise type(error)(f"{place.name}: {error}{hint}") from error
         layers.append(layer)
         change = Change(place.name, _text(conv), layer.short_repr(), output.map_size, params(conv), params(layer))
         changes.append(change)

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -189,7 +188,7 @@ def note_step(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
 
 def nearest_names(kind: str, name: str, known: Iterable[str]) -> str:
     """Return a clause with the three names of ``kind`` most like ``name``."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.0)
+    close = checks.closest(name, known, 3)
     return f"nearest {kind}: {', '.join(map(repr, close))}" if close else f"the model has no {kind}"
 
 
@@ -262,6 +261,11 @@ def trace(
     return outputs
 
 
+def first_conv(model: nn.Module) -> Any:
+    """Return the first convolution of ``model`` in the order of registration; None if it has none."""
+    return next((module for module in model.modules() if isinstance(module, CONVS) or replaces_conv(module)), None)
+
+
 def only_call(name: str, outputs: list[Output]) -> Output:
     """Return the output of a module that has to run just once."""
     if not outputs:
@@ -278,10 +282,7 @@ def _inputs(model: nn.Module, image_size: Size | None, example: Example | None) 
         return example if isinstance(example, tuple) else (example,)
     if image_size is None:
         raise checks.InputError("image_size is needed, or example=, an input of the model")
-    first: Any = next(
-        (module for module in model.modules() if isinstance(module, CONVS) or replaces_conv(module)), None
-    )
-    if first is None:
+    if (first := first_conv(model)) is None:
         raise checks.InputError(
             f"{type(model).__name__} has no convolution that tells its input's channels; pass example="
         )

@@ -55,7 +55,7 @@ class RunConfig:
         "Side of the images in pixels, or rows x columns such as 128x192; the data's own if not given.", default=None
     )
     val_split: float | None = _option(
-        "Share of each class held back for validation, of images that have none for it.", default=None
+        "Share of each class held out for validation, of images that have none for it.", default=None
     )
     train_subset: int | None = _option("Train on a fixed subset of so many images.", default=None)
     skip_bad_images: bool = _option("Count images that cannot be decoded, and go on.", default=False)
@@ -223,7 +223,9 @@ def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: None if key == "data_dir" else value for key, value in config.items()}
     if found.get("init_from") not in (None, "torchvision", "timm"):
         found["init_from"] = YOUR_FILE
-    if not re.fullmatch(r"(torchvision:)?\w[\w.-]*", str(found.get("data", YOUR_FOLDER))):
+    data = str(found.get("data", YOUR_FOLDER))
+    of_hub = re.fullmatch(r"hf:(\w[\w.-]*(/\w[\w.-]*)?)", data)  # a name there, or a folder here
+    if not (re.fullmatch(r"(torchvision:)?\w[\w.-]*", data) or (of_hub and not Path(of_hub[1]).exists())):
         found["data"] = YOUR_FOLDER
     return found
 
@@ -316,9 +318,9 @@ def _with_numbers(base: Any) -> Any:
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
-    """``value`` if it is of the annotated ``kind``; as a float, an integer passes, and text like 1e-3.
+    """Return ``value`` if it is of the annotated ``kind``; an integer is a float, too, and so is text like 1e-3.
 
-    YAML 1.1 reads 1e-3 as text, since it has no point; nothing else is converted.
+    PyYAML by itself reads 1e-3 as text, since it has no point; our own reader does not.
     """
     if typing.get_origin(kind) is Literal:
         return checks.one_of(name, value, typing.get_args(kind))
@@ -333,15 +335,8 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     wanted = typing.get_origin(kind) or kind
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return checks.number(name, value)
-    if wanted is float:
-        value = number_in_text(value)
+    if wanted is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise checks.InputTypeError(f"{name} must be {wanted.__name__}, got {value!r}")
-    return value
-
-
-def number_in_text(value: Any) -> Any:
-    """Text like 1e-3 as a float, since YAML 1.1 takes it for text; anything else as it is."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
     return value

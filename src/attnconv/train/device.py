@@ -1,35 +1,24 @@
 """The device and the precision of a run as a Fabric, the network set up by it, and the versions it runs with."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import nn
-
-from attnconv import checks
-from attnconv.train.checkpoint import require_weights
-from attnconv.train.config import RunConfig
-from attnconv.train.optim import WeightAverage, build_optimizer
-from attnconv.train.processes import Ranks
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-
 import contextlib
 import logging
 import subprocess
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, get_args
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
-from attnconv import __version__
-from attnconv.train.config import Device
-from attnconv.train.processes import launch, process_count
+import torch
+from torch import nn
+
+from attnconv import __version__, checks
+from attnconv.train.checkpoint import require_weights
+from attnconv.train.config import Device, RunConfig
+from attnconv.train.optim import WeightAverage, build_optimizer
+from attnconv.train.processes import Ranks, launch, process_count
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
 
 PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 CUDA_ONLY = ("tf32", "fp16")
