@@ -1,6 +1,6 @@
 // The work of one call: the order of the axes, what is computed together, tasks, and where all of it lies in memory.
 //
-// Everything here depends on the problem alone, never on the number of threads, so that neither do the results.
+// All that sums depend on is of the problem alone, never of the number of threads, so that neither do the results.
 // Letters as in problem.h; L positions of the map.
 #pragma once
 #include "tiles.h"
@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t FORWARD_TILES = 4, BACKWARD_TILES = 2;  // tiles of queries that meet a few vectors of keys in turn
 constexpr int64_t WIDE_TILES = 4;                         // the same in both where values are wide
+constexpr int64_t MOST_TILES = 4;
 constexpr int64_t WIDE = 48;  // value channels from which weights are stored, and summed over keys or queries apart
 constexpr int64_t MOST_TASKS = 128;                       // each has sums of its own for the gradients of tables
 constexpr int64_t FEWEST_TASKS = 16;                      // else queries of a group are cut into parts
@@ -125,11 +126,16 @@ Plan<S>::Plan(const Problem& problem, bool is_backward)
   backward = is_backward;
   heads = p.batch * p.heads;
   groups = ceil_div(heads, ACROSS_HEADS<S> ? WIDTH : 1);
-  parts = groups >= FEWEST_TASKS ? 1 : least(ceil_div(FEWEST_TASKS, groups), most(1, map.length / PART_QUERIES));
-  if (ACROSS_HEADS<S>) parts = least(parts, map.rows);
+  // A query's output is the same however queries are parted; sums of the backward are not.
+  const int64_t most_parts = least(ACROSS_HEADS<S> ? map.rows : map.length, most(1, map.length / PART_QUERIES));
+  parts = 1;
+  if (backward)
+    parts = least(ceil_div(FEWEST_TASKS, groups), most_parts);
+  else
+    while (groups * parts < 4 * p.workers && groups * parts % p.workers && parts < most_parts) parts++;
   tasks = parts > 1 ? groups * parts : least(groups, MOST_TASKS);
   wide = !ACROSS_HEADS<S> && p.value_dim >= WIDE;
-  tiles = wide ? WIDE_TILES : backward ? BACKWARD_TILES : FORWARD_TILES;
+  tiles = ACROSS_HEADS<S> ? 1 : wide ? WIDE_TILES : backward ? BACKWARD_TILES : FORWARD_TILES;
   tables = p.table[0].data || p.table[1].data || p.table[2].data;
   constexpr int64_t PAD = ACROSS_HEADS<S> ? 1 : WIDTH;
   for (int a = 0; a < 3; a++) line[a] = ceil_div(map.size[a], PAD) * PAD;
