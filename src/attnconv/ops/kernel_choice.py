@@ -81,6 +81,8 @@ class AttentionProblem:
     needs_grad: bool = True
     transformed: bool = False  # by torch.func, or by forward-mode differentiation
     export: str | None = None  # "onnx", "torch" or None
+    masked: bool = False  # True if some keys may not be attended to
+    key_map: tuple[int, ...] | None = None  # where it is not that of the queries
 
 
 def why_not(impl: str, problem: AttentionProblem) -> str | None:
@@ -96,7 +98,12 @@ def why_not(impl: str, problem: AttentionProblem) -> str | None:
     from attnconv.kernels.relative_attention import native, sdpa, triton
 
     if impl == "native":
-        return native.why_not(dtype=problem.dtype, device_type=problem.device_type)
+        return native.why_not(
+            dtype=problem.dtype,
+            device_type=problem.device_type,
+            masked=problem.masked,
+            own_keys=problem.key_map is not None,
+        )
     head_dim, value_dim, device_type = problem.head_dim, problem.value_dim, problem.device_type
     if impl == "triton":
         return triton.why_not(head_dim=head_dim, value_dim=value_dim, dtype=problem.dtype, device_type=device_type)
@@ -124,6 +131,7 @@ def explain_choice(problem: AttentionProblem) -> tuple[str, dict[str, str]]:
 
 def _choose(problem: AttentionProblem) -> tuple[str, str]:
     positions = math.prod(problem.map_size)
+    keys = positions if problem.key_map is None else math.prod(problem.key_map)
     if problem.transformed:
         return "eager", "plain torch, which torch.func and forward mode can differentiate"
     if problem.export == "onnx" and not positions > LARGEST_EAGER_IN_ONNX:
@@ -140,7 +148,7 @@ def _choose(problem: AttentionProblem) -> tuple[str, str]:
     if why_not("native", problem) is None:
         return "native", "compiled for this processor, at linear memory"
     fewest = smallest_blocked(problem.head_dim, problem.value_dim, needs_grad=problem.needs_grad)
-    if positions < fewest:
+    if positions * keys < fewest**2:
         return (
             "eager",
             f"the fastest on maps of under {fewest} positions (D + E = {problem.head_dim + problem.value_dim})",

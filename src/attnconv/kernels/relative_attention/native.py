@@ -85,21 +85,29 @@ INSTRUCTION_SET = _SAID if _LIBRARY is not None else None
 MISSING = _SAID if _LIBRARY is None else None  # the reason why there is no library, as a clause
 
 
-def why_not(*, dtype: torch.dtype, device_type: str) -> str | None:
+def why_not(*, dtype: torch.dtype, device_type: str, masked: bool = False, own_keys: bool = False) -> str | None:
     """Return the reason why these inputs cannot run, as a clause; None if they can."""
     if device_type != "cpu":
         return f"the device is {device_type}, not cpu"
     if dtype not in DTYPES:
         return f"{dtype} is none of float32, bfloat16, float16"
+    if masked:
+        return "it has no mask yet"
+    if own_keys:
+        return "it has no key map of its own yet"
     return MISSING
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     """q, k (B, N, *map, D), v (B, N, *map, E), rel empty or one (2n - 1, D) an axis.
 
     Returns the output (B, N, *map, E), laid out as (B, *map, N, E) in memory, and the log-sum-exp of each query's
     logits (B, N, *map) in float32, in units of log 2.
     """
+    assert mask is None  # see why_not
+    assert k.shape == q.shape
     out, lse = empty_output(q, v), q.new_empty(q.shape[:-1], dtype=torch.float32)
     if v.numel() == 0:
         return out, lse.zero_()
@@ -115,6 +123,7 @@ def backward(
     k: Tensor,
     v: Tensor,
     rel: Sequence[Tensor],
+    mask: Tensor | None,
     out: Tensor,
     lse: Tensor,
     scale: float,
