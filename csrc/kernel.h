@@ -122,7 +122,7 @@ template <class S> INLINE S* filled_up(S* from, S* spare, int count, int64_t cha
 
 // The position terms of a tile; none past the end, where a table that is not finite would give NaN.
 template <class S> NOINLINE void position_terms(const Plan<S>& plan, Tile<S>& tile, const Places& places, S* line) {
-  const Map& map = plan.map;
+  const Map& map = plan.key_map;
   const int64_t columns = plan.line[2];
   S* const column = (S*)tile.column;
   if (plan.table[2] && plan.p.table[2].data)
@@ -194,7 +194,8 @@ NOINLINE void find_tops(const Plan<S>& plan, const Keys& keys, const Tile<S>& ti
   query_norms(tile.q, D, norm);
   for (int i = 0; i < QUERIES; i++) {
     const S span = norm[i] * k_norm, all = (span + norm[i] * plan.table_norm) * 0.f;
-    loose[i] = (!(2.f * span <= LOOSEST_BOUND)) | (!(all == 0.f));
+    // A row or a column with the largest term may have no key that counts.
+    loose[i] = (keys.mask && plan.tables) | (!(2.f * span <= LOOSEST_BOUND)) | (!(all == 0.f));
     exact |= any(loose[i]);
     const Vec *const row = (const Vec*)(tile.row + i * tile.row_step), *const column = tile.column + i * keys.per_row;
     Vec by_row = row[0], by_column = column[0];
@@ -205,7 +206,7 @@ NOINLINE void find_tops(const Plan<S>& plan, const Keys& keys, const Tile<S>& ti
   if (!exact) return;
   Vec largest[QUERIES];
   for (int i = 0; i < QUERIES; i++) largest[i] = broadcast(-INFINITY);
-  for_tiles(0, plan.map.vectors, [&](auto n, int64_t g) INLINE_LAMBDA {
+  for_tiles(0, plan.key_map.vectors, [&](auto n, int64_t g) INLINE_LAMBDA {
     max_tile<S, decltype(n)::value>(keys, g, tile, largest);
   });
   for (int i = 0; i < QUERIES; i++) top[i] = loose[i] ? over_lanes(largest[i], S{}) : top[i];
@@ -233,22 +234,45 @@ template <class S> NOINLINE void forward_wide(Tile<S>* tile, int tiles, int64_t 
   while (e < wide_E) block(Count<1>{});
 }
 
+// The mask of a group's keys as Keys has it; where an image has no key that counts, as if all did. Returns 1, or 0 for such
+// an image, for which the values and their gradients are then cleared: that makes its output and all gradients zero.
+template <class S> S pack_mask(const Plan<S>& plan, Group group, Vec* to) {
+  const Map& map = plan.key_map;
+  for_each_run<S, uint8_t>(plan.p, map, group, plan.p.mask, 1, 0, map.rows,
+                           [&](uint8_t* const* lane, int64_t lanes, bool adjacent, int64_t count, int64_t stride,
+                               int64_t place, int64_t step) INLINE_LAMBDA {
+                             gather<uint8_t>(lane, lanes, WIDTH, adjacent, count, stride, 1.f, (float*)to + place, step);
+                           });
+  Vec found{};
+  for (int64_t g = 0; g < map.vectors; g++) found = larger(found, to[g]);
+  const S live = over_lanes(found, S{});
+  const Vec none = broadcast(live) > 0.f ? broadcast(-INFINITY) : Vec{};
+  for (int64_t g = 0; g < map.vectors; g++) to[g] = to[g] > 0.f ? Vec{} : none;
+  return live;
+}
+template <class S> NOINLINE void clear_dead(S live, Vec* values, int64_t count) {
+  if (!any(live == 0.f)) return;
+  for (int64_t i = 0; i < count; i++) values[i] = broadcast(live) > 0.f ? values[i] : Vec{};
+}
+
 template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int64_t part) {
   const Problem& p = plan.p;
-  const Map& map = plan.map;
+  const Map &map = plan.map, &key_map = plan.key_map;
   const int64_t D = p.key_dim, E = p.value_dim;
   const Group group = plan.group(group_index);
   const float factor = float(p.scale) * LOG2_E;
-  pack<S>(p, map, group, p.k, p.dtype, D, 1.f, work.k, 0, map.rows);
+  pack<S>(p, key_map, group, p.k, p.dtype, D, 1.f, work.k, 0, key_map.rows);
   if (plan.wide)
-    pack_wide(p, map, group.first, work.v);
+    pack_wide(p, key_map, group.first, work.v);
   else
-    pack<S>(p, map, group, p.v, p.dtype, E, 1.f, work.v, 0, map.rows);
+    pack<S>(p, key_map, group, p.v, p.dtype, E, 1.f, work.v, 0, key_map.rows);
+  const int64_t wide_E = ceil_div(E, WIDTH), sums = plan.wide ? wide_E + 1 : E + 1;
+  if (p.mask.data)
+    clear_dead(pack_mask(plan, group, work.mask), work.v, key_map.vectors * (plan.wide ? WIDTH * wide_E : E));
   const int64_t end = plan.first_query(part + 1), first_row = plan.first_query(part) / map.width, last_row = end / map.width;
   if constexpr (ACROSS_HEADS<S>) pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q, first_row, last_row);
-  const Keys keys{work.k, work.v, nullptr, nullptr, D, E, map.per_row};
-  const S k_norm = largest_norm<S>(work.k, map.vectors, D);
-  const int64_t wide_E = ceil_div(E, WIDTH), sums = plan.wide ? wide_E + 1 : E + 1;
+  const Keys keys{work.k, work.v, p.mask.data ? work.mask : nullptr, nullptr, nullptr, D, E, key_map.per_row};
+  const S k_norm = largest_norm<S>(work.k, key_map.vectors, D);
   for (int64_t begin = plan.first_query(part); begin < end; begin += plan.tiles * QUERIES) {
     const int tiles = int(least(plan.tiles, ceil_div(end - begin, QUERIES)));
     Tile<S> tile[MOST_TILES];
@@ -259,7 +283,7 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
       S* q = work.q + (ACROSS_HEADS<S> ? places.first : u * QUERIES) * D;
       if constexpr (!ACROSS_HEADS<S>) gather_queries(p, p.q, group.first, places, D, factor, q);
       t.q = filled_up(q, work.spare, places.count, D), t.row_step = plan.row_step, t.row = work.row + u * QUERIES * plan.row_step;
-      t.column = work.column + u * QUERIES * map.per_row;
+      t.column = work.column + u * QUERIES * key_map.per_row;
       t.sums = work.sums + u * QUERIES * sums;
       t.weights = work.weights + u * QUERIES * VECTORS_IN_TURN;
       memset((void*)t.sums, 0, QUERIES * sums * sizeof(Vec));
@@ -269,8 +293,8 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
       t.subtract = false;
       for (int i = 0; i < QUERIES; i++) base[u][i] = set_shift(t, i, top[i], SMALLEST_FORWARD, &poison[u][i]);
     }
-    for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN) {
-      const int64_t next = least(g + VECTORS_IN_TURN, map.vectors);
+    for (int64_t g = 0; g < key_map.vectors; g += VECTORS_IN_TURN) {
+      const int64_t next = least(g + VECTORS_IN_TURN, key_map.vectors);
       for (int u = 0; u < tiles; u++)
         for_tiles(g, next, [&](auto n, int64_t here) INLINE_LAMBDA {
           if (plan.wide)
@@ -365,7 +389,7 @@ INLINE void spread(const Plan<Vec>& plan, int axis, const Vec* along, const Tile
 
 template <class S>
 NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& places, S* line, float* table_sums) {
-  const Map& map = plan.map;
+  const Map& map = plan.key_map;
   if (plan.p.table[2].data) {
     S* const along = (S*)tile.by_column;
     if constexpr (!ACROSS_HEADS<S>)
@@ -398,27 +422,29 @@ NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& pl
 template <class S>
 void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int64_t part, float* table_sums) {
   const Problem& p = plan.p;
-  const Map& map = plan.map;
-  const int64_t D = p.key_dim, E = p.value_dim, size = map.vectors * (D + E);
+  const Map &map = plan.map, &key_map = plan.key_map;
+  const int64_t D = p.key_dim, E = p.value_dim, size = key_map.vectors * (D + E);
   const Group group = plan.group(group_index);
   const int64_t end = plan.first_query(part + 1), first_row = plan.first_query(part) / map.width, last_row = end / map.width;
   const float factor = float(p.scale) * LOG2_E;
   Vec *grad_k = work.grad_k, *grad_v = work.grad_v;
   if (plan.parts > 1) {
     grad_k = plan.partial + (group_index * plan.parts + part) * size;
-    grad_v = grad_k + map.vectors * D;
+    grad_v = grad_k + key_map.vectors * D;
   }
-  memset((void*)grad_k, 0, map.vectors * D * sizeof(Vec));
-  memset((void*)grad_v, 0, map.vectors * E * sizeof(Vec));
-  pack<S>(p, map, group, p.k, p.dtype, D, 1.f, work.k, 0, map.rows);
-  pack<S>(p, map, group, p.v, p.dtype, E, 1.f, work.v, 0, map.rows);
+  memset((void*)grad_k, 0, key_map.vectors * D * sizeof(Vec));
+  memset((void*)grad_v, 0, key_map.vectors * E * sizeof(Vec));
+  pack<S>(p, key_map, group, p.k, p.dtype, D, 1.f, work.k, 0, key_map.rows);
+  pack<S>(p, key_map, group, p.v, p.dtype, E, 1.f, work.v, 0, key_map.rows);
+  S live = S{} + 1.f;
+  if (p.mask.data) clear_dead(live = pack_mask(plan, group, work.mask), work.v, key_map.vectors * E);
   if constexpr (ACROSS_HEADS<S>) {
     pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q, first_row, last_row);
     pack<S>(p, map, group, p.grad, p.dtype, E, 1.f, work.grad, first_row, last_row);
     pack<S>(p, map, group, p.out, p.dtype, E, 1.f, work.out, first_row, last_row);
     pack<S>(p, map, group, p.lse, FLOAT32, 1, 1.f, work.lse, first_row, last_row);
   }
-  const Keys keys{work.k, work.v, grad_k, grad_v, D, E, map.per_row};
+  const Keys keys{work.k, work.v, p.mask.data ? work.mask : nullptr, grad_k, grad_v, D, E, key_map.per_row};
   for (int64_t begin = plan.first_query(part); begin < end; begin += plan.tiles * QUERIES) {
     const int tiles = int(least(plan.tiles, ceil_div(end - begin, QUERIES)));
     Tile<S> tile[MOST_TILES];
@@ -437,15 +463,15 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
       t.q = q = filled_up(q, work.spare, places.count, D);
       t.grad = grad = filled_up(grad, work.spare + QUERIES * D, places.count, E);
       t.row_step = plan.row_step, t.row = work.row + u * QUERIES * plan.row_step;
-      t.column = work.column + u * QUERIES * map.per_row;
+      t.column = work.column + u * QUERIES * key_map.per_row;
       t.grad_q = work.grad_q_sums + u * QUERIES * D;
       t.weights = plan.wide ? work.weights + u * QUERIES * VECTORS_IN_TURN : nullptr;
       t.slopes = work.slopes + u * QUERIES * VECTORS_IN_TURN;
       t.by_row = work.by_row + u * QUERIES * plan.row_step;
-      t.by_column = work.by_column + u * QUERIES * map.per_row;
+      t.by_column = work.by_column + u * QUERIES * key_map.per_row;
       memset((void*)t.grad_q, 0, QUERIES * D * sizeof(Vec));
       memset((void*)t.by_row, 0, QUERIES * plan.row_step * sizeof(Vec));
-      memset((void*)t.by_column, 0, QUERIES * map.per_row * sizeof(Vec));
+      memset((void*)t.by_column, 0, QUERIES * key_map.per_row * sizeof(Vec));
       position_terms(plan, t, places, work.line);
       t.subtract = false;
       for (int i = 0; i < QUERIES; i++) {
@@ -462,8 +488,8 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
         }
       }
     }
-    for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN) {
-      const int64_t next = least(g + VECTORS_IN_TURN, map.vectors);
+    for (int64_t g = 0; g < key_map.vectors; g += VECTORS_IN_TURN) {
+      const int64_t next = least(g + VECTORS_IN_TURN, key_map.vectors);
       if constexpr (!ACROSS_HEADS<S>)
         if (plan.wide)
           for_tiles(g, next, [&](auto n, int64_t here) INLINE_LAMBDA {
@@ -494,14 +520,15 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
   }
   if constexpr (ACROSS_HEADS<S>)
     unpack<S>(p, map, group, work.grad_q, float(p.scale), p.grad_q, p.dtype, D, first_row, last_row);
+  clear_dead(live, grad_v, key_map.vectors * E);
   if (plan.parts > 1) {  // the last one to end adds the parts up, always in the same order
     if (__atomic_add_fetch(plan.done + group_index, 1, __ATOMIC_ACQ_REL) < plan.parts) return;
-    grad_k = plan.partial + group_index * plan.parts * size, grad_v = grad_k + map.vectors * D;
+    grad_k = plan.partial + group_index * plan.parts * size, grad_v = grad_k + key_map.vectors * D;
     for (int64_t other = 1; other < plan.parts; other++)
       for (int64_t i = 0; i < size; i++) grad_k[i] += grad_k[other * size + i];
   }
-  unpack<S>(p, map, group, grad_k, LN_2, p.grad_k, p.dtype, D, 0, map.rows);
-  unpack<S>(p, map, group, grad_v, 1.f, p.grad_v, p.dtype, E, 0, map.rows);
+  unpack<S>(p, key_map, group, grad_k, LN_2, p.grad_k, p.dtype, D, 0, key_map.rows);
+  unpack<S>(p, key_map, group, grad_v, 1.f, p.grad_v, p.dtype, E, 0, key_map.rows);
 }
 
 template <class S> struct Run {
@@ -560,10 +587,9 @@ template <class S> int32_t run(const Problem& p, bool backward, ParallelFor para
 
 // True if heads, not positions, should fill the lanes: small maps have little work for a query beside its logits.
 bool across_heads(const Problem& p) {
-  const int64_t heads = p.batch * p.heads, length = p.size[0] * p.size[1] * p.size[2];
-  const Map map = map_of(with_best_axis_last(p).size, WIDTH);
-  const int64_t one_head = heads * map.vectors, many = ceil_div(heads, WIDTH) * length;
-  return length <= 256 && p.key_dim + p.value_dim <= 160 && many <= one_head;
+  const Map queries = map_of(p.size, WIDTH), keys = map_of(with_best_axis_last(p).key_size, WIDTH);
+  const int64_t heads = p.batch * p.heads, one_head = heads * keys.vectors, many = ceil_div(heads, WIDTH) * keys.length;
+  return most(queries.length, keys.length) <= 256 && p.key_dim + p.value_dim <= 160 && many <= one_head;
 }
 
 int64_t workspace_bytes(const Problem& p, bool backward) {

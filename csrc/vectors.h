@@ -180,6 +180,7 @@ struct Bfloat16 {
 };
 typedef _Float16 Float16;
 INLINE float to_float(float x) { return x; }
+INLINE float to_float(uint8_t x) { return float(x); }
 INLINE float to_float(Float16 x) { return float(x); }
 INLINE float to_float(Bfloat16 x) {
   const uint32_t bits = uint32_t(x.bits) << 16;

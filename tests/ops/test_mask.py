@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnconv import ops
 
-KERNELS = ["eager", "blocked", "sdpa"]  # not yet "native"; "triton": triton_interpreted.py and test_gpu.py
-FUSED = ["blocked"]  # those of them that are operators of their own
+KERNELS = ["eager", "blocked", "sdpa", "native"]  # "triton": triton_interpreted.py and test_gpu.py
+FUSED = ["blocked", "native"]  # those of them that are operators of their own
 DTYPES = {"native": torch.float32}  # of tests against exact numbers, where it is not float64
 MAPS = [(7,), (3, 5), (1, 4), (2, 3, 4)]
 OWN = [((3, 5), (2, 4)), ((3, 5), (9,)), ((6,), (2, 3, 2)), ((2, 3, 2), (1, 1)), ((5, 3), (3, 5))]

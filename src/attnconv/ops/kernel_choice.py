@@ -98,12 +98,7 @@ def why_not(impl: str, problem: AttentionProblem) -> str | None:
     from attnconv.kernels.relative_attention import native, sdpa, triton
 
     if impl == "native":
-        return native.why_not(
-            dtype=problem.dtype,
-            device_type=problem.device_type,
-            masked=problem.masked,
-            own_keys=problem.key_map is not None,
-        )
+        return native.why_not(dtype=problem.dtype, device_type=problem.device_type)
     head_dim, value_dim, device_type = problem.head_dim, problem.value_dim, problem.device_type
     if impl == "triton":
         return triton.why_not(head_dim=head_dim, value_dim=value_dim, dtype=problem.dtype, device_type=device_type)
