@@ -181,7 +181,7 @@ def test_masks_in_every_kernel_and_an_image_without_valid_keys(impl, tables):
     alone = [t[1:] for t in (q, k, v)]
     expected = run_eager(*alone, rel, grad[1:], 0.2, mask[1:])
     parts = [t[1:] for t in found[:4]] + found[4:]
-    assert max(errors(parts, expected)) <= KERNEL_BOUND[torch.float32]
+    assert max(errors(parts, expected)) <= TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
