@@ -234,25 +234,21 @@ template <class S> NOINLINE void forward_wide(Tile<S>* tile, int tiles, int64_t 
   while (e < wide_E) block(Count<1>{});
 }
 
-// The mask of a group's keys as Keys has it; where an image has no key that counts, as if all did. Returns 1, or 0 for such
-// an image, for which the values and their gradients are then cleared: that makes its output and all gradients zero.
-template <class S> S pack_mask(const Plan<S>& plan, Group group, Vec* to) {
+// The mask of a group's keys as Keys has it, in ``to``; null where it hides none.
+template <class S> NOINLINE const Vec* pack_mask(const Plan<S>& plan, Group group, Vec* to) {
+  if (!plan.p.mask.data) return nullptr;
   const Map& map = plan.key_map;
   for_each_run<S, uint8_t>(plan.p, map, group, plan.p.mask, 1, 0, map.rows,
                            [&](uint8_t* const* lane, int64_t lanes, bool adjacent, int64_t count, int64_t stride,
                                int64_t place, int64_t step) INLINE_LAMBDA {
                              gather<uint8_t>(lane, lanes, WIDTH, adjacent, count, stride, 1.f, (float*)to + place, step);
                            });
-  Vec found{};
-  for (int64_t g = 0; g < map.vectors; g++) found = larger(found, to[g]);
-  const S live = over_lanes(found, S{});
-  const Vec none = broadcast(live) > 0.f ? broadcast(-INFINITY) : Vec{};
-  for (int64_t g = 0; g < map.vectors; g++) to[g] = to[g] > 0.f ? Vec{} : none;
-  return live;
-}
-template <class S> NOINLINE void clear_dead(S live, Vec* values, int64_t count) {
-  if (!any(live == 0.f)) return;
-  for (int64_t i = 0; i < count; i++) values[i] = broadcast(live) > 0.f ? values[i] : Vec{};
+  int64_t found = 0;
+  for (int64_t g = 0; g < map.vectors; g++)
+    for (int l = 0; l < WIDTH; l++) found += to[g][l] > 0.f;
+  if (found == map.length * (ACROSS_HEADS<S> ? group.count : 1)) return nullptr;
+  for (int64_t g = 0; g < map.vectors; g++) to[g] = to[g] > 0.f ? Vec{} : broadcast(-INFINITY);
+  return to;
 }
 
 template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int64_t part) {
@@ -267,11 +263,9 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
   else
     pack<S>(p, key_map, group, p.v, p.dtype, E, 1.f, work.v, 0, key_map.rows);
   const int64_t wide_E = ceil_div(E, WIDTH), sums = plan.wide ? wide_E + 1 : E + 1;
-  if (p.mask.data)
-    clear_dead(pack_mask(plan, group, work.mask), work.v, key_map.vectors * (plan.wide ? WIDTH * wide_E : E));
   const int64_t end = plan.first_query(part + 1), first_row = plan.first_query(part) / map.width, last_row = end / map.width;
   if constexpr (ACROSS_HEADS<S>) pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q, first_row, last_row);
-  const Keys keys{work.k, work.v, p.mask.data ? work.mask : nullptr, nullptr, nullptr, D, E, key_map.per_row};
+  const Keys keys{work.k, work.v, pack_mask(plan, group, work.mask), nullptr, nullptr, D, E, key_map.per_row};
   const S k_norm = largest_norm<S>(work.k, key_map.vectors, D);
   for (int64_t begin = plan.first_query(part); begin < end; begin += plan.tiles * QUERIES) {
     const int tiles = int(least(plan.tiles, ceil_div(end - begin, QUERIES)));
@@ -436,15 +430,13 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
   memset((void*)grad_v, 0, key_map.vectors * E * sizeof(Vec));
   pack<S>(p, key_map, group, p.k, p.dtype, D, 1.f, work.k, 0, key_map.rows);
   pack<S>(p, key_map, group, p.v, p.dtype, E, 1.f, work.v, 0, key_map.rows);
-  S live = S{} + 1.f;
-  if (p.mask.data) clear_dead(live = pack_mask(plan, group, work.mask), work.v, key_map.vectors * E);
   if constexpr (ACROSS_HEADS<S>) {
     pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q, first_row, last_row);
     pack<S>(p, map, group, p.grad, p.dtype, E, 1.f, work.grad, first_row, last_row);
     pack<S>(p, map, group, p.out, p.dtype, E, 1.f, work.out, first_row, last_row);
     pack<S>(p, map, group, p.lse, FLOAT32, 1, 1.f, work.lse, first_row, last_row);
   }
-  const Keys keys{work.k, work.v, p.mask.data ? work.mask : nullptr, grad_k, grad_v, D, E, key_map.per_row};
+  const Keys keys{work.k, work.v, pack_mask(plan, group, work.mask), grad_k, grad_v, D, E, key_map.per_row};
   for (int64_t begin = plan.first_query(part); begin < end; begin += plan.tiles * QUERIES) {
     const int tiles = int(least(plan.tiles, ceil_div(end - begin, QUERIES)));
     Tile<S> tile[MOST_TILES];
@@ -520,7 +512,6 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
   }
   if constexpr (ACROSS_HEADS<S>)
     unpack<S>(p, map, group, work.grad_q, float(p.scale), p.grad_q, p.dtype, D, first_row, last_row);
-  clear_dead(live, grad_v, key_map.vectors * E);
   if (plan.parts > 1) {  // the last one to end adds the parts up, always in the same order
     if (__atomic_add_fetch(plan.done + group_index, 1, __ATOMIC_ACQ_REL) < plan.parts) return;
     grad_k = plan.partial + group_index * plan.parts * size, grad_v = grad_k + key_map.vectors * D;

@@ -26,7 +26,7 @@ struct Problem {
   int64_t dtype;
   double scale;
   View q, k, v;
-  View mask;                          // (B, 1, *key map, 1) of bytes, zero where no query may look; data is null for none
+  View mask;                          // (B, 1, *key map, 1) of bytes, zero where no query may look, not all; data is null for none
   View out, lse;                      // written by the forward, read by the backward; lse: float32, in log2 units
   View grad, grad_q, grad_k, grad_v;  // of the backward
   Table table[3];

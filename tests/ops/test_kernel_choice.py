@@ -92,18 +92,8 @@ def test_the_kernel_of_a_problem(problem, expected):
     ],
 )
 def test_the_kernel_of_keys_with_a_map_of_their_own(map_size, key_map, expected):
-    problem = AttentionProblem(map_size, 20, 2, tables=False, key_map=key_map, masked=True)
+    problem = AttentionProblem(map_size, 20, 2, tables=False, key_map=key_map)
     assert explain_choice(problem)[0] == expected
-
-
-@pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [({"masked": True}, "it has no mask yet"), ({"key_map": (16, 16)}, "it has no key map of its own yet")],
-)
-def test_what_the_compiled_kernel_cannot_do_falls_to_another(change, reason):
-    chosen, reasons = explain_choice(replace(LARGE, tables=False, **change))
-    assert (chosen, reasons["native"]) == ("blocked", reason)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -174,8 +164,8 @@ def test_the_op_describes_masks_and_key_maps(problems):
     q, k, v, rel = draw(9)
     relative_attention(q, k, v, rel, mask=torch.ones(2, 9, 9, dtype=torch.bool))
     relative_attention(q, k[:, :, :4], v[:, :, :4], None)
-    first = AttentionProblem((9, 9), 4, 3, needs_grad=False, masked=True)
-    assert problems == [first, replace(first, tables=False, masked=False, key_map=(4, 9))]
+    first = AttentionProblem((9, 9), 4, 3, needs_grad=False)
+    assert problems == [first, replace(first, tables=False, key_map=(4, 9))]
 
 
 def test_the_batch_and_the_heads_do_not_matter(problems):

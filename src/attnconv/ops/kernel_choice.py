@@ -81,7 +81,6 @@ class AttentionProblem:
     needs_grad: bool = True
     transformed: bool = False  # by torch.func, or by forward-mode differentiation
     export: str | None = None  # "onnx", "torch" or None
-    masked: bool = False  # True if some keys may not be attended to
     key_map: tuple[int, ...] | None = None  # where it is not that of the queries
 
 

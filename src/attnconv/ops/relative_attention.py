@@ -169,7 +169,6 @@ def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], mask: Tensor
         needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in inputs),
         transformed=transforming() or has_tangent(*inputs),
         export=export,
-        masked=mask is not None,
         key_map=tuple(k.shape[2:-1]) if own_keys else None,
     )
 
