@@ -1,5 +1,7 @@
 """ops.bilinear_attention against loops, its three orders, its precision."""
 
+import sys
+
 import oracles
 import pytest
 import torch
@@ -147,6 +149,42 @@ def test_a_frozen_weight_costs_no_product():
     assert frozen < flops()
 
 
+@pytest.fixture
+def rounded_products(request, monkeypatch):
+    """Products of bfloat16 as a processor makes them that has instructions for them, or has none."""
+    module = sys.modules["attnconv.ops.bilinear_attention"]
+    monkeypatch.setattr(module, "CPU_MULTIPLIES_BFLOAT16", request.param)
+
+
+@pytest.mark.parametrize("rounded_products", [True], indirect=True)
+@pytest.mark.usefixtures("rounded_products")
+@pytest.mark.parametrize(("gamma", "normalize"), [(1.0, True), (0.1, False)])
+def test_rounded_products_err_at_most_twice_as_much_as_the_rounded_result(gamma, normalize):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 256, 32, 32, generator=generator).bfloat16()
+    weight = torch.randn(256, 256, generator=generator)
+    weight /= torch.linalg.matrix_norm(weight, 2)
+    upper = torch.randn(x.shape, generator=generator).bfloat16()
+
+    def results(dtype):
+        given = x.to(dtype).requires_grad_(), weight.to(torch.promote_types(dtype, torch.float32)).requires_grad_()
+        gate = torch.full((1,), gamma, dtype=given[1].dtype, requires_grad=True)
+        y = ops.bilinear_attention(*given, gate, normalize=normalize)
+        return [y.detach(), *torch.autograd.grad(y, (*given, gate), upper.to(dtype))]
+
+    def size(t):
+        return torch.linalg.vector_norm(t.double())
+
+    exact, found = results(torch.float64), results(torch.bfloat16)
+    for e, f, times in zip(exact[:2], found[:2], (2, 3), strict=True):
+        assert size(f - e) <= times * size(e.bfloat16() - e)
+    for e, f in zip(exact[2:], found[2:], strict=True):  # of the weight and gamma, in float32
+        assert f.dtype == torch.float32
+        assert size(f - e) <= torch.finfo(torch.bfloat16).eps * size(e)
+
+
+@pytest.mark.parametrize("rounded_products", [False], indirect=True)
+@pytest.mark.usefixtures("rounded_products")
 @pytest.mark.parametrize("positions", [4, 40])
 def test_half_precision_errs_no_more_than_its_own_rounding(positions):
     x, weight = inputs(6, (positions,))
@@ -203,6 +241,8 @@ def test_the_exact_result_itself_passes_half_precision_at_gamma_one():
     assert ops.bilinear_attention(x, weight, 1.0).abs().max() > 65_504
 
 
+@pytest.mark.parametrize("rounded_products", [False], indirect=True)
+@pytest.mark.usefixtures("rounded_products")
 def test_the_gradient_of_gamma_is_summed_in_float32():
     x, weight = inputs(64, (32, 32), torch.bfloat16)
     gamma = torch.zeros(1, requires_grad=True)

@@ -30,10 +30,11 @@ def eager(x: Tensor, weight: Tensor, gamma: Tensor, order: str) -> Tensor:
     return y.to(x.dtype)
 
 
-def own_backward(x: Tensor, weight: Tensor, gamma: Tensor, order: str) -> Tensor:
-    """x (B, C, L), weight (C, C) and gamma () in the dtype to compute in -> (B, C, L): x + gamma * x x^T W x."""
-    function = _Scores if order == "scores" else _GramWeight
-    return function.apply(x, weight, gamma)  # type: ignore[return-value]
+def own_backward(x: Tensor, weight: Tensor, gamma: Tensor, order: str, dtype: torch.dtype) -> Tensor:
+    """The same; the products of "gram_weight" in ``dtype``, that of weight and gamma or bfloat16."""
+    if order == "scores":
+        return _Scores.apply(x, weight, gamma)  # type: ignore[return-value]
+    return _GramWeight.apply(x, weight, gamma, dtype)  # type: ignore[return-value]
 
 
 def _autocast_off(backward: Callable) -> Callable:
@@ -52,30 +53,30 @@ class _GramWeight(torch.autograd.Function):
     """y = x + A x with A = gamma G W and G = x x^T, both (B, C, C)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, gamma: Tensor) -> Tensor:
-        flat = x.to(weight.dtype)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, gamma: Tensor, dtype: torch.dtype) -> Tensor:
+        flat = x.to(dtype)
         gram = torch.bmm(flat, flat.mT)
         ctx.save_for_backward(x, weight, gamma, gram)
-        return _add_mixed(flat, gram @ (gamma * weight), flat).to(x.dtype)
+        return _add_mixed(flat, _times_weight(gram, gamma * weight), flat).to(x.dtype)
 
     @staticmethod
     @_autocast_off
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None]:
         x, weight, gamma, gram = ctx.saved_tensors
-        flat, grad = x.to(weight.dtype), grad_outputs[0].to(weight.dtype)
+        flat, grad = x.to(gram.dtype), grad_outputs[0].to(gram.dtype)
         if torch.is_grad_enabled():  # a second derivative has to pass through it
             gram = torch.bmm(flat, flat.mT)
-        mixing = gram @ weight
+        mixing = _times_weight(gram, weight)
         slope = torch.bmm(grad, flat.mT)  # (B, C, C), of A
-        grad_gamma = (slope * mixing).sum()
+        grad_gamma = (slope.to(gamma.dtype) * mixing).sum()
         slope = gamma * slope  # of G W
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            grad_weight = gram.reshape(-1, len(weight)).mT @ slope.reshape(-1, len(weight))
-        grad_gram = slope @ weight.mT
+            grad_weight = (gram.reshape(-1, len(weight)).mT @ slope.reshape(-1, len(weight))).to(weight.dtype)
+        grad_gram = slope @ weight.mT.to(slope.dtype)
         grad_x = _add_mixed(grad, gamma * mixing.mT, grad)
         grad_x = _add_mixed(grad_x, grad_gram + grad_gram.mT, flat)
-        return grad_x.to(x.dtype), grad_weight, grad_gamma
+        return grad_x.to(x.dtype), grad_weight, grad_gamma, None
 
 
 class _Scores(torch.autograd.Function):
@@ -134,3 +135,12 @@ def _add_mixed(base: Tensor, mixing: Tensor, x: Tensor) -> Tensor:
     if base.stride(1) == 1:  # channels_last
         return torch.baddbmm(base.mT, x.mT, mixing.mT).mT
     return torch.baddbmm(base, mixing, x)
+
+
+def _times_weight(gram: Tensor, weight: Tensor) -> Tensor:
+    """gram @ weight, (B, C, C) and (C, C), in the dtype of ``gram``, as exact as if the weight were not rounded to it."""
+    rounded = weight.to(gram.dtype)
+    if rounded.dtype == weight.dtype:
+        return gram @ weight
+    rest = gram @ (weight - rounded).to(gram.dtype)
+    return torch.baddbmm(rest, gram, rounded.expand(len(gram), -1, -1))
