@@ -138,7 +138,7 @@ def _add_mixed(base: Tensor, mixing: Tensor, x: Tensor) -> Tensor:
 
 
 def _times_weight(gram: Tensor, weight: Tensor) -> Tensor:
-    """gram @ weight, (B, C, C) and (C, C), in the dtype of ``gram``, as exact as if the weight were not rounded to it."""
+    """gram @ weight, (B, C, C) and (C, C), in the dtype of ``gram``, as exact as with an unrounded weight."""
     rounded = weight.to(gram.dtype)
     if rounded.dtype == weight.dtype:
         return gram @ weight
