@@ -52,7 +52,7 @@ def compiler() -> list[str]:
     for name in ("c++", "g++", "clang++"):
         if found := shutil.which(name):
             return [found]
-    raise FileNotFoundError("no C++ compiler is installed (g++ 12 or clang++ 15, or newer)")
+    raise FileNotFoundError("no C++ compiler was found")
 
 
 def compile_units(command: list[str], folder: Path) -> list[Path]:

@@ -195,12 +195,14 @@ def load(monkeypatch, tmp_path, *, library=None, error=None):
 
 def test_a_library_that_was_not_built_gives_the_last_error_of_the_compiler(monkeypatch, tmp_path):
     reason = load(monkeypatch, tmp_path, error="kernel.h:1:2: error: no\n")
-    assert reason == "its library was not built: kernel.h:1:2: error: no"
+    assert reason == (
+        "its library was not built: kernel.h:1:2: error: no; install GCC 12 or Clang 15, or newer, and attnconv again"
+    )
 
 
 def test_a_library_that_is_not_there_says_how_to_get_it(monkeypatch, tmp_path):
     assert load(monkeypatch, tmp_path) == (
-        "its library was not built; with a C++ compiler, GCC 12 or Clang 15, reinstall attnconv"
+        "its library was not built; install GCC 12 or Clang 15, or newer, and attnconv again"
     )
 
 
