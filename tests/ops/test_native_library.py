@@ -177,6 +177,37 @@ ops.relative_attention(q, q, q, None, impl="native")
     assert "AddressSanitizer" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def emulated(setup_py, tmp_path_factory):
+    """The command that runs native_calls.cpp with the kernel for aarch64."""
+    emulator, gxx = compilers.needed("qemu-aarch64-static", "qemu-aarch64"), aarch64()
+    folder = tmp_path_factory.mktemp("aarch64")
+    objects = setup_py["compile_units"]([gxx], folder)
+    calls = Path(__file__).with_name("native_calls.cpp")
+    setup_py["run"]([gxx, "-std=c++20", "-O1", "-static", str(calls), *map(str, objects), "-o", str(folder / "calls")])
+    return [emulator, str(folder / "calls")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("map_size", [(3, 5, 7), (2, 9, 21), (4, 2, 35)], ids=str)
+@pytest.mark.parametrize(("d", "e"), [(5, 2), (20, 3), (6, 65)])
+@pytest.mark.parametrize("heads", [(2, 1), (3, 11)], ids=str)
+def test_the_kernel_for_aarch64_gives_what_eager_gives(map_size, d, e, heads, emulated):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, upper = (torch.randn(*heads, *map_size, n, generator=generator) for n in (d, d, e, e))
+    rel = [torch.randn(2 * n - 1, d, generator=generator) for n in map_size]
+    given = [t.double().requires_grad_() for t in (q, k, v, *rel)]
+    y = ops.relative_attention(*given[:3], given[3:], scale=0.5, impl="eager")
+    expected = [y.detach(), *torch.autograd.grad(y, given, upper.double())]
+    numbers = torch.tensor([*heads, *map_size, d, e])
+    stdin = b"".join(t.numpy().tobytes() for t in (numbers, q, k, v, upper, *rel))
+    done = subprocess.run(emulated, input=stdin, capture_output=True, check=True)
+    found = torch.frombuffer(bytearray(done.stdout), dtype=torch.float32).split([t.numel() for t in expected])
+    for one, other in zip(found, expected, strict=True):
+        bound = 5e-6 * float(other.abs().max()) + 1e-6
+        torch.testing.assert_close(one.double(), other.flatten(), rtol=0, atol=bound)
+
+
 # What is said where there is none.
 
 
