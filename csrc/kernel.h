@@ -71,23 +71,30 @@ INLINE void collect(const Vec* from, Vec* to) {
 INLINE float over_lanes(Vec x, float) { return lane_max(x); }
 INLINE Vec over_lanes(Vec x, Vec) { return x; }
 
-// line[i][j] = q_i . r[j - place of i] for all places j of one axis.
+// line[i][j] = q_i . r[j - place of i] for all places j of one axis; so for N vectors of places from ``window`` on.
+template <int N>
+INLINE void position_vectors(const float* window, int64_t step, int64_t D, const int64_t* place, bool same, const float* q,
+                             float* line, int64_t padded) {
+  Vec sum[QUERIES][N] = {};
+  for (int64_t d = 0; d < D; d++, window += step) {
+    Vec r[N];
+    if (same) UNROLL for (int t = 0; t < N; t++) r[t] = load(window - place[0] + t * WIDTH);
+    UNROLL for (int i = 0; i < QUERIES; i++) {
+      const Vec qi = broadcast(q[d * QUERIES + i]);
+      UNROLL for (int t = 0; t < N; t++) sum[i][t] += (same ? r[t] : load(window - place[i] + t * WIDTH)) * qi;
+    }
+  }
+  UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) store(line + i * padded + t * WIDTH, sum[i][t]);
+}
 INLINE void position_line(const Plan<float>& plan, int axis, const float* q, const Places& places, float* line) {
   const int64_t step = plan.table_step[axis], n = plan.map.size[axis], padded = plan.line[axis], D = plan.p.key_dim;
-  const int64_t* place = places.axis[axis];
   const bool same = places.same(axis);
-  for (int64_t j = 0; j < padded; j += WIDTH) {
-    Vec sum[QUERIES] = {};
-    const float* window = plan.table[axis] + n - 1 + j;
-    for (int64_t d = 0; d < D; d++, window += step) {
-      if (same) {
-        const Vec r = load(window - place[0]);
-        UNROLL for (int i = 0; i < QUERIES; i++) sum[i] += r * q[d * QUERIES + i];
-      } else {
-        UNROLL for (int i = 0; i < QUERIES; i++) sum[i] += load(window - place[i]) * q[d * QUERIES + i];
-      }
-    }
-    UNROLL for (int i = 0; i < QUERIES; i++) store(line + i * padded + j, sum[i]);
+  for (int64_t j = 0; j < padded;) {
+    const float* const window = plan.table[axis] + n - 1 + j;
+    if (padded - j >= 2 * WIDTH)
+      position_vectors<2>(window, step, D, places.axis[axis], same, q, line + j, padded), j += 2 * WIDTH;
+    else
+      position_vectors<1>(window, step, D, places.axis[axis], same, q, line + j, padded), j += WIDTH;
   }
 }
 template <int N> INLINE void position_block(const Vec* q, const float* table, int64_t D, Vec* line) {
@@ -115,7 +122,7 @@ template <class S> INLINE S* filled_up(S* from, S* spare, int count, int64_t cha
 
 // The position terms of a tile; none past the end, where a table that is not finite would give NaN.
 template <class S> NOINLINE void position_terms(const Plan<S>& plan, Tile<S>& tile, const Places& places, S* line) {
-  const Map& map = plan.map;
+  const Map& map = plan.key_map;
   const int64_t columns = plan.line[2];
   S* const column = (S*)tile.column;
   if (plan.table[2] && plan.p.table[2].data)
@@ -126,9 +133,13 @@ template <class S> NOINLINE void position_terms(const Plan<S>& plan, Tile<S>& ti
     for (int i = 0; i < QUERIES; i++)
       for (int64_t x = map.width; x < columns; x++) column[i * columns + x] = -INFINITY;
 
-  for (int64_t i = 0; i < QUERIES * tile.row_step; i++) tile.row[i] = S{};
+  const bool one_axis = map.size[0] == 1 && plan.p.table[1].data;  // of rows: its line is their term
+  if (one_axis)
+    position_line(plan, 1, tile.q, places, tile.row);
+  else
+    for (int64_t i = 0; i < QUERIES * tile.row_step; i++) tile.row[i] = S{};
   for (int axis = 0; axis < 2; axis++) {
-    if (!plan.p.table[axis].data) continue;
+    if (!plan.p.table[axis].data || (one_axis && axis == 1)) continue;
     position_line(plan, axis, tile.q, places, line);
     for (int i = 0; i < QUERIES; i++) {
       S* row = tile.row + i * tile.row_step;
@@ -137,6 +148,9 @@ template <class S> NOINLINE void position_terms(const Plan<S>& plan, Tile<S>& ti
         for (int64_t b = 0; b < map.size[1]; b++) *row++ += own[axis == 0 ? a : b];
     }
   }
+  if constexpr (!ACROSS_HEADS<S>)
+    for (int i = 0; i < QUERIES; i++)
+      for (int64_t y = map.rows; y < tile.row_step; y++) tile.row[i * tile.row_step + y] = -INFINITY;
   for (int64_t i = places.count * columns; i < QUERIES * columns; i++) column[i] = S{};
   for (int64_t i = places.count * tile.row_step; i < QUERIES * tile.row_step; i++) tile.row[i] = S{};
 }
@@ -153,30 +167,49 @@ template <class S> INLINE S set_shift(Tile<S>& tile, int i, S top, float smalles
   return whole + tile.huge[i];
 }
 
+INLINE void query_norms(const float* q, int64_t D, float* norm) {
+  Four sum{};
+  for (int64_t d = 0; d < D; d++) {
+    const Four x = load_four(q + d * QUERIES);
+    sum += x * x;
+  }
+  store_four(norm, sum);
+  for (int i = 0; i < QUERIES; i++) norm[i] = root(norm[i]);
+}
+INLINE void query_norms(const Vec* q, int64_t D, Vec* norm) {
+  for (int i = 0; i < QUERIES; i++) {
+    Vec sum{};
+    for (int64_t d = 0; d < D; d++) sum += q[i * D + d] * q[i * D + d];
+    norm[i] = root(sum);
+  }
+}
+
 // The largest logits of a tile's queries, or good bounds of them. ``k_norm``: the largest norm of a key.
 template <class S>
 NOINLINE void find_tops(const Plan<S>& plan, const Keys& keys, const Tile<S>& tile, S k_norm, S* top) {
   const int64_t D = keys.key_dim;
   bool exact = false;
+  decltype(k_norm < k_norm) loose[QUERIES];
+  S norm[QUERIES];
+  query_norms(tile.q, D, norm);
   for (int i = 0; i < QUERIES; i++) {
-    S norm{};
-    for (int64_t d = 0; d < D; d++) norm += tile.q[at<S>(D, i, d)] * tile.q[at<S>(D, i, d)];
-    norm = root(norm);
-    const S span = norm * k_norm, all = (span + norm * plan.table_norm) * 0.f;
-    exact |= any(!(2.f * span <= LOOSEST_BOUND)) || any(!(all == 0.f));
-    S row = tile.row[i * tile.row_step];
-    for (int64_t y = 1; y < plan.map.rows; y++) row = larger(row, tile.row[i * tile.row_step + y]);
-    Vec column = tile.column[i * keys.per_row];
-    for (int64_t x = 1; x < keys.per_row; x++) column = larger(column, tile.column[i * keys.per_row + x]);
-    top[i] = span + row + over_lanes(column, S{});
+    const S span = norm[i] * k_norm, all = (span + norm[i] * plan.table_norm) * 0.f;
+    // A row or a column with the largest term may have no key that counts.
+    loose[i] = (keys.mask && plan.tables) | (!(2.f * span <= LOOSEST_BOUND)) | (!(all == 0.f));
+    exact |= any(loose[i]);
+    const Vec *const row = (const Vec*)(tile.row + i * tile.row_step), *const column = tile.column + i * keys.per_row;
+    Vec by_row = row[0], by_column = column[0];
+    for (int64_t y = 1; y < tile.row_step / int64_t(sizeof(Vec) / sizeof(S)); y++) by_row = larger(by_row, row[y]);
+    for (int64_t x = 1; x < keys.per_row; x++) by_column = larger(by_column, column[x]);
+    top[i] = span + over_lanes(by_row, S{}) + over_lanes(by_column, S{});
   }
   if (!exact) return;
   Vec largest[QUERIES];
   for (int i = 0; i < QUERIES; i++) largest[i] = broadcast(-INFINITY);
-  for_tiles(0, plan.map.vectors, [&](auto n, int64_t g) INLINE_LAMBDA {
+  for_tiles(0, plan.key_map.vectors, [&](auto n, int64_t g) INLINE_LAMBDA {
     max_tile<S, decltype(n)::value>(keys, g, tile, largest);
   });
-  for (int i = 0; i < QUERIES; i++) top[i] = over_lanes(largest[i], S{});
+  for (int i = 0; i < QUERIES; i++) top[i] = loose[i] ? over_lanes(largest[i], S{}) : top[i];
 }
 
 template <class S> INLINE S largest_norm(const Vec* k, int64_t vectors, int64_t D) {
@@ -201,32 +234,56 @@ template <class S> NOINLINE void forward_wide(Tile<S>* tile, int tiles, int64_t 
   while (e < wide_E) block(Count<1>{});
 }
 
+// The mask of a group's keys as Keys has it; where an image has no key that counts, as if all did. Returns 1, or 0 for such
+// an image, for which the values and their gradients are then cleared: that makes its output and all gradients zero.
+template <class S> S pack_mask(const Plan<S>& plan, Group group, Vec* to) {
+  const Map& map = plan.key_map;
+  for_each_run<S, uint8_t>(plan.p, map, group, plan.p.mask, 1, 0, map.rows,
+                           [&](uint8_t* const* lane, int64_t lanes, bool adjacent, int64_t count, int64_t stride,
+                               int64_t place, int64_t step) INLINE_LAMBDA {
+                             gather<uint8_t>(lane, lanes, WIDTH, adjacent, count, stride, 1.f, (float*)to + place, step);
+                           });
+  Vec found{};
+  for (int64_t g = 0; g < map.vectors; g++) found = larger(found, to[g]);
+  const S live = over_lanes(found, S{});
+  const Vec none = broadcast(live) > 0.f ? broadcast(-INFINITY) : Vec{};
+  for (int64_t g = 0; g < map.vectors; g++) to[g] = to[g] > 0.f ? Vec{} : none;
+  return live;
+}
+template <class S> NOINLINE void clear_dead(S live, Vec* values, int64_t count) {
+  if (!any(live == 0.f)) return;
+  for (int64_t i = 0; i < count; i++) values[i] = broadcast(live) > 0.f ? values[i] : Vec{};
+}
+
 template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int64_t part) {
   const Problem& p = plan.p;
-  const Map& map = plan.map;
+  const Map &map = plan.map, &key_map = plan.key_map;
   const int64_t D = p.key_dim, E = p.value_dim;
   const Group group = plan.group(group_index);
   const float factor = float(p.scale) * LOG2_E;
-  pack<S>(p, map, group, p.k, p.dtype, D, 1.f, work.k);
+  pack<S>(p, key_map, group, p.k, p.dtype, D, 1.f, work.k, 0, key_map.rows);
   if (plan.wide)
-    pack_wide(p, map, group.first, work.v);
+    pack_wide(p, key_map, group.first, work.v);
   else
-    pack<S>(p, map, group, p.v, p.dtype, E, 1.f, work.v);
-  if constexpr (ACROSS_HEADS<S>) pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q);
-  const Keys keys{work.k, work.v, nullptr, nullptr, D, E, map.per_row};
-  const S k_norm = largest_norm<S>(work.k, map.vectors, D);
-  const int64_t wide_E = ceil_div(E, WIDTH), sums = plan.wide ? wide_E + 1 : E + 1, end = plan.first_query(part + 1);
-  for (int64_t begin = plan.first_query(part); begin < end; begin += FORWARD_TILES * QUERIES) {
-    const int tiles = int(least(FORWARD_TILES, ceil_div(end - begin, QUERIES)));
-    Tile<S> tile[FORWARD_TILES];
-    S base[FORWARD_TILES][QUERIES], poison[FORWARD_TILES][QUERIES];
+    pack<S>(p, key_map, group, p.v, p.dtype, E, 1.f, work.v, 0, key_map.rows);
+  const int64_t wide_E = ceil_div(E, WIDTH), sums = plan.wide ? wide_E + 1 : E + 1;
+  if (p.mask.data)
+    clear_dead(pack_mask(plan, group, work.mask), work.v, key_map.vectors * (plan.wide ? WIDTH * wide_E : E));
+  const int64_t end = plan.first_query(part + 1), first_row = plan.first_query(part) / map.width, last_row = end / map.width;
+  if constexpr (ACROSS_HEADS<S>) pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q, first_row, last_row);
+  const Keys keys{work.k, work.v, p.mask.data ? work.mask : nullptr, nullptr, nullptr, D, E, key_map.per_row};
+  const S k_norm = largest_norm<S>(work.k, key_map.vectors, D);
+  for (int64_t begin = plan.first_query(part); begin < end; begin += plan.tiles * QUERIES) {
+    const int tiles = int(least(plan.tiles, ceil_div(end - begin, QUERIES)));
+    Tile<S> tile[MOST_TILES];
+    S base[MOST_TILES][QUERIES], poison[MOST_TILES][QUERIES];
     for (int u = 0; u < tiles; u++) {
       Tile<S>& t = tile[u];
       const Places places(map, begin + u * QUERIES, end);
       S* q = work.q + (ACROSS_HEADS<S> ? places.first : u * QUERIES) * D;
       if constexpr (!ACROSS_HEADS<S>) gather_queries(p, p.q, group.first, places, D, factor, q);
       t.q = filled_up(q, work.spare, places.count, D), t.row_step = plan.row_step, t.row = work.row + u * QUERIES * plan.row_step;
-      t.column = work.column + u * QUERIES * map.per_row;
+      t.column = work.column + u * QUERIES * key_map.per_row;
       t.sums = work.sums + u * QUERIES * sums;
       t.weights = work.weights + u * QUERIES * VECTORS_IN_TURN;
       memset((void*)t.sums, 0, QUERIES * sums * sizeof(Vec));
@@ -236,8 +293,8 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
       t.subtract = false;
       for (int i = 0; i < QUERIES; i++) base[u][i] = set_shift(t, i, top[i], SMALLEST_FORWARD, &poison[u][i]);
     }
-    for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN) {
-      const int64_t next = least(g + VECTORS_IN_TURN, map.vectors);
+    for (int64_t g = 0; g < key_map.vectors; g += VECTORS_IN_TURN) {
+      const int64_t next = least(g + VECTORS_IN_TURN, key_map.vectors);
       for (int u = 0; u < tiles; u++)
         for_tiles(g, next, [&](auto n, int64_t here) INLINE_LAMBDA {
           if (plan.wide)
@@ -272,9 +329,8 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
     }
   }
   if constexpr (ACROSS_HEADS<S>) {
-    const int64_t first = plan.first_query(part) / map.width, last = end / map.width;
-    unpack<S>(p, map, group, work.out, 1.f, p.out, p.dtype, E, first, last);
-    unpack<S>(p, map, group, work.lse, 1.f, p.lse, FLOAT32, 1, first, last);
+    unpack<S>(p, map, group, work.out, 1.f, p.out, p.dtype, E, first_row, last_row);
+    unpack<S>(p, map, group, work.lse, 1.f, p.lse, FLOAT32, 1, first_row, last_row);
   }
 }
 
@@ -333,7 +389,7 @@ INLINE void spread(const Plan<Vec>& plan, int axis, const Vec* along, const Tile
 
 template <class S>
 NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& places, S* line, float* table_sums) {
-  const Map& map = plan.map;
+  const Map& map = plan.key_map;
   if (plan.p.table[2].data) {
     S* const along = (S*)tile.by_column;
     if constexpr (!ACROSS_HEADS<S>)
@@ -366,30 +422,32 @@ NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& pl
 template <class S>
 void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int64_t part, float* table_sums) {
   const Problem& p = plan.p;
-  const Map& map = plan.map;
-  const int64_t D = p.key_dim, E = p.value_dim, size = map.vectors * (D + E);
+  const Map &map = plan.map, &key_map = plan.key_map;
+  const int64_t D = p.key_dim, E = p.value_dim, size = key_map.vectors * (D + E);
   const Group group = plan.group(group_index);
+  const int64_t end = plan.first_query(part + 1), first_row = plan.first_query(part) / map.width, last_row = end / map.width;
   const float factor = float(p.scale) * LOG2_E;
   Vec *grad_k = work.grad_k, *grad_v = work.grad_v;
   if (plan.parts > 1) {
     grad_k = plan.partial + (group_index * plan.parts + part) * size;
-    grad_v = grad_k + map.vectors * D;
+    grad_v = grad_k + key_map.vectors * D;
   }
-  memset((void*)grad_k, 0, map.vectors * D * sizeof(Vec));
-  memset((void*)grad_v, 0, map.vectors * E * sizeof(Vec));
-  pack<S>(p, map, group, p.k, p.dtype, D, 1.f, work.k);
-  pack<S>(p, map, group, p.v, p.dtype, E, 1.f, work.v);
+  memset((void*)grad_k, 0, key_map.vectors * D * sizeof(Vec));
+  memset((void*)grad_v, 0, key_map.vectors * E * sizeof(Vec));
+  pack<S>(p, key_map, group, p.k, p.dtype, D, 1.f, work.k, 0, key_map.rows);
+  pack<S>(p, key_map, group, p.v, p.dtype, E, 1.f, work.v, 0, key_map.rows);
+  S live = S{} + 1.f;
+  if (p.mask.data) clear_dead(live = pack_mask(plan, group, work.mask), work.v, key_map.vectors * E);
   if constexpr (ACROSS_HEADS<S>) {
-    pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q);
-    pack<S>(p, map, group, p.grad, p.dtype, E, 1.f, work.grad);
-    pack<S>(p, map, group, p.out, p.dtype, E, 1.f, work.out);
-    pack<S>(p, map, group, p.lse, FLOAT32, 1, 1.f, work.lse);
+    pack<S>(p, map, group, p.q, p.dtype, D, factor, work.q, first_row, last_row);
+    pack<S>(p, map, group, p.grad, p.dtype, E, 1.f, work.grad, first_row, last_row);
+    pack<S>(p, map, group, p.out, p.dtype, E, 1.f, work.out, first_row, last_row);
+    pack<S>(p, map, group, p.lse, FLOAT32, 1, 1.f, work.lse, first_row, last_row);
   }
-  const Keys keys{work.k, work.v, grad_k, grad_v, D, E, map.per_row};
-  const int64_t end = plan.first_query(part + 1);
+  const Keys keys{work.k, work.v, p.mask.data ? work.mask : nullptr, grad_k, grad_v, D, E, key_map.per_row};
   for (int64_t begin = plan.first_query(part); begin < end; begin += plan.tiles * QUERIES) {
     const int tiles = int(least(plan.tiles, ceil_div(end - begin, QUERIES)));
-    Tile<S> tile[most(BACKWARD_TILES, WIDE_TILES)];
+    Tile<S> tile[MOST_TILES];
     for (int u = 0; u < tiles; u++) {
       Tile<S>& t = tile[u];
       const Places places(map, begin + u * QUERIES, end);
@@ -405,15 +463,15 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
       t.q = q = filled_up(q, work.spare, places.count, D);
       t.grad = grad = filled_up(grad, work.spare + QUERIES * D, places.count, E);
       t.row_step = plan.row_step, t.row = work.row + u * QUERIES * plan.row_step;
-      t.column = work.column + u * QUERIES * map.per_row;
+      t.column = work.column + u * QUERIES * key_map.per_row;
       t.grad_q = work.grad_q_sums + u * QUERIES * D;
       t.weights = plan.wide ? work.weights + u * QUERIES * VECTORS_IN_TURN : nullptr;
       t.slopes = work.slopes + u * QUERIES * VECTORS_IN_TURN;
       t.by_row = work.by_row + u * QUERIES * plan.row_step;
-      t.by_column = work.by_column + u * QUERIES * map.per_row;
+      t.by_column = work.by_column + u * QUERIES * key_map.per_row;
       memset((void*)t.grad_q, 0, QUERIES * D * sizeof(Vec));
       memset((void*)t.by_row, 0, QUERIES * plan.row_step * sizeof(Vec));
-      memset((void*)t.by_column, 0, QUERIES * map.per_row * sizeof(Vec));
+      memset((void*)t.by_column, 0, QUERIES * key_map.per_row * sizeof(Vec));
       position_terms(plan, t, places, work.line);
       t.subtract = false;
       for (int i = 0; i < QUERIES; i++) {
@@ -430,8 +488,8 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
         }
       }
     }
-    for (int64_t g = 0; g < map.vectors; g += VECTORS_IN_TURN) {
-      const int64_t next = least(g + VECTORS_IN_TURN, map.vectors);
+    for (int64_t g = 0; g < key_map.vectors; g += VECTORS_IN_TURN) {
+      const int64_t next = least(g + VECTORS_IN_TURN, key_map.vectors);
       if constexpr (!ACROSS_HEADS<S>)
         if (plan.wide)
           for_tiles(g, next, [&](auto n, int64_t here) INLINE_LAMBDA {
@@ -461,16 +519,16 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
     }
   }
   if constexpr (ACROSS_HEADS<S>)
-    unpack<S>(p, map, group, work.grad_q, float(p.scale), p.grad_q, p.dtype, D, plan.first_query(part) / map.width,
-              end / map.width);
+    unpack<S>(p, map, group, work.grad_q, float(p.scale), p.grad_q, p.dtype, D, first_row, last_row);
+  clear_dead(live, grad_v, key_map.vectors * E);
   if (plan.parts > 1) {  // the last one to end adds the parts up, always in the same order
     if (__atomic_add_fetch(plan.done + group_index, 1, __ATOMIC_ACQ_REL) < plan.parts) return;
-    grad_k = plan.partial + group_index * plan.parts * size, grad_v = grad_k + map.vectors * D;
+    grad_k = plan.partial + group_index * plan.parts * size, grad_v = grad_k + key_map.vectors * D;
     for (int64_t other = 1; other < plan.parts; other++)
       for (int64_t i = 0; i < size; i++) grad_k[i] += grad_k[other * size + i];
   }
-  unpack<S>(p, map, group, grad_k, LN_2, p.grad_k, p.dtype, D, 0, map.rows);
-  unpack<S>(p, map, group, grad_v, 1.f, p.grad_v, p.dtype, E, 0, map.rows);
+  unpack<S>(p, key_map, group, grad_k, LN_2, p.grad_k, p.dtype, D, 0, key_map.rows);
+  unpack<S>(p, key_map, group, grad_v, 1.f, p.grad_v, p.dtype, E, 0, key_map.rows);
 }
 
 template <class S> struct Run {
@@ -529,10 +587,9 @@ template <class S> int32_t run(const Problem& p, bool backward, ParallelFor para
 
 // True if heads, not positions, should fill the lanes: small maps have little work for a query beside its logits.
 bool across_heads(const Problem& p) {
-  const int64_t heads = p.batch * p.heads, length = p.size[0] * p.size[1] * p.size[2];
-  const Map map = map_of(with_best_axis_last(p).size, WIDTH);
-  const int64_t one_head = heads * map.vectors, many = ceil_div(heads, WIDTH) * length;
-  return length <= 256 && p.key_dim + p.value_dim <= 160 && many <= one_head;
+  const Map queries = map_of(p.size, WIDTH), keys = map_of(with_best_axis_last(p).key_size, WIDTH);
+  const int64_t heads = p.batch * p.heads, one_head = heads * keys.vectors, many = ceil_div(heads, WIDTH) * keys.length;
+  return most(queries.length, keys.length) <= 256 && p.key_dim + p.value_dim <= 160 && many <= one_head;
 }
 
 int64_t workspace_bytes(const Problem& p, bool backward) {

@@ -77,6 +77,38 @@ INLINE void scatter(const float* from, int64_t step, float factor, T* const* to,
     for (int64_t i = 0; i < count; i++) put(to[l] + i * stride, from[i * step + l] * factor);
 }
 
+// Both of WIDTH sources and targets whose elements follow each other.
+template <class T> INLINE void gather_all(const T* const* from, int64_t count, float factor, float* to, int64_t step) {
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    Vec x[4];
+    UNROLL for (int j = 0; j < 4; j++) {
+      Four part[WIDTH / 4];
+      UNROLL for (int m = 0; m < WIDTH / 4; m++) part[m] = four_of(from[4 * m + j] + i);
+      x[j] = joined(part);
+    }
+    transpose_quarters(x[0], x[1], x[2], x[3]);
+    UNROLL for (int j = 0; j < 4; j++) store(to + (i + j) * step, x[j] * factor);
+  }
+  for (; i < count; i++)
+    for (int l = 0; l < WIDTH; l++) to[i * step + l] = to_float(from[l][i]) * factor;
+}
+template <class T> INLINE void scatter_all(const float* from, int64_t step, float factor, T* const* to, int64_t count) {
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    Vec x[4];
+    UNROLL for (int j = 0; j < 4; j++) x[j] = load(from + (i + j) * step) * factor;
+    transpose_quarters(x[0], x[1], x[2], x[3]);
+    UNROLL for (int j = 0; j < 4; j++) {
+      Four part[WIDTH / 4];
+      taken_apart(x[j], part);
+      UNROLL for (int m = 0; m < WIDTH / 4; m++) put_four(to[4 * m + j] + i, part[m]);
+    }
+  }
+  for (; i < count; i++)
+    for (int l = 0; l < WIDTH; l++) put(to[l] + i, from[i * step + l] * factor);
+}
+
 // Calls visit(pointers, lanes, adjacent, count, stride, place, step) for each run of elements of rows [begin, end) that
 // gather or scatter takes at once; ``place`` is where its vectors begin in [vector][channel][lane], ``step`` their
 // distance.
@@ -122,16 +154,19 @@ template <class Do> INLINE void with_element(int64_t dtype, Do action) {
   return action(Float16{});
 }
 
-// All rows of ``view`` as vectors, times ``factor``; lanes of padding are zero.
+// Rows [begin, end) of ``view`` as vectors, times ``factor``; lanes of padding are zero.
 template <class S>
 NOINLINE void pack(const Problem& p, const Map& map, Group heads, const View& view, int64_t dtype, int64_t channels,
-                   float factor, Vec* to) {
+                   float factor, Vec* to, int64_t begin, int64_t end) {
   with_element(dtype, [&](auto element) INLINE_LAMBDA {
     using T = decltype(element);
-    for_each_run<S, T>(p, map, heads, view, channels, 0, map.rows,
+    for_each_run<S, T>(p, map, heads, view, channels, begin, end,
                        [&](T* const* lane, int64_t lanes, bool adjacent, int64_t count, int64_t stride, int64_t place,
                            int64_t step) INLINE_LAMBDA {
-                         gather<T>(lane, lanes, WIDTH, adjacent, count, stride, factor, (float*)to + place, step);
+                         if (lanes == WIDTH && !adjacent && stride == 1)
+                           gather_all<T>(lane, count, factor, (float*)to + place, step);
+                         else
+                           gather<T>(lane, lanes, WIDTH, adjacent, count, stride, factor, (float*)to + place, step);
                        });
   });
 }
@@ -160,7 +195,10 @@ NOINLINE void unpack(const Problem& p, const Map& map, Group heads, const Vec* f
     for_each_run<S, T>(p, map, heads, view, channels, begin, end,
                        [&](T* const* lane, int64_t lanes, bool adjacent, int64_t count, int64_t stride, int64_t place,
                            int64_t step) INLINE_LAMBDA {
-                         scatter<T>((const float*)from + place, step, factor, lane, lanes, adjacent, count, stride);
+                         if (lanes == WIDTH && !adjacent && stride == 1)
+                           scatter_all<T>((const float*)from + place, step, factor, lane, count);
+                         else
+                           scatter<T>((const float*)from + place, step, factor, lane, lanes, adjacent, count, stride);
                        });
   });
 }

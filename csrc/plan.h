@@ -1,6 +1,6 @@
 // The work of one call: the order of the axes, what is computed together, tasks, and where all of it lies in memory.
 //
-// Everything here depends on the problem alone, never on the number of threads, so that neither do the results.
+// All that sums depend on is of the problem alone, never of the number of threads, so that neither do the results.
 // Letters as in problem.h; L positions of the map.
 #pragma once
 #include "tiles.h"
@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t FORWARD_TILES = 4, BACKWARD_TILES = 2;  // tiles of queries that meet a few vectors of keys in turn
 constexpr int64_t WIDE_TILES = 4;                         // the same in both where values are wide
+constexpr int64_t MOST_TILES = 4;
 constexpr int64_t WIDE = 48;  // value channels from which weights are stored, and summed over keys or queries apart
 constexpr int64_t MOST_TASKS = 128;                       // each has sums of its own for the gradients of tables
 constexpr int64_t FEWEST_TASKS = 16;                      // else queries of a group are cut into parts
@@ -39,7 +40,7 @@ inline Map map_of(const int64_t* size, int64_t lanes) {
 inline Problem with_best_axis_last(Problem p) {
   int best = 2;
   for (int axis = 1; axis >= 0; axis--) {
-    const int64_t n = p.size[axis], m = p.size[best];
+    const int64_t n = p.key_size[axis], m = p.key_size[best];
     if (n * ceil_div(m, WIDTH) > m * ceil_div(n, WIDTH)) best = axis;
   }
   if (best == 2) return p;
@@ -47,15 +48,15 @@ inline Problem with_best_axis_last(Problem p) {
     auto c = a;
     a = b, b = c;
   };
-  swap(p.size[best], p.size[2]), swap(p.table[best], p.table[2]);
-  View* const views[] = {&p.q, &p.k, &p.v, &p.out, &p.lse, &p.grad, &p.grad_q, &p.grad_k, &p.grad_v};
+  swap(p.size[best], p.size[2]), swap(p.key_size[best], p.key_size[2]), swap(p.table[best], p.table[2]);
+  View* const views[] = {&p.q, &p.k, &p.v, &p.mask, &p.out, &p.lse, &p.grad, &p.grad_q, &p.grad_k, &p.grad_v};
   for (View* view : views) swap(view->stride[2 + best], view->stride[4]);
   return p;
 }
 
 template <class S> struct Plan {
   Problem p;
-  Map map;
+  Map map, key_map;
   bool backward, tables, wide;
   int64_t tiles;
   int64_t heads, groups, parts, tasks;
@@ -86,7 +87,7 @@ template <class S> struct Plan {
 
 // What one thread has for itself.
 template <class S> struct Work {
-  Vec *k = nullptr, *v = nullptr, *grad_k = nullptr, *grad_v = nullptr;
+  Vec *k = nullptr, *v = nullptr, *mask = nullptr, *grad_k = nullptr, *grad_v = nullptr;
   // Of one head: of the tiles at hand. Of many: of all positions, and a few more that tiles at the end write.
   S *q = nullptr, *grad = nullptr, *out = nullptr, *lse = nullptr;
   Vec* grad_q = nullptr;  // of many heads: of all positions
@@ -95,15 +96,16 @@ template <class S> struct Work {
   Vec *column = nullptr, *sums = nullptr, *by_row = nullptr, *by_column = nullptr, *grad_q_sums = nullptr;
 
   Work(const Plan<S>& plan, Arena& arena) {
-    const int64_t D = plan.p.key_dim, E = plan.p.value_dim, V = plan.map.vectors;
+    const int64_t D = plan.p.key_dim, E = plan.p.value_dim, V = plan.key_map.vectors;
     const int64_t tiles = plan.tiles, wide_E = ceil_div(E, WIDTH);
     const int64_t queries = ACROSS_HEADS<S> ? plan.map.length + QUERIES : tiles * QUERIES;
     k = arena.take<Vec>(V * D);
     v = arena.take<Vec>(plan.wide && !plan.backward ? V * WIDTH * wide_E : V * E);
+    mask = arena.take<Vec>(plan.p.mask.data ? V : 0);
     weights = arena.take<Vec>(plan.wide ? tiles * QUERIES * VECTORS_IN_TURN : 0);
     slopes = arena.take<Vec>(plan.wide && plan.backward ? tiles * QUERIES * VECTORS_IN_TURN : 0);
     q = arena.take<S>(queries * D), out = arena.take<S>(queries * E), lse = arena.take<S>(queries);
-    row = arena.take<S>(tiles * QUERIES * plan.row_step), column = arena.take<Vec>(tiles * QUERIES * plan.map.per_row);
+    row = arena.take<S>(tiles * QUERIES * plan.row_step), column = arena.take<Vec>(tiles * QUERIES * plan.key_map.per_row);
     line = arena.take<S>(QUERIES * most(plan.line[0], most(plan.line[1], plan.line[2])));
     spare = arena.take<S>(ACROSS_HEADS<S> ? QUERIES * (D + E) : 0);
     if (!plan.backward) {
@@ -114,26 +116,32 @@ template <class S> struct Work {
     grad_k = arena.take<Vec>(own * V * D), grad_v = arena.take<Vec>(own * V * E);
     grad = arena.take<S>(queries * E), grad_q = arena.take<Vec>(ACROSS_HEADS<S> ? queries * D : 0);
     by_row = arena.take<Vec>(tiles * QUERIES * plan.row_step);
-    by_column = arena.take<Vec>(tiles * QUERIES * plan.map.per_row);
+    by_column = arena.take<Vec>(tiles * QUERIES * plan.key_map.per_row);
     grad_q_sums = arena.take<Vec>(tiles * QUERIES * D);
   }
 };
 
 template <class S>
 Plan<S>::Plan(const Problem& problem, bool is_backward)
-    : p(ACROSS_HEADS<S> ? problem : with_best_axis_last(problem)), map(map_of(p.size, ACROSS_HEADS<S> ? 1 : WIDTH)) {
+    : p(ACROSS_HEADS<S> ? problem : with_best_axis_last(problem)), map(map_of(p.size, ACROSS_HEADS<S> ? 1 : WIDTH)),
+      key_map(map_of(p.key_size, ACROSS_HEADS<S> ? 1 : WIDTH)) {
   backward = is_backward;
   heads = p.batch * p.heads;
   groups = ceil_div(heads, ACROSS_HEADS<S> ? WIDTH : 1);
-  parts = groups >= FEWEST_TASKS ? 1 : least(ceil_div(FEWEST_TASKS, groups), most(1, map.length / PART_QUERIES));
-  if (ACROSS_HEADS<S>) parts = least(parts, map.rows);
+  // A query's output is the same however queries are parted; sums of the backward are not.
+  const int64_t most_parts = least(ACROSS_HEADS<S> ? map.rows : map.length, most(1, map.length / PART_QUERIES));
+  parts = 1;
+  if (backward)
+    parts = least(ceil_div(FEWEST_TASKS, groups), most_parts);
+  else
+    while (groups * parts < 4 * p.workers && groups * parts % p.workers && parts < most_parts) parts++;
   tasks = parts > 1 ? groups * parts : least(groups, MOST_TASKS);
   wide = !ACROSS_HEADS<S> && p.value_dim >= WIDE;
-  tiles = wide ? WIDE_TILES : backward ? BACKWARD_TILES : FORWARD_TILES;
+  tiles = ACROSS_HEADS<S> ? 1 : wide ? WIDE_TILES : backward ? BACKWARD_TILES : FORWARD_TILES;
   tables = p.table[0].data || p.table[1].data || p.table[2].data;
   constexpr int64_t PAD = ACROSS_HEADS<S> ? 1 : WIDTH;
-  for (int a = 0; a < 3; a++) line[a] = ceil_div(map.size[a], PAD) * PAD;
-  row_step = ceil_div(map.rows, PAD) * PAD;
+  for (int a = 0; a < 3; a++) line[a] = ceil_div(key_map.size[a], PAD) * PAD;
+  row_step = ceil_div(key_map.rows, PAD) * PAD;
 
   Arena arena((char*)p.workspace ? (char*)(((uintptr_t)p.workspace + 63) / 64 * 64) : nullptr);
   sums_per_task = 0;
@@ -147,7 +155,7 @@ Plan<S>::Plan(const Problem& problem, bool is_backward)
   }
   table_sums = arena.take<float>(backward ? tasks * sums_per_task : 0);
   const bool cut = backward && parts > 1;
-  partial = arena.take<Vec>(cut ? groups * parts * map.vectors * (p.key_dim + p.value_dim) : 0);
+  partial = arena.take<Vec>(cut ? groups * parts * key_map.vectors * (p.key_dim + p.value_dim) : 0);
   done = arena.take<int64_t>(cut ? groups : 0);
   Arena one(nullptr);
   Work<S>(*this, one);

@@ -5,7 +5,7 @@
 #pragma once
 #include <stdint.h>
 
-constexpr int32_t VERSION = 1;
+constexpr int32_t VERSION = 2;
 
 enum Dtype : int64_t { FLOAT32, BFLOAT16, FLOAT16 };
 
@@ -21,10 +21,12 @@ struct Table {  // (2n - 1, D); data is null where there are no position terms
 };
 
 struct Problem {
-  int64_t batch, heads, size[3], key_dim, value_dim;  // a map of fewer axes has leading ones of length 1
+  // Maps of the queries and of the keys, equal where there are tables; one of fewer axes has leading ones of length 1.
+  int64_t batch, heads, size[3], key_size[3], key_dim, value_dim;
   int64_t dtype;
   double scale;
   View q, k, v;
+  View mask;                          // (B, 1, *key map, 1) of bytes, zero where no query may look; data is null for none
   View out, lse;                      // written by the forward, read by the backward; lse: float32, in log2 units
   View grad, grad_q, grad_k, grad_v;  // of the backward
   Table table[3];

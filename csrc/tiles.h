@@ -17,6 +17,7 @@ template <class S> INLINE int64_t at(int64_t channels, int query, int64_t c) {
 
 struct Keys {  // packed: [vector][channel][lane]
   const Vec *k, *v;
+  const Vec* mask;  // [vector]: 0, or -inf for keys that no query may look at; null for none
   Vec *grad_k, *grad_v;
   int64_t key_dim, value_dim, per_row;
 };
@@ -74,6 +75,8 @@ INLINE void logits(Vec (&x)[QUERIES][N], const Keys& keys, int64_t g, const Tile
         tile.column[i * keys.per_row + cell.column] + tile.row[i * tile.row_step + cell.row];
     cell.next(keys.per_row);
   }
+  if (keys.mask)
+    UNROLL for (int t = 0; t < N; t++) UNROLL for (int i = 0; i < QUERIES; i++) x[i][t] += keys.mask[g + t];
   const int64_t dim = keys.key_dim;
   const Vec* k = keys.k + g * dim;
   const S* q = tile.q;

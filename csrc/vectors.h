@@ -112,6 +112,38 @@ INLINE void transpose(Four& a, Four& b, Four& c, Four& d) {
   a = __builtin_shufflevector(p, r, 0, 1, 4, 5), b = __builtin_shufflevector(p, r, 2, 3, 6, 7);
   c = __builtin_shufflevector(q, s, 0, 1, 4, 5), d = __builtin_shufflevector(q, s, 2, 3, 6, 7);
 }
+// The same in each quarter of four vectors.
+#define LANE(quarter, i) 4 * (quarter) + (i) % 4 + (i) / 4 * WIDTH
+#define LANES(quarter, i, j, k, l) LANE(quarter, i), LANE(quarter, j), LANE(quarter, k), LANE(quarter, l)
+#if ATTNCONV_WIDTH == 16
+#define IN_QUARTERS(a, b, ...) \
+  __builtin_shufflevector(a, b, LANES(0, __VA_ARGS__), LANES(1, __VA_ARGS__), LANES(2, __VA_ARGS__), LANES(3, __VA_ARGS__))
+#elif ATTNCONV_WIDTH == 8
+#define IN_QUARTERS(a, b, ...) __builtin_shufflevector(a, b, LANES(0, __VA_ARGS__), LANES(1, __VA_ARGS__))
+#else
+#define IN_QUARTERS(a, b, ...) __builtin_shufflevector(a, b, LANES(0, __VA_ARGS__))
+#endif
+INLINE void transpose_quarters(Vec& a, Vec& b, Vec& c, Vec& d) {
+  const Vec p = IN_QUARTERS(a, b, 0, 4, 1, 5), q = IN_QUARTERS(a, b, 2, 6, 3, 7);
+  const Vec r = IN_QUARTERS(c, d, 0, 4, 1, 5), s = IN_QUARTERS(c, d, 2, 6, 3, 7);
+  a = IN_QUARTERS(p, r, 0, 1, 4, 5), b = IN_QUARTERS(p, r, 2, 3, 6, 7);
+  c = IN_QUARTERS(q, s, 0, 1, 4, 5), d = IN_QUARTERS(q, s, 2, 3, 6, 7);
+}
+// Quarters put together, and taken apart.
+INLINE Vec joined(const Four* part) {
+#if ATTNCONV_WIDTH == 4
+  return part[0];
+#else
+  const auto low = __builtin_shufflevector(part[0], part[1], 0, 1, 2, 3, 4, 5, 6, 7);
+#if ATTNCONV_WIDTH == 8
+  return low;
+#else
+  const auto high = __builtin_shufflevector(part[2], part[3], 0, 1, 2, 3, 4, 5, 6, 7);
+  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#endif
+#endif
+}
+INLINE void taken_apart(Vec x, Four* part) { __builtin_memcpy(part, &x, sizeof x); }
 INLINE Four load_four(const float* from) {
   Four x;
   __builtin_memcpy(&x, from, sizeof x);
@@ -122,7 +154,7 @@ INLINE void store_four(float* to, Four x) { __builtin_memcpy(to, &x, sizeof x); 
 // The four quarters, or so many, of a vector added up.
 INLINE Four fold(Vec x) {
   Four part[WIDTH / 4], sum;
-  __builtin_memcpy(part, &x, sizeof x);
+  taken_apart(x, part);
   sum = part[0];
   UNROLL for (int i = 1; i < WIDTH / 4; i++) sum += part[i];
   return sum;
@@ -134,8 +166,11 @@ INLINE void lane_sums(const Vec* from, float* to) {
   store_four(to, (a + b) + (c + d));
 }
 INLINE float lane_max(Vec x) {  // NaN if a lane is
-  float m = x[0];
-  for (int i = 1; i < WIDTH; i++) m = larger_or_nan(m, x[i]);
+  Four part[WIDTH / 4];
+  taken_apart(x, part);
+  UNROLL for (int i = 1; i < WIDTH / 4; i++) part[0] = larger_or_nan(part[0], part[i]);
+  float m = part[0][0];
+  for (int i = 1; i < 4; i++) m = larger_or_nan(m, part[0][i]);
   return m;
 }
 
@@ -149,6 +184,7 @@ typedef __fp16 Float16;  // GCC 12 has no _Float16 there
 typedef _Float16 Float16;
 #endif
 INLINE float to_float(float x) { return x; }
+INLINE float to_float(uint8_t x) { return float(x); }
 INLINE float to_float(Float16 x) { return float(x); }
 INLINE float to_float(Bfloat16 x) {
   const uint32_t bits = uint32_t(x.bits) << 16;

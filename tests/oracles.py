@@ -11,17 +11,18 @@ def array(x):
     return x.detach().double().cpu().numpy()
 
 
-def relative_attention(q, k, v, rel, scale=None):
-    """q, k (B, N, *map, D), v (B, N, *map, E), rel None or tables (2R - 1, D) -> (B, N, *map, E)."""
+def relative_attention(q, k, v, rel, scale=None, mask=None):
+    """q (B, N, *map, D), k (B, N, *key map, D), v (B, N, *key map, E), rel None or tables (2R - 1, D), mask None or
+    bool (B, *key map) -> (B, N, *map, E)."""
     q, k, v = array(q), array(k), array(v)
     tables = [None if t is None else array(t) for t in rel] if rel is not None else []
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    positions = list(itertools.product(*map(range, q.shape[2:-1])))
-    out = np.zeros(v.shape)
+    out = np.zeros((*q.shape[:-1], v.shape[-1]))
     for b, n in itertools.product(range(q.shape[0]), range(q.shape[1])):
-        for i in positions:
+        keys = [j for j in np.ndindex(k.shape[2:-1]) if mask is None or mask[(b, *j)]]
+        for i in np.ndindex(q.shape[2:-1]) if keys else ():
             logits = []
-            for j in positions:
+            for j in keys:
                 key = k[(b, n, *j)].copy()
                 for axis, table in enumerate(tables):
                     if table is not None:
@@ -30,7 +31,7 @@ def relative_attention(q, k, v, rel, scale=None):
                 logits.append(scale * q[(b, n, *i)] @ key)
             weights = np.exp(np.array(logits) - max(logits))
             weights /= weights.sum()
-            out[(b, n, *i)] = sum(w * v[(b, n, *j)] for w, j in zip(weights, positions, strict=True))
+            out[(b, n, *i)] = sum(w * v[(b, n, *j)] for w, j in zip(weights, keys, strict=True))
     return out
 
 

@@ -91,19 +91,19 @@ def kernel_inputs(map_size, d, e, dtype, *, tables=True, batch=2, heads=3):
     return q, k, v, rel, draw(batch, heads, *map_size, e)
 
 
-def run_kernel(q, k, v, rel, grad, scale, **options):
+def run_kernel(q, k, v, rel, grad, scale, mask=None, **options):
     """Output and gradients of q, k, v and the tables."""
     reason = kernel.why_not(head_dim=q.shape[-1], value_dim=v.shape[-1], dtype=q.dtype, device_type="cuda")
     if reason is not None:
         pytest.skip(reason)
-    out, lse = kernel.forward(q, k, v, rel, scale)
-    *grads, grad_rel = kernel.backward(grad, q, k, v, rel, out, lse, scale, **options)
+    out, lse = kernel.forward(q, k, v, rel, mask, scale)
+    *grads, grad_rel = kernel.backward(grad, q, k, v, rel, mask, out, lse, scale, **options)
     return [out, *grads, *grad_rel]
 
 
-def run_eager(q, k, v, rel, grad, scale, dtype=torch.float64):
+def run_eager(q, k, v, rel, grad, scale, mask=None, dtype=torch.float64):
     leaves = [t.to(dtype).requires_grad_() for t in (q, k, v, *rel)]
-    out = eager.forward(*leaves[:3], leaves[3:], scale)
+    out = eager.forward(*leaves[:3], leaves[3:], mask, scale)
     return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(dtype))]
 
 
@@ -137,6 +137,51 @@ def test_kernel(map_size, d, e, tables, dtype):
     found = run_kernel(*given, d**-0.5)
     assert all(f.dtype == dtype for f in found)
     assert max(errors(found, run_eager(*given, d**-0.5))) <= KERNEL_BOUND[dtype]
+
+
+def mask_of(k):
+    """About half of the keys; of the first image the last one alone, so that whole tiles are masked."""
+    mask = torch.rand(k.shape[0], *k.shape[2:-1], device="cuda", generator=torch.Generator("cuda").manual_seed(1)) > 0.5
+    mask[0] = False
+    mask.flatten(1)[:, -1] = True
+    return mask
+
+
+@pytest.mark.parametrize("dtype", KERNEL_BOUND, ids=str)
+@pytest.mark.parametrize("tables", [True, False])
+@pytest.mark.parametrize("map_size", [(70,), (14, 14), (31, 33), (5, 9, 10)])
+def test_kernel_with_a_mask(map_size, tables, dtype):
+    given = kernel_inputs(map_size, 20, 6, dtype, tables=tables)
+    mask = mask_of(given[1])
+    found = run_kernel(*given, 0.2, mask)
+    assert max(errors(found, run_eager(*given, 0.2, mask))) <= KERNEL_BOUND[dtype]
+
+
+@pytest.mark.parametrize("dtype", KERNEL_BOUND, ids=str)
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("key_map", [(7, 9), (300,), (3, 5, 20)])
+def test_kernel_with_keys_of_another_map(key_map, masked, dtype):
+    q, _, _, _, grad = kernel_inputs((14, 17), 32, 16, dtype, tables=False)
+    _, k, v, _, _ = kernel_inputs(key_map, 32, 16, dtype, tables=False)
+    mask = mask_of(k) if masked else None
+    found = run_kernel(q, k, v, [], grad, 0.2, mask)
+    assert max(errors(found, run_eager(q, k, v, [], grad, 0.2, mask))) <= KERNEL_BOUND[dtype]
+
+
+@pytest.mark.parametrize("impl", ["triton", "sdpa", "blocked"])
+@pytest.mark.parametrize("tables", [True, False])
+def test_masks_in_every_kernel_and_an_image_without_valid_keys(impl, tables):
+    q, k, v, rel, grad = kernel_inputs((9, 11), 20, 6, torch.float32, tables=tables)
+    mask = mask_of(k)
+    mask[0] = False
+    leaves = [t.detach().clone().requires_grad_() for t in (q, k, v, *rel)]
+    y = ops.relative_attention(*leaves[:3], leaves[3:] or None, mask=mask, scale=0.2, impl=impl)
+    found = [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+    assert not any(t[0].any() for t in found[:4])
+    alone = [t[1:] for t in (q, k, v)]
+    expected = run_eager(*alone, rel, grad[1:], 0.2, mask[1:])
+    parts = [t[1:] for t in found[:4]] + found[4:]
+    assert max(errors(parts, expected)) <= TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -63,7 +63,7 @@ def test_images_share_a_block_and_the_last_block_may_hold_fewer(monkeypatch):
     for name in ("FORWARD_LOGITS", "BACKWARD_LOGITS"):
         monkeypatch.setattr(blocked, name, two)
     given = inputs((3, 5), batch=5)
-    assert [group[0] for group, _ in blocked._groups(given[0], two)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert [group[0] for group, _ in blocked._groups(*given[:2], two)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
     torch.testing.assert_close(gradients("blocked", *given), gradients("eager", *given))
 
 
@@ -86,13 +86,13 @@ def test_the_output_merges_into_channels_last_without_a_copy():
 def test_opcheck(tables):
     q, k, v, rel = inputs((3, 4), tables=tables)
     arguments = tuple(t.requires_grad_() for t in (q, k, v)), [t.requires_grad_() for t in rel or ()]
-    torch.library.opcheck(torch.ops.attnconv.blocked_attention.default, (*arguments[0], arguments[1], 0.4))
+    torch.library.opcheck(torch.ops.attnconv.blocked_attention.default, (*arguments[0], arguments[1], None, 0.4))
 
 
 def test_opcheck_of_the_backward():
     q, k, v, rel = inputs((3, 4))
-    out, lse = torch.ops.attnconv.blocked_attention(q, k, v, rel, 0.4)
-    arguments = (torch.ones_like(out), q, k, v, rel, out, lse, 0.4)
+    out, lse = torch.ops.attnconv.blocked_attention(q, k, v, rel, None, 0.4)
+    arguments = (torch.ones_like(out), q, k, v, rel, None, out, lse, 0.4)
     torch.library.opcheck(torch.ops.attnconv.blocked_attention_backward.default, arguments)
 
 

@@ -81,6 +81,31 @@ def test_the_kernel_of_a_problem(problem, expected):
     assert explain_choice(problem)[0] == expected
 
 
+@pytest.mark.usefixtures("not_compiled")
+@pytest.mark.parametrize(
+    ("map_size", "key_map", "expected"),
+    [
+        ((32, 32), (3, 3), "blocked"),
+        ((9, 9), (4, 4), "eager"),  # 71 positions count, or 71 * 71 pairs of a query and a key
+        ((12, 12), (5, 7), "eager"),
+        ((12, 12), (6, 6), "blocked"),
+    ],
+)
+def test_the_kernel_of_keys_with_a_map_of_their_own(map_size, key_map, expected):
+    problem = AttentionProblem(map_size, 20, 2, tables=False, key_map=key_map, masked=True)
+    assert explain_choice(problem)[0] == expected
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"masked": True}, "it has no mask yet"), ({"key_map": (16, 16)}, "it has no key map of its own yet")],
+)
+def test_what_the_compiled_kernel_cannot_do_falls_to_another(change, reason):
+    chosen, reasons = explain_choice(replace(LARGE, tables=False, **change))
+    assert (chosen, reasons["native"]) == ("blocked", reason)
+
+
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_triton_runs_on_cuda(dtype):
@@ -143,6 +168,14 @@ def test_the_op_describes_its_inputs(problems):
         relative_attention(q.requires_grad_(), k, v, rel)
     first = AttentionProblem((9, 9), 4, 3, needs_grad=False)
     assert problems == [first, replace(first, dtype=torch.bfloat16, tables=False, needs_grad=True), first]
+
+
+def test_the_op_describes_masks_and_key_maps(problems):
+    q, k, v, rel = draw(9)
+    relative_attention(q, k, v, rel, mask=torch.ones(2, 9, 9, dtype=torch.bool))
+    relative_attention(q, k[:, :, :4], v[:, :, :4], None)
+    first = AttentionProblem((9, 9), 4, 3, needs_grad=False, masked=True)
+    assert problems == [first, replace(first, tables=False, masked=False, key_map=(4, 9))]
 
 
 def test_the_batch_and_the_heads_do_not_matter(problems):

@@ -110,8 +110,8 @@ def test_strides_do_not_matter(layout, heads, dtype):
     upper = LAYOUTS[layout](torch.randn(v.shape).to(dtype))
 
     def everything(q, k, v, rel, upper):
-        out, lse = native.forward(q, k, v, rel, 0.4)
-        *slopes, of_tables = native.backward(upper, q, k, v, rel, out, lse, 0.4)
+        out, lse = native.forward(q, k, v, rel, None, 0.4)
+        *slopes, of_tables = native.backward(upper, q, k, v, rel, None, out, lse, 0.4)
         return [out, *slopes, *of_tables]
 
     plain = everything(*(t.contiguous() for t in moved), rel, upper.contiguous())
@@ -203,13 +203,13 @@ def test_the_output_merges_into_channels_last_without_a_copy():
 def test_opcheck(tables):
     q, k, v, rel = inputs((3, 4), tables=tables)
     arguments = tuple(t.requires_grad_() for t in (q, k, v)), [t.requires_grad_() for t in rel or ()]
-    torch.library.opcheck(torch.ops.attnconv.native_attention.default, (*arguments[0], arguments[1], 0.4))
+    torch.library.opcheck(torch.ops.attnconv.native_attention.default, (*arguments[0], arguments[1], None, 0.4))
 
 
 def test_opcheck_of_the_backward():
     q, k, v, rel = inputs((3, 4))
-    out, lse = torch.ops.attnconv.native_attention(q, k, v, rel, 0.4)
-    arguments = (torch.ones_like(out), q, k, v, rel, out, lse, 0.4)
+    out, lse = torch.ops.attnconv.native_attention(q, k, v, rel, None, 0.4)
+    arguments = (torch.ones_like(out), q, k, v, rel, None, out, lse, 0.4)
     torch.library.opcheck(torch.ops.attnconv.native_attention_backward.default, arguments)
 
 

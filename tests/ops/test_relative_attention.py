@@ -175,9 +175,9 @@ def change(**replaced):
         (change(q=torch.ones(2, 3, 4)), r"map of 1, 2 or 3 axes, got \(2, 3, 4\)"),
         (
             change(k=torch.ones(2, 2, 4, 3, 3, dtype=torch.float64)),
-            r"k must have the shape of q, got k \(2, 2, 4, 3, 3\)",
+            r"with tables k must have the shape of q, got k \(2, 2, 4, 3, 3\)",
         ),
-        (change(v=torch.ones(2, 2, 4, 3, 2, dtype=torch.float64)), "v must have the shape of q but for the last axis"),
+        (change(v=torch.ones(2, 2, 4, 3, 2, dtype=torch.float64)), "v must have the shape of k but for the last axis"),
         (change(v=torch.ones(2, 2, 3, 4, 2)), r"must share a dtype, got q torch\.float64 and v torch\.float32"),
         (
             change(v=torch.ones(2, 2, 3, 4, 2, dtype=torch.float64, device="meta")),

@@ -22,10 +22,15 @@ MOST_SPILLED = 1536  # bytes a thread, most of it outside the inner loops; a til
 @pytest.mark.parametrize(
     ("cases", "count"),
     [
-        ("loops or other_strides or beyond or empty or no_values or it_says", 10),
+        ("loops or other_strides or beyond or empty or no_values or it_says or any_layout", 11),
         pytest.param("default_tiles or beyond", 21, marks=pytest.mark.slow),
         pytest.param("small_tiles", 8, marks=pytest.mark.slow),
-        pytest.param("not default_tiles and not beyond and not small_tiles", 24, marks=pytest.mark.slow),
+        pytest.param("masks or key_maps", 22, marks=pytest.mark.slow),
+        pytest.param(
+            "not default_tiles and not beyond and not small_tiles and not masks and not key_maps",
+            25,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_in_the_interpreter(cases, count):
@@ -116,7 +121,7 @@ def compile_like_a_launch(program, args, options):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    types = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    types = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.uint8: "u8"}
     signature, constants, attributes = {}, {}, {}
     for place, (name, value) in enumerate(zip(program.arg_names, args, strict=False)):
         if isinstance(value, torch.Tensor):
@@ -149,25 +154,27 @@ def spilled(compiled, folder):
     return int(re.search(r"STACK:(\d+)", report)[1])
 
 
-COMPILED = [  # map, D, E, dtype, whether there are tables
-    ((256,), 32, 32, torch.bfloat16, True),
-    ((7, 7), 64, 64, torch.bfloat16, True),
-    ((14, 14), 40, 64, torch.bfloat16, False),
-    ((32, 32), 20, 2, torch.float16, True),
-    ((8, 9, 10), 32, 32, torch.bfloat16, True),
-    ((64, 64), 128, 512, torch.bfloat16, True),
-    ((32, 32), 20, 2, torch.float32, True),
-    ((3, 5, 20), 64, 64, torch.float32, False),
+COMPILED = [  # map, D, E, dtype, whether there are tables and a mask
+    ((256,), 32, 32, torch.bfloat16, True, False),
+    ((7, 7), 64, 64, torch.bfloat16, True, False),
+    ((14, 14), 40, 64, torch.bfloat16, False, False),
+    ((32, 32), 20, 2, torch.float16, True, False),
+    ((8, 9, 10), 32, 32, torch.bfloat16, True, False),
+    ((14, 14), 40, 64, torch.bfloat16, True, True),
+    ((32, 32), 20, 2, torch.float32, False, True),
+    ((64, 64), 128, 512, torch.bfloat16, True, False),
+    ((32, 32), 20, 2, torch.float32, True, False),
+    ((3, 5, 20), 64, 64, torch.float32, False, False),
 ]
 
 
 @needs_triton
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize(
-    ("map_size", "d", "e", "dtype", "tables"),
+    ("map_size", "d", "e", "dtype", "tables", "masked"),
     [case if at == 0 else pytest.param(*case, marks=pytest.mark.slow) for at, case in enumerate(COMPILED)],
 )
-def test_compiles_for_a_gpu(map_size, d, e, dtype, tables, direction, monkeypatch, tmp_path):
+def test_compiles_for_a_gpu(map_size, d, e, dtype, tables, masked, direction, monkeypatch, tmp_path):
     from attnconv.kernels.relative_attention import triton_programs
 
     program = getattr(triton_programs, direction)
@@ -178,10 +185,11 @@ def test_compiles_for_a_gpu(map_size, d, e, dtype, tables, direction, monkeypatc
     monkeypatch.setattr(triton_programs, direction, launches)
     q, k, v = (torch.zeros(2, *map_size, 8, width, dtype=dtype).movedim(-2, 1) for width in (d, d, e))
     rel = [torch.zeros(2 * n - 1, d, dtype=dtype) for n in map_size] if tables else []
+    mask = torch.ones(2, *map_size, dtype=torch.bool) if masked else None
     if direction == "forward":
-        kernel.forward(q, k, v, rel, 0.3)
+        kernel.forward(q, k, v, rel, mask, 0.3)
     else:
-        kernel.backward(v, q, k, v, rel, kernel.empty_output(q, v), q.new_zeros(q.shape[:-1]).float(), 0.3)
+        kernel.backward(v, q, k, v, rel, mask, kernel.empty_output(q, v), q.new_zeros(q.shape[:-1]).float(), 0.3)
     compiled = compile_like_a_launch(program, launches.args, launches.options)
 
     assert compiled.metadata.shared <= BLOCK_MEMORY

@@ -25,6 +25,38 @@ def test_the_rows_applied_to_v_give_the_output(map_size, tables, scale):
     torch.testing.assert_close((weights @ v.flatten(2, -2)).reshape(expected.shape), expected)
 
 
+@pytest.mark.parametrize("key_map", [(3, 4), (5,), (2, 3, 2)])
+def test_rows_of_masked_keys_and_of_keys_with_a_map_of_their_own(key_map):
+    torch.manual_seed(0)
+    q = torch.randn(3, 2, 3, 4, 5, dtype=torch.float64)
+    k, v = torch.randn(2, 3, 2, *key_map, 5, dtype=torch.float64)
+    mask = torch.rand(3, *key_map) > 0.5
+    mask[:2] = False
+    mask.flatten(1)[0, 0] = True  # the first image has one key, the second none
+    rel = [torch.randn(2 * n - 1, 5, dtype=torch.float64) for n in key_map] if key_map == (3, 4) else None
+    rows = [ops.attention_weights(q, k, rel, query=i, mask=mask) for i in itertools.product(range(3), range(4))]
+    assert all(row.shape == (3, 2, *key_map) for row in rows)
+    weights = torch.stack(rows, dim=2).flatten(3)  # (B, N, L, J)
+    assert not weights[~mask.flatten(1)[:, None, None].expand(weights.shape)].any()
+    totals = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)[:, None, None]
+    torch.testing.assert_close(weights.sum(-1), totals.expand(3, 2, 12))
+    expected = ops.relative_attention(q, k, v, rel, mask=mask)
+    torch.testing.assert_close((weights @ v.flatten(2, -2)).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(1, 4, 3, dtype=torch.bool), r"mask must be \(batch, \*key map\), \(1, 3, 4\); got \(1, 4, 3\)"),
+        (torch.ones(1, 3, 4), r"mask must be a bool tensor, .* got torch\.float32"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused_by_attention_weights(mask, message):
+    q = torch.zeros(1, 1, 3, 4, 2)
+    with pytest.raises(ValueError, match=message):
+        ops.attention_weights(q, q, None, query=(0, 0), mask=mask)
+
+
 @pytest.mark.parametrize("query", [(3, 0), (0, -1), (0,)])
 def test_a_query_beside_the_map_is_refused_by_attention_weights(query):
     q = torch.zeros(1, 1, 3, 4, 2)

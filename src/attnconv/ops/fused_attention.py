@@ -1,7 +1,7 @@
 """The kernels of FUSED as torch operators: what compile, autograd, checkpointing, the FLOP counter know.
 
 Names, shapes and FLOPs are registered when `attnconv.ops` is imported; a kernel itself loads when first called.
-Letters: B batch, N heads, L positions of the map, D key / E value channels a head.
+Letters: B batch, N heads, D key / E value channels a head.
 """
 
 import math
@@ -19,14 +19,16 @@ from attnconv.ops.kernel_choice import autocast_off, exporting, has_tangent
 FUSED = ("native", "blocked", "triton")
 
 
-def run_fused(impl: str, q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> Tensor:
+def run_fused(
+    impl: str, q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
+) -> Tensor:
     """Return the output (B, N, *map, E) of one of FUSED; raise and name the kernel that can where it cannot run."""
     if exporting():
         raise checks.InputError(f"impl={impl!r} cannot be exported; impl='sdpa' and impl='eager' can")
     if has_tangent(q, k, v, *rel):  # custom operators drop it in silence
         raise RuntimeError(f"impl={impl!r} has no forward-mode derivative; impl='eager' has one")
     try:
-        return _OPS[impl](q, k, v, rel, scale)[0]
+        return _OPS[impl](q, k, v, rel, mask, scale)[0]
     except RuntimeError as error:
         if "functorch transforms" not in str(error):
             raise
@@ -42,9 +44,11 @@ def _kernel(impl: str) -> Any:
 def _register(impl: str) -> Any:
     """Define attnconv::<impl>_attention and its backward."""
 
-    def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor]:
         with autocast_off(q):
-            return _kernel(impl).forward(q, k, v, rel, scale)
+            return _kernel(impl).forward(q, k, v, rel, mask, scale)
 
     def backward(
         grad: Tensor,
@@ -52,22 +56,23 @@ def _register(impl: str) -> Any:
         k: Tensor,
         v: Tensor,
         rel: Sequence[Tensor],
+        mask: Tensor | None,
         out: Tensor,
         lse: Tensor,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         with autocast_off(q):  # a backward may well be called inside
-            return _kernel(impl).backward(grad, q, k, v, rel, out, lse, scale)
+            return _kernel(impl).backward(grad, q, k, v, rel, mask, out, lse, scale)
 
     # The output (B, N, *map, E) and each query's log-sum-exp (B, N, *map); the gradients of q, k, v and the tables.
     forward_op = torch.library.custom_op(f"attnconv::{impl}_attention", forward, mutates_args=())
     backward_op = torch.library.custom_op(f"attnconv::{impl}_attention_backward", backward, mutates_args=())
 
     def differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | list[Tensor] | None, ...]:
-        q, k, v, out, lse, *rel = ctx.saved_tensors
+        q, k, v, mask, out, lse, *rel = ctx.saved_tensors
         if torch._C._functorch.is_legacy_batchedtensor(grad):  # pyright: ignore[reportAttributeAccessIssue]
             raise RuntimeError(f"impl={impl!r} has no gradients in batches (is_grads_batched); impl='eager' has them")
-        return *backward_op(grad, q, k, v, rel, out, lse, ctx.scale), None
+        return *backward_op(grad, q, k, v, rel, mask, out, lse, ctx.scale), None, None
 
     def refuse(*_: Any) -> None:
         raise RuntimeError(f"impl={impl!r} has no second derivative; impl='eager' has one")
@@ -84,7 +89,9 @@ def _register(impl: str) -> Any:
     return forward_op
 
 
-def _fake_forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+def _fake_forward(
+    q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     from attnconv.kernels.relative_attention import empty_output
 
     return empty_output(q, v), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
@@ -96,6 +103,7 @@ def _fake_backward(
     k: Tensor,
     v: Tensor,
     rel: Sequence[Tensor],
+    mask: Tensor | None,
     out: Tensor,
     lse: Tensor,
     scale: float,
@@ -104,10 +112,10 @@ def _fake_backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, rel, ctx.scale = inputs
+    q, k, v, rel, mask, ctx.scale = inputs
     out, lse = output
     ctx.mark_non_differentiable(lse)
-    ctx.save_for_backward(q, k, v, out, lse, *rel)
+    ctx.save_for_backward(q, k, v, mask, out, lse, *rel)
 
 
 def _one_by_one(op: Any) -> Any:
@@ -126,20 +134,20 @@ def _one_by_one(op: Any) -> Any:
     return rule
 
 
-def _flops(q: Sequence[int], v: Sequence[int], rel: Sequence[Any], *, keys: int, values: int) -> int:
-    """2 a multiply-add: ``keys`` products of length D for each pair of positions, and for each position term that a
-    query needs, and ``values`` products of length E for each pair."""
-    pairs = math.prod(q[2:-1]) ** 2
+def _flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], rel: Sequence[Any], *, keys: int, values: int) -> int:
+    """2 a multiply-add: ``keys`` products of length D for each pair of a query and a key, masked or not, and for each
+    position term that a query needs, and ``values`` products of length E for each pair."""
+    pairs = math.prod(q[2:-1]) * math.prod(k[2:-1])
     terms = math.prod(q[2:-1]) * sum(q[2:-1]) if len(rel) else 0
     return 2 * q[0] * q[1] * (keys * q[-1] * (pairs + terms) + values * v[-1] * pairs)
 
 
 def _forward_flops(q: Any, k: Any, v: Any, rel: Any, *_: Any, **__: Any) -> int:
-    return _flops(q, v, rel, keys=1, values=1)
+    return _flops(q, k, v, rel, keys=1, values=1)
 
 
 def _backward_flops(grad: Any, q: Any, k: Any, v: Any, rel: Any, *_: Any, **__: Any) -> int:
-    return _flops(q, v, rel, keys=3, values=2)  # the logits again, and their slopes times k and q
+    return _flops(q, k, v, rel, keys=3, values=2)  # the logits again, and their slopes times k and q
 
 
 _OPS = {impl: _register(impl) for impl in FUSED}

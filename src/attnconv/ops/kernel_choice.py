@@ -81,6 +81,8 @@ class AttentionProblem:
     needs_grad: bool = True
     transformed: bool = False  # by torch.func, or by forward-mode differentiation
     export: str | None = None  # "onnx", "torch" or None
+    masked: bool = False  # True if some keys may not be attended to
+    key_map: tuple[int, ...] | None = None  # where it is not that of the queries
 
 
 def why_not(impl: str, problem: AttentionProblem) -> str | None:
@@ -124,6 +126,7 @@ def explain_choice(problem: AttentionProblem) -> tuple[str, dict[str, str]]:
 
 def _choose(problem: AttentionProblem) -> tuple[str, str]:
     positions = math.prod(problem.map_size)
+    keys = positions if problem.key_map is None else math.prod(problem.key_map)
     if problem.transformed:
         return "eager", "plain torch, which torch.func and forward mode can differentiate"
     if problem.export == "onnx" and not positions > LARGEST_EAGER_IN_ONNX:
@@ -140,7 +143,7 @@ def _choose(problem: AttentionProblem) -> tuple[str, str]:
     if why_not("native", problem) is None:
         return "native", "compiled for this processor, at linear memory"
     fewest = smallest_blocked(problem.head_dim, problem.value_dim, needs_grad=problem.needs_grad)
-    if positions < fewest:
+    if positions * keys < fewest**2:
         return (
             "eager",
             f"the fastest on maps of under {fewest} positions (D + E = {problem.head_dim + problem.value_dim})",

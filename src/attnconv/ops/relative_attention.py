@@ -31,7 +31,14 @@ Tables = Sequence[Tensor | None] | None
 
 
 def relative_attention(
-    q: Tensor, k: Tensor, v: Tensor, rel: Tables, *, scale: float | None = None, impl: str = "auto"
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel: Tables,
+    *,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     """Return the softmax attention of every position of a map to every other.
 
@@ -45,10 +52,13 @@ def relative_attention(
 
     Args:
         q: (B, N, *map, D), a map of 1, 2 or 3 axes.
-        k: (B, N, *map, D).
-        v: (B, N, *map, E).
+        k: (B, N, *key map, D). The key map is that of q; without tables it may be any of 1, 2 or 3 axes.
+        v: (B, N, *key map, E).
         rel: None, or one table (2*R - 1, D) for each axis of the map, with R at least the length of that axis; the
             middle row is distance 0. An axis whose table is None has no position term.
+        mask: None, or bool (B, *key map), True where a key may be attended to. Masked keys and values get no weight
+            and gradient 0, and must be finite. Queries are not masked; all True is as no mask. Where an image has no
+            True at all, its output and gradients are 0.
         scale: factor of the logits; D**-0.5 if None.
         impl: "eager" is the mathematics, literally: it holds the logits of all pairs of positions and has second
             derivatives; "native" is compiled for CPUs, in C++, at linear memory; "blocked" holds the logits of a few
@@ -63,61 +73,92 @@ def relative_attention(
             torch.func.grad.
     """
     checks.one_of("impl", impl, IMPLS)
-    _check(q, k, v)
+    _check(q, k, v, rel, mask)
     tables = _slice_tables(rel, q)
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if (dtype := autocast_dtype(q)) is not None:
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         tables = [table.to(dtype) for table in tables]
 
-    problem = _problem(q, k, v, tables)
+    problem = _problem(q, k, v, tables, mask)
     if impl == "auto":
         impl = choose_kernel(problem)
     elif (reason := why_not(impl, replace(problem, transformed=False, export=None))) is not None:
         raise checks.InputError(f"impl={impl!r} cannot run here: {reason}; impl='blocked' can")
 
+    keyless, mask = _unmask_keyless(mask)
     with autocast_off(q):
         if impl in FUSED:
-            return run_fused(impl, q, k, v, tables, factor)
-        from attnconv.kernels.relative_attention import eager, sdpa
+            y = run_fused(impl, q, k, v, tables, mask, factor)
+        else:
+            from attnconv.kernels.relative_attention import eager, sdpa
 
-        return (eager if impl == "eager" else sdpa).forward(q, k, v, tables, factor)
+            y = (eager if impl == "eager" else sdpa).forward(q, k, v, tables, mask, factor)
+    return y if keyless is None else torch.where(_per_image(keyless, y.dim()), 0.0, y)
 
 
 def attention_weights(
-    q: Tensor, k: Tensor, rel: Tables, *, query: tuple[int, ...], scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    rel: Tables,
+    *,
+    query: tuple[int, ...],
+    mask: Tensor | None = None,
+    scale: float | None = None,
 ) -> Tensor:
     """Return the softmax row of position i = ``query`` alone: the weights of every position j, at linear memory.
 
     Args:
         q: (B, N, *map, D), a map of 1, 2 or 3 axes.
-        k: (B, N, *map, D).
+        k: (B, N, *key map, D).
         rel: as in `relative_attention`.
-        query: one cell of the map, an index an axis.
+        query: one cell of the map of q, an index an axis.
+        mask: as in `relative_attention`.
         scale: factor of the logits; D**-0.5 if None.
     Returns:
-        (B, N, *map) in float32 or wider; each map sums to 1.
+        (B, N, *key map) in float32 or wider; each map sums to 1, but to 0 where the mask leaves an image no key.
     Raises:
-        ValueError: ``query`` is not a cell of the map.
+        ValueError: ``query`` is not a cell of the map, or shapes, dtypes or devices do not fit each other.
     """
-    map_size = tuple(q.shape[2:-1])
+    _check(q, k, k, rel, mask)
+    map_size, key_map = tuple(q.shape[2:-1]), k.shape[2:-1]
     if len(query) != len(map_size) or not all(0 <= i < n for i, n in zip(query, map_size, strict=True)):
         raise checks.InputError(f"query must be a cell of the map {map_size}, got {tuple(query)}")
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
     exact = torch.promote_types(q.dtype, torch.float32)
     row = q[(slice(None), slice(None), *query)].to(exact) * factor  # (B, N, D)
-    logits = torch.einsum("bnd,bn...d->bn...", row, k.to(exact))  # (B, N, *map)
+    logits = torch.einsum("bnd,bn...d->bn...", row, k.to(exact))  # (B, N, *key map)
     for axis, table in enumerate(_slice_tables(rel, q)):
         n, i = map_size[axis], query[axis]
         term = row @ table[n - 1 - i : 2 * n - 1 - i].to(exact).mT  # (B, N, n): distances -i to n - 1 - i
         own_axis = [1] * len(map_size)
         own_axis[axis] = n
         logits = logits + term.unflatten(-1, own_axis)
-    return logits.flatten(2).softmax(dim=-1).unflatten(2, map_size)
+    keyless, mask = _unmask_keyless(mask)
+    if mask is not None:
+        logits = logits.masked_fill(~mask.unsqueeze(1), float("-inf"))
+    weights = logits.flatten(2).softmax(dim=-1).unflatten(2, key_map)
+    return weights if keyless is None else torch.where(_per_image(keyless, weights.dim()), 0.0, weights)
 
 
-def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor]) -> AttentionProblem:
+def _unmask_keyless(mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return the images without a valid key (B,), and a mask in which they have every key: no kernel divides by 0."""
+    if mask is None:
+        return None, None
+    keyless = ~mask.flatten(1).any(dim=1)
+    return keyless, mask | _per_image(keyless, mask.dim())
+
+
+def _per_image(x: Tensor, axes: int) -> Tensor:
+    """(B,) -> (B, 1, ...)."""
+    return x[(slice(None), *[None] * (axes - 1))]
+
+
+def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], mask: Tensor | None) -> AttentionProblem:
     inputs = (q, k, v, *tables)
+    export = "onnx" if exporting_to_onnx() else "torch" if exporting() else None
+    # Not asked in an export: the question would tie dynamic maps to sizes that differ.
+    own_keys = export is None and len(tables) == 0 and k.shape != q.shape
     return AttentionProblem(
         map_size=tuple(q.shape[2:-1]),
         head_dim=q.shape[-1],
@@ -127,11 +168,13 @@ def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor]) -> Attention
         tables=len(tables) > 0,  # not bool(): torch 2.11 cannot trace that of a list
         needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in inputs),
         transformed=transforming() or has_tangent(*inputs),
-        export="onnx" if exporting_to_onnx() else "torch" if exporting() else None,
+        export=export,
+        masked=mask is not None,
+        key_map=tuple(k.shape[2:-1]) if own_keys else None,
     )
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, rel: Tables, mask: Tensor | None) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):
             raise checks.InputTypeError(f"{name} must be a tensor, got {type(x).__name__}")
@@ -141,11 +184,18 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise checks.InputError(
             f"q must be (batch, heads, *map, channels) with a map of 1, 2 or 3 axes, got {_shape(q)}"
         )
-    if k.shape != q.shape:
-        raise checks.InputError(f"k must have the shape of q, got k {_shape(k)} and q {_shape(q)}")
-    if v.shape[:-1] != q.shape[:-1]:
+    if rel is not None and any(table is not None for table in rel) and k.shape != q.shape:
+        raise checks.InputError(f"with tables k must have the shape of q, got k {_shape(k)} and q {_shape(q)}")
+    if not 4 <= k.dim() <= 6 or k.shape[:2] != q.shape[:2] or k.shape[-1] != q.shape[-1]:
         raise checks.InputError(
-            f"v must have the shape of q but for the last axis, got v {_shape(v)} and q {_shape(q)}"
+            f"k must have the batch, heads and channels of q and a map of 1, 2 or 3 axes, "
+            f"got k {_shape(k)} and q {_shape(q)}"
+        )
+    if (0 in k.shape[2:-1]) != (0 in q.shape[2:-1]):
+        raise checks.InputError(f"q and k must both have positions, got k {_shape(k)} and q {_shape(q)}")
+    if v.shape[:-1] != k.shape[:-1]:
+        raise checks.InputError(
+            f"v must have the shape of k but for the last axis, got v {_shape(v)} and k {_shape(k)}"
         )
     if q.shape[-1] == 0:
         raise checks.InputError(f"q and k must have at least one channel, got {_shape(q)}")
@@ -154,6 +204,15 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise checks.InputTypeError(f"q, k and v must share a dtype, got q {q.dtype} and {name} {x.dtype}")
         if x.device != q.device:
             raise checks.InputError(f"q, k and v must be on one device, got q {q.device} and {name} {x.device}")
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise checks.InputTypeError(f"mask must be a bool tensor, True where a key may be attended to; got {got}")
+    if mask.shape != (k.shape[0], *k.shape[2:-1]):
+        raise checks.InputError(f"mask must be (batch, *key map), {(k.shape[0], *k.shape[2:-1])}; got {_shape(mask)}")
+    if mask.device != q.device:
+        raise checks.InputError(f"mask must be on the device of q, got {mask.device} and {q.device}")
 
 
 def _slice_tables(rel: Tables, q: Tensor) -> list[Tensor]:

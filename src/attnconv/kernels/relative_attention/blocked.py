@@ -3,8 +3,8 @@
 The logits of a block live in one buffer of about the size of a core's cache. They start as the sum of the position
 terms, the product q k^T is added by the matrix product itself, and the exponential is taken in place. Of the forward
 only the log-sum-exp of each query is kept; the backward makes each block again from it.
-Letters: B batch, N heads, M heads of one block, of one image or of several; L positions of the map, Q queries of one
-block; D key / E value channels a head; n length of one axis.
+Letters: B batch, N heads, M heads of one block, of one image or of several; Q queries of one block, J positions of the
+map of the keys; D key / E value channels a head; n length of one axis.
 """
 
 import math
@@ -19,8 +19,11 @@ from attnconv.kernels.relative_attention import empty_output
 FORWARD_LOGITS, BACKWARD_LOGITS = 2**20, 2**21
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
-    """q, k (B, N, *map, D), v (B, N, *map, E), rel empty or one (2n - 1, D) an axis.
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """q (B, N, *map, D), k (B, N, *key map, D), v (B, N, *key map, E), rel empty or one (2n - 1, D) an axis, mask None
+    or (B, *key map) with a True in each image.
 
     Returns the output (B, N, *map, E), laid out as (B, *map, N, E) in memory, and the log-sum-exp of each query's
     logits (B, N, *map), in float32 or wider.
@@ -31,13 +34,14 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float
     out = empty_output(q, v)
     lse = q.new_empty(q.shape[:-1], dtype=exact)
     logits = q.new_empty(0, dtype=exact)
-    for group, ranges in _groups(q, FORWARD_LOGITS):
-        keys = k[group].to(exact).flatten(0, 1).flatten(1, -2)  # (M, L, D)
-        values = _append(v[group].to(exact), 1.0).flatten(0, 1).flatten(1, -2).mT.contiguous()  # (M, E + 1, L)
+    for group, ranges in _groups(q, k, FORWARD_LOGITS):
+        hidden = _hidden(mask, group)
+        keys = k[group].to(exact).flatten(0, 1).flatten(1, -2)  # (M, J, D)
+        values = _append(v[group].to(exact), 1.0).flatten(0, 1).flatten(1, -2).mT.contiguous()  # (M, E + 1, J)
         for place in ranges:
             here = (*group, *place)
             queries = (q[here].to(exact) * scale).flatten(0, 1)  # (M, *block, D)
-            logits = _logits(queries, keys, tables, place, map_size, None, logits)  # (M, Q, L)
+            logits = _logits(queries, keys, tables, place, map_size, hidden, None, logits)  # (M, Q, J)
             largest = logits.amax(dim=2, keepdim=True)
             weights = logits.sub_(largest).exp_()
             sums = torch.bmm(values, weights.mT).mT  # (M, Q, E + 1): the one beside v sums the weights
@@ -53,6 +57,7 @@ def backward(
     k: Tensor,
     v: Tensor,
     rel: Sequence[Tensor],
+    mask: Tensor | None,
     out: Tensor,
     lse: Tensor,
     scale: float,
@@ -64,28 +69,29 @@ def backward(
     grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     grad_tables = [torch.zeros_like(table) for table in tables]
     weights = slopes = q.new_empty(0, dtype=exact)
-    for group, ranges in _groups(q, BACKWARD_LOGITS):
-        keys = k[group].to(exact).flatten(0, 1).flatten(1, -2)  # (M, L, D)
-        values = _append(v[group].to(exact), 1.0).flatten(0, 1).flatten(1, -2)  # (M, L, E + 1)
+    for group, ranges in _groups(q, k, BACKWARD_LOGITS):
+        hidden = _hidden(mask, group)
+        keys = k[group].to(exact).flatten(0, 1).flatten(1, -2)  # (M, J, D)
+        values = _append(v[group].to(exact), 1.0).flatten(0, 1).flatten(1, -2)  # (M, J, E + 1)
         # Transposed, as all narrow products here: the matrix libraries are up to nine times faster at them.
-        sum_k, sum_v = keys.new_zeros(keys.mT.shape), values.new_zeros(values.mT.shape)  # (M, D, L), (M, E + 1, L)
+        sum_k, sum_v = keys.new_zeros(keys.mT.shape), values.new_zeros(values.mT.shape)  # (M, D, J), (M, E + 1, J)
         for place in ranges:
             here = (*group, *place)
             queries = (q[here].to(exact) * scale).flatten(0, 1)  # (M, *block, D)
             minus = lse[here].flatten(0, 1)
-            weights = _logits(queries, keys, tables, place, map_size, minus, weights).exp_()  # (M, Q, L)
+            weights = _logits(queries, keys, tables, place, map_size, hidden, minus, weights).exp_()  # (M, Q, J)
             upper = grad[here].to(exact)
             # With -grad . out beside grad and a one beside v, one product gives grad_i . v_j - grad_i . out_i.
             upper = torch.cat([upper, -(upper * out[here].to(exact)).sum(-1, keepdim=True)], dim=-1)
             upper = upper.flatten(0, 1).flatten(1, -2)  # (M, Q, E + 1)
             slopes = _buffer(slopes, weights.shape)
             torch.bmm(upper, values.mT, out=slopes)
-            slopes.mul_(weights)  # (M, Q, L): the gradient of the logits
+            slopes.mul_(weights)  # (M, Q, J): the gradient of the logits
             sum_v.baddbmm_(upper.mT, weights)
             sum_k.baddbmm_(queries.flatten(1, -2).mT, slopes)
             slope_q = torch.bmm(slopes, keys).view(queries.shape)
-            by_map = slopes.view(*queries.shape[:-1], *map_size)
             for axis, (n, table) in enumerate(zip(map_size, tables, strict=True) if tables else ()):
+                by_map = slopes.view(*queries.shape[:-1], *map_size)
                 others = [a - len(map_size) for a in range(len(map_size)) if a != axis]
                 along = by_map.sum(dim=others) if others else by_map  # (M, *block, n)
                 spread = along.new_zeros(*along.shape[:-1], 2 * n - 1)
@@ -98,19 +104,20 @@ def backward(
     return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
 
 
-def _groups(q: Tensor, most: int) -> Iterator[tuple[tuple[slice, slice], list[tuple[slice, ...]]]]:
+def _groups(q: Tensor, k: Tensor, most: int) -> Iterator[tuple[tuple[slice, slice], list[tuple[slice, ...]]]]:
     """Images and heads that share a block of up to ``most`` logits, and the ranges of the map of each of its blocks.
 
     Whole images, or several heads of one, share a block if all of their logits fit; else one head is cut along its
     first axis, and along the next one where a single step of the first is too much.
     """
     batch, heads, *map_size = q.shape[:-1]
-    length = math.prod(map_size)
-    if batch * heads * length == 0:
+    keys = math.prod(k.shape[2:-1])
+    pairs = math.prod(map_size) * keys
+    if batch * heads * pairs == 0:
         return
-    together = min(heads, max(1, most // length**2))
-    images = max(1, most // (heads * length**2))
-    queries = max(1, most // (together * length))
+    together = min(heads, max(1, most // pairs))
+    images = max(1, most // (heads * pairs))
+    queries = max(1, most // (together * keys))
     ranges: list[tuple[slice, ...]] = [()]
     for axis, n in enumerate(map_size):
         step = min(n, max(1, queries // math.prod(map_size[axis + 1 :])))
@@ -119,6 +126,14 @@ def _groups(q: Tensor, most: int) -> Iterator[tuple[tuple[slice, slice], list[tu
         for first in range(0, heads, together):
             group = slice(image, min(image + images, batch)), slice(first, min(first + together, heads))
             yield group, ranges
+
+
+def _hidden(mask: Tensor | None, group: tuple[slice, slice]) -> Tensor | None:
+    """True for each key of a group's images that may not be attended to: (M, 1, J); None if there is no mask."""
+    if mask is None:
+        return None
+    images, heads = group
+    return ~mask[images].flatten(1).repeat_interleave(heads.stop - heads.start, dim=0).unsqueeze(1)
 
 
 def _fill(part: Tensor, flat: Tensor) -> None:
@@ -132,15 +147,19 @@ def _logits(
     tables: Sequence[Tensor],
     place: tuple[slice, ...],
     map_size: Sequence[int],
+    hidden: Tensor | None,
     minus: Tensor | None,
     buffer: Tensor,
 ) -> Tensor:
-    """q_i . (k_j + r[j - i]), less ``minus`` of each query, in ``buffer``: queries (M, *block, D) -> (M, Q, L)."""
+    """q_i . (k_j + r[j - i]), less ``minus`` of each query, -inf for ``hidden`` keys, in ``buffer``: queries
+    (M, *block, D) -> (M, Q, J)."""
     flat = queries.flatten(1, -2)  # (M, Q, D)
     logits = _buffer(buffer, (*flat.shape[:2], keys.shape[1]))
     if not tables:
         torch.bmm(flat, keys.mT, out=logits)
-        return logits if minus is None else logits.sub_(minus.flatten(1).unsqueeze(-1))
+        if minus is not None:
+            logits.sub_(minus.flatten(1).unsqueeze(-1))
+        return logits if hidden is None else logits.masked_fill_(hidden, float("-inf"))
     terms = []
     for axis, (n, table) in enumerate(zip(map_size, tables, strict=True)):
         term = _by_distance(queries @ table.mT, axis, place[axis].start, n)  # (M, *block, n)
@@ -156,7 +175,8 @@ def _logits(
         torch.add(terms[0], terms[1].expand_as(by_map), out=by_map)
     for term in terms[2:]:
         by_map.add_(term)
-    return logits.baddbmm_(flat, keys.mT)
+    logits.baddbmm_(flat, keys.mT)
+    return logits if hidden is None else logits.masked_fill_(hidden, float("-inf"))
 
 
 def _by_distance(rows: Tensor, axis: int, start: int, n: int) -> Tensor:

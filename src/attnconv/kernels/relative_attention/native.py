@@ -20,7 +20,7 @@ from attnconv.kernels.relative_attention import empty_output
 
 LIBRARY = Path(__file__).with_name("native_library.so")
 BUILD_ERROR = Path(__file__).with_name("native_build_error.txt")  # the compiler's last word, written by setup.py
-VERSION = 1  # of the structures below
+VERSION = 2  # of the structures below
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 
@@ -38,11 +38,12 @@ class _Problem(ctypes.Structure):  # as in csrc/problem.h
         ("batch", c_int64),
         ("heads", c_int64),
         ("size", c_int64 * 3),
+        ("key_size", c_int64 * 3),
         ("key_dim", c_int64),
         ("value_dim", c_int64),
         ("dtype", c_int64),
         ("scale", c_double),
-        *((name, _View) for name in ("q", "k", "v", "out", "lse", "grad", "grad_q", "grad_k", "grad_v")),
+        *((name, _View) for name in ("q", "k", "v", "mask", "out", "lse", "grad", "grad_q", "grad_k", "grad_v")),
         ("table", _Table * 3),
         ("workspace", c_void_p),
         ("workers", c_int64),
@@ -94,7 +95,9 @@ def why_not(*, dtype: torch.dtype, device_type: str) -> str | None:
     return MISSING
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     """q, k (B, N, *map, D), v (B, N, *map, E), rel empty or one (2n - 1, D) an axis.
 
     Returns the output (B, N, *map, E), laid out as (B, *map, N, E) in memory, and the log-sum-exp of each query's
@@ -102,8 +105,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float
     """
     out, lse = empty_output(q, v), q.new_empty(q.shape[:-1], dtype=torch.float32)
     if v.numel() == 0:
-        return out, lse.zero_()
-    problem = _problem(q, k, v, rel, scale)
+        return out.zero_(), lse.zero_()
+    problem = _problem(q, k, v, rel, mask, scale)
     problem.out, problem.lse = _view(out), _view(lse.unsqueeze(-1))
     _run(problem, q, backward=False)
     return out, lse
@@ -115,6 +118,7 @@ def backward(
     k: Tensor,
     v: Tensor,
     rel: Sequence[Tensor],
+    mask: Tensor | None,
     out: Tensor,
     lse: Tensor,
     scale: float,
@@ -126,7 +130,7 @@ def backward(
         for t in (grad_q, grad_k, grad_v):
             t.zero_()
         return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
-    problem = _problem(q, k, v, rel, scale)
+    problem = _problem(q, k, v, rel, mask, scale)
     problem.out, problem.lse, problem.grad = _view(out), _view(lse.unsqueeze(-1)), _view(grad)
     problem.grad_q, problem.grad_k, problem.grad_v = _view(grad_q), _view(grad_k), _view(grad_v)
     for axis, total in enumerate(grad_tables, start=3 - len(rel)):
@@ -135,14 +139,20 @@ def backward(
     return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
 
 
-def _problem(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> _Problem:
+def _problem(
+    q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
+) -> _Problem:
     batch, heads, *map_size, key_dim = q.shape
+    key_size = k.shape[2:-1]
     problem = _Problem(
         batch=batch, heads=heads, key_dim=key_dim, value_dim=v.shape[-1], dtype=DTYPES[q.dtype], scale=scale
     )
     missing = 3 - len(map_size)
     problem.size = (c_int64 * 3)(*[1] * missing, *map_size)
+    problem.key_size = (c_int64 * 3)(*[1] * (3 - len(key_size)), *key_size)
     problem.q, problem.k, problem.v = _view(q), _view(k), _view(v)
+    if mask is not None:
+        problem.mask = _view(mask[:, None, ..., None].expand(*k.shape[:-1], 1))  # of no heads: stride 0
     for axis, table in enumerate(rel, start=missing):
         problem.table[axis] = _Table(table.data_ptr(), (c_int64 * 2)(*table.stride()), None)
     return problem

@@ -3,7 +3,8 @@
 The position terms of a query become further channels of it, and one-hot coordinates those of the keys, so that
 [q, rows, columns] . [k, one-hot row, one-hot column] is the logit. Exact, but the terms round to the dtype of q.
 Memory: L * (D + sum of the axes) a head, and torch's fused kernels add no L * L.
-Letters: B batch, N heads, L positions of the map, D key / E value channels a head, n length of one axis.
+Letters: B batch, N heads, L positions of the map, J of that of the keys, D key / E value channels a head, n length of
+one axis.
 """
 
 from collections.abc import Sequence
@@ -29,8 +30,9 @@ def why_not(
     return None
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float) -> Tensor:
-    """q, k (B, N, *map, D), v (B, N, *map, E), rel empty or one (2n - 1, D) an axis -> (B, N, *map, E)."""
+def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float) -> Tensor:
+    """q (B, N, *map, D), k (B, N, *key map, D), v (B, N, *key map, E), rel empty or one (2n - 1, D) an axis, mask None
+    or (B, *key map) -> (B, N, *map, E)."""
     map_size, value_dim = q.shape[2:-1], v.shape[-1]
     axes = len(map_size)
     queries, keys = [q * scale], [k]
@@ -41,12 +43,13 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float
         one_hot = torch.eye(n, dtype=q.dtype, device=q.device).view(*own_axis, n)
         keys.append(one_hot.expand(*k.shape[:-1], n))
     folded_q = torch.cat(queries, dim=-1).flatten(2, -2)  # (B, N, L, D + axes)
-    folded_k = torch.cat(keys, dim=-1).flatten(2, -2)
+    folded_k = torch.cat(keys, dim=-1).flatten(2, -2)  # (B, N, J, D + axes)
     values = v.flatten(2, -2)
     # On a CPU only heads of one width run fused, and on CUDA widths that are multiples of 8 run everywhere.
     width = max(folded_q.shape[-1], value_dim)
     if q.device.type == "cuda":
         width = -(-width // 8) * 8
     folded_q, folded_k, values = (F.pad(t, (0, width - t.shape[-1])) for t in (folded_q, folded_k, values))
-    y = F.scaled_dot_product_attention(folded_q, folded_k, values, scale=1.0)
+    seen = None if mask is None else mask.flatten(1)[:, None, None]  # (B, 1, 1, J)
+    y = F.scaled_dot_product_attention(folded_q, folded_k, values, attn_mask=seen, scale=1.0)
     return y[..., :value_dim].unflatten(2, map_size)

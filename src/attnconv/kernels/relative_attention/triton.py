@@ -79,10 +79,17 @@ def _capability() -> tuple[int, int]:
 
 
 def choose_blocks(
-    map_size: tuple[int, int, int], head_dim: int, value_dim: int, dtype: torch.dtype, *, backward: bool
+    map_size: tuple[int, int, int],
+    head_dim: int,
+    value_dim: int,
+    dtype: torch.dtype,
+    *,
+    backward: bool,
+    key_map: tuple[int, int, int] | None = None,
 ) -> Blocks:
     """Tiles as large as the registers hold in the inner loops, by what the compiler reports for Hopper."""
     _, height, width = map_size
+    _, key_height, key_width = key_map or map_size
     single = dtype == torch.float32
     channels = min(64 if single else 128, max(16, _power(value_dim)))
     widest = max(_power(head_dim), channels)
@@ -97,8 +104,8 @@ def choose_blocks(
     if height == 1:  # each tile of keys has column terms of its own
         queries = min(queries, 32)
 
-    key_columns = _step(width, keys)
-    lines = max(16 // key_columns, min(keys // key_columns, _power(height)))
+    key_columns = _step(key_width, keys)
+    lines = max(16 // key_columns, min(keys // key_columns, _power(key_height)))
     columns = _step(width, min(queries, 32) if backward else queries)  # else the window is too long for registers
     rows = min(queries // columns, _power(height))
     columns = max(columns, 16 // rows)
@@ -116,9 +123,17 @@ def _step(n: int, most: int) -> int:
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, *, blocks: Blocks | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel: Sequence[Tensor],
+    mask: Tensor | None,
+    scale: float,
+    *,
+    blocks: Blocks | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """q, k (B, N, *map, D), v (B, N, *map, E), rel empty or one (2n - 1, D) an axis.
+    """q (B, N, *map, D), k (B, N, *key map, D), v (B, N, *key map, E), rel empty or one (2n - 1, D) an axis, mask None
+    or (B, *key map) with a True in each image.
 
     Returns the output (B, N, *map, E), laid out as (B, *map, N, E) in memory, and the log-sum-exp of each query's
     logits (B, N, *map), in float32.
@@ -130,15 +145,15 @@ def forward(
     lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
     if lse.numel() == 0:
         return out, lse
-    blocks = blocks or choose_blocks(_map3(q), q.shape[-1], v.shape[-1], q.dtype, backward=False)
-    shared = _arguments(q, v, rel, scale, blocks)
+    blocks = blocks or choose_blocks(_map3(q), q.shape[-1], v.shape[-1], q.dtype, backward=False, key_map=_map3(k))
+    shared = _arguments(q, v, rel, mask, scale, blocks)
     a, h, w = _map3(q)
     tiles = a * -(-h // blocks.rows) * -(-w // blocks.columns)
     program: Any = triton_programs.forward  # typed as what the compiler sees
     with _on_device_of(q):
         program[(batch * heads * tiles * shared["CHUNKS"],)](
-            q, k, v, *_tables3(rel, q), out, lse, _magnitude(scale) * math.log2(math.e),
-            *_strides(q), *_strides(k), *_strides(v), heads, a, h, w, **shared,
+            q, k, v, *_tables3(rel, q), _bytes(mask, q), out, lse, _magnitude(scale) * math.log2(math.e),
+            *_strides(q), *_strides(k), *_strides(v), heads, a, h, w, *_map3(k), **shared,
         )  # fmt: skip
     return out, lse
 
@@ -149,6 +164,7 @@ def backward(
     k: Tensor,
     v: Tensor,
     rel: Sequence[Tensor],
+    mask: Tensor | None,
     out: Tensor,
     lse: Tensor,
     scale: float,
@@ -165,25 +181,25 @@ def backward(
     grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     if lse.numel() == 0:
         return grad_q, grad_k, grad_v, [torch.zeros_like(table) for table in rel]
-    batch, heads, *map_size, head_dim = q.shape
-    blocks = blocks or choose_blocks(_map3(q), head_dim, v.shape[-1], q.dtype, backward=True)
+    batch, heads, *key_map, head_dim = k.shape
+    blocks = blocks or choose_blocks(_map3(q), head_dim, v.shape[-1], q.dtype, backward=True, key_map=_map3(k))
     a, h, w = _map3(q)
     tiles = a * -(-h // blocks.rows) * -(-w // blocks.columns)
     if splits is None:
         splits = max(1, min(2 * _processors(q) // (batch * heads), tiles, MAX_SPLITS))
     splits = -(-tiles // -(-tiles // splits))  # none is left without a tile: its sums would stay unset
     programs = batch * heads * splits
-    sum_k = q.new_empty(batch, heads, splits, *map_size, head_dim, dtype=torch.float32)
-    sum_v = q.new_empty(batch, heads, splits, *map_size, v.shape[-1], dtype=torch.float32)
+    sum_k = q.new_empty(batch, heads, splits, *key_map, head_dim, dtype=torch.float32)
+    sum_v = q.new_empty(batch, heads, splits, *key_map, v.shape[-1], dtype=torch.float32)
     sum_tables = [q.new_zeros(programs, *table.shape, dtype=torch.float32) for table in rel]
     magnitude = _magnitude(scale)
     program: Any = triton_programs.backward
     with _on_device_of(q):
         program[(programs,)](
-            _heads_last(grad), q, k, v, *_tables3(rel, q), _heads_last(out), lse,
+            _heads_last(grad), q, k, v, *_tables3(rel, q), _bytes(mask, q), _heads_last(out), lse,
             grad_q, sum_k, sum_v, *_tables3(sum_tables, sum_k), float(scale), magnitude * math.log2(math.e),
-            *_strides(q), *_strides(k), *_strides(v), *_strides(grad_q), heads, a, h, w, splits,
-            **_arguments(q, v, rel, scale, blocks),
+            *_strides(q), *_strides(k), *_strides(v), *_strides(grad_q), heads, a, h, w, *_map3(k),
+            splits, **_arguments(q, v, rel, mask, scale, blocks),
         )  # fmt: skip
     grad_k.copy_(sum_k.sum(2).mul_(magnitude))
     grad_v.copy_(sum_v.sum(2))
@@ -193,7 +209,9 @@ def backward(
     return grad_q, grad_k, grad_v, grad_tables
 
 
-def _arguments(q: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, blocks: Blocks) -> dict[str, Any]:
+def _arguments(
+    q: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float, blocks: Blocks
+) -> dict[str, Any]:
     """The constants that both programs are compiled for."""
     # The float32 units take no tile that the registers hold; three products of tensor cores are as exact.
     precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
@@ -204,6 +222,7 @@ def _arguments(q: Tensor, v: Tensor, rel: Sequence[Tensor], scale: float, blocks
         "BLOCK_E": blocks.channels,
         "CHUNKS": max(1, -(-v.shape[-1] // blocks.channels)),
         "TABLES": len(rel),
+        "MASKED": mask is not None,
         "SIGN": (scale > 0) - (scale < 0),
         "PRECISION": precision if q.dtype == torch.float32 else "ieee",
         "ROWS": blocks.rows,
@@ -234,6 +253,11 @@ def _strides(x: Tensor) -> tuple[int, ...]:
 def _tables3(rel: Sequence[Tensor], q: Tensor) -> tuple[Tensor, ...]:
     """One of each axis; q stands for those that there are not, and is not read as such."""
     return (q, q, *(table.contiguous() for table in rel))[-3:] if rel else (q, q, q)
+
+
+def _bytes(mask: Tensor | None, q: Tensor) -> Tensor:
+    """The mask, contiguous, 1 for True; q stands for one that there is not, and is not read as such."""
+    return q if mask is None else mask.contiguous().view(torch.uint8)
 
 
 def _heads_last(x: Tensor) -> Tensor:

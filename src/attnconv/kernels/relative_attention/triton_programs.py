@@ -1,7 +1,7 @@
 """The GPU programs of the kernel "triton": relative attention of a map of three axes, forward and backward.
 
-Letters: B batch, N heads, A planes, H lines (rows), W columns of the map; M queries, J keys of one tile; D key / E
-value channels a head; P programs of the backward.
+Letters: B batch, N heads, A planes, H lines (rows), W columns of the map, KA, KH, KW of that of the keys, which are the
+same where there are tables; M queries, J keys of one tile; D key / E value channels a head; P programs of the backward.
 """
 
 import triton
@@ -12,18 +12,19 @@ from attnconv.kernels.relative_attention import triton_terms as terms
 
 @triton.jit
 def forward(
-    q, k, v, rel_a, rel_h, rel_w, out, lse, factor,
+    q, k, v, rel_a, rel_h, rel_w, mask, out, lse, factor,
     q_b, q_n, q_a, q_h, q_w, q_d, k_b, k_n, k_a, k_h, k_w, k_d, v_b, v_n, v_a, v_h, v_w, v_d,
-    N, A, H, W,
+    N, A, H, W, KA, KH, KW,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, CHUNKS: tl.constexpr,
-    TABLES: tl.constexpr, SIGN: tl.constexpr, PRECISION: tl.constexpr,
+    TABLES: tl.constexpr, MASKED: tl.constexpr, SIGN: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, LINES: tl.constexpr, KEY_COLUMNS: tl.constexpr, GROUP: tl.constexpr,
     LINE_WINDOW: tl.constexpr, COLUMN_WINDOW: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head, and one of CHUNKS parts of its output's channels.
 
     The last TABLES axes have tables. ``factor`` is |scale| in powers of two, SIGN the sign of the scale. out
-    (B, A, H, W, N, E) and lse (B, N, A, H, W) are contiguous, q, k and v have a stride for each axis.
+    (B, A, H, W, N, E), lse (B, N, A, H, W) and mask (B, KA, KH, KW), read if MASKED, are contiguous, q, k and v have a
+    stride for each axis.
     """
     tiles_w, tiles_h = tl.cdiv(W, COLUMNS), tl.cdiv(H, ROWS)
     tile, chunk = tl.program_id(0) // CHUNKS, tl.program_id(0) % CHUNKS
@@ -40,6 +41,8 @@ def forward(
     q += b * q_b + n * q_n + terms.offset(a, h0, w0, q_a, q_h, q_w)
     k += b * k_b + n * k_n
     v += b * v_b + n * v_n
+    mask += b * KA * KH * KW
+    j = j_line * KW + j_col
     k_inner = (j_line * k_h + j_col * k_w)[None, :] + (d * k_d)[:, None]  # (D, J)
     v_inner = (j_line * v_h + j_col * v_w)[:, None] + (e * v_d)[None, :]  # (J, E)
 
@@ -53,20 +56,20 @@ def forward(
     largest = tl.full((ROWS * COLUMNS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS * COLUMNS,), tl.float32)
     sums = tl.zeros((ROWS * COLUMNS, BLOCK_E), tl.float32)
-    for c in range(0, W, KEY_COLUMNS):
+    for c in range(0, KW, KEY_COLUMNS):
         columns = terms.column_terms(
-            queries, rel_w, c, w0, W, TABLES, D, ROWS, COLUMNS, LINES, KEY_COLUMNS, COLUMN_WINDOW, PRECISION
+            queries, rel_w, c, w0, KW, TABLES, D, ROWS, COLUMNS, LINES, KEY_COLUMNS, COLUMN_WINDOW, PRECISION
         )  # (M, J)
-        for p in range(A):
-            plane = terms.plane_terms(queries, rel_a, p - a + A - 1, TABLES, D)  # (M,)
-            for g in range(0, H, GROUP):
+        for p in range(KA):
+            plane = terms.plane_terms(queries, rel_a, p - a + KA - 1, TABLES, D)  # (M,)
+            for g in range(0, KH, GROUP):
                 group = tl.zeros((ROWS * COLUMNS, GROUP), tl.float32)
                 if TABLES >= 2:
                     group = terms.line_terms(
-                        queries, rel_h, plane, g, h0, H, D, ROWS, COLUMNS, GROUP, PRECISION
+                        queries, rel_h, plane, g, h0, KH, D, ROWS, COLUMNS, GROUP, PRECISION
                     )  # (M, GROUP)
-                for l in range(0, tl.minimum(GROUP, H - g), LINES):
-                    j_inside = (g + l + j_line < H) & (c + j_col < W)
+                for l in range(0, tl.minimum(GROUP, KH - g), LINES):
+                    j_inside = (g + l + j_line < KH) & (c + j_col < KW)
                     keys = tl.load(
                         k + terms.offset(p, g + l, c, k_a, k_h, k_w) + k_inner,
                         mask=j_inside[None, :] & (d < D)[:, None],
@@ -76,11 +79,16 @@ def forward(
                     if TABLES >= 2:
                         logits += terms.pick_lines(group, l, LINES, KEY_COLUMNS)
                     if LINES > 1:
-                        logits = tl.where((g + l + j_line < H)[None, :], logits, float("-inf"))
+                        logits = tl.where((g + l + j_line < KH)[None, :], logits, float("-inf"))
+                    if MASKED:
+                        logits = terms.hide(logits, mask + terms.offset(p, g + l, c, KH * KW, KW, 1) + j, j_inside)
                     logits = tl.dot(queries, keys, logits, input_precision=PRECISION)  # (M, J)
                     above = tl.maximum(largest, tl.max(logits, axis=1))
-                    weights = tl.exp2(logits * factor - (above * factor)[:, None])
-                    shrink = tl.exp2((largest - above) * factor)
+                    level = above
+                    if MASKED:  # of the keys so far, none may be valid
+                        level = tl.where(above == float("-inf"), 0.0, above)
+                    weights = tl.exp2(logits * factor - (level * factor)[:, None])
+                    shrink = tl.exp2((largest - level) * factor)
                     total = total * shrink + tl.sum(weights, axis=1)
                     values = tl.load(
                         v + terms.offset(p, g + l, c, v_a, v_h, v_w) + v_inner,
@@ -106,19 +114,19 @@ def forward(
 
 @triton.jit
 def backward(
-    grad, q, k, v, rel_a, rel_h, rel_w, out, lse, grad_q, grad_k, grad_v, grad_a, grad_h, grad_w, scale, factor,
+    grad, q, k, v, rel_a, rel_h, rel_w, mask, out, lse, grad_q, grad_k, grad_v, grad_a, grad_h, grad_w, scale, factor,
     q_b, q_n, q_a, q_h, q_w, q_d, k_b, k_n, k_a, k_h, k_w, k_d, v_b, v_n, v_a, v_h, v_w, v_d,
-    grad_q_b, grad_q_n, grad_q_a, grad_q_h, grad_q_w, grad_q_d, N, A, H, W, SPLITS,
+    grad_q_b, grad_q_n, grad_q_a, grad_q_h, grad_q_w, grad_q_d, N, A, H, W, KA, KH, KW, SPLITS,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, CHUNKS: tl.constexpr,
-    TABLES: tl.constexpr, SIGN: tl.constexpr, PRECISION: tl.constexpr,
+    TABLES: tl.constexpr, MASKED: tl.constexpr, SIGN: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, LINES: tl.constexpr, KEY_COLUMNS: tl.constexpr, GROUP: tl.constexpr,
     LINE_WINDOW: tl.constexpr, COLUMN_WINDOW: tl.constexpr,
 ):  # fmt: skip
     """One of SPLITS parts of the queries of one head, tile after tile, each against all keys.
 
-    grad and out (B, A, H, W, N, E) are contiguous. grad_k (P, A, H, W, D), grad_v (P, A, H, W, E), both unset at
-    first, and grad_a, grad_h, grad_w (P, 2n - 1, D), zero at first, are float32, have a part for each of P programs,
-    and lack the factor |scale|.
+    grad and out (B, A, H, W, N, E) and mask (B, KA, KH, KW), read if MASKED, are contiguous. grad_k (P, KA, KH, KW, D),
+    grad_v (P, KA, KH, KW, E), both unset at first, and grad_a, grad_h, grad_w (P, 2n - 1, D), zero at first, are
+    float32, have a part for each of P programs, and lack the factor |scale|.
     """
     program = tl.cast(tl.program_id(0), tl.int64)
     head = program // SPLITS
@@ -137,13 +145,14 @@ def backward(
     grad += (b * A * H * W * N + n) * E
     out += (b * A * H * W * N + n) * E
     lse += head * A * H * W
-    grad_k += program * A * H * W * D
-    grad_v += program * A * H * W * E
+    mask += b * KA * KH * KW
+    grad_k += program * KA * KH * KW * D
+    grad_v += program * KA * KH * KW * E
     grad_a += program * (2 * A - 1) * D
     grad_h += program * (2 * H - 1) * D
     grad_w += program * (2 * W - 1) * D
     i = i_row * W + i_col
-    j = j_line * W + j_col
+    j = j_line * KW + j_col
     k_inner = (j_line * k_h + j_col * k_w)[:, None] + (d * k_d)[None, :]  # (J, D)
     v_inner = (j_line * v_h + j_col * v_w)[:, None] + (e * v_d)[None, :]  # (J, E)
 
@@ -174,25 +183,25 @@ def backward(
             level += tl.sum(part.to(tl.float32) * own.to(tl.float32), axis=1)
 
         slope_q = tl.zeros((ROWS * COLUMNS, BLOCK_D), tl.float32)
-        for c in range(0, W, KEY_COLUMNS):
+        for c in range(0, KW, KEY_COLUMNS):
             columns = terms.column_terms(
-                queries, rel_w, c, w0, W, TABLES, D, ROWS, COLUMNS, LINES, KEY_COLUMNS, COLUMN_WINDOW, PRECISION
+                queries, rel_w, c, w0, KW, TABLES, D, ROWS, COLUMNS, LINES, KEY_COLUMNS, COLUMN_WINDOW, PRECISION
             )  # (M, J)
             along_w = tl.zeros((ROWS * COLUMNS, LINES * KEY_COLUMNS), tl.float32)
-            for p in range(A):
-                plane = terms.plane_terms(queries, rel_a, p - a + A - 1, TABLES, D)  # (M,)
+            for p in range(KA):
+                plane = terms.plane_terms(queries, rel_a, p - a + KA - 1, TABLES, D)  # (M,)
                 along_a = tl.zeros((ROWS * COLUMNS,), tl.float32)
-                for g in range(0, H, GROUP):
+                for g in range(0, KH, GROUP):
                     group = tl.zeros((ROWS * COLUMNS, GROUP), tl.float32)
                     if TABLES >= 2:
                         group = terms.line_terms(
-                            queries, rel_h, plane, g, h0, H, D, ROWS, COLUMNS, GROUP, PRECISION
+                            queries, rel_h, plane, g, h0, KH, D, ROWS, COLUMNS, GROUP, PRECISION
                         )  # (M, GROUP)
                     along_h = tl.zeros((ROWS * COLUMNS, GROUP), tl.float32)
-                    for l in range(0, tl.minimum(GROUP, H - g), LINES):
-                        j_inside = (g + l + j_line < H) & (c + j_col < W)
+                    for l in range(0, tl.minimum(GROUP, KH - g), LINES):
+                        j_inside = (g + l + j_line < KH) & (c + j_col < KW)
                         k_mask = j_inside[:, None] & (d < D)[None, :]
-                        position = terms.offset(p, g + l, c, H * W, W, 1)
+                        position = terms.offset(p, g + l, c, KH * KW, KW, 1)
                         at_k = grad_k + position * D + (j * D)[:, None] + d[None, :]
                         earlier_k = tl.load(at_k, mask=k_mask & again, other=0.0)  # (J, D), early: it is far away
                         keys = tl.load(
@@ -202,7 +211,9 @@ def backward(
                         if TABLES >= 2:
                             logits += terms.pick_lines(group, l, LINES, KEY_COLUMNS)
                         if LINES > 1:
-                            logits = tl.where((g + l + j_line < H)[None, :], logits, float("-inf"))
+                            logits = tl.where((g + l + j_line < KH)[None, :], logits, float("-inf"))
+                        if MASKED:
+                            logits = terms.hide(logits, mask + position + j, j_inside)
                         logits = tl.dot(queries, tl.trans(keys), logits, input_precision=PRECISION)  # (M, J)
                         weights = tl.exp2(logits * factor - minus[:, None])
                         slopes = tl.zeros((ROWS * COLUMNS, LINES * KEY_COLUMNS), tl.float32)
@@ -236,12 +247,12 @@ def backward(
                             along_h += terms.put_lines(slopes, l, LINES, GROUP)
                     if TABLES >= 2:
                         slope_q = terms.fold_lines(
-                            along_h, queries, slope_q, rel_h, grad_h, g, h0, H, D, ROWS, COLUMNS, GROUP, LINE_WINDOW,
+                            along_h, queries, slope_q, rel_h, grad_h, g, h0, KH, D, ROWS, COLUMNS, GROUP, LINE_WINDOW,
                             PRECISION,
                         )  # fmt: skip
                         along_a += tl.sum(along_h, axis=1)
                 if TABLES >= 3:
-                    row = (p - a + A - 1) * D + d
+                    row = (p - a + KA - 1) * D + d
                     distance = tl.load(rel_a + row, mask=d < D, other=0.0).to(tl.float32)
                     slope_q += tl.expand_dims(along_a, 1) * distance[None, :]
                     change = tl.sum(tl.expand_dims(along_a, 1) * queries.to(tl.float32), axis=0)
@@ -249,7 +260,7 @@ def backward(
                     terms.add(grad_a + row, change, d < D, d < D)
             if TABLES >= 1:
                 slope_q = terms.fold_columns(
-                    along_w, queries, slope_q, rel_w, grad_w, c, w0, W, D, ROWS, COLUMNS, LINES, KEY_COLUMNS,
+                    along_w, queries, slope_q, rel_w, grad_w, c, w0, KW, D, ROWS, COLUMNS, LINES, KEY_COLUMNS,
                     COLUMN_WINDOW, PRECISION,
                 )  # fmt: skip
         tl.store(

@@ -97,6 +97,13 @@ def put_lines(slopes, l, LINES: tl.constexpr, GROUP: tl.constexpr):
 
 
 @triton.jit
+def hide(logits, mask, inside):
+    """The logits (M, J), but -inf for keys whose byte at ``mask`` (J,) is 0."""
+    seen = tl.load(mask, mask=inside, other=0) != 0
+    return tl.where(seen[None, :], logits, float("-inf"))
+
+
+@triton.jit
 def add(pointer, change, mask, held):
     """Add to numbers that this program alone owns, of which those not ``held`` are still unset."""
     tl.store(pointer, tl.load(pointer, mask=held, other=0.0) + change, mask=mask)
