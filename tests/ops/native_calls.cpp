@@ -41,7 +41,7 @@ int main() {
   int64_t numbers[7];
   if (!attnconv_select("") || fread(numbers, 8, 7, stdin) != 7) return 1;
   p.batch = numbers[0], p.heads = numbers[1], p.key_dim = numbers[5], p.value_dim = numbers[6];
-  for (int axis = 0; axis < 3; axis++) p.size[axis] = numbers[2 + axis];
+  for (int axis = 0; axis < 3; axis++) p.size[axis] = p.key_size[axis] = numbers[2 + axis];
   p.dtype = FLOAT32, p.scale = 0.5, p.workers = 3;
   const int64_t D = p.key_dim, E = p.value_dim;
   Tensor q(p, D), k(p, D), v(p, E), grad(p, E), out(p, E), lse(p, 1), grad_q(p, D), grad_k(p, D), grad_v(p, E);

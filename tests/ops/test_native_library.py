@@ -16,8 +16,11 @@ from attnconv import checks, ops
 from attnconv.kernels.relative_attention import native
 from attnconv.ops import AttentionProblem, kernel_choice
 
-OP_TESTS = Path(__file__).with_name("test_native.py")
-NUMBERS = "matches or gradients or tails or widths or strides or numbers or logits or elements or threads or cells"
+OP_TESTS = [Path(__file__).with_name(name) for name in ("test_native.py", "test_mask.py")]
+NUMBERS = (
+    "test_native and (matches or gradients or tails or widths or strides or numbers or logits or elements or threads"
+    " or cells) or test_mask and native and not (opcheck or vmap or compile or meta or flops or bit_by_bit)"
+)
 
 needs_library = pytest.mark.skipif(
     native.MISSING is not None and not os.environ.get("CI"), reason=f"native: {native.MISSING}"
@@ -47,9 +50,9 @@ def runnable():
 
 
 def run_op_tests(words, **more):
-    """Run the tests of the op of which a word is in the name, in a process of their own."""
+    """Run the tests of the op that the expression ``words`` takes, in a process of their own: how many passed."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", OP_TESTS, "-k", words],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *OP_TESTS, "-k", words],
         env=environment(**more),
         capture_output=True,
         text=True,

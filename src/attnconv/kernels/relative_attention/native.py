@@ -139,9 +139,7 @@ def backward(
     return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
 
 
-def _problem(
-    q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
-) -> _Problem:
+def _problem(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float) -> _Problem:
     batch, heads, *map_size, key_dim = q.shape
     key_size = k.shape[2:-1]
     problem = _Problem(
