@@ -6,7 +6,6 @@ version of it.
 """
 
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -37,12 +36,13 @@ FLAGS = [
     *("-fno-math-errno", "-fno-strict-aliasing"),
 ]
 UNITS = {"library": [], "baseline": []}  # a source file and the flags of its own
-if platform.machine().lower() in ("x86_64", "amd64"):
-    UNITS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
-    UNITS["avx512"] = [
+UNITS_OF_X86_64 = {
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": [
         *("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mf16c"),
         "-mprefer-vector-width=512",
-    ]
+    ],
+}
 
 
 def compiler() -> list[str]:
@@ -52,35 +52,49 @@ def compiler() -> list[str]:
     for name in ("c++", "g++", "clang++"):
         if found := shutil.which(name):
             return [found]
-    raise FileNotFoundError("no C++ compiler is installed (g++ 12 or clang++ 15, or newer)")
+    raise FileNotFoundError("no C++ compiler was found")
+
+
+def compile_units(command: list[str], folder: Path) -> list[Path]:
+    """Compile, all at once, the units that there are for the machine of ``command``: their objects, in ``folder``."""
+    machine = run([*command, "-dumpmachine"])
+    units = UNITS | (UNITS_OF_X86_64 if machine.startswith("x86_64") else {})
+
+    def compile_unit(unit: str) -> Path:
+        made = folder / f"{unit}.o"
+        run([*command, *FLAGS, *units[unit], *more_flags(), "-c", str(SOURCES / f"{unit}.cpp"), "-o", str(made)])
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_unit, units))
 
 
 def build_library(target: Path) -> None:
-    """Compile the units, at once, and link them to ``target``."""
-    command, more = compiler(), shlex.split(os.environ.get("CXXFLAGS", ""))
-    with tempfile.TemporaryDirectory() as folder:
-        objects = {unit: Path(folder) / f"{unit}.o" for unit in UNITS}
-
-        def compile_unit(unit: str) -> None:
-            source = SOURCES / f"{unit}.cpp"
-            run([*command, *FLAGS, *UNITS[unit], *more, "-c", str(source), "-o", str(objects[unit])])
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(compile_unit, UNITS))
+    """Compile and link the library to ``target``."""
+    command = compiler()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        objects = compile_units(command, folder)
+        new = folder / target.name  # moved into place whole: a process may have the old one loaded
+        run([*command, "-shared", *more_flags(), *map(str, objects), "-o", str(new)])
         target.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(folder) / target.name  # moved into place whole: a process may have the old one loaded
-        run([*command, "-shared", *more, *map(str, objects.values()), "-o", str(new)])
         beside = target.with_name(f"{target.name}.new")
         shutil.copy(new, beside)
         beside.replace(target)
 
 
-def run(command: list[str]) -> None:
+def more_flags() -> list[str]:
+    return shlex.split(os.environ.get("CXXFLAGS", ""))
+
+
+def run(command: list[str]) -> str:
+    """Return what it prints; raise RuntimeError with the last error that it names."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line] or lines or [f"{command[0]} failed"]
         raise RuntimeError(errors[-1].strip())
+    return done.stdout
 
 
 class BuildNative(build_ext):
@@ -116,6 +130,6 @@ class PlatformWheel(bdist_wheel):
 
 
 setup(
-    ext_modules=[Extension(NAME, [f"csrc/{unit}.cpp" for unit in UNITS], optional=True)],
+    ext_modules=[Extension(NAME, [f"csrc/{unit}.cpp" for unit in (*UNITS, *UNITS_OF_X86_64)], optional=True)],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": PlatformWheel},
 )

@@ -9,7 +9,7 @@ namespace {
 
 const Unit* unit = nullptr;
 
-bool can_run(const Unit& candidate) {
+bool can_run([[maybe_unused]] const Unit& candidate) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (!strcmp(candidate.name, "avx512"))

@@ -178,7 +178,11 @@ INLINE float lane_max(Vec x) {  // NaN if a lane is
 struct Bfloat16 {
   uint16_t bits;
 };
+#ifdef __aarch64__
+typedef __fp16 Float16;  // GCC 12 has no _Float16 there
+#else
 typedef _Float16 Float16;
+#endif
 INLINE float to_float(float x) { return x; }
 INLINE float to_float(uint8_t x) { return float(x); }
 INLINE float to_float(Float16 x) { return float(x); }

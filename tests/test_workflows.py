@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -81,9 +82,30 @@ def test_ci_runs_on_the_pythons_and_torches_of_the_project():
 
 def test_a_release_is_published_only_once_it_is_tested():
     jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
-    assert jobs["publish"]["needs"] == "build"
+    assert set(jobs["publish"]["needs"]) == set(jobs) - {"publish"} == {"build", "wheels"}
     assert jobs["publish"]["permissions"] == {"id-token": "write"}
     assert {"make test", "make test-slow", "make docs"} <= {step.get("run") for step in jobs["build"]["steps"]}
+
+
+def test_a_release_is_an_sdist_and_a_wheel_for_each_platform():
+    """A wheel of the runner itself, linux_x86_64, would be refused by PyPI."""
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+    builds = [command for command in commands_of({"jobs": jobs}) if "-m build" in command]
+    assert builds == [".venv/bin/python -m build --sdist"]
+    assert jobs["wheels"]["strategy"]["matrix"]["os"] == ["ubuntu-latest", "ubuntu-24.04-arm", "macos-latest"]
+    assert any(step["uses"].startswith("pypa/cibuildwheel@v") for step in jobs["wheels"]["steps"])
+    uploaded = [step["with"] for step in steps_of({"jobs": jobs}) if "upload-artifact" in step.get("uses", "")]
+    (downloaded,) = (step["with"] for step in jobs["publish"]["steps"] if "download-artifact" in step["uses"])
+    assert [files["path"] for files in uploaded] == ["dist", "wheelhouse/*.whl"]
+    assert all(fnmatch(files["name"], downloaded["pattern"]) for files in uploaded)
+    assert len({files["name"] for files in uploaded}) == 2
+
+
+def test_machines_that_fail_without_a_compiler_install_it():
+    for path in WORKFLOWS:
+        for name, job in yaml.safe_load(path.read_text())["jobs"].items():
+            text = " ".join(step.get("run", "") for step in job["steps"])
+            assert ("make test" in text) == ("g++-aarch64-linux-gnu" in text), (path.name, name)
 
 
 def test_no_workflow_may_write_to_the_repository():

@@ -40,7 +40,9 @@ def test_what_it_finds(attnconv, tmp_path, monkeypatch):
 
 
 def test_the_text_says_the_same(attnconv, monkeypatch):
-    why = "its library was not built: no C++ compiler is installed (g++ 12 or clang++ 15, or newer)"
+    why = (
+        "its library was not built: no C++ compiler was found; install GCC 12 or Clang 15, or newer, and attnconv again"
+    )
     monkeypatch.setattr(native, "MISSING", why)
     code, out, err = attnconv("doctor")
     assert (code, err) == (0, "")

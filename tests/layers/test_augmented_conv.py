@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from attnconv import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d
+from attnconv.kernels.relative_attention import native
 
 LAYERS = {1: AugmentedConv1d, 2: AugmentedConv2d, 3: AugmentedConv3d}
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -496,3 +497,34 @@ def test_channels_last_is_kept_and_the_layer_copies_no_map(qkv_kernel_size):
     assert len(inside) > 3
     layer_itself = {e.name for e in seen.events() if not any(r.start <= e.time_range.start <= r.end for r in inside)}
     assert not {"aten::clone", "aten::contiguous", "aten::copy_"} & layer_itself
+
+
+@pytest.fixture
+def two_threads():
+    """On one thread torch takes another convolution for so small a map."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("impl", ["eager", "sdpa", "blocked", "native"])
+@pytest.mark.parametrize(
+    ("map_size", "layout"),
+    [
+        *((size, torch.contiguous_format) for size in ((9,), (5, 6), (1, 1), (1, 7), (2, 3, 4))),
+        *((size, torch.channels_last) for size in ((5, 6), (1, 1), (1, 7))),
+        ((2, 3, 4), torch.channels_last_3d),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("settings", [{}, {"qkv_kernel_size": 3}, {"attention_pool": 2}, {"out_channels": 4}], ids=str)
+def test_gradients_have_the_strides_of_their_parameters(settings, map_size, layout, impl, two_threads):
+    """DDP copies those that have not, and warns."""
+    if impl == "native" and native.MISSING:
+        impl = "auto"
+    layer = make(len(map_size), padding=1, impl=impl, dtype=torch.float32, **settings).to(memory_format=layout)
+    layer(image(*map_size).float().to(memory_format=layout)).square().mean().backward()
+    assert {n: p.grad.stride() for n, p in layer.named_parameters()} == {
+        n: p.stride() for n, p in layer.named_parameters()
+    }

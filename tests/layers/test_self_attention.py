@@ -89,6 +89,15 @@ def test_channels_last(kind):
     assert last.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_gradients_have_the_strides_of_their_parameters(kind, layout):
+    layer = make(kind, dtype=torch.float32).to(memory_format=layout)
+    layer(image(3, 5, dtype=torch.float32).to(memory_format=layout)).square().mean().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad.stride() == parameter.stride(), name
+
+
 def weights_of(layer):
     return [m.weight[:, :, 0] for m in layer.modules() if isinstance(m, nn.Conv1d)]
 

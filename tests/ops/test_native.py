@@ -4,8 +4,6 @@ import copy
 import itertools
 import math
 import os
-import re
-import shutil
 import subprocess
 import sys
 
@@ -16,12 +14,12 @@ from torch.func import vmap
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnconv import AugmentedConv2d, checks, ops
-from attnconv.bench.machine import peak_bytes
+from attnconv import AugmentedConv2d, ops
 from attnconv.kernels.relative_attention import native
-from attnconv.ops import AttentionProblem, kernel_choice
 
-pytestmark = pytest.mark.skipif(native.MISSING is not None, reason=str(native.MISSING))
+pytestmark = pytest.mark.skipif(
+    native.MISSING is not None and not os.environ.get("CI"), reason=f"native: {native.MISSING}"
+)
 
 MAPS = [(5,), (37,), (3, 5), (5, 3), (1, 4), (7, 1), (1, 1), (2, 19), (2, 3, 4), (3, 1, 5)]
 FEW, MANY = (2, 1), (3, 11)  # images and heads: one head after the other, and as many at once as lanes
@@ -291,114 +289,6 @@ def test_the_number_of_threads_is_left_alone():
     assert torch.get_num_threads() == threads
 
 
-# The library, where it is and where it is not.
-
-
-def environment(**more):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return kept | {"OMP_NUM_THREADS": "1"} | more
-
-
-@pytest.mark.parametrize("instructions", native.INSTRUCTION_SETS)
-def test_each_instruction_set(instructions):
-    names = "loops or tails or widths or strides or none or threads"
-    if instructions == native.INSTRUCTION_SET:
-        pytest.skip("the one that these tests run on")
-    code = "from attnconv.kernels.relative_attention import native; print(native.INSTRUCTION_SET, native.MISSING)"
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment(ATTNCONV_ISA=instructions),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    if "lacks" in found:
-        pytest.skip(found)
-    assert found == f"{instructions} None"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__, "-k", names],
-        env=environment(ATTNCONV_ISA=instructions),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 150
-
-
-def said(code, **more):
-    code = f"from attnconv.kernels.relative_attention import native\n{code}"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(**more), capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.strip()
-
-
-def test_an_unknown_instruction_set_is_named():
-    assert said("print(native.MISSING)", ATTNCONV_ISA="sse9") == (
-        "ATTNCONV_ISA is 'sse9', none of avx512, avx2, baseline"
-    )
-
-
-def load(monkeypatch, tmp_path, *, library=None, error=None):
-    """What `native` finds at import with these two files, as its reason."""
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "native_library.so")
-    monkeypatch.setattr(native, "BUILD_ERROR", tmp_path / "error.txt")
-    if library is not None:
-        native.LIBRARY.write_bytes(library)
-    if error is not None:
-        native.BUILD_ERROR.write_text(error)
-    library, _, reason = native._load()
-    assert library is None
-    return reason
-
-
-def test_a_library_that_was_not_built_gives_the_last_error_of_the_compiler(monkeypatch, tmp_path):
-    reason = load(monkeypatch, tmp_path, error="kernel.h:1:2: error: no\n")
-    assert reason == "its library was not built: kernel.h:1:2: error: no"
-
-
-def test_a_library_that_is_not_there_says_how_to_get_it(monkeypatch, tmp_path):
-    assert load(monkeypatch, tmp_path) == (
-        "its library was not built; with a C++ compiler, GCC 12 or Clang 15, reinstall attnconv"
-    )
-
-
-def test_a_library_for_another_machine_does_not_load(monkeypatch, tmp_path):
-    reason = load(monkeypatch, tmp_path, library=b"\x7fELF of another processor")
-    assert re.fullmatch(r"its library does not load here \(.*\); reinstall attnconv", reason)
-
-
-def test_without_it_another_kernel_is_chosen_and_the_reason_is_said(monkeypatch):
-    monkeypatch.setattr(native, "MISSING", "its library was not built")
-    problem = AttentionProblem((32, 32), 20, 2)
-    chosen, reasons = kernel_choice.explain_choice(problem)
-    assert (chosen, reasons["native"]) == ("blocked", "its library was not built")
-    with pytest.raises(checks.InputError, match="impl='native' cannot run here: its library was not built; impl='blo"):
-        ops.relative_attention(*inputs((3, 4)), impl="native")
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({}, None),
-        ({"dtype": torch.float64}, "torch.float64 is none of float32, bfloat16, float16"),
-        ({"device_type": "cuda"}, "the device is cuda, not cpu"),
-    ],
-)
-def test_why_not(change, reason):
-    assert native.why_not(**{"dtype": torch.float32, "device_type": "cpu"} | change) == reason
-
-
-@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
-def test_the_library_has_no_weak_function_that_could_be_of_another_instruction_set():
-    """Of two weak functions of one name the linker keeps any, perhaps the one that this processor cannot run."""
-    listed = subprocess.run(["nm", "-C", str(native.LIBRARY)], capture_output=True, text=True, check=True).stdout
-    symbols = [line.split(maxsplit=2) for line in listed.splitlines() if line[:1] != " "]
-    assert len(symbols) > 20
-    assert [name for _, kind, name in symbols if kind in "wWvVuiT" and not name.startswith("attnconv_")] == [
-        name for _, kind, name in symbols if name in ("_init", "_fini") and kind == "T"
-    ]
-
-
 def test_all_maps_of_a_few_cells():
     for map_size in itertools.product(range(1, 5), repeat=2):
         given = inputs(map_size, heads=(1, 3), d=3, e=1)
@@ -408,7 +298,53 @@ def test_all_maps_of_a_few_cells():
             close(found, expected)
 
 
+# Forward and backward of (1, 8, 64, 64), D 20, E 2, on two threads: the bytes above inputs, output and gradients.
+PEAK = """
+import resource, sys, torch
+from pathlib import Path
+from attnconv import ops
+from attnconv.bench.machine import peak_bytes
+
+torch.set_num_threads(2)
+
+def inputs(rows, columns):
+    q, k, v = (torch.randn(1, 8, rows, columns, width, requires_grad=True) for width in (20, 20, 2))
+    rel = [torch.randn(2 * n - 1, 20, requires_grad=True) for n in (rows, columns)]
+    return (q, k, v, *rel), torch.randn(v.shape)
+
+def step(arguments, upper):
+    y = ops.relative_attention(*arguments[:3], arguments[3:], impl="native")
+    return y, torch.autograd.grad(y, arguments, upper)
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+def most():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+step(*inputs(5, 7))  # starts threads and reads code
+arguments, upper = inputs(64, 64)
+made = 4 * (upper.numel() + sum(t.numel() for t in arguments))  # the output and the gradients
+filled = torch.ones(max(0, most() - resident()) // 4 + 2**20)  # what importing took at its most, and gave back
+before = most()
+y, grads = step(arguments, upper)
+by_system = most() - before - made
+del y, grads
+print(resident() >= before - 2**22, peak_bytes(lambda: step(arguments, upper), torch.device("cpu")) - made, by_system)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_a_large_map_stays_under_10_mb_above_inputs_outputs_and_gradients():
-    q, k, v, rel = given = inputs((64, 64), d=20, e=2, heads=(1, 8))
-    outside = 4 * (sum(t.numel() for t in (q, k, v, *rel)) + v.numel())
-    assert peak_bytes(lambda: results("native", *given), torch.device("cpu")) - outside - 2 * 4 * v.numel() < 10e6
+    """As the profiler sees it, and as the system does in a process of its own, where every large tensor is mapped."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK],
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
+        capture_output=True,
+        text=True,
+    )
+    full, *found = done.stdout.split()
+    assert (full, done.stderr) == ("True", "")
+    by_profiler, by_system = map(int, found)
+    assert 1e6 < by_profiler < 10e6
+    assert 1e6 < by_system < 10e6

@@ -55,6 +55,17 @@ def at_centres(x: Tensor, pairs: Pairs, padding_mode: str) -> Tensor:
     return x
 
 
+def laid_out_as(x: Tensor, y: Tensor) -> Tensor:
+    """Return ``y`` (B, C', *map) with channels first in memory where those of ``x`` (B, C, *map) are.
+
+    Kernels return channels last. A convolution whose weight is laid out otherwise makes of that a gradient of other
+    strides than the weight's, which DDP copies, with a warning, and hands the layout on to the layers behind it.
+    """
+    channels_last = x.stride(1) < x.stride(-1)
+    # contiguous() would leave a map of 1x1 the strides of channels last.
+    return y if channels_last else y.flatten(1).unflatten(1, y.shape[1:])
+
+
 def halve(x: Tensor) -> Tensor:
     """Average over 3 cells an axis, stride 2, of the cells that exist: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
     axes = x.dim() - 2

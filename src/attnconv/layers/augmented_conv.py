@@ -355,7 +355,7 @@ class AugmentedConvNd(Attention):
             convolved = None if self.conv_out is None else self.conv_out(x)
             q, k, v = self.queries_keys_values(x)
         y = self.attend(ops.relative_attention, q, k, v, self.tables, impl=self.impl)  # (B, N, H, W, E)
-        y = self.attn_out(self._merge_heads(y))  # (B, N*E, H, W)
+        y = self.attn_out(attention_input.laid_out_as(x, self._merge_heads(y)))  # (B, N*E, H, W)
         if self.attention_pool == 2:
             y = F.interpolate(y, size=map_size, mode=("linear", "bilinear", "trilinear")[self._axes - 1])
         return y if convolved is None else torch.cat([convolved, y], dim=1)

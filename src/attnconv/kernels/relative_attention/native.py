@@ -59,8 +59,8 @@ def _load() -> tuple[Any, c_void_p | None, str]:
         try:
             why = f": {BUILD_ERROR.read_text().strip()}"
         except OSError:
-            why = "; with a C++ compiler, GCC 12 or Clang 15, reinstall attnconv"
-        return None, None, "its library was not built" + why
+            why = ""
+        return None, None, f"its library was not built{why}; install GCC 12 or Clang 15, or newer, and attnconv again"
     try:
         library = ctypes.CDLL(str(LIBRARY))
         version = library.attnconv_version()
