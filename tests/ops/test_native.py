@@ -388,6 +388,20 @@ def test_why_not(change, reason):
     assert native.why_not(**{"dtype": torch.float32, "device_type": "cpu"} | change) == reason
 
 
+def test_rates_are_of_the_instruction_set():
+    """A multiply-add a lane and cycle at least, of a clock above 0.5 GHz; an exponential takes several."""
+    macs, exps = native.rates()
+    width = {"avx512": 16, "avx2": 8, "baseline": 4}[native.INSTRUCTION_SET]
+    assert 0.5e9 * width < macs < 50e9 * width
+    assert macs / 40 < exps < macs / 4
+
+
+def test_without_the_library_there_are_no_rates(monkeypatch):
+    monkeypatch.setattr(native, "MISSING", "its library was not built")
+    with pytest.raises(RuntimeError, match="no rates are measured: its library was not built"):
+        native.rates()
+
+
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 def test_the_library_has_no_weak_function_that_could_be_of_another_instruction_set():
     """Of two weak functions of one name the linker keeps any, perhaps the one that this processor cannot run."""
