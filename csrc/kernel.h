@@ -4,6 +4,7 @@
 // and k bound that number well it is not searched for. Letters as in problem.h; L positions of the map.
 #pragma once
 #include "plan.h"
+#include "rates.h"
 
 namespace {
 
@@ -595,4 +596,4 @@ int32_t backward(const Problem& p, ParallelFor parallel_for) {
 
 }  // namespace
 
-const Unit ATTNCONV_UNIT = {ATTNCONV_NAME, workspace_bytes, forward, backward};
+const Unit ATTNCONV_UNIT = {ATTNCONV_NAME, workspace_bytes, forward, backward, rates};

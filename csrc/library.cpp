@@ -42,4 +42,5 @@ EXPORTED const char* attnconv_select(const char* name) {
 
 EXPORTED int64_t attnconv_workspace_bytes(const Problem* p, int32_t backward) { return unit->workspace_bytes(*p, backward); }
 EXPORTED int32_t attnconv_forward(const Problem* p, ParallelFor parallel_for) { return unit->forward(*p, parallel_for); }
+EXPORTED void attnconv_rates(double* found) { unit->rates(found); }
 EXPORTED int32_t attnconv_backward(const Problem* p, ParallelFor parallel_for) { return unit->backward(*p, parallel_for); }

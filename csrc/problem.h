@@ -1,11 +1,11 @@
 // One call of the library: what Python fills in and every unit reads.
 //
-// kernels/relative_attention/native.py declares the same fields in the same order; VERSION changes with them.
+// kernels/relative_attention/native.py declares the same fields in the same order; VERSION changes with them and with the library's functions.
 // Letters: B batch, N heads, D key / E value channels a head, n length of one axis of the map.
 #pragma once
 #include <stdint.h>
 
-constexpr int32_t VERSION = 2;
+constexpr int32_t VERSION = 3;
 
 enum Dtype : int64_t { FLOAT32, BFLOAT16, FLOAT16 };
 
@@ -43,6 +43,7 @@ struct Unit {  // the kernel for one instruction set
   int64_t (*workspace_bytes)(const Problem&, bool backward);
   int32_t (*forward)(const Problem&, ParallelFor);
   int32_t (*backward)(const Problem&, ParallelFor);
+  void (*rates)(double* found);  // multiply-adds and exponentials a second, of one core
 };
 
 extern "C" __attribute__((visibility("hidden"))) const Unit attnconv_unit_avx512, attnconv_unit_avx2, attnconv_unit_baseline;

@@ -8,7 +8,7 @@ from bench.candidates import settings
 
 from attnconv import ops
 from attnconv.bench import ops as cases
-from attnconv.bench.benchmark import BOTH, FORWARD, SIZES, measure
+from attnconv.bench.benchmark import BOTH, FORWARD, SIZES, floor_seconds, measure
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")
 
@@ -20,18 +20,23 @@ def agree(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+CASES = [SMALL, *(replace(SMALL, map_size=n) for n in ((11,), (2, 3, 5))), replace(SMALL, tables=False)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("name", [name for name in cases.RELATIVE_PEERS if name != "flex"])
-def test_peers_of_relative_attention_agree_with_it_and_so_do_their_gradients(name):
-    inputs = SMALL.inputs(settings(), grad=True)
+def test_peers_of_relative_attention_agree_with_it_and_so_do_their_gradients(name, case):
+    inputs = case.inputs(settings(), grad=True)
     expected = cases.relative_call("eager", inputs)()
     agree(cases.relative_call(name, inputs)(), expected)
-    plain = SMALL.inputs(settings(), grad=False)
+    plain = case.inputs(settings(), grad=False)
     agree(cases.relative_call(name, plain)(), cases.relative_call("eager", plain)())
 
 
-def test_flex_attention_agrees_uncompiled(monkeypatch):
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_flex_attention_agrees_uncompiled(monkeypatch, case):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    inputs = SMALL.inputs(settings(), grad=False)
+    inputs = case.inputs(settings(), grad=False)
     agree(cases.relative_call("flex", inputs)(), cases.relative_call("eager", inputs)())
 
 
@@ -50,6 +55,8 @@ def test_without_positions_there_are_no_tables():
 def test_candidates_are_ours_and_the_peers():
     names = cases.relative_benchmark(SMALL, FORWARD, settings()).names
     assert set(names) == {*ops.IMPLS, *cases.RELATIVE_PEERS, "auto-without-positions", "eager-without-positions"}
+    names = cases.relative_benchmark(replace(SMALL, tables=False), FORWARD, settings()).names
+    assert names == [*ops.IMPLS, *cases.RELATIVE_PEERS]
 
 
 @pytest.mark.parametrize("what", [pytest.param(FORWARD, marks=pytest.mark.slow), BOTH])
@@ -78,6 +85,22 @@ def test_flops_of_relative_attention_by_hand(name):
     assert cases.relative_benchmark(SMALL, BOTH, settings()).flops(name) == 3 * forward
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_floor_counts_two_products_forward_and_five_more_backward(case):
+    pairs = 2 * 3 * {(5, 7): 35, (11,): 11, (2, 3, 5): 30}[case.map_size] ** 2
+    forward, both = (cases.relative_benchmark(case, what, settings()) for what in (FORWARD, BOTH))
+    assert (forward.macs, forward.exps) == (pairs * (6 + 4), pairs)
+    assert (both.macs, both.exps) == (pairs * (6 + 4 + 3 * 6 + 2 * 4), 2 * pairs)
+    assert floor_seconds(both, [(pairs, 2 * pairs), (2 * pairs, pairs)], threads=2) == [18.5, 10.0]
+
+
+def test_shapes_of_records():
+    assert SMALL.shape == {"B": 2, "N": 3, "H": 5, "W": 7, "D": 6, "E": 4}
+    assert CASES[1].shape == {"B": 2, "N": 3, "W": 11, "D": 6, "E": 4}
+    assert CASES[2].shape == {"B": 2, "N": 3, "T": 2, "H": 3, "W": 5, "D": 6, "E": 4}
+    assert CASES[3].shape == {**SMALL.shape, "tables": 0}
+
+
 def test_inputs_are_the_same_for_a_seed():
     first, second, third = (SMALL.inputs(settings(seed=seed), grad=False)[0] for seed in (0, 0, 1))
     assert torch.equal(first, second)
@@ -97,7 +120,7 @@ def test_a_sweep_doubles_the_map_and_shrinks_the_batch():
 def test_large_maps_are_probed_on_small_ones_first():
     large = replace(SMALL, batch=1, heads=8, map_size=(128, 128))
     probe = cases.relative_benchmark(large, FORWARD, settings()).probe
-    assert (probe.factor, probe.text) == (256, "on a 32 x 32 map")
+    assert (probe.factor, probe.text) == (256, "on a map of 32 x 32")
     assert probe.inputs()[0].shape == (1, 8, 32, 32, 6)
     assert cases.relative_benchmark(SMALL, FORWARD, settings()).probe is None
 
@@ -135,4 +158,4 @@ def test_bilinear_benchmarks():
 
 def test_names_of_cases_are_unique():
     names = [case.name for case in (*cases.RELATIVE, *cases.BILINEAR)]
-    assert len(set(names)) == len(names) == 14
+    assert len(set(names)) == len(names) == 19

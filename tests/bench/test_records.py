@@ -9,6 +9,7 @@ from bench.candidates import CPU, UNABLE, FakeTime, settings
 
 from attnconv.bench.benchmark import run
 from attnconv.bench.records import FORMAT, append, load, load_folder, provenance
+from attnconv.kernels.relative_attention import native
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 RATES = {"matmul_flops_per_s": 1e9, "exps_per_s": 1e6}
@@ -55,14 +56,36 @@ def test_a_line_says_what_was_measured_and_where(tmp_path, time):
     assert second["median_seconds"] is second["peak_bytes"] is second["peak_fraction"] is None
 
 
-def test_a_new_line_has_the_keys_of_those_that_were_published(tmp_path, time):
+def test_a_new_line_has_all_keys_of_those_that_were_published(tmp_path, time):
     published = load(RESULTS / "ops.jsonl")
     assert len(published) > 100
-    assert [list(line) for line in recorded(tmp_path, pair(time))] == [list(published[-1])] * 2
+    assert set(published[-1]) <= set(recorded(tmp_path, pair(time))[0])
 
 
 def test_without_exponentials_there_is_no_floor(tmp_path, time):
     assert recorded(tmp_path, pair(time))[0]["floor_seconds"] is None
+
+
+def test_the_floor_on_a_cpu_is_that_of_the_higher_rates_around_each_turn(tmp_path, time, monkeypatch):
+    around = iter([(10.0, 6.0), (20.0, 3.0), (5.0, 9.0), (40.0, 1.0), (8.0, 2.0), (4.0, 4.0)])
+    monkeypatch.setattr(native, "MISSING", None)
+    monkeypatch.setattr(native, "INSTRUCTION_SET", "avx2")
+    monkeypatch.setattr(native, "rates", lambda: next(around))
+    first, second = recorded(tmp_path, pair(time, exps=36, macs=80))
+    assert first["rates"] == [[20.0, 6.0], [40.0, 9.0], [8.0, 4.0]]
+    threads = torch.get_num_threads()
+    assert first["floors"] == [(4 + 6) / threads, (2 + 4) / threads, (10 + 9) / threads]
+    assert first["floor_seconds"] == 10 / threads
+    assert (first["macs"], first["instruction_set"], first["floor_why_not"]) == (80, "avx2", None)
+    assert (second["rates"], second["floors"], second["floor_seconds"]) == ([], [], None)
+
+
+def test_without_the_library_the_reason_is_recorded(tmp_path, time, monkeypatch):
+    monkeypatch.setattr(native, "MISSING", "its library was not built")
+    monkeypatch.setattr(native, "INSTRUCTION_SET", None)
+    first, _ = recorded(tmp_path, pair(time, exps=36, macs=80))
+    assert (first["floors"], first["floor_seconds"], first["rates"]) == ([], None, [])
+    assert first["floor_why_not"] == "its library was not built"
 
 
 def test_candidates_that_were_not_asked_for_are_left_out(time):

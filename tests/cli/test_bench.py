@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import torch
 from cli.test_bad_input import assert_refused
 
 from attnconv.bench import machine
@@ -20,10 +21,11 @@ def _quick(monkeypatch):
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")
 
 FLAGS = {
-    "ops": "--backward --no-backward --case --device --dtype --impl --json --out --rounds --sizes",
-    "layers": "--backward --no-backward --case --device --dtype --json --layer --out --rounds --sizes",
+    "ops": "--backward --no-backward --case --device --dtype --impl --json --out --rounds --sizes --threads",
+    "layers": "--backward --no-backward --case --device --dtype --json --layer --out --rounds --sizes --threads",
     "models": (
-        "--attend --attention --augment --batch-size --device --dtype --image-size --impl --json --model --out --rounds"
+        "--attend --attention --augment --batch-size --device --dtype --image-size --impl --json --model --out "
+        "--rounds --threads"
     ),
     "report": "--folder --out",
 }
@@ -96,11 +98,43 @@ def test_ops_leave_records_and_print_tables(attnconv, tmp_path):
     assert all(line["command"].startswith("attnconv") for line in lines)
     assert all(len(line["seconds"]) == 1 or line["why_not"] for line in lines)
     assert re.search(
-        r"^map2 \(B 64, N 8, H 2, W 2, D 20, E 2\), forward, float32, floor .* ms; ratios to auto$", out, re.M
+        r"^map2 \(B 64, N 8, H 2, W 2, D 20, E 2\), forward, float32(, floor .* ms)?; ratios to auto$", out, re.M
     )
     assert re.search(r"^ auto +\S", out, re.M)
     assert f"{len(lines)} records added to {tmp_path / 'ops.jsonl'}" in out
     assert "map3 forward+backward: done" in err
+
+
+@pytest.fixture
+def threads_restored():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(native.MISSING is not None, reason=str(native.MISSING))
+def test_the_floor_at_the_rates_of_a_core(attnconv, tmp_path, monkeypatch, threads_restored):
+    monkeypatch.setattr(native, "INSTRUCTION_SET", "avx2")
+    monkeypatch.setattr(native, "rates", lambda: (64e6, 2e6))
+    words = ["--sizes", "2", "--impl", "auto,native,blocked", "--rounds", "1", "--threads", "2", "--out", tmp_path]
+    code, out, err = attnconv("bench", "ops", *words, "--device", "cpu")
+    assert code == 0, err
+    floors = [((64 * 8 * 4**2) * (macs / 64e6 + exps / 2e6)) / 2 for macs, exps in ((22, 1), (86, 2))]
+    lines = [json.loads(line) for line in (tmp_path / "ops.jsonl").read_text().splitlines()]
+    assert {line["machine"]["threads"] for line in lines} == {2}
+    assert [line["floor_seconds"] for line in lines] == [pytest.approx(f) for f in floors for _ in range(3)]
+    assert "a thread: 0.064 G multiply-adds/s, 0.002 G exponentials/s (avx2), median\n" in out
+    assert re.search(r"^ candidate .* of peak +floor ms +/ floor *$", out, re.M)
+    assert re.search(rf"^ native +\S.* {floors[0] * 1e3:.3g} +\d+\.\d\d *$", out, re.M)
+
+
+def test_without_the_library_there_is_no_floor(attnconv, tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "MISSING", "its library was not built")
+    words = ["--sizes", "2", "--impl", "auto", "--no-backward", "--rounds", "1", "--out", tmp_path, "--device", "cpu"]
+    code, out, err = attnconv("bench", "ops", *words)
+    assert code == 0, err
+    assert "\nno floor, which impl='native' measures: its library was not built\n" in out
+    assert not re.search(r"/ floor", out)
 
 
 def test_ops_as_json_of_some_candidates(attnconv, tmp_path):
@@ -132,8 +166,9 @@ def test_all_cases_are_those_of_the_device_and_the_whole_sweep(attnconv, tmp_pat
     )
     attnconv("bench", "ops", "--case", "all", "--out", tmp_path, "--device", "cpu")
     names = list(dict.fromkeys(benchmark.case for benchmark in seen))
+    named = [*(f"S{i}" for i in range(1, 7)), "R14", "R7", "SAGAN", "1D", "3D"]
     sweep = [f"map{n}" for n in (8, 16, 32, 64, 128)]
-    assert names == [*(f"S{i}" for i in range(1, 7)), *sweep, *(f"X{i}" for i in range(1, 6))]
+    assert names == [*named, *sweep, *(f"X{i}" for i in range(1, 6))]
     seen.clear()
     attnconv("bench", "ops", "--case", "S1", "--sizes", "16", "--no-backward", "--out", tmp_path, "--device", "cpu")
     assert [benchmark.case for benchmark in seen] == ["S1", "map16"]
@@ -162,6 +197,7 @@ BAD_COMMANDS = [
     ),
     (["ops", "--dtype", "int8"], 'Invalid value "int8" for --dtype'),
     (["ops", "--rounds", "0"], "rounds must be at least 1, got 0"),
+    (["ops", "--threads", "0"], "threads must be at least 1, got 0"),
     (["ops", "--sizes", "8,large"], "--sizes must be integers such as 8,16,32, got '8,large'"),
     (["ops", "--sizes", "0"], "a size of the sweep must be at least 1, got 0"),
     (["ops", "--case", ","], "no case is left to run: got --case ','"),

@@ -19,7 +19,7 @@ from attnconv.ops import AttentionProblem, kernel_choice
 OP_TESTS = [Path(__file__).with_name(name) for name in ("test_native.py", "test_mask.py")]
 NUMBERS = (
     "test_native and (matches or gradients or tails or widths or strides or numbers or logits or elements or threads"
-    " or cells) or test_mask and native and not (opcheck or vmap or compile or meta or flops or bit_by_bit)"
+    " or cells) or test_mask and native and not (opcheck or vmap or compile or meta or flops)"
 )
 
 needs_library = pytest.mark.skipif(
@@ -318,6 +318,20 @@ def test_why_not(change, reason):
 
 
 @needs_library
+def test_rates_are_of_the_instruction_set():
+    """A multiply-add a lane and cycle at least, of a clock above 0.5 GHz; an exponential takes several."""
+    macs, exps = native.rates()
+    width = {"avx512": 16, "avx2": 8, "baseline": 4}[native.INSTRUCTION_SET]
+    assert 0.5e9 * width < macs < 50e9 * width
+    assert macs / 40 < exps < macs / 4
+
+
+def test_without_the_library_there_are_no_rates(monkeypatch):
+    monkeypatch.setattr(native, "MISSING", "its library was not built")
+    with pytest.raises(RuntimeError, match="no rates are measured: its library was not built"):
+        native.rates()
+
+
 def test_a_parallel_loop_that_fails_raises(monkeypatch):
     fails = ctypes.CFUNCTYPE(ctypes.c_int32)(lambda: 1)
     monkeypatch.setattr(native, "_PARALLEL_FOR", ctypes.cast(fails, ctypes.c_void_p))

@@ -33,16 +33,41 @@ def test_a_table_by_hand():
     assert table.title == "S1 (B 2, H 8), forward, float32, floor 200 ms; ratios to auto"
     assert table.machine == "Abacus 2, 2 threads, torch 2.99"
     assert table.rows == (
-        ("auto", "2000", "1000 - 4000", "1.00", "1.00 - 1.00", "2.5", "0.5", "5.0 %", "10.0"),
-        ("slow", "4000", "3000 - 6000", "2.00", "1.50 - 3.00", "2.5", "0.25", "2.5 %", "20.0"),
+        ("auto", "2000", "1000 - 4000", "1.00", "1.00 - 1.00", "2.5", "0.5", "5.0 %", "200", "10.00"),
+        ("slow", "4000", "3000 - 6000", "2.00", "1.50 - 3.00", "2.5", "0.25", "2.5 %", "200", "20.00"),
     )
+    assert len(table.header) == 10
+    assert table.note == ""
     assert table.absent == (("gone", "needs a unicorn"),)
 
 
 def test_unknown_quantities_are_dashes():
     (table,) = tables([record("slow", [1.0], flops=None, exps=None, peak_bytes=None)])
-    assert table.rows == (("slow", "1000", "1000 - 1000", "-", "-", "-", "-", "-", "-"),)
+    assert table.rows == (("slow", "1000", "1000 - 1000", "-", "-", "-", "-", "-"),)
+    assert len(table.header) == 8
     assert "floor" not in table.title
+
+
+MEASURED = {"macs": 6, "instruction_set": "avx2", "floor_why_not": None}
+
+
+def test_a_floor_is_that_of_the_round():
+    rates = [[40e9, 4e9], [20e9, 2e9], [60e9, 6e9]]
+    auto = record("auto", [2.0, 3.0, 5.0], **MEASURED, floors=[1.0, 2.0, 0.5], rates=rates)
+    later = record("slow", [9.0], **MEASURED, floors=[3.0], rates=[[1e9, 1e9]])
+    (table,) = tables([auto, later])
+    assert table.header[-2:] == ("floor ms", "/ floor")
+    assert [row[-2:] for row in table.rows] == [("1000", "2.00"), ("3000", "3.00")]
+    assert "float32, floor 1000 ms; ratios to auto" in table.title
+    assert table.note == "a thread: 30 G multiply-adds/s, 3 G exponentials/s (avx2), median"
+    assert f"\n{table.note}\n" in markdown([auto, later])[0]
+
+
+def test_without_the_library_there_is_no_floor_and_the_reason_is_said():
+    (table,) = tables([record("auto", [2.0], **{**MEASURED, "floor_why_not": "it is gone"}, floors=[], rates=[])])
+    assert len(table.rows[0]) == len(table.header) == 8
+    assert "floor" not in table.title
+    assert table.note == "no floor, which impl='native' measures: it is gone"
 
 
 def test_a_baseline_that_could_not_run_leaves_no_ratio():

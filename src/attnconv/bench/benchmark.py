@@ -1,7 +1,8 @@
 """Benchmarks: several ways to compute the same thing, timed in turns on the same inputs, and the record of each.
 
 Candidates take turns, round after round, in one process. Whatever else the machine does then falls on all of them
-alike, and the ratio of two candidates' times in one round is a measurement of its own.
+alike, and the ratio of two candidates' times in one round is a measurement of its own. So is the floor, on a CPU: the
+rates of a core are measured before and after each turn, and the higher ones count.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnconv import checks, files
 from attnconv.bench.machine import Call, call_seconds, peak_bytes, rates
 from attnconv.bench.records import FORMAT, append
+from attnconv.kernels.relative_attention import native
 
 FORWARD, BOTH, STEP = "forward", "forward+backward", "training step"
 
@@ -44,7 +46,7 @@ class Probe:
 
     inputs: Callable[[], Any]
     factor: float  # how many times more the real one holds at most
-    text: str  # such as "on a 64 x 64 map"
+    text: str  # such as "on a map of 64 x 64"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Benchmark:
         probe: given where a call might not fit into memory.
         size: side of the map in a sweep over sizes.
         exps: exponentials that the mathematics needs; None if they are not the rest of the work.
+        macs: multiply-adds below which no CPU kernel of linear memory gets; with ``exps`` they make the floor there.
     """
 
     study: str
@@ -78,6 +81,7 @@ class Benchmark:
     probe: Probe | None = None
     size: int | None = None
     exps: int | None = None
+    macs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one candidate: seconds of a call in each round, or why there are none."""
+    """The result of one candidate: seconds of a call in each round, or why there are none.
+
+    ``rates`` are those of `native.rates` in each round, empty where no floor follows from them.
+    """
 
     seconds: tuple[float, ...] = ()
+    rates: tuple[tuple[float, float], ...] = ()
     peak_bytes: int | None = None
     why_not: str | None = None
 
@@ -142,6 +150,8 @@ def measure(benchmark: Benchmark, settings: Settings, *, tell: Tell = lambda _: 
     calls: dict[str, Call] = {}
     peaks: dict[str, int] = {}
     seconds = {name: [] for name in benchmark.names if settings.names is None or name in settings.names}
+    beside = {name: [] for name in seconds}
+    with_rates = benchmark.macs is not None and settings.device.type == "cpu" and native.MISSING is None
     why_not: dict[str, str] = {}
     inputs = functools.cache(benchmark.inputs)
     for name in seconds:
@@ -161,13 +171,20 @@ def measure(benchmark: Benchmark, settings: Settings, *, tell: Tell = lambda _: 
             break
         tell(f"round {i + 1} of {settings.rounds}")
         first = i % max(1, len(names))
+        before = native.rates() if with_rates else None
         for name in (*names[first:], *names[:first]):
             if name not in why_not:
                 with _reason(why_not, name, settings.device):
                     turn = call_seconds(calls[name], settings.device, at_least=TURN_SECONDS, clock=timer)
                     seconds[name].append(statistics.median(turn))
+                if before is not None:
+                    after = native.rates()
+                    beside[name].append((max(before[0], after[0]), max(before[1], after[1])))
+                    before = after
     return {
-        name: Outcome(why_not=why_not[name]) if name in why_not else Outcome(tuple(times), peaks[name])
+        name: Outcome(why_not=why_not[name])
+        if name in why_not
+        else Outcome(tuple(times), tuple(beside[name]), peaks[name])
         for name, times in seconds.items()
     }
 
@@ -208,8 +225,12 @@ def _record(
     """
     flops = benchmark.flops(name)
     median = statistics.median(outcome.seconds) if outcome.seconds else None
-    peak, floor, fraction = shared["matmul_flops_per_s"], None, None
-    if flops is not None and benchmark.exps is not None:
+    peak, floor, floors, fraction = shared["matmul_flops_per_s"], None, None, None
+    on_cpu = benchmark.macs is not None and settings.device.type == "cpu"
+    if on_cpu:
+        floors = floor_seconds(benchmark, outcome.rates, threads=shared["machine"]["threads"])
+        floor = statistics.median(floors) if floors else None
+    elif flops is not None and benchmark.exps is not None:
         floor = flops / peak + benchmark.exps / shared["exps_per_s"]
     if flops is not None and median:
         fraction = flops / median / peak
@@ -231,8 +252,19 @@ def _record(
         "exps": benchmark.exps,
         "floor_seconds": floor,
         "peak_fraction": fraction,
+        "macs": benchmark.macs,
+        "rates": [list(pair) for pair in outcome.rates],
+        "floors": floors,
+        "floor_why_not": native.MISSING if on_cpu else None,
+        "instruction_set": native.INSTRUCTION_SET if on_cpu else None,
         **shared,
     }
+
+
+def floor_seconds(benchmark: Benchmark, rates: Sequence[tuple[float, float]], *, threads: int) -> list[float]:
+    """Return the time of the multiply-adds and exponentials alone, at each pair of `native.rates`, on all threads."""
+    assert benchmark.macs is not None
+    return [(benchmark.macs / macs + (benchmark.exps or 0) / exps) / threads for macs, exps in rates]
 
 
 def sweep_maps(sizes: Sequence[int], *, heads: int) -> list[tuple[str, int, tuple[int, int]]]:
@@ -257,10 +289,10 @@ def probe_of(case: Any, inputs: Callable[[Any], Any]) -> Probe | None:
     """
     small = case
     while 5 * 4 * small.logits > PROBE_BYTES and min(small.map_size) > 1:
-        small = replace(small, map_size=(small.map_size[0] // 2, small.map_size[1] // 2))
+        small = replace(small, map_size=tuple(n // 2 for n in small.map_size))
     if small == case:
         return None
-    text = f"on a {small.map_size[0]} x {small.map_size[1]} map"
+    text = f"on a map of {' x '.join(map(str, small.map_size))}"
     return Probe(lambda: inputs(small), case.logits / small.logits, text)
 
 

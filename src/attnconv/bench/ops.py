@@ -1,9 +1,10 @@
 """Relative and bilinear attention: every implementation of ours against what torch has, on named cases and in sweeps.
 
-A peer of relative attention takes q, k (B, N, *map, D), v (B, N, *map, E) and a table (2n - 1, D) for each axis,
-computes the position terms itself, and gives the result of `ops.relative_attention`. A peer of bilinear attention takes
-x (B, C, L), W (C, C) and gamma (1,), and multiplies in one order.
-Letters: B batch, N heads, H rows, W columns, L positions of the map, D key / E value channels a head, C channels.
+A peer of relative attention takes q, k (B, N, *map, D), v (B, N, *map, E) and a table (2n - 1, D) for each axis or
+None, computes the position terms itself, and gives the result of `ops.relative_attention`. A peer of bilinear attention
+takes x (B, C, L), W (C, C) and gamma (1,), and multiplies in one order.
+Letters: B batch, N heads, T slices, H rows, W columns, L positions of the map, D key / E value channels a head, C
+channels, n length of one axis.
 """
 
 import functools
@@ -27,23 +28,44 @@ FLEX_CHANNELS = 16  # FlexAttention on CUDA takes no fewer a head
 BILINEAR_PROBE_BYTES = 2**30
 
 Inputs = tuple[Tensor, Tensor, Tensor, list[Tensor]]  # q, k, v, tables
+Tables = Sequence[Tensor] | None
 
 
 @dataclass(frozen=True)
 class RelativeCase:
-    """q, k (B, N, H, W, D), v (B, N, H, W, E) and a table for each axis."""
+    """q, k (B, N, *map, D), v (B, N, *map, E) and, if ``tables``, one for each of the one to three axes."""
 
     name: str
     batch: int
     heads: int
-    map_size: tuple[int, int]
+    map_size: tuple[int, ...]
     key_dim: int
     value_dim: int
+    tables: bool = True
 
     @property
     def logits(self) -> int:
-        """One, and one exponential, for each query and key position."""
+        """One for each query and key position."""
         return self.batch * self.heads * math.prod(self.map_size) ** 2
+
+    def exps(self, backward: bool) -> int:
+        """One for each logit; a backward of linear memory computes them again."""
+        return self.logits * (2 if backward else 1)
+
+    def macs(self, backward: bool) -> int:
+        """Multiply-adds of the products that no kernel of linear memory can leave out; position terms need fewer.
+
+        Forward the logits and the output; backward the logits again, and the gradients of weights, v, q and k.
+        """
+        forward = self.key_dim + self.value_dim
+        return self.logits * (forward + 3 * self.key_dim + 2 * self.value_dim if backward else forward)
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Names and sizes, as records have them."""
+        axes = dict(zip(("T", "H", "W")[-len(self.map_size) :], self.map_size, strict=True))
+        sizes = {"B": self.batch, "N": self.heads, **axes, "D": self.key_dim, "E": self.value_dim}
+        return sizes if self.tables else {**sizes, "tables": 0}
 
     def inputs(self, settings: Settings, grad: bool) -> Inputs:
         """Return normal numbers, on the device, contiguous."""
@@ -54,7 +76,7 @@ class RelativeCase:
 
         positions = (self.batch, self.heads, *self.map_size)
         q, k, v = (draw(*positions, width) for width in (self.key_dim, self.key_dim, self.value_dim))
-        return q, k, v, [draw(2 * n - 1, self.key_dim) for n in self.map_size]
+        return q, k, v, [draw(2 * n - 1, self.key_dim) for n in self.map_size if self.tables]
 
 
 @dataclass(frozen=True)
@@ -83,6 +105,11 @@ RELATIVE = (
     RelativeCase("S4", 32, 8, (14, 14), 20, 3),
     RelativeCase("S5", 4, 4, (28, 28), 40, 16),
     RelativeCase("S6", 64, 8, (7, 7), 20, 8),
+    RelativeCase("R14", 8, 8, (14, 14), 32, 6),  # stages 3 and 4 of aa_resnet50 at 224 pixels
+    RelativeCase("R7", 8, 8, (7, 7), 64, 12),
+    RelativeCase("SAGAN", 8, 1, (32, 32), 32, 256, tables=False),
+    RelativeCase("1D", 2, 4, (4096,), 20, 4),
+    RelativeCase("3D", 2, 4, (8, 16, 16), 20, 4),
     RelativeCase("G1", 128, 8, (32, 32), 20, 2),  # for a GPU
     RelativeCase("G2", 128, 8, (16, 16), 20, 4),
     RelativeCase("G3", 128, 8, (28, 28), 20, 2),
@@ -102,43 +129,58 @@ def sweep(sizes: Sequence[int]) -> list[RelativeCase]:
     return [RelativeCase(name, batch, 8, map_size, 20, 2) for name, batch, map_size in maps]
 
 
-def einsum(q: Tensor, k: Tensor, v: Tensor, rel: list[Tensor]) -> Tensor:
-    """The mathematics in three einsums, all logits held."""
-    rows, columns = _terms(q, rel)
-    logits = torch.einsum("bnhwd,bnyxd->bnhwyx", q * q.shape[-1] ** -0.5, k)
-    logits = logits + rows.unsqueeze(-1) + columns.unsqueeze(-2)  # (B, N, H, W, H, W)
-    weights = logits.flatten(-2).softmax(dim=-1).unflatten(-1, q.shape[2:4])
-    return torch.einsum("bnhwyx,bnyxe->bnhwe", weights, v)
+def einsum(q: Tensor, k: Tensor, v: Tensor, rel: Tables) -> Tensor:
+    """The mathematics in einsums, all logits held."""
+    map_size, scaled = q.shape[2:-1], q * q.shape[-1] ** -0.5
+    logits = torch.einsum("bnid,bnjd->bnij", scaled.flatten(2, -2), k.flatten(2, -2))
+    if rel is not None:
+        logits = logits + _bias(q, rel)
+    y = torch.einsum("bnij,bnje->bnie", logits.softmax(dim=-1), v.flatten(2, -2))
+    return y.unflatten(2, map_size)
 
 
-def sdpa_mask(q: Tensor, k: Tensor, v: Tensor, rel: list[Tensor]) -> Tensor:
+def sdpa_mask(q: Tensor, k: Tensor, v: Tensor, rel: Tables) -> Tensor:
     """F.scaled_dot_product_attention with the position terms of all pairs as its attn_mask."""
-    rows, columns = _terms(q, rel)
-    mask = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(4).flatten(2, 3)  # (B, N, L, L)
-    y = F.scaled_dot_product_attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), attn_mask=mask)
-    return y.unflatten(2, q.shape[2:4])
+    mask = None if rel is None else _bias(q, rel)
+    y = F.scaled_dot_product_attention(q.flatten(2, -2), k.flatten(2, -2), v.flatten(2, -2), attn_mask=mask)
+    return y.unflatten(2, q.shape[2:-1])
 
 
-def flex(compiled: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, rel: list[Tensor]) -> Tensor:
-    """FlexAttention, ``compiled``: the two terms of a query are looked up in score_mod."""
-    height, width, values, depth = *q.shape[2:4], v.shape[-1], q.shape[-1]
-    rows, columns = (t.flatten(2, 3) for t in _terms(q, rel))  # (B, N, L, H), (B, N, L, W)
+def flex(compiled: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, rel: Tables) -> Tensor:
+    """FlexAttention, ``compiled``: the terms of a query are looked up in score_mod."""
+    map_size, values, depth = q.shape[2:-1], v.shape[-1], q.shape[-1]
+    terms = [term.flatten(2, -2) for term in _terms(q, rel or ())]  # (B, N, L, n) of each axis
 
     def add_terms(score: Tensor, b: Tensor, n: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return score + rows[b, n, i, j // width] + columns[b, n, i, j % width]
+        for axis in reversed(range(1, len(terms))):
+            score = score + terms[axis][b, n, i, j % map_size[axis]]
+            j = j // map_size[axis]
+        return score + terms[0][b, n, i, j]
 
-    q, k, v = (t.flatten(2, 3) for t in (q, k, v))  # (B, N, L, D or E)
+    q, k, v = (t.flatten(2, -2) for t in (q, k, v))  # (B, N, L, D or E)
     if q.device.type == "cuda":  # zeros change no product, and the value channels they add are cut off again
         q, k, v = (F.pad(t, (0, max(0, FLEX_CHANNELS - t.shape[-1]))) for t in (q, k, v))
-    y = compiled(q, k, v, score_mod=add_terms, scale=depth**-0.5)
-    return y[..., :values].unflatten(2, (height, width))
+    y = compiled(q, k, v, score_mod=add_terms if terms else None, scale=depth**-0.5)
+    return y[..., :values].unflatten(2, map_size)
 
 
-def _terms(q: Tensor, rel: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """scale * q_i . r[j - i] along each axis: (B, N, H, W, H) and (B, N, H, W, W)."""
-    scaled = q * q.shape[-1] ** -0.5
-    by_row, by_column = (_by_pair(table) for table in rel)
-    return torch.einsum("bnhwd,hyd->bnhwy", scaled, by_row), torch.einsum("bnhwd,wxd->bnhwx", scaled, by_column)
+def _bias(q: Tensor, rel: Sequence[Tensor]) -> Tensor:
+    """The position terms of all pairs, (B, N, L, L)."""
+    axes, total = len(rel), None
+    for axis, term in enumerate(_terms(q, rel)):
+        by_key = term.flatten(2, -2)[(..., *[None] * axis, slice(None), *[None] * (axes - 1 - axis))]
+        total = by_key if total is None else total + by_key
+    assert total is not None
+    return total.flatten(3)
+
+
+def _terms(q: Tensor, rel: Sequence[Tensor]) -> list[Tensor]:
+    """scale * q_i . r[j - i] along each axis: (B, N, *map, n)."""
+    scaled, found = q * q.shape[-1] ** -0.5, []
+    for axis, table in enumerate(rel, start=2):
+        term = torch.einsum("...id,ijd->...ij", scaled.movedim(axis, -2), _by_pair(table))
+        found.append(term.movedim(-2, axis))
+    return found
 
 
 def _by_pair(table: Tensor) -> Tensor:
@@ -174,7 +216,7 @@ BILINEAR_NAMES = ("auto", *BILINEAR_PEERS)
 def relative_call(name: str, inputs: Inputs) -> Call:
     """Return the forward alone, or forward and backward where the inputs require gradients."""
     q, k, v, rel = inputs
-    impl, tables = name.removesuffix(WITHOUT), None if name.endswith(WITHOUT) else rel
+    impl, tables = name.removesuffix(WITHOUT), None if name.endswith(WITHOUT) or not rel else rel
     peer = RELATIVE_PEERS.get(impl)
     attention = functools.partial(ops.relative_attention, impl=impl) if peer is None else peer()
     leaves = [q, k, v, *(tables or [])] if q.requires_grad else []
@@ -195,20 +237,20 @@ def relative_benchmark(case: RelativeCase, what: str, settings: Settings) -> Ben
         plain = "eager" + WITHOUT if name.endswith(WITHOUT) else "eager"
         return counted_flops(relative_call(plain, case.inputs(replace(settings, device=META), grad)))
 
-    height, width = case.map_size
     return Benchmark(
         study="relative_attention",
         case=case.name,
-        shape={"B": case.batch, "N": case.heads, "H": height, "W": width, "D": case.key_dim, "E": case.value_dim},
+        shape=case.shape,
         what=what,
         baseline="auto",
-        names=RELATIVE_NAMES,
+        names=[name for name in RELATIVE_NAMES if case.tables or not name.endswith(WITHOUT)],
         inputs=lambda: case.inputs(settings, grad),
         build=relative_call,
         flops=flops,
         probe=benchmark.probe_of(case, lambda small: small.inputs(settings, grad)),
         size=benchmark.map_size_of(case),
-        exps=case.logits,
+        exps=case.exps(grad),
+        macs=case.macs(grad),
     )
 
 

@@ -40,6 +40,8 @@ class Options:
         Where to run.
     rounds:
         Turns of each candidate; at least 3 take place, and fewer than these where they are slow.
+    threads:
+        Of torch on a CPU; by default as many as it takes.
     out:
         Folder of the records, lines of JSON.
     json:
@@ -49,6 +51,7 @@ class Options:
     dtype: Dtype = "float32"
     device: Device = "auto"
     rounds: int = 5
+    threads: int | None = None
     out: Path = RESULTS
     json: Flag = False
 
@@ -140,8 +143,8 @@ def ops(
     Parameters
     ----------
     case:
-        S1 to S6, for a GPU G1 to G3, and X1 to X5 for the orders of products, separated by commas, or all. By default
-        a few of them, or none beside --sizes.
+        S1 to S6, R14, R7, SAGAN, 1D, 3D, for a GPU G1 to G3, and X1 to X5 for the orders of products, separated by
+        commas, or all. By default a few of them, or none beside --sizes.
     sizes:
         Sides of square maps for a sweep of relative attention, such as 8,16,32,64,128.
     impl:
@@ -299,6 +302,8 @@ def _settings(options: Options) -> "Settings":
     from attnconv.bench.benchmark import Settings
     from attnconv.train.device import choose_device
 
+    if options.threads is not None:
+        torch.set_num_threads(checks.integer("threads", options.threads, at_least=1))
     return Settings(
         device=choose_device(_kind(options.device)),
         dtype=getattr(torch, options.dtype),
@@ -320,7 +325,7 @@ def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, js
 
     from attnconv.bench.benchmark import run
     from attnconv.bench.records import append, provenance
-    from attnconv.report.bench import HEADER, tables
+    from attnconv.report.bench import tables
     from attnconv.train.device import ROOT, commit
 
     append(file, [])  # rather now than after minutes of work
@@ -338,8 +343,10 @@ def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, js
         return
     for table in tables(found):
         say(table.title)
+        if table.note:
+            say(table.note)
         if table.rows:
-            print_table(HEADER, table.rows)
+            print_table(table.header, table.rows)
         for name, reason in table.absent:
             say(f"{name}: {reason}")
         print()

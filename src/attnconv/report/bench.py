@@ -27,8 +27,8 @@ HEADER = (
     "peak MB",
     "GFLOP/s",
     "of peak",
-    "floors",
 )
+FLOOR = ("floor ms", "/ floor")  # more columns, where a floor is known
 
 
 def markdown(records: Sequence[Record]) -> tuple[str, dict[str, "Figure"]]:
@@ -45,7 +45,6 @@ def markdown(records: Sequence[Record]) -> tuple[str, dict[str, "Figure"]]:
         title="Benchmarks",
         drawings={file_name(title): title for title in found},
         machines=machines,
-        header=HEADER,
         commands=list(commands),
     )
     return text, {file_name(title): sweep_figure(title, rows) for title, rows in found.items()}
@@ -53,10 +52,12 @@ def markdown(records: Sequence[Record]) -> tuple[str, dict[str, "Figure"]]:
 
 @dataclass(frozen=True)
 class Table:
-    """One comparison: a line on what was measured, the rows under HEADER, and who did not run."""
+    """One comparison: a line on what was measured, one on its floor, rows under a header, and who did not run."""
 
     title: str
     machine: str
+    note: str
+    header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     absent: tuple[tuple[str, str], ...]  # name, reason
 
@@ -76,23 +77,25 @@ def tables(records: Sequence[Record]) -> list[Table]:
 
 
 def _table(comparison: Sequence[Record], records: Sequence[Record]) -> Table:
-    first = comparison[0]
-    baseline = next((r for r in comparison if r["contestant"] == first["baseline"] and r["seconds"]), None)
+    first, ran = comparison[0], [record for record in comparison if record["seconds"]]
+    baseline = next((r for r in ran if r["contestant"] == first["baseline"]), None)
     peak, exps = fastest_rates(first, records)
-    floor = floor_seconds(baseline or first, peak, exps)
-    rows = [
-        _row(record, baseline, peak, floor_seconds(record, peak, exps)) for record in comparison if record["seconds"]
-    ]
+    floors = {record["contestant"]: floor_seconds(record, peak, exps) for record in ran}
+    rows, header = [_row(record, baseline, peak) for record in ran], HEADER
+    if any(floors.values()):
+        rows = [(*row, *_floor_cells(r, floors[r["contestant"]])) for row, r in zip(rows, ran, strict=True)]
+        header = (*HEADER, *FLOOR)
     absent = [
         (record["contestant"], record["why_not"] or "no reason given") for record in comparison if not record["seconds"]
     ]
     parts = [f"{first['case']} ({shape(first)})", first["pass"], first["dtype"]]
-    if floor is not None:
-        parts.append(f"floor {digits(floor * 1e3)} ms")
-    return Table(", ".join(parts) + f"; ratios to {first['baseline']}", machine_line(first), tuple(rows), tuple(absent))
+    if baseline is not None and (of_baseline := floors[first["baseline"]]):
+        parts.append(f"floor {digits(statistics.median(of_baseline) * 1e3)} ms")
+    title = ", ".join(parts) + f"; ratios to {first['baseline']}"
+    return Table(title, machine_line(first), _note(ran), header, tuple(rows), tuple(absent))
 
 
-def _row(record: Record, baseline: Record | None, peak: float, floor: float | None) -> tuple[str, ...]:
+def _row(record: Record, baseline: Record | None, peak: float) -> tuple[str, ...]:
     seconds = record["seconds"]
     median = statistics.median(seconds)
     ratio, spread = ratios(seconds, baseline["seconds"]) if baseline else (None, None)
@@ -106,8 +109,26 @@ def _row(record: Record, baseline: Record | None, peak: float, floor: float | No
         "-" if record["peak_bytes"] is None else f"{record['peak_bytes'] / 1e6:.1f}",
         "-" if flops is None else digits(flops / median / 1e9),
         "-" if flops is None else f"{100 * flops / median / peak:.1f} %",
-        "-" if floor is None else f"{median / floor:.1f}",
     )
+
+
+def _floor_cells(record: Record, floors: Sequence[float]) -> tuple[str, str]:
+    """The median of the floors, and that of a round's time over its floor."""
+    if not floors:
+        return "-", "-"
+    over = statistics.median(s / floor for s, floor in zip(record["seconds"], floors, strict=True))
+    return digits(statistics.median(floors) * 1e3), f"{over:.2f}"
+
+
+def _note(ran: Sequence[Record]) -> str:
+    """The rates that the floors follow from, or why there are none; empty where neither was recorded."""
+    if reason := next((r["floor_why_not"] for r in ran if r.get("floor_why_not")), None):
+        return f"no floor, which impl='native' measures: {reason}"
+    pairs = [pair for record in ran for pair in record.get("rates") or ()]
+    if not pairs:
+        return ""
+    macs, exps = (digits(statistics.median(column) / 1e9) for column in zip(*pairs, strict=True))
+    return f"a thread: {macs} G multiply-adds/s, {exps} G exponentials/s ({ran[0]['instruction_set']}), median"
 
 
 def digits(number: float) -> str:
@@ -129,11 +150,17 @@ def fastest_rates(record: Record, records: Sequence[Record]) -> tuple[float, flo
     return peak, max(r["exps_per_s"] for r in same)
 
 
-def floor_seconds(record: Record, peak: float, exps_per_s: float) -> float | None:
-    """Return the time of the products and exponentials alone, at those rates."""
+def floor_seconds(record: Record, peak: float, exps_per_s: float) -> list[float]:
+    """Return the time of the products and exponentials alone, in each round; empty if it is unknown.
+
+    On a CPU at the rates of a core that were measured beside the round. A record that has none of a kernel's floor, as
+    on a GPU and before there was one, gets it at the rates given.
+    """
+    if (floors := record.get("floors")) is not None:
+        return floors
     if record["flops"] is None or record["exps"] is None:
-        return None
-    return record["flops"] / peak + record["exps"] / exps_per_s
+        return []
+    return [record["flops"] / peak + record["exps"] / exps_per_s] * len(record["seconds"])
 
 
 def machine_line(record: Record) -> str:

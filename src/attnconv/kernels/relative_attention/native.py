@@ -20,7 +20,7 @@ from attnconv.kernels.relative_attention import empty_output
 
 LIBRARY = Path(__file__).with_name("native_library.so")
 BUILD_ERROR = Path(__file__).with_name("native_build_error.txt")  # the compiler's last word, written by setup.py
-VERSION = 2  # of the structures below
+VERSION = 3  # of the structures below and the library's functions
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 
@@ -74,6 +74,7 @@ def _load() -> tuple[Any, c_void_p | None, str]:
     library.attnconv_workspace_bytes.restype = c_int64
     for call in (library.attnconv_forward, library.attnconv_backward):
         call.argtypes, call.restype = (ctypes.POINTER(_Problem), c_void_p), c_int32
+    library.attnconv_rates.argtypes, library.attnconv_rates.restype = (c_void_p,), None
     taken = library.attnconv_select(wanted.encode())
     if taken is None:
         return None, None, f"ATTNCONV_ISA is {wanted!r}, which this processor lacks"
@@ -93,6 +94,22 @@ def why_not(*, dtype: torch.dtype, device_type: str) -> str | None:
     if dtype not in DTYPES:
         return f"{dtype} is none of float32, bfloat16, float16"
     return MISSING
+
+
+def rates() -> tuple[float, float]:
+    """Return multiply-adds and exponentials a second of one core, in loops that touch no memory; in some milliseconds.
+
+    Both are of the instruction set in use; the exponentials are the kernel's own. A core's clock changes, and so do the
+    rates: they hold for what runs next to the call.
+
+    Raises:
+        RuntimeError: there is no library.
+    """
+    if MISSING is not None:
+        raise RuntimeError(f"no rates are measured: {MISSING}")
+    found = (c_double * 2)()
+    _LIBRARY.attnconv_rates(found)
+    return found[0], found[1]
 
 
 def forward(
