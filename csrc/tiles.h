@@ -240,11 +240,17 @@ template <class S, int N> NOINLINE void backward_tile(const Keys& keys, int64_t 
   UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) slope[i][t] *= p[i][t];
   if (tables) {
     Cell cell(g, keys.per_row);
+    Vec of_row[QUERIES] = {};
     UNROLL for (int t = 0; t < N; t++) {
       UNROLL for (int i = 0; i < QUERIES; i++) {
         tile.by_column[i * keys.per_row + cell.column] += slope[i][t];
-        tile.by_row[i * tile.row_step + cell.row] += slope[i][t];
+        of_row[i] += slope[i][t];
       }
+      if (t == N - 1 || cell.column + 1 == keys.per_row)
+        UNROLL for (int i = 0; i < QUERIES; i++) {
+          tile.by_row[i * tile.row_step + cell.row] += of_row[i];
+          of_row[i] = Vec{};
+        }
       cell.next(keys.per_row);
     }
   }
