@@ -69,8 +69,8 @@ INLINE void collect(const Vec* from, float* to) { lane_sums(from, to); }
 INLINE void collect(const Vec* from, Vec* to) {
   UNROLL for (int i = 0; i < QUERIES; i++) to[i] = from[i];
 }
-INLINE float over_lanes(Vec x, float) { return lane_max(x); }
-INLINE Vec over_lanes(Vec x, Vec) { return x; }
+INLINE void collect_maxima(const Vec* from, float* to) { lane_maxima(from, to); }
+INLINE void collect_maxima(const Vec* from, Vec* to) { collect(from, to); }
 
 // line[i][j] = q_i . r[j - place of i] for all places j of one axis; so for N vectors of places from ``window`` on.
 template <int N>
@@ -189,28 +189,33 @@ INLINE void query_norms(const Vec* q, int64_t D, Vec* norm) {
 template <class S>
 NOINLINE void find_tops(const Plan<S>& plan, const Keys& keys, const Tile<S>& tile, S k_norm, S* top) {
   const int64_t D = keys.key_dim;
+  S norm[QUERIES], row_top[QUERIES], column_top[QUERIES];
+  Vec largest[QUERIES], largest_column[QUERIES];
+  for (int i = 0; i < QUERIES; i++) {
+    const Vec *const row = (const Vec*)(tile.row + i * tile.row_step), *const column = tile.column + i * keys.per_row;
+    largest[i] = row[0], largest_column[i] = column[0];
+    for (int64_t y = 1; y < tile.row_step / int64_t(sizeof(Vec) / sizeof(S)); y++) largest[i] = larger(largest[i], row[y]);
+    for (int64_t x = 1; x < keys.per_row; x++) largest_column[i] = larger(largest_column[i], column[x]);
+  }
+  collect_maxima(largest, row_top), collect_maxima(largest_column, column_top);
+  query_norms(tile.q, D, norm);
   bool exact = false;
   decltype(k_norm < k_norm) loose[QUERIES];
-  S norm[QUERIES];
-  query_norms(tile.q, D, norm);
   for (int i = 0; i < QUERIES; i++) {
     const S span = norm[i] * k_norm, all = (span + norm[i] * plan.table_norm) * 0.f;
     // A row or a column with the largest term may have no key that counts.
     loose[i] = (keys.mask && plan.tables) | (!(2.f * span <= LOOSEST_BOUND)) | (!(all == 0.f));
     exact |= any(loose[i]);
-    const Vec *const row = (const Vec*)(tile.row + i * tile.row_step), *const column = tile.column + i * keys.per_row;
-    Vec by_row = row[0], by_column = column[0];
-    for (int64_t y = 1; y < tile.row_step / int64_t(sizeof(Vec) / sizeof(S)); y++) by_row = larger(by_row, row[y]);
-    for (int64_t x = 1; x < keys.per_row; x++) by_column = larger(by_column, column[x]);
-    top[i] = span + over_lanes(by_row, S{}) + over_lanes(by_column, S{});
+    top[i] = span + row_top[i] + column_top[i];
   }
   if (!exact) return;
-  Vec largest[QUERIES];
   for (int i = 0; i < QUERIES; i++) largest[i] = broadcast(-INFINITY);
   for_tiles(0, plan.key_map.vectors, [&](auto n, int64_t g) INLINE_LAMBDA {
     max_tile<S, decltype(n)::value>(keys, g, tile, largest);
   });
-  for (int i = 0; i < QUERIES; i++) top[i] = loose[i] ? over_lanes(largest[i], S{}) : top[i];
+  S found[QUERIES];
+  collect_maxima(largest, found);
+  for (int i = 0; i < QUERIES; i++) top[i] = loose[i] ? found[i] : top[i];
 }
 
 template <class S> INLINE S largest_norm(const Vec* k, int64_t vectors, int64_t D) {
@@ -220,7 +225,10 @@ template <class S> INLINE S largest_norm(const Vec* k, int64_t vectors, int64_t 
     for (int64_t d = 0; d < D; d++) norm += k[g * D + d] * k[g * D + d];
     largest = larger_or_nan(largest, norm);
   }
-  return root(over_lanes(largest, S{}));
+  const Vec all[QUERIES] = {largest, largest, largest, largest};
+  S found[QUERIES];
+  collect_maxima(all, found);
+  return root(found[0]);
 }
 
 // The weights in turn of all tiles times their vectors of v: a few vectors of channels for all tiles, then the next.

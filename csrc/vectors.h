@@ -165,13 +165,17 @@ INLINE void lane_sums(const Vec* from, float* to) {
   transpose(a, b, c, d);
   store_four(to, (a + b) + (c + d));
 }
-INLINE float lane_max(Vec x) {  // NaN if a lane is
-  Four part[WIDTH / 4];
-  taken_apart(x, part);
-  UNROLL for (int i = 1; i < WIDTH / 4; i++) part[0] = larger_or_nan(part[0], part[i]);
-  float m = part[0][0];
-  for (int i = 1; i < 4; i++) m = larger_or_nan(m, part[0][i]);
-  return m;
+// Their largest lanes; NaN if a lane is.
+INLINE void lane_maxima(const Vec* from, float* to) {
+  Four row[4];
+  UNROLL for (int i = 0; i < 4; i++) {
+    Four part[WIDTH / 4];
+    taken_apart(from[i], part);
+    row[i] = part[0];
+    UNROLL for (int j = 1; j < WIDTH / 4; j++) row[i] = larger_or_nan(row[i], part[j]);
+  }
+  transpose(row[0], row[1], row[2], row[3]);
+  store_four(to, larger_or_nan(larger_or_nan(row[0], row[1]), larger_or_nan(row[2], row[3])));
 }
 
 // Elements of the tensors, computed with as floats.

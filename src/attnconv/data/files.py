@@ -313,12 +313,18 @@ def forked_workers() -> str:
     return "fork"
 
 
+WORKER_NICENESS = 10  # decoding fills what the threads of a step leave of the cores, and does not take from them
+
+
 def shield_worker(number: int) -> None:
-    """Leave Ctrl-C to the parent, and end at a SIGTERM of the parent's only; for DataLoader's ``worker_init_fn``.
+    """Give way to the training process, leave Ctrl-C to it, and end at its SIGTERM only; for DataLoader's
+    ``worker_init_fn``.
 
     A cluster's scheduler signals all processes of a job at once. The training process saves and leaves then, and needs
     its workers until it has; torch's own workers end at once, which looks to it like a failure.
     """
+    if hasattr(os, "nice"):
+        os.nice(WORKER_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # which says who sent it; macOS has none
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

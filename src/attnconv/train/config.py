@@ -90,7 +90,7 @@ class RunConfig:
     warmup: float = _option("Fraction of the steps in which one-cycle and cosine rise.", default=0.3)
     label_smoothing: float = _option("Probability spread over all classes.", default=0.0)
     precision: Precision = _option("Arithmetic; the 16-bit ones are mixed.", default="fp32")  # noqa: RUF009
-    channels_last: bool = _option("Keep maps in memory with the channels of a position side by side.", default=False)
+    channels_last: bool = _option("Keep maps in memory with the channels of a position side by side.", default=True)
     compile: bool = _option("Run the network through torch.compile.", default=False)
     accumulate: int = _option("Parts that a step's images are computed in, to save memory.", default=1)
     recompute_attention: bool = _option("Compute attention anew in the backward pass, to save memory.", default=False)
