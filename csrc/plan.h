@@ -8,8 +8,8 @@
 namespace {
 
 constexpr int64_t FORWARD_TILES = 4, BACKWARD_TILES = 2;  // tiles of queries that meet a few vectors of keys in turn
-constexpr int64_t WIDE_TILES = 4;                         // the same in both where values are wide
-constexpr int64_t MOST_TILES = 4;
+constexpr int64_t WIDE_TILES = 8;                         // the same in both where values are wide
+constexpr int64_t MOST_TILES = 8;
 constexpr int64_t WIDE = 48;  // value channels from which weights are stored, and summed over keys or queries apart
 constexpr int64_t MOST_TASKS = 128;                       // each has sums of its own for the gradients of tables
 constexpr int64_t FEWEST_TASKS = 16;                      // else queries of a group are cut into parts
