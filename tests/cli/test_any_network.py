@@ -16,7 +16,6 @@ from cli.conftest import picture
 from attnconv import extensions
 from attnconv.cli import main
 from attnconv.recipes.trained import EXAMPLE
-from attnconv.train.fit import Training
 
 explain = import_module("attnconv.cli.explain")
 
@@ -25,7 +24,7 @@ TESTS = str(Path(__file__).parents[1])
 
 @dataclass(frozen=True)
 class Origin:
-    """How a command names the network, and where attention goes."""
+    """The name of a network for a command, and the place of its attention."""
 
     model: str
     after: str
@@ -33,7 +32,7 @@ class Origin:
 
     @property
     def again(self):
-        """What a command that reads a run of it must be told."""
+        """Return the flags that a command needs to read a run of it."""
         own = self.model.startswith("own_networks:")
         return [*self.imports, *(["--model", self.model] if own else [])]
 
@@ -95,20 +94,12 @@ def test_train_names_what_it_trained(trained):
     assert "attention_off" in json.loads((trained.run / "result.json").read_text())
 
 
-def test_resume_ends_in_the_same_bits(trained, tmp_path, monkeypatch):
+def test_resume_ends_in_the_same_bits(trained, tmp_path, interrupted_in_the_second_epoch):
     origin = trained.origin
     settings = [*DATA, "--image-size", "32", "--epochs", "2", "--attend", f"{origin.after}=simple"]
     command = ["train", "--model", origin.model, *origin.imports, *settings]
     call(*command, "--out", tmp_path / "whole")
-    validate, done = Training.validate, []
-
-    def stopped(self):
-        if done:
-            raise KeyboardInterrupt
-        done.append(validate(self))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "validate", stopped)
+    with interrupted_in_the_second_epoch():
         assert main([*command, "--out", str(tmp_path / "half")]) == 130
     call("train", "--resume", "--out", tmp_path / "half", *origin.again)
     whole, half = (torch.load(tmp_path / run / "last.pt", weights_only=True)["model"] for run in ("whole", "half"))

@@ -13,7 +13,6 @@ import attnconv
 from attnconv import checks, surgery
 from attnconv.recipes import load_trained
 from attnconv.train.checkpoint import load_checkpoint
-from attnconv.train.fit import Training
 
 QUICK = {"epochs": 2, "batch_size": 16, "lr": 0.05, "device": "cpu", "workers": 0, "progress": False}
 LOADED = {name: value for name, value in QUICK.items() if name not in ("batch_size", "workers")}  # by a loader
@@ -66,19 +65,10 @@ def test_grey_images_are_repeated_for_a_module_of_three_channels(tmp_path, capsy
     assert load_trained(tmp_path, model=own_networks.small, device="cpu").meta["channels"] == 3
 
 
-def test_it_goes_on_in_the_same_bits(tmp_path, monkeypatch):
+def test_it_goes_on_in_the_same_bits(tmp_path, interrupted_in_the_second_epoch):
     fitted(tmp_path / "whole")
-    validate, done = Training.validate, []
-
-    def stopped(self):
-        if done:
-            raise KeyboardInterrupt
-        done.append(validate(self))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "validate", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            fitted(tmp_path / "half")
+    with interrupted_in_the_second_epoch(), pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path / "half")
     fitted(tmp_path / "half", resume=True)
     whole, half = (load_checkpoint(tmp_path / run / "last.pt")["model"] for run in ("whole", "half"))
     for name, tensor in whole.items():
@@ -223,21 +213,12 @@ def test_a_partial_is_a_factory_too(tmp_path):
     assert load_trained(tmp_path, model=model, device="cpu").model[0][0].out_channels == 4
 
 
-def test_weights_to_start_from_are_told_and_not_opened_again(tmp_path, monkeypatch, capsys):
+def test_weights_to_start_from_are_told_and_not_opened_again(tmp_path, interrupted_in_the_second_epoch, capsys):
     file = tmp_path / "weights.pt"
     torch.save(own_networks.small(5).state_dict(), file)
     options = QUICK | {"init_from": str(file), "freeze_epochs": 1, "progress": True}
-    validate, done = Training.validate, []
-
-    def stopped(self):
-        if done:
-            raise KeyboardInterrupt
-        done.append(validate(self))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "validate", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", **options)
+    with interrupted_in_the_second_epoch(), pytest.raises(KeyboardInterrupt):
+        attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", **options)
     assert "init_from: 14 tensors taken over, 2 new: 4.weight, 4.bias" in capsys.readouterr().err
     file.unlink()
     attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", resume=True, **options)

@@ -204,14 +204,7 @@ def _parts(folder: Path, layout: str, options: FileOptions, passed: Counter[str]
         raise checks.InputError(
             f"folder {folder} has no val/; {layout}, or --val-split 0.2 to hold out a fifth of each class"
         )
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if _of_system(entry.name):
-                passed[SYSTEM] += _count(entry)
-            elif not entry.is_dir():
-                passed[why_no_image(entry.path) or NO_CLASS] += 1
-            elif entry.name not in (train, val):
-                passed[UNUSED.format(entry.name)] += _count(entry)
+    _count_unused(folder, passed, used=(train, val))
     passed += Counter()  # without folders that hold nothing
     return folder / train, None if val is None else folder / val
 
@@ -228,13 +221,20 @@ def _classes(folder: Path, layout: str, passed: Counter[str]) -> dict[str, list[
             f"folder {folder} contains only {names[0]}/, which contains no image and {len(deeper)} "
             f"folder{'s' * (len(deeper) != 1)}: if these are the classes, they lie one level too deep; move them up"
         )
+    _count_unused(folder, passed, used=names)
+    return {name: images_below(folder / name, passed) for name in names}
+
+
+def _count_unused(folder: Path, passed: Counter[str], *, used: Sequence[str | None]) -> None:
+    """Count in ``passed`` what lies in ``folder`` beside the folders that are used."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if _of_system(entry.name):
                 passed[SYSTEM] += _count(entry)
             elif not entry.is_dir():
                 passed[why_no_image(entry.path) or NO_CLASS] += 1
-    return {name: images_below(folder / name, passed) for name in names}
+            elif entry.name not in used:
+                passed[UNUSED.format(entry.name)] += _count(entry)
 
 
 def _folders(folder: Path) -> list[str]:
