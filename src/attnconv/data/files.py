@@ -29,6 +29,7 @@ from attnconv.signals import interrupts_held
 
 CHANNELS = 3
 KEPT_FREE = 2**29  # bytes: what a run needs beside its images
+WORKER_NICENESS = 10  # decoding fills what the threads of a step leave of the cores, and takes nothing from them
 
 
 class BadImage(NamedTuple):
@@ -311,9 +312,6 @@ def forked_workers() -> str:
             "on this system workers cannot share decoded images: use --workers 0 or no --cache-images"
         )
     return "fork"
-
-
-WORKER_NICENESS = 10  # decoding fills what the threads of a step leave of the cores, and does not take from them
 
 
 def shield_worker(number: int) -> None:
