@@ -26,6 +26,7 @@ CONFIG = RunConfig(
     optimizer="adamw",
     lr=3e-3,
     weight_decay=1e-2,
+    channels_last=False,  # the default when the packaged one was trained
     workers=0,
     device="cpu",
 )

@@ -114,7 +114,7 @@ def test_the_library_offers_its_calls_alone():
     listed = subprocess.run(
         [compilers.needed("nm"), "-g", "--defined-only", native.LIBRARY], capture_output=True, text=True, check=True
     ).stdout
-    names = ("version", "select", "workspace_bytes", "forward", "backward")
+    names = ("version", "select", "rates", "workspace_bytes", "forward", "backward")
     found = {line.split()[-1].lstrip("_") for line in listed.splitlines()} - {"init", "fini"}
     assert found == {f"attnconv_{name}" for name in names}
 
@@ -274,7 +274,7 @@ class Library:
             "its library is of another version of attnconv; reinstall it",
         ),
         (
-            dict.fromkeys(("workspace_bytes", "forward", "backward"))
+            dict.fromkeys(("rates", "workspace_bytes", "forward", "backward"))
             | {"attnconv_version": native.VERSION, "torch_parallel_for": 0, "attnconv_select": None},
             "ATTNCONV_ISA is 'avx512', which this processor lacks",
         ),
