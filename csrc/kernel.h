@@ -72,7 +72,7 @@ INLINE void collect(const Vec* from, Vec* to) {
 INLINE void collect_maxima(const Vec* from, float* to) { lane_maxima(from, to); }
 INLINE void collect_maxima(const Vec* from, Vec* to) { collect(from, to); }
 
-// line[i][j] = q_i . r[j - place of i] for all places j of one axis; so for N vectors of places from ``window`` on.
+// N vectors of places j of line[i][j] = q_i . r[j - place of i]; ``window`` is where r of the first j begins for place 0.
 template <int N>
 INLINE void position_vectors(const float* window, int64_t step, int64_t D, const int64_t* place, bool same, const float* q,
                              float* line, int64_t padded) {

@@ -1,6 +1,6 @@
 // The work of one call: the order of the axes, what is computed together, tasks, and where all of it lies in memory.
 //
-// All that sums depend on is of the problem alone, never of the number of threads, so that neither do the results.
+// Sums depend on the problem alone, never on the number of threads; so do the results.
 // Letters as in problem.h; L positions of the map.
 #pragma once
 #include "tiles.h"
@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t FORWARD_TILES = 4, BACKWARD_TILES = 2;  // tiles of queries that meet a few vectors of keys in turn
 constexpr int64_t WIDE_TILES = 8;                         // the same in both where values are wide
-constexpr int64_t MOST_TILES = 8;
+constexpr int64_t MOST_TILES = most(WIDE_TILES, most(FORWARD_TILES, BACKWARD_TILES));
 constexpr int64_t WIDE = 48;  // value channels from which weights are stored, and summed over keys or queries apart
 constexpr int64_t MOST_TASKS = 128;                       // each has sums of its own for the gradients of tables
 constexpr int64_t FEWEST_TASKS = 16;                      // else queries of a group are cut into parts

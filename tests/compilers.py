@@ -43,7 +43,7 @@ def missing(reason):
 
 
 def setup_py():
-    """What setup.py defines, without a run of it."""
+    """Return the names that setup.py defines, without a build."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setuptools, "setup", lambda **_: None)
         return runpy.run_path(str(ROOT / "setup.py"))

@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def run(*command, path=None, **settings):
-    """What ``command`` prints; with ``path``, it finds programs there alone, and no compiler by CXX."""
+    """Return the output of ``command``; with ``path``, it finds programs there alone, and no compiler by CXX."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "CI")}
     if path is not None:
         environment = {key: value for key, value in environment.items() if key != "CXX"} | {"PATH": str(path)}

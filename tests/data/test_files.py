@@ -271,6 +271,17 @@ def test_count_pixels(tmp_path):
     assert count_pixels(tmp_path / "b.png") == count_pixels(tmp_path / "none.png") == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "getpriority"), reason="asks for a priority")
+def test_workers_give_way_to_a_network_on_the_same_cores(image_folder):
+    train, _ = make_loaders(image_folder, workers=1)
+    own, others = os.getpriority(os.PRIO_PROCESS, 0), set(multiprocessing.active_children())
+    batches = train.epoch(0)
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - others
+    assert os.getpriority(os.PRIO_PROCESS, worker.pid) == min(own + 10, 19)
+    list(batches)
+
+
 # Signals: those of a scheduler are the training process's to heed
 
 asks_who_sent = pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="forks, and asks who sent a signal")
@@ -282,7 +293,7 @@ def worker():
     ready, say = os.pipe()
     child = os.fork()
     if not child:
-        shield_worker(0)
+        shield_worker(0, give_way=False)
         os.write(say, b"1")
         while True:
             time.sleep(60)

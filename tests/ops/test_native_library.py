@@ -33,7 +33,7 @@ def environment(**more):
 
 
 def said(code, **more):
-    """What a process of its own prints, which must print nothing on stderr."""
+    """Return the output of a process that must print nothing on stderr."""
     code = f"from attnconv.kernels.relative_attention import native\n{code}"
     done = subprocess.run([sys.executable, "-c", code], env=environment(**more), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -93,7 +93,7 @@ def aarch64():
 
 @pytest.mark.parametrize("compiler", [gcc, compilers.needed_clang, aarch64], ids=["gcc", "clang", "aarch64"])
 def test_it_compiles_without_a_warning_to_objects_without_weak_symbols(compiler, setup_py, monkeypatch, tmp_path):
-    """Of two weak functions of one name the linker keeps any, perhaps the one that this processor cannot run."""
+    """The linker keeps any of two weak functions of one name, perhaps the one that this processor cannot run."""
     monkeypatch.setenv("CXXFLAGS", "-O1 -Wextra -Werror")
     objects = setup_py["compile_units"]([compiler()], tmp_path)
     nm = compilers.needed("aarch64-linux-gnu-nm" if compiler is aarch64 else "nm")
@@ -215,7 +215,7 @@ def test_the_kernel_for_aarch64_gives_what_eager_gives(map_size, d, e, heads, em
 
 
 def load(monkeypatch, tmp_path, *, library=None, error=None):
-    """What `native` finds at import with these two files, as its reason."""
+    """Return the reason that `native` finds at import with these two files."""
     monkeypatch.setattr(native, "LIBRARY", tmp_path / "native_library.so")
     monkeypatch.setattr(native, "BUILD_ERROR", tmp_path / "error.txt")
     if library is not None:
@@ -281,7 +281,7 @@ class Library:
     ],
 )
 def test_a_library_that_does_not_fit(answers, reason, monkeypatch, tmp_path):
-    """Of another attnconv, beside another torch, on another processor."""
+    """It is of another attnconv, beside another torch, or on another processor."""
     prefixed = {n if n.startswith(("attnconv", "torch")) else f"attnconv_{n}": a for n, a in answers.items()}
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Library(**prefixed))
     monkeypatch.setenv("ATTNCONV_ISA", "avx512")

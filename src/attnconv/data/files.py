@@ -170,7 +170,7 @@ class ItemLoader(Loader):
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=shield_worker if workers else None,
+            worker_init_fn=partial(shield_worker, give_way=self.device.type == "cpu") if workers else None,
             collate_fn=partial(_collate, shape=(source.channels, *source.image_size)),
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # torch draws its workers' seeds from it, and leaves the run's own alone
@@ -314,14 +314,15 @@ def forked_workers() -> str:
     return "fork"
 
 
-def shield_worker(number: int) -> None:
-    """Give way to the training process, leave Ctrl-C to it, and end at its SIGTERM only; for DataLoader's
-    ``worker_init_fn``.
+def shield_worker(number: int, *, give_way: bool) -> None:
+    """Leave Ctrl-C to the parent, and end at a SIGTERM of the parent's only; for DataLoader's ``worker_init_fn``.
+
+    ``give_way``: run at a lower priority, where the parent computes on the same cores.
 
     A cluster's scheduler signals all processes of a job at once. The training process saves and leaves then, and needs
     its workers until it has; torch's own workers end at once, which looks to it like a failure.
     """
-    if hasattr(os, "nice"):
+    if give_way and hasattr(os, "nice"):  # Windows has none
         os.nice(WORKER_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # which says who sent it; macOS has none
