@@ -60,17 +60,18 @@ def relative_attention(
             and gradient 0, and must be finite. Queries are not masked; all True is as no mask. Where an image has no
             True at all, its output and gradients are 0.
         scale: factor of the logits; D**-0.5 if None.
-        impl: "eager" is the mathematics, literally: it holds the logits of all pairs of positions and has second
-            derivatives; "native" is compiled for CPUs, in C++, at linear memory; "blocked" holds the logits of a few
-            queries at a time, so that memory is linear in the positions, on any device; "triton" is fused for CUDA, at
-            linear memory; "sdpa" folds the position terms into torch's fused attention, so that it exports, and rounds
-            them to the dtype of q. "auto" is chosen by `explain_choice`'s rules. A named one runs or raises.
+        impl: "eager" is the mathematics, literally: it holds the logits of all pairs of positions; "native" is compiled
+            for CPUs, in C++, at linear memory; "blocked" holds the logits of a few queries at a time, so that memory is
+            linear in the positions, on any device; "triton" is fused for CUDA, at linear memory; "sdpa" folds the
+            position terms into torch's fused attention, so that it exports, and rounds them to the dtype of q. "auto"
+            is chosen by `explain_choice`'s rules. A named one runs or raises. A backward that is itself to be
+            differentiated (``create_graph=True``) computes as "eager" does, and takes as much memory.
     Returns:
         (B, N, *map, E), in the dtype of the inputs.
     Raises:
         ValueError: shapes, dtypes or devices do not fit each other, or ``impl`` is unknown or cannot run.
-        RuntimeError: in the derivative of a derivative through "native", "blocked" or "triton", and under
-            torch.func.grad.
+        RuntimeError: under torch.func.grad through "native", "blocked" or "triton"; in the derivative of a derivative
+            through a compiled graph, or through "sdpa" on a CPU, where torch has none.
     """
     checks.one_of("impl", impl, IMPLS)
     _check(q, k, v, rel, mask)
@@ -83,8 +84,8 @@ def relative_attention(
     problem = _problem(q, k, v, tables, mask)
     if impl == "auto":
         impl = choose_kernel(problem)
-    elif (reason := why_not(impl, replace(problem, transformed=False, export=None))) is not None:
-        raise checks.InputError(f"impl={impl!r} cannot run here: {reason}; impl='blocked' can")
+    else:
+        _require(impl, problem, has_tangent(q, k, v, *tables))
 
     keyless, mask = _unmask_keyless(mask)
     with autocast_off(q):
@@ -171,6 +172,16 @@ def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], mask: Tensor
         export=export,
         key_map=tuple(k.shape[2:-1]) if own_keys else None,
     )
+
+
+def _require(impl: str, problem: AttentionProblem, tangent: bool) -> None:
+    """Raise, and name a kernel that can, where ``impl`` cannot run."""
+    if impl in FUSED and problem.export is not None:
+        raise checks.InputError(f"impl={impl!r} cannot be exported; impl='sdpa' and impl='eager' can")
+    if impl in FUSED and tangent:  # custom operators drop it in silence
+        raise RuntimeError(f"impl={impl!r} has no forward-mode derivative; impl='eager' has one")
+    if (reason := why_not(impl, replace(problem, transformed=False, export=None))) is not None:
+        raise checks.InputError(f"impl={impl!r} cannot run here: {reason}; impl='blocked' can")
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, rel: Tables, mask: Tensor | None) -> None:

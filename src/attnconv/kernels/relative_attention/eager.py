@@ -1,6 +1,7 @@
 """Relative attention as the mathematics says it: the reference that every other kernel is held to.
 
-Holds all logits, so memory grows with the square of the number of positions. Twice differentiable.
+Holds all logits, so memory grows with the square of the number of positions. Differentiable any number of times: the
+other kernels' second derivatives are its own.
 Letters: B batch, N heads, L positions of the map, J of that of the keys, D key / E value channels a head.
 """
 
