@@ -210,8 +210,8 @@ class SimpleSelfAttention(CheckpointLayer, _SimpleSelfAttention):
             self.conv = constrained_conv(n_in, n_in, ks, spectral_norm=True)
 
     @refuse_vmap_in_training
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.conv.kernel_size == (1,):
-            return super().forward(x)
+            return super().forward(x, mask)
         self._require_map(x)
-        return wide_bilinear(x, self.conv.weight, self.gamma)
+        return wide_bilinear(x, self.conv.weight, self.gamma, self.input_mask(x, mask))

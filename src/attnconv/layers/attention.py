@@ -19,7 +19,9 @@ from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
 from attnconv import checks
+from attnconv.layers import padding
 from attnconv.layers.spectral_norm import redrawn
+from attnconv.ops.arguments import require_floats
 
 NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have several axes; all others' have one
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -73,12 +75,15 @@ class Attention(nn.Module):
     keeps what it has left of the convolution as ``conv_out``. All methods below but `attend` may be replaced.
 
     Attributes:
+        path: its dotted name in the network that surgery or `create_model` put it into; else "".
         recompute: see `set_recompute`.
         signed: the attention weights may be negative, and do not sum to 1.
         citation: its source, a sentence of Markdown for model cards.
         activity_name: name of the number that ``activity`` returns; "gamma", or "attention_share" of 0 to 1.
     """
 
+    path: str = ""
+    pixels_per_cell: tuple[tuple[int, int], ...] | None = None  # of its map there, fractions an axis; None: not known
     recompute = False
     signed: ClassVar[bool] = False
     citation: str = ""
@@ -88,6 +93,18 @@ class Attention(nn.Module):
     def has_map(self) -> bool:
         """True if `attention_weights` tells what a position attends to."""
         return type(self).attention_weights is not Attention.attention_weights
+
+    @property
+    def called(self) -> str:
+        """Return the class, behind the layer's name in its network: for messages."""
+        return f"{self.path} ({type(self).__name__})" if self.path else type(self).__name__
+
+    def input_mask(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Return the cells of the input ``x`` that hold image, bool (B, *map); None if all do.
+
+        They are those of ``mask`` or, where that is None, of `attnconv.valid_sizes`.
+        """
+        return padding.input_mask(x, mask, self.called)
 
     def attention_map_size(self, x: Tensor) -> tuple[int, ...]:
         """Return the size of the map attended on for the input ``x``; the input's own if not replaced."""
@@ -147,6 +164,17 @@ class Attention(nn.Module):
         """Fit the position tables to an output map of that size."""
         raise checks.InputError(f"{type(self).__name__} has no position tables")
 
+    def _resize_call(self, map_size: tuple[int, ...]) -> str:
+        """Return the call that fits the tables to that output map, in a network also that for all of its layers."""
+        call = f"call layer.resize_feat_size({map_size})"
+        if not self.path:
+            return call
+        size: Any = "image_size"
+        if self.pixels_per_cell is not None and self.largest_map is not None:
+            cells = map(max, map_size, self.largest_map)
+            size = tuple(-(-n * step // parts) for n, (step, parts) in zip(cells, self.pixels_per_cell, strict=True))
+        return f"{call} or, for the whole model, attnconv.surgery.resize_feat_size(model, {size})"
+
     @contextlib.contextmanager
     def tables_ignored(self) -> Iterator[None]:
         """Run in the block without position tables, and so on maps of any size."""
@@ -178,9 +206,10 @@ class GatedAttention(Attention):
 
     def _require_map(self, x: Tensor) -> None:
         """Raise unless ``x`` is (B, C, *map)."""
+        require_floats(f"the input of {self.called}", x)
         if x.dim() < 3 or x.shape[1] != self.channels:
             raise checks.InputError(
-                f"{type(self).__name__} takes (B, {self.channels}, *map), a batch axis included; got {tuple(x.shape)}"
+                f"{self.called} takes (B, {self.channels}, *map), a batch axis included; got {tuple(x.shape)}"
             )
 
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:

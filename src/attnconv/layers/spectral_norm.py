@@ -63,9 +63,9 @@ def refuse_vmap_in_training(forward: Callable[..., Tensor]) -> Callable[..., Ten
     """Raise a clear error where torch.func.vmap would have to step the power iterations of stacked weights in place."""
 
     @functools.wraps(forward)
-    def explained(self: nn.Module, x: Tensor) -> Tensor:
+    def explained(self: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
         try:
-            return forward(self, x)
+            return forward(self, x, mask)
         except RuntimeError as error:
             if "Batching rule not implemented" not in str(error):
                 raise
