@@ -105,21 +105,21 @@ def sine(channels: int, map_size: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.cat(parts).to(like.dtype)
 
 
-def coordinates(map_size: tuple[int, ...], like: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the coordinates, from -1 to 1 along each axis: (axes, *map), like ``like``; 0 on an axis of one cell.
+def coordinates(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the coordinates of the cells of ``x`` (B, C, *map), from -1 to 1 along each axis: (B, axes, *map).
 
-    With a ``mask`` (B, *map) the last valid line of an axis has 1, in each image: (B, axes, *map).
+    They are 0 on an axis of one cell. With a ``mask`` (B, *map) the last valid line of an axis has 1, in each image.
     """
-    parts = []
+    map_size, parts = x.shape[2:], []
     for axis, n in enumerate(map_size):
-        cells = torch.arange(n, device=like.device)
+        cells = torch.arange(n, device=x.device)[None]  # (1, n)
         if mask is None:
-            line = ((2 * cells - (n - 1)) / max(n - 1, 1))[None]  # (1, n)
+            line = (2 * cells - (n - 1)) / max(n - 1, 1)
         else:
             last = mask.movedim(axis + 1, 1).flatten(2).any(2).sum(1, keepdim=True) - 1  # (B, 1)
             line = (2 * cells - last) / last.clamp_min(1)  # (B, n)
         parts.append(_along(line, axis, map_size))
-    return torch.cat(parts).to(like.dtype) if mask is None else torch.stack(parts, dim=1).to(like.dtype)
+    return torch.stack(parts, dim=1).to(x.dtype).expand(x.shape[0], -1, *map_size)
 
 
 def _along(values: Tensor, axis: int, map_size: tuple[int, ...]) -> Tensor:

@@ -303,7 +303,8 @@ class AugmentedConvNd(Attention):
     def attention_weights(self, x: Tensor, mask: Tensor | None = None) -> Callable[[tuple[int, ...]], Tensor]:
         """Return a function: a cell of the map attended on -> each head's shares, which sum to 1."""
         mask = self.input_mask(x, mask)
-        (q, k, _), tables, keys = self.queries_keys_values(x, mask), self.tables, self._key_mask(mask)
+        (q, k, _), tables = self.queries_keys_values(x, mask), self.tables
+        keys = self._centres(mask, self.attention_pool)
         return lambda query: ops.attention_weights(q, k, tables, query=query, mask=keys)[0]
 
     def attention_cost(self, map_size: tuple[int, ...]) -> AttentionCost:
@@ -359,7 +360,7 @@ class AugmentedConvNd(Attention):
         else:
             convolved = None if self.conv_out is None else self.conv_out(x)
             q, k, v = self.queries_keys_values(x, mask)
-        keys = self._key_mask(mask)
+        keys = self._centres(mask, self.attention_pool)
         y = self.attend(ops.relative_attention, q, k, v, self.tables, mask=keys, impl=self.impl)  # (B, N, H, W, E)
         y = self.attn_out(attention_input.laid_out_as(x, self._merge_heads(y)))  # (B, N*E, H, W)
         if self.attention_pool == 2:
@@ -373,22 +374,18 @@ class AugmentedConvNd(Attention):
         """
         x = attention_input.at_centres(x, self._qkv_padding, self.padding_mode)
         if self._pool_first:
-            x = attention_input.halve(every(self.stride, x), self._centre_mask(mask))
+            x = attention_input.halve(every(self.stride, x), self._centres(mask))
         if self.position == "sine":
             x = x + attention_input.sine(x.shape[1], x.shape[2:], x)
         elif self.position == "coordconv":
-            read = mask_at_centres(mask, self._qkv_padding, (1,) * self._axes)
-            features = attention_input.coordinates(x.shape[2:], x, self._key_mask(mask) if self._pool_first else read)
-            x = torch.cat([x, features.expand(x.shape[0], *features.shape[-1 - self._axes :])], dim=1)
+            stride = [2 * s for s in self.stride] if self._pool_first else ()  # of the map that qkv_conv reads
+            features = attention_input.coordinates(x, mask_at_centres(mask, self._qkv_padding, stride))
+            x = torch.cat([x, features], dim=1)
         return self._heads(self.qkv_conv(x), mask)
 
-    def _centre_mask(self, mask: Tensor | None, pool: int = 1) -> Tensor | None:
+    def _centres(self, mask: Tensor | None, pool: int = 1) -> Tensor | None:
         """(B, H_in, W_in) -> (B, H, W) of the output map, or of every ``pool`` cells of it."""
         return mask_at_centres(mask, self._centre_padding, [s * pool for s in self.stride])
-
-    def _key_mask(self, mask: Tensor | None) -> Tensor | None:
-        """(B, H_in, W_in) -> the mask of the map that attention runs on."""
-        return self._centre_mask(mask, self.attention_pool)
 
     def _one_convolution(self) -> bool:
         """True if conv_out and qkv_conv read the same windows of the same map, and neither has hooks."""
@@ -410,7 +407,7 @@ class AugmentedConvNd(Attention):
     def _heads(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The map of qkv_conv, and the input's mask -> q, k (B, N, H, W, D) and v (B, N, H, W, E)."""
         if self.attention_pool == 2 and not self._pool_first:
-            x = attention_input.halve(x, self._centre_mask(mask))
+            x = attention_input.halve(x, self._centres(mask))
         widths = [self.key_channels, self.key_channels, self.value_channels]
         q, k, v = (t.unflatten(1, (self.num_heads, -1)).movedim(2, -1) for t in x.split(widths, dim=1))
         return q, k, v

@@ -85,7 +85,7 @@ def pixels_per_cell(pixels: int, cells: int) -> tuple[int, int]:
     return (stride, 1) if -(-pixels // stride) == cells else (pixels, cells)
 
 
-def mask_at_centres(mask: Tensor | None, pairs: Sequence[tuple[int, int]], stride: Sequence[int]) -> Tensor | None:
+def mask_at_centres(mask: Tensor | None, pairs: Sequence[tuple[int, int]], stride: Sequence[int] = ()) -> Tensor | None:
     """Return the mask of the map that `attention_input.at_centres` gives, every ``stride`` cells; None for None."""
     if mask is None:
         return None
