@@ -10,7 +10,16 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import attnconv
-from attnconv import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d, SelfAttention, SimpleSelfAttention, compat, ops
+from attnconv import (
+    AugmentedConv1d,
+    AugmentedConv2d,
+    AugmentedConv3d,
+    SelfAttention,
+    SimpleSelfAttention,
+    compat,
+    ops,
+    surgery,
+)
 from attnconv.layers import attention_input
 from attnconv.layers.attention import set_recompute
 from attnconv.layers.padding import pixels_per_cell
@@ -316,6 +325,28 @@ def test_it_is_seen_by_other_threads_as_a_backward_on_a_gpu_is_one():
         thread.start()
         thread.join()
     assert torch.equal(found[0], layer(x, mask))
+
+
+@pytest.mark.slow
+def test_inside_a_detector_of_torchvision():
+    detection = pytest.importorskip("torchvision").models.detection
+    detector = detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=3)
+    detector, _ = surgery.add_self_attention(
+        detector.eval(), after="backbone.body.13", kind="sagan", image_size=96, example=([torch.zeros(3, 96, 96)],)
+    )
+    layer = next(module for module in detector.modules() if isinstance(module, SelfAttention))
+    nn.init.ones_(layer.gamma)
+    photos, seen = [torch.rand(3, 60, 40), torch.rand(3, 50, 90)], []
+    layer.register_forward_hook(lambda layer, inputs, y: seen.append((inputs[0], y)))
+    padded, _ = detector.transform(photos)
+    with torch.no_grad(), attnconv.valid_sizes(padded.image_sizes, padded.tensors.shape[-2:]):
+        detector(photos)
+        [(x, y)] = seen
+        mask = torch.zeros(len(x), *x.shape[2:], dtype=torch.bool)
+        for valid, size in zip(mask, padded.image_sizes, strict=True):
+            valid[tuple(slice(-(-n // 32)) for n in size)] = True
+        assert 0.3 < mask.float().mean() < 0.9
+        assert torch.equal(y, layer.forward(x, mask))
 
 
 def test_a_mask_goes_before_the_context_and_the_context_ends():
