@@ -95,7 +95,7 @@ class Attention(nn.Module):
         return type(self).attention_weights is not Attention.attention_weights
 
     @property
-    def called(self) -> str:
+    def _called(self) -> str:
         """Return the class, behind the layer's name in its network: for messages."""
         return f"{self.path} ({type(self).__name__})" if self.path else type(self).__name__
 
@@ -104,7 +104,7 @@ class Attention(nn.Module):
 
         They are those of ``mask`` or, where that is None, of `attnconv.valid_sizes`.
         """
-        return padding.input_mask(x, mask, self.called)
+        return padding.input_mask(x, mask, self._called)
 
     def attention_map_size(self, x: Tensor) -> tuple[int, ...]:
         """Return the size of the map attended on for the input ``x``; the input's own if not replaced."""
@@ -206,10 +206,10 @@ class GatedAttention(Attention):
 
     def _require_map(self, x: Tensor) -> None:
         """Raise unless ``x`` is (B, C, *map)."""
-        require_floats(f"the input of {self.called}", x)
+        require_floats(f"the input of {self._called}", x)
         if x.dim() < 3 or x.shape[1] != self.channels:
             raise checks.InputError(
-                f"{self.called} takes (B, {self.channels}, *map), a batch axis included; got {tuple(x.shape)}"
+                f"{self._called} takes (B, {self.channels}, *map), a batch axis included; got {tuple(x.shape)}"
             )
 
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:

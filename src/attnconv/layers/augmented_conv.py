@@ -332,7 +332,7 @@ class AugmentedConvNd(Attention):
 
     def output_size(self, x: Tensor) -> tuple[int, ...]:
         """Return the size of the output map for ``x``; InputError if this layer cannot take it."""
-        name, axes = self.called, self._axes
+        name, axes = self._called, self._axes
         require_floats(f"the input of {name}", x)
         if x.dim() != axes + 2 or x.shape[1] != self.in_channels:
             expected = ", ".join(["B", str(self.in_channels), *("D", "H", "W")[-axes:]])
