@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers import attention_input
-from attnconv.layers.attention import Attention, AttentionCost, attention_widths, has_hooks
+from attnconv.layers.attention import Attention, AttentionCost, attention_widths, has_hooks, reset
 
 Size = int | tuple[int, ...]
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -111,7 +111,7 @@ class AugmentedConvNd(Attention):
         for name, rows in zip(self._table_names, self._table_rows(), strict=True):
             table = None if rows is None else nn.Parameter(torch.empty(rows, self.head_dim, **factory))
             self.register_parameter(name, table)
-        self.reset_parameters()
+        self._reset_tables()
 
     @classmethod
     def from_ratios(
@@ -242,16 +242,22 @@ class AugmentedConvNd(Attention):
         return tuple(getattr(self, name) for name in self._table_names)
 
     def reset_parameters(self) -> None:
-        """Draw the position tables anew, standard deviation D**-0.5; the convolutions have a method of their own."""
+        """Draw the convolutions and the position tables anew."""
+        for conv in self.children():
+            reset(conv)
+        self._reset_tables()
+
+    def _reset_tables(self) -> None:
+        """Draw the position tables anew, standard deviation D**-0.5."""
         for table in self.tables or ():
             nn.init.normal_(table, std=self.head_dim**-0.5)
 
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
         """Draw qkv_conv and attn_out anew, as ``initialise`` draws a convolution, and the position tables."""
         for conv in (self.qkv_conv, self.attn_out):
-            conv.reset_parameters()
+            reset(conv)
             initialise(conv)
-        self.reset_parameters()
+        self._reset_tables()
 
     def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the output ``y`` (B, out_channels, *map) with zeros in its value channels, which are the last."""

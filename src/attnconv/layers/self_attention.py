@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers.attention import AttentionCost, GatedAttention
-from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
+from attnconv.layers.spectral_norm import ConstrainedConv1d, refuse_vmap_in_training
 from attnconv.ops.kernel_choice import autocast_off
 
 SAGAN = "Zhang et al. 2018, [arXiv:1805.08318](https://arxiv.org/abs/1805.08318)"
@@ -44,9 +44,9 @@ class SelfAttention(GatedAttention):
         if not 0 < checks.number("key_ratio", key_ratio) <= 1:
             raise checks.InputError(f"key_ratio must be above 0 and at most 1, got {key_ratio}")
         key_channels = max(1, int(channels * key_ratio))
-        self.query = constrained_conv(channels, key_channels, spectral_norm=spectral_norm)
-        self.key = constrained_conv(channels, key_channels, spectral_norm=spectral_norm)
-        self.value = constrained_conv(channels, channels, spectral_norm=spectral_norm)
+        self.query = ConstrainedConv1d(channels, key_channels, spectral_norm=spectral_norm)
+        self.key = ConstrainedConv1d(channels, key_channels, spectral_norm=spectral_norm)
+        self.value = ConstrainedConv1d(channels, channels, spectral_norm=spectral_norm)
 
     @refuse_vmap_in_training
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class SimpleSelfAttention(GatedAttention):
         super().__init__(channels)
         self.symmetric = checks.flag("symmetric", symmetric)
         self.normalize = checks.flag("normalize", normalize)
-        self.conv = constrained_conv(channels, channels, spectral_norm=spectral_norm, symmetric=symmetric)
+        self.conv = ConstrainedConv1d(channels, channels, spectral_norm=spectral_norm, symmetric=symmetric)
 
     @refuse_vmap_in_training
     def forward(self, x: Tensor) -> Tensor:

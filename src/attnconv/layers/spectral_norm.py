@@ -24,34 +24,58 @@ class Symmetric(nn.Module):
         return weight
 
 
-def constrained_conv(
-    in_channels: int, out_channels: int, kernel_size: int = 1, *, spectral_norm: bool, symmetric: bool = False
-) -> nn.Conv1d:
-    """Make a bias-free, He-normal 1-D convolution that keeps the length, with these constraints on its weight."""
-    conv = nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight)
-    if symmetric:  # first: what spectral norm divided would not be symmetric and of norm 1 at once otherwise
-        parametrize.register_parametrization(conv, "weight", Symmetric())
-    if spectral_norm:
-        parametrizations.spectral_norm(conv)
-    conv.register_load_state_dict_pre_hook(rename_old_keys)
-    return conv
+class ConstrainedConv1d(nn.Conv1d):
+    """A bias-free, He-normal 1-D convolution that keeps the length, with constraints on its weight; pickle takes it.
 
-
-def redrawn(conv: nn.Conv1d) -> nn.Conv1d:
-    """Return a convolution like ``conv``, one of `constrained_conv`, with a weight drawn anew.
-
-    A weight that is drawn under spectral norm leaves the vectors of the old one behind, and with them its divisor.
+    Args:
+        kernel_size: odd.
+        spectral_norm: divide the weight by its largest singular value.
+        symmetric: use (W + W^T) / 2, before that.
     """
-    constraints = constraints_of(conv)
-    new = constrained_conv(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size[0],
-        spectral_norm=any(not isinstance(constraint, Symmetric) for constraint in constraints),
-        symmetric=any(isinstance(constraint, Symmetric) for constraint in constraints),
-    )
-    return new.to(conv.weight.device, conv.weight.dtype).train(conv.training)
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 1, *, spectral_norm: bool, symmetric: bool = False
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        if symmetric:  # first: what spectral norm divided would not be symmetric and of norm 1 at once otherwise
+            parametrize.register_parametrization(self, "weight", Symmetric())
+        if spectral_norm:
+            parametrizations.spectral_norm(self)
+        self.register_load_state_dict_pre_hook(rename_old_keys)
+
+    def reset_parameters(self) -> None:
+        """Draw the weight anew, and with it the vectors of spectral norm, whose divisor would be the old weight's."""
+        if not parametrize.is_parametrized(self):
+            super().reset_parameters()  # a seed gives the weights that it gave when two draws were made
+            nn.init.kaiming_normal_(self.weight)
+            return
+        constraints = constraints_of(self)
+        new = ConstrainedConv1d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size[0],
+            spectral_norm=any(not isinstance(constraint, Symmetric) for constraint in constraints),
+            symmetric=any(isinstance(constraint, Symmetric) for constraint in constraints),
+        )
+        self.load_state_dict(new.state_dict())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if not parametrize.is_parametrized(self):
+            return super().__reduce_ex__(protocol)
+        # torch gives each parametrised module a class of its own, which has no name and refuses to be pickled.
+        kind = parametrize.type_before_parametrizations(self)
+        names = list(self.get_submodule("parametrizations")._modules)
+        return _with_properties, (kind, names), nn.Module.__getstate__(self)
+
+
+def _with_properties(kind: type[nn.Module], names: list[str]) -> nn.Module:
+    """Return an empty module of such a class, with a property for each of ``names``; its state is to be put in."""
+    module = kind.__new__(kind)
+    nn.Module.__init__(module)
+    for name in names:
+        module.register_buffer(name, torch.empty(0))
+        parametrize.register_parametrization(module, name, nn.Identity())
+    return module
 
 
 def constraints_of(conv: nn.Module) -> list[nn.Module]:
