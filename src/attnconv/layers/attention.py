@@ -334,13 +334,11 @@ def attention_widths(
     return max(key_dim, min_head_dim) * num_heads, max(value_dim, 1) * num_heads
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """True if skipping ``module``'s forward would be observable: hooks of it or of all modules, or a forward replaced.
+def has_own_hooks(module: nn.Module) -> bool:
+    """True if ``module`` has hooks, or its forward was replaced: skipping that would be observable."""
+    return any(getattr(module, name) for name in HOOKS) or "forward" in vars(module)
 
-    A FLOP counter has hooks on all modules.
-    """
-    return (
-        any(getattr(module, name) for name in HOOKS)
-        or any(getattr(torch_module, f"_global{name}") for name in HOOKS)
-        or "forward" in vars(module)
-    )
+
+def has_hooks(module: nn.Module) -> bool:
+    """True if skipping ``module``'s forward would be observable, by hooks on all modules too, as FLOP counters have."""
+    return has_own_hooks(module) or any(getattr(torch_module, f"_global{name}") for name in HOOKS)

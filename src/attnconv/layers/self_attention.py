@@ -6,15 +6,16 @@ of positions, and the products run in the cheapest order.
 Letters: B batch, C channels, L positions of the map, D key channels.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from attnconv import checks, ops
-from attnconv.layers.attention import AttentionCost, GatedAttention
+from attnconv.layers.attention import AttentionCost, GatedAttention, has_own_hooks
 from attnconv.layers.spectral_norm import ConstrainedConv1d, refuse_vmap_in_training
+from attnconv.ops.bilinear_attention import fastest_order
 from attnconv.ops.kernel_choice import autocast_off
 
 SAGAN = "Zhang et al. 2018, [arXiv:1805.08318](https://arxiv.org/abs/1805.08318)"
@@ -102,27 +103,45 @@ class SimpleSelfAttention(GatedAttention):
     @refuse_vmap_in_training
     def forward(self, x: Tensor) -> Tensor:
         self._require_map(x)
+        if not self._conv_is_its_weight():
+            h = self.conv(x.flatten(2))  # outside of the checkpoint: it may draw random numbers, or count its calls
+            return self.attend(bilinear_of, x, h, self.gamma, normalize=self.normalize)
         # The weight is read once: under spectral norm each reading in training is a step of the power iteration.
         return self.attend(ops.bilinear_attention, x, self.conv.weight, self.gamma, normalize=self.normalize)
 
+    def _conv_is_its_weight(self) -> bool:
+        """False if ``conv`` has to be called: another module stands there (LoRA), or it has hooks (pruning, FSDP)."""
+        return (
+            isinstance(self.conv, ConstrainedConv1d)
+            and self.conv.kernel_size == (1,)
+            and type(self.conv).forward is nn.Conv1d.forward
+            and not has_own_hooks(self.conv)
+        )
+
     def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
         """Return a function: a cell of the map -> the signed weights that make what gamma multiplies there."""
-        x, weight = x.clone(), self.conv.weight  # what follows may change the input in place
+        x = x.clone()  # what follows may change the input in place
+        if not self._conv_is_its_weight():
+            h = self.conv(x.flatten(2)).unflatten(2, x.shape[2:])
+            positions = math.prod(x.shape[2:]) if self.normalize else 1
+            return lambda query: torch.einsum("bc,bc...->b...", h[(..., *query)], x) / positions
+        weight = self.conv.weight
         return lambda query: ops.bilinear_weights(x, weight, query=query, normalize=self.normalize)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, symmetric={self.symmetric}, normalize={self.normalize}"
 
 
-def wide_bilinear(x: Tensor, weight: Tensor, gamma: Tensor) -> Tensor:
-    """Return the same with W a convolution over the flattened map: x (B, C, *map), weight (C, C, odd kernel) -> like x.
+def bilinear_of(x: Tensor, h: Tensor, gamma: Tensor, *, normalize: bool = False) -> Tensor:
+    """Return x + gamma * x S with S = x^T h, for an h = W x that is there: x (B, C, *map), h (B, C, L) -> like x.
 
     Only two of the three orders exist: W cannot be taken out of its product with x.
     """
     exact = torch.promote_types(x.dtype, torch.float32)
     with autocast_off(x):
-        flat = x.flatten(2).to(exact)  # (B, C, L)
-        wx = F.conv1d(flat, weight.to(exact), padding=weight.shape[2] // 2)
-        few = flat.shape[2] < flat.shape[1]
-        mixed = flat @ (flat.mT @ wx) if few else (flat @ flat.mT) @ wx
+        flat, h = x.flatten(2).to(exact), h.to(exact)
+        if normalize:
+            h = h / flat.shape[2]
+        few = fastest_order(*flat.shape[1:]) == "scores"
+        mixed = flat @ (flat.mT @ h) if few else (flat @ flat.mT) @ h
         return (flat + gamma.to(exact) * mixed).unflatten(2, x.shape[2:]).to(x.dtype)
