@@ -5,7 +5,10 @@ import copy
 import oracles
 import pytest
 import torch
+import torch.distributed
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -140,3 +143,19 @@ def test_half_precision_and_channels_last():
     y = layer(x)
     assert y.dtype == torch.bfloat16
     assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("sharded", ["conv", "layer"])
+def test_sharded(sharded, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        layer, x = layer_and_input()
+        expected = layer(x).detach()
+        mesh = init_device_mesh("cpu", (1,))
+        fully_shard(layer.conv if sharded == "conv" else layer, mesh=mesh)
+        y = layer(x)
+        torch.testing.assert_close(y.detach(), expected)
+        y.square().sum().backward()
+        assert all(p.grad is not None for p in layer.parameters())
+    finally:
+        torch.distributed.destroy_process_group()

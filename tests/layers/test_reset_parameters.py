@@ -7,7 +7,7 @@ import torch
 from layers.test_transforms import LAYERS, make
 from torch import nn
 
-from attnconv.layers.spectral_norm import ConstrainedConv1d
+from attnconv.layers.spectral_norm import ConstrainedConv1d, constrained_conv
 
 
 def on_all_modules(layer):
@@ -46,7 +46,7 @@ def test_weights_are_those_of_a_new_layer(name):
     for module in layer.modules():
         if isinstance(module, ConstrainedConv1d):
             torch.manual_seed(1)
-            new = ConstrainedConv1d(
+            new = constrained_conv(
                 module.in_channels,
                 module.out_channels,
                 *module.kernel_size,
@@ -87,7 +87,7 @@ def test_a_copy_keeps_its_own(name):
 
 
 def test_without_spectral_norm():
-    conv = ConstrainedConv1d(64, 64, spectral_norm=False)
+    conv = constrained_conv(64, 64, spectral_norm=False)
     nn.init.zeros_(conv.weight)
     conv.reset_parameters()
     assert conv.weight.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.1)

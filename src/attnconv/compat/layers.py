@@ -14,7 +14,7 @@ from attnconv import checks
 from attnconv.foreign import read_state_dict
 from attnconv.layers import SelfAttention as _SelfAttention
 from attnconv.layers import SimpleSelfAttention as _SimpleSelfAttention
-from attnconv.layers.spectral_norm import ConstrainedConv1d
+from attnconv.layers.spectral_norm import constrained_conv
 from attnconv.models.seed_wide_resnet import HEAD_LAYOUTS, HeadLayoutConv2d
 
 
@@ -206,4 +206,4 @@ class SimpleSelfAttention(CheckpointLayer, _SimpleSelfAttention):
             raise checks.InputError(f"sym=True needs ks=1, got ks={ks}")
         super().__init__(n_in, symmetric=sym)
         if ks > 1:
-            self.conv = ConstrainedConv1d(n_in, n_in, ks, spectral_norm=True)
+            self.conv = constrained_conv(n_in, n_in, ks, spectral_norm=True)

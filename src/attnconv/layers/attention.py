@@ -186,7 +186,7 @@ class Attention(nn.Module):
 
 
 class GatedAttention(Attention):
-    """A layer whose output is its input and gamma times attention; its submodules are all `ConstrainedConv1d`."""
+    """A layer whose output is its input and gamma times attention; its submodules are all `constrained_conv`."""
 
     activity_name = "gamma"
 

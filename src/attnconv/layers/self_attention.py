@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attnconv import checks, ops
 from attnconv.layers.attention import AttentionCost, GatedAttention, has_own_hooks
-from attnconv.layers.spectral_norm import ConstrainedConv1d, refuse_vmap_in_training
+from attnconv.layers.spectral_norm import ConstrainedConv1d, constrained_conv, refuse_vmap_in_training
 from attnconv.ops.bilinear_attention import fastest_order
 from attnconv.ops.kernel_choice import autocast_off
 
@@ -45,9 +45,9 @@ class SelfAttention(GatedAttention):
         if not 0 < checks.number("key_ratio", key_ratio) <= 1:
             raise checks.InputError(f"key_ratio must be above 0 and at most 1, got {key_ratio}")
         key_channels = max(1, int(channels * key_ratio))
-        self.query = ConstrainedConv1d(channels, key_channels, spectral_norm=spectral_norm)
-        self.key = ConstrainedConv1d(channels, key_channels, spectral_norm=spectral_norm)
-        self.value = ConstrainedConv1d(channels, channels, spectral_norm=spectral_norm)
+        self.query = constrained_conv(channels, key_channels, spectral_norm=spectral_norm)
+        self.key = constrained_conv(channels, key_channels, spectral_norm=spectral_norm)
+        self.value = constrained_conv(channels, channels, spectral_norm=spectral_norm)
 
     @refuse_vmap_in_training
     def forward(self, x: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class SimpleSelfAttention(GatedAttention):
         super().__init__(channels)
         self.symmetric = checks.flag("symmetric", symmetric)
         self.normalize = checks.flag("normalize", normalize)
-        self.conv = ConstrainedConv1d(channels, channels, spectral_norm=spectral_norm, symmetric=symmetric)
+        self.conv = constrained_conv(channels, channels, spectral_norm=spectral_norm, symmetric=symmetric)
 
     @refuse_vmap_in_training
     def forward(self, x: Tensor) -> Tensor:

@@ -25,23 +25,10 @@ class Symmetric(nn.Module):
 
 
 class ConstrainedConv1d(nn.Conv1d):
-    """A bias-free, He-normal 1-D convolution that keeps the length, with constraints on its weight; pickle takes it.
+    """A 1-D convolution with a He-normal weight, which pickle takes although torch has parametrised it.
 
-    Args:
-        kernel_size: odd.
-        spectral_norm: divide the weight by its largest singular value.
-        symmetric: use (W + W^T) / 2, before that.
+    It has the arguments of nn.Conv1d: adapters (LoRA) make convolutions of the class that they find.
     """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, *, spectral_norm: bool, symmetric: bool = False
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-        if symmetric:  # first: what spectral norm divided would not be symmetric and of norm 1 at once otherwise
-            parametrize.register_parametrization(self, "weight", Symmetric())
-        if spectral_norm:
-            parametrizations.spectral_norm(self)
-        self.register_load_state_dict_pre_hook(rename_old_keys)
 
     def reset_parameters(self) -> None:
         """Draw the weight anew, and with it the vectors of spectral norm, whose divisor would be the old weight's."""
@@ -50,7 +37,7 @@ class ConstrainedConv1d(nn.Conv1d):
             nn.init.kaiming_normal_(self.weight)
             return
         constraints = constraints_of(self)
-        new = ConstrainedConv1d(
+        new = constrained_conv(
             self.in_channels,
             self.out_channels,
             self.kernel_size[0],
@@ -60,12 +47,24 @@ class ConstrainedConv1d(nn.Conv1d):
         self.load_state_dict(new.state_dict())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if not parametrize.is_parametrized(self):
+        if "__getstate__" not in vars(type(self)):
             return super().__reduce_ex__(protocol)
         # torch gives each parametrised module a class of its own, which has no name and refuses to be pickled.
-        kind = parametrize.type_before_parametrizations(self)
-        names = list(self.get_submodule("parametrizations")._modules)
-        return _with_properties, (kind, names), nn.Module.__getstate__(self)
+        names = list(self.get_submodule("parametrizations")._modules) if parametrize.is_parametrized(self) else []
+        return _with_properties, (type(self).__bases__[0], names), nn.Module.__getstate__(self)
+
+
+def constrained_conv(
+    in_channels: int, out_channels: int, kernel_size: int = 1, *, spectral_norm: bool, symmetric: bool = False
+) -> ConstrainedConv1d:
+    """Make a bias-free convolution that keeps the length, with these constraints on its weight."""
+    conv = ConstrainedConv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    if symmetric:  # first: what spectral norm divided would not be symmetric and of norm 1 at once otherwise
+        parametrize.register_parametrization(conv, "weight", Symmetric())
+    if spectral_norm:
+        parametrizations.spectral_norm(conv)
+    conv.register_load_state_dict_pre_hook(rename_old_keys)
+    return conv
 
 
 def _with_properties(kind: type[nn.Module], names: list[str]) -> nn.Module:
