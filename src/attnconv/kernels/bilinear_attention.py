@@ -21,12 +21,13 @@ WIDE = 32  # positions
 def eager(x: Tensor, weight: Tensor, gamma: Tensor, order: str) -> Tensor:
     """x (B, C, L), weight (C, C) and gamma () in the dtype to compute in -> (B, C, L): x + gamma * x x^T W x."""
     flat = x.to(weight.dtype)
+    lines = flat.transpose(1, 2)  # not mT, which the older exporter to ONNX does not know
     if order == "scores":
-        y = flat + flat @ (gamma * (flat.mT @ (weight @ flat)))  # (B, L, L) inside
+        y = flat + flat @ (gamma * (lines @ (weight @ flat)))  # (B, L, L) inside
     elif order == "gram":
-        y = flat + (gamma * (flat @ flat.mT)) @ (weight @ flat)  # (B, C, C) times (B, C, L)
+        y = flat + (gamma * (flat @ lines)) @ (weight @ flat)  # (B, C, C) times (B, C, L)
     else:
-        y = flat + (gamma * ((flat @ flat.mT) @ weight)) @ flat
+        y = flat + (gamma * ((flat @ lines) @ weight)) @ flat
     return y.to(x.dtype)
 
 

@@ -400,7 +400,9 @@ class AugmentedConvNd(Attention):
         if self.attention_pool == 2 and not self._pool_first:
             x = attention_input.halve(x)
         widths = [self.key_channels, self.key_channels, self.value_channels]
-        q, k, v = (t.unflatten(1, (self.num_heads, -1)).movedim(2, -1) for t in x.split(widths, dim=1))
+        # reshape, since behind unflatten the older exporter to ONNX takes all sizes for constants
+        shapes = [(x.shape[0], self.num_heads, width // self.num_heads, *x.shape[2:]) for width in widths]
+        q, k, v = (t.reshape(s).movedim(2, -1) for t, s in zip(x.split(widths, dim=1), shapes, strict=True))
         return q, k, v
 
     def extra_repr(self) -> str:
@@ -413,7 +415,7 @@ class AugmentedConvNd(Attention):
 
     def _merge_heads(self, y: Tensor) -> Tensor:
         """(B, N, H, W, E) -> (B, N*E, H, W)."""
-        return y.movedim(-1, 2).flatten(1, 2)
+        return y.movedim(y.dim() - 1, 2).flatten(1, 2)  # not -1, which the older exporter to ONNX writes as it is
 
     def _require_widths(self) -> None:
         heads, out_channels = self.num_heads, self.out_channels

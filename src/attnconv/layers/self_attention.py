@@ -54,9 +54,11 @@ class SelfAttention(GatedAttention):
         self._require_map(x)
         flat = x.flatten(2)  # (B, C, L)
         # The softmax runs over the positions of query(x), so those are what the op calls keys.
-        k, q, v = (conv(flat).mT[:, None] for conv in (self.query, self.key, self.value))  # (B, 1, L, D or C)
+        k, q, v = (
+            conv(flat).transpose(1, 2)[:, None] for conv in (self.query, self.key, self.value)
+        )  # (B, 1, L, D or C)
         o = self.attend(ops.relative_attention, q, k, v, None, scale=1.0)  # (B, 1, L, C)
-        o = o[:, 0].mT.unflatten(2, x.shape[2:])  # (B, C, *map)
+        o = o[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])  # (B, C, *map)
         return (x + self.gamma * o).to(x.dtype)  # x first: the sum takes its memory format
 
     def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
@@ -142,6 +144,7 @@ def bilinear_of(x: Tensor, h: Tensor, gamma: Tensor, *, normalize: bool = False)
         flat, h = x.flatten(2).to(exact), h.to(exact)
         if normalize:
             h = h / flat.shape[2]
+        lines = flat.transpose(1, 2)
         few = fastest_order(*flat.shape[1:]) == "scores"
-        mixed = flat @ (flat.mT @ h) if few else (flat @ flat.mT) @ h
+        mixed = flat @ (lines @ h) if few else (flat @ lines) @ h
         return (flat + gamma.to(exact) * mixed).unflatten(2, x.shape[2:]).to(x.dtype)

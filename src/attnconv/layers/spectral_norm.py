@@ -24,6 +24,15 @@ class Symmetric(nn.Module):
         return weight
 
 
+class SpectralNorm(parametrizations._SpectralNorm):
+    """torch's parametrization, which tracers follow too: the older exporter to ONNX does not know its vdot."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.training or not torch.jit.is_tracing():
+            return super().forward(weight)
+        return weight / (self._u * (weight.flatten(1) @ self._v)).sum()
+
+
 class ConstrainedConv1d(nn.Conv1d):
     """A 1-D convolution with a He-normal weight, which pickle takes although torch has parametrised it.
 
@@ -62,7 +71,7 @@ def constrained_conv(
     if symmetric:  # first: what spectral norm divided would not be symmetric and of norm 1 at once otherwise
         parametrize.register_parametrization(conv, "weight", Symmetric())
     if spectral_norm:
-        parametrizations.spectral_norm(conv)
+        parametrize.register_parametrization(conv, "weight", SpectralNorm(conv.weight))
     conv.register_load_state_dict_pre_hook(rename_old_keys)
     return conv
 

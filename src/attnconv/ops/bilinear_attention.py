@@ -59,7 +59,7 @@ def bilinear_attention(
     exact = torch.promote_types(x.dtype, torch.float32)
     weight = weight.flatten(1).to(exact)  # (C, C)
     if symmetric:
-        weight = (weight + weight.mT) / 2
+        weight = (weight + weight.transpose(0, 1)) / 2
     if normalize:
         weight = weight / math.prod(map_size)
     gate = torch.as_tensor(gamma, dtype=exact, device=x.device).reshape(())
@@ -126,7 +126,7 @@ def fastest_order(channels: int, positions: int) -> str:
     both at about 0.9 C for C = 64, 256 and 512 (docs/results/kernels.md).
     """
     fewer = 10 * positions < 9 * channels
-    if exporting():  # a dynamic map must not be tied to one side of the comparison
+    if exporting() and not isinstance(fewer, Tensor):  # a dynamic map must not be tied to one side of the comparison
         fewer = statically_known_true(fewer)
     return "scores" if fewer else "gram_weight"
 
