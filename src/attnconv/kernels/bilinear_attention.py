@@ -24,13 +24,14 @@ def eager(x: Tensor, weight: Tensor, gamma: Tensor, order: str, share: Tensor | 
     ``share`` (B, 1, L), of each position in the sums over positions; 1 if None.
     """
     flat = x.to(weight.dtype)
-    summed = _shared(flat, share)
+    # not mT, which the older exporter to ONNX does not know
+    lines, summed = flat.transpose(1, 2), _shared(flat, share)
     if order == "scores":
-        y = flat + flat @ _gated(gamma, summed.mT @ (weight @ flat))  # (B, L, L) inside
+        y = flat + flat @ _gated(gamma, summed.transpose(1, 2) @ (weight @ flat))  # (B, L, L) inside
     elif order == "gram":
-        y = flat + _gated(gamma, summed @ flat.mT) @ (weight @ flat)  # (B, C, C) times (B, C, L)
+        y = flat + _gated(gamma, summed @ lines) @ (weight @ flat)  # (B, C, C) times (B, C, L)
     else:
-        y = flat + _gated(gamma, (summed @ flat.mT) @ weight) @ flat
+        y = flat + _gated(gamma, (summed @ lines) @ weight) @ flat
     return y.to(x.dtype)
 
 

@@ -8,6 +8,7 @@ Letters: B batch, C channels, K classes, H rows, W columns.
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
 from attnconv import checks
 from attnconv.layers import padding
-from attnconv.layers.spectral_norm import redrawn
 from attnconv.ops.arguments import require_floats
 
 NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have several axes; all others' have one
@@ -28,6 +29,22 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 FLOAT32_BYTES = 4
+
+
+def _leaf_of_fx(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let torch.fx note a call of the layer as one node, as it does of torch's own modules, whoever traces."""
+
+    @functools.wraps(forward)
+    def noted(self: nn.Module, *inputs: Any, **options: Any) -> Any:
+        for value in (*inputs, *options.values()):
+            if isinstance(value, Proxy):
+                if not (path := value.tracer.path_of_module(self)):  # pyright: ignore[reportAttributeAccessIssue]
+                    name = type(self).__name__
+                    raise checks.InputError(f"torch.fx takes {name} as one node: trace a network that holds it")
+                return value.tracer.create_proxy("call_module", path, inputs, options)
+        return forward(self, *inputs, **options)
+
+    return noted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +106,10 @@ class Attention(nn.Module):
     citation: str = ""
     activity_name: ClassVar[str] = "attention_share"
 
+    def __init_subclass__(cls) -> None:
+        if "forward" in vars(cls):
+            cls.forward = _leaf_of_fx(cls.forward)
+
     @property
     def has_map(self) -> bool:
         """True if `attention_weights` tells what a position attends to."""
@@ -149,9 +170,7 @@ class Attention(nn.Module):
         If not replaced: every module in it by ``reset_parameters``, where it has that, the layer itself as the last.
         """
         for module in reversed(list(self.modules())):
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
+            reset(module)
             if module is not self:
                 initialise(module)
 
@@ -212,15 +231,16 @@ class GatedAttention(Attention):
                 f"{self._called} takes (B, {self.channels}, *map), a batch axis included; got {tuple(x.shape)}"
             )
 
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, and the vectors of their spectral norm; gamma is 0 again."""
+        self.reset_attention(lambda _: None)
+
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
         """Draw the weights anew, as ``initialise`` draws a convolution, before any constraint; gamma is 0 again."""
-        for name, conv in list(self.named_children()):
-            assert isinstance(conv, nn.Conv1d)
-            new = redrawn(conv)
-            initialise(new)
-            setattr(self, name, new)
-        with torch.no_grad():
-            self.gamma.zero_()
+        for conv in self.children():
+            reset(conv)
+            initialise(conv)
+        nn.init.zeros_(self.gamma)
 
     def activity(self, x: Tensor, y: Tensor) -> float:
         """Return gamma."""
@@ -229,6 +249,12 @@ class GatedAttention(Attention):
     def short_repr(self) -> str:
         """Return class and channels."""
         return f"{type(self).__name__}({self.channels})"
+
+
+def reset(module: nn.Module) -> None:
+    """Draw the parameters of ``module`` anew, where it has a method for that."""
+    if callable(method := getattr(module, "reset_parameters", None)):
+        method()
 
 
 def set_recompute(model: nn.Module, recompute: bool = True) -> int:
@@ -337,13 +363,11 @@ def attention_widths(
     return max(key_dim, min_head_dim) * num_heads, max(value_dim, 1) * num_heads
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """True if skipping ``module``'s forward would be observable: hooks of it or of all modules, or a forward replaced.
+def has_own_hooks(module: nn.Module) -> bool:
+    """True if ``module`` has hooks, or its forward was replaced: skipping that would be observable."""
+    return any(getattr(module, name) for name in HOOKS) or "forward" in vars(module)
 
-    A FLOP counter has hooks on all modules.
-    """
-    return (
-        any(getattr(module, name) for name in HOOKS)
-        or any(getattr(torch_module, f"_global{name}") for name in HOOKS)
-        or "forward" in vars(module)
-    )
+
+def has_hooks(module: nn.Module) -> bool:
+    """True if skipping ``module``'s forward would be observable, by hooks on all modules too, as FLOP counters have."""
+    return has_own_hooks(module) or any(getattr(torch_module, f"_global{name}") for name in HOOKS)

@@ -63,7 +63,7 @@ def laid_out_as(x: Tensor, y: Tensor) -> Tensor:
     """
     channels_last = x.stride(1) < x.stride(-1)
     # contiguous() would leave a map of 1x1 the strides of channels last.
-    return y if channels_last else y.flatten(1).unflatten(1, y.shape[1:])
+    return y if channels_last else y.flatten(1).reshape(y.shape)
 
 
 def halve(x: Tensor, mask: Tensor | None = None) -> Tensor:

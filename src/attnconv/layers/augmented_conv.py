@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers import attention_input
-from attnconv.layers.attention import Attention, AttentionCost, attention_widths, has_hooks
+from attnconv.layers.attention import Attention, AttentionCost, attention_widths, has_hooks, reset
 from attnconv.layers.padding import every, mask_at_centres
 from attnconv.ops.arguments import require_floats
 
@@ -114,7 +114,7 @@ class AugmentedConvNd(Attention):
         for name, rows in zip(self._table_names, self._table_rows(), strict=True):
             table = None if rows is None else nn.Parameter(torch.empty(rows, self.head_dim, **factory))
             self.register_parameter(name, table)
-        self.reset_parameters()
+        self._reset_tables()
 
     @classmethod
     def from_ratios(
@@ -245,16 +245,22 @@ class AugmentedConvNd(Attention):
         return tuple(getattr(self, name) for name in self._table_names)
 
     def reset_parameters(self) -> None:
-        """Draw the position tables anew, standard deviation D**-0.5; the convolutions have a method of their own."""
+        """Draw the convolutions and the position tables anew."""
+        for conv in self.children():
+            reset(conv)
+        self._reset_tables()
+
+    def _reset_tables(self) -> None:
+        """Draw the position tables anew, standard deviation D**-0.5."""
         for table in self.tables or ():
             nn.init.normal_(table, std=self.head_dim**-0.5)
 
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
         """Draw qkv_conv and attn_out anew, as ``initialise`` draws a convolution, and the position tables."""
         for conv in (self.qkv_conv, self.attn_out):
-            conv.reset_parameters()
+            reset(conv)
             initialise(conv)
-        self.reset_parameters()
+        self._reset_tables()
 
     def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the output ``y`` (B, out_channels, *map) with zeros in its value channels, which are the last."""
@@ -409,7 +415,9 @@ class AugmentedConvNd(Attention):
         if self.attention_pool == 2 and not self._pool_first:
             x = attention_input.halve(x, self._centres(mask))
         widths = [self.key_channels, self.key_channels, self.value_channels]
-        q, k, v = (t.unflatten(1, (self.num_heads, -1)).movedim(2, -1) for t in x.split(widths, dim=1))
+        # reshape, since behind unflatten the older exporter to ONNX takes all sizes for constants
+        shapes = [(x.shape[0], self.num_heads, width // self.num_heads, *x.shape[2:]) for width in widths]
+        q, k, v = (t.reshape(s).movedim(2, -1) for t, s in zip(x.split(widths, dim=1), shapes, strict=True))
         return q, k, v
 
     def extra_repr(self) -> str:
@@ -422,7 +430,7 @@ class AugmentedConvNd(Attention):
 
     def _merge_heads(self, y: Tensor) -> Tensor:
         """(B, N, H, W, E) -> (B, N*E, H, W)."""
-        return y.movedim(-1, 2).flatten(1, 2)
+        return y.movedim(y.dim() - 1, 2).flatten(1, 2)  # not -1, which the older exporter to ONNX writes as it is
 
     def _require_widths(self) -> None:
         heads, out_channels = self.num_heads, self.out_channels

@@ -63,10 +63,10 @@ def bilinear_attention(
     exact = torch.promote_types(x.dtype, torch.float32)
     weight = weight.flatten(1).to(exact)  # (C, C)
     if symmetric:
-        weight = (weight + weight.mT) / 2
+        weight = (weight + weight.transpose(0, 1)) / 2
     if normalize:
         weight = weight / math.prod(map_size)
-    share = _shares(mask, exact, normalize=normalize)
+    share = shares(mask, exact, normalize=normalize)
     gate = torch.as_tensor(gamma, dtype=exact, device=x.device).reshape(())
     if order == "auto":
         order = fastest_order(x.shape[1], math.prod(map_size))
@@ -88,7 +88,7 @@ def bilinear_attention(
         return y.unflatten(2, map_size)
 
 
-def _shares(mask: Tensor | None, dtype: torch.dtype, *, normalize: bool) -> Tensor | None:
+def shares(mask: Tensor | None, dtype: torch.dtype, *, normalize: bool) -> Tensor | None:
     """Return the part that each position has in the sums (B, 1, L), if they are divided by the size of the map."""
     if mask is None:
         return None
@@ -135,7 +135,7 @@ def bilinear_weights(
     weights = torch.einsum("bc,bcl->bl", row, flat)  # (B, L)
     if mask is not None:
         require_mask(mask, (x.shape[0], *map_size), x.device)
-        weights = weights * _shares(mask, exact, normalize=normalize)[:, 0]  # pyright: ignore[reportOptionalSubscript]
+        weights = weights * shares(mask, exact, normalize=normalize)[:, 0]  # pyright: ignore[reportOptionalSubscript]
     return (weights / math.prod(map_size) if normalize else weights).unflatten(1, map_size)
 
 
@@ -146,7 +146,7 @@ def fastest_order(channels: int, positions: int) -> str:
     both at about 0.9 C for C = 64, 256 and 512 (docs/results/kernels.md).
     """
     fewer = 10 * positions < 9 * channels
-    if exporting():  # a dynamic map must not be tied to one side of the comparison
+    if exporting() and not isinstance(fewer, Tensor):  # a dynamic map must not be tied to one side of the comparison
         fewer = statically_known_true(fewer)
     return "scores" if fewer else "gram_weight"
 
