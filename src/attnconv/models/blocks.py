@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import Proxy
 
 from attnconv import checks
 from attnconv.layers import AugmentedConv2d
@@ -66,3 +67,11 @@ def halved(map_size: tuple[int, int]) -> tuple[int, int]:
     """Return the size that a padded 3x3 window of stride 2 leaves of a map: half of it, rounded up."""
     rows, columns = map_size
     return -(-rows // 2), -(-columns // 2)
+
+
+def require_pixels(x: Tensor, least: int) -> None:
+    """Raise InputError unless the images ``x`` have ``least`` pixels a side; torch.fx shows none."""
+    if not isinstance(x, Proxy) and min(x.shape[-2:]) < least:
+        raise checks.InputError(
+            f"the network needs images of at least {least} x {least} pixels, got {tuple(x.shape[-2:])}"
+        )
