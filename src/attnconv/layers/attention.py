@@ -8,6 +8,7 @@ Letters: B batch, C channels, K classes, H rows, W columns.
 """
 
 import contextlib
+import fnmatch
 import functools
 import math
 from collections.abc import Callable, Collection, Iterator
@@ -311,17 +312,25 @@ def attention_activity(model: nn.Module, images: Tensor) -> dict[str, float]:
 def no_weight_decay(model: nn.Module) -> set[str]:
     """Return the names of the parameters that an optimiser should not shrink: norms, biases, gammas, position tables.
 
-    They have at most one axis, or are a norm's, or an attention layer names them. Weights under spectral norm decay in
-    their own form, before they are divided.
+    They have at most one axis, or are a norm's, or an attention layer names them, or ``model`` itself, as timm's
+    networks do. Weights under spectral norm decay in their own form, before they are divided.
     """
     spared: set[nn.Parameter] = set()
+    own: Any = getattr(model, "no_weight_decay", None)
+    listed: Collection[str] = ()  # names, or shell patterns
+    if own is not None and getattr(own, "__func__", None) is not no_weight_decay:
+        listed = own()
     for module in model.modules():
         if isinstance(module, NORMS):
             spared.update(module.parameters())
         elif isinstance(module, Attention):
             named = module.no_weight_decay()
             spared.update(parameter for name, parameter in module.named_parameters() if name in named)
-    return {name for name, parameter in model.named_parameters() if parameter.ndim <= 1 or parameter in spared}
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim <= 1 or parameter in spared or any(fnmatch.fnmatch(name, pattern) for pattern in listed)
+    }
 
 
 class LogitChange:

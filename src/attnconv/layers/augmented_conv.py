@@ -232,6 +232,17 @@ class AugmentedConvNd(Attention):
                 setattr(layer.conv_out, name, nn.Parameter(new.clone(), requires_grad=old.requires_grad))
         return layer.train(conv.training)
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name not in ("weight", "bias"):
+                raise
+            raise AttributeError(
+                f"{type(self).__name__} is no single convolution and has no {name}: conv_out, qkv_conv and attn_out "
+                "have; leave it out where a convolution is merged with its batch norm"
+            ) from None
+
     @property
     def head_dim(self) -> int:
         """Return D, the key channels of one head."""

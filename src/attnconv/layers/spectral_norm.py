@@ -30,7 +30,7 @@ class SpectralNorm(parametrizations._SpectralNorm):
     def forward(self, weight: Tensor) -> Tensor:
         if self.training or not torch.jit.is_tracing():
             return super().forward(weight)
-        return weight / (self._u * (weight.flatten(1) @ self._v)).sum()
+        return weight / (self._u * torch.mv(weight.flatten(1), self._v)).sum()
 
 
 class ConstrainedConv1d(nn.Conv1d):

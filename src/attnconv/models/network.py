@@ -153,6 +153,7 @@ class Network(HubNetwork):
     num_features: int  # C
     drop_rate: float = 0.0  # of the pooled features, in training
     feature_info: list[dict[str, Any]]  # set by `attnconv.timm`
+    no_weight_decay = no_weight_decay
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,10 +196,6 @@ class Network(HubNetwork):
         self.fc = nn.Identity()
         if num_classes:
             self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of the norms, biases, gates and position tables, which an optimiser should not shrink."""
-        return no_weight_decay(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return regular expressions that sort parameters by depth, for learning rates that decay towards the input."""
