@@ -168,7 +168,9 @@ def _per_image(x: Tensor, axes: int) -> Tensor:
 
 def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], mask: Tensor | None) -> AttentionProblem:
     inputs = (q, k, v, *tables)
-    export = "onnx" if exporting_to_onnx() else "trace" if torch.jit.is_tracing() else "torch" if exporting() else None
+    export = None
+    if exporting():
+        export = "onnx" if exporting_to_onnx() else "trace" if torch.jit.is_tracing() else "torch"
     # Not asked in an export: the question would tie dynamic maps to sizes that differ.
     own_keys = export is None and len(tables) == 0 and k.shape != q.shape
     return AttentionProblem(
