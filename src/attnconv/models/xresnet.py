@@ -132,6 +132,8 @@ class XResBlock(ResidualBlock):
             self.shortcut.append(
                 style.max_pool(in_channels, 2) if style.shortcut_pool == "max" else nn.AvgPool2d(2, ceil_mode=True)
             )
+        elif dilations[0] != dilations[1]:
+            self.shortcut.append(nn.Identity())  # so that weights have the same names as with a pool
         if in_channels != out_channels:
             self.shortcut.extend(conv_bn(in_channels, out_channels, 1))
         self.act = style.activation()
