@@ -22,7 +22,6 @@ from attnconv.train.config import RunConfig
 NOT_RUN = {
     r"^(make|pip|pytest) ": "installs or tests; the first is for test_release.py",
     r"^(srun|torchrun) ": "needs a cluster",
-    r"^python -c .*attnconv.timm": "timm's scripts, which its package does not bring",
     r"^python benchmarks/departures.py": "run in test_departures.py",
     r"^python benchmarks/old_split.py": "run in test_old_split.py",
     r"train .*--devices auto": "hours, and meant for several GPUs",
@@ -41,7 +40,7 @@ UNTIL_CTRL_C = {
     r"study run why-attention": ("^1/", 130),  # the first of its runs is done; all of them would take minutes
 }
 # Pages all of whose calls are under NOT_RUN.
-NOTHING_RUN = {"CONTRIBUTING.md", "docs/clusters.md", "docs/integrations.md", "docs/results/convnet3-cifar100.md", "docs/results/training.md"}
+NOTHING_RUN = {"CONTRIBUTING.md", "docs/clusters.md", "docs/results/convnet3-cifar100.md", "docs/results/training.md"}
 
 SHELL = {
     blocks[0].page: "".join(block.text for block in blocks)
