@@ -11,7 +11,7 @@ from torch import nn
 
 from attnconv import SelfAttention, SimpleSelfAttention, checks, surgery
 from attnconv.surgery import Attended
-from attnconv.surgery.network import places
+from attnconv.surgery.network import places, plain_names
 
 
 def add(model, after, **settings):
@@ -220,6 +220,27 @@ def test_callers_autocast_does_not_reach_the_trace():
     assert {p.dtype for p in attended.parameters()} == {torch.float32}
 
 
+def test_a_module_of_two_names_that_runs_once_is_wrapped_at_both():
+    """MONAI's DynUNet registers its bottleneck twice."""
+    model = UNet().eval()
+    model.alias = nn.Sequential(model.bottom)
+    attended, changes = add(model, "bottom")
+    assert [change.name for change in changes] == ["bottom"]
+    assert isinstance(attended.bottom, Attended)
+    assert attended.alias[0] is attended.bottom
+    nn.init.ones_(attended.bottom.attention.gamma)
+    x = torch.randn(2, 1, 16, 12)
+    expected = attended(x)
+    again, _ = add(UNet(), "bottom")
+    again.alias = nn.Sequential(again.bottom)
+    again.load_state_dict(attended.state_dict())
+    assert torch.equal(again.eval()(x), expected)
+    missing = attended.load_state_dict(model.state_dict(), strict=False)  # from before the surgery
+    assert missing.unexpected_keys == []
+    assert all(".attention." in key for key in missing.missing_keys)
+    assert set(plain_names(attended).values()) == set(model.state_dict())
+
+
 class Net(nn.Module):
     """One place for each reason to refuse."""
 
@@ -227,14 +248,14 @@ class Net(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(1, 4, 3)
         self.relu = nn.ReLU()
-        self.one = self.other = nn.Conv2d(4, 4, 1)
+        self.conv = nn.Conv2d(4, 4, 1)
         self.split = Split()
         self.shape = Shape()
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.unused = nn.ModuleList([nn.Identity()])
 
     def forward(self, x):
-        x = self.relu(self.one(self.relu(self.stem(x))))
+        x = self.relu(self.conv(self.relu(self.stem(x))))
         self.shape(x)
         return self.pool(self.split(x)[0])
 
@@ -262,7 +283,6 @@ class Shape(nn.Module):
         ("shape", r"the output of shape is a tensor of int64 and shape \(1, 4, 14, 14, 1\), not a map"),
         ("pool", r"the output of pool is a tensor of float32 and shape \(1, 2\), not a map"),
         ("relu", r"relu runs 2 times in the model's forward \(shared weights\), not once"),
-        ("one", r"one stands at several places of the model \(shared weights\), not at one"),
         ("unused.0", r"unused.0 does not run in the model's forward \(in evaluation mode\)"),
     ],
 )

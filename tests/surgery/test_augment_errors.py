@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from attnconv import checks, surgery
+from attnconv import AugmentedConv2d, checks, surgery
 
 RATIOS = {"key_ratio": 0.25, "value_ratio": 0.25, "num_heads": 2, "min_head_dim": 2}
 
@@ -18,7 +18,7 @@ class Net(nn.Module):
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.norm = nn.BatchNorm2d(8)
         self.twice = nn.Sequential(nn.Conv2d(8, 8, 1))
-        self.two_names = self.same = nn.Conv2d(8, 8, 1)
+        self.first_name = self.second_name = nn.Conv2d(8, 8, 1)
         self.tied, self.tied_too = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
         self.tied_too.weight = self.tied.weight
         self.normed = parametrizations.spectral_norm(nn.Conv2d(8, 8, 1))
@@ -35,7 +35,7 @@ class Net(nn.Module):
 
     def forward(self, x):
         x = self.norm(self.stem(x))
-        for conv in (self.twice, self.twice, self.two_names, self.tied, self.normed, self.hooked, self.up):
+        for conv in (self.twice, self.twice, self.first_name, self.tied, self.normed, self.hooked, self.up):
             x = conv(x)
         x = self.narrow(self.odd_groups(self.odd(self.depthwise(self.grouped(x)))))
         return self.flat(x[0])
@@ -58,8 +58,7 @@ def augment(where, model=None, **settings):
         (3, r"where must be a regular expression or a function of \(name, conv\), got 3"),
         (lambda name, conv: False, "where is true for none of the model's 14 convolutions"),
         ("twice", r"twice.0 runs 2 times in the model's forward \(shared weights\), not once"),
-        ("two_names", "two_names shares its weights with another place of the model; leave both out of where"),
-        ("tied$", "tied shares its weights with another place"),
+        ("tied$", "tied shares its weights with another convolution of the model; leave both out of where"),
         ("normed", r"normed computes its weight \(spectral norm, weight norm, pruning\); take that off first"),
         ("hooked", "hooked has hooks, which would be lost; remove them first"),
         ("^up$", "up is a ConvTranspose2d; only Conv1d, Conv2d and Conv3d can be augmented"),
@@ -86,6 +85,20 @@ def test_refusals(where, message):
         augment(where, model, inplace=True)
     assert "\n" not in str(caught.value)
     assert list(model.modules()) == modules
+
+
+def test_a_convolution_of_two_names_that_runs_once_is_replaced_at_both():
+    augmented, changes = augment("_name$")
+    assert [change.name for change in changes] == ["first_name"]
+    assert isinstance(augmented.first_name, AugmentedConv2d)
+    assert augmented.second_name is augmented.first_name
+
+
+def test_timms_standardised_weights_are_refused():
+    from timm.layers import ScaledStdConv2d
+
+    with pytest.raises(checks.InputError, match="0 is a ScaledStdConv2d, which computes something else than Conv2d"):
+        augment("0", nn.Sequential(ScaledStdConv2d(2, 8, 3)))
 
 
 def test_the_ratio_that_is_said_to_fit_fits():

@@ -61,7 +61,7 @@ def add_self_attention(
         options: of the layer, as its constructor takes them.
     Raises:
         InputError: an unknown name or option (the nearest is named), a layer that is no `attnconv.Attention` or gives
-            another shape than it takes, or a module that is attended already, shared, run twice or not at all, or whose
+            another shape than it takes, or a module that is attended already, run twice or not at all, or whose
             output is no map. The model is then as it was.
     """
     found = find_attention(kind)
@@ -130,8 +130,6 @@ def _named(found: list[Place], after: str | list[str] | tuple[str, ...]) -> list
             )
         if by_name[name].attended:
             raise checks.InputError(f"{name} has self-attention behind it already")
-        if len(by_name[name].slots) > 1:
-            raise checks.InputError(f"{name} stands at several places of the model (shared weights), not at one")
         if names.count(name) > 1:
             raise checks.InputError(f"after names {name} twice")
     return [by_name[name] for name in names]

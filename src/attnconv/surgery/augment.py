@@ -156,8 +156,8 @@ def _why_not(place: Place, owners: Counter[Tensor]) -> str | None:
     assert isinstance(conv, CONVS)
     if "weight" not in _own_parameters(conv):
         return "computes its weight (spectral norm, weight norm, pruning); take that off first"
-    if len(place.slots) > 1 or owners[conv.weight] > 1:
-        return "shares its weights with another place of the model; leave both out of where"
+    if owners[conv.weight] > 1:
+        return "shares its weights with another convolution of the model; leave both out of where"
     base = CONVS[len(conv.kernel_size) - 1]
     if type(conv).forward is not base.forward or type(conv)._conv_forward is not base._conv_forward:
         return f"is a {kind}, which computes something else than {base.__name__}; leave it out of where"

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -82,7 +83,8 @@ def _names_without_attention(module: nn.Module) -> list[str]:
 
 def plain_names(module: nn.Module) -> dict[str, str]:
     """Return each name of ``module``'s state but attention's, and what it was before any module was wrapped."""
-    wrapped = [f"{name}." if name else "" for name, m in module.named_modules() if isinstance(m, Attended)]
+    found = module.named_modules(remove_duplicate=False)
+    wrapped = [f"{name}." if name else "" for name, m in found if isinstance(m, Attended)]
     names = {}
     for now in module.state_dict():
         name = now
@@ -145,7 +147,7 @@ class Place:
 
     name: str
     module: nn.Module
-    slots: list[tuple[nn.Module, str]] = field(default_factory=list)  # (parent, key), several if it is shared
+    slots: list[tuple[nn.Module, str]] = field(default_factory=list)  # (parent, key), several if it is registered twice
 
     @property
     def attended(self) -> bool:
@@ -249,7 +251,8 @@ def trace(
 
     Args:
         image_size: the model runs on zeros (1, C, *image_size), C and the number of axes being those of the first
-            convolution in the model; an int stands for all axes. In pixels.
+            convolution in the model; an int stands for all axes. In pixels. A torchvision detector, which resizes
+            its images, runs on the largest batch that its max_size allows instead.
         example: a tensor, or a tuple of positional arguments, to run on instead.
     """
     inputs = _inputs(model, image_size, example)
@@ -265,7 +268,8 @@ def trace(
     except Exception as error:  # whatever a foreign model may raise
         given = "the example"
         if example is None:
-            given = f"zeros of {tuple(inputs[0].shape)}; pass example=, an input that it takes"
+            shapes = (str(tuple(x.shape)) for x in (inputs if isinstance(inputs[0], Tensor) else inputs[0]))
+            given = f"zeros of {' and '.join(shapes)}; pass example=, an input that it takes"
         reason = checks.first_line(error)
         raise checks.InputError(f"{type(model).__name__} does not run on {given}: {reason}") from error
     finally:
@@ -293,14 +297,24 @@ def _inputs(model: nn.Module, image_size: Size | None, example: Example | None) 
         if not isinstance(example, (Tensor, tuple)):
             raise checks.InputTypeError(f"example must be a tensor or a tuple, got {type(example).__name__}")
         return example if isinstance(example, tuple) else (example,)
-    if image_size is None:
-        raise checks.InputError("image_size is needed, or example=, an input of the model")
     if (first := first_conv(model)) is None:
         raise checks.InputError(
             f"{type(model).__name__} has no convolution that tells its input's channels; pass example="
         )
+    zeros = next(first.parameters()).new_zeros
+    if (side := _longest_side(model)) is not None:  # of a wide and a tall image: no batch has a larger map
+        return ([zeros(first.in_channels, 1, side), zeros(first.in_channels, side, 1)],)
+    if image_size is None:
+        raise checks.InputError("image_size is needed, or example=, an input of the model")
     size = checks.per_axis("image_size", image_size, len(first.kernel_size), at_least=1)
-    return (next(first.parameters()).new_zeros(1, first.in_channels, *size),)
+    return (zeros(1, first.in_channels, *size),)
+
+
+def _longest_side(model: nn.Module) -> int | None:
+    """Return the side in pixels to which a torchvision detector resizes the longest images; None of other networks."""
+    kind = getattr(sys.modules.get("torchvision.models.detection.transform"), "GeneralizedRCNNTransform", ())
+    modules: Iterator[Any] = model.modules()
+    return next((module.max_size for module in modules if isinstance(module, kind)), None)
 
 
 def _without_autocast(model: nn.Module) -> AbstractContextManager[Any]:
