@@ -100,20 +100,10 @@ class Augmentation:
 
     def conv3x3(self, map_size: tuple[int, int], attention_pool: int = 1) -> Conv3x3:
         """Return a function that makes an augmented `conv3x3`, with output maps of ``map_size`` at most."""
+        shared = {"bias": False, "feat_size": map_size, "attention_pool": attention_pool, **asdict(self)}
 
         def make(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Module:
-            return AugmentedConv2d.from_ratios(
-                in_channels,
-                out_channels,
-                3,
-                stride,
-                dilation,
-                dilation,
-                bias=False,
-                feat_size=map_size,
-                attention_pool=attention_pool,
-                **asdict(self),
-            )
+            return AugmentedConv2d.from_ratios(in_channels, out_channels, 3, stride, dilation, dilation, **shared)
 
         return make
 

@@ -153,18 +153,18 @@ def _build(
     se: bool = False,
 ) -> WideResNet:
     blocks, stages = blocks_of(depth), chosen("stages", stages, STAGES)
-    channels, map_size, layers = [16], task.image_size, []
+    channels, map_size, layers, widths = 16, task.image_size, [], []
     for stage in STAGES:
         stride = 1 if stage == 1 else 2
         map_size = map_size if stage == 1 else halved(map_size)
         first = augmentation.conv3x3(map_size) if stage in stages else conv3x3
         layer, planes = Stage(), width * 16 * 2 ** (stage - 1)
-        for i in range(blocks):
-            ins, stride = (channels[-1], stride) if i == 0 else (planes, 1)
-            layer.append(PreActBlock(ins, planes, stride, first=first, style=style, se=se))
-        channels.append(planes)
+        for _ in range(blocks):
+            layer.append(PreActBlock(channels, planes, stride, first=first, style=style, se=se))
+            channels, stride = planes, 1
         layers.append(layer)
-    model = WideResNet(conv3x3(task.in_channels, 16), layers, channels=channels[1:], num_classes=task.num_classes)
+        widths.append(channels)
+    model = WideResNet(conv3x3(task.in_channels, 16), layers, channels=widths, num_classes=task.num_classes)
     return model.apply(model.initialise)
 
 

@@ -172,6 +172,7 @@ class XResNet(Network):
                 f"groups and width_per_group are for bottlenecks, xresnet50 and deeper; xresnet{depth} has none"
             )
         expansion = 1 if depth in BASIC else 4
+        make = functools.partial(XResBlock, expansion=expansion, style=style)
         channels = task.in_channels
         self.stem = nn.Sequential()
         for i, width in enumerate(style.stem):
@@ -185,17 +186,7 @@ class XResNet(Network):
             layer = Stage()
             for i in range(blocks):
                 here = attention if stage in attention_stages and i == blocks - 1 else None
-                layer.append(
-                    XResBlock(
-                        channels,
-                        planes,
-                        stride,
-                        dilations=dilations,
-                        expansion=expansion,
-                        style=style,
-                        attention=here,
-                    )
-                )
+                layer.append(make(channels, planes, stride, dilations=dilations, attention=here))
                 channels, stride, dilations = expansion * planes, 1, (dilation, dilation)
             layers.append(layer)
             features.append((channels, min(2 ** (stage + 1), style.output_stride)))
