@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torchvision.models import detection
 
-from attnconv import surgery
+from attnconv import surgery, valid_sizes
+from attnconv.layers import Attention
 
 PLACE = r"^backbone\.body\.13\.block\.0\.0$"  # a 1x1 convolution on the map of stride 16
 
@@ -68,3 +69,17 @@ def test_a_detector_that_does_not_run_says_on_what():
         ValueError, match=r"FasterRCNN does not run on zeros of \(3, 1, 96\) and \(3, 96, 1\); pass exam"
     ):
         surgery.augment(broken, image_size=64, where=PLACE)
+
+
+def test_attention_does_not_see_the_padding_of_a_batch_in_valid_sizes():
+    model, _ = surgery.augment(detector(min_size=64, max_size=128), image_size=64, where=PLACE)
+    [layer] = [m for m in model.modules() if isinstance(m, Attention)]
+    seen = []
+    layer.register_forward_hook(lambda module, inputs, y: seen.append(module.input_mask(inputs[0], None)))
+    batch = images((64, 128), (128, 64))
+    resized, _ = model.transform(batch)
+    with valid_sizes(resized.image_sizes, resized.tensors.shape[-2:]):
+        model(batch)
+    rows, columns = seen[0].any(2), seen[0].any(1)
+    assert rows.sum(1).tolist() == [4, 8]
+    assert columns.sum(1).tolist() == [8, 4]
