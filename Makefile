@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-slow timm-tests lint docs gpu
+.PHONY: install clients demo test test-slow timm-tests lint docs gpu
 
 install: $(INSTALLED)
 
@@ -12,6 +12,10 @@ $(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[all,docs,dev]'
 	touch $@
+
+# The libraries of docs/integrations.md, for the tests in tests/clients, which skip without them.
+clients: install
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[clients]'
 
 demo: install
 	$(BIN)/attnconv demo

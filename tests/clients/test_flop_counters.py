@@ -25,7 +25,7 @@ def of_torch(model, x):
 
 
 def of_fvcore(model, x):
-    fvcore = pytest.importorskip("fvcore.nn")
+    fvcore = pytest.importorskip("fvcore.nn", reason="make clients installs it")
     logging.disable(logging.WARNING)
     counted = fvcore.FlopCountAnalysis(model, x).unsupported_ops_warnings(False)
     return counted.total(), set(counted.unsupported_ops())
@@ -56,7 +56,7 @@ def test_beyond_64x64_fvcore_says_what_it_did_not_count():
 
 @pytest.mark.parametrize("tool", ["thop", "torchinfo", "ptflops"])
 def test_counters_of_modules_miss_attention(tool):
-    library = pytest.importorskip(tool)
+    library = pytest.importorskip(tool, reason="make clients installs it")
     model, x = augmented()
     if tool == "thop":
         macs = library.profile(nn.Sequential(model), (x,), verbose=False)[0]

@@ -9,7 +9,7 @@ from torch import nn
 
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention
 
-peft = pytest.importorskip("peft")
+peft = pytest.importorskip("peft", reason="make clients installs it")
 pytestmark = pytest.mark.slow
 
 LAYERS = {

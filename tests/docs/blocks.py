@@ -1,11 +1,14 @@
 """The code blocks of README, CONTRIBUTING and docs, and what a command line in them would do."""
 
+import contextlib
+import io
 import re
 import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from markdown_it import MarkdownIt
 
 from attnconv.cli import _imports, parse
@@ -15,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # A page with this sentence in it continues: each of its Python blocks knows what those above it made.
 ONE_PROGRAM = "The Python on this page is one program"
+CLIENTS = "# needs attnconv[clients]"  # how a Python block begins that calls other libraries
 COMMANDS = ("attnconv", "make", "pip", "pytest", "python", "srun", "torchrun")  # what shell blocks may call
 STUB = '#!/bin/bash\nprintf "%s\\0" "${0##*/}" "$@" >> "$CALLS"; printf "\\n" >> "$CALLS"\n'
 
@@ -51,6 +55,16 @@ def programs(blocks: list[Block], text: str) -> list[list[Block]]:
     """The Python blocks of a page with this ``text``, in lists that share their names."""
     python = [block for block in blocks if block.language == "python"]
     return [python] if ONE_PROGRAM in " ".join(text.split()) else [[block] for block in python]
+
+
+def run_python(program, folder):
+    """Run blocks that share their names, each in ``folder``; AssertionError if one prints another thing."""
+    names = {"__name__": "__main__"}
+    for block in program:
+        output = io.StringIO()
+        with contextlib.chdir(folder), contextlib.redirect_stdout(output), torch.random.fork_rng():
+            exec(compile(block.text, str(block), "exec"), names)
+        assert output.getvalue() == block.shown, f"{block} prints what does not stand below it"
 
 
 def files_of(blocks: list[Block]) -> dict[str, str]:

@@ -10,7 +10,6 @@ import builtins
 import contextlib
 import importlib.util
 import inspect
-import io
 import re
 import shlex
 import sys
@@ -19,7 +18,18 @@ import tomllib
 import pytest
 import torch
 import yaml
-from docs.blocks import PAGES, ROOT, blocks_of, calls_of, files_of, pages_blocks, programs, settings_of
+from docs.blocks import (
+    CLIENTS,
+    PAGES,
+    ROOT,
+    blocks_of,
+    calls_of,
+    files_of,
+    pages_blocks,
+    programs,
+    run_python,
+    settings_of,
+)
 
 from attnconv import checks
 from attnconv.cli import _imports, parse
@@ -40,6 +50,7 @@ PYTHON = [
     program
     for path, blocks in zip(PAGES, BLOCKS, strict=True)
     for program in programs(blocks, path.read_text(encoding="utf-8"))
+    if not program[0].text.startswith(CLIENTS)  # tests/clients/test_page.py runs these
 ]
 
 
@@ -48,16 +59,6 @@ def of(language):
 
 
 # Python
-
-
-def run_python(program, folder):
-    """Run blocks that share their names, each in ``folder``; AssertionError if one prints another thing."""
-    names = {"__name__": "__main__"}
-    for block in program:
-        output = io.StringIO()
-        with contextlib.chdir(folder), contextlib.redirect_stdout(output), torch.random.fork_rng():
-            exec(compile(block.text, str(block), "exec"), names)
-        assert output.getvalue() == block.shown, f"{block} prints what does not stand below it"
 
 
 def read_python(block):
