@@ -41,6 +41,14 @@ EXPORTED const char* attnconv_select(const char* name) {
 }
 
 EXPORTED int64_t attnconv_workspace_bytes(const Problem* p, int32_t backward) { return unit->workspace_bytes(*p, backward); }
-EXPORTED int32_t attnconv_forward(const Problem* p, ParallelFor parallel_for) { return unit->forward(*p, parallel_for); }
+EXPORTED int32_t attnconv_forward(const Problem* given, void* workspace, ParallelFor parallel_for) {
+  Problem p = *given;
+  p.workspace = workspace;
+  return unit->forward(p, parallel_for);
+}
+EXPORTED int32_t attnconv_backward(const Problem* given, void* workspace, ParallelFor parallel_for) {
+  Problem p = *given;
+  p.workspace = workspace;
+  return unit->backward(p, parallel_for);
+}
 EXPORTED void attnconv_rates(double* found) { unit->rates(found); }
-EXPORTED int32_t attnconv_backward(const Problem* p, ParallelFor parallel_for) { return unit->backward(*p, parallel_for); }

@@ -5,7 +5,7 @@
 #pragma once
 #include <stdint.h>
 
-constexpr int32_t VERSION = 3;
+constexpr int32_t VERSION = 4;
 
 enum Dtype : int64_t { FLOAT32, BFLOAT16, FLOAT16 };
 
@@ -30,8 +30,8 @@ struct Problem {
   View out, lse;                      // written by the forward, read by the backward; lse: float32, in log2 units
   View grad, grad_q, grad_k, grad_v;  // of the backward
   Table table[3];
-  void* workspace;  // of the bytes that workspace_bytes() gives
   int64_t workers;  // at most so many threads
+  void* workspace;  // of the bytes that workspace_bytes() gives
 };
 
 // torch_parallel_for of torch/csrc/stable/c/shim.h

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _LAYERS = (
     *("Attention", "AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention"),
-    "register_attention",
+    *("register_attention", "valid_sizes"),
 )
 _NAMES = {
     **dict.fromkeys(_LAYERS, "layers"),
@@ -37,6 +37,7 @@ __all__ = [
     "register_dataset",
     "register_model",
     "surgery",
+    "valid_sizes",
 ]
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         SelfAttention,
         SimpleSelfAttention,
         register_attention,
+        valid_sizes,
     )
     from attnconv.models import register_model
     from attnconv.recipes import fit

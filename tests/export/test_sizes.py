@@ -9,6 +9,7 @@ from torch import nn
 
 from attnconv import AugmentedConv2d, surgery
 from attnconv.export.capture import folded, require_exportable
+from attnconv.layers.spectral_norm import ConstrainedConv1d
 from attnconv.models.image_sizes import Sizes, sizes_of
 
 
@@ -70,7 +71,7 @@ def test_spectral_norm_is_folded_on_a_copy_alone(symmetric):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     plain = folded(model)
     assert not [name for name in plain.state_dict() if "parametrizations" in name]
-    assert [type(m) for m in plain.modules() if isinstance(m, nn.Conv1d)] == [nn.Conv1d]
+    assert [type(m) for m in plain.modules() if isinstance(m, nn.Conv1d)] == [ConstrainedConv1d]
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert model.training
     assert any("parametrizations" in name for name in before)

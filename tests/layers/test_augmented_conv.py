@@ -528,3 +528,9 @@ def test_gradients_have_the_strides_of_their_parameters(settings, map_size, layo
     assert {n: p.grad.stride() for n, p in layer.named_parameters()} == {
         n: p.stride() for n, p in layer.named_parameters()
     }
+
+
+@pytest.mark.parametrize(("x", "got"), [(None, "NoneType"), (torch.ones(2, 4, 5, 5).byte(), "torch.uint8")])
+def test_what_is_no_floating_point_tensor_gets_a_sentence(x, got):
+    with pytest.raises(TypeError, match=f"the input of AugmentedConv2d must be a floating point tensor, got {got}"):
+        make(padding=1)(x)

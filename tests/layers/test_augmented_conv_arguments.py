@@ -2,6 +2,7 @@
 
 import warnings
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -99,3 +100,13 @@ def test_valid_arguments_give_the_shape_of_a_convolution(arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         forward_agrees_with_conv2d(arguments, AugmentedConv2d(**arguments))
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_tool_that_asks_for_the_weight_gets_a_sentence(name):
+    layer = AugmentedConv2d(4, 6, 3, key_channels=4, value_channels=4, num_heads=2, position=None)
+    assert not hasattr(layer, name)
+    with pytest.raises(AttributeError, match=f"AugmentedConv2d is no single convolution and has no {name}: conv_out, "):
+        getattr(layer, name)
+    with pytest.raises(AttributeError, match="has no attribute 'weigth'"):
+        layer.weigth  # noqa: B018

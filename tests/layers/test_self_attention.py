@@ -244,3 +244,37 @@ def test_settings_that_do_not_fit_get_a_sentence(settings, message):
 @pytest.mark.parametrize(("channels", "ratio", "width"), [(64, 1 / 8, 8), (5, 1 / 8, 1), (20, 0.5, 10)])
 def test_key_channels(channels, ratio, width):
     assert SelfAttention(channels, key_ratio=ratio).query.weight.shape == (width, channels, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_closed_gate_returns_the_input_where_the_products_pass_the_largest_number(kind, training):
+    layer, x = KINDS[kind](6).train(training), 1e30 * image(3, 5, dtype=torch.float32)
+    assert torch.equal(layer(x), x)
+    with torch.no_grad():
+        assert torch.equal(layer(x), x)
+        nn.init.ones_(layer.gamma)
+        assert not layer(x).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_closed_gate_has_its_slope(kind):
+    layer, x = make(kind, gamma=0.0), image(3, 5)
+    (slope,) = torch.autograd.grad(layer(x).sum(), layer.gamma)
+    nn.init.ones_(layer.gamma)
+    torch.testing.assert_close(slope.squeeze(), (layer(x) - x).sum().detach())
+
+
+@pytest.mark.parametrize(
+    ("x", "got"),
+    [
+        (None, "NoneType"),
+        (torch.zeros(2, 6, 3).numpy(), "ndarray"),
+        (torch.zeros(2, 6, 3, dtype=torch.uint8), r"torch\.uint8"),
+        (torch.zeros(2, 6, 3).to(torch.float8_e5m2), r"torch\.float8_e5m2"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["sagan", "simple"])
+def test_what_is_no_floating_point_tensor_gets_a_sentence(kind, x, got):
+    with pytest.raises(TypeError, match=rf"the input of \w+Attention must be a floating point tensor, got {got}"):
+        KINDS[kind](6)(x)

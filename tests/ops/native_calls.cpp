@@ -9,8 +9,8 @@
 extern "C" {
 const char* attnconv_select(const char*);
 int64_t attnconv_workspace_bytes(const Problem*, int32_t backward);
-int32_t attnconv_forward(const Problem*, ParallelFor);
-int32_t attnconv_backward(const Problem*, ParallelFor);
+int32_t attnconv_forward(const Problem*, void* workspace, ParallelFor);
+int32_t attnconv_backward(const Problem*, void* workspace, ParallelFor);
 }
 
 namespace {
@@ -55,10 +55,9 @@ int main() {
   p.q = q.view, p.k = k.view, p.v = v.view, p.grad = grad.view, p.out = out.view, p.lse = lse.view;
   p.grad_q = grad_q.view, p.grad_k = grad_k.view, p.grad_v = grad_v.view;
   for (int32_t backward = 0; backward < 2; backward++) {
-    p.workspace = nullptr;
     std::vector<char> workspace(attnconv_workspace_bytes(&p, backward) + 64);
-    p.workspace = workspace.data() + (64 - (uintptr_t)workspace.data() % 64) % 64;  // as torch aligns its memory
-    if ((backward ? attnconv_backward : attnconv_forward)(&p, one_by_one)) return 1;
+    char* const aligned = workspace.data() + (64 - (uintptr_t)workspace.data() % 64) % 64;  // as torch aligns its memory
+    if ((backward ? attnconv_backward : attnconv_forward)(&p, aligned, one_by_one)) return 1;
   }
   for (const Tensor* t : {&out, &grad_q, &grad_k, &grad_v}) write(t->values);
   for (const auto& values : grad_tables) write(values);

@@ -280,3 +280,43 @@ def change(**replaced):
 def test_bad_input_gets_a_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):
         ops.bilinear_attention(**arguments)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gamma_zero_returns_x_where_the_products_pass_the_largest_number(order, trained, dtype):
+    x, weight = inputs(dtype=dtype)
+    x, weight, gamma = 1e30 * x, weight.requires_grad_(trained), torch.zeros(1, requires_grad=trained)
+    assert not ops.bilinear_attention(x, weight, 1.0, order=order).isfinite().all()
+    assert torch.equal(ops.bilinear_attention(x, weight, gamma, order=order), x)
+
+
+@pytest.mark.parametrize("order", ORDERS[1:])
+def test_gamma_zero_has_its_slope_and_second_derivatives(order):
+    x, weight = inputs(3, (2, 2))
+    given = (x.requires_grad_(), weight.requires_grad_(), torch.zeros(1, dtype=torch.float64, requires_grad=True))
+    call = lambda x, weight, gamma: ops.bilinear_attention(x, weight, gamma, order=order)  # noqa: E731
+    assert torch.autograd.grad(call(*given).sum(), given[2])[0].abs() > 1e-3
+    assert torch.autograd.gradcheck(call, given)
+    assert torch.autograd.gradgradcheck(call, given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (change(x=None), "x must be a floating point tensor, got NoneType"),
+        (change(x=[1.0]), "x must be a floating point tensor, got list"),
+        (change(weight=torch.ones(4, 4).to(torch.float8_e4m3fn)), r"weight must be .*, got torch\.float8_e4m3fn"),
+        (change(gamma=None), "gamma must be a number, got NoneType"),
+        (change(gamma="open"), "gamma must be a number, got str"),
+        (change(mask=torch.ones(2, 3, 5)), "mask must be a bool tensor, True where there is image; got torch"),
+        (
+            change(mask=torch.ones(2, 15, dtype=torch.bool)),
+            r"mask must be \(batch, \*map\), \(2, 3, 5\); got",
+        ),
+    ],
+)
+def test_what_is_no_tensor_or_no_number_gets_a_sentence(arguments, message):
+    with pytest.raises(TypeError if "must be a" in message else ValueError, match=message):
+        ops.bilinear_attention(**arguments)

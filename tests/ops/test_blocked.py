@@ -119,15 +119,6 @@ def test_gradients_in_batches_are_refused_and_name_the_form_that_has_them():
         torch.autograd.grad(y, q, torch.ones(3, *y.shape, dtype=y.dtype), is_grads_batched=True)
 
 
-def test_the_second_derivative_is_refused_and_names_the_form_that_has_one():
-    q, k, v, rel = inputs((2, 3))
-    q.requires_grad_()
-    y = ops.relative_attention(q, k, v, rel, impl="blocked")
-    (first,) = torch.autograd.grad(y.square().sum(), q, create_graph=True)
-    with pytest.raises(RuntimeError, match="impl='blocked' has no second derivative; impl='eager' has one"):
-        first.sum().backward()
-
-
 def layer(impl="blocked"):
     torch.manual_seed(0)
     return AugmentedConv2d(

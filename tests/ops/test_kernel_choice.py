@@ -73,6 +73,8 @@ def test_the_compiled_kernel_goes_first_on_a_cpu(problem, expected):
         (replace(SMALL, export="torch"), "sdpa"),
         (replace(LARGE, export="onnx"), "eager"),
         (AttentionProblem((65, 64), 20, 2, export="onnx"), "sdpa"),
+        (replace(LARGE, export="trace"), "eager"),
+        (AttentionProblem((65, 64), 20, 2, export="trace"), "sdpa"),
         (replace(LARGE, device_type="meta"), "eager"),
         (replace(LARGE, device_type="mps"), "blocked"),
     ],

@@ -1,5 +1,6 @@
 """ops.relative_attention against loops, in every direction, dtype and number of axes."""
 
+import numpy as np
 import oracles
 import pytest
 import torch
@@ -199,3 +200,33 @@ def change(**replaced):
 def test_bad_input_gets_a_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):
         ops.relative_attention(**arguments)
+
+
+@pytest.mark.parametrize("wrong", [None, np.zeros((2, 2, 3, 4, 3)), torch.zeros(2, 2, 3, 4, 3).to(torch.float8_e4m3fn)])
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_what_is_no_floating_point_tensor_gets_a_sentence(name, wrong):
+    got = wrong.dtype if isinstance(wrong, Tensor) else type(wrong).__name__
+    with pytest.raises(TypeError, match=f"{name} must be .*, got {got}"):
+        ops.relative_attention(**change(**{name: wrong}))
+
+
+@pytest.mark.parametrize("impl", ["eager", "blocked", "sdpa"])
+def test_a_scale_that_is_trained_gets_its_gradient(impl):
+    q, k, v, rel = inputs((3, 4))
+    scale = torch.nn.Parameter(torch.tensor([0.4], dtype=torch.float64))
+    y = ops.relative_attention(q, k, v, rel, scale=scale, impl=impl)
+    torch.testing.assert_close(y, ops.relative_attention(q, k, v, rel, scale=0.4, impl=impl))
+    assert torch.autograd.gradcheck(lambda s: ops.relative_attention(q, k, v, rel, scale=s, impl=impl), scale)
+    weights = ops.attention_weights(q, k, rel, query=(1, 2), scale=scale)
+    assert torch.autograd.grad(weights.square().sum(), scale)[0].abs() > 1e-3
+    constant = ops.relative_attention(q, k, v, rel, scale=torch.tensor(0.4, dtype=torch.float64), impl=impl)
+    assert torch.equal(constant, ops.relative_attention(q, k, v, rel, scale=0.4, impl=impl))
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [(np.zeros((2, 3)), "scale must be a number, got ndarray"), ("big", "got str"), (torch.ones(2), "one element")],
+)
+def test_a_scale_that_is_no_number_gets_a_sentence(scale, message):
+    with pytest.raises(ValueError, match=message):
+        ops.relative_attention(**change(), scale=scale)

@@ -8,14 +8,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from attnconv import checks
 from attnconv.foreign import read_state_dict
 from attnconv.layers import SelfAttention as _SelfAttention
 from attnconv.layers import SimpleSelfAttention as _SimpleSelfAttention
-from attnconv.layers.self_attention import wide_bilinear
-from attnconv.layers.spectral_norm import constrained_conv, refuse_vmap_in_training
+from attnconv.layers.spectral_norm import constrained_conv
 from attnconv.models.seed_wide_resnet import HEAD_LAYOUTS, HeadLayoutConv2d
 
 
@@ -104,7 +103,7 @@ class AugmentedConv(Conv2019):
         )
         self.head_layout = checks.one_of("head_layout", head_layout, HEAD_LAYOUTS)
 
-    def reset_parameters(self) -> None:
+    def _reset_tables(self) -> None:
         """Draw the position tables anew from N(0, 1)."""
         for table in self.tables or ():
             nn.init.normal_(table)
@@ -208,10 +207,3 @@ class SimpleSelfAttention(CheckpointLayer, _SimpleSelfAttention):
         super().__init__(n_in, symmetric=sym)
         if ks > 1:
             self.conv = constrained_conv(n_in, n_in, ks, spectral_norm=True)
-
-    @refuse_vmap_in_training
-    def forward(self, x: Tensor) -> Tensor:
-        if self.conv.kernel_size == (1,):
-            return super().forward(x)
-        self._require_map(x)
-        return wide_bilinear(x, self.conv.weight, self.gamma)

@@ -2,6 +2,7 @@
 
 from attnconv.layers.attention import Attention, AttentionCost
 from attnconv.layers.augmented_conv import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d
+from attnconv.layers.padding import valid_sizes
 from attnconv.layers.registry import list_attention, register_attention
 from attnconv.layers.self_attention import SelfAttention, SimpleSelfAttention
 
@@ -15,4 +16,5 @@ __all__ = [
     "SimpleSelfAttention",
     "list_attention",
     "register_attention",
+    "valid_sizes",
 ]

@@ -8,6 +8,8 @@ Letters: B batch, C channels, K classes, H rows, W columns.
 """
 
 import contextlib
+import fnmatch
+import functools
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -15,17 +17,35 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
 from attnconv import checks
-from attnconv.layers.spectral_norm import redrawn
+from attnconv.layers import padding
+from attnconv.ops.arguments import require_floats
 
 NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have several axes; all others' have one
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 FLOAT32_BYTES = 4
+
+
+def _leaf_of_fx(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let torch.fx note a call of the layer as one node, as it does of torch's own modules, whoever traces."""
+
+    @functools.wraps(forward)
+    def noted(self: nn.Module, *inputs: Any, **options: Any) -> Any:
+        for value in (*inputs, *options.values()):
+            if isinstance(value, Proxy):
+                if not (path := value.tracer.path_of_module(self)):  # pyright: ignore[reportAttributeAccessIssue]
+                    name = type(self).__name__
+                    raise checks.InputError(f"torch.fx takes {name} as one node: trace a network that holds it")
+                return value.tracer.create_proxy("call_module", path, inputs, options)
+        return forward(self, *inputs, **options)
+
+    return noted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,21 +93,40 @@ class Attention(nn.Module):
     keeps what it has left of the convolution as ``conv_out``. All methods below but `attend` may be replaced.
 
     Attributes:
+        path: its dotted name in the network that surgery or `create_model` put it into; else "".
         recompute: see `set_recompute`.
         signed: the attention weights may be negative, and do not sum to 1.
         citation: its source, a sentence of Markdown for model cards.
         activity_name: name of the number that ``activity`` returns; "gamma", or "attention_share" of 0 to 1.
     """
 
+    path: str = ""
+    pixels_per_cell: tuple[tuple[int, int], ...] | None = None  # of its map there, fractions an axis; None: not known
     recompute = False
     signed: ClassVar[bool] = False
     citation: str = ""
     activity_name: ClassVar[str] = "attention_share"
 
+    def __init_subclass__(cls) -> None:
+        if "forward" in vars(cls):
+            cls.forward = _leaf_of_fx(cls.forward)
+
     @property
     def has_map(self) -> bool:
         """True if `attention_weights` tells what a position attends to."""
         return type(self).attention_weights is not Attention.attention_weights
+
+    @property
+    def _called(self) -> str:
+        """Return the class, behind the layer's name in its network: for messages."""
+        return f"{self.path} ({type(self).__name__})" if self.path else type(self).__name__
+
+    def input_mask(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Return the cells of the input ``x`` that hold image, bool (B, *map); None if all do.
+
+        They are those of ``mask`` or, where that is None, of `attnconv.valid_sizes`.
+        """
+        return padding.input_mask(x, mask, self._called)
 
     def attention_map_size(self, x: Tensor) -> tuple[int, ...]:
         """Return the size of the map attended on for the input ``x``; the input's own if not replaced."""
@@ -132,9 +171,7 @@ class Attention(nn.Module):
         If not replaced: every module in it by ``reset_parameters``, where it has that, the layer itself as the last.
         """
         for module in reversed(list(self.modules())):
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
+            reset(module)
             if module is not self:
                 initialise(module)
 
@@ -146,6 +183,17 @@ class Attention(nn.Module):
     def resize_feat_size(self, feat_size: int | tuple[int, ...]) -> None:
         """Fit the position tables to an output map of that size."""
         raise checks.InputError(f"{type(self).__name__} has no position tables")
+
+    def _resize_call(self, map_size: tuple[int, ...]) -> str:
+        """Return the call that fits the tables to that output map, in a network also that for all of its layers."""
+        call = f"call layer.resize_feat_size({map_size})"
+        if not self.path:
+            return call
+        size: Any = "image_size"
+        if self.pixels_per_cell is not None and self.largest_map is not None:
+            cells = map(max, map_size, self.largest_map)
+            size = tuple(-(-n * step // parts) for n, (step, parts) in zip(cells, self.pixels_per_cell, strict=True))
+        return f"{call} or, for the whole model, attnconv.surgery.resize_feat_size(model, {size})"
 
     @contextlib.contextmanager
     def tables_ignored(self) -> Iterator[None]:
@@ -178,20 +226,22 @@ class GatedAttention(Attention):
 
     def _require_map(self, x: Tensor) -> None:
         """Raise unless ``x`` is (B, C, *map)."""
+        require_floats(f"the input of {self._called}", x)
         if x.dim() < 3 or x.shape[1] != self.channels:
             raise checks.InputError(
-                f"{type(self).__name__} takes (B, {self.channels}, *map), a batch axis included; got {tuple(x.shape)}"
+                f"{self._called} takes (B, {self.channels}, *map), a batch axis included; got {tuple(x.shape)}"
             )
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, and the vectors of their spectral norm; gamma is 0 again."""
+        self.reset_attention(lambda _: None)
 
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
         """Draw the weights anew, as ``initialise`` draws a convolution, before any constraint; gamma is 0 again."""
-        for name, conv in list(self.named_children()):
-            assert isinstance(conv, nn.Conv1d)
-            new = redrawn(conv)
-            initialise(new)
-            setattr(self, name, new)
-        with torch.no_grad():
-            self.gamma.zero_()
+        for conv in self.children():
+            reset(conv)
+            initialise(conv)
+        nn.init.zeros_(self.gamma)
 
     def activity(self, x: Tensor, y: Tensor) -> float:
         """Return gamma."""
@@ -200,6 +250,12 @@ class GatedAttention(Attention):
     def short_repr(self) -> str:
         """Return class and channels."""
         return f"{type(self).__name__}({self.channels})"
+
+
+def reset(module: nn.Module) -> None:
+    """Draw the parameters of ``module`` anew, where it has a method for that."""
+    if callable(method := getattr(module, "reset_parameters", None)):
+        method()
 
 
 def set_recompute(model: nn.Module, recompute: bool = True) -> int:
@@ -256,17 +312,25 @@ def attention_activity(model: nn.Module, images: Tensor) -> dict[str, float]:
 def no_weight_decay(model: nn.Module) -> set[str]:
     """Return the names of the parameters that an optimiser should not shrink: norms, biases, gammas, position tables.
 
-    They have at most one axis, or are a norm's, or an attention layer names them. Weights under spectral norm decay in
-    their own form, before they are divided.
+    They have at most one axis, or are a norm's, or an attention layer names them, or ``model`` itself, as timm's
+    networks do. Weights under spectral norm decay in their own form, before they are divided.
     """
     spared: set[nn.Parameter] = set()
+    own: Any = getattr(model, "no_weight_decay", None)
+    listed: Collection[str] = ()  # names, or shell patterns
+    if own is not None and getattr(own, "__func__", None) is not no_weight_decay:
+        listed = own()
     for module in model.modules():
         if isinstance(module, NORMS):
             spared.update(module.parameters())
         elif isinstance(module, Attention):
             named = module.no_weight_decay()
             spared.update(parameter for name, parameter in module.named_parameters() if name in named)
-    return {name for name, parameter in model.named_parameters() if parameter.ndim <= 1 or parameter in spared}
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim <= 1 or parameter in spared or any(fnmatch.fnmatch(name, pattern) for pattern in listed)
+    }
 
 
 class LogitChange:
@@ -308,13 +372,31 @@ def attention_widths(
     return max(key_dim, min_head_dim) * num_heads, max(value_dim, 1) * num_heads
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """True if skipping ``module``'s forward would be observable: hooks of it or of all modules, or a forward replaced.
+def has_own_hooks(module: nn.Module) -> bool:
+    """True if ``module`` has hooks, or its forward was replaced: skipping that would be observable."""
+    return any(getattr(module, name) for name in HOOKS) or "forward" in vars(module)
 
-    A FLOP counter has hooks on all modules.
-    """
-    return (
-        any(getattr(module, name) for name in HOOKS)
-        or any(getattr(torch_module, f"_global{name}") for name in HOOKS)
-        or "forward" in vars(module)
-    )
+
+def require_split(
+    conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, value_channels: int, value_ratio: float, num_heads: int
+) -> None:
+    """Raise unless attention can take that many of the convolution's outputs and leaves as many to each group."""
+    channels, groups = conv.out_channels, conv.groups
+    if value_channels > channels:
+        raise checks.InputError(
+            f"attention cannot take {value_channels} of {channels} output channels (value_ratio={value_ratio}, "
+            f"and one channel for each of num_heads={num_heads}); lower value_ratio or num_heads"
+        )
+    step = math.lcm(groups, num_heads)
+    if (channels - value_channels) % groups:
+        fits = min(range(step, channels + 1, step), key=lambda n: abs(n - value_channels), default=None)
+        raise checks.InputError(
+            f"with groups={groups} and num_heads={num_heads}, attention can take a multiple of {step} of the "
+            f"{channels} output channels, not {value_channels}; "
+            + (f"value_ratio={fits}/{channels} fits" if fits else f"choose num_heads that divides {groups}")
+        )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """True if skipping ``module``'s forward would be observable, by hooks on all modules too, as FLOP counters have."""
+    return has_own_hooks(module) or any(getattr(torch_module, f"_global{name}") for name in HOOKS)

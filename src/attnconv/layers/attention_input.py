@@ -63,11 +63,17 @@ def laid_out_as(x: Tensor, y: Tensor) -> Tensor:
     """
     channels_last = x.stride(1) < x.stride(-1)
     # contiguous() would leave a map of 1x1 the strides of channels last.
-    return y if channels_last else y.flatten(1).unflatten(1, y.shape[1:])
+    return y if channels_last else y.flatten(1).reshape(y.shape)
 
 
-def halve(x: Tensor) -> Tensor:
-    """Average over 3 cells an axis, stride 2, of the cells that exist: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
+def halve(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Average over 3 cells an axis, stride 2, of the cells that exist: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)).
+
+    Of those, only the cells count that are True in ``mask`` (B, H, W); where there is none, the average is 0.
+    """
+    if mask is not None:
+        valid = mask[:, None].to(x.dtype)
+        return halve(x * valid) / halve(valid).clamp_min(0.01)  # one cell of 27 is more
     axes = x.dim() - 2
     if axes == 1:
         return F.avg_pool1d(x, 3, stride=2, padding=1, count_include_pad=False)
@@ -99,13 +105,21 @@ def sine(channels: int, map_size: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.cat(parts).to(like.dtype)
 
 
-def coordinates(map_size: tuple[int, ...], like: Tensor) -> Tensor:
-    """Return the coordinates, from -1 to 1 along each axis: (axes, *map), like ``like``; 0 on an axis of one cell."""
-    parts = []
+def coordinates(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the coordinates of the cells of ``x`` (B, C, *map), from -1 to 1 along each axis: (B, axes, *map).
+
+    They are 0 on an axis of one cell. With a ``mask`` (B, *map) the last valid line of an axis has 1, in each image.
+    """
+    map_size, parts = x.shape[2:], []
     for axis, n in enumerate(map_size):
-        line = (2 * torch.arange(n, device=like.device) - (n - 1)) / max(n - 1, 1)  # (n,)
-        parts.append(_along(line[None], axis, map_size))
-    return torch.cat(parts).to(like.dtype)
+        cells = torch.arange(n, device=x.device)[None]  # (1, n)
+        if mask is None:
+            line = (2 * cells - (n - 1)) / max(n - 1, 1)
+        else:
+            last = mask.movedim(axis + 1, 1).flatten(2).any(2).sum(1, keepdim=True) - 1  # (B, 1)
+            line = (2 * cells - last) / last.clamp_min(1)  # (B, n)
+        parts.append(_along(line, axis, map_size))
+    return torch.stack(parts, dim=1).to(x.dtype).expand(x.shape[0], -1, *map_size)
 
 
 def _along(values: Tensor, axis: int, map_size: tuple[int, ...]) -> Tensor:

@@ -5,7 +5,6 @@ windows, so that every padding, stride and dilation gives both parts one size; m
 Letters: B batch, H rows, W columns, N heads, D key / E value channels a head, R half the rows of a position table.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
@@ -16,7 +15,9 @@ from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers import attention_input
-from attnconv.layers.attention import Attention, AttentionCost, attention_widths, has_hooks
+from attnconv.layers.attention import Attention, AttentionCost, attention_widths, has_hooks, require_split, reset
+from attnconv.layers.padding import every, mask_at_centres
+from attnconv.ops.arguments import require_floats
 
 Size = int | tuple[int, ...]
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -81,6 +82,7 @@ class AugmentedConvNd(Attention):
         qkv_dilation = tuple(d if k > 1 else 1 for d, k in zip(self.dilation, self.qkv_kernel_size, strict=True))
         qkv_reach = tuple(d * (k - 1) for d, k in zip(qkv_dilation, self.qkv_kernel_size, strict=True))
         self._qkv_padding = attention_input.centre_pairs(self.padding, reach, qkv_reach)
+        self._centre_padding = attention_input.centre_pairs(self.padding, reach, (0,) * axes)
         self._pool_first = self.attention_pool == 2 and qkv_reach == (0,) * axes  # commutes with a 1x1, and is cheaper
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         conv_channels = self.out_channels - self.value_channels
@@ -111,7 +113,7 @@ class AugmentedConvNd(Attention):
         for name, rows in zip(self._table_names, self._table_rows(), strict=True):
             table = None if rows is None else nn.Parameter(torch.empty(rows, self.head_dim, **factory))
             self.register_parameter(name, table)
-        self.reset_parameters()
+        self._reset_tables()
 
     @classmethod
     def from_ratios(
@@ -203,7 +205,7 @@ class AugmentedConvNd(Attention):
             num_heads=num_heads,
             min_head_dim=min_head_dim,
         )
-        _check_split(conv, value_channels, value_ratio, num_heads)
+        require_split(conv, value_channels, value_ratio, num_heads)
         kind = (AugmentedConv1d, AugmentedConv2d, AugmentedConv3d)[len(conv.kernel_size) - 1]
         layer = (kind if cls is AugmentedConvNd else cls)(
             conv.in_channels,
@@ -229,6 +231,17 @@ class AugmentedConvNd(Attention):
                 setattr(layer.conv_out, name, nn.Parameter(new.clone(), requires_grad=old.requires_grad))
         return layer.train(conv.training)
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name not in ("weight", "bias"):
+                raise
+            raise AttributeError(
+                f"{type(self).__name__} is no single convolution and has no {name}: conv_out, qkv_conv and attn_out "
+                "have; leave it out where a convolution is merged with its batch norm"
+            ) from None
+
     @property
     def head_dim(self) -> int:
         """Return D, the key channels of one head."""
@@ -242,16 +255,22 @@ class AugmentedConvNd(Attention):
         return tuple(getattr(self, name) for name in self._table_names)
 
     def reset_parameters(self) -> None:
-        """Draw the position tables anew, standard deviation D**-0.5; the convolutions have a method of their own."""
+        """Draw the convolutions and the position tables anew."""
+        for conv in self.children():
+            reset(conv)
+        self._reset_tables()
+
+    def _reset_tables(self) -> None:
+        """Draw the position tables anew, standard deviation D**-0.5."""
         for table in self.tables or ():
             nn.init.normal_(table, std=self.head_dim**-0.5)
 
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
         """Draw qkv_conv and attn_out anew, as ``initialise`` draws a convolution, and the position tables."""
         for conv in (self.qkv_conv, self.attn_out):
-            conv.reset_parameters()
+            reset(conv)
             initialise(conv)
-        self.reset_parameters()
+        self._reset_tables()
 
     def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the output ``y`` (B, out_channels, *map) with zeros in its value channels, which are the last."""
@@ -297,10 +316,12 @@ class AugmentedConvNd(Attention):
         """Return the size of the map on which attention runs for ``x``: the output's, or half of it if pooled."""
         return self._pooled(self.output_size(x))
 
-    def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
+    def attention_weights(self, x: Tensor, mask: Tensor | None = None) -> Callable[[tuple[int, ...]], Tensor]:
         """Return a function: a cell of the map attended on -> each head's shares, which sum to 1."""
-        (q, k, _), tables = self.queries_keys_values(x), self.tables
-        return lambda query: ops.attention_weights(q, k, tables, query=query)[0]
+        mask = self.input_mask(x, mask)
+        (q, k, _), tables = self.queries_keys_values(x, mask), self.tables
+        keys = self._centres(mask, self.attention_pool)
+        return lambda query: ops.attention_weights(q, k, tables, query=query, mask=keys)[0]
 
     def attention_cost(self, map_size: tuple[int, ...]) -> AttentionCost:
         """Return the cost of attention on a map of that size, the position tables included."""
@@ -327,7 +348,8 @@ class AugmentedConvNd(Attention):
 
     def output_size(self, x: Tensor) -> tuple[int, ...]:
         """Return the size of the output map for ``x``; InputError if this layer cannot take it."""
-        name, axes = type(self).__name__, self._axes
+        name, axes = self._called, self._axes
+        require_floats(f"the input of {name}", x)
         if x.dim() != axes + 2 or x.shape[1] != self.in_channels:
             expected = ", ".join(["B", str(self.in_channels), *("D", "H", "W")[-axes:]])
             hint = "; add the batch axis with x.unsqueeze(0)" if x.dim() == axes + 1 else ""
@@ -342,35 +364,44 @@ class AugmentedConvNd(Attention):
         if self.position == "relative" and any(n > r for n, r in zip(map_size, self.feat_size or (), strict=True)):
             raise checks.InputError(
                 f"{name}: the output map is {map_size}, but the position tables cover feat_size={self.feat_size}; "
-                f"call layer.resize_feat_size({map_size})"
+                + self._resize_call(map_size)
             )
         return map_size
 
-    def forward(self, x: Tensor) -> Tensor:
-        map_size = self.output_size(x)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        map_size, mask = self.output_size(x), self.input_mask(x, mask)
         if self._one_convolution():
             convolved, projected = self._convolve_and_project(x)
-            q, k, v = self._heads(projected)
+            q, k, v = self._heads(projected, mask)
         else:
             convolved = None if self.conv_out is None else self.conv_out(x)
-            q, k, v = self.queries_keys_values(x)
-        y = self.attend(ops.relative_attention, q, k, v, self.tables, impl=self.impl)  # (B, N, H, W, E)
+            q, k, v = self.queries_keys_values(x, mask)
+        keys = self._centres(mask, self.attention_pool)
+        y = self.attend(ops.relative_attention, q, k, v, self.tables, mask=keys, impl=self.impl)  # (B, N, H, W, E)
         y = self.attn_out(attention_input.laid_out_as(x, self._merge_heads(y)))  # (B, N*E, H, W)
         if self.attention_pool == 2:
             y = F.interpolate(y, size=map_size, mode=("linear", "bilinear", "trilinear")[self._axes - 1])
         return y if convolved is None else torch.cat([convolved, y], dim=1)
 
-    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, in_channels, H_in, W_in) -> q, k (B, N, H, W, D) and v (B, N, H, W, E), on the map attention runs on."""
+    def queries_keys_values(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, in_channels, H_in, W_in) -> q, k (B, N, H, W, D) and v (B, N, H, W, E), on the map attention runs on.
+
+        ``mask`` (B, H_in, W_in) is True where there is image.
+        """
         x = attention_input.at_centres(x, self._qkv_padding, self.padding_mode)
         if self._pool_first:
-            x = attention_input.halve(x[(..., *(slice(None, None, s) for s in self.stride))])
+            x = attention_input.halve(every(self.stride, x), self._centres(mask))
         if self.position == "sine":
             x = x + attention_input.sine(x.shape[1], x.shape[2:], x)
         elif self.position == "coordconv":
-            features = attention_input.coordinates(x.shape[2:], x)
-            x = torch.cat([x, features.expand(x.shape[0], *features.shape)], dim=1)
-        return self._heads(self.qkv_conv(x))
+            stride = [2 * s for s in self.stride] if self._pool_first else ()  # of the map that qkv_conv reads
+            features = attention_input.coordinates(x, mask_at_centres(mask, self._qkv_padding, stride))
+            x = torch.cat([x, features], dim=1)
+        return self._heads(self.qkv_conv(x), mask)
+
+    def _centres(self, mask: Tensor | None, pool: int = 1) -> Tensor | None:
+        """(B, H_in, W_in) -> (B, H, W) of the output map, or of every ``pool`` cells of it."""
+        return mask_at_centres(mask, self._centre_padding, [s * pool for s in self.stride])
 
     def _one_convolution(self) -> bool:
         """True if conv_out and qkv_conv read the same windows of the same map, and neither has hooks."""
@@ -389,12 +420,14 @@ class AugmentedConvNd(Attention):
         both = first._conv_forward(x, torch.cat([first.weight, second.weight]), bias)
         return both[:, : first.out_channels], both[:, first.out_channels :]
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The map of qkv_conv -> q, k (B, N, H, W, D) and v (B, N, H, W, E)."""
+    def _heads(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The map of qkv_conv, and the input's mask -> q, k (B, N, H, W, D) and v (B, N, H, W, E)."""
         if self.attention_pool == 2 and not self._pool_first:
-            x = attention_input.halve(x)
+            x = attention_input.halve(x, self._centres(mask))
         widths = [self.key_channels, self.key_channels, self.value_channels]
-        q, k, v = (t.unflatten(1, (self.num_heads, -1)).movedim(2, -1) for t in x.split(widths, dim=1))
+        # reshape, since behind unflatten the older exporter to ONNX takes all sizes for constants
+        shapes = [(x.shape[0], self.num_heads, width // self.num_heads, *x.shape[2:]) for width in widths]
+        q, k, v = (t.reshape(s).movedim(2, -1) for t, s in zip(x.split(widths, dim=1), shapes, strict=True))
         return q, k, v
 
     def extra_repr(self) -> str:
@@ -407,7 +440,7 @@ class AugmentedConvNd(Attention):
 
     def _merge_heads(self, y: Tensor) -> Tensor:
         """(B, N, H, W, E) -> (B, N*E, H, W)."""
-        return y.movedim(-1, 2).flatten(1, 2)
+        return y.movedim(y.dim() - 1, 2).flatten(1, 2)  # not -1, which the older exporter to ONNX writes as it is
 
     def _require_widths(self) -> None:
         heads, out_channels = self.num_heads, self.out_channels
@@ -500,21 +533,3 @@ class AugmentedConv3d(AugmentedConvNd):
     """
 
     _axes, _conv, _table_names = 3, nn.Conv3d, ("key_rel_d", "key_rel_h", "key_rel_w")
-
-
-def _check_split(conv: Conv, value_channels: int, value_ratio: float, num_heads: int) -> None:
-    """Raise unless attention can take that many of the convolution's outputs and leaves as many to each group."""
-    channels, groups = conv.out_channels, conv.groups
-    if value_channels > channels:
-        raise checks.InputError(
-            f"attention cannot take {value_channels} of {channels} output channels (value_ratio={value_ratio}, "
-            f"and one channel for each of num_heads={num_heads}); lower value_ratio or num_heads"
-        )
-    step = math.lcm(groups, num_heads)
-    if (channels - value_channels) % groups:
-        fits = min(range(step, channels + 1, step), key=lambda n: abs(n - value_channels), default=None)
-        raise checks.InputError(
-            f"with groups={groups} and num_heads={num_heads}, attention can take a multiple of {step} of the "
-            f"{channels} output channels, not {value_channels}; "
-            + (f"value_ratio={fits}/{channels} fits" if fits else f"choose num_heads that divides {groups}")
-        )

@@ -24,34 +24,66 @@ class Symmetric(nn.Module):
         return weight
 
 
+class SpectralNorm(parametrizations._SpectralNorm):
+    """torch's parametrization, which tracers follow too: the older exporter to ONNX does not know its vdot."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.training or not torch.jit.is_tracing():
+            return super().forward(weight)
+        return weight / (self._u * torch.mv(weight.flatten(1), self._v)).sum()
+
+
+class ConstrainedConv1d(nn.Conv1d):
+    """A 1-D convolution with a He-normal weight, which pickle takes although torch has parametrised it.
+
+    It has the arguments of nn.Conv1d: adapters (LoRA) make convolutions of the class that they find.
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw the weight anew, and with it the vectors of spectral norm, whose divisor would be the old weight's."""
+        if not parametrize.is_parametrized(self):
+            super().reset_parameters()  # a seed gives the weights that it gave when two draws were made
+            nn.init.kaiming_normal_(self.weight)
+            return
+        constraints = constraints_of(self)
+        new = constrained_conv(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size[0],
+            spectral_norm=any(not isinstance(constraint, Symmetric) for constraint in constraints),
+            symmetric=any(isinstance(constraint, Symmetric) for constraint in constraints),
+        )
+        self.load_state_dict(new.state_dict())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if "__getstate__" not in vars(type(self)):
+            return super().__reduce_ex__(protocol)
+        # torch gives each parametrised module a class of its own, which has no name and refuses to be pickled.
+        names = list(self.get_submodule("parametrizations")._modules) if parametrize.is_parametrized(self) else []
+        return _with_properties, (type(self).__bases__[0], names), nn.Module.__getstate__(self)
+
+
 def constrained_conv(
     in_channels: int, out_channels: int, kernel_size: int = 1, *, spectral_norm: bool, symmetric: bool = False
-) -> nn.Conv1d:
-    """Make a bias-free, He-normal 1-D convolution that keeps the length, with these constraints on its weight."""
-    conv = nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight)
+) -> ConstrainedConv1d:
+    """Make a bias-free convolution that keeps the length, with these constraints on its weight."""
+    conv = ConstrainedConv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     if symmetric:  # first: what spectral norm divided would not be symmetric and of norm 1 at once otherwise
         parametrize.register_parametrization(conv, "weight", Symmetric())
     if spectral_norm:
-        parametrizations.spectral_norm(conv)
+        parametrize.register_parametrization(conv, "weight", SpectralNorm(conv.weight))
     conv.register_load_state_dict_pre_hook(rename_old_keys)
     return conv
 
 
-def redrawn(conv: nn.Conv1d) -> nn.Conv1d:
-    """Return a convolution like ``conv``, one of `constrained_conv`, with a weight drawn anew.
-
-    A weight that is drawn under spectral norm leaves the vectors of the old one behind, and with them its divisor.
-    """
-    constraints = constraints_of(conv)
-    new = constrained_conv(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size[0],
-        spectral_norm=any(not isinstance(constraint, Symmetric) for constraint in constraints),
-        symmetric=any(isinstance(constraint, Symmetric) for constraint in constraints),
-    )
-    return new.to(conv.weight.device, conv.weight.dtype).train(conv.training)
+def _with_properties(kind: type[nn.Module], names: list[str]) -> nn.Module:
+    """Return an empty module of such a class, with a property for each of ``names``; its state is to be put in."""
+    module = kind.__new__(kind)
+    nn.Module.__init__(module)
+    for name in names:
+        module.register_buffer(name, torch.empty(0))
+        parametrize.register_parametrization(module, name, nn.Identity())
+    return module
 
 
 def constraints_of(conv: nn.Module) -> list[nn.Module]:
@@ -63,9 +95,9 @@ def refuse_vmap_in_training(forward: Callable[..., Tensor]) -> Callable[..., Ten
     """Raise a clear error where torch.func.vmap would have to step the power iterations of stacked weights in place."""
 
     @functools.wraps(forward)
-    def explained(self: nn.Module, x: Tensor) -> Tensor:
+    def explained(self: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
         try:
-            return forward(self, x)
+            return forward(self, x, mask)
         except RuntimeError as error:
             if "Batching rule not implemented" not in str(error):
                 raise

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.utils.checkpoint import checkpoint
 
 from attnconv import checks
@@ -128,3 +129,11 @@ def halved(map_size: tuple[int, int]) -> tuple[int, int]:
     """Return the size that a padded 3x3 window of stride 2 leaves of a map: half of it, rounded up."""
     rows, columns = map_size
     return -(-rows // 2), -(-columns // 2)
+
+
+def require_pixels(x: Tensor, least: int) -> None:
+    """Raise InputError unless the images ``x`` have ``least`` pixels a side; torch.fx shows none."""
+    if not isinstance(x, Proxy) and min(x.shape[-2:]) < least:
+        raise checks.InputError(
+            f"the network needs images of at least {least} x {least} pixels, got {tuple(x.shape[-2:])}"
+        )

@@ -7,10 +7,10 @@ attention runs on the full image.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from attnconv import checks
-from attnconv.models.blocks import SMALL, Augmentation, chosen, conv3x3
+from attnconv.models.blocks import SMALL, Augmentation, chosen, conv3x3, require_pixels
 from attnconv.models.network import Network
 from attnconv.models.registry import CIFAR100, Task, register
 
@@ -36,8 +36,8 @@ class ConvNet3(Network):
         self.add_classifier(list(zip(CHANNELS, (2, 4, 8), strict=True)), num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        if min(x.shape[-2:]) < 8:
-            raise checks.InputError(f"the network needs images of at least 8 x 8 pixels, got {tuple(x.shape[-2:])}")
+        if not torch.jit.is_scripting():
+            require_pixels(x, 8)
         return self.layer3(self.layer2(self.layer1(x)))
 
 

@@ -161,6 +161,7 @@ class Network(HubNetwork):
     """
 
     num_features: int  # C
+    no_weight_decay = no_weight_decay
 
     def __init__(self) -> None:
         super().__init__()
@@ -308,10 +309,6 @@ class Network(HubNetwork):
             raise checks.InputError(f"{type(self).__name__} has no gradient checkpointing: it has no blocks")
         for stage in stages:
             stage.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of the norms, biases, gates and position tables, which an optimiser should not shrink."""
-        return no_weight_decay(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return regular expressions that sort parameters by depth, for learning rates that decay towards the input."""

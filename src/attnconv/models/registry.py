@@ -28,6 +28,7 @@ from attnconv.models.init_from import (
     share_draws,
 )
 from attnconv.models.sources import CIFAR100, IMAGENET, Images, NetworkSource, of_library, source_of
+from attnconv.surgery.network import note_paths
 from attnconv.surgery.steps import Step, apply_steps, checked_steps
 
 if TYPE_CHECKING:
@@ -252,6 +253,7 @@ def build_model(
     transfer = None
     if given is not None and (not steps or given.has_names_of(model)):
         transfer = initialise(model, name, given)
+    note_paths(model, model.modules() if source.own else (), (rows, columns))
     if steps:
         model, _ = apply_steps(model, steps, image_size=(rows, columns), inplace=True)
         transfer = transfer and after_surgery(transfer, model)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnconv import checks
-from attnconv.models.blocks import SMALL, Augmentation, conv3x3
+from attnconv.models.blocks import SMALL, Augmentation, conv3x3, require_pixels
 from attnconv.models.network import HubNetwork
 from attnconv.models.registry import Images, Task, register
 
@@ -46,8 +45,8 @@ class UNet(HubNetwork):
         self.head = nn.Conv2d(first, task.num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if min(x.shape[-2:]) < 4:
-            raise checks.InputError(f"the network needs images of at least 4 x 4 pixels, got {tuple(x.shape[-2:])}")
+        if not torch.jit.is_scripting():
+            require_pixels(x, 4)
         x1 = self.down1(x)  # (B, 16, H, W)
         x2 = self.down2(F.max_pool2d(x1, 2))  # (B, 32, H / 2, W / 2)
         y = self.bottleneck(F.max_pool2d(x2, 2))  # (B, 64, H / 4, W / 4)

@@ -13,6 +13,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
 from attnconv import checks
+from attnconv.ops.arguments import as_number, require_floats, require_mask
 from attnconv.ops.kernel_choice import autocast_dtype, autocast_off, exporting, has_tangent, transforming
 
 # Asked once: torch.compile cannot trace the question.
@@ -25,6 +26,7 @@ def bilinear_attention(
     weight: Tensor,
     gamma: Tensor | float,
     *,
+    mask: Tensor | None = None,
     symmetric: bool = False,
     normalize: bool = False,
     order: str = "auto",
@@ -44,6 +46,8 @@ def bilinear_attention(
         x: (B, C, *map), any number of map axes.
         weight: (C, C), or (C, C, 1) as a 1-D convolution holds it.
         gamma: a number, or a tensor of one element.
+        mask: None, or bool (B, *map), True at the positions that are summed over, L of which there are then; every
+            position gets such a sum. What is masked must be finite; all True is as no mask.
         symmetric: use (W + W^T) / 2.
         normalize: divide S by L.
         order: "scores" is x (x^T (W x)), L C^2 + 2 L^2 C multiply-adds, and holds the (L, L) scores; "gram" is
@@ -54,14 +58,15 @@ def bilinear_attention(
         ValueError: shapes or devices do not fit each other, or ``order`` is unknown.
     """
     checks.one_of("order", order, ORDERS)
-    _check(x, weight, gamma)
+    _check(x, weight, gamma, mask)
     map_size = x.shape[2:]
     exact = torch.promote_types(x.dtype, torch.float32)
     weight = weight.flatten(1).to(exact)  # (C, C)
     if symmetric:
-        weight = (weight + weight.mT) / 2
+        weight = (weight + weight.transpose(0, 1)) / 2
     if normalize:
         weight = weight / math.prod(map_size)
+    share = shares(mask, exact, normalize=normalize)
     gate = torch.as_tensor(gamma, dtype=exact, device=x.device).reshape(())
     if order == "auto":
         order = fastest_order(x.shape[1], math.prod(map_size))
@@ -76,14 +81,24 @@ def bilinear_attention(
 
     with autocast_off(x):
         if literal:
-            y = eager(x.flatten(2), weight, gate, order)
+            y = eager(x.flatten(2), weight, gate, order, share)
         else:
             rounded = x.dtype == torch.bfloat16 and multiplies_bfloat16
-            y = own_backward(x.flatten(2), weight, gate, order, x.dtype if rounded else exact)
+            y = own_backward(x.flatten(2), weight, gate, share, order, x.dtype if rounded else exact)
         return y.unflatten(2, map_size)
 
 
-def bilinear_weights(x: Tensor, weight: Tensor, *, query: tuple[int, ...], normalize: bool = False) -> Tensor:
+def shares(mask: Tensor | None, dtype: torch.dtype, *, normalize: bool) -> Tensor | None:
+    """Return the part that each position has in the sums (B, 1, L), if they are divided by the size of the map."""
+    if mask is None:
+        return None
+    flat = mask.flatten(1)[:, None].to(dtype)  # (B, 1, L)
+    return flat * (flat.shape[2] / flat.sum(2, keepdim=True).clamp_min(1)) if normalize else flat
+
+
+def bilinear_weights(
+    x: Tensor, weight: Tensor, *, query: tuple[int, ...], mask: Tensor | None = None, normalize: bool = False
+) -> Tensor:
     """Return the weights s of every position i for the one position j = ``query``: s_i = x_i . (W x)_j, signed.
 
     sum_i s_i x_i is what `bilinear_attention` multiplies by gamma and adds to x there. The weights are no shares: they
@@ -94,12 +109,14 @@ def bilinear_weights(x: Tensor, weight: Tensor, *, query: tuple[int, ...], norma
         x: (B, C, *map), any number of map axes.
         weight: (C, C), or (C, C, K) with K odd, as a 1-D convolution of the flattened map holds it.
         query: one cell of the map, an index an axis.
+        mask: as in `bilinear_attention`.
         normalize: divide by L.
     Returns:
         (B, *map) in float32 or wider.
     Raises:
         ValueError: ``query`` is not a cell of the map, or the weight does not fit ``x``.
     """
+    require_floats("x", x)
     map_size, c = tuple(x.shape[2:]), x.shape[1]
     if len(query) != len(map_size) or not all(0 <= i < n for i, n in zip(query, map_size, strict=True)):
         raise checks.InputError(f"query must be a cell of the map {map_size}, got {tuple(query)}")
@@ -116,6 +133,9 @@ def bilinear_weights(x: Tensor, weight: Tensor, *, query: tuple[int, ...], norma
     window = F.pad(window, (max(-around.start, 0), max(around.stop - flat.shape[2], 0)))
     row = torch.einsum("oik,bik->bo", weight, window)  # (B, C): (W x)_j
     weights = torch.einsum("bc,bcl->bl", row, flat)  # (B, L)
+    if mask is not None:
+        require_mask(mask, (x.shape[0], *map_size), x.device)
+        weights = weights * shares(mask, exact, normalize=normalize)[:, 0]  # pyright: ignore[reportOptionalSubscript]
     return (weights / math.prod(map_size) if normalize else weights).unflatten(1, map_size)
 
 
@@ -126,16 +146,14 @@ def fastest_order(channels: int, positions: int) -> str:
     both at about 0.9 C for C = 64, 256 and 512 (docs/results/kernels.md).
     """
     fewer = 10 * positions < 9 * channels
-    if exporting():  # a dynamic map must not be tied to one side of the comparison
+    if exporting() and not isinstance(fewer, Tensor):  # a dynamic map must not be tied to one side of the comparison
         fewer = statically_known_true(fewer)
     return "scores" if fewer else "gram_weight"
 
 
-def _check(x: Tensor, weight: Tensor, gamma: Tensor | float) -> None:
+def _check(x: Tensor, weight: Tensor, gamma: Tensor | float, mask: Tensor | None) -> None:
     for name, t in (("x", x), ("weight", weight)):
-        if not isinstance(t, Tensor) or not torch.is_floating_point(t):
-            got = t.dtype if isinstance(t, Tensor) else type(t).__name__
-            raise checks.InputTypeError(f"{name} must be a floating point tensor, got {got}")
+        require_floats(name, t)
         if t.device != x.device:
             raise checks.InputError(f"x and {name} must be on one device, got {x.device} and {t.device}")
     if x.dim() < 3:
@@ -143,5 +161,7 @@ def _check(x: Tensor, weight: Tensor, gamma: Tensor | float) -> None:
     c = x.shape[1]
     if tuple(weight.shape) not in ((c, c), (c, c, 1)):
         raise checks.InputError(f"weight must be ({c}, {c}), x having {c} channels; got {tuple(weight.shape)}")
-    if isinstance(gamma, Tensor) and gamma.numel() != 1:
-        raise checks.InputError(f"gamma must hold one element, got shape {tuple(gamma.shape)}")
+    if not isinstance(gamma, Tensor) or gamma.numel() != 1:
+        as_number("gamma", gamma)
+    if mask is not None:
+        require_mask(mask, (x.shape[0], *x.shape[2:]), x.device)

@@ -4,8 +4,9 @@ Names, shapes and FLOPs are registered when `attnconv.ops` is imported; a kernel
 Letters: B batch, N heads, D key / E value channels a head.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,36 +14,39 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import register_flop_formula
 
-from attnconv import checks
-from attnconv.ops.kernel_choice import autocast_off, exporting, has_tangent
+from attnconv.ops.kernel_choice import autocast_off, transforming
 
 FUSED = ("native", "blocked", "triton")
+LIBRARY = torch.library.Library("attnconv", "FRAGMENT")
 
 
 def run_fused(
     impl: str, q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
 ) -> Tensor:
-    """Return the output (B, N, *map, E) of one of FUSED; raise and name the kernel that can where it cannot run."""
-    if exporting():
-        raise checks.InputError(f"impl={impl!r} cannot be exported; impl='sdpa' and impl='eager' can")
-    if has_tangent(q, k, v, *rel):  # custom operators drop it in silence
-        raise RuntimeError(f"impl={impl!r} has no forward-mode derivative; impl='eager' has one")
+    """Return the output (B, N, *map, E) of one of FUSED."""
     try:
-        return _OPS[impl](q, k, v, rel, mask, scale)[0]
+        if _needs_grad(q, k, v, rel) and not (torch.compiler.is_compiling() or transforming()):
+            return _Fused.apply(impl, scale, mask, q, k, v, *rel)[0]  # as the operator does, with one dispatch less
+        return _OPS[impl][0](q, k, v, rel, mask, scale)[0]
     except RuntimeError as error:
         if "functorch transforms" not in str(error):
             raise
         raise RuntimeError(f"torch.func cannot differentiate impl={impl!r}; with impl='eager' it can") from error
 
 
+def _needs_grad(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *rel))
+
+
+@functools.cache
 def _kernel(impl: str) -> Any:
     from attnconv.kernels.relative_attention import blocked, native, triton
 
     return {"native": native, "blocked": blocked, "triton": triton}[impl]
 
 
-def _register(impl: str) -> Any:
-    """Define attnconv::<impl>_attention and its backward."""
+def _register(impl: str) -> tuple[Any, Any]:
+    """Define attnconv::<impl>_attention and its backward; return both."""
 
     def forward(
         q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
@@ -64,29 +68,85 @@ def _register(impl: str) -> Any:
         with autocast_off(q):  # a backward may well be called inside
             return _kernel(impl).backward(grad, q, k, v, rel, mask, out, lse, scale)
 
-    # The output (B, N, *map, E) and each query's log-sum-exp (B, N, *map); the gradients of q, k, v and the tables.
-    forward_op = torch.library.custom_op(f"attnconv::{impl}_attention", forward, mutates_args=())
-    backward_op = torch.library.custom_op(f"attnconv::{impl}_attention_backward", backward, mutates_args=())
+    def differentiable(
+        q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        if _needs_grad(q, k, v, rel):
+            return _Fused.apply(impl, scale, mask, q, k, v, *rel)  # pyright: ignore[reportReturnType]
+        with torch._C._AutoDispatchBelowAutograd():  # pyright: ignore[reportAttributeAccessIssue]
+            return forward_op(q, k, v, rel, mask, scale)
 
-    def differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | list[Tensor] | None, ...]:
-        q, k, v, mask, out, lse, *rel = ctx.saved_tensors
+    of = "Tensor q, Tensor k, Tensor v, Tensor[] rel, Tensor? mask"
+    forward_op = _define(f"{impl}_attention", f"({of}, float scale) -> (Tensor, Tensor)", forward, _fake_forward)
+    backward_op = _define(
+        f"{impl}_attention_backward",
+        f"(Tensor grad, {of}, Tensor out, Tensor lse, float scale) -> (Tensor, Tensor, Tensor, Tensor[])",
+        backward,
+        _fake_backward,
+    )
+    register_flop_formula(getattr(torch.ops.attnconv, f"{impl}_attention"))(_forward_flops)
+    register_flop_formula(getattr(torch.ops.attnconv, f"{impl}_attention_backward"))(_backward_flops)
+    LIBRARY.impl(f"{impl}_attention", differentiable, "Autograd")
+    return forward_op, backward_op
+
+
+def _define(name: str, schema: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Define attnconv::<name> on all devices, its shapes and its rule for vmap; return it."""
+    LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
+    LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"attnconv::{name}", fake, lib=LIBRARY)
+    op = getattr(torch.ops.attnconv, name).default
+    torch.library.register_vmap(f"attnconv::{name}", _one_by_one(op), lib=LIBRARY)
+    return op
+
+
+class _Fused(torch.autograd.Function):
+    """A fused operator and its backward.
+
+    By hand, since `torch.library.register_autograd` takes three times as long for an operator with a list of tensors.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, impl: str, scale: float, mask: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *rel: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():  # pyright: ignore[reportAttributeAccessIssue]
+            out, lse = _OPS[impl][0](q, k, v, rel, mask, scale)
+        ctx.impl, ctx.scale = impl, scale
+        ctx.mark_non_differentiable(lse)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(mask, out, lse, q, k, v, *rel)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        mask, out, lse, *inputs = ctx.saved_tensors
+        grad = grads[0]
+        if grad is None:
+            return (None,) * (3 + len(inputs))
         if torch._C._functorch.is_legacy_batchedtensor(grad):  # pyright: ignore[reportAttributeAccessIssue]
-            raise RuntimeError(f"impl={impl!r} has no gradients in batches (is_grads_batched); impl='eager' has them")
-        return *backward_op(grad, q, k, v, rel, mask, out, lse, ctx.scale), None, None
+            raise RuntimeError(
+                f"impl={ctx.impl!r} has no gradients in batches (is_grads_batched); impl='eager' has them"
+            )
+        if torch.is_grad_enabled():
+            return None, None, None, *_differentiable_gradients(ctx, grad, mask, inputs)
+        q, k, v, *rel = inputs
+        *own, of_tables = _OPS[ctx.impl][1](grad, q, k, v, rel, mask, out, lse, ctx.scale)
+        return None, None, None, *own, *of_tables
 
-    def refuse(*_: Any) -> None:
-        raise RuntimeError(f"impl={impl!r} has no second derivative; impl='eager' has one")
 
-    forward_op.register_fake(_fake_forward)
-    backward_op.register_fake(_fake_backward)
-    forward_op.register_autograd(differentiate, setup_context=_save)
-    backward_op.register_autograd(refuse)
-    for op in (forward_op, backward_op):
-        op.register_vmap(_one_by_one(op))
-    packets = torch.ops.attnconv
-    register_flop_formula(getattr(packets, f"{impl}_attention"))(_forward_flops)
-    register_flop_formula(getattr(packets, f"{impl}_attention_backward"))(_backward_flops)
-    return forward_op
+def _differentiable_gradients(
+    ctx: Any, grad: Tensor, mask: Tensor | None, inputs: list[Tensor]
+) -> Iterator[Tensor | None]:
+    """Return gradients of q, k, v and the tables that can be differentiated: the plain form's, at quadratic memory."""
+    from attnconv.kernels.relative_attention import eager
+
+    q, k, v, *rel = inputs
+    with autocast_off(q):
+        y = eager.forward(q, k, v, rel, mask, ctx.scale)
+    needed = [t for t, wanted in zip(inputs, ctx.needs_input_grad[3:], strict=True) if wanted]
+    found = iter(torch.autograd.grad(y, needed, grad, create_graph=True))
+    return (next(found) if wanted else None for wanted in ctx.needs_input_grad[3:])
 
 
 def _fake_forward(
@@ -109,13 +169,6 @@ def _fake_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), [torch.empty_like(t) for t in rel]
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, rel, mask, ctx.scale = inputs
-    out, lse = output
-    ctx.mark_non_differentiable(lse)
-    ctx.save_for_backward(q, k, v, mask, out, lse, *rel)
 
 
 def _one_by_one(op: Any) -> Any:

@@ -44,8 +44,8 @@ def autocast_off(x: Tensor) -> AbstractContextManager:
 
 
 def exporting() -> bool:
-    """True if torch.export or an exporter to ONNX is tracing."""
-    if torch.onnx.is_in_onnx_export():  # by the older exporter, which is none of torch.export
+    """True if torch.export, torch.jit.trace or an exporter to ONNX is tracing."""
+    if torch.jit.is_tracing():  # the older exporter to ONNX does, too
         return True
     return torch.compiler.is_exporting() and not (COMPILE_IS_EXPORT and torch.compiler.is_dynamo_compiling())
 
@@ -80,7 +80,7 @@ class AttentionProblem:
     tables: bool = True  # True if there are position terms
     needs_grad: bool = True
     transformed: bool = False  # by torch.func, or by forward-mode differentiation
-    export: str | None = None  # "onnx", "torch" or None
+    export: str | None = None  # "onnx", "trace" (by torch.jit), "torch" or None
     key_map: tuple[int, ...] | None = None  # where it is not that of the queries
 
 
@@ -128,7 +128,7 @@ def _choose(problem: AttentionProblem) -> tuple[str, str]:
     keys = positions if problem.key_map is None else math.prod(problem.key_map)
     if problem.transformed:
         return "eager", "plain torch, which torch.func and forward mode can differentiate"
-    if problem.export == "onnx" and not positions > LARGEST_EAGER_IN_ONNX:
+    if problem.export in ("onnx", "trace") and not positions > LARGEST_EAGER_IN_ONNX:
         return "eager", f"on maps of up to {LARGEST_EAGER_IN_ONNX} positions the fastest in onnxruntime"
     if problem.export is not None:
         return "sdpa", "plain torch, which exports, and one fused call where the program runs"

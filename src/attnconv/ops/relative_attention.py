@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnconv import checks
+from attnconv.ops.arguments import FLOATS, as_number, require_mask
 from attnconv.ops.fused_attention import FUSED, run_fused
 from attnconv.ops.kernel_choice import (
     KERNELS,
@@ -37,7 +38,7 @@ def relative_attention(
     rel: Tables,
     *,
     mask: Tensor | None = None,
-    scale: float | None = None,
+    scale: float | Tensor | None = None,
     impl: str = "auto",
 ) -> Tensor:
     """Return the softmax attention of every position of a map to every other.
@@ -59,23 +60,25 @@ def relative_attention(
         mask: None, or bool (B, *key map), True where a key may be attended to. Masked keys and values get no weight
             and gradient 0, and must be finite. Queries are not masked; all True is as no mask. Where an image has no
             True at all, its output and gradients are 0.
-        scale: factor of the logits; D**-0.5 if None.
-        impl: "eager" is the mathematics, literally: it holds the logits of all pairs of positions and has second
-            derivatives; "native" is compiled for CPUs, in C++, at linear memory; "blocked" holds the logits of a few
-            queries at a time, so that memory is linear in the positions, on any device; "triton" is fused for CUDA, at
-            linear memory; "sdpa" folds the position terms into torch's fused attention, so that it exports, and rounds
-            them to the dtype of q. "auto" is chosen by `explain_choice`'s rules. A named one runs or raises.
+        scale: factor of the logits; D**-0.5 if None. A tensor of one element that needs a gradient gets it: it is
+            multiplied into q.
+        impl: "eager" is the mathematics, literally: it holds the logits of all pairs of positions; "native" is compiled
+            for CPUs, in C++, at linear memory; "blocked" holds the logits of a few queries at a time, so that memory is
+            linear in the positions, on any device; "triton" is fused for CUDA, at linear memory; "sdpa" folds the
+            position terms into torch's fused attention, so that it exports, and rounds them to the dtype of q. "auto"
+            is chosen by `explain_choice`'s rules. A named one runs or raises. A backward that is itself to be
+            differentiated (``create_graph=True``) computes as "eager" does, and takes as much memory.
     Returns:
         (B, N, *map, E), in the dtype of the inputs.
     Raises:
         ValueError: shapes, dtypes or devices do not fit each other, or ``impl`` is unknown or cannot run.
-        RuntimeError: in the derivative of a derivative through "native", "blocked" or "triton", and under
-            torch.func.grad.
+        RuntimeError: under torch.func.grad through "native", "blocked" or "triton"; in the derivative of a derivative
+            through a compiled graph, or through "sdpa" on a CPU, where torch has none.
     """
     checks.one_of("impl", impl, IMPLS)
     _check(q, k, v, rel, mask)
     tables = _slice_tables(rel, q)
-    factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    q, factor = _scaled(q, scale)
     if (dtype := autocast_dtype(q)) is not None:
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         tables = [table.to(dtype) for table in tables]
@@ -83,8 +86,8 @@ def relative_attention(
     problem = _problem(q, k, v, tables, mask)
     if impl == "auto":
         impl = choose_kernel(problem)
-    elif (reason := why_not(impl, replace(problem, transformed=False, export=None))) is not None:
-        raise checks.InputError(f"impl={impl!r} cannot run here: {reason}; impl='blocked' can")
+    else:
+        _require(impl, problem, has_tangent(q, k, v, *tables))
 
     keyless, mask = _unmask_keyless(mask)
     with autocast_off(q):
@@ -104,7 +107,7 @@ def attention_weights(
     *,
     query: tuple[int, ...],
     mask: Tensor | None = None,
-    scale: float | None = None,
+    scale: float | Tensor | None = None,
 ) -> Tensor:
     """Return the softmax row of position i = ``query`` alone: the weights of every position j, at linear memory.
 
@@ -114,7 +117,7 @@ def attention_weights(
         rel: as in `relative_attention`.
         query: one cell of the map of q, an index an axis.
         mask: as in `relative_attention`.
-        scale: factor of the logits; D**-0.5 if None.
+        scale: as in `relative_attention`.
     Returns:
         (B, N, *key map) in float32 or wider; each map sums to 1, but to 0 where the mask leaves an image no key.
     Raises:
@@ -124,7 +127,7 @@ def attention_weights(
     map_size, key_map = tuple(q.shape[2:-1]), k.shape[2:-1]
     if len(query) != len(map_size) or not all(0 <= i < n for i, n in zip(query, map_size, strict=True)):
         raise checks.InputError(f"query must be a cell of the map {map_size}, got {tuple(query)}")
-    factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    q, factor = _scaled(q, scale)
     exact = torch.promote_types(q.dtype, torch.float32)
     row = q[(slice(None), slice(None), *query)].to(exact) * factor  # (B, N, D)
     logits = torch.einsum("bnd,bn...d->bn...", row, k.to(exact))  # (B, N, *key map)
@@ -139,6 +142,15 @@ def attention_weights(
         logits = logits.masked_fill(~mask.unsqueeze(1), float("-inf"))
     weights = logits.flatten(2).softmax(dim=-1).unflatten(2, key_map)
     return weights if keyless is None else torch.where(_per_image(keyless, weights.dim()), 0.0, weights)
+
+
+def _scaled(q: Tensor, scale: float | Tensor | None) -> tuple[Tensor, float]:
+    """Return q and the factor of the logits; of a tensor that is differentiated, q times it and 1."""
+    if scale is None:
+        return q, q.shape[-1] ** -0.5
+    if isinstance(scale, Tensor) and scale.numel() == 1 and (scale.requires_grad or has_tangent(scale)):
+        return q * scale.reshape(()), 1.0
+    return q, as_number("scale", scale)
 
 
 def _unmask_keyless(mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -156,7 +168,9 @@ def _per_image(x: Tensor, axes: int) -> Tensor:
 
 def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], mask: Tensor | None) -> AttentionProblem:
     inputs = (q, k, v, *tables)
-    export = "onnx" if exporting_to_onnx() else "torch" if exporting() else None
+    export = None
+    if exporting():
+        export = "onnx" if exporting_to_onnx() else "trace" if torch.jit.is_tracing() else "torch"
     # Not asked in an export: the question would tie dynamic maps to sizes that differ.
     own_keys = export is None and len(tables) == 0 and k.shape != q.shape
     return AttentionProblem(
@@ -173,11 +187,21 @@ def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], mask: Tensor
     )
 
 
+def _require(impl: str, problem: AttentionProblem, tangent: bool) -> None:
+    """Raise, and name a kernel that can, where ``impl`` cannot run."""
+    if impl in FUSED and problem.export is not None:
+        raise checks.InputError(f"impl={impl!r} cannot be exported; impl='sdpa' and impl='eager' can")
+    if impl in FUSED and tangent:  # custom operators drop it in silence
+        raise RuntimeError(f"impl={impl!r} has no forward-mode derivative; impl='eager' has one")
+    if (reason := why_not(impl, replace(problem, transformed=False, export=None))) is not None:
+        raise checks.InputError(f"impl={impl!r} cannot run here: {reason}; impl='blocked' can")
+
+
 def _check(q: Tensor, k: Tensor, v: Tensor, rel: Tables, mask: Tensor | None) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):
             raise checks.InputTypeError(f"{name} must be a tensor, got {type(x).__name__}")
-        if not torch.is_floating_point(x):
+        if x.dtype not in FLOATS:
             raise checks.InputTypeError(f"{name} must be floating point, got {x.dtype}")
     if not 4 <= q.dim() <= 6:
         raise checks.InputError(
@@ -203,15 +227,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, rel: Tables, mask: Tensor | None) ->
             raise checks.InputTypeError(f"q, k and v must share a dtype, got q {q.dtype} and {name} {x.dtype}")
         if x.device != q.device:
             raise checks.InputError(f"q, k and v must be on one device, got q {q.device} and {name} {x.device}")
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise checks.InputTypeError(f"mask must be a bool tensor, True where a key may be attended to; got {got}")
-    if mask.shape != (k.shape[0], *k.shape[2:-1]):
-        raise checks.InputError(f"mask must be (batch, *key map), {(k.shape[0], *k.shape[2:-1])}; got {_shape(mask)}")
-    if mask.device != q.device:
-        raise checks.InputError(f"mask must be on the device of q, got {mask.device} and {q.device}")
+    if mask is not None:
+        require_mask(mask, (k.shape[0], *k.shape[2:-1]), q.device, of="q", keys=True)
 
 
 def _slice_tables(rel: Tables, q: Tensor) -> list[Tensor]:

@@ -18,6 +18,7 @@ from attnconv.surgery.network import (
     Output,
     Place,
     nearest_names,
+    note_paths,
     note_step,
     only_call,
     params,
@@ -82,6 +83,7 @@ def add_self_attention(
         changes.append(Change(place.name, before, text, output.map_size, *sizes))
     for place, layer in zip(choice, layers, strict=True):
         place.put(Attended(place.module, layer))
+    note_paths(model)
     said = {name: value for name, value in options.items() if value != found.options.get(name)}
     note_step(model, "add", {"after": after if isinstance(after, str) else list(after), "kind": found.name, **said})
     return model, changes

@@ -20,6 +20,7 @@ from attnconv.surgery.network import (
     Example,
     Place,
     nearest_names,
+    note_paths,
     note_step,
     only_call,
     params,
@@ -95,6 +96,7 @@ def augment(
         changes.append(change)
     for place, layer in zip(choice, layers, strict=True):
         place.put(layer)
+    note_paths(model, layers, image_size if example is None else getattr(example, "shape", ())[2:])
     names = where if isinstance(where, str) else f"^(?:{'|'.join(re.escape(place.name) for place in choice)})$"
     said = {} if found.name == "augmented" else {"kind": found.name}
     note_step(model, "augment", {"where": names, **said, **found.options, **options})
@@ -218,7 +220,7 @@ def _sizes_only(layers: Iterable[Attention]) -> Iterator[None]:
 
     def zeros_of(layer: Attention) -> Callable[[Tensor], Tensor]:
         shadow = copy.deepcopy(layer).to("meta")
-        return lambda x: x.new_zeros(shadow.forward(x.to("meta")).shape)
+        return lambda x, mask=None: x.new_zeros(shadow.forward(x.to("meta")).shape)
 
     with ExitStack() as stack:
         for layer in layers:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.layers.attention import Attention
 from attnconv.layers.augmented_conv import Size
+from attnconv.layers.padding import pixels_per_cell
 from attnconv.layers.registry import replaces_conv
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -184,6 +185,18 @@ def note_step(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
     blueprint: Any = getattr(model, "blueprint", None)
     if blueprint is not None:
         model.blueprint = dataclasses.replace(blueprint, attention=[*blueprint.attention, {name: arguments}])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def note_paths(model: nn.Module, sized: Iterable[nn.Module] = (), image_size: Size | None = None) -> None:
+    """Tell every attention layer its name in ``model``, for messages; those ``sized`` by such images, their stride."""
+    sized = set(sized)
+    for name, layer in model.named_modules():
+        if isinstance(layer, Attention):
+            layer.path, cells = name, layer.largest_map
+            if layer in sized and image_size is not None and cells is not None:
+                pixels = image_size if isinstance(image_size, (tuple, list)) else (image_size,) * len(cells)
+                if len(cells) == len(pixels):
+                    layer.pixels_per_cell = tuple(map(pixels_per_cell, pixels, cells))
 
 
 def nearest_names(kind: str, name: str, known: Iterable[str]) -> str:

@@ -20,5 +20,6 @@ def position_term(q: Tensor, table: Tensor, axis: int) -> Tensor:
     i = torch.arange(n, device=table.device)
     r = table[i[None, :] - i[:, None] + n - 1]  # (n, n, D): r[i, j] is the row of distance j - i
     lines = q.movedim(2 + axis, 0)  # (n, B, N, *other axes, D)
-    term = lines.flatten(1, -2) @ r.mT  # (n, B * N * others, n)
-    return term.unflatten(1, lines.shape[1:-1]).movedim(0, 2 + axis)
+    # reshape and transpose here and in eager: the older exporter to ONNX knows no mT, and unflatten with fixed sizes.
+    term = lines.flatten(1, -2) @ r.transpose(1, 2)  # (n, B * N * others, n)
+    return term.reshape(n, *lines.shape[1:-1], n).movedim(0, 2 + axis)

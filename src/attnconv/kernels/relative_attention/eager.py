@@ -1,6 +1,7 @@
 """Relative attention as the mathematics says it: the reference that every other kernel is held to.
 
-Holds all logits, so memory grows with the square of the number of positions. Twice differentiable.
+Holds all logits, so memory grows with the square of the number of positions. Differentiable any number of times: the
+other kernels' second derivatives are its own.
 Letters: B batch, N heads, L positions of the map, J of that of the keys, D key / E value channels a head.
 """
 
@@ -20,8 +21,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor
     q, k, v = q.to(exact) * scale, k.to(exact), v.to(exact)
 
     axes = len(map_size)
-    logits = q.flatten(2, -2) @ k.flatten(2, -2).mT  # (B, N, L, J)
-    logits = logits.unflatten(3, key_map).unflatten(2, map_size)  # (B, N, *map, *key map)
+    logits = q.flatten(2, -2) @ k.flatten(2, -2).transpose(2, 3)  # (B, N, L, J)
+    logits = logits.reshape(*q.shape[:2], *map_size, *key_map)  # (B, N, *map, *key map)
     for axis, table in enumerate(rel):
         own_axis = [1] * axes  # the term is the same for all other coordinates of j
         own_axis[axis] = map_size[axis]
@@ -30,4 +31,4 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor
     if mask is not None:
         logits = logits.masked_fill(~mask.flatten(1)[:, None, None], float("-inf"))
     y = logits.softmax(dim=-1) @ v.flatten(2, -2)  # (B, N, L, E)
-    return y.unflatten(2, map_size).to(dtype)
+    return y.reshape(*q.shape[:-1], v.shape[-1]).to(dtype)

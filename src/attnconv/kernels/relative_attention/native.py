@@ -8,8 +8,10 @@ Letters: B batch, N heads, D key / E value channels a head, n length of one axis
 
 import ctypes
 import os
+import struct
 from collections.abc import Sequence
 from ctypes import c_char_p, c_double, c_int32, c_int64, c_void_p
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +22,15 @@ from attnconv.kernels.relative_attention import empty_output
 
 LIBRARY = Path(__file__).with_name("native_library.so")
 BUILD_ERROR = Path(__file__).with_name("native_build_error.txt")  # the compiler's last word, written by setup.py
-VERSION = 3  # of the structures below and the library's functions
+VERSION = 4  # of the structure below and the library's functions
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 
 
-class _View(ctypes.Structure):
-    _fields_ = (("data", c_void_p), ("stride", c_int64 * 6))
-
-
-class _Table(ctypes.Structure):
-    _fields_ = (("data", c_void_p), ("stride", c_int64 * 2), ("grad", c_void_p))
-
-
-class _Problem(ctypes.Structure):  # as in csrc/problem.h
-    _fields_ = (
-        ("batch", c_int64),
-        ("heads", c_int64),
-        ("size", c_int64 * 3),
-        ("key_size", c_int64 * 3),
-        ("key_dim", c_int64),
-        ("value_dim", c_int64),
-        ("dtype", c_int64),
-        ("scale", c_double),
-        *((name, _View) for name in ("q", "k", "v", "mask", "out", "lse", "grad", "grad_q", "grad_k", "grad_v")),
-        ("table", _Table * 3),
-        ("workspace", c_void_p),
-        ("workers", c_int64),
-    )
+# Problem of csrc/problem.h: sizes, dtype, scale; ten views of a pointer and six strides; three tables of a pointer, two
+# strides and a pointer; workers and a pointer. Packed at once: a structure of ctypes takes four times as long.
+_PROBLEM = struct.Struct("@11q d 70q 12q 2q")
+_NO_VIEW = (0,) * 7
 
 
 def _load() -> tuple[Any, c_void_p | None, str]:
@@ -70,10 +53,10 @@ def _load() -> tuple[Any, c_void_p | None, str]:
     if version != VERSION:
         return None, None, "its library is of another version of attnconv; reinstall it"
     library.attnconv_select.argtypes, library.attnconv_select.restype = (c_char_p,), c_char_p
-    library.attnconv_workspace_bytes.argtypes = (ctypes.POINTER(_Problem), c_int32)
+    library.attnconv_workspace_bytes.argtypes = (c_char_p, c_int32)
     library.attnconv_workspace_bytes.restype = c_int64
     for call in (library.attnconv_forward, library.attnconv_backward):
-        call.argtypes, call.restype = (ctypes.POINTER(_Problem), c_void_p), c_int32
+        call.argtypes, call.restype = (c_char_p, c_void_p, c_void_p), c_int32
     library.attnconv_rates.argtypes, library.attnconv_rates.restype = (c_void_p,), None
     taken = library.attnconv_select(wanted.encode())
     if taken is None:
@@ -123,9 +106,7 @@ def forward(
     out, lse = empty_output(q, v), q.new_empty(q.shape[:-1], dtype=torch.float32)
     if v.numel() == 0:
         return out.zero_(), lse.zero_()
-    problem = _problem(q, k, v, rel, mask, scale)
-    problem.out, problem.lse = _view(out), _view(lse.unsqueeze(-1))
-    _run(problem, q, backward=False)
+    _run(_problem(q, k, v, rel, mask, scale, out, lse), q, backward=False)
     return out, lse
 
 
@@ -147,42 +128,53 @@ def backward(
         for t in (grad_q, grad_k, grad_v):
             t.zero_()
         return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
-    problem = _problem(q, k, v, rel, mask, scale)
-    problem.out, problem.lse, problem.grad = _view(out), _view(lse.unsqueeze(-1)), _view(grad)
-    problem.grad_q, problem.grad_k, problem.grad_v = _view(grad_q), _view(grad_k), _view(grad_v)
-    for axis, total in enumerate(grad_tables, start=3 - len(rel)):
-        problem.table[axis].grad = total.data_ptr()
-    _run(problem, q, backward=True)
+    grads = (grad, grad_q, grad_k, grad_v, *grad_tables)
+    _run(_problem(q, k, v, rel, mask, scale, out, lse, *grads), q, backward=True)
     return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
 
 
-def _problem(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float) -> _Problem:
+def _problem(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel: Sequence[Tensor],
+    mask: Tensor | None,
+    scale: float,
+    out: Tensor,
+    lse: Tensor,
+    *grads: Tensor,
+) -> bytes:
+    """Pack one call; ``grads``: none, or those of the output, q, k, v, and the tables."""
     batch, heads, *map_size, key_dim = q.shape
     key_size = k.shape[2:-1]
-    problem = _Problem(
-        batch=batch, heads=heads, key_dim=key_dim, value_dim=v.shape[-1], dtype=DTYPES[q.dtype], scale=scale
+    missing = [1] * (3 - len(map_size))
+    sizes = (batch, heads, *missing, *map_size, *[1] * (3 - len(key_size)), *key_size, key_dim, v.shape[-1])
+    if mask is None:
+        masked = _NO_VIEW
+    else:
+        masked = _view(mask[:, None, ..., None].expand(*k.shape[:-1], 1))  # stride 0 over heads
+    of_grads = [_view(g) for g in grads[:4]] or [_NO_VIEW] * 4
+    totals = [g.data_ptr() for g in grads[4:]] or [0] * len(rel)
+    tables = [(table.data_ptr(), *table.stride(), total) for table, total in zip(rel, totals, strict=True)]
+    return _PROBLEM.pack(
+        *sizes,
+        DTYPES[q.dtype],
+        scale,
+        *chain(_view(q), _view(k), _view(v), masked, _view(out), _view(lse, 0), *of_grads),
+        *chain([0] * (12 - 4 * len(tables)), *tables),
+        torch.get_num_threads(),
+        0,
     )
-    missing = 3 - len(map_size)
-    problem.size = (c_int64 * 3)(*[1] * missing, *map_size)
-    problem.key_size = (c_int64 * 3)(*[1] * (3 - len(key_size)), *key_size)
-    problem.q, problem.k, problem.v = _view(q), _view(k), _view(v)
-    if mask is not None:
-        problem.mask = _view(mask[:, None, ..., None].expand(*k.shape[:-1], 1))  # of no heads: stride 0
-    for axis, table in enumerate(rel, start=missing):
-        problem.table[axis] = _Table(table.data_ptr(), (c_int64 * 2)(*table.stride()), None)
-    return problem
 
 
-def _view(x: Tensor) -> _View:
-    """``x`` (B, N, *map, channels), with axes of length 1 before a map of fewer than three."""
-    outer, inner = x.stride()[:2], x.stride()[2:]
-    return _View(x.data_ptr(), (c_int64 * 6)(*outer, *[0] * (4 - len(inner)), *inner))
+def _view(x: Tensor, *channel: int) -> tuple[int, ...]:
+    """Return pointer and six strides of ``x`` (B, N, *map, channels), or of (B, N, *map) and ``channel``, a stride."""
+    strides = (*x.stride(), *channel)
+    return x.data_ptr(), *strides[:2], *[0] * (6 - len(strides)), *strides[2:]
 
 
-def _run(problem: _Problem, like: Tensor, *, backward: bool) -> None:
-    problem.workers = torch.get_num_threads()
+def _run(problem: bytes, like: Tensor, *, backward: bool) -> None:
     workspace = like.new_empty(_LIBRARY.attnconv_workspace_bytes(problem, backward), dtype=torch.uint8)
-    problem.workspace = workspace.data_ptr()
     call = _LIBRARY.attnconv_backward if backward else _LIBRARY.attnconv_forward
-    if call(problem, _PARALLEL_FOR) != 0:
+    if call(problem, workspace.data_ptr(), _PARALLEL_FOR) != 0:
         raise RuntimeError("torch could not run the parallel loop of impl='native'")

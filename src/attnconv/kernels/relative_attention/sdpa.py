@@ -8,6 +8,7 @@ one axis.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,9 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor
     folded_k = torch.cat(keys, dim=-1).flatten(2, -2)  # (B, N, J, D + axes)
     values = v.flatten(2, -2)
     # On a CPU only heads of one width run fused, and on CUDA widths that are multiples of 8 run everywhere.
-    width = max(folded_q.shape[-1], value_dim)
+    width: Any = folded_q.shape[-1] - value_dim
+    # Sizes are tensors under torch.jit.trace, of which max() would fix one for maps of all sizes.
+    width = value_dim + (width.clamp(min=0) if isinstance(width, Tensor) else max(width, 0))
     if q.device.type == "cuda":
         width = -(-width // 8) * 8
     folded_q, folded_k, values = (F.pad(t, (0, width - t.shape[-1])) for t in (folded_q, folded_k, values))

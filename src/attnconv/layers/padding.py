@@ -1,0 +1,102 @@
+"""Batches of images of differing sizes, padded to one: which cells of a map hold image, and which padding.
+
+A mask is bool, True where there is image. A cell of a map is valid where the centre of its window is, and a ring of
+padding around the map is one around each image: its cells are as the nearest cell of the image.
+
+Letters: B batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnconv import checks
+from attnconv.ops.arguments import require_mask
+
+# The sizes (B, axes) of the images, and that of the padded batch. For all threads: a backward on a GPU runs in its own.
+_current: tuple[Tensor, tuple[int, ...]] | None = None
+
+
+@contextmanager
+def valid_sizes(sizes: Tensor | Sequence[Sequence[int]], padded_size: Sequence[int] | None = None) -> Iterator[None]:
+    """Let no attention layer attend to the padding of a batch while the block runs, in all threads of the process.
+
+    Each image lies at the start of its axes (top left), the padding behind it. A layer finds its stride from the size
+    of its map: the power of 2 that makes so many cells of ``padded_size``, else the ratio of both. Cell i of an axis is
+    then valid where stride * i lies in the image, which is where its window's centre is, if each convolution before is
+    padded by half its window. A layer that is given a mask of its own uses that.
+
+    The backward pass belongs into the block, too, where a network computes parts of its forward pass again there
+    (torch.utils.checkpoint).
+
+    Args:
+        sizes: rows and columns of each image, (B, axes), in pixels of the network's input.
+        padded_size: rows, columns of that input; the largest of ``sizes`` along each axis if None.
+    Raises:
+        ValueError: an image is larger than ``padded_size``; in a layer, if its batch or its axes are not those of
+            ``sizes``.
+    """
+    global _current
+    table = torch.as_tensor(sizes)
+    if table.dim() != 2 or table.numel() == 0 or table.is_floating_point() or int(table.min()) < 0:
+        raise checks.InputError(f"sizes must be (B, axes), whole numbers from 0 on, got {sizes}")
+    largest = tuple(table.amax(0).tolist())
+    padded = largest
+    if padded_size is not None:
+        padded = checks.per_axis("padded_size", tuple(padded_size), len(largest), at_least=1)
+    if any(n > m for n, m in zip(largest, padded, strict=True)):
+        raise checks.InputError(f"padded_size={padded} is smaller than the largest of sizes, {largest}")
+    before, _current = _current, (table, padded)
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def input_mask(x: Tensor, mask: Tensor | None, layer: str) -> Tensor | None:
+    """Return the mask (B, *map) of ``x`` (B, C, *map): ``mask`` if given, else that of `valid_sizes`; None without."""
+    if mask is not None:
+        require_mask(mask, (x.shape[0], *x.shape[2:]), x.device, name=f"{layer}: mask", of="its input")
+        return mask
+    if _current is None:
+        return None
+    sizes, padded = _current
+    if (x.shape[0], x.dim() - 2) != tuple(sizes.shape):
+        raise checks.InputError(
+            f"{layer}: valid_sizes holds {tuple(sizes.shape)} (images, axes), but the layer's input is {tuple(x.shape)}"
+        )
+    found = torch.ones((), dtype=torch.bool, device=x.device)
+    for axis, (pixels, cells) in enumerate(zip(padded, x.shape[2:], strict=True)):
+        step, parts = pixels_per_cell(pixels, cells)
+        valid = (sizes[:, axis].to(x.device) * parts + step - 1) // step  # (B,)
+        line = torch.arange(cells, device=x.device) < valid[:, None]  # (B, cells)
+        found = found.unsqueeze(-1) & line[(slice(None), *[None] * axis)]
+    return found
+
+
+def pixels_per_cell(pixels: int, cells: int) -> tuple[int, int]:
+    """Return the stride of a map of so many ``cells``, as a fraction: a power of 2 if one fits, else pixels / cells."""
+    stride = 1
+    while -(-pixels // stride) > max(cells, 1):
+        stride *= 2
+    return (stride, 1) if -(-pixels // stride) == cells else (pixels, cells)
+
+
+def mask_at_centres(mask: Tensor | None, pairs: Sequence[tuple[int, int]], stride: Sequence[int] = ()) -> Tensor | None:
+    """Return the mask of the map that `attention_input.at_centres` gives, every ``stride`` cells; None for None."""
+    if mask is None:
+        return None
+    for axis, (left, right) in enumerate(pairs, 1):
+        ring = max(left, 0) + max(right, 0)
+        mask = mask.narrow(axis, max(-left, 0), mask.shape[axis] - max(-left, 0) - max(-right, 0))
+        if ring:  # valid where image is at most ``right`` cells before, or ``left`` behind
+            mask = F.pad(mask, [0, 0] * (mask.dim() - 1 - axis) + [ring, ring]).unfold(axis, ring + 1, 1).any(-1)
+    return every(stride, mask)
+
+
+def every(stride: Sequence[int], x: Tensor) -> Tensor:
+    """Return the cells of ``x`` (..., *map) that lie ``stride`` apart along each axis."""
+    return x[(..., *(slice(None, None, s) for s in stride))]
