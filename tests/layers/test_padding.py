@@ -3,6 +3,7 @@
 import contextlib
 import threading
 
+import oracles
 import pytest
 import torch
 from torch import nn
@@ -102,6 +103,7 @@ GATED = {
 }
 ALL = {
     **GATED,
+    "sagan whole": lambda: gated(SelfAttention, value_ratio=1 / 2, pool=2),
     "augmented": lambda: augmented(padding=1),
     "pooled": lambda: augmented(padding=1, attention_pool=2),
     "pooled later": lambda: augmented(padding=1, attention_pool=2, qkv_kernel_size=3),
@@ -129,6 +131,18 @@ def test_the_valid_part_of_a_padded_map_is_the_unpadded_map(kind):
         assert_valid_parts(layer(x, mask=mask), alone(layer, x), tolerance=1e-14)
         x = torch.where(mask[:, None], x, 3.0)  # what stands in the padding does not matter
         assert_valid_parts(layer(x, mask=mask), alone(layer, x), tolerance=1e-14)
+
+
+def test_pooled_keys_of_a_padded_map_are_maxima_over_valid_cells():
+    """Sizes that are odd keep their last cells, which the unpadded image would drop."""
+    layer, (x, mask) = ALL["sagan whole"](), padded()
+    with torch.no_grad():
+        expected = torch.from_numpy(oracles.sagan_layer(layer, x, mask))
+        torch.testing.assert_close(layer(x, mask=mask), expected, rtol=1e-13, atol=1e-13)
+        even = [(6, 4), (8, 8), (2, 6)]
+        x, mask = padded(even)
+        x = torch.where(mask[:, None], x, 3.0)
+        assert_valid_parts(layer(x, mask=mask), alone(layer, x, even), tolerance=1e-14)
 
 
 @pytest.mark.parametrize("axes", [1, 3])
@@ -252,12 +266,12 @@ def test_gradients_of_bilinear_attention_with_a_mask(order):
 def test_attention_weights_take_the_mask_too(name):
     layer, (x, mask) = ALL[name](), padded()
     x, mask = x[:1], mask[:1]
-    size = layer.attention_map_size(x)
+    size = (4, 4) if name == "sagan whole" else layer.attention_map_size(x)  # of the keys
     found = layer.attention_weights(x, mask)((2, 1))
     with attnconv.valid_sizes(SIZES[:1], PADDED):
         assert torch.equal(layer.attention_weights(x)((2, 1)), found)
     assert found.shape[-2:] == size
-    outside = found[..., -1, :]  # the last row is padding in all of them
+    outside = found[..., 3, :] if name == "sagan whole" else found[..., -1, :]  # the last row is padding in all of them
     assert not outside.any()
     if not layer.signed:
         torch.testing.assert_close(found.sum((-2, -1)), torch.ones_like(found.sum((-2, -1))))

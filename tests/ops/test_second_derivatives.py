@@ -85,6 +85,8 @@ def test_the_plain_form_runs_in_a_backward_that_is_differentiated_and_in_no_othe
     [
         (SelfAttention(16), (16, 16)),
         (SelfAttention(16), (4, 5, 6)),
+        (SelfAttention(16, value_ratio=1 / 2, pool=2), (16, 16)),
+        (SelfAttention(16, value_ratio=1 / 2, pool=2), (4, 5, 6)),
         (AugmentedConv1d(4, 8, 3, padding=1, key_channels=8, value_channels=4, num_heads=2, feat_size=80), (80,)),
         (AugmentedConv2d(4, 8, 3, padding=1, key_channels=8, value_channels=4, num_heads=2, feat_size=16), (16, 12)),
         (AugmentedConv3d(4, 8, 3, padding=1, key_channels=8, value_channels=4, num_heads=2, feat_size=5), (4, 5, 5)),
