@@ -73,22 +73,20 @@ class SelfAttention(GatedAttention):
     @refuse_vmap_in_training
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         self._require_map(x)
-        mask = self.input_mask(x, mask)
+        flat, mask = x.flatten(2), self.input_mask(x, mask)  # (B, C, L)
         # The softmax runs over the positions of query(x), so those are what the op calls keys.
-        k, q, v = (
-            t.flatten(2).transpose(1, 2)[:, None]
-            for t in (self._pooled(self.query, x, mask), self.key(x.flatten(2)), self._pooled(self.value, x, mask))
-        )  # (B, 1, L or that of the pooled map, D or E)
+        f, g, h = (conv(flat) for conv in (self.query, self.key, self.value))  # (B, D or E, L)
+        f, h = (self._pooled(t, x.shape[2:], mask).flatten(2) for t in (f, h))
+        k, q, v = (t.transpose(1, 2)[:, None] for t in (f, g, h))  # (B, 1, L or that of the pooled map, D or E)
         keys = None if mask is None else self._pooled_mask(mask).flatten(1)
         o = self.attend(ops.relative_attention, q, k, v, None, mask=keys, scale=1.0)  # (B, 1, L, E)
         o = o[:, 0].transpose(1, 2)  # (B, E, L)
-        o = o if self.out is None else self.out(o)
-        return (x + _gated(self.gamma, o.unflatten(2, x.shape[2:]))).to(x.dtype)  # x first: the sum takes its format
+        o = (o if self.out is None else self.out(o)).unflatten(2, x.shape[2:])  # (B, C, *map)
+        return (x + _gated(self.gamma, o)).to(x.dtype)  # x first: the sum takes its memory format
 
-    def _pooled(self, conv: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return conv(x) on the map that the softmax runs over: maxima over valid cells, 0 where there are none."""
-        y = conv(x.flatten(2))
-        y = y.reshape(*y.shape[:2], *x.shape[2:])  # (B, D or E, *map); not unflatten, as in AugmentedConvNd
+    def _pooled(self, t: Tensor, map_size: tuple[int, ...], mask: Tensor | None) -> Tensor:
+        """(B, D, L) -> (B, D, *pooled map): the maxima over valid cells, 0 where there are none."""
+        y = t.reshape(*t.shape[:2], *map_size)  # not unflatten, as in AugmentedConvNd
         if self.pool == 1:
             return y
         if mask is None:
@@ -97,15 +95,16 @@ class SelfAttention(GatedAttention):
         return y.masked_fill(~self._pooled_mask(mask)[:, None], 0)
 
     def _pooled_mask(self, mask: Tensor) -> Tensor:
-        """Return the cells of that map of which one cell is valid."""
+        """Return the cells of the pooled map over which one cell is valid."""
         return mask if self.pool == 1 else _maxima(mask[:, None].float())[:, 0] > 0
 
     def attention_weights(self, x: Tensor, mask: Tensor | None = None) -> Callable[[tuple[int, ...]], Tensor]:
         """Return a function: a cell of the map -> its shares of one head, which sum to 1, on the pooled map."""
         mask = self.input_mask(x, mask)
         # What the op calls queries is key(x): see forward.
-        q = self.key(x.flatten(2)).unflatten(2, x.shape[2:]).movedim(1, -1)[:, None]
-        k = self._pooled(self.query, x, mask).movedim(1, -1)[:, None]
+        flat, map_size = x.flatten(2), x.shape[2:]
+        q = self.key(flat).unflatten(2, map_size).movedim(1, -1)[:, None]
+        k = self._pooled(self.query(flat), map_size, mask).movedim(1, -1)[:, None]
         keys = None if mask is None else self._pooled_mask(mask)
         return lambda query: ops.attention_weights(q, k, None, query=query, mask=keys, scale=1.0)[0]
 
