@@ -36,18 +36,18 @@ def attention(channels: int) -> nn.Module:
 def make_generator() -> nn.Module:
     """Return a network of noise (B, NOISE) to images (B, 1, 16, 16) from -1 to 1."""
     return nn.Sequential(
-        spectral_norm(nn.Linear(NOISE, 128 * 4 * 4)),
-        nn.Unflatten(1, (128, 4, 4)),
+        spectral_norm(nn.Linear(NOISE, 64 * 4 * 4)),
+        nn.Unflatten(1, (64, 4, 4)),
         nn.Upsample(scale_factor=2),
-        conv(128, 64),
+        conv(64, 64),
         nn.BatchNorm2d(64),
         nn.ReLU(),
         attention(64),  # on 8x8 cells
         nn.Upsample(scale_factor=2),
-        conv(64, 32),
-        nn.BatchNorm2d(32),
+        conv(64, 16),
+        nn.BatchNorm2d(16),
         nn.ReLU(),
-        conv(32, 1),
+        conv(16, 1),
         nn.Tanh(),
     )
 
@@ -57,13 +57,13 @@ def make_discriminator() -> nn.Module:
     return nn.Sequential(
         conv(1, 32, kernel_size=4, stride=2),
         nn.LeakyReLU(0.1),
-        conv(32, 64),
+        conv(32, 32),
         nn.LeakyReLU(0.1),
-        attention(64),  # on 8x8 cells
-        conv(64, 128, kernel_size=4, stride=2),
+        attention(32),  # on 8x8 cells
+        conv(32, 64, kernel_size=4, stride=2),
         nn.LeakyReLU(0.1),
         nn.Flatten(),
-        spectral_norm(nn.Linear(128 * 4 * 4, 1)),
+        spectral_norm(nn.Linear(64 * 4 * 4, 1)),
     )
 
 
@@ -132,7 +132,7 @@ def draw(generator: nn.Module, path: str, *, rows: int = 8, columns: int = 8) ->
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train a small SAGAN on handwritten digits.")
     parser.add_argument("--loss", choices=("hinge", "wgan-gp"), default="hinge")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="digits.png", help="picture of the samples")
     options = parser.parse_args()
