@@ -459,7 +459,7 @@ def test_compile_in_one_graph(name):
     torch.testing.assert_close(compiled(x), layer(x))
 
 
-@pytest.mark.parametrize("name", ["augmented", "ring", "sagan", "simple"])
+@pytest.mark.parametrize("name", ["augmented", "ring", "sagan", "sagan whole", "simple"])
 def test_export_with_a_mask(name):
     layer, (x, mask) = ALL[name](), padded()
     program = torch.export.export(layer, (x, mask))

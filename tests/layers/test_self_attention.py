@@ -128,6 +128,14 @@ def test_gradcheck(kind):
     assert torch.autograd.gradcheck(call, (x, *layer.parameters()))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_second_derivatives_of_pooled_keys(masked):
+    layer, x = make("sagan pooled"), image(4, 5).requires_grad_()
+    mask = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(1)) > 0.4
+    mask[1] = False
+    assert torch.autograd.gradgradcheck(lambda x: layer(x, mask if masked else None), (x,))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast_stays_close(kind):
     layer, x = make(kind, dtype=torch.float32).train(), image(3, 5, dtype=torch.float32)
