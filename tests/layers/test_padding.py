@@ -24,7 +24,7 @@ from attnconv import (
 )
 from attnconv.layers import attention_input
 from attnconv.layers.attention import set_recompute
-from attnconv.layers.padding import pixels_per_cell
+from attnconv.layers.padding import input_mask, pixels_per_cell
 
 WIDTHS = {"key_channels": 6, "value_channels": 4, "num_heads": 2, "dtype": torch.float64}
 SIZES, PADDED = [(6, 5), (9, 8), (1, 7)], (9, 8)
@@ -383,8 +383,10 @@ def test_as_many_cells_are_valid_as_the_map_of_the_image_alone_has(stages):
     stem = nn.Sequential(*(nn.Conv1d(1, 1, 3, 2, 1, device="meta") for _ in range(stages)))
     cells = [stem(torch.empty(1, 1, n, device="meta")).shape[2] for n in range(1, 70)]
     for size in range(1, 70):
-        step, parts = pixels_per_cell(size, cells[size - 1])
-        assert [-(-n * parts // step) for n in range(1, size + 1)] == cells[:size]
+        with attnconv.valid_sizes([[n] for n in range(1, size + 1)]):
+            mask = input_mask(torch.empty(size, 1, cells[size - 1]), None, "a layer")
+        assert mask.sum(1).tolist() == cells[:size]
+        assert torch.equal(mask, mask.cummin(1).values)  # the first cells
 
 
 @pytest.mark.parametrize(

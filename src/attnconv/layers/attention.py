@@ -386,6 +386,26 @@ def has_own_hooks(module: nn.Module) -> bool:
     return any(getattr(module, name) for name in HOOKS) or "forward" in vars(module)
 
 
+def require_split(
+    conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, value_channels: int, value_ratio: float, num_heads: int
+) -> None:
+    """Raise unless attention can take that many of the convolution's outputs and leaves as many to each group."""
+    channels, groups = conv.out_channels, conv.groups
+    if value_channels > channels:
+        raise checks.InputError(
+            f"attention cannot take {value_channels} of {channels} output channels (value_ratio={value_ratio}, "
+            f"and one channel for each of num_heads={num_heads}); lower value_ratio or num_heads"
+        )
+    step = math.lcm(groups, num_heads)
+    if (channels - value_channels) % groups:
+        fits = min(range(step, channels + 1, step), key=lambda n: abs(n - value_channels), default=None)
+        raise checks.InputError(
+            f"with groups={groups} and num_heads={num_heads}, attention can take a multiple of {step} of the "
+            f"{channels} output channels, not {value_channels}; "
+            + (f"value_ratio={fits}/{channels} fits" if fits else f"choose num_heads that divides {groups}")
+        )
+
+
 def has_hooks(module: nn.Module) -> bool:
     """True if skipping ``module``'s forward would be observable, by hooks on all modules too, as FLOP counters have."""
     return has_own_hooks(module) or any(getattr(torch_module, f"_global{name}") for name in HOOKS)

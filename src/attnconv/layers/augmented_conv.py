@@ -5,7 +5,6 @@ windows, so that every padding, stride and dilation gives both parts one size; m
 Letters: B batch, H rows, W columns, N heads, D key / E value channels a head, R half the rows of a position table.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers import attention_input
-from attnconv.layers.attention import Attention, AttentionCost, attention_widths, has_hooks, reset
+from attnconv.layers.attention import Attention, AttentionCost, attention_widths, has_hooks, require_split, reset
 from attnconv.layers.padding import every, mask_at_centres
 from attnconv.ops.arguments import require_floats
 
@@ -206,7 +205,7 @@ class AugmentedConvNd(Attention):
             num_heads=num_heads,
             min_head_dim=min_head_dim,
         )
-        _check_split(conv, value_channels, value_ratio, num_heads)
+        require_split(conv, value_channels, value_ratio, num_heads)
         kind = (AugmentedConv1d, AugmentedConv2d, AugmentedConv3d)[len(conv.kernel_size) - 1]
         layer = (kind if cls is AugmentedConvNd else cls)(
             conv.in_channels,
@@ -534,21 +533,3 @@ class AugmentedConv3d(AugmentedConvNd):
     """
 
     _axes, _conv, _table_names = 3, nn.Conv3d, ("key_rel_d", "key_rel_h", "key_rel_w")
-
-
-def _check_split(conv: Conv, value_channels: int, value_ratio: float, num_heads: int) -> None:
-    """Raise unless attention can take that many of the convolution's outputs and leaves as many to each group."""
-    channels, groups = conv.out_channels, conv.groups
-    if value_channels > channels:
-        raise checks.InputError(
-            f"attention cannot take {value_channels} of {channels} output channels (value_ratio={value_ratio}, "
-            f"and one channel for each of num_heads={num_heads}); lower value_ratio or num_heads"
-        )
-    step = math.lcm(groups, num_heads)
-    if (channels - value_channels) % groups:
-        fits = min(range(step, channels + 1, step), key=lambda n: abs(n - value_channels), default=None)
-        raise checks.InputError(
-            f"with groups={groups} and num_heads={num_heads}, attention can take a multiple of {step} of the "
-            f"{channels} output channels, not {value_channels}; "
-            + (f"value_ratio={fits}/{channels} fits" if fits else f"choose num_heads that divides {groups}")
-        )
