@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-slow lint docs gpu
+.PHONY: install demo test test-slow timm-tests lint docs gpu
 
 install: $(INSTALLED)
 
@@ -28,6 +28,12 @@ test: lint
 
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "slow and not gpu and not network"
+
+# timm's own tests of networks on ours: TESTS is tests/test_models.py of the installed version's source package, which
+# pip download --no-deps --no-binary timm timm==VERSION brings.
+timm-tests: install
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/timm_bridge $(BIN)/pytest -c /dev/null -p no:cacheprovider -p own_names -W ignore \
+		-n auto --dist worksteal -q $(TESTS)
 
 # The site, into site/, without the network; a broken link, a docstring missing or unfit, or wrong TeX fails.
 docs: install

@@ -1,11 +1,12 @@
 """Our networks in timm's registry: after ``import attnconv.timm``, ``timm.create_model("aa_resnet50")`` makes one.
 
 Generated from `attnconv.models`: each listed name is an entrypoint, which takes timm's arguments (num_classes,
-in_chans, img_size, drop_rate, global_pool, features_only, out_indices), ``init_from`` and the network's own options.
+in_chans, img_size, drop_rate, drop_path_rate, global_pool, features_only, out_indices, feature_cls), ``init_from`` and
+the network's own options, output_stride among them. What timm calls on a network is in `attnconv.models.network`.
 The few names that timm has already (its plain ResNets, the same networks) stay timm's; ours have "attnconv_" in front.
 """
 
-import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +14,24 @@ import torch
 from torch import nn
 
 from attnconv import checks
+from attnconv.layers.attention import Attention
 from attnconv.models import create_model, list_models
 from attnconv.models.init_from import Source
 from attnconv.models.network import Network
-from attnconv.models.registry import CIFAR100, check_options, usual_images
+from attnconv.models.registry import CIFAR100, check_options, find, model_options, usual_images
 
 checks.require("timm", extra="timm")
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # noqa: E402
-from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, model_entrypoint, register_model  # noqa: E402
+from timm.models import (  # noqa: E402
+    build_model_with_cfg,
+    generate_default_cfgs,
+    is_model,
+    model_entrypoint,
+    register_model,
+    register_notrace_module,
+)
+
+register_notrace_module(Attention)  # and so every subclass
 
 
 def _default_cfg(name: str) -> dict[str, Any]:
@@ -29,7 +40,6 @@ def _default_cfg(name: str) -> dict[str, Any]:
         "url": "",
         "num_classes": images.num_classes,
         "input_size": (3, images.image_size, images.image_size),
-        "pool_size": None,
         "crop_pct": 1.0 if images == CIFAR100 else 0.875,
         "interpolation": "bicubic",
         "mean": IMAGENET_DEFAULT_MEAN,
@@ -42,7 +52,7 @@ def _is_timms(name: str) -> bool:
     return is_model(name) and model_entrypoint(name).__module__ != __name__
 
 
-NAMES = {f"attnconv_{name}" if _is_timms(name) else name: name for name in list_models()}
+NAMES = {f"attnconv_{name}" if _is_timms(name) else name: name for name in list_models() if find(name).own}
 default_cfgs = generate_default_cfgs({timm_name: _default_cfg(name) for timm_name, name in NAMES.items()})
 __all__ = ["NAMES", "default_cfgs"]
 
@@ -54,12 +64,18 @@ def _network(
     in_chans: int,
     img_size: int | tuple[int, int],
     drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
     global_pool: str = "avg",
     init_from: Source | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Make a network with what timm reads from it: num_classes may be 0, and feature_info describes each stage."""
-    check_options(name, options)
+    """Make a network from timm's arguments: num_classes may be 0."""
+    try:
+        check_options(name, options)
+    except checks.InputError as error:  # which Python calls a TypeError, and timm expects as one
+        raise checks.InputTypeError(str(error)) from None
     settings: dict[str, Any] = {"in_channels": in_chans, "image_size": img_size, **options}
     if init_from is None:
         model = create_model(name, num_classes=num_classes or 1, **settings)
@@ -67,38 +83,25 @@ def _network(
         model, transfer = create_model(name, num_classes=num_classes or 1, init_from=init_from, **settings)
         model.transfer = transfer  # type: ignore[assignment]
     assert isinstance(model, Network)
+    model.in_chans = in_chans  # type: ignore[assignment]
     model.drop_rate = drop_rate
-    model.feature_info = _feature_info(name, in_chans, options)
+    model.set_drop_path(drop_path_rate)
     if num_classes == 0 or not global_pool:
         model.reset_classifier(num_classes, global_pool)
-    return model
+    return model.to(device=device, dtype=dtype)
 
 
-def _feature_info(name: str, in_channels: int, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return channels and reduction of each stage, seen on the meta device at a size that every stage divides."""
-    side = 256
-    found: list[dict[str, Any]] = []
+def _shapes(name: str, in_chans: int, size: tuple[int, int], options: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Return what default_cfg tells of the network, seen on the meta device, and the number of its stages."""
     with torch.device("meta"), torch.no_grad():
-        model = create_model(name, num_classes=1, in_channels=in_channels, image_size=side, **options).eval()
+        model = create_model(name, num_classes=1, in_channels=in_chans, image_size=size, **options).eval()
         assert isinstance(model, Network)
-        names = {model.get_submodule(stage): stage for stage in model.stage_names()}
-
-        def see(stage: nn.Module, _: Any, y: Any) -> None:
-            found.append({"num_chs": y.shape[1], "reduction": side // y.shape[2], "module": names[stage]})
-
-        for stage in names:
-            stage.register_forward_hook(see)
-        model(torch.empty(1, in_channels, side, side))
-    return found
-
-
-@functools.cache
-def _stages(name: str) -> int:
-    """Return the number of stages: `features_only` gives them all."""
-    with torch.device("meta"):
-        model = create_model(name, num_classes=1, image_size=usual_images(name).image_size)
-    assert isinstance(model, Network)
-    return len(model.stage_names())
+        pool_size = tuple(model.forward_features(torch.empty(1, in_chans, *size)).shape[2:])
+    stem = itertools.takewhile(lambda named: not isinstance(named[1], nn.BatchNorm2d), model.named_modules())
+    convs = tuple(path for path, m in stem if isinstance(m, nn.Conv2d) and m.in_channels == in_chans)
+    first_conv = convs[0] if len(convs) == 1 else convs
+    cfg = {"input_size": (in_chans, *size), "pool_size": pool_size, "first_conv": first_conv}
+    return cfg, len(model.feature_info)
 
 
 def _entrypoint(timm_name: str, name: str) -> Callable[..., nn.Module]:
@@ -107,16 +110,17 @@ def _entrypoint(timm_name: str, name: str) -> Callable[..., nn.Module]:
             raise checks.InputError(f"{timm_name} has no pretrained weights; leave pretrained=True out")
         default = _default_cfg(name)
         in_chans = kwargs.pop("in_chans", 3)
-        img_size = kwargs.pop("img_size", default["input_size"][1:])
-        rows, columns = checks.per_axis("img_size", img_size, 2, at_least=1)
-        overlay = {"input_size": (in_chans, rows, columns), **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
+        size = kwargs.pop("img_size", default["input_size"][1:])
+        rows, columns = checks.per_axis("img_size", size, 2, at_least=1)
+        options = {key: value for key, value in kwargs.items() if key in model_options(name)}
+        cfg, stages = _shapes(name, in_chans, (rows, columns), options)
         return build_model_with_cfg(
             _network,
             timm_name,
             False,
             # The whole network runs, and hooks take the stages' outputs: a network does more than call its children.
-            feature_cfg={"feature_cls": "hook", "no_rewrite": True, "out_indices": tuple(range(_stages(name)))},
-            pretrained_cfg_overlay=overlay,
+            feature_cfg={"feature_cls": "hook", "no_rewrite": True, "out_indices": tuple(range(stages))},
+            pretrained_cfg_overlay={**cfg, **(kwargs.pop("pretrained_cfg_overlay", None) or {})},
             name=name,
             in_chans=in_chans,
             img_size=(rows, columns),

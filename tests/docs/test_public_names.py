@@ -12,7 +12,7 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 # Not public: a kernel's own arithmetic, which the page of kernels explains; and timm's registry, a module to import.
 ALSO = {
     ("docs/kernels.md", "attnconv.kernels.relative_attention.position_term"),
-    ("docs/models.md", "attnconv.timm"),
+    ("docs/integrations.md", "attnconv.timm"),
 }
 
 

@@ -8,7 +8,9 @@ import warnings
 import pytest
 import torch
 
+from attnconv.layers.attention import Attention
 from attnconv.models import create_model, list_models
+from attnconv.models.registry import find
 
 timm = pytest.importorskip("timm")
 bridge = pytest.importorskip("attnconv.timm")
@@ -32,7 +34,7 @@ def make(name, **settings):
 
 
 def test_every_network_is_listed():
-    assert set(bridge.NAMES.values()) == set(list_models())
+    assert set(bridge.NAMES.values()) == {name for name in list_models() if find(name).own}
     assert set(bridge.NAMES) <= set(timm.list_models())
     assert set(list_models("aa_*")) <= set(timm.list_models("aa_*"))
 
@@ -77,8 +79,9 @@ def test_num_classes_zero_gives_pooled_features(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_features_only(name):
-    model = make(name, features_only=True)
+@pytest.mark.parametrize("feature_cls", ["hook", "getter"])
+def test_features_only(name, feature_cls):
+    model = make(name, features_only=True, feature_cls=feature_cls)
     maps = model(torch.randn(2, 3, 64, 64))
     assert len(maps) == (3 if "convnet" in name or "wide" in name else 4)
     for found, channels, reduction in zip(
@@ -101,6 +104,35 @@ def test_the_default_cfg_tells_the_size_it_was_built_for(settings, size):
         assert timm.create_model("aa_resnet18", **settings).default_cfg["input_size"] == size
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_cfg_is_that_of_the_network(name):
+    with torch.device("meta"):
+        model = timm.create_model(name).eval()
+        cfg = model.default_cfg
+        assert model.forward_features(torch.empty(1, *cfg["input_size"])).shape[2:] == cfg["pool_size"]
+    weights = model.state_dict()
+    first = (cfg["first_conv"],) if isinstance(cfg["first_conv"], str) else cfg["first_conv"]
+    assert {f"{conv}.weight" for conv in first} == {
+        key for key, value in weights.items() if value.dim() == 4 and value.shape[1] == model.in_chans == 3
+    }
+    assert f"{cfg['classifier']}.weight" in weights
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "pool_size", "first_conv"),
+    [
+        ("aa_convnet3", {"img_size": (33, 50), "in_chans": 4}, (4, 6), "layer1.0"),
+        ("aa_convnet3", {"augment": (1, 2)}, (4, 4), ("layer1.0.conv_out", "layer1.0.qkv_conv")),
+        ("aa_resnet18", {"img_size": (33, 50)}, (2, 2), "conv1"),
+        ("sa_xresnet18", {"img_size": 64, "output_stride": 8, "features_only": True}, (8, 8), "stem.0"),
+    ],
+)
+def test_the_default_cfg_of_other_settings(name, settings, pool_size, first_conv):
+    with torch.device("meta"):
+        cfg = timm.create_model(name, **settings).default_cfg
+    assert (cfg["pool_size"], cfg["first_conv"]) == (pool_size, first_conv)
+
+
 def test_a_second_import_changes_nothing():
     names = dict(bridge.NAMES)
     with warnings.catch_warnings(action="ignore"):  # timm says that names are registered anew
@@ -114,9 +146,14 @@ def test_a_trained_start():
     assert len(model.transfer.cut) == 6
 
 
-def test_chosen_stages():
-    maps = make("aa_resnet18", features_only=True, out_indices=(1, 3))(torch.randn(1, 3, 64, 64))
-    assert [tuple(found.shape) for found in maps] == [(1, 128, 8, 8), (1, 512, 2, 2)]
+@pytest.mark.parametrize("feature_cls", ["hook", "getter"])
+def test_chosen_stages(feature_cls):
+    model = make("aa_resnet18", features_only=True, out_indices=(1, 2), feature_cls=feature_cls).train()
+    maps = model(torch.randn(1, 3, 64, 64))
+    assert [tuple(found.shape) for found in maps] == [(1, 128, 8, 8), (1, 256, 4, 4)]
+    sum(found.sum() for found in maps).backward()
+    unused = {name.split(".")[1] for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert unused == ({"layer4"} if feature_cls == "hook" else set())
 
 
 def test_options_and_channels_pass_through():
@@ -124,6 +161,30 @@ def test_options_and_channels_pass_through():
     assert model.conv1.in_channels == 1
     assert model.drop_rate == 0.5
     assert model(torch.randn(1, 1, 64, 64)).shape == (1, 7)
+
+
+def test_drop_path_rate_and_output_stride_pass_through():
+    model = make("aa_resnet18", drop_path_rate=0.2, output_stride=16)
+    assert model.layer4[1].drop_path_rate == pytest.approx(0.2)
+    assert model.feature_info[-1]["reduction"] == 16
+    stages = make("ssa_xresnet18", features_only=True, output_stride=8, out_indices=(0, 3))
+    assert [tuple(y.shape[2:]) for y in stages(torch.randn(1, 3, 64, 64))] == [(16, 16), (8, 8)]
+
+
+def test_device_and_dtype():
+    model = timm.create_model("aa_resnet18", img_size=64, device="meta", dtype=torch.bfloat16)
+    assert {(t.device.type, t.dtype) for t in model.parameters()} == {("meta", torch.bfloat16)}
+
+
+@pytest.mark.parametrize("name", ["aa_resnet18", "sa_xresnet18"])
+def test_attention_is_a_leaf_of_timms_graphs(name):
+    assert timm.models.is_notrace_module(Attention)
+    model, x = make(name), torch.randn(1, 3, 64, 64)
+    graph = timm.layers.create_feature_extractor(model, {"layer2": "map"})
+    layers = [path for path, module in model.named_modules() if isinstance(module, Attention) and path < "layer3"]
+    assert layers
+    assert set(layers) <= {node.target for node in graph.graph.nodes if node.op == "call_module"}
+    torch.testing.assert_close(graph(x)["map"], model.forward_intermediates(x)[1][1])
 
 
 def test_dropout_is_of_the_pooled_features_in_training():
@@ -161,6 +222,15 @@ def test_saved_weights_load_through_timm(tmp_path):
     assert torch.equal(again.eval()(x), model(x))
 
 
+def test_a_checkpoint_of_another_image_size_loads_through_timm(tmp_path):
+    model = make("aa_resnet18")
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "last.pth.tar")
+    larger = make("aa_resnet18", img_size=96, checkpoint_path=str(tmp_path / "last.pth.tar"))
+    model.set_input_size(96)
+    x = torch.randn(1, 3, 96, 96)
+    assert torch.equal(larger(x), model(x))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -177,9 +247,9 @@ def test_bad_input_gets_a_sentence(settings, message):
         make("aa_resnet18", **settings)
 
 
-def test_gradient_checkpointing_is_refused_in_a_sentence():
-    with pytest.raises(ValueError, match="ResNet has no gradient checkpointing"):
-        make("aa_resnet18").set_grad_checkpointing()
+def test_an_unknown_argument_is_a_type_error():
+    with pytest.raises(TypeError, match="unknown option of aa_resnet18: 'key_ratoi'; nearest: 'key_ratio'"):
+        make("aa_resnet18", key_ratoi=0.5)
 
 
 def test_without_timm_the_import_says_how_to_install_it():

@@ -4,23 +4,88 @@ Sources: Bello et al. 2019, arXiv:1904.09925, section 4, which has one setting f
 network; Hu et al. 2018, arXiv:1709.01507.
 """
 
-import functools
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.utils.checkpoint import checkpoint
 
 from attnconv import checks
 from attnconv.layers import AugmentedConv2d
 
-Conv3x3 = Callable[..., nn.Module]  # of in_channels, out_channels, stride
+Conv3x3 = Callable[..., nn.Module]  # of in_channels, out_channels, stride, dilation
 
 
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up; no bias: batch norm follows."""
-    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+    return nn.Conv2d(in_channels, out_channels, 3, stride, dilation, dilation, bias=False)
+
+
+class ResidualBlock(nn.Module):
+    """The base of blocks that add a path of convolutions to a shortcut.
+
+    Attributes:
+        drop_path_rate: probability in training that an image goes by the shortcut alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop_path_rate = 0.0
+
+    def drop_path(self, y: Tensor) -> Tensor:
+        """Return the path's output ``y``, 0 for some images and scaled for the others so that the mean is the same."""
+        if self.drop_path_rate == 0.0 or not self.training:
+            return y
+        kept = 1.0 - self.drop_path_rate
+        return y * y.new_empty([y.shape[0], 1, 1, 1]).bernoulli_(kept).div_(kept)
+
+
+class Stage(nn.Sequential):
+    """Blocks, each of which may be computed again in the backward pass."""
+
+    def __init__(self, *blocks: nn.Module) -> None:
+        super().__init__(*blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for block in self:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = _computed_again(block, x)
+            else:
+                x = block(x)
+        return x
+
+
+def _computed_again(block: nn.Module, x: Tensor) -> Tensor:
+    """Return ``block(x)``, computed again in the backward pass.
+
+    Then from the buffers that the block found, and leaving those of the time: running averages move once, and a power
+    iteration of spectral norm gives the weights that it gave.
+    """
+    if torch.compiler.is_compiling():
+        return checkpoint(block, x, use_reentrant=False)  # pyright: ignore[reportReturnType]
+    buffers = list(block.buffers())
+    found = [buffer.clone() for buffer in buffers]
+
+    @contextlib.contextmanager
+    def from_found() -> Iterator[None]:
+        now = [buffer.clone() for buffer in buffers]
+        put(found)
+        try:
+            yield
+        finally:
+            put(now)
+
+    @torch.no_grad()
+    def put(values: list[Tensor]) -> None:
+        for buffer, value in zip(buffers, values, strict=True):
+            buffer.copy_(value)
+
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), from_found()))  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +100,12 @@ class Augmentation:
 
     def conv3x3(self, map_size: tuple[int, int], attention_pool: int = 1) -> Conv3x3:
         """Return a function that makes an augmented `conv3x3`, with output maps of ``map_size`` at most."""
-        return functools.partial(
-            AugmentedConv2d.from_ratios,
-            kernel_size=3,
-            padding=1,
-            bias=False,
-            feat_size=map_size,
-            attention_pool=attention_pool,
-            **asdict(self),
-        )
+        shared = {"bias": False, "feat_size": map_size, "attention_pool": attention_pool, **asdict(self)}
+
+        def make(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Module:
+            return AugmentedConv2d.from_ratios(in_channels, out_channels, 3, stride, dilation, dilation, **shared)
+
+        return make
 
 
 PAPER = Augmentation()  # kappa 0.2, upsilon 0.1

@@ -33,7 +33,7 @@ class ConvNet3(Network):
             nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(2))
             for conv, channels in zip(convs, CHANNELS, strict=True)
         )
-        self.add_classifier(CHANNELS[-1], num_classes)
+        self.add_classifier(list(zip(CHANNELS, (2, 4, 8), strict=True)), num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():

@@ -5,7 +5,7 @@ A classifier has features, mean pooling and a linear layer.
 Letters: B batch, C channels of the last stage, H rows, W columns of its map.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
-from attnconv.layers.attention import no_weight_decay
+from attnconv.layers.attention import Attention, no_weight_decay
+from attnconv.layers.attention_input import resized_table
+from attnconv.models.blocks import ResidualBlock, Stage
 from attnconv.models.registry import Blueprint
+from attnconv.surgery import resize_feat_size
 
 
 def save_pretrained(model: nn.Module, save_directory: str | Path, *, license: str | None = None) -> None:
@@ -144,39 +147,112 @@ class HubNetwork(nn.Module):
 
 
 class Network(HubNetwork):
-    """A subclass has ``forward_features``, stages named layer1, layer2, ..., and the classifier ``fc``.
+    """A subclass registers its modules in the order in which they run, stages named layer1, layer2, ... among them.
+
+    The classifier ``fc`` is the last. A checkpoint made for another image size loads: its position tables are
+    interpolated.
 
     Shapes: (B, in_channels, rows, columns) -> (B, num_classes), or (B, C) after ``reset_classifier(0)``.
+
+    Attributes:
+        feature_info: of each stage its channels ("num_chs"), the side of the image over that of its map ("reduction")
+            and the name of the module that gives it ("module").
+        drop_rate: dropout of the pooled features, in training.
     """
 
-    fc: nn.Module
     num_features: int  # C
-    drop_rate: float = 0.0  # of the pooled features, in training
-    feature_info: list[dict[str, Any]]  # set by `attnconv.timm`
     no_weight_decay = no_weight_decay
 
     def __init__(self) -> None:
         super().__init__()
-        self.global_pool = "avg"
+        self.global_pool, self.drop_rate = "avg", 0.0
+        self.register_load_state_dict_pre_hook(_fit_tables)
 
-    def add_classifier(self, num_features: int, num_classes: int) -> None:
-        """Make ``fc``, the last step of a subclass's constructor."""
-        self.num_features = self.head_hidden_size = num_features
+    def add_classifier(self, stages: Sequence[tuple[int, int]], num_classes: int) -> None:
+        """Make ``fc``, the last step of a subclass's constructor; ``stages`` are channels and reduction of each."""
+        self.feature_info = [
+            {"num_chs": channels, "reduction": reduction, "module": name}
+            for (channels, reduction), name in zip(stages, self.stage_names(), strict=True)
+        ]
+        self.num_features = self.head_hidden_size = stages[-1][0]
         self.reset_classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, rows, columns) -> (B, C, H, W)."""
-        raise NotImplementedError(f"{type(self).__name__} has to define forward_features")
+        for name, module in self.named_children():
+            if name != "fc":
+                x = module(x)
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, H, W) -> (B, num_classes); what ``fc`` would take if ``pre_logits``."""
-        if self.global_pool:
+        if self.global_pool != "":
             x = x.mean((2, 3))
         x = F.dropout(x, self.drop_rate, self.training)
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the last map and a list of stages' maps.
+
+        Args:
+            x: images.
+            indices: of stages, from 0; so many of the last ones if an integer; all if None.
+            norm: no difference: a stage that ends with a norm always does.
+            stop_early: run no further than the last of the stages; its map is then the last one.
+            output_fmt: "NCHW", the only one.
+            intermediates_only: return the list alone.
+        """
+        checks.one_of("output_fmt", output_fmt, ("NCHW",))
+        wanted = {self.stage_names()[i] for i in self._stages(indices)}
+        found: dict[str, Tensor] = {}
+        for name, module in self.named_children():
+            if name == "fc" or (stop_early and found.keys() >= wanted):
+                break
+            x = module(x)
+            if name in wanted:
+                found[name] = x
+        maps = list(found.values())
+        return maps if intermediates_only else (x, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Take out what runs behind the last of the stages, ``indices`` as in `forward_intermediates`; return them.
+
+        Args:
+            indices: of stages.
+            prune_norm: no difference: a stage that ends with a norm keeps it.
+            prune_head: take the classifier out even if no stage goes.
+        """
+        taken = self._stages(indices)
+        last, names = self.feature_info[max(taken)], [name for name, _ in self.named_children() if name != "fc"]
+        for name in (behind := names[names.index(last["module"]) + 1 :]):
+            setattr(self, name, nn.Identity())
+        self.num_features = self.head_hidden_size = last["num_chs"]
+        if prune_head or behind:
+            self.reset_classifier(0, "")
+        return taken
+
+    def _stages(self, indices: int | Sequence[int] | None) -> list[int]:
+        count = len(self.feature_info)
+        if indices is None or isinstance(indices, int):
+            last = count if indices is None else checks.integer("indices", indices, at_least=1)
+            indices = range(-last, 0)
+        for i in indices:
+            if not -count <= i < count:
+                raise checks.InputError(f"indices must be of the {count} stages of {type(self).__name__}, got {i}")
+        return [i % count for i in indices]
 
     def stage_names(self) -> list[str]:
         """Return the names of the modules whose outputs are the stages' features, in their order: layer1, ..."""
@@ -186,9 +262,14 @@ class Network(HubNetwork):
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Make a new ``fc`` of so many outputs; 0 leaves pooled features, or unpooled ones if the pool is ""."""
+        """Make a new ``fc`` of so many outputs; 0 leaves pooled features, or unpooled ones if the pool is "".
+
+        The pool stays if it is None, but a classifier brings "avg" back.
+        """
         checks.integer("num_classes", num_classes, at_least=0)
-        pool = self.global_pool if global_pool is None else checks.one_of("global_pool", global_pool, ("avg", ""))
+        if global_pool is None:
+            global_pool = "avg" if num_classes else self.global_pool
+        pool = checks.one_of("global_pool", global_pool, ("avg", ""))
         if not pool and num_classes:
             raise checks.InputError(f"global_pool='' leaves a map, for which num_classes must be 0, got {num_classes}")
         self.num_classes, self.global_pool = num_classes, pool
@@ -196,11 +277,49 @@ class Network(HubNetwork):
         self.fc = nn.Identity()
         if num_classes:
             self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        self.fc.train(self.training)
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Fit the position tables to images of that side, or of these rows and columns, as `surgery.resize_feat_size`.
+
+        Resized tables are new parameters: build the optimiser afterwards. A network without tables takes any size.
+        """
+        rows, columns = checks.per_axis("img_size", img_size, 2, at_least=1)
+        if any(layer.largest_map is not None for layer in self.modules() if isinstance(layer, Attention)):
+            resize_feat_size(self, (rows, columns))
+
+    def set_drop_path(self, rate: float) -> None:
+        """Leave out residual paths in training, each image's by itself: stochastic depth, arXiv:1603.09382.
+
+        Args:
+            rate: probability in the last block; it grows linearly from 0 in the first one.
+        """
+        if not 0 <= checks.number("drop_path_rate", rate) < 1:
+            raise checks.InputError(f"drop_path_rate must be at least 0 and below 1, got {rate}")
+        blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]
+        if rate and not blocks:
+            raise checks.InputError(f"{type(self).__name__} has no residual blocks, got drop_path_rate={rate}")
+        for i, block in enumerate(blocks):
+            block.drop_path_rate = rate * i / max(len(blocks) - 1, 1)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Let the backward pass compute each block again, which then keeps its input alone; numbers stay the same."""
+        stages = [module for module in self.modules() if isinstance(module, Stage)]
+        if enable and not stages:
+            raise checks.InputError(f"{type(self).__name__} has no gradient checkpointing: it has no blocks")
+        for stage in stages:
+            stage.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return regular expressions that sort parameters by depth, for learning rates that decay towards the input."""
         return {"stem": r"^(?:conv1|bn1|stem)\b", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        if enable:
-            raise checks.InputError(f"{type(self).__name__} has no gradient checkpointing")
+
+def _fit_tables(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Interpolate the position tables in a state dict that have another number of rows than the network's."""
+    for path, layer in model.named_modules(prefix=prefix.removesuffix(".")):
+        if isinstance(layer, Attention) and layer.largest_map is not None:
+            for name, table in layer.named_parameters(prefix=path, recurse=False):
+                old = state.get(name)
+                if isinstance(old, Tensor) and len(old) != len(table) and old.shape[1:] == table.shape[1:]:
+                    state[name] = resized_table(old, len(table))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from attnconv import checks
 from attnconv.layers import AugmentedConv2d
-from attnconv.models.blocks import halved
+from attnconv.models.blocks import ResidualBlock, Stage, halved
 from attnconv.models.registry import CIFAR100, Task, register
 from attnconv.models.wide_resnet import NUMBERS, WideResNet, blocks_of
 
@@ -58,7 +58,7 @@ def augmented_conv(
     )
 
 
-class SeedBlock(nn.Module):
+class SeedBlock(ResidualBlock):
     """Batch norm, ReLU, convolution, twice, the second with the stride; the shortcut starts at the block's input.
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up.
@@ -93,7 +93,7 @@ class SeedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.dropout(self.conv1(F.relu(self.bn1(x))))
         y = self.conv2(F.relu(self.bn2(y)))
-        return y + (x if self.shortcut is None else self.shortcut(x))
+        return self.drop_path(y) + (x if self.shortcut is None else self.shortcut(x))
 
 
 @register(f"seed_aa_{NUMBERS}", ("seed_aa_wide_resnet28_10",), images=CIFAR100)
@@ -117,14 +117,15 @@ def seed_aa_wide_resnet(
     """
     conv1 = augmented_conv(task.in_channels, STEM, 1, feat_size=task.image_size, position=position)
     channels, map_size, stages = STEM, task.image_size, []
-    for planes in (20 * width, 40 * width, 60 * width):
-        layer = nn.Sequential()
+    widths = [20 * width, 40 * width, 60 * width]
+    for planes in widths:
+        layer = Stage()
         for _ in range(blocks_of(depth)):
             stride = 2 if len(layer) == 0 and stages else 1
             layer.append(SeedBlock(channels, planes, stride, map_size=map_size, dropout=dropout, position=position))
             channels, map_size = planes, map_size if stride == 1 else halved(map_size)
         stages.append(layer)
-    model = WideResNet(conv1, stages, channels=channels, num_classes=task.num_classes)
+    model = WideResNet(conv1, stages, channels=widths, num_classes=task.num_classes)
     model.bn.momentum = LAST_MOMENTUM
     for module in model.modules():
         if isinstance(module, HeadLayoutConv2d):

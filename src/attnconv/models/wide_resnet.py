@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
-from attnconv.models.blocks import PAPER, Augmentation, Conv3x3, chosen, conv3x3, halved, squeeze_excitation
+from attnconv.models.blocks import (
+    PAPER,
+    Augmentation,
+    Conv3x3,
+    ResidualBlock,
+    Stage,
+    chosen,
+    conv3x3,
+    halved,
+    squeeze_excitation,
+)
 from attnconv.models.network import Network
 from attnconv.models.registry import CIFAR100, Task, register
 
@@ -56,7 +66,7 @@ class PadShortcut(nn.Module):
         return F.pad(self.pool(x), (0, 0, 0, 0, 0, self.added))
 
 
-class PreActBlock(nn.Module):
+class PreActBlock(ResidualBlock):
     """Twice batch norm, ReLU and a 3x3 convolution, beside a shortcut that starts after the first ReLU.
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up.
@@ -89,7 +99,7 @@ class PreActBlock(nn.Module):
         skip = x if self.shortcut is None else self.shortcut(y)
         y = self.conv1(y)
         y = self.conv2(self.dropout(F.relu(self.bn2(y))))
-        return skip + (y if self.se is None else self.se(y))
+        return skip + self.drop_path(y if self.se is None else self.se(y))
 
 
 class WideResNet(Network):
@@ -100,20 +110,17 @@ class WideResNet(Network):
     Args:
         conv1: the first convolution.
         stages: three modules, of which the second and the third halve the map.
-        channels: of the last stage.
+        channels: of each stage.
         num_classes: outputs.
     """
 
-    def __init__(self, conv1: nn.Module, stages: list[nn.Module], *, channels: int, num_classes: int) -> None:
+    def __init__(self, conv1: nn.Module, stages: list[nn.Module], *, channels: list[int], num_classes: int) -> None:
         super().__init__()
         self.conv1 = conv1
         self.layer1, self.layer2, self.layer3 = stages
-        self.bn = nn.BatchNorm2d(channels)
+        self.bn = nn.BatchNorm2d(channels[-1])
         self.relu = nn.ReLU()
-        self.add_classifier(channels, num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.layer3(self.layer2(self.layer1(self.conv1(x))))))
+        self.add_classifier(list(zip(channels, (1, 2, 4), strict=True)), num_classes)
 
     @staticmethod
     def initialise(module: nn.Module) -> None:
@@ -146,18 +153,18 @@ def _build(
     se: bool = False,
 ) -> WideResNet:
     blocks, stages = blocks_of(depth), chosen("stages", stages, STAGES)
-    channels, map_size, layers = 16, task.image_size, []
+    channels, map_size, layers, widths = 16, task.image_size, [], []
     for stage in STAGES:
         stride = 1 if stage == 1 else 2
         map_size = map_size if stage == 1 else halved(map_size)
         first = augmentation.conv3x3(map_size) if stage in stages else conv3x3
-        layer = nn.Sequential()
+        layer, planes = Stage(), width * 16 * 2 ** (stage - 1)
         for _ in range(blocks):
-            planes = width * 16 * 2 ** (stage - 1)
             layer.append(PreActBlock(channels, planes, stride, first=first, style=style, se=se))
             channels, stride = planes, 1
         layers.append(layer)
-    model = WideResNet(conv3x3(task.in_channels, 16), layers, channels=channels, num_classes=task.num_classes)
+        widths.append(channels)
+    model = WideResNet(conv3x3(task.in_channels, 16), layers, channels=widths, num_classes=task.num_classes)
     return model.apply(model.initialise)
 
 

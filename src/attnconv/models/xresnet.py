@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.layers.registry import find_attention
-from attnconv.models.blocks import chosen, squeeze_excitation
+from attnconv.models.blocks import ResidualBlock, Stage, chosen, squeeze_excitation
 from attnconv.models.network import Network
 from attnconv.models.registry import IMAGENET, Task, register
-from attnconv.models.resnet import BASIC, DEPTHS, STAGES
+from attnconv.models.resnet import BASIC, DEPTHS, OUTPUT_STRIDES, STAGES, stride_and_dilation
 
 NUMBERS = r"xresnet(?P<depth>18|34|50|101|152)"
 ACTIVATIONS = {"relu": nn.ReLU, "mish": nn.Mish}
@@ -35,6 +35,7 @@ class Style:
         se: squeeze-excitation, reduction 16, in every block.
         groups: of the 3x3 convolutions in bottlenecks.
         width_per_group: channels of one group in the first stage, doubled from stage to stage.
+        output_stride: as `attnconv.models.resnet.ResNet`'s.
     """
 
     stem: tuple[int, int, int] = (32, 64, 64)
@@ -44,6 +45,7 @@ class Style:
     se: bool = False
     groups: int = 1
     width_per_group: int = 64
+    output_stride: int = 32
 
     def __post_init__(self) -> None:
         checks.per_axis("stem", self.stem, 3, at_least=1)
@@ -53,6 +55,7 @@ class Style:
         checks.flag("se", self.se)
         checks.integer("groups", self.groups, at_least=1)
         checks.integer("width_per_group", self.width_per_group, at_least=1)
+        checks.one_of("output_stride", self.output_stride, OUTPUT_STRIDES)
 
     def activation(self) -> nn.Module:
         return ACTIVATIONS[self.act](inplace=True)
@@ -70,20 +73,21 @@ PLAIN = Style()
 
 
 def conv_bn(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> tuple[nn.Module, nn.Module]:
     """A convolution without bias, and its batch norm."""
-    padding = kernel_size // 2
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+    padding = kernel_size // 2 * dilation
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
     return conv, nn.BatchNorm2d(out_channels)
 
 
-class XResBlock(nn.Module):
+class XResBlock(ResidualBlock):
     """A basic block or a bottleneck whose last batch norm starts at zero.
 
     Shapes: (B, in_channels, H, W) -> (B, expansion * planes, H / stride, W / stride), rounded up.
 
     Args:
+        dilations: of the two 3x3 convolutions; of a bottleneck's one the first.
         expansion: 1, or 4 for a bottleneck.
         attention: makes the layer behind the last batch norm, from its channels.
     """
@@ -94,6 +98,7 @@ class XResBlock(nn.Module):
         planes: int,
         stride: int,
         *,
+        dilations: tuple[int, int],
         expansion: int,
         style: Style,
         attention: Callable[[int], nn.Module] | None,
@@ -102,16 +107,16 @@ class XResBlock(nn.Module):
         out_channels = expansion * planes
         if expansion == 1:
             convs = (
-                *conv_bn(in_channels, planes, 3, stride),
+                *conv_bn(in_channels, planes, 3, stride, dilations[0]),
                 style.activation(),
-                *conv_bn(planes, out_channels, 3),
+                *conv_bn(planes, out_channels, 3, dilation=dilations[1]),
             )
         else:
             width = planes // 64 * style.width_per_group * style.groups
             convs = (
                 *conv_bn(in_channels, width, 1),
                 style.activation(),
-                *conv_bn(width, width, 3, stride, style.groups),
+                *conv_bn(width, width, 3, stride, dilations[0], style.groups),
                 style.activation(),
                 *conv_bn(width, out_channels, 1),
             )
@@ -127,12 +132,14 @@ class XResBlock(nn.Module):
             self.shortcut.append(
                 style.max_pool(in_channels, 2) if style.shortcut_pool == "max" else nn.AvgPool2d(2, ceil_mode=True)
             )
+        elif dilations[0] != dilations[1]:
+            self.shortcut.append(nn.Identity())  # so that weights have the same names as with a pool
         if in_channels != out_channels:
             self.shortcut.extend(conv_bn(in_channels, out_channels, 1))
         self.act = style.activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.attention(self.se(self.convs(x))) + self.shortcut(x))
+        return self.act(self.drop_path(self.attention(self.se(self.convs(x)))) + self.shortcut(x))
 
 
 class XResNet(Network):
@@ -165,23 +172,26 @@ class XResNet(Network):
                 f"groups and width_per_group are for bottlenecks, xresnet50 and deeper; xresnet{depth} has none"
             )
         expansion = 1 if depth in BASIC else 4
+        make = functools.partial(XResBlock, expansion=expansion, style=style)
         channels = task.in_channels
         self.stem = nn.Sequential()
         for i, width in enumerate(style.stem):
             self.stem.extend((*conv_bn(channels, width, 3, 2 if i == 0 else 1), style.activation()))
             channels = width
         self.stem.append(style.max_pool(channels, 3))
-        layers = []
+        layers, features = [], []
         for stage, blocks in zip(STAGES, DEPTHS[depth], strict=True):
-            stride, planes = (1 if stage == 1 else 2), 64 * 2 ** (stage - 1)
-            layer = nn.Sequential()
+            stride, dilation = stride_and_dilation(stage, style.output_stride)
+            planes, dilations = 64 * 2 ** (stage - 1), (max(dilation // 2, 1), dilation)
+            layer = Stage()
             for i in range(blocks):
                 here = attention if stage in attention_stages and i == blocks - 1 else None
-                layer.append(XResBlock(channels, planes, stride, expansion=expansion, style=style, attention=here))
-                channels, stride = expansion * planes, 1
+                layer.append(make(channels, planes, stride, dilations=dilations, attention=here))
+                channels, stride, dilations = expansion * planes, 1, (dilation, dilation)
             layers.append(layer)
+            features.append((channels, min(2 ** (stage + 1), style.output_stride)))
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.add_classifier(channels, task.num_classes)
+        self.add_classifier(features, task.num_classes)
         self.apply(self.initialise)
 
     @staticmethod
@@ -190,9 +200,6 @@ class XResNet(Network):
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        return self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
 
 
 @register(NUMBERS, tuple(f"xresnet{depth}" for depth in DEPTHS), images=IMAGENET)
