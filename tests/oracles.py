@@ -64,6 +64,34 @@ def sagan(x, query, key, value, gamma):
     return out.reshape(x.shape)
 
 
+def sagan_layer(layer, x, mask=None):
+    """A SelfAttention with any of its options: every pooled cell looks for its own cells, those of the mask alone."""
+    x, pool = array(x), layer.pool
+
+    def through(conv, cell):
+        bias = 0 if conv.bias is None else array(conv.bias)
+        return array(conv.weight)[:, :, 0] @ cell + bias
+
+    out = x.copy()
+    for b in range(len(x)):
+        keys, values = [], []
+        for pooled in np.ndindex(*(max(n // pool, 1) for n in x.shape[2:])):
+            window = [range(p * pool, min((p + 1) * pool, n)) for p, n in zip(pooled, x.shape[2:], strict=True)]
+            cells = [cell for cell in itertools.product(*window) if mask is None or mask[(b, *cell)]]
+            if cells:
+                here = [x[(b, slice(None), *cell)] for cell in cells]
+                keys.append(np.max([through(layer.query, cell) for cell in here], axis=0))
+                values.append(np.max([through(layer.value, cell) for cell in here], axis=0))
+        for j in np.ndindex(x.shape[2:]):
+            at = (b, slice(None), *j)
+            o = np.zeros(len(layer.value.weight))
+            if keys:
+                beta = np.exp([key @ through(layer.key, x[at]) for key in keys])
+                o = sum(share * value for share, value in zip(beta / beta.sum(), values, strict=True))
+            out[at] += layer.gamma.item() * (o if layer.out is None else through(layer.out, o))
+    return out
+
+
 def convolution(x, weight, bias, stride, padding, dilation, groups, mode):
     """x (B, C, *map), weight (O, C / groups, *kernel), one (left, right) padding an axis."""
     x, weight = array(x), array(weight)

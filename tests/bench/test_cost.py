@@ -53,6 +53,17 @@ def test_sagan_attention_is_counted():
     assert found.paper_flops == found.flops - 20**2 * (2 + 16)
 
 
+def test_pooled_keys_are_counted():
+    layer = SelfAttention(16, value_ratio=1 / 2, pool=2)
+    found = cost(nn.Sequential(layer), in_channels=16, image_size=(4, 5))
+    (one,) = found.attention
+    assert (one.map_size, one.product_macs) == ((4, 5), 20 * 4 * (2 + 8))
+    assert found.paper_flops == found.flops - one.product_macs
+    assert found.macs == 20 * (2 * 16 * 2 + 2 * 16 * 8) + one.product_macs
+    assert one.eager_bytes == 4 * 20 * 4
+    assert one.linear_bytes == 4 * ((20 + 4) * (2 + 8) + 20)
+
+
 def test_the_network_itself_is_left_alone():
     model = layer().train()
     cost(model, in_channels=3, image_size=(5, 7))

@@ -23,6 +23,7 @@ NOT_RUN = {
     r"^(make|pip|pytest) ": "installs or tests; the first is for test_release.py",
     r"^(srun|torchrun) ": "needs a cluster",
     r"^python benchmarks/departures.py": "run in test_departures.py",
+    r"^python examples/sagan_digits.py": "minutes; a few steps in tests/examples/test_sagan_digits.py",
     r"^python benchmarks/old_split.py": "run in test_old_split.py",
     r"train .*--devices auto": "hours, and meant for several GPUs",
     r"train --recipe imagewoof.* --data photos": "half precision, which needs a GPU",

@@ -97,6 +97,19 @@ def test_sagan_attention_is_explained_too():
     torch.testing.assert_close(layer(image[None])[0, :, 2, 4], expected)
 
 
+def test_the_map_of_pooled_keys_and_the_cell_of_the_query_on_it():
+    torch.manual_seed(0)
+    layer = SelfAttention(6, value_ratio=1 / 2, pool=2).eval()
+    nn.init.constant_(layer.gamma, 0.5)
+    image = torch.randn(6, 4, 7)
+    (found,) = attention_maps(layer, image, (2, 5))
+    assert (found.query, found.weights.shape) == ((1, 2), (1, 2, 3))
+    values = nn.functional.max_pool2d(layer.value(image.flatten(1)[None])[0].unflatten(1, (4, 7)), 2)
+    mixed = torch.einsum("hw,ehw->e", found.weights[0], values)
+    expected = 0.5 * layer.out(mixed[None, :, None])[0, :, 0] + image[:, 2, 5]
+    torch.testing.assert_close(layer(image[None])[0, :, 2, 5], expected)
+
+
 class Shapes(TorchDispatchMode):
     """The largest number of elements of any tensor that an operator gives."""
 

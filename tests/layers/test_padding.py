@@ -3,6 +3,7 @@
 import contextlib
 import threading
 
+import oracles
 import pytest
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from attnconv import (
 )
 from attnconv.layers import attention_input
 from attnconv.layers.attention import set_recompute
-from attnconv.layers.padding import pixels_per_cell
+from attnconv.layers.padding import input_mask, pixels_per_cell
 
 WIDTHS = {"key_channels": 6, "value_channels": 4, "num_heads": 2, "dtype": torch.float64}
 SIZES, PADDED = [(6, 5), (9, 8), (1, 7)], (9, 8)
@@ -102,6 +103,7 @@ GATED = {
 }
 ALL = {
     **GATED,
+    "sagan whole": lambda: gated(SelfAttention, value_ratio=1 / 2, pool=2),
     "augmented": lambda: augmented(padding=1),
     "pooled": lambda: augmented(padding=1, attention_pool=2),
     "pooled later": lambda: augmented(padding=1, attention_pool=2, qkv_kernel_size=3),
@@ -129,6 +131,18 @@ def test_the_valid_part_of_a_padded_map_is_the_unpadded_map(kind):
         assert_valid_parts(layer(x, mask=mask), alone(layer, x), tolerance=1e-14)
         x = torch.where(mask[:, None], x, 3.0)  # what stands in the padding does not matter
         assert_valid_parts(layer(x, mask=mask), alone(layer, x), tolerance=1e-14)
+
+
+def test_pooled_keys_of_a_padded_map_are_maxima_over_valid_cells():
+    """Sizes that are odd keep their last cells, which the unpadded image would drop."""
+    layer, (x, mask) = ALL["sagan whole"](), padded()
+    with torch.no_grad():
+        expected = torch.from_numpy(oracles.sagan_layer(layer, x, mask))
+        torch.testing.assert_close(layer(x, mask=mask), expected, rtol=1e-13, atol=1e-13)
+        even = [(6, 4), (8, 8), (2, 6)]
+        x, mask = padded(even)
+        x = torch.where(mask[:, None], x, 3.0)
+        assert_valid_parts(layer(x, mask=mask), alone(layer, x, even), tolerance=1e-14)
 
 
 @pytest.mark.parametrize("axes", [1, 3])
@@ -252,12 +266,12 @@ def test_gradients_of_bilinear_attention_with_a_mask(order):
 def test_attention_weights_take_the_mask_too(name):
     layer, (x, mask) = ALL[name](), padded()
     x, mask = x[:1], mask[:1]
-    size = layer.attention_map_size(x)
+    size = (4, 4) if name == "sagan whole" else layer.attention_map_size(x)  # of the keys
     found = layer.attention_weights(x, mask)((2, 1))
     with attnconv.valid_sizes(SIZES[:1], PADDED):
         assert torch.equal(layer.attention_weights(x)((2, 1)), found)
     assert found.shape[-2:] == size
-    outside = found[..., -1, :]  # the last row is padding in all of them
+    outside = found[..., 3, :] if name == "sagan whole" else found[..., -1, :]  # the last row is padding in all of them
     assert not outside.any()
     if not layer.signed:
         torch.testing.assert_close(found.sum((-2, -1)), torch.ones_like(found.sum((-2, -1))))
@@ -369,8 +383,10 @@ def test_as_many_cells_are_valid_as_the_map_of_the_image_alone_has(stages):
     stem = nn.Sequential(*(nn.Conv1d(1, 1, 3, 2, 1, device="meta") for _ in range(stages)))
     cells = [stem(torch.empty(1, 1, n, device="meta")).shape[2] for n in range(1, 70)]
     for size in range(1, 70):
-        step, parts = pixels_per_cell(size, cells[size - 1])
-        assert [-(-n * parts // step) for n in range(1, size + 1)] == cells[:size]
+        with attnconv.valid_sizes([[n] for n in range(1, size + 1)]):
+            mask = input_mask(torch.empty(size, 1, cells[size - 1]), None, "a layer")
+        assert mask.sum(1).tolist() == cells[:size]
+        assert torch.equal(mask, mask.cummin(1).values)  # the first cells
 
 
 @pytest.mark.parametrize(
@@ -445,7 +461,7 @@ def test_compile_in_one_graph(name):
     torch.testing.assert_close(compiled(x), layer(x))
 
 
-@pytest.mark.parametrize("name", ["augmented", "ring", "sagan", "simple"])
+@pytest.mark.parametrize("name", ["augmented", "ring", "sagan", "sagan whole", "simple"])
 def test_export_with_a_mask(name):
     layer, (x, mask) = ALL[name](), padded()
     program = torch.export.export(layer, (x, mask))

@@ -22,6 +22,7 @@ def opened(layer):
 LAYERS = {
     "augmented": augmented,
     "sagan": lambda: opened(SelfAttention(4)),
+    "sagan whole": lambda: opened(SelfAttention(4, value_ratio=1 / 2, pool=2, bias=True)),
     "simple": lambda: opened(SimpleSelfAttention(4)),
 }
 

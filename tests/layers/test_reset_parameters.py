@@ -52,6 +52,7 @@ def test_weights_are_those_of_a_new_layer(name):
                 *module.kernel_size,
                 spectral_norm=True,
                 symmetric=name == "symmetric",
+                bias=name == "sagan whole",
             )
             torch.manual_seed(1)
             module.reset_parameters()
@@ -63,7 +64,7 @@ def test_weights_are_those_of_a_new_layer(name):
             torch.testing.assert_close(tensor.std(), spread[key], rtol=0.5, atol=0)
 
 
-@pytest.mark.parametrize("name", ["sagan", "symmetric"])
+@pytest.mark.parametrize("name", ["sagan", "sagan whole", "symmetric"])
 def test_the_divisor_is_that_of_the_new_weight(name):
     layer = trained(name)
     layer.reset_parameters()

@@ -2,10 +2,12 @@
 
 import copy
 
+import numpy as np
 import oracles
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from attnconv import SelfAttention, SimpleSelfAttention
@@ -13,12 +15,15 @@ from attnconv import SelfAttention, SimpleSelfAttention
 KINDS = {
     "sagan": SelfAttention,
     "sagan without norm": lambda c: SelfAttention(c, spectral_norm=False),
+    "sagan whole": lambda c: SelfAttention(c, value_ratio=1 / 2, pool=2, bias=True),
+    "sagan pooled": lambda c: SelfAttention(c, key_ratio=1 / 2, pool=2, spectral_norm=False),
+    "sagan with out": lambda c: SelfAttention(c, value_ratio=1 / 3),
     "simple": SimpleSelfAttention,
     "simple symmetric": lambda c: SimpleSelfAttention(c, symmetric=True),
     "simple normalised": lambda c: SimpleSelfAttention(c, normalize=True),
     "simple without norm": lambda c: SimpleSelfAttention(c, spectral_norm=False),
 }
-NORMED = ["sagan", "simple", "simple symmetric"]
+NORMED = ["sagan", "sagan whole", "simple", "simple symmetric"]
 
 
 def make(kind, channels=6, gamma=0.7, dtype=torch.float64):
@@ -33,16 +38,69 @@ def image(*map_size, channels=6, dtype=torch.float64):
 
 
 def expected(layer, x):
+    if isinstance(layer, SelfAttention) and (layer.pool > 1 or layer.out is not None):
+        return oracles.sagan_layer(layer, x)
     if isinstance(layer, SelfAttention):
         return oracles.sagan(x, layer.query.weight, layer.key.weight, layer.value.weight, layer.gamma.item())
     return oracles.bilinear_attention(x, layer.conv.weight, layer.gamma.item(), normalize=layer.normalize)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("map_size", [(7,), (3, 5), (2, 1, 3)])
+@pytest.mark.parametrize("map_size", [(7,), (3, 5), (2, 1, 3), (2, 3, 4, 1)])
 def test_matches_the_loops(kind, map_size):
     layer, x = make(kind), image(*map_size)
     torch.testing.assert_close(layer(x).detach(), torch.from_numpy(expected(layer, x)))
+
+
+def papers_code(x, theta, phi, g, o, sigma):
+    """The layer as the paper's TensorFlow code writes it: x (B, H, W, C), H and W even, weights (inputs, outputs)."""
+    batch, height, width, _ = x.shape
+
+    def pooled(t):
+        blocks = t.reshape(batch, height // 2, 2, width // 2, 2, -1)
+        return blocks.max(axis=(2, 4)).reshape(batch, height * width // 4, -1)
+
+    logits = (x @ theta).reshape(batch, height * width, -1) @ pooled(x @ phi).transpose(0, 2, 1)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    mixed = (shares @ pooled(x @ g)).reshape(batch, height, width, -1)
+    return x + sigma * (mixed @ o)
+
+
+def test_it_is_the_papers_code():
+    torch.manual_seed(0)
+    layer, x = SelfAttention(16, value_ratio=1 / 2, pool=2).double().eval(), image(4, 6, channels=16)
+    nn.init.constant_(layer.gamma, 0.7)
+    assert (layer.key.out_channels, layer.value.out_channels) == (2, 8)
+    theta, phi, g, o = (
+        conv.weight[:, :, 0].detach().T.numpy() for conv in (layer.key, layer.query, layer.value, layer.out)
+    )
+    y = papers_code(x.movedim(1, -1).numpy(), theta, phi, g, o, 0.7)
+    torch.testing.assert_close(layer(x).detach().movedim(1, -1), torch.from_numpy(y), rtol=1e-13, atol=1e-13)
+
+
+def test_a_layer_without_options_is_drawn_as_before():
+    torch.manual_seed(0)
+    layer = SelfAttention(16)
+    assert layer.out is None
+    torch.manual_seed(0)
+    for name, width in (("query", 2), ("key", 2), ("value", 16)):
+        conv = nn.Conv1d(16, width, 1, bias=False)
+        nn.init.kaiming_normal_(conv.weight)
+        parametrizations.spectral_norm(conv)
+        assert torch.equal(getattr(layer, name).parametrizations.weight.original, conv.parametrizations.weight.original)
+        assert torch.equal(getattr(layer, name).weight, conv.weight)
+    assert [name for name, _ in layer.named_parameters()] == [
+        "gamma",
+        *(f"{name}.parametrizations.weight.original" for name in ("query", "key", "value")),
+    ]
+
+
+@pytest.mark.parametrize(("map_size", "pooled"), [((7,), (3,)), ((1, 6), (1, 3)), ((2, 5, 4), (1, 2, 2))])
+def test_the_odd_end_is_dropped_and_an_axis_of_one_is_not_pooled(map_size, pooled):
+    layer, x = make("sagan whole"), image(*map_size)
+    found = layer.attention_weights(x[:1])((0,) * len(map_size))
+    assert found.shape == (1, *pooled)
+    assert found.sum().item() == pytest.approx(1)
 
 
 def test_query_and_key_are_not_interchangeable():
@@ -68,6 +126,14 @@ def test_gradcheck(kind):
         return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
 
     assert torch.autograd.gradcheck(call, (x, *layer.parameters()))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_second_derivatives_of_pooled_keys(masked):
+    layer, x = make("sagan pooled"), image(4, 5).requires_grad_()
+    mask = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(1)) > 0.4
+    mask[1] = False
+    assert torch.autograd.gradgradcheck(lambda x: layer(x, mask if masked else None), (x,))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -234,6 +300,11 @@ def test_inputs_that_do_not_fit_get_a_sentence(kind, shape):
         ({"channels": 4, "key_ratio": 0}, "key_ratio must be above 0 and at most 1, got 0"),
         ({"channels": 4, "key_ratio": 2}, "key_ratio must be above 0 and at most 1, got 2"),
         ({"channels": 4, "key_ratio": "a"}, "key_ratio must be a number, got 'a'"),
+        ({"channels": 4, "value_ratio": 0}, "value_ratio must be above 0 and at most 1, got 0"),
+        ({"channels": 4, "value_ratio": 1.5}, "value_ratio must be above 0 and at most 1, got 1.5"),
+        ({"channels": 4, "pool": 3}, "unknown pool 3"),
+        ({"channels": 4, "pool": 0}, "pool must be at least 1, got 0"),
+        ({"channels": 4, "bias": 1}, "bias must be"),
     ],
 )
 def test_settings_that_do_not_fit_get_a_sentence(settings, message):
@@ -242,8 +313,16 @@ def test_settings_that_do_not_fit_get_a_sentence(settings, message):
 
 
 @pytest.mark.parametrize(("channels", "ratio", "width"), [(64, 1 / 8, 8), (5, 1 / 8, 1), (20, 0.5, 10)])
-def test_key_channels(channels, ratio, width):
-    assert SelfAttention(channels, key_ratio=ratio).query.weight.shape == (width, channels, 1)
+def test_key_and_value_channels(channels, ratio, width):
+    layer = SelfAttention(channels, key_ratio=ratio, value_ratio=ratio)
+    assert layer.query.weight.shape == layer.value.weight.shape == (width, channels, 1)
+    assert layer.out.weight.shape == (channels, width, 1)
+
+
+def test_every_convolution_has_a_bias_or_none():
+    for bias in (True, False):
+        layer = SelfAttention(6, value_ratio=1 / 2, bias=bias)
+        assert [conv.bias is not None for conv in layer.children()] == [bias] * 4
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -96,6 +96,14 @@ def test_channels_last_stays_so(channels, map_size):
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("order", ["scores", "gram", "gram_weight"])
+def test_products_beyond_float16_are_not_made_in_it(order):
+    x = 6 * torch.randn(1, 8, 4096, generator=torch.Generator().manual_seed(0))
+    y = ops.bilinear_attention(x.half(), torch.eye(8), 1e-5, order=order)
+    assert (x @ x.mT).max() > torch.finfo(torch.float16).max
+    torch.testing.assert_close(y.float(), ops.bilinear_attention(x, torch.eye(8), 1e-5), rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_of_the_maps_only_the_input_is_kept_for_the_backward(dtype):
     x, weight = inputs(6, (8, 5), dtype=dtype)

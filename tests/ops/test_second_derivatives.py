@@ -68,6 +68,41 @@ def test_native_and_auto_have_those_of_eager(impl, map_size, key_map, masked):
         torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("impl", ["blocked", "native"])
+def test_inputs_that_are_made_from_each_other_get_their_own_gradients(impl):
+    def gradient(impl, create_graph):
+        x = torch.linspace(-1, 1, 2 * 2 * 12 * 3).reshape(2, 2, 3, 4, 3).requires_grad_()
+        y = ops.relative_attention(x, 2 * x, x.sin(), None, impl=impl).square().sum()
+        return torch.autograd.grad(y, x, create_graph=create_graph)[0]
+
+    torch.testing.assert_close(gradient(impl, True), gradient("eager", False))
+
+
+@pytest.mark.parametrize("impl", ["blocked", "native"])
+def test_gradients_in_batches(impl):
+    arguments = inputs((3, 4), dtype=torch.float32)
+
+    def gradients(impl):
+        y = ops.relative_attention(*arguments[:3], arguments[3:], impl=impl)
+        directions = torch.randn(3, *y.shape, generator=torch.Generator().manual_seed(2))
+        return torch.autograd.grad(y, arguments, directions, is_grads_batched=True)
+
+    for found, expected in zip(gradients(impl), gradients("eager"), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_under_autocast():
+    arguments = inputs((3, 4), dtype=torch.float32)
+
+    def gradient(impl):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = ops.relative_attention(*arguments[:3], arguments[3:], impl=impl).float().square().sum()
+            (first,) = torch.autograd.grad(y, arguments[0], create_graph=True)
+        return torch.autograd.grad(first.square().sum(), arguments[1])[0]
+
+    torch.testing.assert_close(gradient("native"), gradient("eager"), rtol=0.02, atol=0.02)
+
+
 def test_the_plain_form_runs_in_a_backward_that_is_differentiated_and_in_no_other(monkeypatch):
     calls = []
     plain = eager.forward
@@ -85,6 +120,8 @@ def test_the_plain_form_runs_in_a_backward_that_is_differentiated_and_in_no_othe
     [
         (SelfAttention(16), (16, 16)),
         (SelfAttention(16), (4, 5, 6)),
+        (SelfAttention(16, value_ratio=1 / 2, pool=2), (16, 16)),
+        (SelfAttention(16, value_ratio=1 / 2, pool=2), (4, 5, 6)),
         (AugmentedConv1d(4, 8, 3, padding=1, key_channels=8, value_channels=4, num_heads=2, feat_size=80), (80,)),
         (AugmentedConv2d(4, 8, 3, padding=1, key_channels=8, value_channels=4, num_heads=2, feat_size=16), (16, 12)),
         (AugmentedConv3d(4, 8, 3, padding=1, key_channels=8, value_channels=4, num_heads=2, feat_size=5), (4, 5, 5)),

@@ -45,10 +45,12 @@ def test_kinds_and_their_options():
     assert isinstance(layer, SimpleSelfAttention)
     assert (layer.symmetric, layer.normalize, layer.channels) == (True, True, 32)
     assert [name for name, _ in layer.named_parameters()] == ["gamma", "conv.parametrizations.weight.original"]
-    attended, _ = add(UNet(), "bottom", kind="sagan", key_ratio=1 / 4)
+    whole = {"key_ratio": 1 / 4, "value_ratio": 1 / 2, "pool": 2, "bias": True}
+    attended, _ = add(UNet(), "bottom", kind="sagan", **whole)
     layer = attended.bottom.attention
     assert isinstance(layer, SelfAttention)
-    assert layer.query.weight.shape == (8, 32, 1)
+    assert (layer.query.weight.shape, layer.out.weight.shape) == ((8, 32, 1), (32, 16, 1))
+    assert (layer.pool, layer.out.bias.shape) == (2, (32,))
 
 
 def test_several_places_also_within_each_other_and_behind_a_concatenation():

@@ -22,7 +22,7 @@ class AttentionMap:
     """The attention weights of one position in one layer."""
 
     layer: str  # dotted name of the module
-    query: tuple[int, int]  # row and column of the position on the layer's map
+    query: tuple[int, int]  # row and column of the position on the map of the weights
     weights: Tensor  # (heads, rows, columns); not negative and 1 in sum for each head, unless signed
     signed: bool = False  # any sign, any sum
     gamma: float | None = None  # by which the layer multiplies before it adds to its input; None: it does not add
@@ -175,14 +175,20 @@ def _map_of(
     layer: Attention, name: str, x: Tensor, weights: Callable[[tuple[int, ...]], Tensor], size: tuple[int, int]
 ) -> Callable[[tuple[int, int]], AttentionMap]:
     """For the input ``x`` (1, C, H_in, W_in) and ``weights`` of ``layer``: a point of the image of ``size`` -> map."""
-    rows, columns = layer.attention_map_size(x)
+    queries = layer.attention_map_size(x)
     gamma = float(gate) if isinstance(gate := getattr(layer, "gamma", None), Tensor) and gate.numel() == 1 else None
 
     def at(point: tuple[int, int]) -> AttentionMap:
-        query = (point[0] * rows // size[0], point[1] * columns // size[1])
-        return AttentionMap(name, query, weights(query), signed=layer.signed, gamma=gamma)
+        found = weights(_cell(point, size, queries))
+        # Keys and values may be pooled, and so have fewer cells than there are queries.
+        return AttentionMap(name, _cell(point, size, found.shape[1:]), found, signed=layer.signed, gamma=gamma)
 
     return at
+
+
+def _cell(point: tuple[int, int], size: tuple[int, int], cells: Sequence[int]) -> tuple[int, int]:
+    """Return the cell, of a map of so many ``cells``, in which a point of an image of ``size`` lies."""
+    return point[0] * cells[0] // size[0], point[1] * cells[1] // size[1]
 
 
 def _effects(

@@ -62,7 +62,14 @@ class AttentionCost:
 
     @classmethod
     def of_all_pairs(
-        cls, map_size: tuple[int, ...], *, num_heads: int, key_channels: int, value_channels: int, tables: bool = False
+        cls,
+        map_size: tuple[int, ...],
+        *,
+        num_heads: int,
+        key_channels: int,
+        value_channels: int,
+        tables: bool = False,
+        key_map: tuple[int, ...] | None = None,
     ) -> "AttentionCost":
         """Return the cost of attention of every position to every other.
 
@@ -72,15 +79,16 @@ class AttentionCost:
             key_channels: of the queries and of the keys, all heads together.
             value_channels: of the values, all heads together.
             tables: there are position tables, one an axis.
+            key_map: size of the map of keys and values; ``map_size`` if None.
         """
-        positions = math.prod(map_size)
+        positions, keys = math.prod(map_size), math.prod(map_size if key_map is None else key_map)
         return cls(
             map_size=map_size,
             num_heads=num_heads,
-            product_macs=positions**2 * (key_channels + value_channels),
+            product_macs=positions * keys * (key_channels + value_channels),
             position_macs=positions * sum(map_size) * key_channels if tables else 0,
-            eager_bytes=FLOAT32_BYTES * num_heads * positions**2,
-            linear_bytes=FLOAT32_BYTES * positions * (2 * key_channels + 2 * value_channels + num_heads),
+            eager_bytes=FLOAT32_BYTES * num_heads * positions * keys,
+            linear_bytes=FLOAT32_BYTES * ((positions + keys) * (key_channels + value_channels) + positions * num_heads),
         )
 
 
@@ -135,7 +143,8 @@ class Attention(nn.Module):
     def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor] | None:
         """Return, for an input (1, C, *map), a function: a cell of the map attended on -> its weights (heads, *map).
 
-        None, if the layer has no such weights: it is then not explained.
+        Keys may have a map of their own, smaller than it. None, if the layer has no such weights: it is then not
+        explained.
         """
         return None
 

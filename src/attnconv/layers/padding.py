@@ -22,15 +22,17 @@ _current: tuple[Tensor, tuple[int, ...]] | None = None
 
 @contextmanager
 def valid_sizes(sizes: Tensor | Sequence[Sequence[int]], padded_size: Sequence[int] | None = None) -> Iterator[None]:
-    """Let no attention layer attend to the padding of a batch while the block runs, in all threads of the process.
+    """Let no layer of this library attend to the padding of a batch while the block runs, in all threads.
+
+    The layers of timm (`timm:NAME`) know no masks and do not take part.
 
     Each image lies at the start of its axes (top left), the padding behind it. A layer finds its stride from the size
     of its map: the power of 2 that makes so many cells of ``padded_size``, else the ratio of both. Cell i of an axis is
     then valid where stride * i lies in the image, which is where its window's centre is, if each convolution before is
     padded by half its window. A layer that is given a mask of its own uses that.
 
-    The backward pass belongs into the block, too, where a network computes parts of its forward pass again there
-    (torch.utils.checkpoint).
+    Where a network computes parts of its forward pass again in the backward pass (torch.utils.checkpoint), that must
+    run inside the block, too: torch raises CheckpointError otherwise.
 
     Args:
         sizes: rows and columns of each image, (B, axes), in pixels of the network's input.
@@ -41,8 +43,10 @@ def valid_sizes(sizes: Tensor | Sequence[Sequence[int]], padded_size: Sequence[i
     """
     global _current
     table = torch.as_tensor(sizes)
-    if table.dim() != 2 or table.numel() == 0 or table.is_floating_point() or int(table.min()) < 0:
+    whole = not table.is_floating_point() and table.dtype != torch.bool
+    if table.dim() != 2 or table.numel() == 0 or not whole or int(table.min()) < 0:
         raise checks.InputError(f"sizes must be (B, axes), whole numbers from 0 on, got {sizes}")
+    table = table.long()
     largest = tuple(table.amax(0).tolist())
     padded = largest
     if padded_size is not None:

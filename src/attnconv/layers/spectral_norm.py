@@ -1,4 +1,4 @@
-"""Bias-free 1-D convolutions under spectral norm, and what old checkpoints call their tensors.
+"""1-D convolutions under spectral norm, and what old checkpoints call their tensors.
 
 Source: Miyato et al. 2018, arXiv:1802.05957, by torch's own parametrization. Departures from torch 1.0, with which the
 layers of 2019 were trained: the vectors begin with 15 power iterations, there they are random; each forward in training
@@ -50,6 +50,7 @@ class ConstrainedConv1d(nn.Conv1d):
             self.in_channels,
             self.out_channels,
             self.kernel_size[0],
+            bias=self.bias is not None,
             spectral_norm=any(not isinstance(constraint, Symmetric) for constraint in constraints),
             symmetric=any(isinstance(constraint, Symmetric) for constraint in constraints),
         )
@@ -64,10 +65,16 @@ class ConstrainedConv1d(nn.Conv1d):
 
 
 def constrained_conv(
-    in_channels: int, out_channels: int, kernel_size: int = 1, *, spectral_norm: bool, symmetric: bool = False
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 1,
+    *,
+    spectral_norm: bool,
+    symmetric: bool = False,
+    bias: bool = False,
 ) -> ConstrainedConv1d:
-    """Make a bias-free convolution that keeps the length, with these constraints on its weight."""
-    conv = ConstrainedConv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    """Make a convolution that keeps the length, with these constraints on its weight."""
+    conv = ConstrainedConv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
     if symmetric:  # first: what spectral norm divided would not be symmetric and of norm 1 at once otherwise
         parametrize.register_parametrization(conv, "weight", Symmetric())
     if spectral_norm:

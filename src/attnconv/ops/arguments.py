@@ -37,6 +37,8 @@ def as_number(what: str, value: Any) -> float:
     if isinstance(value, Tensor) and value.numel() != 1:
         raise checks.InputError(f"{what} must hold one element, got shape {tuple(value.shape)}")
     try:
-        return float(value)
+        if not isinstance(value, str):
+            return float(value)
     except (TypeError, ValueError):
-        raise checks.InputTypeError(f"{what} must be a number, got {type(value).__name__}") from None
+        pass
+    raise checks.InputTypeError(f"{what} must be a number, got {type(value).__name__}")

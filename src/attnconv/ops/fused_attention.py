@@ -124,11 +124,8 @@ class _Fused(torch.autograd.Function):
         grad = grads[0]
         if grad is None:
             return (None,) * (3 + len(inputs))
-        if torch._C._functorch.is_legacy_batchedtensor(grad):  # pyright: ignore[reportAttributeAccessIssue]
-            raise RuntimeError(
-                f"impl={ctx.impl!r} has no gradients in batches (is_grads_batched); impl='eager' has them"
-            )
-        if torch.is_grad_enabled():
+        batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # pyright: ignore[reportAttributeAccessIssue]
+        if torch.is_grad_enabled() or batched:
             return None, None, None, *_differentiable_gradients(ctx, grad, mask, inputs)
         q, k, v, *rel = inputs
         *own, of_tables = _OPS[ctx.impl][1](grad, q, k, v, rel, mask, out, lse, ctx.scale)
@@ -138,14 +135,17 @@ class _Fused(torch.autograd.Function):
 def _differentiable_gradients(
     ctx: Any, grad: Tensor, mask: Tensor | None, inputs: list[Tensor]
 ) -> Iterator[Tensor | None]:
-    """Return gradients of q, k, v and the tables that can be differentiated: the plain form's, at quadratic memory."""
+    """Return the plain form's gradients of q, k, v and the tables, at quadratic memory: for a derivative of them, or
+    for many of them at once (``is_grads_batched``)."""
     from attnconv.kernels.relative_attention import eager
 
-    q, k, v, *rel = inputs
-    with autocast_off(q):
+    again = torch.is_grad_enabled()
+    with autocast_off(grad), torch.enable_grad():
+        inputs = [t.view_as(t) for t in inputs]  # tensors of their own, even where one is made from another
+        q, k, v, *rel = inputs
         y = eager.forward(q, k, v, rel, mask, ctx.scale)
     needed = [t for t, wanted in zip(inputs, ctx.needs_input_grad[3:], strict=True) if wanted]
-    found = iter(torch.autograd.grad(y, needed, grad, create_graph=True))
+    found = iter(torch.autograd.grad(y, needed, grad, create_graph=again))
     return (next(found) if wanted else None for wanted in ctx.needs_input_grad[3:])
 
 

@@ -129,7 +129,7 @@ def _choose(problem: AttentionProblem) -> tuple[str, str]:
     if problem.transformed:
         return "eager", "plain torch, which torch.func and forward mode can differentiate"
     if problem.export in ("onnx", "trace") and not positions > LARGEST_EAGER_IN_ONNX:
-        return "eager", f"on maps of up to {LARGEST_EAGER_IN_ONNX} positions the fastest in onnxruntime"
+        return "eager", f"plain torch, on maps of up to {LARGEST_EAGER_IN_ONNX} positions the fastest in onnxruntime"
     if problem.export is not None:
         return "sdpa", "plain torch, which exports, and one fused call where the program runs"
     if problem.device_type == "meta":

@@ -60,8 +60,8 @@ def relative_attention(
         mask: None, or bool (B, *key map), True where a key may be attended to. Masked keys and values get no weight
             and gradient 0, and must be finite. Queries are not masked; all True is as no mask. Where an image has no
             True at all, its output and gradients are 0.
-        scale: factor of the logits; D**-0.5 if None. A tensor of one element that needs a gradient gets it: it is
-            multiplied into q.
+        scale: factor of the logits; D**-0.5 if None. A tensor of one element is differentiable: it is
+            multiplied into q, and so rounded with it.
         impl: "eager" is the mathematics, literally: it holds the logits of all pairs of positions; "native" is compiled
             for CPUs, in C++, at linear memory; "blocked" holds the logits of a few queries at a time, so that memory is
             linear in the positions, on any device; "triton" is fused for CUDA, at linear memory; "sdpa" folds the
@@ -190,7 +190,7 @@ def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], mask: Tensor
 def _require(impl: str, problem: AttentionProblem, tangent: bool) -> None:
     """Raise, and name a kernel that can, where ``impl`` cannot run."""
     if impl in FUSED and problem.export is not None:
-        raise checks.InputError(f"impl={impl!r} cannot be exported; impl='sdpa' and impl='eager' can")
+        raise checks.InputError(f"impl={impl!r} cannot be traced or exported; impl='sdpa' and impl='eager' can")
     if impl in FUSED and tangent:  # custom operators drop it in silence
         raise RuntimeError(f"impl={impl!r} has no forward-mode derivative; impl='eager' has one")
     if (reason := why_not(impl, replace(problem, transformed=False, export=None))) is not None:
