@@ -283,7 +283,7 @@ def test_no_output_stride(name):
         make(name, output_stride=4)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "se_resnet18", "wide_resnet10_1", "xresnet18"])
+@pytest.mark.parametrize("name", ["convnet3", "resnet18", "resnet50", "se_resnet18", "wide_resnet10_1", "xresnet18"])
 def test_plain_networks_are_scripted(name):
     model, x = make(name).eval(), torch.randn(2, 3, 32, 48)
     torch.testing.assert_close(torch.jit.script(model)(x), model(x))
