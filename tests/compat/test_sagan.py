@@ -11,10 +11,10 @@ from attnconv import checks, compat
 class SelfAttn(nn.Module):
     """As the paper's text: softmax over the positions of key_conv for each position of query_conv."""
 
-    def __init__(self, channels):
+    def __init__(self, channels, keys=None):
         super().__init__()
-        self.query_conv = nn.Conv2d(channels, channels // 8, 1)
-        self.key_conv = nn.Conv2d(channels, channels // 8, 1)
+        keys = keys or channels // 8
+        self.query_conv, self.key_conv = nn.Conv2d(channels, keys, 1), nn.Conv2d(channels, keys, 1)
         self.value_conv = nn.Conv2d(channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
 
@@ -104,6 +104,14 @@ def test_the_numbers_are_those_of_the_program(kind, channels):
         for parameter in layer.train().parameters():
             parameter.add_(1)
     torch.testing.assert_close(theirs.state_dict(), before, rtol=0, atol=0)  # the layer has its own tensors
+
+
+@pytest.mark.parametrize(("channels", "keys"), [(22, 15), (5, 5), (7, 1)])
+def test_other_widths_are_read_off_the_weights(channels, keys):
+    """In binary 22 * (15 / 22) is less than 15."""
+    theirs, x = SelfAttn(channels, keys).double(), image(channels)
+    nn.init.ones_(theirs.gamma)
+    torch.testing.assert_close(compat.load_self_attention(theirs.state_dict())(x), theirs(x))
 
 
 def test_the_divisor_is_not_the_largest_singular_value():

@@ -163,7 +163,29 @@ def test_networks_of_too_few_pixels_still_say_so():
             model(torch.zeros(1, 3, 2, 32))
 
 
-def test_compile_and_export_see_no_leaf():
-    model = nn.Sequential(SelfAttention(6)).eval()
-    program = torch.export.export(model, (torch.randn(2, 6, 3, 5),))
-    assert all(node.op != "call_module" for node in program.graph.nodes)
+def test_compile_and_export_look_inside():
+    model, x = nn.Sequential(SelfAttention(6)).eval(), torch.randn(2, 6, 3, 5)
+    nn.init.ones_(model[0].gamma)
+    graphs = []
+    torch.compile(model, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph.forward)(x)
+    program = torch.export.export(model, (x,))
+    for graph in (graphs[0].graph, program.graph):
+        assert sum("softmax" in str(n.target) or "attention" in str(n.target) for n in graph.nodes) >= 1
+    torch.testing.assert_close(program.module()(x), model(x))
+
+
+def test_a_mask_is_an_argument_of_the_node():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = SelfAttention(6)
+            nn.init.ones_(self.attention.gamma)
+
+        def forward(self, x, mask):
+            return self.attention(x, mask=mask)
+
+    model, x = Network().eval(), torch.randn(2, 6, 3, 5)
+    mask = torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(0)) > 0.5
+    traced = torch.fx.symbolic_trace(model)
+    assert torch.equal(traced(x, mask), model(x, mask))
+    assert not torch.equal(traced(x, mask), model(x, torch.ones_like(mask)))

@@ -82,7 +82,7 @@ def alone(layer, x, sizes=SIZES):
     return [layer(x[(slice(i, i + 1), slice(None), *(slice(n) for n in size))]) for i, size in enumerate(sizes)]
 
 
-def assert_valid_parts(y, expected, tolerance=3e-16):
+def assert_valid_parts(y, expected, tolerance=4e-16):
     for one, right in zip(y, expected, strict=True):
         valid = one[(slice(None), *(slice(n) for n in right.shape[2:]))]
         assert (valid - right[0]).abs().max() <= tolerance * max(1.0, right.abs().max())
@@ -120,7 +120,7 @@ def test_the_valid_part_of_a_padded_batch_is_the_unpadded_image(settings):
     layer = augmented(**settings)
     x, mask = padded()
     with torch.no_grad():
-        assert_valid_parts(layer(x, mask=mask), alone(layer, x), tolerance=1e-15)
+        assert_valid_parts(layer(x, mask=mask), alone(layer, x))
         assert (layer(x)[0] - layer(x, mask=mask)[0]).abs().max() > 1e-3  # attention saw the padding
 
 
@@ -128,9 +128,9 @@ def test_the_valid_part_of_a_padded_batch_is_the_unpadded_image(settings):
 def test_the_valid_part_of_a_padded_map_is_the_unpadded_map(kind):
     layer, (x, mask) = GATED[kind](), padded()
     with torch.no_grad():
-        assert_valid_parts(layer(x, mask=mask), alone(layer, x), tolerance=1e-14)
+        assert_valid_parts(layer(x, mask=mask), alone(layer, x), tolerance=1e-15)
         x = torch.where(mask[:, None], x, 3.0)  # what stands in the padding does not matter
-        assert_valid_parts(layer(x, mask=mask), alone(layer, x), tolerance=1e-14)
+        assert_valid_parts(layer(x, mask=mask), alone(layer, x), tolerance=1e-15)
 
 
 def test_pooled_keys_of_a_padded_map_are_maxima_over_valid_cells():

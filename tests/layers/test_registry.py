@@ -287,3 +287,21 @@ def test_nothing_outside_layers_asks_for_a_certain_layer():
 )
 def test_such_a_question_would_be_noticed(text):
     assert any(isinstance(n, ast.Name) and n.id in CERTAIN for n in names_asked_for(ast.parse(text)))
+
+
+def test_a_layer_may_have_a_mixin_that_takes_keywords():
+    class Named:
+        def __init_subclass__(cls, *, library_name, **options):
+            super().__init_subclass__(**options)
+            cls.library = library_name
+
+    class Layer(Attention, Named, library_name="x"):
+        def __init__(self):
+            super().__init__()
+            self.path = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return self.path(x)
+
+    assert Layer.library == "x"
+    assert Layer()(torch.zeros(1, 3, 2, 2)).shape == (1, 3, 2, 2)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from layers.test_transforms import LAYERS, make
 from torch import nn
+from torch.nn.utils import parametrizations
 
+from attnconv import SimpleSelfAttention
 from attnconv.layers.spectral_norm import ConstrainedConv1d, constrained_conv
 
 
@@ -75,8 +77,28 @@ def test_the_divisor_is_that_of_the_new_weight(name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_from_the_meta_device(name):
     layer = make(name)[0].to("meta").to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in layer.state_dict().values():
+            tensor.fill_(torch.nan)
     layer.reset_parameters()
     assert all(tensor.isfinite().all() for tensor in layer.state_dict().values())
+
+
+@pytest.mark.parametrize("constraint", [parametrizations.weight_norm, parametrizations.orthogonal])
+def test_under_another_constraint(constraint):
+    conv = constraint(constrained_conv(6, 6, spectral_norm=False))
+    before = conv.weight.detach().clone()
+    conv.reset_parameters()
+    assert conv.weight.isfinite().all()
+    assert not torch.equal(conv.weight, before)
+
+
+def test_a_convolution_inside_of_another_module():
+    layer = SimpleSelfAttention(6)
+    layer.conv = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Dropout(0.1))
+    nn.init.constant_(layer.conv[0].weight, 100)
+    layer.reset_parameters()
+    assert layer.conv[0].weight.abs().max() < 1
 
 
 @pytest.mark.parametrize("name", ["2d", "sagan"])

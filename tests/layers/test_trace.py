@@ -76,9 +76,7 @@ def test_beyond_the_largest_map_of_eager_torchs_own_attention_is_traced():
 @pytest.mark.parametrize("impl", ["native", "blocked"])
 def test_a_named_operator_of_our_own_is_refused(impl):
     q = torch.randn(1, 1, 3, 5, 4)
-    with pytest.raises(
-        ValueError, match=f"impl='{impl}' cannot be traced or exported; impl='sdpa' and"
-    ):
+    with pytest.raises(ValueError, match=f"impl='{impl}' cannot be traced or exported; impl='sdpa' and"):
         torch.jit.trace(lambda q: ops.relative_attention(q, q, q, None, impl=impl), q)
 
 

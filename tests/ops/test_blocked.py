@@ -139,9 +139,7 @@ def test_compile_in_one_graph_forward_and_backward(dynamic):
 
 
 def test_export_is_refused_and_names_the_form_that_can():
-    with pytest.raises(
-        Exception, match="impl='blocked' cannot be traced or exported; impl='sdpa' and"
-    ):
+    with pytest.raises(Exception, match="impl='blocked' cannot be traced or exported; impl='sdpa' and"):
         torch.export.export(layer(), (IMAGE,))
 
 

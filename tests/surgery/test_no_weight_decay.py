@@ -45,6 +45,19 @@ def ours():
     return create_model("aa_convnet3", num_classes=3, image_size=32)
 
 
+def test_a_model_whose_answer_is_ours():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.scale_map = operated(), nn.Parameter(torch.zeros(8, 6))
+
+        def no_weight_decay(self):
+            return surgery.no_weight_decay(self) | {"scale_map"}
+
+    model = Network()
+    assert surgery.no_weight_decay(model) == model.no_weight_decay() > {"scale_map", "body.2.attention.gamma"}
+
+
 @pytest.mark.parametrize("make", [operated, Positioned, ours])
 def test_timms_groups_and_the_trainers_are_the_same(make):
     optim = pytest.importorskip("timm.optim")

@@ -18,37 +18,37 @@ from torch import Tensor
 WIDE = 32  # positions
 
 
-def eager(x: Tensor, weight: Tensor, gamma: Tensor, order: str, share: Tensor | None) -> Tensor:
+def eager(x: Tensor, weight: Tensor, gamma: Tensor, order: str, key_weights: Tensor | None) -> Tensor:
     """x (B, C, L), weight (C, C) and gamma () in the dtype to compute in -> (B, C, L): x + gamma * x x^T W x.
 
-    ``share`` (B, 1, L), of each position in the sums over positions; 1 if None.
+    ``key_weights`` (B, 1, L), of each position in the sums over positions; 1 if None.
     """
     flat = x.to(weight.dtype)
     # not mT, which the older exporter to ONNX does not know
-    lines, summed = flat.transpose(1, 2), _shared(flat, share)
+    lines, summed = flat.transpose(1, 2), _weighted(flat, key_weights)
     if order == "scores":
-        y = flat + flat @ _gated(gamma, summed.transpose(1, 2) @ (weight @ flat))  # (B, L, L) inside
+        y = flat + flat @ gated(gamma, summed.transpose(1, 2) @ (weight @ flat))  # (B, L, L) inside
     elif order == "gram":
-        y = flat + _gated(gamma, summed @ lines) @ (weight @ flat)  # (B, C, C) times (B, C, L)
+        y = flat + gated(gamma, summed @ lines) @ (weight @ flat)  # (B, C, C) times (B, C, L)
     else:
-        y = flat + _gated(gamma, (summed @ lines) @ weight) @ flat
+        y = flat + gated(gamma, (summed @ lines) @ weight) @ flat
     return y.to(x.dtype)
 
 
 def own_backward(
-    x: Tensor, weight: Tensor, gamma: Tensor, share: Tensor | None, order: str, dtype: torch.dtype
+    x: Tensor, weight: Tensor, gamma: Tensor, key_weights: Tensor | None, order: str, dtype: torch.dtype
 ) -> Tensor:
     """The same; the products of "gram_weight" in ``dtype``, that of weight and gamma or bfloat16."""
     if order == "scores":
-        return _Scores.apply(x, weight, gamma, share)  # type: ignore[return-value]
-    return _GramWeight.apply(x, weight, gamma, share, dtype)  # type: ignore[return-value]
+        return _Scores.apply(x, weight, gamma, key_weights)  # type: ignore[return-value]
+    return _GramWeight.apply(x, weight, gamma, key_weights, dtype)  # type: ignore[return-value]
 
 
-def _shared(flat: Tensor, share: Tensor | None) -> Tensor:
-    return flat if share is None else (flat * share).to(flat.dtype)
+def _weighted(flat: Tensor, key_weights: Tensor | None) -> Tensor:
+    return flat if key_weights is None else (flat * key_weights).to(flat.dtype)
 
 
-def _gated(gamma: Tensor, mixing: Tensor) -> Tensor:
+def gated(gamma: Tensor, mixing: Tensor) -> Tensor:
     """gamma times ``mixing``, and 0 where gamma is 0, even if the products passed the largest number."""
     gated = gamma * mixing
     gated.detach().masked_fill_(gamma.detach() == 0, 0)  # in the values alone: gamma has a slope where it is 0, too
@@ -71,20 +71,22 @@ class _GramWeight(torch.autograd.Function):
     """y = x + A x with A = gamma G W and G = x x^T, both (B, C, C)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, gamma: Tensor, share: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, gamma: Tensor, key_weights: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
         flat = x.to(dtype)
-        gram = torch.bmm(_shared(flat, share), flat.mT)
-        ctx.save_for_backward(x, weight, gamma, share, gram)
-        mixing = _times_weight(gram, gamma * weight).masked_fill_(gamma == 0, 0)  # see _gated
+        gram = torch.bmm(_weighted(flat, key_weights), flat.mT)
+        ctx.save_for_backward(x, weight, gamma, key_weights, gram)
+        mixing = _times_weight(gram, gamma * weight).masked_fill_(gamma == 0, 0)  # see gated
         return _add_mixed(flat, mixing, flat).to(x.dtype)
 
     @staticmethod
     @_autocast_off
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None, None]:
-        x, weight, gamma, share, gram = ctx.saved_tensors
+        x, weight, gamma, key_weights, gram = ctx.saved_tensors
         flat, grad = x.to(gram.dtype), grad_outputs[0].to(gram.dtype)
         if torch.is_grad_enabled():  # a second derivative has to pass through it
-            gram = torch.bmm(_shared(flat, share), flat.mT)
+            gram = torch.bmm(_weighted(flat, key_weights), flat.mT)
         mixing = _times_weight(gram, weight)
         slope = torch.bmm(grad, flat.mT)  # (B, C, C), of A
         grad_gamma = (slope.to(gamma.dtype) * mixing).sum()
@@ -93,8 +95,8 @@ class _GramWeight(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_weight = (gram.reshape(-1, len(weight)).mT @ slope.reshape(-1, len(weight))).to(weight.dtype)
         grad_gram = slope @ weight.mT.to(slope.dtype)
-        grad_x = _add_mixed(grad, _gated(gamma, mixing.mT), grad)
-        grad_x = _add_mixed(grad_x, grad_gram + grad_gram.mT, _shared(flat, share))
+        grad_x = _add_mixed(grad, gated(gamma, mixing.mT), grad)
+        grad_x = _add_mixed(grad_x, grad_gram + grad_gram.mT, _weighted(flat, key_weights))
         return grad_x.to(x.dtype), grad_weight, grad_gamma, None, None
 
 
@@ -105,36 +107,36 @@ class _Scores(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, gamma: Tensor, share: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, gamma: Tensor, key_weights: Tensor | None) -> Tensor:
         flat = x.to(weight.dtype)
-        h, scores = _scores(flat, weight, share)
-        ctx.save_for_backward(x, weight, gamma, share, h, scores)
+        h, scores = _scores(flat, weight, key_weights)
+        ctx.save_for_backward(x, weight, gamma, key_weights, h, scores)
         if flat.stride(1) == 1:  # channels_last, and so is the result
-            return torch.baddbmm(flat.mT, _gated(gamma, scores.mT), flat.mT).mT.to(x.dtype)
-        return torch.baddbmm(flat, flat, _gated(gamma, scores)).to(x.dtype)
+            return torch.baddbmm(flat.mT, gated(gamma, scores.mT), flat.mT).mT.to(x.dtype)
+        return torch.baddbmm(flat, flat, gated(gamma, scores)).to(x.dtype)
 
     @staticmethod
     @_autocast_off
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None]:
-        x, weight, gamma, share, h, scores = ctx.saved_tensors
+        x, weight, gamma, key_weights, h, scores = ctx.saved_tensors
         flat, grad = x.to(weight.dtype), grad_outputs[0].to(weight.dtype)
         if torch.is_grad_enabled():  # a second derivative has to pass through them
-            h, scores = _scores(flat, weight, share)
+            h, scores = _scores(flat, weight, key_weights)
         slope = torch.bmm(flat.mT, grad)  # (B, L, L), of gamma * scores
         grad_gamma = (slope * scores).sum()
-        slope = _shared((gamma * slope).mT, share).mT  # of x^T h
+        slope = _weighted((gamma * slope).mT, key_weights).mT  # of x^T h
         grad_h = torch.bmm(flat, slope)
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = _lines(grad_h).mT @ _lines(flat)
-        grad_x = torch.baddbmm(grad, grad, _gated(gamma, scores.mT))
+        grad_x = torch.baddbmm(grad, grad, gated(gamma, scores.mT))
         grad_x = grad_x.baddbmm_(h, slope.mT).add_(_times(weight.mT, grad_h))
         return grad_x.to(x.dtype), grad_weight, grad_gamma, None
 
 
-def _scores(flat: Tensor, weight: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
+def _scores(flat: Tensor, weight: Tensor, key_weights: Tensor | None) -> tuple[Tensor, Tensor]:
     h = _times(weight, flat)
-    return h, torch.bmm(_shared(flat, share).mT, h)
+    return h, torch.bmm(_weighted(flat, key_weights).mT, h)
 
 
 def _times(weight: Tensor, x: Tensor) -> Tensor:

@@ -101,21 +101,21 @@ class Attention(nn.Module):
     keeps what it has left of the convolution as ``conv_out``. All methods below but `attend` may be replaced.
 
     Attributes:
-        path: its dotted name in the network that surgery or `create_model` put it into; else "".
         recompute: see `set_recompute`.
         signed: the attention weights may be negative, and do not sum to 1.
         citation: its source, a sentence of Markdown for model cards.
         activity_name: name of the number that ``activity`` returns; "gamma", or "attention_share" of 0 to 1.
     """
 
-    path: str = ""
-    pixels_per_cell: tuple[tuple[int, int], ...] | None = None  # of its map there, fractions an axis; None: not known
+    _path: str = ""  # its dotted name in the network that surgery or `create_model` put it into
+    _pixels_per_cell: tuple[tuple[int, int], ...] | None = None  # of its map there, fractions an axis; None: not known
     recompute = False
     signed: ClassVar[bool] = False
     citation: str = ""
     activity_name: ClassVar[str] = "attention_share"
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         if "forward" in vars(cls):
             cls.forward = _leaf_of_fx(cls.forward)
 
@@ -125,16 +125,16 @@ class Attention(nn.Module):
         return type(self).attention_weights is not Attention.attention_weights
 
     @property
-    def _called(self) -> str:
+    def _label(self) -> str:
         """Return the class, behind the layer's name in its network: for messages."""
-        return f"{self.path} ({type(self).__name__})" if self.path else type(self).__name__
+        return f"{self._path} ({type(self).__name__})" if self._path else type(self).__name__
 
     def input_mask(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
         """Return the cells of the input ``x`` that hold image, bool (B, *map); None if all do.
 
         They are those of ``mask`` or, where that is None, of `attnconv.valid_sizes`.
         """
-        return padding.input_mask(x, mask, self._called)
+        return padding.input_mask(x, mask, self._label)
 
     def attention_map_size(self, x: Tensor) -> tuple[int, ...]:
         """Return the size of the map attended on for the input ``x``; the input's own if not replaced."""
@@ -196,12 +196,12 @@ class Attention(nn.Module):
     def _resize_call(self, map_size: tuple[int, ...]) -> str:
         """Return the call that fits the tables to that output map, in a network also that for all of its layers."""
         call = f"call layer.resize_feat_size({map_size})"
-        if not self.path:
+        if not self._path:
             return call
         size: Any = "image_size"
-        if self.pixels_per_cell is not None and self.largest_map is not None:
+        if self._pixels_per_cell is not None and self.largest_map is not None:
             cells = map(max, map_size, self.largest_map)
-            size = tuple(-(-n * step // parts) for n, (step, parts) in zip(cells, self.pixels_per_cell, strict=True))
+            size = tuple(-(-n * step // parts) for n, (step, parts) in zip(cells, self._pixels_per_cell, strict=True))
         return f"{call} or, for the whole model, attnconv.surgery.resize_feat_size(model, {size})"
 
     @contextlib.contextmanager
@@ -235,10 +235,10 @@ class GatedAttention(Attention):
 
     def _require_map(self, x: Tensor) -> None:
         """Raise unless ``x`` is (B, C, *map)."""
-        require_floats(f"the input of {self._called}", x)
+        require_floats(f"the input of {self._label}", x)
         if x.dim() < 3 or x.shape[1] != self.channels:
             raise checks.InputError(
-                f"{self._called} takes (B, {self.channels}, *map), a batch axis included; got {tuple(x.shape)}"
+                f"{self._label} takes (B, {self.channels}, *map), a batch axis included; got {tuple(x.shape)}"
             )
 
     def reset_parameters(self) -> None:
@@ -248,8 +248,9 @@ class GatedAttention(Attention):
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
         """Draw the weights anew, as ``initialise`` draws a convolution, before any constraint; gamma is 0 again."""
         for conv in self.children():
-            reset(conv)
-            initialise(conv)
+            for module in reversed(list(conv.modules())):
+                reset(module)
+                initialise(module)
         nn.init.zeros_(self.gamma)
 
     def activity(self, x: Tensor, y: Tensor) -> float:
@@ -324,11 +325,15 @@ def no_weight_decay(model: nn.Module) -> set[str]:
     They have at most one axis, or are a norm's, or an attention layer names them, or ``model`` itself, as timm's
     networks do. Weights under spectral norm decay in their own form, before they are divided.
     """
-    spared: set[nn.Parameter] = set()
+    listed: Any = ()  # by the model: names, or shell patterns
     own: Any = getattr(model, "no_weight_decay", None)
-    listed: Collection[str] = ()  # names, or shell patterns
-    if own is not None and getattr(own, "__func__", None) is not no_weight_decay:
-        listed = own()
+    if own is not None and model not in _asked:
+        _asked.add(model)  # its answer may well be ours
+        try:
+            listed = own()
+        finally:
+            _asked.discard(model)
+    spared: set[nn.Parameter] = set()
     for module in model.modules():
         if isinstance(module, NORMS):
             spared.update(module.parameters())
@@ -340,6 +345,9 @@ def no_weight_decay(model: nn.Module) -> set[str]:
         for name, parameter in model.named_parameters()
         if parameter.ndim <= 1 or parameter in spared or any(fnmatch.fnmatch(name, pattern) for pattern in listed)
     }
+
+
+_asked: set[nn.Module] = set()
 
 
 class LogitChange:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from attnconv import checks, ops
 from attnconv.layers import attention_input
 from attnconv.layers.attention import Attention, AttentionCost, attention_widths, has_hooks, require_split, reset
-from attnconv.layers.padding import every, mask_at_centres
+from attnconv.layers.padding import mask_at_centres, strided
 from attnconv.ops.arguments import require_floats
 
 Size = int | tuple[int, ...]
@@ -238,8 +238,8 @@ class AugmentedConvNd(Attention):
             if name not in ("weight", "bias"):
                 raise
             raise AttributeError(
-                f"{type(self).__name__} is no single convolution and has no {name}: conv_out, qkv_conv and attn_out "
-                "have; leave it out where a convolution is merged with its batch norm"
+                f"{self._label} is no single convolution and has no {name}; conv_out, qkv_conv and attn_out have one. "
+                "Leave the layer out where convolutions are merged with batch norms"
             ) from None
 
     @property
@@ -348,7 +348,7 @@ class AugmentedConvNd(Attention):
 
     def output_size(self, x: Tensor) -> tuple[int, ...]:
         """Return the size of the output map for ``x``; InputError if this layer cannot take it."""
-        name, axes = self._called, self._axes
+        name, axes = self._label, self._axes
         require_floats(f"the input of {name}", x)
         if x.dim() != axes + 2 or x.shape[1] != self.in_channels:
             expected = ", ".join(["B", str(self.in_channels), *("D", "H", "W")[-axes:]])
@@ -390,7 +390,7 @@ class AugmentedConvNd(Attention):
         """
         x = attention_input.at_centres(x, self._qkv_padding, self.padding_mode)
         if self._pool_first:
-            x = attention_input.halve(every(self.stride, x), self._centres(mask))
+            x = attention_input.halve(strided(self.stride, x), self._centres(mask))
         if self.position == "sine":
             x = x + attention_input.sine(x.shape[1], x.shape[2:], x)
         elif self.position == "coordconv":

@@ -98,9 +98,9 @@ def mask_at_centres(mask: Tensor | None, pairs: Sequence[tuple[int, int]], strid
         mask = mask.narrow(axis, max(-left, 0), mask.shape[axis] - max(-left, 0) - max(-right, 0))
         if ring:  # valid where image is at most ``right`` cells before, or ``left`` behind
             mask = F.pad(mask, [0, 0] * (mask.dim() - 1 - axis) + [ring, ring]).unfold(axis, ring + 1, 1).any(-1)
-    return every(stride, mask)
+    return strided(stride, mask)
 
 
-def every(stride: Sequence[int], x: Tensor) -> Tensor:
+def strided(stride: Sequence[int], x: Tensor) -> Tensor:
     """Return the cells of ``x`` (..., *map) that lie ``stride`` apart along each axis."""
     return x[(..., *(slice(None, None, s) for s in stride))]

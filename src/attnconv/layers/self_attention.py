@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from attnconv import checks, ops
 from attnconv.layers.attention import AttentionCost, GatedAttention, has_own_hooks
 from attnconv.layers.spectral_norm import ConstrainedConv1d, constrained_conv, refuse_vmap_in_training
-from attnconv.ops.bilinear_attention import fastest_order, shares
-from attnconv.ops.kernel_choice import autocast_off
+from attnconv.ops.bilinear_attention import bilinear_attention_of, gated, weights_of_keys
 
 SAGAN = "Zhang et al. 2018, [arXiv:1805.08318](https://arxiv.org/abs/1805.08318)"
 
@@ -82,7 +81,7 @@ class SelfAttention(GatedAttention):
         o = self.attend(ops.relative_attention, q, k, v, None, mask=keys, scale=1.0)  # (B, 1, L, E)
         o = o[:, 0].transpose(1, 2)  # (B, E, L)
         o = (o if self.out is None else self.out(o)).unflatten(2, x.shape[2:])  # (B, C, *map)
-        return (x + _gated(self.gamma, o)).to(x.dtype)  # x first: the sum takes its memory format
+        return (x + gated(self.gamma, o)).to(x.dtype)  # x first: the sum takes its memory format
 
     def _pooled(self, t: Tensor, map_size: tuple[int, ...], mask: Tensor | None) -> Tensor:
         """(B, D, L) -> (B, D, *pooled map): the maxima over valid cells, 0 where there are none."""
@@ -154,7 +153,7 @@ class SimpleSelfAttention(GatedAttention):
         options = {"mask": self.input_mask(x, mask), "normalize": self.normalize}
         if not self._conv_is_its_weight():
             h = self.conv(x.flatten(2))  # outside of the checkpoint: it may draw random numbers, or count its calls
-            return self.attend(bilinear_of, x, h, self.gamma, **options)
+            return self.attend(bilinear_attention_of, x, h, self.gamma, **options)
         # The weight is read once: under spectral norm each reading in training is a step of the power iteration.
         return self.attend(ops.bilinear_attention, x, self.conv.weight, self.gamma, **options)
 
@@ -173,8 +172,8 @@ class SimpleSelfAttention(GatedAttention):
         mask = self.input_mask(x, mask)
         if not self._conv_is_its_weight():
             h = self.conv(x.flatten(2)).unflatten(2, x.shape[2:])
-            share = shares(mask, h.dtype, normalize=self.normalize)
-            summed = x if share is None else x * share.unflatten(2, x.shape[2:])
+            of_keys = weights_of_keys(mask, h.dtype, normalize=self.normalize)
+            summed = x if of_keys is None else x * of_keys.unflatten(2, x.shape[2:])
             positions = math.prod(x.shape[2:]) if self.normalize else 1
             return lambda query: torch.einsum("bc,bc...->b...", h[(..., *query)], summed) / positions
         weight = self.conv.weight
@@ -191,27 +190,3 @@ def _maxima(x: Tensor) -> Tensor:
         rest = _maxima(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
         return F.max_pool2d(rest.flatten(3), (window[0], 1)).unflatten(3, rest.shape[3:])
     return (F.max_pool1d, F.max_pool2d, F.max_pool3d)[axes - 1](x, window)
-
-
-def _gated(gamma: Tensor, o: Tensor) -> Tensor:
-    """Return gamma times ``o``, and 0 where gamma is 0, even if ``o`` passed the largest number."""
-    gated = gamma * o
-    gated.detach().masked_fill_(gamma.detach() == 0, 0)  # in the values alone: gamma has a slope where it is 0, too
-    return gated
-
-
-def bilinear_of(x: Tensor, h: Tensor, gamma: Tensor, *, mask: Tensor | None = None, normalize: bool = False) -> Tensor:
-    """Return x + gamma * x S with S = x^T h, for an h = W x that is there: x (B, C, *map), h (B, C, L) -> like x.
-
-    Only two of the three orders exist: W cannot be taken out of its product with x.
-    """
-    exact = torch.promote_types(x.dtype, torch.float32)
-    with autocast_off(x):
-        flat, h = x.flatten(2).to(exact), h.to(exact)
-        if normalize:
-            h = h / flat.shape[2]
-        share = shares(mask, exact, normalize=normalize)
-        lines, summed = flat.transpose(1, 2), flat if share is None else flat * share
-        few = fastest_order(*flat.shape[1:]) == "scores"
-        mixed = summed @ (lines @ h) if few else (summed @ lines) @ h
-        return (flat + _gated(gamma.to(exact), mixed)).unflatten(2, x.shape[2:]).to(x.dtype)

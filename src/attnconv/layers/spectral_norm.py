@@ -45,16 +45,26 @@ class ConstrainedConv1d(nn.Conv1d):
             super().reset_parameters()  # a seed gives the weights that it gave when two draws were made
             nn.init.kaiming_normal_(self.weight)
             return
-        constraints = constraints_of(self)
-        new = constrained_conv(
+        drawn = type(self).__bases__[0](
             self.in_channels,
             self.out_channels,
             self.kernel_size[0],
             bias=self.bias is not None,
-            spectral_norm=any(not isinstance(constraint, Symmetric) for constraint in constraints),
-            symmetric=any(isinstance(constraint, Symmetric) for constraint in constraints),
+            device=self.weight.device,
+            dtype=self.weight.dtype,
         )
-        self.load_state_dict(new.state_dict())
+        weight = drawn.weight.detach()
+        with torch.no_grad():
+            self.weight = weight  # through the constraints, each of which keeps it in a form of its own
+            if self.bias is not None:
+                self.bias.copy_(drawn.bias)
+            for constraint in constraints_of(self):
+                if isinstance(constraint, Symmetric):
+                    weight = constraint(weight)
+                elif isinstance(constraint, SpectralNorm):
+                    new = SpectralNorm(weight)
+                    new(weight)  # one iteration more, as torch makes it when it registers one
+                    constraint.load_state_dict(new.state_dict())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if "__getstate__" not in vars(type(self)):

@@ -46,8 +46,8 @@ def bilinear_attention(
         x: (B, C, *map), any number of map axes.
         weight: (C, C), or (C, C, 1) as a 1-D convolution holds it.
         gamma: a number, or a tensor of one element.
-        mask: None, or bool (B, *map), True at the positions that are summed over, L of which there are then; every
-            position gets such a sum. What is masked must be finite; all True is as no mask.
+        mask: None, or bool (B, *map), True at positions that enter the sums; `normalize` divides by their number.
+            Masked positions still get an output, and must be finite. All True is as no mask.
         symmetric: use (W + W^T) / 2.
         normalize: divide S by L.
         order: "scores" is x (x^T (W x)), L C^2 + 2 L^2 C multiply-adds, and holds the (L, L) scores; "gram" is
@@ -66,7 +66,7 @@ def bilinear_attention(
         weight = (weight + weight.transpose(0, 1)) / 2
     if normalize:
         weight = weight / math.prod(map_size)
-    share = shares(mask, exact, normalize=normalize)
+    of_keys = weights_of_keys(mask, exact, normalize=normalize)
     gate = torch.as_tensor(gamma, dtype=exact, device=x.device).reshape(())
     if order == "auto":
         order = fastest_order(x.shape[1], math.prod(map_size))
@@ -81,19 +81,48 @@ def bilinear_attention(
 
     with autocast_off(x):
         if literal:
-            y = eager(x.flatten(2), weight, gate, order, share)
+            y = eager(x.flatten(2), weight, gate, order, of_keys)
         else:
             rounded = x.dtype == torch.bfloat16 and multiplies_bfloat16
-            y = own_backward(x.flatten(2), weight, gate, share, order, x.dtype if rounded else exact)
+            y = own_backward(x.flatten(2), weight, gate, of_keys, order, x.dtype if rounded else exact)
         return y.unflatten(2, map_size)
 
 
-def shares(mask: Tensor | None, dtype: torch.dtype, *, normalize: bool) -> Tensor | None:
-    """Return the part that each position has in the sums (B, 1, L), if they are divided by the size of the map."""
+def gated(gamma: Tensor, y: Tensor) -> Tensor:
+    """Return gamma times ``y``: 0 where gamma is 0, even if ``y`` passed the largest number."""
+    from attnconv.kernels import bilinear_attention
+
+    return bilinear_attention.gated(gamma, y)
+
+
+def weights_of_keys(mask: Tensor | None, dtype: torch.dtype, *, normalize: bool) -> Tensor | None:
+    """Return each position's weight in the sums (B, 1, L): 0 where masked.
+
+    With ``normalize`` the others make up for a later division by L, which counts the masked ones, too.
+    """
     if mask is None:
         return None
     flat = mask.flatten(1)[:, None].to(dtype)  # (B, 1, L)
     return flat * (flat.shape[2] / flat.sum(2, keepdim=True).clamp_min(1)) if normalize else flat
+
+
+def bilinear_attention_of(
+    x: Tensor, h: Tensor, gamma: Tensor, *, mask: Tensor | None = None, normalize: bool = False
+) -> Tensor:
+    """Return x + gamma * x S with S = x^T h, for an h = W x that is there: x (B, C, *map), h (B, C, L) -> like x.
+
+    Only two of the three orders exist: W cannot be taken out of its product with x.
+    """
+    exact = torch.promote_types(x.dtype, torch.float32)
+    with autocast_off(x):
+        flat, h = x.flatten(2).to(exact), h.to(exact)
+        if normalize:
+            h = h / flat.shape[2]
+        of_keys = weights_of_keys(mask, exact, normalize=normalize)
+        transposed, weighted = flat.transpose(1, 2), flat if of_keys is None else flat * of_keys
+        few = fastest_order(*flat.shape[1:]) == "scores"
+        mixed = weighted @ (transposed @ h) if few else (weighted @ transposed) @ h
+        return (flat + gated(gamma.to(exact), mixed)).unflatten(2, x.shape[2:]).to(x.dtype)
 
 
 def bilinear_weights(
@@ -117,6 +146,7 @@ def bilinear_weights(
         ValueError: ``query`` is not a cell of the map, or the weight does not fit ``x``.
     """
     require_floats("x", x)
+    require_floats("weight", weight)
     map_size, c = tuple(x.shape[2:]), x.shape[1]
     if len(query) != len(map_size) or not all(0 <= i < n for i, n in zip(query, map_size, strict=True)):
         raise checks.InputError(f"query must be a cell of the map {map_size}, got {tuple(query)}")
@@ -135,7 +165,7 @@ def bilinear_weights(
     weights = torch.einsum("bc,bcl->bl", row, flat)  # (B, L)
     if mask is not None:
         require_mask(mask, (x.shape[0], *map_size), x.device)
-        weights = weights * shares(mask, exact, normalize=normalize)[:, 0]  # pyright: ignore[reportOptionalSubscript]
+        weights = weights * weights_of_keys(mask, exact, normalize=normalize)[:, 0]  # pyright: ignore[reportOptionalSubscript]
     return (weights / math.prod(map_size) if normalize else weights).unflatten(1, map_size)
 
 

@@ -194,11 +194,11 @@ def note_paths(model: nn.Module, sized: Iterable[nn.Module] = (), image_size: Si
     sized = set(sized)
     for name, layer in model.named_modules():
         if isinstance(layer, Attention):
-            layer.path, cells = name, layer.largest_map
+            layer._path, cells = name, layer.largest_map
             if layer in sized and image_size is not None and cells is not None:
                 pixels = image_size if isinstance(image_size, (tuple, list)) else (image_size,) * len(cells)
                 if len(cells) == len(pixels):
-                    layer.pixels_per_cell = tuple(map(pixels_per_cell, pixels, cells))
+                    layer._pixels_per_cell = tuple(map(pixels_per_cell, pixels, cells))
 
 
 def nearest_names(kind: str, name: str, known: Iterable[str]) -> str:
