@@ -83,3 +83,20 @@ def test_attention_does_not_see_the_padding_of_a_batch_in_valid_sizes():
     rows, columns = seen[0].any(2), seen[0].any(1)
     assert rows.sum(1).tolist() == [4, 8]
     assert columns.sum(1).tolist() == [8, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "fcos_resnet50_fpn"]
+)
+def test_other_detectors(name):
+    plain = getattr(detection, name)(weights=None, weights_backbone=None, min_size=96, max_size=160).eval()
+    model, _ = surgery.add_self_attention(plain, after="backbone.body.layer4", image_size=96)
+    model, [change] = surgery.augment(model, image_size=96, where=r"body\.layer4\.2\.conv2$")
+    assert change.map_size == (5, 5)
+    assert len(model(images((128, 213), (213, 128)))) == 2
+
+
+def test_a_convolution_that_runs_on_every_level_is_refused():
+    with pytest.raises(ValueError, match=r"rpn\.head\.conv\.0\.0 runs 3 times in the model's forward"):
+        surgery.augment(detector(min_size=64, max_size=96), image_size=64, where=r"^rpn\.head\.conv\.0\.0$")
