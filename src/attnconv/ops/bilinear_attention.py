@@ -13,7 +13,6 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
 from attnconv import checks
-from attnconv.kernels.bilinear_attention import eager, gated, own_backward
 from attnconv.ops.arguments import as_number, require_floats, require_mask
 from attnconv.ops.kernel_choice import autocast_dtype, autocast_off, exporting, has_tangent, transforming
 
@@ -78,6 +77,8 @@ def bilinear_attention(
 
     multiplies_bfloat16 = x.device.type == "cuda" or (x.device.type == "cpu" and CPU_MULTIPLIES_BFLOAT16)
 
+    from attnconv.kernels.bilinear_attention import eager, own_backward
+
     with autocast_off(x):
         if literal:
             y = eager(x.flatten(2), weight, gate, order, of_keys)
@@ -85,6 +86,13 @@ def bilinear_attention(
             rounded = x.dtype == torch.bfloat16 and multiplies_bfloat16
             y = own_backward(x.flatten(2), weight, gate, of_keys, order, x.dtype if rounded else exact)
         return y.unflatten(2, map_size)
+
+
+def gated(gamma: Tensor, y: Tensor) -> Tensor:
+    """Return gamma times ``y``: 0 where gamma is 0, even if ``y`` passed the largest number."""
+    from attnconv.kernels import bilinear_attention
+
+    return bilinear_attention.gated(gamma, y)
 
 
 def weights_of_keys(mask: Tensor | None, dtype: torch.dtype, *, normalize: bool) -> Tensor | None:
