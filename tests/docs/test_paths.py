@@ -6,7 +6,7 @@ import pytest
 from docs.blocks import PAGES, ROOT, blocks_of
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
-PATH = re.compile(r"`((?:benchmarks|docs|src|tests)/[\w./-]+)`")
+PATH = re.compile(r"`((?:benchmarks|docs|examples|src|tests)/[\w./-]+)`")
 
 
 def missing(page, text):
