@@ -86,7 +86,7 @@ def _network(
     model.in_chans = in_chans  # type: ignore[assignment]
     model.drop_rate = drop_rate
     model.set_drop_path(drop_path_rate)
-    if num_classes == 0 or not global_pool:
+    if num_classes == 0 or global_pool != "avg":
         model.reset_classifier(num_classes, global_pool)
     return model.to(device=device, dtype=dtype)
 

@@ -1,8 +1,8 @@
-"""SAGAN's layer out of checkpoints of the two public programs that are used most.
+"""SAGAN's layer from checkpoints of the two most used public programs.
 
 Sources: heykeetae's Self-Attention-GAN, sagan_models.py; BigGAN-PyTorch, layers.py. The first has the layer of the
 paper's text, with biases and no spectral norm, and calls key what the softmax runs over. The second has that of the
-paper's code, and a spectral norm of its own: beside each weight lies u, and the divisor in evaluation is that of one
+paper's code, and a spectral norm of its own: u is stored with each weight, and the divisor in evaluation is that of one
 full power iteration from it.
 """
 
@@ -31,7 +31,7 @@ NAMES = {
 def load_self_attention(source: Source, prefix: str = "") -> SelfAttention:
     """Return the layer of SAGAN in a checkpoint, with its numbers, in eval mode on the CPU.
 
-    Read are heykeetae's ``Self_Attn`` (query_conv, key_conv, value_conv, gamma) and ``Attention`` of BigGAN-PyTorch
+    It reads heykeetae's ``Self_Attn`` (query_conv, key_conv, value_conv, gamma) and ``Attention`` of BigGAN-PyTorch
     (theta, phi, g, o, gamma), which are recognised by their keys. `attnconv.compat.SelfAttention` loads fastai's.
 
     Args:
@@ -42,13 +42,15 @@ def load_self_attention(source: Source, prefix: str = "") -> SelfAttention:
         InputError: the file cannot be read, it has no such layer there (the nearest name is given), or a tensor of the
             layer is missing, unexpected or of another shape, which is named.
     """
+    if not isinstance(prefix, str):
+        raise checks.InputTypeError(f"prefix must be a string, got {type(prefix).__name__}")
     found = read_state_dict(source)
     tensors, label = found.tensors, found.label
     layers = {match[1] or "": NAMES[match[2]] for match in map(FIRST.fullmatch, tensors) if match}
     if not layers:
         raise checks.InputError(
             f"{label} holds no layer of SAGAN; expected query_conv, key_conv, value_conv and gamma, or theta, phi, g, "
-            f"o and gamma; its first tensor is {next(iter(tensors))!r}"
+            f"o and gamma; {checks.nearest('query_conv.weight', tensors)}"
         )
     place = prefix.rstrip(".")
     while place not in layers and (shared := next((w for w in WRAPPERS if f"{place}.".startswith(w)), None)):
@@ -64,6 +66,9 @@ def load_self_attention(source: Source, prefix: str = "") -> SelfAttention:
 def _layer(theirs: Mapping[str, Tensor], names: Mapping[str, str], label: str) -> SelfAttention:
     """Return the layer with these tensors; ``names`` are those of our convolutions."""
     given, whole, normed = shapes_of(theirs), "out" in names, "theta.u0" in theirs
+    for name in names.values():
+        if len(shape := given.get(f"{name}.weight", (1,) * 4)) != 4:
+            raise checks.InputError(f"{label} is no layer of SAGAN: {name}.weight must have 4 axes, got {shape}")
     keys, channels = (*given[f"{names['key']}.weight"], 1, 1)[:2]
     values = (*given.get(f"{names['value']}.weight", ()), 1)[0]
     with torch.device("meta"):
@@ -102,5 +107,5 @@ def _layer(theirs: Mapping[str, Tensor], names: Mapping[str, str], label: str) -
 
 
 def _ratio(width: int, channels: int) -> float:
-    """Return a ratio of which the layer makes that width, whatever is rounded."""
+    """Return a ratio of which the layer, which rounds down, makes that width."""
     return min(1.0, (width + 0.5) / max(channels, 1))

@@ -61,7 +61,9 @@ class SelfAttention(GatedAttention):
         for name, ratio in (("key_ratio", key_ratio), ("value_ratio", 1 if value_ratio is None else value_ratio)):
             if not 0 < checks.number(name, ratio) <= 1:
                 raise checks.InputError(f"{name} must be above 0 and at most 1, got {ratio}")
-        self.pool = checks.one_of("pool", checks.integer("pool", pool, at_least=1), (1, 2))
+        if (pool := checks.integer("pool", pool, at_least=1)) not in (1, 2):
+            raise checks.InputError(f"pool must be 1 or 2, got {pool}")
+        self.pool = pool
         options = {"bias": checks.flag("bias", bias), "spectral_norm": spectral_norm}
         keys, values = (max(1, int(channels * ratio)) for ratio in (key_ratio, value_ratio or 1))
         self.query = constrained_conv(channels, keys, **options)

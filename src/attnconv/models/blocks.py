@@ -5,7 +5,7 @@ network; Hu et al. 2018, arXiv:1709.01507.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,28 +64,35 @@ def _computed_again(block: nn.Module, x: Tensor) -> Tensor:
     """Return ``block(x)``, computed again in the backward pass.
 
     Then from the buffers that the block found, and leaving those of the time: running averages move once, and a power
-    iteration of spectral norm gives the weights that it gave.
+    iteration of spectral norm gives the weights that it gave. Compiled, by torch's own rule, which steps both twice
+    where there is spectral norm.
     """
+    if not torch.is_grad_enabled() or torch.jit.is_tracing():
+        return block(x)
     if torch.compiler.is_compiling():
         return checkpoint(block, x, use_reentrant=False)  # pyright: ignore[reportReturnType]
-    buffers = list(block.buffers())
-    found = [buffer.clone() for buffer in buffers]
+    kept = _Kept(block)
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), kept))  # pyright: ignore[reportReturnType]
 
-    @contextlib.contextmanager
-    def from_found() -> Iterator[None]:
-        now = [buffer.clone() for buffer in buffers]
-        put(found)
-        try:
-            yield
-        finally:
-            put(now)
+
+class _Kept:
+    """A context, entered any number of times, in which a block has the buffers of now, and behind it those of then."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.buffers = list(block.buffers())
+        self.found = [buffer.clone() for buffer in self.buffers]
+
+    def __enter__(self) -> None:
+        self.then = [buffer.clone() for buffer in self.buffers]
+        self._put(self.found)
+
+    def __exit__(self, *_: object) -> None:
+        self._put(self.then)
 
     @torch.no_grad()
-    def put(values: list[Tensor]) -> None:
-        for buffer, value in zip(buffers, values, strict=True):
+    def _put(self, values: list[Tensor]) -> None:
+        for buffer, value in zip(self.buffers, values, strict=True):
             buffer.copy_(value)
-
-    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), from_found()))  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True, kw_only=True)

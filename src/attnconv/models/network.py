@@ -161,6 +161,7 @@ class Network(HubNetwork):
     """
 
     num_features: int  # C
+    steps: list[str]  # the modules that `forward_features` runs, in their order
     no_weight_decay = no_weight_decay
 
     def __init__(self) -> None:
@@ -175,12 +176,13 @@ class Network(HubNetwork):
             for (channels, reduction), name in zip(stages, self.stage_names(), strict=True)
         ]
         self.num_features = self.head_hidden_size = stages[-1][0]
+        self.steps = [name for name, _ in self.named_children()]
         self.reset_classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, rows, columns) -> (B, C, H, W)."""
         for name, module in self.named_children():
-            if name != "fc":
+            if name in self.steps:
                 x = module(x)
         return x
 
@@ -207,7 +209,7 @@ class Network(HubNetwork):
 
         Args:
             x: images.
-            indices: of stages, from 0; so many of the last ones if an integer; all if None.
+            indices: of stages, from 0; an integer n: the last n; all if None.
             norm: no difference: a stage that ends with a norm always does.
             stop_early: run no further than the last of the stages; its map is then the last one.
             output_fmt: "NCHW", the only one.
@@ -217,9 +219,10 @@ class Network(HubNetwork):
         wanted = {self.stage_names()[i] for i in self._stages(indices)}
         found: dict[str, Tensor] = {}
         for name, module in self.named_children():
-            if name == "fc" or (stop_early and found.keys() >= wanted):
+            if stop_early and found.keys() >= wanted:
                 break
-            x = module(x)
+            if name in self.steps:
+                x = module(x)
             if name in wanted:
                 found[name] = x
         maps = list(found.values())
@@ -236,8 +239,10 @@ class Network(HubNetwork):
             prune_head: take the classifier out even if no stage goes.
         """
         taken = self._stages(indices)
-        last, names = self.feature_info[max(taken)], [name for name, _ in self.named_children() if name != "fc"]
-        for name in (behind := names[names.index(last["module"]) + 1 :]):
+        if not taken:
+            raise checks.InputError("indices must name at least one stage, got none")
+        last = self.feature_info[max(taken)]
+        for name in (behind := self.steps[self.steps.index(last["module"]) + 1 :]):
             setattr(self, name, nn.Identity())
         self.num_features = self.head_hidden_size = last["num_chs"]
         if prune_head or behind:
@@ -250,7 +255,7 @@ class Network(HubNetwork):
             last = count if indices is None else checks.integer("indices", indices, at_least=1)
             indices = range(-last, 0)
         for i in indices:
-            if not -count <= i < count:
+            if not -count <= checks.integer("indices", i, at_least=-count) < count:
                 raise checks.InputError(f"indices must be of the {count} stages of {type(self).__name__}, got {i}")
         return [i % count for i in indices]
 
@@ -303,7 +308,10 @@ class Network(HubNetwork):
             block.drop_path_rate = rate * i / max(len(blocks) - 1, 1)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Let the backward pass compute each block again, which then keeps its input alone; numbers stay the same."""
+        """Let the backward pass compute each block again, which then keeps its input alone.
+
+        Numbers stay the same, but for the buffers of a compiled network with spectral norm.
+        """
         stages = [module for module in self.modules() if isinstance(module, Stage)]
         if enable and not stages:
             raise checks.InputError(f"{type(self).__name__} has no gradient checkpointing: it has no blocks")
@@ -321,5 +329,10 @@ def _fit_tables(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
         if isinstance(layer, Attention) and layer.largest_map is not None:
             for name, table in layer.named_parameters(prefix=path, recurse=False):
                 old = state.get(name)
-                if isinstance(old, Tensor) and len(old) != len(table) and old.shape[1:] == table.shape[1:]:
+                if (
+                    isinstance(old, Tensor)
+                    and len(table) != len(old)
+                    and len(old) % 2
+                    and old.shape[1:] == table.shape[1:]
+                ):
                     state[name] = resized_table(old, len(table))

@@ -45,8 +45,7 @@ class UNet(HubNetwork):
         self.head = nn.Conv2d(first, task.num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():
-            require_pixels(x, 4)
+        require_pixels(x, 4)
         x1 = self.down1(x)  # (B, 16, H, W)
         x2 = self.down2(F.max_pool2d(x1, 2))  # (B, 32, H / 2, W / 2)
         y = self.bottleneck(F.max_pool2d(x2, 2))  # (B, 64, H / 4, W / 4)
