@@ -302,7 +302,7 @@ def test_inputs_that_do_not_fit_get_a_sentence(kind, shape):
         ({"channels": 4, "key_ratio": "a"}, "key_ratio must be a number, got 'a'"),
         ({"channels": 4, "value_ratio": 0}, "value_ratio must be above 0 and at most 1, got 0"),
         ({"channels": 4, "value_ratio": 1.5}, "value_ratio must be above 0 and at most 1, got 1.5"),
-        ({"channels": 4, "pool": 3}, "unknown pool 3"),
+        ({"channels": 4, "pool": 3}, "pool must be 1 or 2, got 3"),
         ({"channels": 4, "pool": 0}, "pool must be at least 1, got 0"),
         ({"channels": 4, "bias": 1}, "bias must be"),
     ],

@@ -287,3 +287,32 @@ def test_no_output_stride(name):
 def test_plain_networks_are_scripted(name):
     model, x = make(name).eval(), torch.randn(2, 3, 32, 48)
     torch.testing.assert_close(torch.jit.script(model)(x), model(x))
+
+
+@pytest.mark.parametrize("options", [{"retain_graph": True}, {"create_graph": True}], ids=str)
+def test_checkpointing_goes_through_two_backward_passes(options):
+    model = create_model("ssa_xresnet18", num_classes=3, image_size=32)
+    model.set_grad_checkpointing()
+    loss = model(torch.randn(2, 3, 32, 32)).square().mean()
+    parameters = list(model.parameters())
+    first = torch.autograd.grad(loss, parameters, **options)
+    again = torch.autograd.grad(loss, parameters)
+    for one, other in zip(first, again, strict=True):
+        torch.testing.assert_close(one.detach(), other, rtol=1e-4, atol=1e-6)
+
+
+def test_modules_of_the_users_own_do_not_run():
+    model = create_model("resnet18", num_classes=3, image_size=32).eval()
+    x = torch.randn(2, 3, 32, 32)
+    expected = model(x)
+    model.criterion, model.drop = torch.nn.CrossEntropyLoss(), torch.nn.Sigmoid()
+    assert torch.equal(model(x), expected)
+
+
+def test_a_table_of_an_even_number_of_rows_is_refused():
+    model = create_model("aa_resnet18", num_classes=3, image_size=64)
+    state = model.state_dict()
+    name = next(name for name in state if name.endswith("key_rel_h"))
+    state[name] = state[name][:-1]
+    with pytest.raises(RuntimeError, match=f"size mismatch for {name}"):
+        model.load_state_dict(state)

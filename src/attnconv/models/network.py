@@ -255,7 +255,7 @@ class Network(HubNetwork):
             last = count if indices is None else checks.integer("indices", indices, at_least=1)
             indices = range(-last, 0)
         for i in indices:
-            if not -count <= checks.integer("indices", i, at_least=-count) < count:
+            if not -count <= checks.integer("indices", i, at_least=-(10**9)) < count:
                 raise checks.InputError(f"indices must be of the {count} stages of {type(self).__name__}, got {i}")
         return [i % count for i in indices]
 
@@ -329,10 +329,7 @@ def _fit_tables(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
         if isinstance(layer, Attention) and layer.largest_map is not None:
             for name, table in layer.named_parameters(prefix=path, recurse=False):
                 old = state.get(name)
-                if (
-                    isinstance(old, Tensor)
-                    and len(table) != len(old)
-                    and len(old) % 2
-                    and old.shape[1:] == table.shape[1:]
-                ):
+                if not isinstance(old, Tensor) or old.shape[1:] != table.shape[1:] or not len(old) % 2:
+                    continue  # no table of such a layer: torch refuses it
+                if len(old) != len(table):
                     state[name] = resized_table(old, len(table))
