@@ -255,7 +255,7 @@ class Network(HubNetwork):
             last = count if indices is None else checks.integer("indices", indices, at_least=1)
             indices = range(-last, 0)
         for i in indices:
-            if not -count <= checks.integer("indices", i, at_least=-(10**9)) < count:
+            if not isinstance(i, int) or not -count <= i < count:
                 raise checks.InputError(f"indices must be of the {count} stages of {type(self).__name__}, got {i}")
         return [i % count for i in indices]
 
