@@ -41,7 +41,13 @@ UNTIL_CTRL_C = {
     r"study run why-attention": ("^1/", 130),  # the first of its runs is done; all of them would take minutes
 }
 # Pages all of whose calls are under NOT_RUN.
-NOTHING_RUN = {"CONTRIBUTING.md", "docs/clusters.md", "docs/results/convnet3-cifar100.md", "docs/results/training.md"}
+NOTHING_RUN = {
+    "CONTRIBUTING.md",
+    "docs/clusters.md",
+    "docs/layers/self-attention.md",
+    "docs/results/convnet3-cifar100.md",
+    "docs/results/training.md",
+}
 
 SHELL = {
     blocks[0].page: "".join(block.text for block in blocks)

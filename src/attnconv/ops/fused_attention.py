@@ -5,6 +5,7 @@ Letters: B batch, N heads, D key / E value channels a head.
 """
 
 import functools
+import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -40,9 +41,7 @@ def _needs_grad(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor]) -> bool:
 
 @functools.cache
 def _kernel(impl: str) -> Any:
-    from attnconv.kernels.relative_attention import blocked, native, triton
-
-    return {"native": native, "blocked": blocked, "triton": triton}[impl]
+    return importlib.import_module(f"attnconv.kernels.relative_attention.{impl}")
 
 
 def _register(impl: str) -> tuple[Any, Any]:

@@ -94,13 +94,17 @@ def why_not(impl: str, problem: AttentionProblem) -> str | None:
             return "it is an operator of its own, which torch.func and forward mode cannot differentiate"
     if impl in ("eager", "blocked"):
         return None
-    from attnconv.kernels.relative_attention import native, sdpa, triton
-
     if impl == "native":
+        from attnconv.kernels.relative_attention import native
+
         return native.why_not(dtype=problem.dtype, device_type=problem.device_type)
     head_dim, value_dim, device_type = problem.head_dim, problem.value_dim, problem.device_type
     if impl == "triton":
+        from attnconv.kernels.relative_attention import triton
+
         return triton.why_not(head_dim=head_dim, value_dim=value_dim, dtype=problem.dtype, device_type=device_type)
+    from attnconv.kernels.relative_attention import sdpa
+
     return sdpa.why_not(
         map_size=problem.map_size,
         head_dim=head_dim,
