@@ -40,7 +40,7 @@ def test_images_and_networks_fit_each_other(example):
 
 
 def test_the_penalty_is_that_of_the_slope(example):
-    """Of a network whose slope is known everywhere."""
+    """A network whose slope is known everywhere has a known penalty."""
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 1))
     torch.nn.init.constant_(linear[1].weight, 0.25)  # a slope of norm 4
     images = torch.randn(2, 5, 1, 16, 16)

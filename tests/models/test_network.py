@@ -1,4 +1,4 @@
-"""What any tool asks of a classifier of ours: stages, other sizes, dropped paths, less memory, torch.jit.script."""
+"""The methods that tools call on a network: stages, other sizes, dropped paths, less memory, torch.jit.script."""
 
 import copy
 

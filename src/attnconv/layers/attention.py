@@ -347,7 +347,7 @@ def no_weight_decay(model: nn.Module) -> set[str]:
     }
 
 
-_asked: set[nn.Module] = set()
+_asked: set[nn.Module] = set()  # models whose own list is being made
 
 
 class LogitChange:
