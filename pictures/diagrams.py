@@ -1,4 +1,4 @@
-"""Draw the diagrams of the three layers, for light and dark pages: ``python docs/diagrams.py``.
+"""Draw the diagrams of the three layers, for light and dark pages: ``python pictures/diagrams.py``.
 
 Each drawing is narrow and flows downwards, so that it can be read on a phone. Its colours follow the page.
 """
@@ -9,7 +9,7 @@ import re
 from html import escape
 from pathlib import Path
 
-IMAGES = Path(__file__).with_name("images") / "diagrams"
+IMAGES = Path(__file__).parents[1] / "docs" / "images" / "diagrams"
 STYLE = """
   text { font: 15px "Helvetica Neue", Arial, sans-serif; text-anchor: middle; fill: #1f2933; }
   .math { font: italic 17px "STIX Two Text", Georgia, "Times New Roman", serif; }
