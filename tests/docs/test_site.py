@@ -1,4 +1,4 @@
-"""The site: built without a network, strict, complete, and asking for nothing from anywhere."""
+"""The site is built without a network, strictly and completely, and fetches nothing from outside."""
 
 import importlib
 import re
@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 docs_hooks = importlib.import_module("docs_hooks")
 sys.path.remove(str(ROOT))
 
-# Not --quiet: mkdocs would then not count the warnings, and strict would let them pass.
+# Not --quiet: mkdocs would not count the warnings, and strict would pass.
 BUILD = """
 import socket, sys
 def refuse(*_, **__):
@@ -43,7 +43,7 @@ def site(tmp_path_factory):
     return folder
 
 
-# What a browser would fetch by itself: attributes of tags, and of <link> those relations that are fetched.
+# Addresses that a browser fetches by itself: attributes of tags, and some relations of <link>.
 FETCHED = {"src", "srcset", "poster", "data"}
 RELATIONS = {"stylesheet", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch", "icon", "manifest"}
 OUTSIDE = re.compile(r"^\s*(?:https?:)?//")
@@ -51,7 +51,7 @@ IN_STYLE = re.compile(r"(?:@import\s+|url\()\s*[\"']?([^\"')\s;]+)")
 
 
 class Fetches(HTMLParser):
-    """The addresses that a page fetches."""
+    """Collects the addresses that a page fetches."""
 
     def __init__(self, text):
         super().__init__()
