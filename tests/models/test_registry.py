@@ -1,13 +1,13 @@
 """Networks by name: lists, families, options, and what is refused."""
 
-import re
 import runpy
 from pathlib import Path
 
 import pytest
 
+from attnconv import networks
 from attnconv.bench import models as bench
-from attnconv.models import create_model, list_models, registry
+from attnconv.models import create_model, list_models
 from attnconv.models.registry import Images, is_dense, model_options, usual_images
 
 
@@ -107,8 +107,8 @@ def test_each_name_says_whether_it_answers_a_pixel_and_what_it_was_published_for
 
 def test_hubconf_timm_and_benchmarks_ask_the_registry(monkeypatch):
     """What is registered now is known to all of them, whatever its name."""
-    family = registry._Family(lambda task: None, re.compile("aa_mine|mine"), ("aa_mine", "mine"), Images(7, 48), False)
-    monkeypatch.setattr(registry, "_FAMILIES", [*registry._FAMILIES, family])
+    mine = [networks.Family(name, "convnet3:convnet3", Images(7, 48)) for name in ("aa_mine", "mine")]
+    monkeypatch.setattr(networks, "FAMILIES", [*networks.FAMILIES, *mine])
     hubconf = runpy.run_path(str(Path(__file__).parents[2] / "hubconf.py"))
     assert "with num_classes=7, image_size=48 if" in hubconf["aa_mine"].__doc__
     assert bench.case_of("aa_mine") == bench.Case("aa_mine", 2, 48, 7)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.models.blocks import (
-    PAPER,
     Augmentation,
     Conv3x3,
     ResidualBlock,
@@ -20,14 +19,12 @@ from attnconv.models.blocks import (
     squeeze_excitation,
 )
 from attnconv.models.network import Network
-from attnconv.models.registry import IMAGENET, Task, register
+from attnconv.models.registry import Task
 
 STAGES = (1, 2, 3, 4)
 OUTPUT_STRIDES = (8, 16, 32)
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-NUMBERS = r"resnet(?P<depth>18|34|50|101|152)"
 BASIC, BOTTLENECK = (18, 34), (50, 101, 152)
-QUARTERS = Augmentation(key_ratio=0.25, value_ratio=0.25)
 
 
 class BasicBlock(ResidualBlock):
@@ -115,7 +112,7 @@ class ResNet(Network):
         depth: int,
         *,
         stages: tuple[int, ...] = (),
-        augmentation: Augmentation = PAPER,
+        augmentation: Augmentation | None = None,
         pool_first: bool = False,
         se: bool = False,
         output_stride: int = 32,
@@ -135,7 +132,7 @@ class ResNet(Network):
             planes, dilations = 64 * 2 ** (stage - 1), (max(dilation // 2, 1), dilation)
             map_size = map_size if stride == 1 else halved(map_size)
             conv = conv3x3
-            if stage in stages:
+            if augmentation and stage in stages:
                 conv = augmentation.conv3x3(map_size, attention_pool=2 if pool_first and stage == min(stages) else 1)
             layer = Stage()
             for _ in range(blocks):
@@ -165,55 +162,29 @@ def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module |
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
-@register(NUMBERS, tuple(f"resnet{depth}" for depth in DEPTHS), images=IMAGENET)
-def resnet(task: Task, *, depth: int, output_stride: int = 32) -> ResNet:
+def resnet(task: Task, *, depth: int, output_stride: int) -> ResNet:
     """resnet{depth}, the plain network; torchvision's checkpoints load."""
     return ResNet(task, depth, output_stride=output_stride)
 
 
-@register(f"se_{NUMBERS}", tuple(f"se_resnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="resnet{depth}")
-def se_resnet(task: Task, *, depth: int, output_stride: int = 32) -> ResNet:
+def se_resnet(task: Task, *, depth: int, output_stride: int) -> ResNet:
     """The same with squeeze-excitation, reduction 16, in every block."""
     return ResNet(task, depth, se=True, output_stride=output_stride)
 
 
-@register(
-    r"aa_resnet(?P<depth>18|34)", tuple(f"aa_resnet{depth}" for depth in BASIC), images=IMAGENET, plain="resnet{depth}"
-)
-def aa_basic_resnet(
-    task: Task,
-    *,
-    depth: int,
-    stages: tuple[int, ...] = (2, 3, 4),
-    augmentation: Augmentation = QUARTERS,
-    pool_first: bool = True,
-    output_stride: int = 32,
-) -> ResNet:
-    """The same with the first 3x3 convolution of each block augmented; arguments as `ResNet`.
-
-    With value_ratio=1 attention is left alone.
-    """
-    return ResNet(
-        task, depth, stages=stages, augmentation=augmentation, pool_first=pool_first, output_stride=output_stride
-    )
-
-
-@register(
-    r"aa_resnet(?P<depth>50|101|152)",
-    tuple(f"aa_resnet{depth}" for depth in BOTTLENECK),
-    images=IMAGENET,
-    plain="resnet{depth}",
-)
 def aa_resnet(
     task: Task,
     *,
     depth: int,
-    stages: tuple[int, ...] = (2, 3, 4),
-    augmentation: Augmentation = PAPER,
-    pool_first: bool = True,
-    output_stride: int = 32,
+    stages: tuple[int, ...],
+    augmentation: Augmentation,
+    pool_first: bool,
+    output_stride: int,
 ) -> ResNet:
-    """The same with the 3x3 convolution of each block augmented; arguments as `ResNet`."""
+    """The same with the 3x3 convolution of each block, the first in a basic block, augmented; arguments as `ResNet`.
+
+    With value_ratio=1 attention is left alone.
+    """
     return ResNet(
         task, depth, stages=stages, augmentation=augmentation, pool_first=pool_first, output_stride=output_stride
     )

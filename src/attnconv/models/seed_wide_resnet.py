@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from attnconv import checks
 from attnconv.layers import AugmentedConv2d
 from attnconv.models.blocks import ResidualBlock, Stage, halved
-from attnconv.models.registry import CIFAR100, Task, register
-from attnconv.models.wide_resnet import NUMBERS, WideResNet, blocks_of
+from attnconv.models.registry import Task
+from attnconv.models.wide_resnet import WideResNet, blocks_of
 
 STEM = 20
 LAST_MOMENTUM = 0.9  # of torch's kind: nine tenths of the running averages are the last batch's
@@ -96,15 +96,14 @@ class SeedBlock(ResidualBlock):
         return self.drop_path(y) + (x if self.shortcut is None else self.shortcut(x))
 
 
-@register(f"seed_aa_{NUMBERS}", ("seed_aa_wide_resnet28_10",), images=CIFAR100)
 def seed_aa_wide_resnet(
     task: Task,
     *,
     depth: int,
     width: int,
-    dropout: float = 0.0,
-    position: str | None = "relative",
-    head_layout: str = "correct",
+    dropout: float,
+    position: str | None,
+    head_layout: str,
 ) -> WideResNet:
     """seed_aa_wide_resnet{depth}_{k}: every convolution and every shortcut augmented, 20, 20k, 40k and 60k channels.
 

@@ -14,20 +14,9 @@ from torch import nn
 
 from attnconv import checks
 from attnconv.extensions import LIBRARIES
+from attnconv.networks import IMAGENET, Images
 
 COMMON = ("num_classes", "in_channels", "image_size")
-
-
-@dataclass(frozen=True)
-class Images:
-    """The task of a network: so many classes, on images of that side in pixels."""
-
-    num_classes: int
-    image_size: int
-
-
-CIFAR100 = Images(100, 32)
-IMAGENET = Images(1000, 224)
 
 
 @dataclass(frozen=True)

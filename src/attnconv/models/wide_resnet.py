@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from attnconv import checks
 from attnconv.models.blocks import (
-    PAPER,
     Augmentation,
     Conv3x3,
     ResidualBlock,
@@ -23,11 +22,9 @@ from attnconv.models.blocks import (
     squeeze_excitation,
 )
 from attnconv.models.network import Network
-from attnconv.models.registry import CIFAR100, Task, register
+from attnconv.models.registry import Task
 
 STAGES = (1, 2, 3)
-SIZES = ("28_10", "16_4", "22_6", "40_2")
-NUMBERS = r"wide_resnet(?P<depth>[1-9]\d*)_(?P<width>[1-9]\d*)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +36,13 @@ class Style:
         dropout: probability, between the two convolutions of a block.
     """
 
-    shortcut: str = "pad"
-    dropout: float = 0.0
+    shortcut: str
+    dropout: float
 
     def __post_init__(self) -> None:
         checks.one_of("shortcut", self.shortcut, ("pad", "conv"))
         if not 0 <= checks.number("dropout", self.dropout) < 1:
             raise checks.InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-
-
-PLAIN = Style()
 
 
 class PadShortcut(nn.Module):
@@ -149,7 +143,7 @@ def _build(
     *,
     style: Style,
     stages: tuple[int, ...] = (),
-    augmentation: Augmentation = PAPER,
+    augmentation: Augmentation | None = None,
     se: bool = False,
 ) -> WideResNet:
     blocks, stages = blocks_of(depth), chosen("stages", stages, STAGES)
@@ -157,7 +151,7 @@ def _build(
     for stage in STAGES:
         stride = 1 if stage == 1 else 2
         map_size = map_size if stage == 1 else halved(map_size)
-        first = augmentation.conv3x3(map_size) if stage in stages else conv3x3
+        first = augmentation.conv3x3(map_size) if augmentation and stage in stages else conv3x3
         layer, planes = Stage(), width * 16 * 2 ** (stage - 1)
         for _ in range(blocks):
             layer.append(PreActBlock(channels, planes, stride, first=first, style=style, se=se))
@@ -168,32 +162,24 @@ def _build(
     return model.apply(model.initialise)
 
 
-@register(NUMBERS, tuple(f"wide_resnet{size}" for size in SIZES), images=CIFAR100)
-def wide_resnet(task: Task, *, depth: int, width: int, style: Style = PLAIN) -> WideResNet:
+def wide_resnet(task: Task, *, depth: int, width: int, style: Style) -> WideResNet:
     """wide_resnet{depth}_{k}: stages of 16k, 32k and 64k channels, each of (depth - 4) / 6 blocks."""
     return _build(task, depth, width, style=style)
 
 
-@register(f"se_{NUMBERS}", ("se_wide_resnet28_10",), images=CIFAR100, plain="wide_resnet{depth}_{width}")
-def se_wide_resnet(task: Task, *, depth: int, width: int, style: Style = PLAIN) -> WideResNet:
+def se_wide_resnet(task: Task, *, depth: int, width: int, style: Style) -> WideResNet:
     """The same with squeeze-excitation (Hu et al. 2017, arXiv:1709.01507), reduction 16, in every block."""
     return _build(task, depth, width, style=style, se=True)
 
 
-@register(
-    f"aa_{NUMBERS}",
-    tuple(f"aa_wide_resnet{size}" for size in SIZES),
-    images=CIFAR100,
-    plain="wide_resnet{depth}_{width}",
-)
 def aa_wide_resnet(
     task: Task,
     *,
     depth: int,
     width: int,
-    style: Style = PLAIN,
-    stages: tuple[int, ...] = STAGES,
-    augmentation: Augmentation = PAPER,
+    style: Style,
+    stages: tuple[int, ...],
+    augmentation: Augmentation,
 ) -> WideResNet:
     """The same with the first convolution of every block augmented.
 

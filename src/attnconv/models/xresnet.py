@@ -16,10 +16,9 @@ from attnconv import checks
 from attnconv.layers.registry import find_attention
 from attnconv.models.blocks import ResidualBlock, Stage, chosen, squeeze_excitation
 from attnconv.models.network import Network
-from attnconv.models.registry import IMAGENET, Task, register
+from attnconv.models.registry import Task
 from attnconv.models.resnet import BASIC, DEPTHS, OUTPUT_STRIDES, STAGES, stride_and_dilation
 
-NUMBERS = r"xresnet(?P<depth>18|34|50|101|152)"
 ACTIVATIONS = {"relu": nn.ReLU, "mish": nn.Mish}
 
 
@@ -38,14 +37,14 @@ class Style:
         output_stride: as `attnconv.models.resnet.ResNet`'s.
     """
 
-    stem: tuple[int, int, int] = (32, 64, 64)
-    act: str = "relu"
-    shortcut_pool: str = "average"
-    blur_pool: bool = False
-    se: bool = False
-    groups: int = 1
-    width_per_group: int = 64
-    output_stride: int = 32
+    stem: tuple[int, int, int]
+    act: str
+    shortcut_pool: str
+    blur_pool: bool
+    se: bool
+    groups: int
+    width_per_group: int
+    output_stride: int
 
     def __post_init__(self) -> None:
         checks.per_axis("stem", self.stem, 3, at_least=1)
@@ -67,9 +66,6 @@ class Style:
             return nn.MaxPool2d(kernel_size, stride=2, padding=padding, ceil_mode=kernel_size == 2)
         layers = checks.require("timm", extra="timm").layers
         return nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), layers.BlurPool2d(channels, pad_mode="replicate"))
-
-
-PLAIN = Style()
 
 
 def conv_bn(
@@ -161,7 +157,7 @@ class XResNet(Network):
         task: Task,
         depth: int,
         *,
-        style: Style = PLAIN,
+        style: Style,
         attention: Callable[[int], nn.Module] | None = None,
         attention_stages: tuple[int, ...] = (),
     ) -> None:
@@ -202,14 +198,12 @@ class XResNet(Network):
                 nn.init.zeros_(module.bias)
 
 
-@register(NUMBERS, tuple(f"xresnet{depth}" for depth in DEPTHS), images=IMAGENET)
-def xresnet(task: Task, *, depth: int, style: Style = PLAIN) -> XResNet:
+def xresnet(task: Task, *, depth: int, style: Style) -> XResNet:
     """xresnet{depth}, the plain network."""
     return XResNet(task, depth, style=style)
 
 
-@register(f"sa_{NUMBERS}", tuple(f"sa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}")
-def sa_xresnet(task: Task, *, depth: int, attention_stages: tuple[int, ...] = (1,), style: Style = PLAIN) -> XResNet:
+def sa_xresnet(task: Task, *, depth: int, attention_stages: tuple[int, ...], style: Style) -> XResNet:
     """The same with a `SelfAttention` behind the last batch norm of a stage's last block.
 
     Args:
@@ -218,15 +212,14 @@ def sa_xresnet(task: Task, *, depth: int, attention_stages: tuple[int, ...] = (1
     return XResNet(task, depth, style=style, attention=find_attention("sagan").make, attention_stages=attention_stages)
 
 
-@register(f"ssa_{NUMBERS}", tuple(f"ssa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}")
 def ssa_xresnet(
     task: Task,
     *,
     depth: int,
-    attention_stages: tuple[int, ...] = (1,),
-    symmetric: bool = False,
-    normalize: bool = False,
-    style: Style = PLAIN,
+    attention_stages: tuple[int, ...],
+    symmetric: bool,
+    normalize: bool,
+    style: Style,
 ) -> XResNet:
     """The same with a `SimpleSelfAttention` there, of which ``symmetric`` and ``normalize`` are options."""
     attention = functools.partial(find_attention("simple").make, symmetric=symmetric, normalize=normalize)
