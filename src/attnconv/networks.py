@@ -36,12 +36,12 @@ class Family:
     Args:
         name: the name, with {depth} and {width} where it has integers.
         builder: FILE:FUNCTION of `attnconv.models`.
-        listed: the names that `list_models` shows, given by their integers; all of them for a name without any.
+        listed: the names that `list_models` shows, by their integers; with a depth alone, these are all.
         images: those it was published for, or is tried on if for nothing.
         options: the builder's, with their defaults.
         dense: it gives logits (B, num_classes, rows, columns).
         plain: the same network without attention, whose first weights it shares, written as ``name``.
-        depths: a regular expression of its depths.
+        weights: the library that has trained weights of the network, or of the plain one.
     """
 
     name: str
@@ -51,11 +51,13 @@ class Family:
     options: Mapping[str, Any] = field(default_factory=dict)
     dense: bool = False
     plain: str | None = None
-    depths: str = r"[1-9]\d*"
+    weights: str | None = None
 
     def numbers(self, name: str) -> dict[str, int] | None:
         """Return the integers in ``name``; None if it is no name of this family."""
-        pattern = self.name.replace("{depth}", f"(?P<depth>{self.depths})").replace("{width}", r"(?P<width>[1-9]\d*)")
+        known = "|".join(str(number) for numbers in self.listed for number in numbers)
+        depths = r"[1-9]\d*" if "{width}" in self.name else known
+        pattern = self.name.format(depth=f"(?P<depth>{depths})", width=r"(?P<width>[1-9]\d*)")
         if (match := re.fullmatch(pattern, name)) is None:
             return None
         if len(longest := max(match.groups(), key=len, default="")) > DIGITS:
@@ -87,71 +89,53 @@ XRESNET = {
 }
 WIDE_SIZES = ((28, 10), (16, 4), (22, 6), (40, 2))
 BASIC, BOTTLENECK = ((18,), (34,)), ((50,), (101,), (152,))
-ANY_DEPTH = {"listed": BASIC + BOTTLENECK, "depths": "18|34|50|101|152"}
+DEPTHS = BASIC + BOTTLENECK
+STRIDE = {"output_stride": 32}
 
 
-def _aa_resnet(builder: str, listed: tuple[tuple[int, ...], ...], augmentation: Mapping[str, Any]) -> Family:
-    options = {"stages": (2, 3, 4), **augmentation, "pool_first": True, "output_stride": 32}
-    depths = "|".join(str(depth) for (depth,) in listed)
-    return Family("aa_resnet{depth}", builder, IMAGENET, listed, options, plain="resnet{depth}", depths=depths)
+def _aa_resnet(listed: tuple[tuple[int, ...], ...], augmentation: Mapping[str, Any]) -> Family:
+    options = {"stages": (2, 3, 4), **augmentation, "pool_first": True, **STRIDE}
+    return _with_attention("aa_resnet{depth}", "resnet:aa_resnet", IMAGENET, listed, options, weights="torchvision")
+
+
+def _with_attention(name: str, *row: Any, **more: Any) -> Family:
+    """Return a family whose plain networks have the same names without the prefix."""
+    return Family(name, *row, plain=name.partition("_")[2], **more)
 
 
 FAMILIES = [
     Family("convnet3", "convnet3:convnet3", CIFAR100),
-    Family("aa_convnet3", "convnet3:aa_convnet3", CIFAR100, options={"augment": (2, 3), **SMALL}, plain="convnet3"),
-    Family("resnet{depth}", "resnet:resnet", IMAGENET, options={"output_stride": 32}, **ANY_DEPTH),
-    Family(
-        "se_resnet{depth}",
-        "resnet:se_resnet",
+    _with_attention("aa_convnet3", "convnet3:aa_convnet3", CIFAR100, options={"augment": (2, 3), **SMALL}),
+    Family("unet", "unet:unet", PIXELS, dense=True),
+    _with_attention("aa_unet", "unet:aa_unet", PIXELS, options=SMALL, dense=True),
+    Family("resnet{depth}", "resnet:resnet", IMAGENET, DEPTHS, STRIDE, weights="torchvision"),
+    _with_attention("se_resnet{depth}", "resnet:se_resnet", IMAGENET, DEPTHS, STRIDE, weights="torchvision"),
+    _aa_resnet(BASIC, QUARTERS),
+    _aa_resnet(BOTTLENECK, PAPER),
+    Family("xresnet{depth}", "xresnet:xresnet", IMAGENET, DEPTHS, XRESNET),
+    _with_attention("sa_xresnet{depth}", "xresnet:sa_xresnet", IMAGENET, DEPTHS, {"attention_stages": (1,), **XRESNET}),
+    _with_attention(
+        "ssa_xresnet{depth}",
+        "xresnet:ssa_xresnet",
         IMAGENET,
-        options={"output_stride": 32},
-        plain="resnet{depth}",
-        **ANY_DEPTH,
+        DEPTHS,
+        {"attention_stages": (1,), "symmetric": False, "normalize": False, **XRESNET},
     ),
-    _aa_resnet("resnet:aa_resnet", BASIC, QUARTERS),
-    _aa_resnet("resnet:aa_resnet", BOTTLENECK, PAPER),
     Family("wide_resnet{depth}_{width}", "wide_resnet:wide_resnet", CIFAR100, WIDE_SIZES, WIDE),
-    Family(
-        "se_wide_resnet{depth}_{width}",
-        "wide_resnet:se_wide_resnet",
-        CIFAR100,
-        ((28, 10),),
-        WIDE,
-        plain="wide_resnet{depth}_{width}",
-    ),
-    Family(
+    _with_attention("se_wide_resnet{depth}_{width}", "wide_resnet:se_wide_resnet", CIFAR100, WIDE_SIZES[:1], WIDE),
+    _with_attention(
         "aa_wide_resnet{depth}_{width}",
         "wide_resnet:aa_wide_resnet",
         CIFAR100,
         WIDE_SIZES,
         {**WIDE, "stages": (1, 2, 3), **PAPER},
-        plain="wide_resnet{depth}_{width}",
     ),
     Family(
         "seed_aa_wide_resnet{depth}_{width}",
         "seed_wide_resnet:seed_aa_wide_resnet",
         CIFAR100,
-        ((28, 10),),
+        WIDE_SIZES[:1],
         {"dropout": 0.0, "position": "relative", "head_layout": "correct"},
-    ),
-    Family("unet", "unet:unet", PIXELS, dense=True),
-    Family("aa_unet", "unet:aa_unet", PIXELS, options=SMALL, dense=True, plain="unet"),
-    Family("xresnet{depth}", "xresnet:xresnet", IMAGENET, options=XRESNET, **ANY_DEPTH),
-    Family(
-        "sa_xresnet{depth}",
-        "xresnet:sa_xresnet",
-        IMAGENET,
-        options={"attention_stages": (1,), **XRESNET},
-        plain="xresnet{depth}",
-        **ANY_DEPTH,
-    ),
-    Family(
-        "ssa_xresnet{depth}",
-        "xresnet:ssa_xresnet",
-        IMAGENET,
-        options={"attention_stages": (1,), "symmetric": False, "normalize": False, **XRESNET},
-        plain="xresnet{depth}",
-        **ANY_DEPTH,
     ),
 ]
 REGISTERED: dict[str, Any] = {}  # the NetworkSource of each name that a user has registered

@@ -10,7 +10,7 @@ from torch import nn
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention
 from attnconv.layers.attention import attention_activity, attention_off
 from attnconv.recipes import RunConfig, load_trained, run
-from attnconv.recipes.run import AttentionObserver, OnAndOff, images_of, loaders_of
+from attnconv.recipes.training import AttentionObserver, OnAndOff, images_of, loaders_of
 
 
 def small_run(out, **options):

@@ -13,7 +13,7 @@ from attnconv.data import ForeignLoader, ImageData, data_of_datasets
 from attnconv.data.files import FileOptions
 from attnconv.models import set_recompute
 from attnconv.recipes.network import channels_of, make_network, require_fit, require_network, transfer_note
-from attnconv.recipes.run import (
+from attnconv.recipes.training import (
     AttentionObserver,
     batch_notes,
     batch_size_for,
