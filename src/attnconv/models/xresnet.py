@@ -16,7 +16,7 @@ from attnconv import checks
 from attnconv.layers.registry import find_attention
 from attnconv.models.blocks import ResidualBlock, Stage, chosen, squeeze_excitation
 from attnconv.models.network import Network
-from attnconv.models.registry import IMAGENET, Task, register
+from attnconv.models.registry import IMAGEWOOF, Task, register
 from attnconv.models.resnet import BASIC, DEPTHS, OUTPUT_STRIDES, STAGES, stride_and_dilation
 
 NUMBERS = r"xresnet(?P<depth>18|34|50|101|152)"
@@ -202,13 +202,13 @@ class XResNet(Network):
                 nn.init.zeros_(module.bias)
 
 
-@register(NUMBERS, tuple(f"xresnet{depth}" for depth in DEPTHS), images=IMAGENET)
+@register(NUMBERS, tuple(f"xresnet{depth}" for depth in DEPTHS), images=IMAGEWOOF)
 def xresnet(task: Task, *, depth: int, style: Style = PLAIN) -> XResNet:
     """xresnet{depth}, the plain network."""
     return XResNet(task, depth, style=style)
 
 
-@register(f"sa_{NUMBERS}", tuple(f"sa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}")
+@register(f"sa_{NUMBERS}", tuple(f"sa_xresnet{depth}" for depth in DEPTHS), images=IMAGEWOOF, plain="xresnet{depth}")
 def sa_xresnet(task: Task, *, depth: int, attention_stages: tuple[int, ...] = (1,), style: Style = PLAIN) -> XResNet:
     """The same with a `SelfAttention` behind the last batch norm of a stage's last block.
 
@@ -218,7 +218,7 @@ def sa_xresnet(task: Task, *, depth: int, attention_stages: tuple[int, ...] = (1
     return XResNet(task, depth, style=style, attention=find_attention("sagan").make, attention_stages=attention_stages)
 
 
-@register(f"ssa_{NUMBERS}", tuple(f"ssa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}")
+@register(f"ssa_{NUMBERS}", tuple(f"ssa_xresnet{depth}" for depth in DEPTHS), images=IMAGEWOOF, plain="xresnet{depth}")
 def ssa_xresnet(
     task: Task,
     *,
