@@ -26,6 +26,7 @@ class Images:
 
 CIFAR100 = Images(100, 32)
 IMAGENET = Images(1000, 224)
+IMAGEWOOF = Images(10, 128)  # where attention in XResNets was published
 PIXELS = Images(2, 64)  # no paper has these networks
 
 
@@ -112,12 +113,14 @@ FAMILIES = [
     _with_attention("se_resnet{depth}", "resnet:se_resnet", IMAGENET, DEPTHS, STRIDE, weights="torchvision"),
     _aa_resnet(BASIC, QUARTERS),
     _aa_resnet(BOTTLENECK, PAPER),
-    Family("xresnet{depth}", "xresnet:xresnet", IMAGENET, DEPTHS, XRESNET),
-    _with_attention("sa_xresnet{depth}", "xresnet:sa_xresnet", IMAGENET, DEPTHS, {"attention_stages": (1,), **XRESNET}),
+    Family("xresnet{depth}", "xresnet:xresnet", IMAGEWOOF, DEPTHS, XRESNET),
+    _with_attention(
+        "sa_xresnet{depth}", "xresnet:sa_xresnet", IMAGEWOOF, DEPTHS, {"attention_stages": (1,), **XRESNET}
+    ),
     _with_attention(
         "ssa_xresnet{depth}",
         "xresnet:ssa_xresnet",
-        IMAGENET,
+        IMAGEWOOF,
         DEPTHS,
         {"attention_stages": (1,), "symmetric": False, "normalize": False, **XRESNET},
     ),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention
-from attnconv.layers.attention import attention_activity, attention_off
+from attnconv.layers.activity import attention_activity, attention_off
 from attnconv.recipes import RunConfig, load_trained, run
 from attnconv.recipes.training import AttentionObserver, OnAndOff, images_of, loaders_of
 

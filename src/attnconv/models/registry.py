@@ -93,9 +93,9 @@ def is_users(name: str) -> bool:
 def create_model(
     name: str | Callable[..., nn.Module],
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     in_channels: int = 3,
-    image_size: Side,
+    image_size: Side | None = None,
     attention: Sequence[Step] = (),
     init_from: None = None,
     **options: Any,
@@ -104,23 +104,16 @@ def create_model(
 
 @overload
 def create_model(
-    name: str | Callable[..., nn.Module],
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: Side,
-    attention: Sequence[Step] = (),
-    init_from: Source,
-    **options: Any,
+    name: str | Callable[..., nn.Module], *, init_from: Source, **settings: Any
 ) -> "tuple[HubNetwork, Transfer]": ...
 
 
 def create_model(
     name: str | Callable[..., nn.Module],
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     in_channels: int = 3,
-    image_size: Side,
+    image_size: Side | None = None,
     attention: Sequence[Step] = (),
     init_from: Source | None = None,
     **options: Any,
@@ -134,9 +127,11 @@ def create_model(
     Args:
         name: one of `list_models`, dense or not, or another of its family; timm:NAME or torchvision:NAME;
             package.module:function, which is imported; or such a function itself, called as `register_model` says.
-        num_classes: outputs.
+        num_classes: outputs; if None, as many as the network was published with: 100 for the networks of CIFAR-100, 10
+            for XResNets, 2 for U-Nets, 1000 for all others.
         in_channels: image channels.
-        image_size: side, or rows and columns, of the largest images in pixels; position tables are sized by it.
+        image_size: side, or rows and columns, of the largest images in pixels, for which position tables are sized; if
+            None, the published one: 32, 128 and 64 for those three, 224 for all others.
         attention: steps of surgery, of `attnconv.surgery.apply_steps`, in the network as it comes.
         init_from: trained weights to start from, those of the network without attention or of this very one:
             "torchvision", "timm", a file, or a state dict. The result is then (network, `Transfer`).
@@ -164,9 +159,9 @@ def create_model(
 def build_model(
     name: str,
     *,
-    num_classes: int,
+    num_classes: int | None,
     in_channels: int,
-    image_size: int | Sequence[int],
+    image_size: int | Sequence[int] | None,
     attention: Sequence[Step],
     options: Mapping[str, Any],
     init_from: Source | None = None,
@@ -175,9 +170,11 @@ def build_model(
     source = find(name)
     source.check_options(options)
     steps = checked_steps(attention)
+    usual = source.images
+    image_size = usual.image_size if image_size is None else image_size
     rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
     task = Task(
-        checks.integer("num_classes", num_classes, at_least=1),
+        checks.integer("num_classes", usual.num_classes if num_classes is None else num_classes, at_least=1),
         checks.integer("in_channels", in_channels, at_least=1),
         (rows, columns),
     )

@@ -44,6 +44,7 @@ class BasicBlock(ResidualBlock):
         super().__init__()
         self.conv1 = conv(in_channels, planes, stride, dilations[0])
         self.bn1 = nn.BatchNorm2d(planes)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(planes, planes, dilation=dilations[1])
         self.bn2 = nn.BatchNorm2d(planes)
         self.se = squeeze_excitation(planes, planes // 16) if se else nn.Identity()
@@ -51,7 +52,7 @@ class BasicBlock(ResidualBlock):
         self.downsample = _downsample(in_channels, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu1(self.bn1(self.conv1(x)))
         y = self.drop_path(self.se(self.bn2(self.conv2(y))))
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
@@ -74,8 +75,10 @@ class Bottleneck(ResidualBlock):
         out_channels = self.expansion * planes
         self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = conv(planes, planes, stride, dilations[0])
         self.bn2 = nn.BatchNorm2d(planes)
+        self.relu2 = nn.ReLU(inplace=True)
         self.conv3 = nn.Conv2d(planes, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.se = squeeze_excitation(out_channels, out_channels // 16) if se else nn.Identity()
@@ -83,8 +86,8 @@ class Bottleneck(ResidualBlock):
         self.downsample = _downsample(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.relu2(self.bn2(self.conv2(y)))
         y = self.drop_path(self.se(self.bn3(self.conv3(y))))
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 

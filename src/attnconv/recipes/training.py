@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.data import Augmentation, ImageData, batches, load_data
 from attnconv.data.load import require_data
-from attnconv.layers.attention import Attention, LogitChange, attention_activity, attention_off
+from attnconv.layers.activity import LogitChange, attention_activity, attention_off
+from attnconv.layers.attention import Attention
 from attnconv.recipes.network import channels_of, make_network, require_network, transfer_note
 from attnconv.train.config import RunConfig
 from attnconv.train.device import fabric_of, float32_products, make_engine, make_fabric
