@@ -44,7 +44,7 @@ RunOptions = run_options()
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Base:
-    """Where a run's options come from beside their own flags.
+    """Sources of a run's options besides their own flags.
 
     Parameters
     ----------
