@@ -54,7 +54,6 @@ def export(
     suffix = SUFFIXES.get(format, "")
     if suffix and out is not None and out.suffix != suffix:
         raise checks.InputError(f"--out must end in {suffix} for --format {format}, got {out}")
-    tell(f"reading {run}")
     trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model, layers_for="export")
     network = trained.model
     out = out or (run if run.is_dir() else run.parent) / (f"model{suffix}" if suffix else "saved")

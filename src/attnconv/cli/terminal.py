@@ -24,6 +24,11 @@ def say(text: str) -> None:
     print(shown(text))
 
 
+def note(text: str) -> None:
+    """Print a sentence, folded to the terminal's width."""
+    print("\n".join(folded("", shown(text), terminal_width())))
+
+
 def terminal_width() -> int:
     """Return the columns of the terminal: COLUMNS if it is set, 80 in a pipe."""
     return shutil.get_terminal_size((80, 24)).columns
@@ -61,10 +66,9 @@ def table_lines(
     if text is not None:
         pairs = zip(lines, text, strict=True)
         lines = ["\n".join(folded(line + GAP, cell, max(width, cells(line + GAP) + LEAST))) for line, cell in pairs]
-    lines.insert(1, "-" * max(cells(part) for line in lines for part in line.split("\n")))
-    if dropped:
-        lines.append(f"({width} columns leave no room for {', '.join(dropped)})")
-    return [line.rstrip() for line in lines]
+    lines = [line.rstrip() for line in "\n".join(lines).split("\n")]
+    lines.insert(1, "-" * max(map(cells, lines)))
+    return lines + (folded("", f"({width} columns leave no room for {', '.join(dropped)})", width) if dropped else [])
 
 
 def folded(start: str, text: str, width: int) -> list[str]:

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from attnconv import checks, files, networks
 from attnconv.cli.flags import NO_SURGERY, ImageSize, OptionalText, Surgery, pairs, require_network
-from attnconv.cli.terminal import counted, duration, print_json, print_table, say
+from attnconv.cli.terminal import counted, duration, note, print_json, print_table, say
 from attnconv.extensions import LIBRARIES
 from attnconv.inactive import remark
 from attnconv.train.config import RunConfig, read_yaml
@@ -206,7 +206,7 @@ def print_recipes(json: bool) -> None:
         c, here = r.config, f"; here: {r.measured}" if r.measured else ""
         rows.append((r.name, c.model, c.data, c.image_size or "", c.epochs, r.expected + here))
     print_table(("recipe", "network", "data", "px", "epochs", "top-1 %, published"), rows, fold=True)
-    print("A recipe is for its network's family: --model xresnet50, --model sa_xresnet50, --option symmetric=true.")
+    note("A recipe is for its network's family: --model xresnet50, --model sa_xresnet50, --option symmetric=true.")
 
 
 def print_profile(profile: Mapping[str, Any] | None, run: Path) -> None:

@@ -228,25 +228,27 @@ def write_checked(
     meta, model = config["meta"], folded(model).requires_grad_(False)
     rows, columns = meta["image_size"]
     wanted, notes = sizes_of(model, meta["channels"], (rows, columns)), ()
-    while True:
-        try:
-            tell(f"capturing the network for {wanted}")
-            program = captured(model, meta, wanted)
-            sizes = captured_sizes(program, wanted)
-            with replacing(path) as file:
+    with replacing(path) as file:  # which fails, if it must, before minutes of work
+        while True:
+            try:
+                tell(f"capturing the network for {wanted}")
+                program = captured(model, meta, wanted)
+                sizes = captured_sizes(program, wanted)
                 tell(f"writing {what}")
+                file.seek(0)
+                file.truncate()
                 written = write(file, program, config_text(dict(config), sizes))  # pyright: ignore[reportArgumentType]
                 file.flush()
                 tell(f"comparing {what} with PyTorch, {len(cases(sizes, (rows, columns)))} batches")
                 call = caller(Path(file.name))
                 found = require_agreement(model, call, sizes=sizes, meta=meta, what=what)
-            return Written(path, sizes, found, (*written, *notes))
-        # For a size that cannot be free torch raises RuntimeErrors; a disagreement is one, too.
-        except RuntimeError as error:
-            if not wanted.dynamic:
-                raise
-            notes = (f"the image size is fixed; with free rows and columns: {checks.first_line(error)}",)
-            wanted = Sizes((rows, rows), (columns, columns))
+                return Written(path, sizes, found, (*written, *notes))
+            # For a size that cannot be free torch raises RuntimeErrors; a disagreement is one, too.
+            except RuntimeError as error:
+                if not wanted.dynamic:
+                    raise
+                notes = (f"the image size is fixed; with free rows and columns: {checks.first_line(error)}",)
+                wanted = Sizes((rows, rows), (columns, columns))
 
 
 def require_exportable(model: nn.Module) -> None:
