@@ -32,8 +32,13 @@ __all__ = [
 
 _PACKAGES = ("compat", "explain", "layers", "models", "ops", "surgery")
 # The package of each other name; "layers" if it is not here.
-_HOMES = dict.fromkeys(("create_model", "list_models", "register_model"), "models")
-_HOMES |= {"fit": "recipes", "register_dataset": "data"}
+_HOMES = {
+    "create_model": "models",
+    "fit": "recipes",
+    "list_models": "networks",
+    "register_dataset": "data",
+    "register_model": "models",
+}
 
 if TYPE_CHECKING:
     from attnconv import compat, explain, layers, models, ops, surgery
@@ -48,7 +53,8 @@ if TYPE_CHECKING:
         register_attention,
         valid_sizes,
     )
-    from attnconv.models import create_model, list_models, register_model
+    from attnconv.models import create_model, register_model
+    from attnconv.networks import list_models
     from attnconv.recipes import fit
 
 

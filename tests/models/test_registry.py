@@ -1,6 +1,8 @@
 """Networks by name: lists, families, options, and what is refused."""
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,8 @@ def test_a_network_has_the_classes_and_the_image_size_it_was_published_with_wher
 def test_networks_are_listed_and_made_at_the_top_of_the_package():
     assert attnconv.create_model is create_model
     assert attnconv.list_models is list_models
+    listed = "import sys, attnconv; assert attnconv.list_models('aa_*'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", listed], check=True)
 
 
 def test_hubconf_timm_and_benchmarks_ask_the_registry(monkeypatch):
