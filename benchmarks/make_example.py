@@ -13,8 +13,8 @@ from pathlib import Path
 from attnconv.data import load_data
 from attnconv.models import HubNetwork
 from attnconv.models.saved import write
-from attnconv.recipes.run import run
 from attnconv.recipes.trained import EXAMPLE, load_trained
+from attnconv.recipes.training import run
 from attnconv.train.config import RunConfig
 
 CONFIG = RunConfig(

@@ -13,7 +13,8 @@ from attnconv.bench.cost import cost
 from attnconv.explain import attention_layers, attention_maps
 from attnconv.explain.attention import ImageAttention
 from attnconv.layers import list_attention, registry
-from attnconv.layers.attention import attention_activity, attention_off, no_weight_decay
+from attnconv.layers.activity import attention_activity, attention_off
+from attnconv.layers.attention import no_weight_decay
 from attnconv.layers.registry import find_attention
 from attnconv.layers.timm_attention import NAMES
 

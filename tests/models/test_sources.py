@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import attnconv
-from attnconv import checks, extensions, models, surgery
+from attnconv import checks, extensions, models, networks, surgery
 from attnconv.cli.models import models as list_networks
-from attnconv.models import create_model, registry
+from attnconv.models import create_model
 from attnconv.models.registry import build_model
 
 ATTENTION = [{"add": {"after": "1", "kind": "simple"}}]
@@ -81,7 +81,7 @@ def test_what_is_refused(name, settings, message):
 
 
 def test_a_builder_is_registered_under_one_name(monkeypatch):
-    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+    monkeypatch.setattr(networks, "REGISTERED", dict(networks.REGISTERED))
     attnconv.register_model("own_small", own_networks.small)  # again, as of a module loaded twice
     attnconv.register_model("own_lambda", lambda num_classes: None)
     for name, build, message in (

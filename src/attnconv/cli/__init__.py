@@ -126,7 +126,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
         help="Self-attention inside convolutional networks.",
         version=__version__,
         help_format="plaintext",  # or <class> would be taken for markup
-        default_parameter=Parameter(negative=()),  # no --no-json and no --empty-option
+        # No --no-json and no --empty-option, no [default: False].
+        default_parameter=Parameter(negative=(), show_default=lambda v: None if v in (None, False) else str(v)),
     )
     for name, text in COMMANDS.items():
         function = name.replace("-", "_") + "_" * keyword.iskeyword(name)

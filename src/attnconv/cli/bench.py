@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks, files
-from attnconv.cli.flags import Attend, Attention, Augment, integers, steps, words
+from attnconv.cli.flags import NO_SURGERY, Surgery, integers, words
 from attnconv.cli.terminal import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def choice(
         print_json({"kernel": chosen, "reasons": reasons})
         return
     print(f"map {map_size}, D {key_dim}, E {value_dim}, {dtype}, {problem.device_type}: {chosen}")
-    print_table(("kernel", "why, or why not"), list(reasons.items()), right=False)
+    print_table(("kernel", "why, or why not"), list(reasons.items()), fold=True)
 
 
 @bench.command
@@ -210,11 +210,9 @@ def models(
     *,
     model: str | None = None,
     impl: str = "auto",
-    batch_size: int | None = None,
+    batch_size: Annotated[int | None, Parameter(alias="-b")] = None,
     image_size: int | None = None,
-    augment: Augment = None,
-    attend: Attend = None,
-    attention: Attention = None,
+    surgery: Surgery = NO_SURGERY,
     options: Options = DEFAULTS,
 ) -> None:
     """A training step of networks with attention against that of their plain twins, under autocast if not in float32.
@@ -239,7 +237,7 @@ def models(
     from attnconv.surgery.steps import checked_steps
 
     names = twinned_models() if model == "all" else NAMED if model is None else words(model)
-    found = checked_steps(steps(augment, attend, attention))
+    found = checked_steps(surgery.steps())
     cases = [case_of(name, batch=batch_size, image_size=image_size, attention=found) for name in names]
     settings = _settings(options)
     benchmarks = [model_benchmark(case, settings, impls=words(impl)) for case in cases]

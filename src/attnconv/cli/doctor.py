@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import __version__, checks
-from attnconv.cli.terminal import amount, print_json
+from attnconv.cli.terminal import amount, folded, print_json, terminal_width
 from attnconv.shown import shown_lines
 
 NOT_FOR_USERS = ("all", "dev", "docs")
@@ -58,7 +58,10 @@ def diagnosis_text(found: dict[str, Any]) -> str:
         problem = facts.get("problem") if isinstance(facts, dict) else None
         cells = [("unknown", problem)] if problem else list(text(facts))
         width = max((len(name) for name, _ in cells), default=0)
-        lines += [title, *(f"  {name:{width}}  {value}" for name, value in cells), ""]
+        lines += folded("", title, terminal_width())
+        for name, value in cells:
+            lines += folded(f"  {name:{width}}  ", value, terminal_width())
+        lines.append("")
     return "\n".join(lines).rstrip()
 
 
@@ -195,15 +198,15 @@ def data_text(facts: Facts) -> Lines:
     yield "writable", f"yes, {amount(facts['free'], 'B')} free" if facts["writable"] else f"no: {facts['why_not']}"
 
 
-KERNELS_TITLE = (
-    f"Kernels of relative attention, map {MAP_SIZE[0]} x {MAP_SIZE[1]}, {HEAD_DIM} channels a head; "
-    "others: attnconv bench --explain-choice"
-)
 # Of each section its title, what looks, and what writes the findings as lines.
 SECTIONS: dict[str, tuple[str, Callable[[], Any], Callable[[Any], Lines]]] = {
     "versions": ("Versions", versions, versions_text),
     "extras": ("Extras", extras, extras_text),
     "devices": ("Devices", devices, devices_text),
-    "kernels": (KERNELS_TITLE, kernels, kernels_text),
+    "kernels": (
+        f"Kernels of relative attention, map 32 x 32, {HEAD_DIM} channels a head (attnconv bench --explain-choice)",
+        kernels,
+        kernels_text,
+    ),
     "data": ("Named data sets", data_folder, data_text),
 }

@@ -1,21 +1,18 @@
 """attnconv export and hub: a trained network as a program that is checked, as a folder to share, or on the Hub."""
 
 import dataclasses
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cyclopts import App
 
 from attnconv import checks
-from attnconv.cli.flags import ImageSize, load_network
+from attnconv.cli.flags import Checkpoint, ImageSize, load_network
 from attnconv.cli.terminal import print_json, say
+from attnconv.shown import shown
 
-if TYPE_CHECKING:
-    from attnconv.recipes import Trained
-
-SAVED = "safetensors"
-
-Checkpoint = Literal["best", "last"]
+SAVED_FILES = "config.json, model.safetensors, README.md"
 
 hub = App(name="hub", help_format="plaintext")
 
@@ -24,7 +21,7 @@ def export(
     run: Path,
     /,
     *,
-    format: str = "onnx",
+    format: Literal["onnx", "torch", "safetensors"] = "onnx",
     out: Path | None = None,
     image_size: ImageSize = None,
     checkpoint: Checkpoint = "best",
@@ -54,15 +51,14 @@ def export(
     from attnconv.export.capture import described
     from attnconv.models import save_pretrained
 
-    checks.one_of("format", format, (*FORMATS, SAVED))
     suffix = SUFFIXES.get(format, "")
     if suffix and out is not None and out.suffix != suffix:
         raise checks.InputError(f"--out must end in {suffix} for --format {format}, got {out}")
-    trained = _with_layers(run, checkpoint, model, "export")
+    trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model, layers_for="export")
     network = trained.model
     out = out or (run if run.is_dir() else run.parent) / (f"model{suffix}" if suffix else "saved")
     report: dict[str, Any] = {"checkpoint": str(trained.checkpoint), "format": format, "file": str(out)}
-    if format == SAVED:
+    if not suffix:
         if out.resolve() == trained.checkpoint.parent.resolve():
             raise checks.InputError(
                 f"{out} is the network itself, and would be overwritten; --out names another folder"
@@ -70,23 +66,27 @@ def export(
         config = described(network, None, None, image_size)
         network.meta, network.provenance = config["meta"], config["provenance"]  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         save_pretrained(network, out)
-        lines = [f"{out}: config.json, model.safetensors, README.md"]
+        lines = [f"{out}: {SAVED_FILES}"]
     else:
-        written = FORMATS[format](network, out, image_size=image_size)
+        written = FORMATS[format](network, out, image_size=image_size, tell=tell)
         report |= {
             "bytes": out.stat().st_size,
             "image_sizes": written.sizes.to_dict(),
             "notes": list(written.notes),
             "differences": [dataclasses.asdict(difference) for difference in written.differences],
         }
-        size = f"{out}: {out.stat().st_size / 1e6:.2f} MB; any batch, {written.sizes}"
-        lines = ["; ".join((size, *written.notes))]
+        lines = [f"{out}: {out.stat().st_size / 1e6:.2f} MB; any batch, {written.sizes}", *written.notes]
         lines += [f"largest difference from PyTorch in {len(written.differences)} cases: {written.largest}"]
     if json:
         print_json(report)
-        return
-    for line in lines:
-        say(line)
+    else:
+        for line in lines:
+            say(line)
+
+
+def tell(stage: str) -> None:
+    """Say on stderr what an export does next."""
+    print(f"attnconv: {shown(stage)}", file=sys.stderr, flush=True)
 
 
 @hub.command
@@ -117,8 +117,9 @@ def save(
     """
     from attnconv.models import save_pretrained
 
-    save_pretrained(_with_layers(run, checkpoint, model, "hub").model, folder, license=license)
-    say(f"{folder}: config.json, model.safetensors, README.md")
+    trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model, layers_for="hub")
+    save_pretrained(trained.model, folder, license=license)
+    say(f"{folder}: {SAVED_FILES}")
 
 
 @hub.command
@@ -154,12 +155,5 @@ def push(
     checks.require("huggingface_hub", extra="hub")  # rather now than after the network is read
     from attnconv.models import push_to_hub
 
-    network = _with_layers(run, checkpoint, model, "hub").model
-    say(push_to_hub(network, repo_id, license=license, private=private or None, branch=branch))
-
-
-def _with_layers(run: Path, checkpoint: Checkpoint, model: str | None, command: str) -> "Trained":
-    """Load the network of ``run``, which has its layers still."""
-    trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model)
-    trained.require_layers(command)
-    return trained
+    trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model, layers_for="hub")
+    say(push_to_hub(trained.model, repo_id, license=license, private=private or None, branch=branch))

@@ -4,13 +4,12 @@ The batch is free, and the map size where it can be.
 Letters: B batch, C channels, H rows, W columns.
 """
 
-import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 import torch.fx.experimental._config
@@ -19,6 +18,8 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils import parametrize
 
 from attnconv import checks
+from attnconv.export.network import config_text
+from attnconv.files import replacing
 from attnconv.models.image_sizes import Range, Sizes, require_covered, sizes_of
 from attnconv.models.saved import checked_meta, config_of, describe
 from attnconv.ops.fused_attention import FUSED
@@ -198,11 +199,27 @@ def described(
     )
 
 
-def with_free_sizes(
-    model: nn.Module, config: Mapping[str, Any], write: Callable[[nn.Module, Sizes], Written]
+def write_checked(
+    model: nn.Module,
+    path: Path,
+    config: Mapping[str, Any],
+    *,
+    what: str,
+    write: Callable[[BinaryIO, ExportedProgram, str], tuple[str, ...]],
+    caller: Callable[[Path], Callable[[Tensor], Tensor]],
+    tell: Callable[[str], object],
 ) -> Written:
-    """Return ``write(model, sizes)`` of the folded model, with one size where an exporter cannot keep sizes free.
+    """Capture ``model``, write it to ``path`` and keep the file if it answers as PyTorch does.
 
+    Rows and columns stay free where torch can keep them free; else the file is for one size.
+
+    Args:
+        model: (B, C, H, W) -> logits, on the CPU; it is left as it is.
+        config: of `described`.
+        what: the file, in messages.
+        write: writes a program, with the config's text, into a file; returns notes.
+        caller: reads a file and returns its network.
+        tell: is called with what is done next.
     Raises:
         InputError: a layer asks for a kernel that cannot be exported.
         DisagreementError: the answers differ even with one size.
@@ -210,16 +227,28 @@ def with_free_sizes(
     require_exportable(model)
     meta, model = config["meta"], folded(model).requires_grad_(False)
     rows, columns = meta["image_size"]
-    sizes = sizes_of(model, meta["channels"], (rows, columns))
-    try:
-        return write(model, sizes)
-    # What torch's exporters raise for a size that they cannot keep free is a RuntimeError, as a disagreement is.
-    except RuntimeError as error:
-        if not sizes.dynamic:
-            raise
-        reason = checks.first_line(error)
-        written = write(model, Sizes((rows, rows), (columns, columns)))
-    return replace(written, notes=(*written.notes, f"the image size is fixed, for with free ones: {reason}"))
+    wanted, notes = sizes_of(model, meta["channels"], (rows, columns)), ()
+    with replacing(path) as file:  # which fails, if it must, before minutes of work
+        while True:
+            try:
+                tell(f"capturing the network for {wanted}")
+                program = captured(model, meta, wanted)
+                sizes = captured_sizes(program, wanted)
+                tell(f"writing {what}")
+                file.seek(0)
+                file.truncate()
+                written = write(file, program, config_text(dict(config), sizes))  # pyright: ignore[reportArgumentType]
+                file.flush()
+                tell(f"comparing {what} with PyTorch, {len(cases(sizes, (rows, columns)))} batches")
+                call = caller(Path(file.name))
+                found = require_agreement(model, call, sizes=sizes, meta=meta, what=what)
+                return Written(path, sizes, found, (*written, *notes))
+            # For a size that cannot be free torch raises RuntimeErrors; a disagreement is one, too.
+            except RuntimeError as error:
+                if not wanted.dynamic:
+                    raise
+                notes = (f"the image size is fixed; with free rows and columns: {checks.first_line(error)}",)
+                wanted = Sizes((rows, rows), (columns, columns))
 
 
 def require_exportable(model: nn.Module) -> None:
@@ -236,11 +265,6 @@ def require_exportable(model: nn.Module) -> None:
             )
 
 
-def example(channels: int, image_size: Sequence[int]) -> Tensor:
-    """Images to trace with; two, for one would be taken for a constant."""
-    return torch.zeros(2, channels, *image_size)
-
-
 def dims(sizes: Sizes) -> dict[int, Any]:
     """Return the free axes of (B, C, H, W), for torch's exporters; one that the network ties to a number becomes it."""
 
@@ -254,13 +278,16 @@ def dims(sizes: Sizes) -> dict[int, Any]:
     return found
 
 
-@contextlib.contextmanager
-def tracing() -> Iterator[None]:
-    """Treat a size of 1 as any other size, as torch.onnx does, and silence the exporters' own remarks."""
+def captured(model: nn.Module, meta: Mapping[str, Any], sizes: Sizes) -> ExportedProgram:
+    """Return the program of ``model``, its batch and ``sizes`` free. The network runs once, nothing is compiled."""
+    images = torch.zeros(2, meta["channels"], *meta["image_size"])  # one image would be taken for a constant
     # Private, but the only way: otherwise a free size is taken to be at least 2, on every map in the network.
     with torch.fx.experimental._config.patch(backed_size_oblivious=True), warnings.catch_warnings():  # type: ignore[attr-defined]
         warnings.simplefilter("ignore")
-        yield
+        program = torch.export.export(model, (images,), dynamic_shapes=(dims(sizes),))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # lines of files in this machine's folders
+    return program
 
 
 def captured_sizes(program: ExportedProgram, asked: Sizes) -> Sizes:

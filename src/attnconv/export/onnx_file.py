@@ -5,19 +5,19 @@ Letters: B batch, C channels, H rows, W columns.
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from attnconv import checks, files
 from attnconv.export import capture
 from attnconv.export.capture import Written
-from attnconv.export.network import KEY, ExportedNetwork, config_text, read_config
-from attnconv.files import replacing
-from attnconv.models.image_sizes import Sizes
+from attnconv.export.network import KEY, ExportedNetwork, read_config
 
 INPUT, OUTPUT = "images", "logits"
 AXES = ("batch", "channels", "rows", "columns")
@@ -32,6 +32,7 @@ def export_onnx(
     meta: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    tell: Callable[[str], object] = lambda text: None,
 ) -> Written:
     """Write ``model`` as ONNX, if onnxruntime then answers as PyTorch on three batches and, where free, three sizes.
 
@@ -44,6 +45,7 @@ def export_onnx(
         meta: of its images: classes, channels, image_size, mean, std, resize_ratio; the network's own if None.
         provenance: how it was trained, plain values; the network's own if None.
         image_size: side, or rows and columns, that images are prepared to, in pixels, if not meta's.
+        tell: is called with what is done next.
     Raises:
         InputError: a kernel that cannot be exported, tables that do not cover ``image_size``, meta that does not fit
             the network, or no room to write.
@@ -52,34 +54,29 @@ def export_onnx(
     """
     require_onnx()
     path, config = Path(path), capture.described(model, meta, provenance, image_size)
-    facts = config["meta"]
+    return capture.write_checked(
+        model,
+        path,
+        config,
+        what="the ONNX file",
+        write=_write,
+        caller=lambda file: caller(session(file, str(path))),
+        tell=tell,
+    )
 
-    def write(model: nn.Module, sizes: Sizes) -> Written:
-        with capture.tracing():
-            program = torch.onnx.export(
-                model,
-                (capture.example(facts["channels"], facts["image_size"]),),
-                dynamo=True,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=(capture.dims(sizes),),
-                verbose=False,
-            )
-        assert program is not None
-        assert program.exported_program is not None
-        found = capture.captured_sizes(program.exported_program, sizes)
-        proto = program.model_proto
-        name_axes(proto.graph)
-        for node in proto.graph.node:
-            del node.metadata_props[:]  # where in our code, and in this machine's folders, each comes from
-        with replacing(path) as file:
-            file.write(file_of(proto, config_text(config, found)))
-            file.flush()
-            call = caller(session(Path(file.name), str(path)))
-            differences = capture.require_agreement(model, call, sizes=found, meta=facts, what="the ONNX file")
-        return Written(path, found, differences, notes=(f"opset {proto.opset_import[0].version}",))
 
-    return capture.with_free_sizes(model, config, write)
+def _write(file: BinaryIO, program: ExportedProgram, text: str) -> tuple[str, ...]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Of a captured program, and so without the other ways to capture one, which compile for minutes.
+        made = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+    assert made is not None
+    proto = made.model_proto
+    name_axes(proto.graph)
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # where in our code, and in this machine's folders, each comes from
+    file.write(file_of(proto, text))
+    return (f"opset {proto.opset_import[0].version}",)
 
 
 def load_onnx(path: str | Path) -> ExportedNetwork:

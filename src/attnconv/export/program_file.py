@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,8 @@ from torch.export import ExportedProgram
 from attnconv import checks, files
 from attnconv.export import capture
 from attnconv.export.capture import Written
-from attnconv.export.network import KEY, ExportedNetwork, config_text, read_config
-from attnconv.files import append_checksum, replacing, verify_checksum
-from attnconv.models.image_sizes import Sizes
+from attnconv.export.network import KEY, ExportedNetwork, read_config
+from attnconv.files import append_checksum, verify_checksum
 from attnconv.weights import unfit
 
 
@@ -34,6 +33,7 @@ def export_program(
     meta: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    tell: Callable[[str], object] = lambda text: None,
 ) -> Written:
     """Write ``model`` as a program of torch.export; arguments, checks and config (an extra file) as `export_onnx`.
 
@@ -42,31 +42,28 @@ def export_program(
         DisagreementError: the answers differ; nothing is kept.
     """
     path, config = Path(path), capture.described(model, meta, provenance, image_size)
-    facts = config["meta"]
+    return capture.write_checked(
+        model,
+        path,
+        config,
+        what="the program",
+        write=_write,
+        caller=lambda file: _caller(_load(file, str(path))[0]),
+        tell=tell,
+    )
 
-    def write(model: nn.Module, sizes: Sizes) -> Written:
-        images = capture.example(facts["channels"], facts["image_size"])
-        with capture.tracing():
-            program = torch.export.export(model, (images,), dynamic_shapes=(capture.dims(sizes),))
-        found = capture.captured_sizes(program, sizes)
-        # Leave the ranges of sizes to be all that the program asks of its images. torch guards against each size of 1
-        # that it has asked about, a batch of one image among them, though the program is right for it, as the check
-        # shows. There is no public way to say so in the file.
-        program._guards_code = []
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # lines of files in this machine's folders
-        # In memory first: torch's writer ends the whole process where a disk is full.
-        whole = io.BytesIO()
-        torch.export.save(program, whole, extra_files={KEY: config_text(config, found)})
-        with replacing(path) as file:
-            file.write(whole.getbuffer())
-            append_checksum(file)
-            file.flush()
-            call = _caller(_load(Path(file.name), str(path))[0])
-            differences = capture.require_agreement(model, call, sizes=found, meta=facts, what="the program")
-        return Written(path, found, differences)
 
-    return capture.with_free_sizes(model, config, write)
+def _write(file: BinaryIO, program: ExportedProgram, text: str) -> tuple[str, ...]:
+    # Leave the ranges of sizes to be all that the program asks of its images. torch guards against each size of 1 that
+    # it has asked about, a batch of one image among them, though the program is right for it, as the check shows. There
+    # is no public way to say so in the file.
+    program._guards_code = []
+    # In memory first: torch's writer ends the whole process where a disk is full.
+    whole = io.BytesIO()
+    torch.export.save(program, whole, extra_files={KEY: text})
+    file.write(whole.getbuffer())
+    append_checksum(file)
+    return ()
 
 
 def load_program(path: str | Path, *, trust: bool = False) -> ExportedNetwork:

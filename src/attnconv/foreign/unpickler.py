@@ -151,29 +151,14 @@ class Unpickler(_Python):
 
     def call(self, function: Any, args: Any) -> Any:
         """Return what ``function`` of ``args`` would, if it is known here, and a stand-in if it is not."""
-        if isinstance(function, Name) and type(args) is tuple:
-            name = (function.module, function.name)
-            if name in TENSORS:
-                return TENSORS[name](*args)
-            if name in PARAMETERS:
-                return args[0]
-            if name == ("torch._tensor", "_rebuild_from_type_v2"):
-                inner, _, inner_args, _ = args
-                if isinstance(inner, Name) and (inner.module, inner.name) in TENSORS:
-                    return self.call(inner, inner_args)
-            if name in DICTS:
-                return self._dict(args)
-            if name in LISTS and len(args) < 2:  # the list or tuple itself
-                return args[0] if args and type(args[0]) in (list, tuple) else []
-            if name == ("collections", "defaultdict"):
-                return {}
-            if name == ("torch", "device") and args and type(args[0]) is str:
-                return args[0]
-        return StandIn(function, args)
+        known = KNOWN.get((function.module, function.name)) if isinstance(function, Name) else None
+        if known is None or type(args) is not tuple:
+            return StandIn(function, args)
+        made = known(self, *args)
+        return StandIn(function, args) if made is NotImplemented else made
 
-    def _dict(self, args: tuple[Any, ...]) -> dict[Any, Any]:
-        """Return a dict of the pairs in ``args``."""
-        given = args[0] if args else ()
+    def _dict(self, given: Any = ()) -> dict[Any, Any]:
+        """Return a dict of ``given``, a dict or pairs."""
         pairs = list(given.items()) if isinstance(given, dict) else given
         made: dict[Any, Any] = {}
         self._budget.take(PER_ENTRY * len(pairs))
@@ -282,26 +267,55 @@ def _is_key(value: Any) -> bool:
     return type(value) in KEYS and (type(value) not in (int, float) or -LARGEST_KEY < value < LARGEST_KEY)
 
 
-def _rebuild_tensor_v2(on: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Stored:
+def _tensor(_: Any, on: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Stored:
     return stored(on, offset, size, stride)
 
 
-def _rebuild_tensor_v3(on: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any) -> Any:
+def _tensor_v3(
+    _: Any, on: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
+) -> Stored:
     if not isinstance(dtype, torch.dtype):
         raise ValueError("a tensor of no dtype")
     return stored(on, offset, size, stride, dtype)
 
 
-# Functions and classes that are known here.
-TENSORS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
-}
-PARAMETERS = {("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")}
-DICTS = {("collections", "OrderedDict"), ("builtins", "dict"), ("__builtin__", "dict")}
-LISTS = {("torch", "Size")} | {
-    (module, name) for module in ("builtins", "__builtin__") for name in ("list", "tuple", "set", "frozenset")
+def _typed_tensor(reader: Unpickler, function: Any, kind: Any, args: Any, state: Any) -> Any:
+    is_tensor = isinstance(function, Name) and KNOWN.get((function.module, function.name)) in (_tensor, _tensor_v3)
+    return reader.call(function, args) if is_tensor else NotImplemented
+
+
+def _first(_: Any, tensor: Any, *rest: Any) -> Any:
+    return tensor
+
+
+def _list(_: Any, *args: Any) -> Any:
+    if len(args) > 1:
+        return NotImplemented
+    return args[0] if args and type(args[0]) in (list, tuple) else []
+
+
+def _text(_: Any, *args: Any) -> Any:
+    return args[0] if args and type(args[0]) is str else NotImplemented
+
+
+# What the functions and classes that are known here make; NotImplemented for a stand-in.
+KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,
+    ("torch._utils", "_rebuild_parameter"): _first,
+    ("torch._utils", "_rebuild_parameter_with_state"): _first,
+    ("torch._tensor", "_rebuild_from_type_v2"): _typed_tensor,
+    ("torch", "Size"): _list,
+    ("torch", "device"): _text,
+    ("collections", "OrderedDict"): Unpickler._dict,
+    ("collections", "defaultdict"): lambda *_: {},
+    **{(module, "dict"): Unpickler._dict for module in ("builtins", "__builtin__")},
+    **{
+        (module, name): _list
+        for module in ("builtins", "__builtin__")
+        for name in ("list", "tuple", "set", "frozenset")
+    },
 }
 
 _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
@@ -350,21 +364,12 @@ _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
     pickle.FLOAT: lambda self: self.append(float(self._line())),
 }
 # Of Python's own: they push what they are, or move what is on the stack.
-_AS_THEY_ARE = (
-    *(
-        pickle.PROTO,
-        pickle.STOP,
-        pickle.MARK,
-        pickle.POP,
-        pickle.POP_MARK,
-        pickle.DUP,
-        pickle.BINGET,
-        pickle.LONG_BINGET,
-    ),
-    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT),
-    *(pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.TUPLE),
+_AS_THEY_ARE = {
+    *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK, pickle.DUP, pickle.BINGET),
+    *(pickle.LONG_BINGET, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2),
+    *(pickle.BINFLOAT, pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.TUPLE),
     *(pickle.EMPTY_LIST, pickle.LIST, pickle.EMPTY_DICT, pickle.BINPERSID),
-)
+}
 
 
 def _int(line: str) -> int | bool:

@@ -1,14 +1,6 @@
 """Networks by name, `list_models` and `create_model`; and from a folder or the Hub, `from_pretrained`."""
 
 from attnconv.layers.attention import set_recompute
-
-# Their import fills the registry.
-from attnconv.models import convnet3 as _convnet3  # noqa: F401
-from attnconv.models import resnet as _resnet  # noqa: F401
-from attnconv.models import seed_wide_resnet as _seed_wide_resnet  # noqa: F401
-from attnconv.models import unet as _unet  # noqa: F401
-from attnconv.models import wide_resnet as _wide_resnet  # noqa: F401
-from attnconv.models import xresnet as _xresnet  # noqa: F401
 from attnconv.models.init_from import Transfer
 from attnconv.models.network import HubNetwork, from_pretrained, push_to_hub, save_pretrained
 from attnconv.models.registry import create_model, list_models, register_model

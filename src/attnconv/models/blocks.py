@@ -99,11 +99,11 @@ class _Kept:
 class Augmentation:
     """Options that all augmented convolutions of a network share, named as in `AugmentedConv2d.from_ratios`."""
 
-    key_ratio: float = 0.2
-    value_ratio: float = 0.1
-    num_heads: int = 8
-    min_head_dim: int = 20
-    position: str | None = "relative"
+    key_ratio: float
+    value_ratio: float
+    num_heads: int
+    min_head_dim: int
+    position: str | None
 
     def conv3x3(self, map_size: tuple[int, int], attention_pool: int = 1) -> Conv3x3:
         """Return a function that makes an augmented `conv3x3`, with output maps of ``map_size`` at most."""
@@ -113,10 +113,6 @@ class Augmentation:
             return AugmentedConv2d.from_ratios(in_channels, out_channels, 3, stride, dilation, dilation, **shared)
 
         return make
-
-
-PAPER = Augmentation()  # kappa 0.2, upsilon 0.1
-SMALL = Augmentation(num_heads=4, key_ratio=0.5, value_ratio=0.25, min_head_dim=16)  # of networks of a few channels
 
 
 def squeeze_excitation(channels: int, width: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Module:

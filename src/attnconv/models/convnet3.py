@@ -5,14 +5,15 @@ repository. Ours: batch norm after each convolution, as the paper has it, and by
 attention runs on the full image.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from attnconv.models.blocks import SMALL, Augmentation, chosen, conv3x3, require_pixels
+from attnconv.models.blocks import Augmentation, chosen, conv3x3, require_pixels
 from attnconv.models.network import Network
-from attnconv.models.registry import CIFAR100, Task, register
+from attnconv.models.registry import Task
 
 CHANNELS = (64, 128, 192)
 
@@ -41,14 +42,13 @@ class ConvNet3(Network):
         return self.layer3(self.layer2(self.layer1(x)))
 
 
-@register("convnet3", images=CIFAR100)
 def convnet3(task: Task) -> ConvNet3:
     """The plain network; takes images of any size from 8 x 8 on."""
-    return aa_convnet3(task, augment=())
+    widths = itertools.pairwise((task.in_channels, *CHANNELS))
+    return ConvNet3([conv3x3(*pair) for pair in widths], task.num_classes)
 
 
-@register("aa_convnet3", images=CIFAR100, plain="convnet3")
-def aa_convnet3(task: Task, *, augment: Sequence[int] = (2, 3), augmentation: Augmentation = SMALL) -> ConvNet3:
+def aa_convnet3(task: Task, *, augment: Sequence[int], augmentation: Augmentation) -> ConvNet3:
     """The same with augmented convolutions.
 
     Args:

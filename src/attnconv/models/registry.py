@@ -1,22 +1,20 @@
 """Every network under its name: `create_model` makes one, wherever it comes from.
 
-A builder of ours is called with a `Task` and, by keyword, the integers in the network's name and its own options. An
-option whose default is a dataclass stands for the fields of that dataclass: networks share options so without passing
-on each of them.
+The table of ours is `attnconv.networks`. A builder takes a `Task` and, by keyword, the integers in the name and all
+options. A parameter annotated with a dataclass takes the options that are its fields.
 """
 
 import dataclasses
-import fnmatch
 import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import nn
 
-from attnconv import checks, extensions
+from attnconv import checks, extensions, networks
 from attnconv.models.init_from import (
     Source,
     Transfer,
@@ -27,20 +25,16 @@ from attnconv.models.init_from import (
     initialise,
     share_draws,
 )
-from attnconv.models.sources import CIFAR100, IMAGENET, Images, NetworkSource, of_library, source_of
+from attnconv.models.sources import NetworkSource, of_library, source_of
+from attnconv.networks import CIFAR100, GROUP, IMAGENET, Images, list_models
 from attnconv.surgery.network import note_paths
 from attnconv.surgery.steps import Step, apply_steps, checked_steps
 
 if TYPE_CHECKING:
     from attnconv.models.network import HubNetwork
 
-__all__ = ["CIFAR100", "IMAGENET", "Images"]
+__all__ = ["CIFAR100", "IMAGENET", "Images", "list_models"]
 
-Builder = Callable[..., "HubNetwork"]
-AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
-
-DIGITS = 9  # of an integer in a name; Python reads at most a few thousand
-GROUP = "attnconv.models"  # of entry points
 Side = int | tuple[int, int]  # of images, or rows and columns, in pixels
 
 
@@ -60,47 +54,6 @@ class Blueprint(Task):
     name: str
     options: dict[str, Any]
     attention: list[Step] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Family:
-    """One builder, every name that it answers to, and what else `register` is told."""
-
-    build: Builder
-    pattern: re.Pattern[str]
-    listed: tuple[str, ...]
-    images: Images
-    dense: bool
-    plain: str | None = None
-
-
-_FAMILIES: list[_Family] = []
-_REGISTERED: dict[str, NetworkSource] = {}  # of users
-
-
-def register(
-    pattern: str, listed: tuple[str, ...] = (), *, images: Images, dense: bool = False, plain: str | None = None
-) -> Callable[[AnyBuilder], AnyBuilder]:
-    """Decorator: ``build`` makes every network whose whole name matches.
-
-    Args:
-        pattern: a regular expression; its named groups match integers, which ``build`` takes under these names.
-        listed: the names that `list_models` shows; the pattern, a name itself, if none are given.
-        images: what they were published for, or are tried on if for nothing.
-        dense: whether they give logits (B, num_classes, rows, columns).
-        plain: the same network without attention, a name with the pattern's groups in braces, whose first weights
-            they share.
-    """
-    compiled, listed = re.compile(pattern), listed or (pattern,)
-    for name in listed:
-        assert compiled.fullmatch(name), (pattern, name)
-        assert not any(family.pattern.fullmatch(name) for family in _FAMILIES), name
-
-    def add(build: AnyBuilder) -> AnyBuilder:
-        _FAMILIES.append(_Family(build, compiled, listed, images, dense, plain))
-        return build
-
-    return add
 
 
 def register_model(
@@ -123,38 +76,26 @@ def register_model(
     Raises:
         InputError: the name is taken by another network, or ``build`` takes no num_classes.
     """
-    old = _REGISTERED[name].build if name in _REGISTERED else None
-    extensions.require_free("a network", name, build, old, taken=_family(str(name)) is not None)
+    old = networks.REGISTERED[name].build if name in networks.REGISTERED else None
+    extensions.require_free("a network", name, build, old, taken=networks.own(str(name)) is not None)
     images = Images(
         checks.integer("num_classes", num_classes, at_least=1), checks.integer("image_size", image_size, at_least=1)
     )
-    _REGISTERED[name] = source_of(name, build, images=images, dense=dense)
+    networks.REGISTERED[name] = source_of(name, build, images=images, dense=dense)
 
 
 def is_users(name: str) -> bool:
     """True if a module of the user's own registers that network: it is not ours, or an installed package's."""
-    return name in _REGISTERED and name not in extensions.offered(GROUP)
-
-
-def list_models(pattern: str = "*", *, dense: bool = False) -> list[str]:
-    """Return names that match a shell pattern, sorted; a family such as wide_resnet{depth}_{k} has more than these.
-
-    Those of networks with a class an image or, if ``dense``, those of networks with a class a pixel.
-    """
-    listed = [name for family in _FAMILIES if family.dense == dense for name in family.listed]
-    listed += [name for name, source in _REGISTERED.items() if source.dense == dense]
-    if not dense:
-        listed += [name for name in extensions.offered(GROUP) if name not in listed]
-    return sorted(fnmatch.filter(listed, pattern))
+    return name in networks.REGISTERED and name not in extensions.offered(GROUP)
 
 
 @overload
 def create_model(
     name: str | Callable[..., nn.Module],
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     in_channels: int = 3,
-    image_size: Side,
+    image_size: Side | None = None,
     attention: Sequence[Step] = (),
     init_from: None = None,
     **options: Any,
@@ -163,23 +104,16 @@ def create_model(
 
 @overload
 def create_model(
-    name: str | Callable[..., nn.Module],
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: Side,
-    attention: Sequence[Step] = (),
-    init_from: Source,
-    **options: Any,
+    name: str | Callable[..., nn.Module], *, init_from: Source, **settings: Any
 ) -> "tuple[HubNetwork, Transfer]": ...
 
 
 def create_model(
     name: str | Callable[..., nn.Module],
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     in_channels: int = 3,
-    image_size: Side,
+    image_size: Side | None = None,
     attention: Sequence[Step] = (),
     init_from: Source | None = None,
     **options: Any,
@@ -193,9 +127,11 @@ def create_model(
     Args:
         name: one of `list_models`, dense or not, or another of its family; timm:NAME or torchvision:NAME;
             package.module:function, which is imported; or such a function itself, called as `register_model` says.
-        num_classes: outputs.
+        num_classes: outputs; if None, as many as the network was published with: 100 for the networks of CIFAR-100, 10
+            for XResNets, 2 for U-Nets, 1000 for all others.
         in_channels: image channels.
-        image_size: side, or rows and columns, of the largest images in pixels; position tables are sized by it.
+        image_size: side, or rows and columns, of the largest images in pixels, for which position tables are sized; if
+            None, the published one: 32, 128 and 64 for those three, 224 for all others.
         attention: steps of surgery, of `attnconv.surgery.apply_steps`, in the network as it comes.
         init_from: trained weights to start from, those of the network without attention or of this very one:
             "torchvision", "timm", a file, or a state dict. The result is then (network, `Transfer`).
@@ -223,9 +159,9 @@ def create_model(
 def build_model(
     name: str,
     *,
-    num_classes: int,
+    num_classes: int | None,
     in_channels: int,
-    image_size: int | Sequence[int],
+    image_size: int | Sequence[int] | None,
     attention: Sequence[Step],
     options: Mapping[str, Any],
     init_from: Source | None = None,
@@ -234,9 +170,11 @@ def build_model(
     source = find(name)
     source.check_options(options)
     steps = checked_steps(attention)
+    usual = source.images
+    image_size = usual.image_size if image_size is None else image_size
     rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
     task = Task(
-        checks.integer("num_classes", num_classes, at_least=1),
+        checks.integer("num_classes", usual.num_classes if num_classes is None else num_classes, at_least=1),
         checks.integer("in_channels", in_channels, at_least=1),
         (rows, columns),
     )
@@ -264,21 +202,23 @@ def build_model(
     return model, transfer
 
 
-def _call_family(
-    family: _Family,
+def _call_builder(
+    builder: str,
     numbers: Mapping[str, int],
+    defaults: Mapping[str, Any],
     *,
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
     **options: Any,
 ) -> nn.Module:
-    arguments = {**numbers, **options}
-    for key, default in _defaults(family.build).items():
-        if dataclasses.is_dataclass(default) and not isinstance(default, type):
-            names = arguments.keys() & vars(default).keys()
-            arguments[key] = dataclasses.replace(default, **{name: arguments.pop(name) for name in names})
-    return family.build(Task(num_classes, in_channels, image_size), **arguments)
+    file, _, function = builder.partition(":")
+    build = getattr(import_module(f"attnconv.models.{file}"), function)
+    arguments = {**numbers, **defaults, **options}
+    for key, parameter in list(inspect.signature(build).parameters.items())[1:]:  # but for the task
+        if dataclasses.is_dataclass(kind := parameter.annotation):
+            arguments[key] = kind(**{f.name: arguments.pop(f.name) for f in dataclasses.fields(kind)})
+    return build(Task(num_classes, in_channels, image_size), **arguments)
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
@@ -289,11 +229,6 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 def model_options(name: str) -> dict[str, Any]:
     """Return the network's own options and their defaults, as far as they are known."""
     return dict(find(name).options)
-
-
-def _defaults(build: Builder) -> dict[str, Any]:
-    parameters = list(inspect.signature(build).parameters.items())
-    return {key: parameter.default for key, parameter in parameters[1:]}  # but for the task
 
 
 def is_dense(name: str) -> bool:
@@ -313,36 +248,17 @@ def find(name: str) -> NetworkSource:
         InputError: there is none (the nearest is named).
     """
     name = str(name)
-    if (found := _family(name)) is not None:
+    if (found := networks.find(name)) is not None:
         family, numbers = found
-        options: dict[str, Any] = {}
-        for key, default in _defaults(family.build).items():
-            if key not in numbers:
-                options |= vars(default) if dataclasses.is_dataclass(default) else {key: default}
+        build = functools.partial(_call_builder, family.builder, numbers, family.options)
         plain = family.plain and family.plain.format(**numbers)
-        build = functools.partial(_call_family, family, numbers)
         return NetworkSource(
-            name, build, options=options, own=True, images=family.images, dense=family.dense, plain=plain
+            name, build, options=family.options, own=True, images=family.images, dense=family.dense, plain=plain
         )
-    if name not in _REGISTERED and (build := extensions.load_offered(GROUP, name)) is not None:
+    if name not in networks.REGISTERED and (build := extensions.load_offered(GROUP, name)) is not None:
         register_model(name, build)
-    if name in _REGISTERED:
-        return _REGISTERED[name]
+    if name in networks.REGISTERED:
+        return networks.REGISTERED[name]
     if (source := of_library(name)) is not None:
         return source
-    if ":" in name:
-        return source_of(name, extensions.factory(name))
-    known = [*list_models(), *list_models(dense=True)]
-    raise checks.InputError(f"unknown model {name!r}; {checks.nearest(name, known)}")
-
-
-def _family(name: str) -> tuple[_Family, dict[str, int]] | None:
-    """Return the family of ``name`` and the integers in it, None if it is of none."""
-    for family in _FAMILIES:
-        if match := family.pattern.fullmatch(name):
-            if len(longest := max(match.groups(), key=len, default="")) > DIGITS:
-                raise checks.InputError(
-                    f"integers in a network's name have at most {DIGITS} digits, got {len(longest)}"
-                )
-            return family, {key: int(digits) for key, digits in match.groupdict().items()}
-    return None
+    return source_of(name, extensions.factory(name))

@@ -14,20 +14,9 @@ from torch import nn
 
 from attnconv import checks
 from attnconv.extensions import LIBRARIES
+from attnconv.networks import IMAGENET, Images
 
 COMMON = ("num_classes", "in_channels", "image_size")
-
-
-@dataclass(frozen=True)
-class Images:
-    """The task of a network: so many classes, on images of that side in pixels."""
-
-    num_classes: int
-    image_size: int
-
-
-CIFAR100 = Images(100, 32)
-IMAGENET = Images(1000, 224)
 
 
 @dataclass(frozen=True)
@@ -135,13 +124,15 @@ def _of_timm(name: str, network: str) -> NetworkSource:
     timm = checks.require("timm", extra="timm")
     checks.one_of("network of timm:", network.partition(".")[0], timm.list_models())
     loading = frozenset(inspect.signature(timm.create_model).parameters) | {"num_classes", "in_chans", "img_size"}
-    fixed = bool(getattr(timm.get_pretrained_cfg(network), "fixed_input_size", False))
+    published = timm.get_pretrained_cfg(network)
+    images = Images(published.num_classes, published.input_size[1]) if published else IMAGENET
+    fixed = bool(getattr(published, "fixed_input_size", False))
 
     def build(*, num_classes: int, in_channels: int, image_size: tuple[int, int], **options: Any) -> nn.Module:
         size = {"img_size": image_size} if fixed else {}
         return timm.create_model(network, num_classes=num_classes, in_chans=in_channels, **size, **options)
 
-    return NetworkSource(name, build, others=True, refused=loading)
+    return NetworkSource(name, build, others=True, refused=loading, images=images)
 
 
 def _of_torchvision(name: str, network: str) -> NetworkSource:

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnconv.models.blocks import SMALL, Augmentation, conv3x3, require_pixels
+from attnconv.models.blocks import Augmentation, conv3x3, require_pixels
 from attnconv.models.network import HubNetwork
-from attnconv.models.registry import Images, Task, register
+from attnconv.models.registry import Task
 
 CHANNELS = (16, 32, 64)
-IMAGES = Images(2, 64)  # no paper has these two networks
 
 
 def block(conv: nn.Module, channels: int) -> nn.Sequential:
@@ -55,14 +54,12 @@ class UNet(HubNetwork):
         return self.head(y)
 
 
-@register("unet", images=IMAGES, dense=True)
 def unet(task: Task) -> UNet:
     """The plain network; takes images of any size from 4 x 4 on."""
     return UNet(task, conv3x3(*CHANNELS[1:]))
 
 
-@register("aa_unet", images=IMAGES, dense=True, plain="unet")
-def aa_unet(task: Task, *, augmentation: Augmentation = SMALL) -> UNet:
+def aa_unet(task: Task, *, augmentation: Augmentation) -> UNet:
     """The same with an augmented convolution as its bottleneck, of these options."""
     rows, columns = task.image_size
     make = augmentation.conv3x3((max(rows // 4, 1), max(columns // 4, 1)))

@@ -4,12 +4,12 @@ They are written in catalog.yaml.
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from attnconv import checks
-from attnconv.models.registry import model_options
+from attnconv import checks, networks
 from attnconv.train.config import YOUR_FOLDER, RunConfig, read_yaml
 
 
@@ -56,9 +56,18 @@ class Recipe:
         mine = {f.name: getattr(self.config, f.name) for f in fields(RunConfig)}
         if "base_momentum" in values or "max_momentum" in values:
             del mine["momentum"]  # what the recipe keeps constant is cycled now
-        known = model_options(values.get("model", self.config.model))
+        known = _options_of(values.get("model", self.config.model))
         options = {name: value for name, value in self.config.model_options.items() if name in known}
         return {**mine, **values, "model_options": {**options, **values.get("model_options", {})}}
+
+
+def _options_of(model: str) -> Mapping[str, Any]:
+    """Return the options of a network; those of ours without loading torch."""
+    if (found := networks.find(model)) is not None:
+        return found[0].options
+    from attnconv.models.registry import model_options
+
+    return model_options(model)
 
 
 @functools.cache

@@ -13,14 +13,7 @@ from attnconv.data import ForeignLoader, ImageData, data_of_datasets
 from attnconv.data.files import FileOptions
 from attnconv.models import set_recompute
 from attnconv.recipes.network import channels_of, make_network, require_fit, require_network, transfer_note
-from attnconv.recipes.run import (
-    AttentionObserver,
-    batch_notes,
-    batch_size_for,
-    has_batch_norm,
-    loaders_of,
-    require_batch_norm,
-)
+from attnconv.recipes.training import AttentionObserver, has_batch_norm, train_on
 from attnconv.surgery.network import first_conv
 from attnconv.surgery.steps import checked_steps
 from attnconv.train.config import YOUR_DATASET, RunConfig
@@ -80,62 +73,41 @@ def fit(
         )
     config = _config(model, {**options, "epochs": epochs})
     fabric, folder = fabric_of(config), RunFolder(Path(out))
-    ranks = Ranks(fabric)
-    loaders: Any = None
+    ranks, network = Ranks(fabric), model if isinstance(model, nn.Module) else None
     if not resume:
         ranks.on_first(folder.require_free)
+    fresh = not (resume and folder.holds_checkpoint())
+    if network is None:
+        require_network(config, fresh=fresh)
+    elif config.recompute_attention and not set_recompute(network):
+        raise checks.InputError(f"recompute_attention needs attention layers, and {config.model} has none")
     if hasattr(train, "__getitem__"):
         data = _data(config, train, val, classes)
         if data.prepared:
             _refuse(options, OF_SINGLE_IMAGES, "float tensors are taken as they are")
-        if not isinstance(model, nn.Module):
+        if network is None:
             data = data.with_channels(channels_of(config, data.channels))
-        elif data.channels == 1 and getattr(first_conv(model), "in_channels", 1) == 3:
+        elif data.channels == 1 and getattr(first_conv(network), "in_channels", 1) == 3:
             data = data.with_channels(3)
-        meta, notes, batch_size = data.meta(), (*data.notes, *batch_notes(config, data)), batch_size_for(config, data)
-        loaders = loaders_of(config, data, fabric.device)
-        for loader in loaders:
-            loader.order = loader.order.shard(ranks.rank, ranks.world)
-    else:
-        if ranks.world > 1:
-            raise checks.InputError(
-                f"{ranks.world} processes need Datasets, of which each reads its part; got a loader"
-            )
-        _refuse(options, (*OF_LOADERS, *OF_SINGLE_IMAGES), "a loader makes its batches itself")
-        if val is None:
-            raise checks.InputError("a loader for training needs one for validation: val is None")
-        meta = _meta_of_batches(model, ForeignLoader(val, device=fabric.device, training=False), classes)
-        notes, batch_size = (), None
-    taken_over: tuple[str, ...] = ()
-    if isinstance(model, nn.Module):
-        network = model
-        if config.recompute_attention and not set_recompute(network):
-            raise checks.InputError(f"recompute_attention needs attention layers, and {config.model} has none")
-        require_fit(network, config.model, meta)
-    else:
-        fresh = not (resume and folder.holds_checkpoint())
-        require_network(config, fresh=fresh)
+        return train_on(data, config, folder.path, fabric, network=network, resume=resume, progress=progress)
+    if ranks.world > 1:
+        raise checks.InputError(f"{ranks.world} processes need Datasets, of which each reads its part; got a loader")
+    _refuse(options, (*OF_LOADERS, *OF_SINGLE_IMAGES), "a loader makes its batches itself")
+    if val is None:
+        raise checks.InputError("a loader for training needs one for validation: val is None")
+    meta = _meta_of_batches(network, ForeignLoader(val, device=fabric.device, training=False), classes)
+    taken_over, notes = (), []
+    if network is None:
         network, transfer = make_network(config, meta, fresh=fresh)
-        notes = (*notes, *transfer_note(transfer))
-        taken_over = transfer.taken_over if transfer else ()
-    if batch_size is not None:
-        require_batch_norm(network, config, batch_size, ranks.world)
+        notes, taken_over = transfer_note(transfer), transfer.taken_over if transfer else ()
     else:
-        at_least = 2 * config.accumulate if has_batch_norm(network) else 1
-        loaders = [
-            ForeignLoader(
-                given,
-                device=fabric.device,
-                seed=config.seed,
-                training=training,
-                num_classes=len(meta["classes"]),
-                at_least=at_least if training else 1,
-            )
-            for given, training in ((train, True), (val, False))
-        ]
+        require_fit(network, config.model, meta)
+    shared = {"device": fabric.device, "seed": config.seed, "num_classes": len(meta["classes"])}
+    at_least = 2 * config.accumulate if has_batch_norm(network) else 1
     return train_network(
         network,
-        *loaders,
+        ForeignLoader(train, training=True, at_least=at_least, **shared),
+        ForeignLoader(val, training=False, **shared),
         config=config,
         out=folder.path,
         meta=meta,
@@ -188,13 +160,13 @@ def _data(config: RunConfig, train: Any, val: Any, classes: Sequence[str] | None
     return data_of_datasets(YOUR_DATASET, train, val, classes=classes, image_size=config.image_size, options=options)
 
 
-def _meta_of_batches(model: Any, loader: ForeignLoader, classes: Sequence[str] | None) -> dict[str, Any]:
+def _meta_of_batches(model: nn.Module | None, loader: ForeignLoader, classes: Sequence[str] | None) -> dict[str, Any]:
     """Return what a checkpoint keeps of images that a foreign loader gives."""
     if (first := next(loader.epoch(0), None)) is None:
         raise checks.InputError("the loader for validation gives no batch")
     images, _ = first
     if classes is None:
-        if not isinstance(model, nn.Module):
+        if model is None:
             raise checks.InputError("classes must name the outputs, which a loader does not")
         with torch.no_grad():
             modes = {module: module.training for module in model.modules()}

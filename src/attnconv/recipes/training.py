@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.data import Augmentation, ImageData, batches, load_data
 from attnconv.data.load import require_data
-from attnconv.layers.attention import Attention, LogitChange, attention_activity, attention_off
-from attnconv.recipes.network import channels_of, make_network, require_network, transfer_note
+from attnconv.layers.activity import LogitChange, attention_activity, attention_off
+from attnconv.layers.attention import Attention
+from attnconv.recipes.network import channels_of, make_network, require_fit, require_network, transfer_note
 from attnconv.train.config import RunConfig
 from attnconv.train.device import fabric_of, float32_products, make_engine, make_fabric
 from attnconv.train.evaluate import Loader, evaluate
@@ -26,7 +27,12 @@ from attnconv.train.run_folder import RunFolder
 from attnconv.train.track import require_service
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from attnconv.train.lr_find import LrCurve
+
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def default_out(config: RunConfig, recipe: str | None = None) -> Path:
@@ -69,27 +75,49 @@ def run(
         ranks.on_first(RunFolder(out).require_free)  # fit asks again, but loading the data can take minutes
         ranks.on_first(lambda: require_service(config))
     data = ranks.first_then_others(lambda: images_of(config))  # so that only one of them downloads
-    meta = data.meta()
-    train, val = loaders_of(config, data, fabric.device)
-    for loader in (train, val):
+    return train_on(data, config, out, fabric, resume=resume, progress=progress, profile=profile, ready=ready)
+
+
+def train_on(
+    data: ImageData,
+    config: RunConfig,
+    out: Path,
+    fabric: "Fabric",
+    *,
+    network: nn.Module | None = None,
+    resume: bool,
+    progress: bool,
+    profile: bool = False,
+    ready: Callable[[nn.Module, ImageData], None] | None = None,
+) -> dict[str, Any]:
+    """Train on ``data`` as `run` does: ``network``, or the one that ``config`` names if it is None."""
+    ranks, meta = Ranks(fabric), data.meta()
+    loaders = loaders_of(config, data, fabric.device)
+    for loader in loaders:
         loader.order = loader.order.shard(ranks.rank, ranks.world)
-    # One process after the other, so that one says what does not fit.
-    model, transfer = ranks.first_then_others(lambda: make_network(config, meta, fresh=fresh))
-    require_batch_norm(model, config, batch_size_for(config, data), ranks.world)
+    taken_over, notes = (), [*data.notes]
+    if network is None:
+        fresh = not (resume and RunFolder(out).holds_checkpoint())
+        # One process after the other, so that one says what does not fit.
+        network, transfer = ranks.first_then_others(lambda: make_network(config, meta, fresh=fresh))
+        notes += transfer_note(transfer)
+        taken_over = transfer.taken_over if transfer else ()
+    else:
+        require_fit(network, config.model, meta)
+    require_batch_norm(network, config, batch_size_for(config, data), ranks.world)
     if ready is not None and ranks.first:
-        ready(model, data)
+        ready(network, data)
     return fit(
-        model,
-        train,
-        val,
+        network,
+        *loaders,
         config=config,
         out=out,
         meta=meta,
-        taken_over=transfer.taken_over if transfer else (),
+        taken_over=taken_over,
         observer=AttentionObserver(),
         fabric=fabric,
         resume=resume,
-        notes=[*data.notes, *transfer_note(transfer), *batch_notes(config, data)],
+        notes=[*notes, *batch_notes(config, data)],
         progress=progress,
         profile=profile,
     )
@@ -178,8 +206,7 @@ def batch_notes(config: RunConfig, data: ImageData) -> list[str]:
 
 def has_batch_norm(model: nn.Module) -> bool:
     """True if ``model`` has a layer of batch norm."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    return any(isinstance(module, kinds) for module in model.modules())
+    return any(isinstance(module, BATCH_NORMS) for module in model.modules())
 
 
 def require_batch_norm(model: nn.Module, config: RunConfig, batch_size: int, world: int) -> None:
@@ -226,9 +253,8 @@ class AttentionObserver:
             return {}
         compared = OnAndOff(model)
         scores = evaluate(compared, loader)
-        found = {"top1": scores.top1, "top5": scores.top5, **({} if scores.miou is None else {"miou": scores.miou})}
-        moved = compared.moved
-        found |= {"logits_moved": moved.logits_moved, "predictions_changed": moved.predictions_changed}
+        found = {name: getattr(scores, name) for name in ("top1", "top5", "miou") if getattr(scores, name) is not None}
+        found |= {name: getattr(compared.moved, name) for name in ("logits_moved", "predictions_changed")}
         return {"attention_off": found}
 
 
