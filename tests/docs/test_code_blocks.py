@@ -243,7 +243,7 @@ def planted(language, text, shown=""):
         ("1 + 1", "2\n", "differs from the block below it"),
         ("from attnconv import AugmentedConv4d", "", "AugmentedConv4d"),
         ("# needs the network: weights\nfrom attnconv import modells", "", "modells"),
-        ("# needs the network: weights\nfrom attnconv import models\nmodels.create_model('a', size=3)", "", "argument"),
+        ("# needs the network: weights\nfrom attnconv import models\nmodels.create_model(nam='a')", "", "argument"),
         ("# needs a GPU\nprint(layer)", "", "layer is not defined"),
     ],
 )
