@@ -29,8 +29,8 @@ RUN_FLAGS = (
     "--checkpoint-steps "
     "--clip --compile --config --crop-scale --cutmix --data --data-dir --device --devices --ema --epochs "
     "--freeze-epochs --image-size --init-from --json --label-smoothing --lr --max-momentum --mixup --model "
-    "--momentum --nodes --on-nan --optimizer --option --out --precision --presize --pretrained --random-erasing --recipe "
-    "--recompute-attention --schedule --seed --skip-bad-images --sync-batchnorm --track --train-subset "
+    "--momentum --nodes --on-nan --optimizer --option --out --precision --presize --pretrained --random-erasing "
+    "--recipe --recompute-attention --schedule --seed --skip-bad-images --sync-batchnorm --track --train-subset "
     "--trivial-augment --val-split --warmup --weight-decay --workers --no-cache-images --no-channels-last --no-compile "
     "--no-presize --no-recompute-attention --no-skip-bad-images --no-sync-batchnorm --no-trivial-augment"
 )

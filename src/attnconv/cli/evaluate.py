@@ -1,4 +1,4 @@
-"""attnconv evaluate and attnconv predict: the scores of a trained network, and its classes for image files."""
+"""attnconv evaluate and predict: score a trained network, and classify image files with it."""
 
 import dataclasses
 import sys
@@ -42,19 +42,19 @@ def evaluate(
     image_size:
         Side of the images in pixels, or rows x columns such as 128x192; the run's own if not given.
     checkpoint:
-        Which checkpoint of the folder.
+        Checkpoint of the folder.
     model:
-        package.module:function, if the network is one that code of your own makes.
+        package.module:function of your own network.
     batch_size:
-        Images at once.
+        Images a batch.
     workers:
         Processes that decode a folder's images.
     skip_bad_images:
-        Count images that cannot be decoded, and go on.
+        Skip and count images that cannot be decoded.
     device:
-        Where to run.
+        Device to run on.
     trust:
-        Read a .pt2 file of `attnconv export`, which can run code that is in it: give it for files you trust alone.
+        Read a .pt2 file of `attnconv export`. Such a file can run code: only for files that you trust.
     json:
         Print one JSON object.
     """
@@ -105,10 +105,10 @@ def predict(
     trust: bool = False,
     json: bool = False,
 ) -> None:
-    """Name what is on images, most likely classes first.
+    """Classify images, the most likely classes first.
 
-    In folders, files that are no images are passed over and counted. A bad image in a folder does not end the command:
-    it is named at the end, and the exit code is 2.
+    In folders, other files are skipped and counted. A bad image in a folder does not stop the command, which names it
+    at the end and exits with code 2.
 
     Parameters
     ----------
@@ -119,15 +119,15 @@ def predict(
     top:
         Classes to print for each image.
     checkpoint:
-        Which checkpoint of the folder.
+        Checkpoint of the folder.
     model:
-        package.module:function, if the network is one that code of your own makes.
+        package.module:function of your own network.
     skip_bad_images:
-        Name images that cannot be decoded on stderr, and go on.
+        Skip images that cannot be decoded, and name them on stderr.
     device:
-        Where to run.
+        Device to run on.
     trust:
-        Read a .pt2 file of `attnconv export`, which can run code that is in it: give it for files you trust alone.
+        Read a .pt2 file of `attnconv export`. Such a file can run code: only for files that you trust.
     json:
         Print one JSON object.
     """
@@ -180,7 +180,7 @@ def predict(
 
 
 def image_files(paths: tuple[Path, ...], passed: Counter[str]) -> list[Path]:
-    """The files named, and every image below the folders named, sorted within each; ``passed`` counts other files."""
+    """Return the files, and the images in the folders, sorted within each; ``passed`` counts other files."""
     from attnconv.data.folder import images_below, passed_over_line
 
     if not paths:

@@ -1,4 +1,4 @@
-"""attnconv export and hub: a trained network as a program that is checked, as a folder to share, or on the Hub."""
+"""attnconv export and hub: write a trained network as a checked program or as a folder, or upload it to the Hub."""
 
 import dataclasses
 import sys
@@ -14,7 +14,7 @@ from attnconv.shown import shown
 
 SAVED_FILES = "config.json, model.safetensors, README.md"
 
-hub = App(name="hub", help_format="plaintext")
+hub = App(name="hub", help_format="markdown")
 
 
 def export(
@@ -28,22 +28,22 @@ def export(
     model: str | None = None,
     json: bool = False,
 ) -> None:
-    """Write a trained network for other programs; ONNX and torch.export files are checked against PyTorch.
+    """Write a trained network for other programs. ONNX and torch.export files are compared with PyTorch.
 
     Parameters
     ----------
     run:
         Folder of a run or of `attnconv hub save`, or a checkpoint.
     format:
-        onnx, torch (a program of torch.export, .pt2) or safetensors (a folder, as that of `attnconv hub save`).
+        onnx, torch (a program of torch.export, .pt2) or safetensors (a folder in the form of `attnconv hub save`).
     out:
-        The file or folder; RUN/model.onnx, RUN/model.pt2 or RUN/saved if not given.
+        File or folder to write; by default RUN/model.onnx, RUN/model.pt2 or RUN/saved.
     image_size:
-        Side that images are prepared to, pixels, or rows x columns such as 128x192; the run's own if not given.
+        Side of prepared images in pixels, or rows x columns such as 128x192; by default the run's.
     checkpoint:
-        Which checkpoint of the folder.
+        Checkpoint of the folder.
     model:
-        package.module:function, if the network is one that code of your own makes.
+        package.module:function of your own network.
     json:
         Print one JSON object.
     """
@@ -98,22 +98,22 @@ def save(
     model: str | None = None,
     license: str | None = None,
 ) -> None:
-    """Write config.json, model.safetensors and a card with scores, licence and the command that trained it.
+    """Write config.json, model.safetensors and a card with scores, licence and the training command.
 
-    `attnconv.models.from_pretrained`, predict and evaluate take the folder.
+    `attnconv.models.from_pretrained`, predict and evaluate read the folder.
 
     Parameters
     ----------
     run:
         Folder of a run or of `attnconv hub save`, or a checkpoint.
     folder:
-        Where to; made if need be.
+        Folder to write.
     checkpoint:
-        Which checkpoint of the run.
+        Checkpoint of the run.
     model:
-        package.module:function, if the network is one that code of your own makes.
+        package.module:function of your own network.
     license:
-        Of the weights, as the Hub names it; not stated if not given.
+        Licence of the weights, as the Hub names it; by default none is stated.
     """
     from attnconv.models import save_pretrained
 
@@ -133,26 +133,26 @@ def push(
     private: bool = False,
     branch: str | None = None,
 ) -> None:
-    """Upload the same to the Hugging Face Hub, with the token of `hf auth login` or HF_TOKEN.
+    """Upload the same files to the Hugging Face Hub, with the token of `hf auth login` or HF_TOKEN.
 
     Parameters
     ----------
     run:
         Folder of a run or of `attnconv hub save`, or a checkpoint.
     repo_id:
-        USER/NAME of the repository; made if it is not there.
+        USER/NAME of the repository, which is created if it does not exist.
     checkpoint:
-        Which checkpoint of the run.
+        Checkpoint of the run.
     model:
-        package.module:function, if the network is one that code of your own makes.
+        package.module:function of your own network.
     license:
-        Of the weights, as the Hub names it; not stated if not given.
+        Licence of the weights, as the Hub names it; by default none is stated.
     private:
-        Make the repository private, if it is made.
+        Create the repository as a private one.
     branch:
-        Of the repository; its main one if not given.
+        Branch of the repository; by default its main branch.
     """
-    checks.require("huggingface_hub", extra="hub")  # rather now than after the network is read
+    checks.require("huggingface_hub", extra="hub")  # before the network is read
     from attnconv.models import push_to_hub
 
     trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model, layers_for="hub")

@@ -1,4 +1,4 @@
-"""attnconv models and summary: the networks by name, the published ones compared with ours, and the cost of one."""
+"""attnconv models and summary: networks by name, published networks compared with ours, and the cost of one."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> No
     pattern:
         Shell pattern, such as 'aa_*'.
     table:
-        Print the published networks instead: our parameters and FLOPs beside the paper's.
+        Print the published networks instead, with our parameters and FLOPs and the paper's.
     json:
         Print one JSON list.
     """
@@ -78,7 +78,7 @@ def summary(
     surgery: Surgery = NO_SURGERY,
     json: bool = False,
 ) -> None:
-    """Print what a network costs for one image: parameters, multiply-adds, FLOPs, attention memory.
+    """Print the cost of a network for one image: parameters, multiply-adds, FLOPs, attention memory.
 
     Parameters
     ----------

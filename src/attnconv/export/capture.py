@@ -1,6 +1,5 @@
-"""The part that both exporters of torch share: prepare the network, keep sizes free, compare before a file is kept.
+"""Parts that both exports share: prepare and capture the network, keep sizes free, compare the file with PyTorch.
 
-The batch is free, and the map size where it can be.
 Letters: B batch, C channels, H rows, W columns.
 """
 
@@ -25,13 +24,13 @@ from attnconv.models.saved import checked_meta, config_of, describe
 from attnconv.ops.fused_attention import FUSED
 
 BATCHES = (1, 2, 5)
-# Of the largest output. Rounding alone is 1e-6 in most networks, and 3e-4 in an untrained aa_resnet50, the softmaxes of
-# which are all but steps.
+# Share of the largest output. Rounding alone gives 1e-6 in most networks, and 3e-4 in an untrained aa_resnet50, whose
+# softmaxes are nearly steps.
 TOLERANCE = 1e-3
 
 
 class DisagreementError(RuntimeError):
-    """An exported network that computes something else."""
+    """An exported network whose outputs differ from PyTorch's."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Difference:
 
 
 def cases(sizes: Sizes, image_size: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Batch, rows, columns: three batches at ``image_size`` and, where they are free, two other sizes, not square."""
+    """Return (batch, rows, columns): three batches at ``image_size`` and, if it is free, two oblong sizes."""
     rows, columns = image_size
     found = [(batch, rows, columns) for batch in BATCHES]
     if sizes.dynamic:
@@ -70,7 +69,7 @@ def require_agreement(
     meta: Mapping[str, Any],
     what: str,
 ) -> list[Difference]:
-    """Hold ``call`` to ``model``, both (B, channels, H, W) -> logits, on random images: the differences, case by case.
+    """Compare ``call`` with ``model``, (B, channels, H, W) -> logits, on random images, case by case.
 
     Raises:
         InputError: ``model`` does not give one logit for each of the classes in ``meta``.
@@ -147,7 +146,7 @@ class Written:
         path: of the file.
         sizes: of the images that it takes.
         differences: from PyTorch, case by case.
-        notes: what else is worth telling, a clause each.
+        notes: more facts, a clause each.
     """
 
     path: Path
@@ -157,7 +156,7 @@ class Written:
 
     @property
     def largest(self) -> Difference:
-        """The difference that is the largest beside its outputs."""
+        """The largest difference relative to its outputs."""
         return max(self.differences, key=lambda d: d.largest / (d.scale or 1.0))
 
 
@@ -167,10 +166,10 @@ def described(
     provenance: Mapping[str, Any] | None,
     image_size: int | tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """Return the config of ``model``, for images that are prepared to ``image_size`` if it is given.
+    """Return the config of ``model``, with ``image_size`` as the size of prepared images if it is given.
 
     Args:
-        model: any; one of `attnconv.models` says itself what it is.
+        model: any network; those of `attnconv.models` describe themselves.
         meta, provenance: the network's own if None.
     Raises:
         InputError: meta does not say how images are prepared, or the position tables do not cover the size.
@@ -181,7 +180,7 @@ def described(
     if image_size is not None:
         size = list(checks.per_axis("image_size", image_size, 2, at_least=1))
         meta = checked_meta({**meta, "image_size": size})
-        if provenance is not None:  # its own images are prepared to this size from now on, and were scored at another
+        if provenance is not None:  # whose scores are those of another size
             config = {**provenance.get("config", {}), "image_size": size if len(set(size)) > 1 else size[0]}
             provenance = {**provenance, "config": config, "scores": None}
     require_covered(model, meta["channels"], meta["image_size"])
@@ -252,11 +251,7 @@ def write_checked(
 
 
 def require_exportable(model: nn.Module) -> None:
-    """Pass if no layer asks for a kernel that exported programs do not know.
-
-    Raises:
-        InputError: one does; the message says which and what to use instead.
-    """
+    """Raise InputError, naming the layer and the remedy, if a layer asks for a kernel that cannot be exported."""
     for name, layer in model.named_modules():
         if (impl := getattr(layer, "impl", "auto")) in FUSED:
             raise checks.InputError(
@@ -266,7 +261,7 @@ def require_exportable(model: nn.Module) -> None:
 
 
 def dims(sizes: Sizes) -> dict[int, Any]:
-    """Return the free axes of (B, C, H, W), for torch's exporters; one that the network ties to a number becomes it."""
+    """Return the free axes of (B, C, H, W) for torch, which fixes those that the network ties to a number."""
 
     def free(found: Range) -> Any:
         low, high = found
@@ -291,7 +286,7 @@ def captured(model: nn.Module, meta: Mapping[str, Any], sizes: Sizes) -> Exporte
 
 
 def captured_sizes(program: ExportedProgram, asked: Sizes) -> Sizes:
-    """The image sizes of ``program``, which may be fewer than were ``asked`` for.
+    """Return the image sizes of ``program``, which may be fewer than those ``asked`` for.
 
     Raises:
         RuntimeError: the batch is not free.

@@ -1,7 +1,7 @@
-"""A network as a program of torch.export, a .pt2 file: checked before it is kept, and read back.
+"""Networks as programs of torch.export, .pt2 files: compared with PyTorch before they are kept, and read back.
 
-Reading one can run code that is in it: torch unpickles constants, compiles guards and has SymPy evaluate sizes. So one
-is read only if the caller trusts whoever made it; the check of an export trusts what it has just written.
+Reading a .pt2 file can run code from it: torch unpickles constants, compiles guards and has SymPy evaluate sizes. So a
+file is read only if the caller trusts its maker. An export trusts the file that it has just written.
 
 Letters: B batch, C channels, H rows, W columns.
 """
@@ -54,11 +54,11 @@ def export_program(
 
 
 def _write(file: BinaryIO, program: ExportedProgram, text: str) -> tuple[str, ...]:
-    # Leave the ranges of sizes to be all that the program asks of its images. torch guards against each size of 1 that
-    # it has asked about, a batch of one image among them, though the program is right for it, as the check shows. There
-    # is no public way to say so in the file.
+    # Keep the ranges of sizes as the only condition on images. torch also guards against each size of 1 that it has
+    # looked at, such as a batch of one image, although the program is right for it, as the comparison shows. These
+    # guards have no public switch.
     program._guards_code = []
-    # In memory first: torch's writer ends the whole process where a disk is full.
+    # In memory first: on a full disk torch's writer aborts the process.
     whole = io.BytesIO()
     torch.export.save(program, whole, extra_files={KEY: text})
     file.write(whole.getbuffer())
@@ -71,9 +71,9 @@ def load_program(path: str | Path, *, trust: bool = False) -> ExportedNetwork:
 
     Args:
         path: the file.
-        trust: read it although that can run code which is in it; for files whose makers you trust.
+        trust: read it although that can run code from it; only for files whose makers you trust.
     Raises:
-        InputError: the file is not to be trusted, missing, damaged, or not of `attnconv export`.
+        InputError: without ``trust``; the file is missing, damaged, or not of `attnconv export`.
     """
     path = Path(path)
     if not path.exists():
@@ -92,7 +92,7 @@ def load_program(path: str | Path, *, trust: bool = False) -> ExportedNetwork:
 
 
 def _widths(program: ExportedProgram, source: str) -> tuple[object, object]:
-    """Channels of the images and of the logits; InputError unless it is one tensor each, of finite weights."""
+    """Return the channels of images and logits; InputError unless each is one tensor and the weights are finite."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     names = (*program.graph_signature.user_inputs, *program.graph_signature.user_outputs)
     found = [values.get(str(name)) for name in names]
@@ -110,7 +110,7 @@ def _caller(program: ExportedProgram) -> Callable[[Tensor], Tensor]:
 
 
 def _load(path: Path, source: str) -> tuple[ExportedProgram, str]:
-    """The program and its config's text, "" for none."""
+    """Return the program and its config's text, "" if it has none."""
     texts: dict[str, Any] = {KEY: ""}  # torch fills it in
     try:
         verify_checksum(path)
@@ -126,7 +126,7 @@ def _load(path: Path, source: str) -> tuple[ExportedProgram, str]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Silence torch's export: our one sentence says what is wrong with a file."""
+    """Silence torch's export: our message says what is wrong with a file."""
     logger = logging.getLogger("torch.export")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,7 +1,7 @@
-"""The two formats of torch.save: what a file holds, with descriptions for tensors, and where their bytes are.
+"""The two formats of torch.save: the object in a file, with descriptions of its tensors, and the places of their bytes.
 
-Since torch 1.6 a file is a zip archive. Python's zipfile reads its directory; members are read here, without unpacking
-any: every member must be stored as it is, on bytes of its own, so that their sum is at most the file.
+Since torch 1.6 a file is a zip archive. Python's zipfile reads its directory. Members are read here and never unpacked:
+each must be stored uncompressed on bytes of its own, so their sum is at most the file.
 """
 
 import encodings.cp437  # noqa: F401  which zipfile would import while a file is read
@@ -21,14 +21,14 @@ MARK = b"PK\3\4"  # with which a zip archive begins, and the header of each memb
 LOCAL = struct.Struct("<4s5H3L2H")  # that header
 ENTRY = 46  # bytes of the shortest entry in the directory
 ENCRYPTED = 1 | 1 << 6 | 1 << 13  # bits of a member's flags
-MEMBER = 900  # bytes of memory that a member's entry takes at most, beside its name
+MEMBER = 900  # most bytes of memory for a member's entry, without its name
 
 
 def read_torch_file(file: BinaryIO, size: int, budget: Budget) -> tuple[Any, Storages]:
-    """Return the object in ``file``, of ``size`` bytes, and the storages that its tensors lie on.
+    """Return the object in ``file``, of ``size`` bytes, and the storages of its tensors.
 
     Raises:
-        InputError: it is no file of torch.save, damaged, or announces more than it has.
+        InputError: it is no file of torch.save, is damaged, or announces more bytes than it has.
     """
     file.seek(0)
     try:
@@ -40,7 +40,7 @@ def read_torch_file(file: BinaryIO, size: int, budget: Budget) -> tuple[Any, Sto
         return _legacy(file, size, budget)
     except checks.InputError:
         raise
-    except Exception as error:  # a pickle that was changed can lead to nearly anything
+    except Exception as error:  # a changed pickle can raise nearly anything
         known = isinstance(error, (ValueError, EOFError, OSError, zipfile.BadZipFile))
         reason = checks.first_line(error) if known else "its pickle cannot be followed"
         raise checks.InputError(

@@ -1,4 +1,4 @@
-"""`attnconv.fit`: the trainer of `attnconv train`, for people who have a script with a network and images in it."""
+"""`attnconv.fit`: the trainer of `attnconv train` for a script with its own network and images."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -22,10 +22,10 @@ from attnconv.train.fit import fit as train_network
 from attnconv.train.processes import Ranks
 from attnconv.train.run_folder import RunFolder
 
-# Options of a run that say where its images are, which a script has.
+# Options of a run that a script has no use for: they name the images.
 OF_IMAGES = ("data", "data_dir", "train_subset", "presize", "cache_images")
-OF_NAMES = ("model", "model_options", "attention", "init_from", "freeze_epochs")  # of networks that are made here
-# Options that act on single images, which float tensors and loaders do not let them; and those that a loader has taken.
+OF_NAMES = ("model", "model_options", "attention", "init_from", "freeze_epochs")  # of networks by name
+# Options without effect: on float tensors and loaders, those that act on single images; on loaders, these too.
 OF_SINGLE_IMAGES = ("crop_scale", "trivial_augment", "random_erasing")
 OF_LOADERS = ("batch_size", "workers", "image_size", "val_split", "skip_bad_images", "mixup", "cutmix")
 
@@ -42,30 +42,30 @@ def fit(
     progress: bool = True,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train a network on images of your own and leave the run in a folder, as `attnconv train` does.
+    """Train a network on your own images and write the run to a folder, as `attnconv train` does.
 
-    evaluate, predict, explain, export and hub take the folder; of a network that no name makes again, `load_trained`
-    and these commands are told ``model`` anew. A run on Datasets that was stopped goes on exactly, as every run. Of
-    foreign loaders exactness is the loader's own: an epoch is drawn under its own seed, and inside an epoch the batches
-    before are read again and dropped; what transforms draw without workers depends on what ran before.
+    evaluate, predict, explain, export and hub read the folder. If no name makes the network again, pass ``model`` to
+    `load_trained` and --model to these commands. A stopped run on Datasets resumes exactly. With your own loaders, each
+    epoch is drawn under its own seed, and a run that resumes inside an epoch reads its first batches again and drops
+    them; random transforms without workers depend on what ran before.
 
     Args:
-        model: a module, (B, C, H, W) -> logits (B, K), which is trained in place; or what `create_model` takes.
-        train: a map-style Dataset of (image, label), whose images are of Pillow, uint8, or float tensors, which are
-            taken as preprocessed: neither varied nor normalised; or a loader of batches of float images and labels.
-        val: likewise; with Datasets None if ``val_split`` is given.
+        model: a module, (B, C, H, W) -> logits (B, K), which is trained in place; or a name or function for
+            `create_model`.
+        train: a map-style Dataset of (image, label) with Pillow images, uint8 tensors or float tensors (taken as
+            preprocessed, without augmentation and normalisation); or a loader of batches of float images and labels.
+        val: likewise; for Datasets, None with ``val_split``.
         out: folder of the run.
         epochs: passes over the training images.
-        classes: names of the classes in the order of the labels; the Dataset's own, or numbers, if None.
-        resume: go on with the run in ``out``.
-        progress: show a line an epoch on stderr.
-        options: fields of `RunConfig`, such as batch_size, optimizer, lr; model_options, attention, init_from and
-            freeze_epochs of a network by name.
+        classes: names of the classes in the order of the labels; by default the Dataset's own, or numbers.
+        resume: continue the run in ``out``.
+        progress: print a line an epoch on stderr.
+        options: fields of `RunConfig`, such as batch_size, optimizer and lr; for a network by name also model_options,
+            attention, init_from and freeze_epochs.
     Returns:
-        What result.json holds.
+        The contents of result.json.
     Raises:
-        InputError: as a run; an option that a script has no use for, or that cannot act on such images; something else
-            than such images.
+        InputError: as a run; an option without effect on these images; images of another kind.
     """
     for name in options:
         checks.one_of(
@@ -121,7 +121,7 @@ def fit(
 
 
 def _config(model: Any, options: dict[str, Any]) -> RunConfig:
-    """Return the configuration of the run, which names the network as far as it has a name."""
+    """Return the configuration of the run, with the network's name if it has one."""
     if isinstance(model, nn.Module):
         for name in OF_NAMES:
             if name in options:
@@ -129,7 +129,7 @@ def _config(model: Any, options: dict[str, Any]) -> RunConfig:
                     f"{name} is for a network by name, and this one is made: attnconv.surgery puts attention into it"
                 )
         if (blueprint := getattr(model, "blueprint", None)) is not None:
-            checked_steps(blueprint.attention, layers=True)  # a layer without a name could not be read back
+            checked_steps(blueprint.attention, layers=True)  # a layer without a name cannot be read back
             options |= {
                 "model": blueprint.name,
                 "model_options": blueprint.options,
@@ -149,7 +149,7 @@ def _config(model: Any, options: dict[str, Any]) -> RunConfig:
 
 
 def _refuse(options: dict[str, Any], names: Iterable[str], reason: str) -> None:
-    """Raise InputError if one of ``names`` is among the ``options``, where it would do nothing."""
+    """Raise InputError if one of ``names``, which would have no effect, is among the ``options``."""
     for name in names:
         if name in options:
             raise checks.InputError(f"{name} has no effect here: {reason}; leave it out")
@@ -161,7 +161,7 @@ def _data(config: RunConfig, train: Any, val: Any, classes: Sequence[str] | None
 
 
 def _meta_of_batches(model: nn.Module | None, loader: ForeignLoader, classes: Sequence[str] | None) -> dict[str, Any]:
-    """Return what a checkpoint keeps of images that a foreign loader gives."""
+    """Return the ``meta`` of a checkpoint for images of a user's loader."""
     if (first := next(loader.epoch(0), None)) is None:
         raise checks.InputError("the loader for validation gives no batch")
     images, _ = first
