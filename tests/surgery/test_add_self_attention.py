@@ -298,7 +298,7 @@ def test_refusals(after, message):
 
 def test_a_second_call_on_the_same_place():
     once, _ = add(UNet(), "bottom")
-    with pytest.raises(checks.InputError, match="bottom has self-attention behind it already"):
+    with pytest.raises(checks.InputError, match="bottom has attention after it already"):
         add(once, ["head", "bottom"])
 
 
