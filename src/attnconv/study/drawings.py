@@ -5,20 +5,14 @@ The maps are of arms with attention on far-pairs, whose answer is known to be fa
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from attnconv import checks
 from attnconv.report.page import svg_file
 from attnconv.report.plots import Curves, Point, cost_figure, curves_figure
-from attnconv.shown import shown
 from attnconv.study.comparison import Arm, Comparison, Row, flops_clock, time_clock, validated
 from attnconv.study.folder import Record, StudyFolder
 from attnconv.study.plan import Study
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from attnconv.recipes import Trained
 
 CURVES = "Lines: means over runs; bands: smallest to largest run."
 CUT_OFF = " Thin lines with a cross: runs that diverged there, and count with the score they had, or with chance."
@@ -27,8 +21,8 @@ COSTS = (
     "the same cost stand side by side."
 )
 ATTENTION = (
-    "Two images that differ in the right glyph alone, and what the middle of the left one (dot, square) attends to: "
-    "below each, the heads of the last layer, dark for none. From {}."
+    "Two images that differ in the right glyph alone, and the attention of the left glyph (dot) in the last layer: the "
+    "mean of the heads, and each head. From {}."
 )
 TIME_UNITS = ((3 * 3600.0, 3600.0, "h"), (300.0, 60.0, "min"), (0.0, 1.0, "s"))  # from, size, name
 FLOPS_UNITS = ((1e18, 1e18, "EFLOPs"), (1e15, 1e15, "PFLOPs"), (1e12, 1e12, "TFLOPs"), (0.0, 1e9, "GFLOPs"))
@@ -37,7 +31,6 @@ CLOCKS = (
     ("flops", "training FLOPs", flops_clock, FLOPS_UNITS),
 )
 FAR_PAIRS = "far-pairs"
-PANEL_INCHES = (1.9, 1.25)  # two of them are as wide as a phone
 
 
 class Drawing(NamedTuple):
@@ -118,7 +111,7 @@ def attention_drawings(
         kept = next((run.name for run in runs if folder.run(run).last.exists()), None)
         if kept is None:
             continue
-        from attnconv.explain import attention_layers
+        from attnconv.explain import attention_layers, far_pairs_figure
         from attnconv.recipes import load_trained
 
         try:
@@ -129,44 +122,3 @@ def attention_drawings(
         except checks.InputError as error:
             failures.append(f"No attention map: {error}.")
     return found, failures
-
-
-def far_pairs_figure(trained: "Trained") -> "Figure":
-    """Draw a column for each of two images, same and different: the image, and each head's attention in the last layer.
-
-    The images are validation's first, whatever the network says of them; what it says stands above them. The query is
-    the centre of the left glyph. Heads share a colour scale from 0 to the column's largest weight.
-
-    Args:
-        trained: a network with attention, trained on far-pairs.
-    Raises:
-        InputError: it was trained on other data, or has no attention.
-    """
-    checks.require("matplotlib", extra="train")
-    import torch
-    from matplotlib.figure import Figure
-
-    from attnconv.explain import attention_maps, see_image
-    from attnconv.explain.figure import draw_attention
-    from attnconv.recipes import example_images
-
-    if trained.config.data != FAR_PAIRS:
-        raise checks.InputError(f"the run must be one on {FAR_PAIRS!r}, and is one on {trained.config.data!r}")
-    examples = example_images()
-    seen = [see_image(example.image, trained.meta) for example in examples]
-    points = [image.point(example.point) for image, example in zip(seen, examples, strict=True)]
-    images = torch.stack([image.prepared for image in seen]).to(trained.device)  # (2, C, H, W)
-    found = [attention_maps(trained.model, image, at)[-1] for image, at in zip(images, points, strict=True)]
-    rows = 1 + max(attention.weights.shape[0] for attention in found)
-    width, height = PANEL_INCHES
-    figure = Figure(figsize=(width * len(found), height * rows), layout="constrained")
-    grid = figure.subplots(rows, len(found), squeeze=False)
-    classes = trained.meta["classes"]
-    with torch.no_grad():
-        chances = trained.model(images).softmax(1)  # (2, K)
-    columns = zip(grid.T, examples, seen, points, found, chances, strict=True)
-    for column, example, image, point, attention, chance in columns:
-        likely = int(chance.argmax())
-        title = f"{example.label}\nnetwork: {shown(classes[likely])}, {100 * chance[likely]:.1f}%"
-        draw_attention(column, image.pixels, attention, point, title=title)
-    return figure
