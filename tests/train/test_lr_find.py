@@ -1,10 +1,10 @@
 """The learning-rate range test: what it leaves as it was, and what it suggests."""
 
 import copy
-import itertools
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -13,8 +13,9 @@ from torch import nn
 from train.toy import MemoryLoader, toy_config, toy_net
 
 from attnconv.checks import InputError
+from attnconv.train import lr_find as module
 from attnconv.train.device import make_engine, make_fabric
-from attnconv.train.lr_find import curve, find_lr, smoothed
+from attnconv.train.lr_find import find_lr, smoothed, suggestions
 
 
 def engine_of(model=None, fabric=None, **options):
@@ -160,31 +161,42 @@ def test_too_few_steps():
 
 
 def test_smoothing_starts_at_the_first_loss():
-    means = smoothed([2.0, 1.0])
-    assert means == pytest.approx([2.0, (0.09 * 2 * 10 + 0.1 * 1 * 10) / 1.9])
+    assert smoothed([2.0, 1.0]) == pytest.approx([2.0, (0.98 * 2 + 1) / 1.98])
 
 
-def drawn(losses):
-    lrs = [10.0**i for i in range(len(losses))]
-    return curve(lrs, losses, diverged=False)
+def suggested(losses):
+    return suggestions(np.array([10.0**i for i in range(len(losses))]), np.array(losses))
 
 
-def test_steepest_and_valley_of_a_planted_curve(monkeypatch):
-    monkeypatch.setattr("attnconv.train.lr_find.SMOOTHING", 0.0)
-    found = drawn([5.0, 4.9, 4.8, 3.0, 2.5, 2.4, 2.3, 4.0, 9.0])
-    assert found.steepest == 1e2  # from 4.8 to 3.0
-    assert found.valley == 1e4  # the fifth of the seven that fall
+def test_steepest_valley_and_minimum_of_a_planted_curve():
+    found = suggested([5.0, 4.9, 4.8, 3.0, 2.5, 2.4, 2.3, 4.0, 9.0])
+    assert found == {
+        "steepest": 1e2,  # from 4.8 to 3.0
+        "valley": 1e2,  # of the seven that fall
+        "minimum": 1e5,
+    }
 
 
-def test_a_loss_that_never_falls_suggests_nothing():
-    found = drawn([1.0, 2.0, 3.0])
-    assert (found.steepest, found.valley) == (None, None)
+def test_slide_is_where_the_slope_is_still_even():
+    """Fastai's numbers: the window of 16 steps whose ends have slopes more than 0.005 apart, the farthest left."""
+    losses = [0.01 * max(0, i - 30) ** 2 for i in range(50)]
+    assert suggested(losses)["slide"] == pytest.approx(1e16)
+    assert suggested([1.0] * 30)["slide"] == 1e14  # even everywhere: that of the last window
 
 
-def test_the_steepest_is_not_among_the_first_noisy_losses():
-    losses = [3.0, 2.5] + [2.9 + 0.2 * (-1) ** i for i in range(38)] + [2.8 - 0.1 * i for i in range(20)]
-    found = curve([1e-6 * 1.2**i for i in range(60)], losses, diverged=False)
-    means = smoothed(losses)
-    assert means[0] - means[1] > max(a - b for a, b in itertools.pairwise(means[1:]))  # the trap
-    assert found.steepest is not None
-    assert found.steepest > found.lrs[40]
+def test_a_loss_that_never_falls_suggests_neither_steepest_nor_valley():
+    assert suggested([1.0, 2.0, 3.0]) == {"minimum": 0.1}
+
+
+def test_too_short_a_curve_suggests_nothing():
+    found = search(steps=10, low=1e3, high=1e6)
+    assert len(found.losses) < 6
+    assert (found.steepest, found.valley, found.minimum, found.slide) == (None,) * 4
+
+
+def test_the_first_tenth_and_the_last_five_steps_suggest_nothing(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "suggestions", lambda lrs, losses: seen.append((lrs, losses)) or {})
+    found = search(steps=40, low=1e-4, high=1e-2)
+    assert list(seen[0][0]) == list(found.lrs[4:-5])
+    assert list(seen[0][1]) == list(found.smoothed[4:-5])

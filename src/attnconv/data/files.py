@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from attnconv import checks, files
 from attnconv.data.augment import drawn_from, image_transforms
 from attnconv.data.batches import Loader, Reading, fingerprint, seed_of
-from attnconv.data.decode import count_pixels, decode_bytes, read_bytes
+from attnconv.data.decode import MAX_PIXELS, count_pixels, decode_bytes, read_bytes
 from attnconv.data.view import fit
 from attnconv.signals import interrupts_held
 
@@ -145,7 +145,8 @@ class FileSource(ItemSource):
 
     def count_pixels(self, index: int) -> int:
         with contextlib.suppress(OSError, checks.InputError), files.opened(self.paths[index]) as file:
-            return count_pixels(file)
+            pixels = count_pixels(file) or 0
+            return pixels if pixels <= MAX_PIXELS else 0
         return 0
 
     @cached_property

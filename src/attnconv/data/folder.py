@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attnconv import checks, files
 from attnconv.data.batches import divided
-from attnconv.data.decode import HEAD, HEIC, format_of, reads_heic
+from attnconv.data.decode import count_pixels
 from attnconv.data.files import CHANNELS, PLAIN, FileOptions, FileSource
 from attnconv.data.image_data import ImageData, one_class
 
@@ -167,12 +167,11 @@ def why_no_image(path: str) -> str | None:
         return None
     try:
         with files.opened(path) as file:
-            kind = format_of(file.read(HEAD))
+            if count_pixels(file):
+                return None
     except (OSError, checks.InputError):
         return UNREADABLE
-    if kind == HEIC and not reads_heic():
-        return NO_HEIF
-    return None if kind else NO_IMAGE
+    return NO_HEIF if path.lower().endswith((".heic", ".heif")) else NO_IMAGE
 
 
 def is_dataset_folder(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import checks
-from attnconv.data.decode import HEAD, image_formats
+from attnconv.data.decode import formats
 from attnconv.data.folder import TRAIN, VALIDATION
 
 TORCHVISION, HUGGING_FACE = "torchvision:", "hf:"
@@ -92,7 +92,7 @@ class Rows:
 def _opened(image: dict[str, Any]) -> Any:
     pillow = checks.require("PIL.Image", extra="train")
     content = image["bytes"] if image.get("bytes") is not None else Path(image["path"]).read_bytes()
-    return pillow.open(io.BytesIO(content), formats=image_formats(content[:HEAD]))
+    return pillow.open(io.BytesIO(content), formats=formats())
 
 
 def load_hugging_face(name_or_folder: str, data_dir: Path | None, *, saved: bool = False) -> Loaded:

@@ -105,10 +105,15 @@ def float32_products(precision: str, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, else "cpu" or "mps"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def provenance(device: torch.device) -> dict[str, str | None]:
     """The device by name, the versions of torch and attnconv, and the commit, None outside a checkout."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(device),
         "torch": torch.__version__,
         "attnconv": __version__,
         "commit": commit(ROOT),

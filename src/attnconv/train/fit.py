@@ -122,7 +122,10 @@ def fit(
         stack.enter_context(signals if signals.active else termination_raised())
         note = state.restore_newest() if resume else ranks.on_first(folder.require_free)
         shown = progress and ranks.first
-        display = stack.enter_context(Display(shown, epochs=config.epochs, batches=len(train_loader)))
+        display = stack.enter_context(
+            Display(shown, epochs=config.epochs, batches=len(train_loader), top5=len(meta.get("classes", ())) > 5)
+        )
+        display.header(state.facts(train_loader, val_loader))
         for text in (*notes, note, *state.differences()):
             if text:
                 display.note(text)
@@ -217,11 +220,11 @@ class Training:
                 display.batch_done()
                 if state.step_in_epoch % STEPS_BETWEEN_LOOKS == 0:
                     sums.flush(state.last, ranks.sum)
-                    display.sums_known(sums)
+                    display.sums_known(sums, state.lr)
                     self.signals.raise_pending(ranks.largest)
         sums.flush(state.last, ranks.sum)
         sums.seconds = time.perf_counter() - began  # once more: the flush has waited for the device
-        display.sums_known(sums)
+        display.sums_known(sums, state.lr)
         self.signals.raise_pending(ranks.largest)
         if not sums.images and not state.left_out:
             samples = self.train_loader.num_samples

@@ -12,8 +12,8 @@ import torch
 from attnconv import checks
 from attnconv.train.checkpoint import load_checkpoint, save_checkpoint
 from attnconv.train.config import RunConfig
-from attnconv.train.device import Engine, provenance
-from attnconv.train.evaluate import Diverged, Scores, TrainSums, largest_value, require_finite
+from attnconv.train.device import Engine, device_name, provenance
+from attnconv.train.evaluate import Diverged, Loader, Scores, TrainSums, largest_value, require_finite
 from attnconv.train.run_folder import RunFolder
 
 SAVED = ("epoch", "step_in_epoch", "lr_factor", "left_out", "processes", "threads", "best", "history")  # as they are
@@ -55,6 +55,11 @@ class RunState:
     def step(self) -> int:
         """Steps done, of the whole run."""
         return self.epoch * self.batches + self.step_in_epoch
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def lr(self) -> float:
@@ -166,6 +171,26 @@ class RunState:
         self._began = time.perf_counter() - checkpoint["seconds"]
         self.last_is_good = path == self.last
 
+    def facts(self, train_loader: Loader, val_loader: Loader) -> dict[str, str]:
+        """Return the lines of a run's header."""
+        config, meta, world = self.config, self.meta, self.engine.ranks.world
+        images = []
+        for kind, loader in (("training", train_loader), ("validation", val_loader)):
+            count = meta.get("images", {}).get(kind, {}).get("count", loader.num_samples)
+            images.append(f"{count:,} {kind}")
+        size = f" of {'x'.join(map(str, meta['image_size']))} pixels" if "image_size" in meta else ""
+        classes = f"{len(meta['classes'])} classes, " if "classes" in meta else ""
+        done = f", {self.step:,} done" if self.step else ""
+        threads = torch.get_num_threads()
+        return {
+            "network": f"{config.model}, {self.params:,} parameters",
+            "data": f"{config.data}, {classes}{' and '.join(images)} images{size}",
+            "steps": f"{config.epochs * self.batches:,}, {self.batches:,} an epoch{done}",
+            "device": f"{device_name(self.engine.fabric.device)}, {config.precision}, "
+            + (f"{world} processes" if world > 1 else f"{threads} thread{'s' * (threads > 1)}"),
+            "out": str(self.folder.path),
+        }
+
     def metrics_row(self, scores: Scores, observed: Mapping[str, float]) -> dict[str, Any]:
         """Return the row of metrics.csv for the epoch that has just ended; InputError if the loss is not finite."""
         require_finite("the validation loss", scores.loss, step=self.step, lr=self.lr, checkpoint=self.last)
@@ -199,7 +224,7 @@ class RunState:
             "best_top1": self.best["top1"],
             "best_epoch": self.best["epoch"],
             **({"miou": last["val_miou"], "best_miou": self.best["miou"]} if "val_miou" in last else {}),
-            "params": sum(parameter.numel() for parameter in self.model.parameters()),
+            "params": self.params,
             "seconds": self.seconds,
             "train_seconds_per_epoch": statistics.median(row["seconds"] for row in self.history),
             **provenance(self.engine.fabric.device),
