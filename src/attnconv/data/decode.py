@@ -30,7 +30,6 @@ except ImportError:
 # formats start programs of the machine, as EPS does Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 HEIF = "HEIF"  # HEIC too, where pillow-heif is installed
-UNKNOWN = f"it is no image, or of a format unknown here (known: {', '.join(FORMATS)}, and HEIC with pillow-heif installed)"
 
 JPEG_START = b"\xff\xd8\xff"
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -121,7 +120,7 @@ def _reasons_of(name: str) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if type(error).__name__ == "UnidentifiedImageError":  # its own text names a memory address
-            reason = UNKNOWN
+            reason = f"it is no image, or of a format unknown here (known: {', '.join(FORMATS)}, HEIC with pillow-heif)"
         elif type(error).__name__ == "DecompressionBombError":  # Pillow's own limit is higher
             reason = TOO_LARGE
         raise checks.InputError(f"cannot decode image {name}: {reason}") from error
@@ -137,15 +136,15 @@ def image_pixels(image: "Image", channels: int, *, name: str = "given") -> Tenso
         return _to_tensor(image.copy(), channels)
 
 
-def count_pixels(file: BinaryIO) -> int | None:
-    """Return the number of pixels of the image in ``file``, from its header; None if that is no image's."""
+def is_image(file: BinaryIO) -> bool:
+    """True if ``file`` begins with an image's header, whatever its name."""
     from PIL import Image
 
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
-        with Image.open(file, formats=formats()) as image:
-            return image.width * image.height
-    return None
+        with Image.open(file, formats=formats()):
+            return True
+    return False
 
 
 def formats() -> tuple[str, ...]:

@@ -5,7 +5,6 @@ Letters: B batch, C channels, H rows, W columns, N images of the set.
 
 import contextlib
 import dataclasses
-import mmap
 import multiprocessing
 import os
 import signal
@@ -23,12 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 from attnconv import checks, files
 from attnconv.data.augment import drawn_from, image_transforms
 from attnconv.data.batches import Loader, Reading, fingerprint, seed_of
-from attnconv.data.decode import MAX_PIXELS, count_pixels, decode_bytes, read_bytes
+from attnconv.data.decode import decode_bytes, read_bytes
 from attnconv.data.view import fit
 from attnconv.signals import interrupts_held
 
 CHANNELS = 3
-KEPT_FREE = 2**29  # bytes: what a run needs beside its images
+KEPT_FREE = 2**29  # bytes: what a run needs beside the images that it keeps
+BETWEEN_LOOKS = 100  # images, at the free memory
 WORKER_NICENESS = 10  # decoding fills what the threads of a step leave of the cores, and takes nothing from them
 
 
@@ -100,10 +100,6 @@ class ItemSource(ABC):
             InputError: the image cannot be read.
         """
 
-    def count_pixels(self, index: int) -> int:
-        """Return the number of pixels, without decoding; 0 if that is not known."""
-        return 0
-
     def in_three_channels(self) -> Self:
         """Return the grey images, repeated in three channels."""
         return dataclasses.replace(self, channels=3)
@@ -142,12 +138,6 @@ class FileSource(ItemSource):
                 f"image {path} has changed: it has {data.size} bytes, and had {size} when it was listed"
             )
         return decode_bytes(data, CHANNELS, name=path)
-
-    def count_pixels(self, index: int) -> int:
-        with contextlib.suppress(OSError, checks.InputError), files.opened(self.paths[index]) as file:
-            pixels = count_pixels(file) or 0
-            return pixels if pixels <= MAX_PIXELS else 0
-        return 0
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -212,10 +202,7 @@ class _Decoder(Dataset):
     def __init__(self, source: ItemSource, reading: Reading) -> None:
         v2 = checks.require("torchvision.transforms.v2", extra="train")
         self.source, self.seed = source, reading.order.seed
-        self.cache: ImageCache | None = None
-        if source.options.cache_images:
-            channels = source.channels
-            self.cache = ImageCache([channels * source.count_pixels(i) for i in range(len(source))], channels)
+        self.kept = self._decoded() if source.options.cache_images else None
         self.augment = v2.Compose(
             [
                 v2.RandomResizedCrop(source.image_size, scale=(reading.augmentation.crop_scale, 1.0), antialias=True),
@@ -226,26 +213,35 @@ class _Decoder(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        try:
-            image, label = self._item(epoch, index)
-        except checks.InputError as error:  # as a value: raised here, torch would wrap it in a page of traceback
-            return BadImage(self.source.name(index), str(error), not isinstance(error, BrokenPromiseError))
-        if self.source.prepared:
-            return image, label
+        sample = self._read(epoch, index) if self.kept is None else self.kept[index]
+        if isinstance(sample, BadImage) or self.source.prepared:
+            return sample
+        image, label = sample
         if self.seed is None:
             return fit(image, self.source.image_size, self.source.resize_ratio), label
         with drawn_from(seed_of(self.seed, epoch, index)):
             return self.augment(image), label
 
-    def _item(self, epoch: int, index: int) -> tuple[Tensor, int]:
-        if self.cache is not None and (image := self.cache.get(index)) is not None:
-            return image, int(self.source.labels[index])
+    def _read(self, epoch: int, index: int) -> Sample:
         # The key is longer than those of what we draw ourselves. Validation images are the same in each epoch.
         drawn = seed_of(0, index) if self.seed is None else seed_of(self.seed, epoch, index, 0, 0)
-        image, label = self.source.item(index, drawn)
-        if self.cache is not None:
-            self.cache.put(index, image)
-        return image, label
+        try:
+            return self.source.item(index, drawn)
+        except checks.InputError as error:  # as a value: raised here, torch would wrap it in a page of traceback
+            return BadImage(self.source.name(index), str(error), not isinstance(error, BrokenPromiseError))
+
+    def _decoded(self) -> list[Sample]:
+        """Return all images; InputError if they leave too little memory free."""
+        found = []
+        for index in range(len(self.source)):
+            free = files.free_memory() if index % BETWEEN_LOOKS == 0 else None
+            if free is not None and free < KEPT_FREE:
+                raise checks.InputError(
+                    f"after {index:,} of {len(self.source):,} decoded images {free / 1e9:.1f} GB of memory are free, "
+                    f"and a run needs {KEPT_FREE / 1e9:.1f}; leave --cache-images out"
+                )
+            found.append(self._read(0, index))
+        return found
 
 
 def _collate(samples: list[Sample], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, list[BadImage]]:
@@ -256,58 +252,8 @@ def _collate(samples: list[Sample], shape: tuple[int, int, int]) -> tuple[Tensor
     return images, torch.tensor([label for _, label in good], dtype=torch.int64), bad
 
 
-class ImageCache:
-    """Memory for N decoded images of known sizes, uint8, filled by whichever process decodes them.
-
-    Processes share it if they are forked from the one that made it; it cannot be sent to others. All memory is taken
-    here, so that a run does not die of it later.
-
-    Args:
-        sizes: the most bytes that each image may take; 0 keeps it out.
-        channels: C.
-    Raises:
-        InputError: there is not so much memory.
-    """
-
-    def __init__(self, sizes: Sequence[int], channels: int) -> None:
-        self.channels = channels
-        self._ends = torch.tensor([0, *sizes], dtype=torch.int64).cumsum(0)
-        total = int(self._ends[-1])
-        free = files.free_memory()
-        if free is not None and total > free - KEPT_FREE:
-            raise checks.InputError(
-                f"the decoded images take {total / 1e9:.1f} GB and {max(0, free - KEPT_FREE) / 1e9:.1f} GB of memory "
-                "are free for them; leave --cache-images out"
-            )
-        # Anonymous, since files in /dev/shm, which torch would take, are often limited to a few megabytes.
-        self._pixels = torch.frombuffer(_shared(max(1, total)), dtype=torch.uint8)
-        self._shapes = torch.frombuffer(_shared(8 * len(sizes)), dtype=torch.int32).view(-1, 2)  # 0, 0 if absent
-
-    def get(self, index: int) -> Tensor | None:
-        """Return (C, H, W) uint8, stored as (H, W, C), not to be changed; None if the image is not here."""
-        rows, columns = self._shapes[index].tolist()
-        if not rows:
-            return None
-        start = int(self._ends[index])
-        pixels = self._pixels[start : start + rows * columns * self.channels]
-        return pixels.view(rows, columns, self.channels).permute(2, 0, 1)
-
-    def put(self, index: int, image: Tensor) -> None:
-        """Keep ``image`` (C, H, W), if it is no larger than was said."""
-        start, end = self._ends[index : index + 2].tolist()
-        if image.numel() > end - start:
-            return
-        self._pixels[start : start + image.numel()] = image.permute(1, 2, 0).reshape(-1)
-        self._shapes[index] = torch.tensor(image.shape[1:], dtype=torch.int32)  # last: it says that the pixels are here
-
-
-def _shared(size: int) -> mmap.mmap:
-    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
-    return mmap.mmap(-1, size, flags=flags)
-
-
 def forked_workers() -> str:
-    """Return the way of starting workers that share an ``ImageCache``; InputError if the system has none."""
+    """Return the way of starting workers that share decoded images; InputError if the system has none."""
     if "fork" not in multiprocessing.get_all_start_methods():
         raise checks.InputError(
             "on this system workers cannot share decoded images: use --workers 0 or no --cache-images"

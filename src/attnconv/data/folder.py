@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attnconv import checks, files
 from attnconv.data.batches import divided
-from attnconv.data.decode import count_pixels
+from attnconv.data.decode import is_image
 from attnconv.data.files import CHANNELS, PLAIN, FileOptions, FileSource
 from attnconv.data.image_data import ImageData, one_class
 
@@ -167,7 +167,7 @@ def why_no_image(path: str) -> str | None:
         return None
     try:
         with files.opened(path) as file:
-            if count_pixels(file):
+            if is_image(file):
                 return None
     except (OSError, checks.InputError):
         return UNREADABLE

@@ -32,44 +32,36 @@ def load_torchvision(name: str, data_dir: Path) -> Loaded:
     checks.one_of("data set of torchvision", name, torchvision_names())
     kind = getattr(checks.require("torchvision.datasets", extra="train"), name)
     takes = inspect.signature(kind.__init__).parameters
-    given: dict[str, Any] = {"root": str(data_dir)} if "root" in takes else {}
-    given |= {"download": True} if "download" in takes else {}
-    wanted = [
-        p.name
-        for p in list(takes.values())[1:]
-        if p.default is p.empty
-        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        and p.name not in (*given, "train", "split")
-    ]
-    if wanted:
-        raise checks.InputError(
-            f"torchvision:{name} wants {', '.join(wanted)}, which cannot be given here: make it in a function of your "
-            "own and name that with register_dataset"
-        )
+    given = {option: value for option, value in (("root", str(data_dir)), ("download", True)) if option in takes}
 
-    def made(splits: tuple[Any, ...], option: str) -> Any:
-        """Return the set of the first of ``splits`` that it knows; None if it knows none."""
+    def first(splits: tuple[str, ...]) -> Any:
+        """Return the set of the first of ``splits`` that it has; None if it has none."""
         for split in splits:
             try:
-                # stdout belongs to what the command line answers; progress bars write to stderr by themselves.
-                with contextlib.redirect_stdout(sys.stderr):
-                    return kind(**given, **{option: split})
+                return kind(**given, split=split)
             except ValueError as error:
                 if "split" not in str(error):
                     raise
         return None
 
     try:
-        if "train" in takes:
-            return made((True,), "train"), made((False,), "train"), None
-        if "split" in takes:
-            return made(TRAINING_SPLITS, "split"), made(VALIDATION, "split"), None
+        # stdout belongs to what the command line answers; progress bars write to stderr by themselves.
         with contextlib.redirect_stdout(sys.stderr):
+            if "train" in takes:
+                return kind(**given, train=True), kind(**given, train=False), None
+            if "split" in takes:
+                return first(TRAINING_SPLITS), first(VALIDATION), None
             return kind(**given), None, None
-    except Exception as error:  # no network, no room, a wrong checksum: each raises something else
+    except TypeError as error:  # it wants more arguments
         raise checks.InputError(
-            f"cannot read or download torchvision:{name} in {data_dir}: {checks.first_line(error)}"
+            f"torchvision:{name} cannot be made by its name alone: {checks.first_line(error)}; make it in a function "
+            "of your own and name that with register_dataset"
         ) from error
+    except Exception as error:  # no network, no room, a wrong checksum, a file cut off: each raises something else
+        reason = checks.first_line(error)
+        if not isinstance(error, OSError):  # which says itself what the system refused
+            reason += "; if files there are damaged, delete them"
+        raise checks.InputError(f"cannot read or download torchvision:{name} in {data_dir}: {reason}") from error
 
 
 class Rows:

@@ -3,8 +3,6 @@
 Letters: N images, C channels, H rows, W columns.
 """
 
-import contextlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from attnconv import checks, files
 from attnconv.data.image_data import ImageData, data_of_tensors
+from attnconv.data.libraries import load_torchvision
 from attnconv.data.tensors import TensorSource
 from attnconv.data.view import fit
 
@@ -50,7 +49,7 @@ def load_small(name: str, *, data_dir: Path, image_size: tuple[int, int] | None)
     if known.torchvision_name is None:
         train, val, classes = _read_digits()
     else:
-        train, val, classes = _read_torchvision(name, known.torchvision_name, data_dir)
+        train, val, classes = _read_torchvision(known.torchvision_name, data_dir)
     own_size = train[0].shape[-1]
     size = image_size or (own_size, own_size)
     train, val = ((_resized(images, size), labels) for images, labels in (train, val))
@@ -71,21 +70,12 @@ def _read_digits() -> tuple[Images, Images, tuple[str, ...]]:
     return (images[train], labels[train]), (images[val], labels[val]), tuple(str(digit) for digit in range(10))
 
 
-def _read_torchvision(name: str, torchvision_name: str, folder: Path) -> tuple[Images, Images, tuple[str, ...]]:
-    kind = getattr(checks.require("torchvision.datasets", extra="train"), torchvision_name)
-    try:
-        for file in (folder / getattr(kind, "base_folder", f"{torchvision_name}/raw")).glob("*"):
-            files.require(file)
-        # stdout belongs to what the command line answers; torchvision's progress bar writes to stderr by itself.
-        with contextlib.redirect_stdout(sys.stderr):
-            parts = [kind(folder, train=train, download=True) for train in (True, False)]  # if they are not there
-        train, val = ((_as_images(part.data), torch.as_tensor(part.targets)) for part in parts)
-    # No network, no room, no permission, a wrong checksum, a file cut off: each raises something else.
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if not isinstance(error, OSError):  # which says itself what the system refused
-            reason += "; if files there are damaged, delete them"
-        raise checks.InputError(f"cannot read or download data set {name!r} in {folder}: {reason}") from error
+def _read_torchvision(name: str, folder: Path) -> tuple[Images, Images, tuple[str, ...]]:
+    kind = getattr(checks.require("torchvision.datasets", extra="train"), name)
+    for file in (folder / getattr(kind, "base_folder", f"{name}/raw")).glob("*"):
+        files.require(file)
+    *parts, _ = load_torchvision(name, folder)
+    train, val = ((_as_images(part.data), torch.as_tensor(part.targets)) for part in parts)
     return train, val, tuple(parts[0].classes)
 
 
