@@ -102,7 +102,7 @@ def test_a_set_that_cannot_be_read(monkeypatch, tmp_path):
     monkeypatch.setattr(WithTrain, "__init__", fail)
     monkeypatch.setattr(torchvision.datasets, "SVHN", WithTrain)
     with pytest.raises(
-        InputError, match=f"cannot read or download torchvision:SVHN in {tmp_path}: Dataset not found; if"
+        InputError, match=f"cannot read or download torchvision:SVHN in {tmp_path}: Dataset not found or corrupted; if"
     ):
         load_data("torchvision:SVHN", data_dir=tmp_path)
 

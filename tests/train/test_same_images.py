@@ -40,9 +40,9 @@ def stopped(tmp_path):
     ("images", "what"),
     [
         (changed(count=99), "100 training images, and now there are 99"),
-        (changed(listing="ac"), "100 training images, of which some now have other names or classes"),
+        (changed(listing="ac"), "100 training images, and now some have other names or classes"),
         (changed("validation", count=22), "21 validation images, and now there are 22"),
-        (changed("validation", listing="x"), "21 validation images, of which some now have other names or classes"),
+        (changed("validation", listing="x"), "21 validation images, and now some have other names or classes"),
     ],
 )
 def test_other_images_are_refused(stopped, images, what):

@@ -58,7 +58,7 @@ def load_torchvision(name: str, data_dir: Path) -> Loaded:
             "of your own and name that with register_dataset"
         ) from error
     except Exception as error:  # no network, no room, a wrong checksum, a file cut off: each raises something else
-        reason = checks.first_line(error)
+        reason = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, OSError):  # which says itself what the system refused
             reason += "; if files there are damaged, delete them"
         raise checks.InputError(f"cannot read or download torchvision:{name} in {data_dir}: {reason}") from error

@@ -1,9 +1,8 @@
-"""The folder of a run: its file names, who may write to it, what it holds; and the list of all runs below a folder.
+"""The folder of a run: its files, its lock and its contents; and the list of all runs below a folder.
 
-Loads torch only where a checkpoint is read, so that `attnconv runs` need not. The list writes nothing and leaves runs
-alone: a run replaces its files as a whole, so that none is met half written, and the lock of an unfinished one is tried
-for an instant, which a run that starts just then waits for. Quick with a thousand runs: a checkpoint's last bytes are
-all that is read of it.
+Loads torch only to read a checkpoint, so `attnconv runs` does not. The list writes nothing and does not disturb runs: a
+run replaces its files atomically, and a run that starts while the list tries its lock waits for that instant. It reads
+only the last bytes of a checkpoint, so a thousand runs are quick.
 """
 
 import contextlib
@@ -25,19 +24,17 @@ from attnconv.inactive import remark
 from attnconv.train.config import RunConfig, yaml_text, yaml_value
 
 # A row of metrics.csv. epoch and step count from 1; lr is that of the last step; accuracies are in percent; seconds
-# are those of training, without validation, and images_per_second follows from them. Where each pixel has a label,
-# val_miou comes last.
+# and images_per_second are those of training, without validation. val_miou comes last if each pixel has a label.
 METRICS = (
     *("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5"),
     *("images_per_second", "seconds"),
 )
-# Where a run computes, what it does at a bad file, when it saves, and who is told.
-MAY_DIFFER = ("device", "workers", "skip_bad_images", "checkpoint_steps", "devices", "nodes", "track")
+MAY_DIFFER = ("device", "workers", "skip_bad_images", "checkpoint_steps", "devices", "nodes", "track")  # after a resume
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint to go on from: None before the first; ``note`` says so if it is not the one it should be."""
+    """A checkpoint to go on from, None before the first; ``note`` says so if it is not the newest."""
 
     checkpoint: dict[str, Any] | None
     path: Path
@@ -45,7 +42,7 @@ class Found:
 
 
 def changes(stored: RunConfig, config: RunConfig) -> list[str]:
-    """Return what differs in ``config``, in words, but for MAY_DIFFER."""
+    """Return the differences of ``config``, in words, except MAY_DIFFER."""
     then, now = stored.to_dict(), config.to_dict()
     return [
         f"{name} was {then[name]!r} and is now {now[name]!r}"
@@ -55,7 +52,7 @@ def changes(stored: RunConfig, config: RunConfig) -> list[str]:
 
 
 class RunFolder:
-    """The files of one run. Making it reads and writes nothing."""
+    """The files of one run. The constructor reads and writes nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -73,7 +70,7 @@ class RunFolder:
         return any(path.exists() for path in (self.last, self.previous, self.best))
 
     def require_free(self) -> None:
-        """Raises InputError if a run, or a file, is there already."""
+        """Raise InputError if a run, or a file, is there already."""
         if self.path.exists() and not self.path.is_dir():
             raise checks.InputError(f"{self.path} is a file; --out must name a folder, or one to be made")
         if self.holds_run():
@@ -82,10 +79,10 @@ class RunFolder:
             )
 
     def reopen(self, config: RunConfig) -> Found:
-        """The last checkpoint of the run in this folder; a damaged one gives way to the newest that can be read.
+        """Return the last checkpoint of the run in this folder, or, if it is damaged, the newest that can be read.
 
         Raises:
-            InputError: there is no run here, it is one of another configuration, or its files cannot be read.
+            InputError: there is no run here, it has another configuration, or its files cannot be read.
         """
         if not self.holds_run():
             raise checks.InputError(f"{self.path} holds no run to resume: leave --resume out to start one there")
@@ -101,15 +98,14 @@ class RunFolder:
     def _newest(self) -> Found:
         from attnconv.train.checkpoint import load_checkpoint
 
-        others = [path for path in (self.previous, self.best) if path.exists()]
-        if not self.last.exists() and not others:
+        if not self.holds_checkpoint():
             return Found(None, self.last)
         try:
             return Found(load_checkpoint(self.last), self.last)
         except checks.InputError as error:
             problem = error
         found = []
-        for path in others:
+        for path in (self.previous, self.best):
             with contextlib.suppress(checks.InputError):
                 found.append((load_checkpoint(path), path))
         if not found:
@@ -119,26 +115,26 @@ class RunFolder:
         return Found(checkpoint, path, f"{problem}; the run goes on from {path.name}, at {where}")
 
     def finished(self, config: RunConfig) -> dict[str, Any] | None:
-        """The result of a finished run, None of an unfinished one; InputError as `reopen`, or if it cannot be read."""
+        """Return the result of a finished run, None for an unfinished one; errors as `reopen`'s."""
         self.reopen(config)
         return _read(self.result, checks.from_json, ValueError) if self.result.exists() else None
 
     def make(self) -> None:
-        """Make the folder, if need be; InputError if that cannot be done."""
+        """Make the folder if it is not there; InputError if that fails."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
 
     def begin(self, config: RunConfig, history: list[dict[str, Any]]) -> None:
-        """Write config.yaml, and metrics.csv cut back to where the run stands; clear what a killed process left."""
+        """Write config.yaml, and metrics.csv cut back to ``history``; remove temporary files of a killed process."""
         forget_halves((self.config, self.metrics, self.last, self.previous, self.best, self.result))
         files.write(self.config, yaml_text(config.to_dict(), sort_keys=False))
         self.write_metrics(history)
 
     def forget_empty_run(self) -> None:
-        """Undo ``make`` and ``begin`` if no checkpoint has been saved, so that another run finds no trace."""
-        if self.last.exists() or self.best.exists() or self.previous.exists():
+        """Undo ``make`` and ``begin`` if no checkpoint has been saved."""
+        if self.holds_checkpoint():
             return
         self.config.unlink(missing_ok=True)
         self.metrics.unlink(missing_ok=True)
@@ -146,16 +142,16 @@ class RunFolder:
             self.path.rmdir()
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Write one row an epoch: all of them each time, so that the file is never half a row, nor ahead of last.pt."""
+        """Write all rows, so that the file never ends in half a row and is never ahead of last.pt."""
         table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        names = [*METRICS, *(name for row in history[:1] for name in row if name not in METRICS)]
-        writer.writerow(names)
-        writer.writerows([row.get(name, "") for name in names] for row in history)
+        names = dict.fromkeys((*METRICS, *(name for row in history[:1] for name in row)))
+        writer = csv.DictWriter(table, list(names), lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(history)
         files.write(self.metrics, table.getvalue())
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write what the run has come to; no checkpoint but the last and the best is wanted any more."""
+        """Write result.json, and remove the checkpoint before the last."""
         files.write(self.result, json.dumps(result, indent=2) + "\n")
         self.previous.unlink(missing_ok=True)
 
@@ -171,24 +167,28 @@ def _read(path: Path, parse: Any, bad_syntax: type[Exception]) -> Any:
         raise checks.InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
 
 
-OWN_FOLDERS = {"tensorboard", "wandb", "profile"}  # of a run; in the second one are files named config.yaml, too
+OWN_FOLDERS = {"tensorboard", "wandb", "profile"}  # of a run; wandb's has files named config.yaml, too
 
 Number = (int, float)
 
 
 @dataclass(frozen=True)
 class RunEntry:
-    """One run. Anything that its files do not say is None.
+    """One run. A fact that its files do not hold is None.
 
-    ``state``: running, if a process of this machine trains into it; finished; stopped, if ``--resume`` would go on with
-    it; damaged, if a file cannot be read, which ``problem`` names. ``epochs_done`` of ``epochs`` are whole ones.
-    ``best_top1`` and ``last_top1`` are in percent; ``seconds`` are those of a finished run, or those of training in
-    the epochs done; ``changed`` is the time (Unix) of the last change. ``remark``: of a finished run, that
-    its attention does nothing.
+    Args:
+        name: path below the folder that was searched.
+        state: running, if a process of this machine trains into it; finished; stopped, if ``--resume`` would go on
+            with it; damaged, if a file cannot be read, which ``problem`` names.
+        epochs_done: whole epochs.
+        best_top1, last_top1: percent.
+        seconds: of a finished run, else of training in the epochs done.
+        changed: Unix time of the last change.
+        remark: a warning about a finished run whose attention does nothing.
     """
 
     path: Path
-    name: str  # below the folder that was searched
+    name: str
     state: Literal["running", "finished", "stopped", "damaged"]
     model: str | None = None
     data: str | None = None
@@ -203,7 +203,7 @@ class RunEntry:
 
 
 def list_runs(folder: Path) -> list[RunEntry]:
-    """Return the runs below ``folder``, at any depth: the running ones first, each part by name; no hidden folders.
+    """Return the runs below ``folder`` at any depth, running ones first, by name; hidden folders are skipped.
 
     Raises:
         InputError: there is no such folder.
@@ -228,7 +228,7 @@ def list_runs(folder: Path) -> list[RunEntry]:
 
 
 def _run_folders(folder: Path, problems: list[OSError]) -> Iterator[Path]:
-    """Yield the folders with a config.yaml at and below ``folder``, links followed; ``problems`` gets what failed."""
+    """Yield the folders with a config.yaml at and below ``folder``, links followed; append errors to ``problems``."""
     seen = set()
     for here, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
         try:
@@ -246,7 +246,7 @@ def _run_folders(folder: Path, problems: list[OSError]) -> Iterator[Path]:
 
 
 def _entry(run: RunFolder, name: str) -> RunEntry | None:
-    """Return what the files of a run say; None if it has gone in the meantime."""
+    """Return the entry of a run, None if it has gone in the meantime."""
     changed = {file: _changed(file) for file in (run.config, run.metrics, run.last, run.result)}
     if changed[run.config] is None:
         return None
@@ -296,17 +296,15 @@ def _from_config(text: str) -> dict[str, Any]:
 
 
 def _from_metrics(text: str) -> dict[str, Any]:
-    """Read metrics.csv, which has a row an epoch."""
-    header, *rows = csv.reader(text.splitlines())
-    epoch, top1, seconds = (header.index(name) for name in ("epoch", "val_top1", "seconds"))
-    if not rows:
-        return {"epochs_done": 0, "seconds": 0.0}
-    scores = [float(row[top1]) for row in rows]
+    rows = list(csv.DictReader(text.splitlines()))
+    if not rows and not text.startswith("epoch,"):
+        raise ValueError
+    scores = [float(row["val_top1"]) for row in rows]
     return {
-        "epochs_done": int(rows[-1][epoch]),
-        "best_top1": max(scores),
-        "last_top1": scores[-1],
-        "seconds": sum(float(row[seconds]) for row in rows),
+        "epochs_done": int(rows[-1]["epoch"]) if rows else 0,
+        "best_top1": max(scores, default=None),
+        "last_top1": scores[-1] if rows else None,
+        "seconds": sum(float(row["seconds"]) for row in rows),
     }
 
 
@@ -330,5 +328,5 @@ def _typed(value: Any, kind: Any) -> Any:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key by which seed2 comes before seed10."""
+    """Return a key that sorts seed2 before seed10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
