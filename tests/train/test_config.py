@@ -47,6 +47,12 @@ from attnconv.train.config import RunConfig, read_yaml, without_folders, yaml_te
         ({"devices": "all"}, r"unknown devices 'all'; known: auto"),
         ({"nodes": 0}, r"nodes must be at least 1, got 0"),
         ({"on_nan": "skipp"}, r"unknown on_nan 'skipp'; nearest: 'skip'"),
+        ({"crop_scale": 0.0}, r"crop_scale must be above 0 and at most 1, got 0.0"),
+        ({"crop_scale": 1.5}, r"crop_scale must be above 0 and at most 1, got 1.5"),
+        ({"random_erasing": -0.1}, r"random_erasing must be at least 0 and at most 1, got -0.1"),
+        ({"random_erasing": 1.1}, r"random_erasing must be at least 0 and at most 1, got 1.1"),
+        ({"mixup": -1.0}, r"mixup must be at least 0, got -1.0"),
+        ({"cutmix": -0.5}, r"cutmix must be at least 0, got -0.5"),
         ({"weight_decay": -1.0}, r"weight_decay must be finite and not negative, got -1.0"),
     ],
 )

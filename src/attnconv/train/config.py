@@ -20,7 +20,7 @@ from attnconv import checks, files
 
 def _option(default: Any, help_text: str) -> Any:
     """Return a field with this default; a type stands for a new empty object of it."""
-    given = {"default_factory": default} if isinstance(default, type) else {"default": default}
+    given: dict[str, Any] = {"default_factory": default} if isinstance(default, type) else {"default": default}
     return field(metadata={"help": help_text}, **given)
 
 
@@ -40,6 +40,9 @@ _SHARE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("val_split", "ema"), _PART),
     **dict.fromkeys(("momentum", "base_momentum", "max_momentum", "warmup", "label_smoothing"), _SHARE),
+    "crop_scale": ("above 0 and at most 1", lambda value: 0 < value <= 1),
+    "random_erasing": ("at least 0 and at most 1", lambda value: 0 <= value <= 1),
+    **dict.fromkeys(("mixup", "cutmix"), ("at least 0", lambda value: 0 <= value < math.inf)),
     "lr": ("positive and finite", lambda value: 0 < value < math.inf),
     "clip": ("positive", lambda value: value > 0),
     "weight_decay": ("finite and not negative", lambda value: 0 <= value < math.inf),

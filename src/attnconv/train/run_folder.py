@@ -1,11 +1,9 @@
 """The folder of a run: its files, its lock and its contents; and the list of all runs below a folder.
 
 Loads torch only to read a checkpoint, so `attnconv runs` does not. The list writes nothing and does not disturb runs: a
-run replaces its files atomically, and a run that starts while the list tries its lock waits for that instant. It reads
-only the last bytes of a checkpoint, so a thousand runs are quick.
+run replaces its files atomically, and a run that starts while the list tries its lock waits for that instant.
 """
 
-import contextlib
 import csv
 import io
 import json
@@ -19,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from attnconv import checks, files
-from attnconv.files import ends_whole, forget_halves, is_locked
+from attnconv.files import forget_halves, is_locked
 from attnconv.inactive import remark
 from attnconv.train.config import RunConfig, yaml_text, yaml_value
 
@@ -30,15 +28,6 @@ METRICS = (
     *("images_per_second", "seconds"),
 )
 MAY_DIFFER = ("device", "workers", "skip_bad_images", "checkpoint_steps", "devices", "nodes", "track")  # after a resume
-
-
-@dataclass(frozen=True)
-class Found:
-    """A checkpoint to go on from, None before the first; ``note`` says so if it is not the newest."""
-
-    checkpoint: dict[str, Any] | None
-    path: Path
-    note: str | None = None
 
 
 def changes(stored: RunConfig, config: RunConfig) -> list[str]:
@@ -78,41 +67,37 @@ class RunFolder:
                 f"{self.path} already holds a run: give --resume to go on with it, or another --out"
             )
 
-    def reopen(self, config: RunConfig) -> Found:
-        """Return the last checkpoint of the run in this folder, or, if it is damaged, the newest that can be read.
+    def reopen(self, config: RunConfig) -> tuple[Path | None, str | None]:
+        """Return the last checkpoint of the run in this folder, or, with a note, the newest that can be read.
 
+        Returns:
+            Its path, None before the first one; the note or None.
         Raises:
             InputError: there is no run here, it has another configuration, or its files cannot be read.
         """
-        if not self.holds_run():
-            raise checks.InputError(f"{self.path} holds no run to resume: leave --resume out to start one there")
-        found = self._newest()
-        if found.checkpoint is not None:
-            stored = RunConfig.from_dict(found.checkpoint["config"], source=str(found.path))
-        else:
-            stored = RunConfig.from_dict(_read(self.config, yaml_value, yaml.YAMLError), source=str(self.config))
-        if differences := changes(stored, config):
-            raise checks.InputError(f"{self.path} holds a run of another configuration: {'; '.join(differences)}")
-        return found
-
-    def _newest(self) -> Found:
         from attnconv.train.checkpoint import load_checkpoint
 
-        if not self.holds_checkpoint():
-            return Found(None, self.last)
-        try:
-            return Found(load_checkpoint(self.last), self.last)
-        except checks.InputError as error:
-            problem = error
-        found = []
-        for path in (self.previous, self.best):
-            with contextlib.suppress(checks.InputError):
-                found.append((load_checkpoint(path), path))
-        if not found:
+        if not self.holds_run():
+            raise checks.InputError(f"{self.path} holds no run to resume: leave --resume out to start one there")
+        found: dict[Path, dict[str, Any]] = {}
+        problem = None
+        for path in (self.last, self.previous, self.best) if self.holds_checkpoint() else ():
+            try:
+                found[path] = load_checkpoint(path)
+            except checks.InputError as error:
+                problem = problem or error
+            if self.last in found:
+                break
+        if not found and problem is not None:
             raise problem
-        checkpoint, path = max(found, key=lambda pair: (pair[0]["epoch"], pair[0]["step_in_epoch"]))
-        where = f"epoch {checkpoint['epoch'] + 1}, batch {checkpoint['step_in_epoch'] + 1}"
-        return Found(checkpoint, path, f"{problem}; the run goes on from {path.name}, at {where}")
+        path = max(found, key=lambda path: (found[path]["epoch"], found[path]["step_in_epoch"]), default=None)
+        stored = found[path]["config"] if path else _read(self.config, yaml_value, yaml.YAMLError)
+        if differences := changes(RunConfig.from_dict(stored, source=str(path or self.config)), config):
+            raise checks.InputError(f"{self.path} holds a run of another configuration: {'; '.join(differences)}")
+        if path is None or path == self.last:
+            return path, None
+        where = f"epoch {found[path]['epoch'] + 1}, batch {found[path]['step_in_epoch'] + 1}"
+        return path, f"{problem}; the run goes on from {path.name}, at {where}"
 
     def finished(self, config: RunConfig) -> dict[str, Any] | None:
         """Return the result of a finished run, None for an unfinished one; errors as `reopen`'s."""
@@ -263,10 +248,6 @@ def _entry(run: RunFolder, name: str) -> RunEntry | None:
             problem = str(error)
         except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError, csv.Error, RecursionError):
             problem = f"{path.name} is damaged, or none of a run"
-    if problem is None and changed[run.last] is not None and not _whole(run.last):
-        others = (path.name for path in (run.previous, run.best) if path.exists() and _whole(path))
-        other = next(others, None)
-        problem = f"last.pt is cut short; {f'--resume takes {other}' if other else 'nothing to resume from'}"
     if changed[run.result] is not None and problem is None:
         state = "finished"
     elif is_locked(run.path):
@@ -281,13 +262,6 @@ def _changed(path: Path) -> float | None:
         return path.stat().st_mtime
     except OSError:
         return None
-
-
-def _whole(path: Path) -> bool:
-    try:
-        return ends_whole(path)
-    except (OSError, checks.InputError):
-        return False
 
 
 def _from_config(text: str) -> dict[str, Any]:

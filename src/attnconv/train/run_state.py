@@ -139,16 +139,9 @@ class RunState:
 
     def restore_newest(self) -> str | None:
         """Restore the newest checkpoint that can be read, if there is one; return a note about it."""
-        found = []
-
-        def look() -> tuple[str, bool, str | None]:
-            found.append(self.folder.reopen(self.config))
-            return found[0].path.name, found[0].checkpoint is not None, found[0].note
-
-        name, there, note = self.engine.ranks.on_first(look)
-        if there:
-            path = self.folder.path / name
-            self.restore(found[0].checkpoint if found else load_checkpoint(path), path)
+        path, note = self.engine.ranks.on_first(lambda: self.folder.reopen(self.config))
+        if path is not None:
+            self.restore(load_checkpoint(path), path)
         return note
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
@@ -251,8 +244,8 @@ def changes_of_images(then: Mapping[str, Any], now: Mapping[str, Any], path: Pat
             same = old["count"] == new["count"]
             today = "some have other names or classes" if same else f"there are {new['count']}"
             raise checks.InputError(
-                f"{path} was saved in a run on {old['count']} {kind} images, and now {today}: bring back those it began "
-                "with, or start a new run"
+                f"{path} was saved in a run on {old['count']} {kind} images, and now {today}: bring back those it "
+                "began with, or start a new run"
             )
         if old["bytes"] != new["bytes"]:
             found.append(
