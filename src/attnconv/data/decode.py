@@ -45,7 +45,7 @@ FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
 
 
 def decode_image(path: str | Path, channels: int) -> Tensor:
-    """Read the image at ``path`` upright (EXIF), transparency dropped, of an animation the first frame.
+    """Decode the image at ``path``, upright (EXIF), without transparency, the first frame of an animation.
 
     Args:
         path: the file.
@@ -53,8 +53,7 @@ def decode_image(path: str | Path, channels: int) -> Tensor:
     Returns:
         (C, H, W) uint8.
     Raises:
-        InputError: the file cannot be read or decoded, or has more than ``MAX_PIXELS``; the message names it and says
-            why.
+        InputError: the file cannot be read or decoded, or has more than ``MAX_PIXELS``; the message says why.
         MissingExtraError: Pillow is not installed.
     """
     if channels not in (1, 3):
@@ -63,11 +62,7 @@ def decode_image(path: str | Path, channels: int) -> Tensor:
 
 
 def read_bytes(path: str | Path) -> np.ndarray:
-    """Return the content of a file, uint8.
-
-    Raises:
-        InputError: it cannot be read, is no regular file, or is larger than MAX_BYTES.
-    """
+    """Return a file's content, uint8; InputError if it cannot be read, is no regular file or exceeds MAX_BYTES."""
     try:
         with files.opened(path, at_most=MAX_BYTES) as file:
             return np.fromfile(file, dtype=np.uint8)

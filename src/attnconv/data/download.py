@@ -1,6 +1,6 @@
-"""Folders of images from archives on the web, each there whole or not at all.
+"""Folders of images from archives on the web, downloaded and unpacked atomically.
 
-A download that was cut goes on where it stopped, and only what its checksum fits is unpacked.
+A download that was cut goes on where it stopped; an archive is unpacked only if its checksum fits.
 """
 
 import contextlib
@@ -17,19 +17,18 @@ from pathlib import Path
 
 from attnconv import checks, files
 
-TRIES = 4  # in a row that bring nothing
-PAUSE = 1.0  # seconds before the second of them, doubled from then on
+TRIES = 4  # in a row without a byte
+PAUSE = 1.0  # seconds before the second try, doubled for each later one
 TIMEOUT = 60.0  # seconds without a byte
 
 
 def fetch(url: str, data_dir: Path, *, digests: tuple[str, ...] = ()) -> Path:
     """Return the folder NAME in ``data_dir``, downloaded and unpacked from ``url``, .../NAME.tgz, if it is not there.
 
-    Several processes may call this at a time: one fetches, the others wait.
+    Several processes may call this at a time: one downloads, the others wait.
 
     Args:
-        digests: checksums as of `download`. If none is known, only gzip's own of 32 bits, which finds accidents, is
-            compared.
+        digests: checksums, see `download`. Without any, only gzip's own of 32 bits is compared.
     Raises:
         InputError: it cannot be downloaded, unpacked or written.
     """
@@ -52,10 +51,10 @@ def fetch(url: str, data_dir: Path, *, digests: tuple[str, ...] = ()) -> Path:
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """Unpack ``file``, which holds one folder of the name of ``folder``; it appears there when all of it is written.
+    """Unpack ``file``, which holds one folder called as ``folder``, atomically.
 
     Raises:
-        InputError: the file is damaged, and has been deleted, or holds something else.
+        InputError: the file is damaged, and now deleted, or holds something else.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process
@@ -65,7 +64,7 @@ def unpack(file: Path, folder: Path) -> None:
             with files.opened(file) as packed, gzip.open(packed) as plain:
                 with tarfile.open(fileobj=plain, mode="r|") as tar:
                     tar.extractall(partial, filter="data")  # nothing outside of the folder
-                while plain.read(1 << 20):  # to the end, where gzip compares its checksum
+                while plain.read(1 << 20):  # gzip compares its checksum at the end
                     pass
         except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
             file.unlink()
@@ -78,12 +77,13 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 def download(url: str, path: Path, *, digests: tuple[str, ...]) -> None:
-    """Fetch ``url`` to ``path``, which appears only when it is whole.
+    """Download ``url`` to ``path``, atomically.
 
-    Until then the bytes are in ``path``.part, where the next call goes on. Calls for one path must not overlap.
+    ``path``.part holds the bytes of an unfinished download, where the next call goes on. Calls for one path must not
+    overlap.
 
     Args:
-        digests: checksums such as "md5:d41d8..." of which one must fit; none if no checksum is known.
+        digests: checksums such as "md5:d41d8...", of which one must fit; empty if unknown.
     Raises:
         InputError: no such file, no connection, or a checksum that does not fit.
         OSError: the file cannot be written.
@@ -101,7 +101,7 @@ def download(url: str, path: Path, *, digests: tuple[str, ...]) -> None:
 
 
 def fits(path: Path, digests: tuple[str, ...]) -> bool:
-    """True if the file has one of the checksums, or none is known."""
+    """True if the file has one of the checksums, or there are none."""
     for kind in {digest.partition(":")[0] for digest in digests}:
         if f"{kind}:{files.digest(path, kind)}" in digests:
             return True
@@ -109,7 +109,7 @@ def fits(path: Path, digests: tuple[str, ...]) -> bool:
 
 
 def _fetch(url: str, part: Path) -> bool:
-    """Bring ``part`` to the full length; True if it holds bytes of an earlier connection."""
+    """Download the rest of ``part``; return True if it holds bytes of an earlier connection."""
     resumed, idle = False, 0
     while True:
         have = _size(part)
@@ -135,7 +135,7 @@ def _fetch(url: str, part: Path) -> bool:
 
 
 def _append(url: str, part: Path) -> None:
-    """Append to ``part`` what one connection brings; HTTPException if it is cut."""
+    """Append the bytes of one connection to ``part``; HTTPException if it is cut."""
     progress, console = (checks.require(f"rich.{name}", extra="train") for name in ("progress", "console"))
     have = _size(part)
     headers = {"User-Agent": "attnconv", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})

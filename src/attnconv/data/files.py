@@ -1,4 +1,4 @@
-"""Image files, decoded and augmented by worker processes as they are needed, and kept in memory if that is asked for.
+"""Image files, decoded and augmented by worker processes, and optionally kept in memory.
 
 Letters: B batch, C channels, H rows, W columns, N images of the set.
 """
@@ -29,11 +29,11 @@ from attnconv.signals import interrupts_held
 CHANNELS = 3
 KEPT_FREE = 2**29  # bytes: what a run needs beside the images that it keeps
 BETWEEN_LOOKS = 100  # images, at the free memory
-WORKER_NICENESS = 10  # decoding fills what the threads of a step leave of the cores, and takes nothing from them
+WORKER_NICENESS = 10  # on a CPU decoding uses only the time that the threads of a step leave
 
 
 class BadImage(NamedTuple):
-    """A file that cannot be decoded, and the sentence that says so."""
+    """A file that cannot be decoded, and the reason."""
 
     path: str
     message: str
@@ -41,20 +41,12 @@ class BadImage(NamedTuple):
 
 
 class BrokenPromiseError(checks.InputError):
-    """A Dataset returned something else than it must; no setting leaves that out."""
+    """A Dataset returned the wrong kind of value; no setting skips that."""
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Treatment of image files.
-
-    Args:
-        skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
-        presize: validation images as in 2019: shorter side the image size + 32 pixels, else 8/7 of it; then the centre.
-        cache_images: keep decoded images in memory, so that each file is decoded once.
-        val_split: share of each class that is held out for validation, of images without any for it.
-        seed: of the images that are held out.
-    """
+    """Treatment of image files; see ``load_data``."""
 
     skip_bad_images: bool = False
     presize: bool = False
@@ -69,13 +61,13 @@ Sample = tuple[Tensor, int] | BadImage  # image (C, H, W) uint8 and label
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ItemSource(ABC):
-    """Images that are read one by one, where the loader's workers are; in validation they are cut by ``view.fit``.
+    """Images that the loader's workers read one by one; in validation ``view.fit`` cuts them.
 
     Args:
-        labels: one an image.
-        image_size: rows, columns that they are cut to.
-        channels: of what `item` returns.
-        prepared: True if that is float32 as the network takes it: neither cut, varied nor normalised.
+        labels: one per image.
+        image_size: rows, columns after the cut.
+        channels: of `item`'s images.
+        prepared: True if these are preprocessed float32: neither cut, augmented nor normalised.
     """
 
     labels: Sequence[int] = field(repr=False)
@@ -90,11 +82,11 @@ class ItemSource(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Return what a message calls the image."""
+        """Return the image's name for messages."""
 
     @abstractmethod
     def item(self, index: int, seed: int) -> tuple[Tensor, int]:
-        """Return image (C, H, W) and label; ``seed`` is for what the source itself draws.
+        """Return image (C, H, W) and label; ``seed`` is for random numbers of the source itself.
 
         Raises:
             InputError: the image cannot be read.
@@ -111,7 +103,7 @@ class ItemSource(ABC):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FileSource(ItemSource):
-    """Image files and their labels. ``sizes``: bytes of each when it was listed; -1 where that was not known."""
+    """Image files and their labels. ``sizes``: bytes of each when it was listed, -1 if unknown."""
 
     paths: Sequence[str] = field(repr=False)
     sizes: Sequence[int] = field(repr=False)
@@ -130,7 +122,7 @@ class FileSource(ItemSource):
         return self.decode(index), int(self.labels[index])
 
     def decode(self, index: int) -> Tensor:
-        """Return (C, H, W) uint8; InputError if the file cannot be decoded or has changed since it was listed."""
+        """Return (C, H, W) uint8; InputError if the file cannot be decoded or its size has changed."""
         path, size = self.paths[index], self.sizes[index]
         data = read_bytes(path)
         if size not in (-1, data.size):
@@ -141,13 +133,13 @@ class FileSource(ItemSource):
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The ``batches.fingerprint`` of these images, the same wherever the folder is."""
+        """The ``batches.fingerprint`` of these images, independent of the folder's place."""
         names = ("/".join(path.split(os.sep)[-2:]) for path in self.paths)  # class/file
         return fingerprint(zip(names, self.labels, self.sizes, strict=True))
 
 
 class ItemLoader(Loader):
-    """Batches of images decoded one by one. With workers, only one epoch's iterator can be in use at a time."""
+    """Batches of images that are read one by one. With workers only one epoch's iterator can be in use at a time."""
 
     def __init__(self, source: ItemSource, reading: Reading) -> None:
         super().__init__(reading)
@@ -164,13 +156,13 @@ class ItemLoader(Loader):
             worker_init_fn=partial(shield_worker, give_way=self.device.type == "cpu") if workers else None,
             collate_fn=partial(_collate, shape=(source.channels, *source.image_size)),
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # torch draws its workers' seeds from it, and leaves the run's own alone
+            generator=torch.Generator(),  # of the workers' seeds, so that the run's generator stays as it is
         )
 
     def _batches(self, epoch: int, numbers: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
         self._sampler.epoch, self._sampler.batches = epoch, numbers
-        # What a signal raises while a process forks, in a hook of logging's, is lost. Later the workers are there, and
-        # are waited for, which a signal may end.
+        # An exception that a signal raises while a process forks, in a hook of logging, is lost. Later epochs only wait
+        # for the workers, which a signal may end.
         with contextlib.nullcontext() if self._forked else interrupts_held():
             decoded = iter(self._loader)
             self._forked = True
@@ -184,7 +176,7 @@ class ItemLoader(Loader):
 
 
 class _Sampler:
-    """Tells the workers, image by image, the epoch too: those that persist hear of it in no other way."""
+    """Yields (epoch, index) pairs, because persistent workers learn the epoch in no other way."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -197,7 +189,7 @@ class _Sampler:
 
 
 class _Decoder(Dataset):
-    """(epoch, index) -> the image as training (``seed`` given) or validation sees it, but for normalisation."""
+    """Dataset by (epoch, index): images as in training (with a seed) or validation, before normalisation."""
 
     def __init__(self, source: ItemSource, reading: Reading) -> None:
         v2 = checks.require("torchvision.transforms.v2", extra="train")
@@ -223,11 +215,11 @@ class _Decoder(Dataset):
             return self.augment(image), label
 
     def _read(self, epoch: int, index: int) -> Sample:
-        # The key is longer than those of what we draw ourselves. Validation images are the same in each epoch.
+        # The key is longer than those of our own random numbers. Validation images are the same in each epoch.
         drawn = seed_of(0, index) if self.seed is None else seed_of(self.seed, epoch, index, 0, 0)
         try:
             return self.source.item(index, drawn)
-        except checks.InputError as error:  # as a value: raised here, torch would wrap it in a page of traceback
+        except checks.InputError as error:  # torch would wrap an exception in a page of traceback
             return BadImage(self.source.name(index), str(error), not isinstance(error, BrokenPromiseError))
 
     def _decoded(self) -> list[Sample]:
@@ -245,7 +237,7 @@ class _Decoder(Dataset):
 
 
 def _collate(samples: list[Sample], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, list[BadImage]]:
-    """Return (B, C, H, W), (B,) int64, and the files that are missing from them."""
+    """Return images (B, C, H, W), labels (B,) int64, and the bad files."""
     bad = [sample for sample in samples if isinstance(sample, BadImage)]
     good = [sample for sample in samples if not isinstance(sample, BadImage)]
     images = torch.stack([image for image, _ in good]) if good else torch.empty(0, *shape, dtype=torch.uint8)
@@ -253,7 +245,7 @@ def _collate(samples: list[Sample], shape: tuple[int, int, int]) -> tuple[Tensor
 
 
 def forked_workers() -> str:
-    """Return the way of starting workers that share decoded images; InputError if the system has none."""
+    """Return the start method whose workers share decoded images; InputError if the system lacks it."""
     if "fork" not in multiprocessing.get_all_start_methods():
         raise checks.InputError(
             "on this system workers cannot share decoded images: use --workers 0 or no --cache-images"
@@ -262,12 +254,13 @@ def forked_workers() -> str:
 
 
 def shield_worker(number: int, *, give_way: bool) -> None:
-    """Leave Ctrl-C to the parent, and end at a SIGTERM of the parent's only; for DataLoader's ``worker_init_fn``.
+    """Ignore Ctrl-C, and end only at the parent's SIGTERM; for DataLoader's ``worker_init_fn``.
 
-    ``give_way``: run at a lower priority, where the parent computes on the same cores.
+    A cluster's scheduler signals all processes of a job at once. The training process needs its workers until it has
+    saved; workers of torch end at once, which looks like a failure.
 
-    A cluster's scheduler signals all processes of a job at once. The training process saves and leaves then, and needs
-    its workers until it has; torch's own workers end at once, which looks to it like a failure.
+    Args:
+        give_way: run at a lower priority, because the parent computes on the same cores.
     """
     if give_way and hasattr(os, "nice"):  # Windows has none
         os.nice(WORKER_NICENESS)

@@ -1,7 +1,7 @@
 """Imagenette and Imagewoof: ten easy and ten hard classes of ImageNet, in three sizes and two splits.
 
 Source: github.com/fastai/imagenette. The edition follows from the image size, as in the training script of 2019. The
-archives were uploaded more than once with the same images, so that several checksums of one are in circulation.
+archives were uploaded more than once with the same images, so one archive may have several checksums.
 """
 
 import dataclasses

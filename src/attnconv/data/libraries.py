@@ -24,10 +24,10 @@ def torchvision_names() -> list[str]:
 
 
 def load_torchvision(name: str, data_dir: Path) -> Loaded:
-    """Make the data set ``name`` of torchvision, downloaded to ``data_dir`` if it is not there.
+    """Load the data set ``name`` of torchvision, and download it to ``data_dir`` if it is not there.
 
     Raises:
-        InputError: there is no such set, it wants more arguments, or it cannot be read or downloaded.
+        InputError: there is no such set, it needs more arguments, or it cannot be read or downloaded.
     """
     checks.one_of("data set of torchvision", name, torchvision_names())
     kind = getattr(checks.require("torchvision.datasets", extra="train"), name)
@@ -45,14 +45,14 @@ def load_torchvision(name: str, data_dir: Path) -> Loaded:
         return None
 
     try:
-        # stdout belongs to what the command line answers; progress bars write to stderr by themselves.
+        # stdout is for the command line's answer; progress bars write to stderr.
         with contextlib.redirect_stdout(sys.stderr):
             if "train" in takes:
                 return kind(**given, train=True), kind(**given, train=False), None
             if "split" in takes:
                 return first(TRAINING_SPLITS), first(VALIDATION), None
             return kind(**given), None, None
-    except TypeError as error:  # it wants more arguments
+    except TypeError as error:  # it needs more arguments
         raise checks.InputError(
             f"torchvision:{name} cannot be made by its name alone: {checks.first_line(error)}; make it in a function "
             "of your own and name that with register_dataset"
@@ -65,7 +65,7 @@ def load_torchvision(name: str, data_dir: Path) -> Loaded:
 
 
 class Rows:
-    """Rows of a Hugging Face Dataset as (image, label); images are opened here, by formats that start no program."""
+    """Rows of a Hugging Face Dataset as (image, label); only formats that start no program are opened."""
 
     def __init__(self, rows: Any, image: str, label: str, names: list[str] | None) -> None:
         self._rows, self._image, self._label = rows, image, label
@@ -88,10 +88,10 @@ def _opened(image: dict[str, Any]) -> Any:
 
 
 def load_hugging_face(name_or_folder: str, data_dir: Path | None, *, saved: bool = False) -> Loaded:
-    """Load a data set of the Hub, or a folder: one that ``save_to_disk`` left, or one of its data files.
+    """Load a data set of the Hub, or a folder that ``save_to_disk`` wrote or that holds data files.
 
-    The first column of images is taken, and the column "label" or "labels", or the only one of classes. No code of a
-    data set is run.
+    Uses the first column of images, and the column "label" or "labels", or the only one of classes. No code of a data
+    set is run.
 
     Raises:
         InputError: it cannot be loaded, or has no such columns.
@@ -103,7 +103,7 @@ def load_hugging_face(name_or_folder: str, data_dir: Path | None, *, saved: bool
                 found = library.load_from_disk(name_or_folder)
             else:
                 found = library.load_dataset(name_or_folder, cache_dir=None if data_dir is None else str(data_dir))
-    except Exception as error:  # no network, no such name, wants a name of a configuration
+    except Exception as error:  # no network, no such name, several configurations
         raise checks.InputError(f"cannot load hf:{name_or_folder}: {checks.first_line(error)}") from error
     parts = dict(found) if isinstance(found, dict) else {TRAIN[0]: found}
     train = next((parts[name] for name in TRAIN if name in parts), None)

@@ -21,10 +21,10 @@ Images = tuple[Tensor, Tensor]  # (N, C, H, W) uint8, (N,) int64
 
 @dataclass(frozen=True)
 class SmallSet:
-    """Augmentation of a set, and its name in torchvision (digits, which it lacks: None)."""
+    """Augmentation of a set, and its name in torchvision, which lacks digits."""
 
     pad: int  # black pixels around the image, at its own size
-    flip: bool  # True if a mirrored image is still of its class
+    flip: bool  # True if mirroring keeps the class
     torchvision_name: str | None
 
 
@@ -38,7 +38,7 @@ SMALL_SETS = {
 
 
 def load_small(name: str, *, data_dir: Path, image_size: tuple[int, int] | None) -> ImageData:
-    """Load the set ``name`` of ``SMALL_SETS``, downloaded to ``data_dir`` if it is not there.
+    """Load the set ``name`` of ``SMALL_SETS``, and download it to ``data_dir`` if it is not there.
 
     Memory: N * C * H * W bytes.
 
@@ -58,7 +58,7 @@ def load_small(name: str, *, data_dir: Path, image_size: tuple[int, int] | None)
 
 
 def _read_digits() -> tuple[Images, Images, tuple[str, ...]]:
-    """Read 1,797 images of 8 x 8 with values 0..16, of which a fixed fifth, alike in every class, is for validation."""
+    """Read 1,797 images of 8 x 8 with values 0..16; a fixed fifth of each class is for validation."""
     datasets = checks.require("sklearn.datasets", extra="train")
     selection = checks.require("sklearn.model_selection", extra="train")
 
@@ -80,13 +80,13 @@ def _read_torchvision(name: str, folder: Path) -> tuple[Images, Images, tuple[st
 
 
 def _as_images(data: Any) -> Tensor:
-    """Turn torchvision's (N, H, W, 3) array or (N, H, W) tensor into (N, C, H, W)."""
+    """Return torchvision's (N, H, W, 3) array or (N, H, W) tensor as (N, C, H, W)."""
     images = torch.as_tensor(data)
     return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize a few thousand at a time: on some processors that goes through float32, four times the size."""
+    """Resize a few thousand at a time, because some processors do it in float32, four times the size."""
     if tuple(images.shape[-2:]) == size:
         return images
     return torch.cat([fit(part, size, 1.0) for part in images.split(4096)])

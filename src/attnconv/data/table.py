@@ -1,4 +1,4 @@
-"""A table of image files, CSV or parquet: columns path and label, and split if it names training and validation."""
+"""Tables of image files, CSV or parquet: columns path and label, and optionally split."""
 
 import csv
 import io
@@ -18,13 +18,13 @@ DELIMITERS = ",;\t"
 
 
 def load_table(file: Path, *, image_size: int | tuple[int, int] | None, options: FileOptions) -> ImageData:
-    """Load the images that ``file`` names; paths are relative to its folder, unless they are absolute.
+    """Load the images of ``file``; paths are absolute or relative to its folder.
 
-    Labels are ordered as numbers if all of them are whole numbers, else as words.
+    Labels are sorted as numbers if all of them are whole numbers, else as words.
 
     Raises:
-        InputError: it cannot be read, lacks a column, a path or a label, or names files that are not there; or its
-            splits are not those of `load_folder`.
+        InputError: it cannot be read; a column, a path, a label or an image file is missing; a split has another name
+            than those of `load_folder`.
     """
     rows = _read(file)
     if not rows:
@@ -66,7 +66,7 @@ def load_table(file: Path, *, image_size: int | tuple[int, int] | None, options:
 
 
 def _read(file: Path) -> list[dict[str, str]]:
-    """Return the rows, each with a path and a label, and with a split if there is such a column."""
+    """Return the rows, each with path, label and, if there is such a column, split."""
     try:
         header, values = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
     except checks.InputError:

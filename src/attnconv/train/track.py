@@ -123,8 +123,8 @@ def hyper_parameters(config: RunConfig) -> dict[str, bool | int | float | str]:
 class WandB:
     """A run in Weights & Biases: sent to the server if there is an API key, else kept in RUN/wandb for `wandb sync`.
 
-    WANDB_MODE, WANDB_PROJECT and wandb's other variables apply. Nothing asks for a key. The folder keeps the run's id: a
-    resumed run sends the rows that the server lacks; without a server it writes its record anew under the same id.
+    WANDB_MODE, WANDB_PROJECT and wandb's other variables apply. Nothing asks for a key. The folder keeps the run's id.
+    A resumed run sends the rows that the server lacks; without a server it writes its record anew under the same id.
 
     Raises:
         Exception: of several kinds, if the service cannot start.
