@@ -1,12 +1,11 @@
 """Learning-rate range test: a short run in which the rate grows from step to step, and the rates that it suggests.
 
-Source: Smith 2017, arXiv:1506.01186 (the range test); fastai 2.8 (smoothing and suggestions). Departures: model,
-optimiser and random numbers end as they began; a loss that never falls suggests no "steepest" and no "valley".
+Source: Smith 2017, arXiv:1506.01186 (the range test); fastai 2.8 (smoothing and suggestions). Departures: the network
+is not restored; a loss that never falls suggests no "steepest" and no "valley".
 
 Letters: L learning rates.
 """
 
-import copy
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -70,7 +69,8 @@ def find_lr(
     """Train ``engine``'s network on ``loader``'s batches with a learning rate that grows from ``low`` to ``high``.
 
     The steps are those of a run of ``config`` in one process, without its average of the weights. The test stops early
-    if the loss is not finite or, smoothed, above four times its least. It repeats the epoch if the batches run out.
+    if the loss is not finite or, smoothed, above four times its least. It takes more epochs if the batches run out.
+    Network and optimiser are of no use afterwards; torch's random generators are restored.
 
     Raises:
         InputError: ``low`` and ``high`` are not positive and in this order, there are fewer than 10 steps, or the loss
@@ -79,36 +79,25 @@ def find_lr(
     if not 0 < checks.number("low", low) < checks.number("high", high):
         raise checks.InputError(f"low and high must be positive and in this order, got {low} and {high}")
     checks.integer("steps", steps, at_least=FEWEST)
-    model, optimizer, precision = engine.bare, engine.optimizer, engine.fabric.strategy.precision
-    before = copy.deepcopy((model.state_dict(), optimizer.optimizer.state_dict(), precision.state_dict()))
-    training = {module: module.training for module in model.modules()}
     lrs = [low * (high / low) ** (i / (steps - 1)) for i in range(steps)]
     losses: list[float] = []
+    engine.model.train()
+    if config.freeze_epochs:
+        hold_norms(engine.bare, taken_over)
+    batches = tracked(_endless(loader), total=steps, text="learning rate", shown=progress)
     with torch.random.fork_rng():
-        try:
-            engine.model.train()
+        for lr, (images, labels) in zip(lrs, batches, strict=False):
+            for group in engine.optimizer.param_groups:
+                group["lr"] = lr
+            sums = compute_gradients(engine, config, images, labels, 1 / len(labels))
+            losses.append(sums[0].item() / len(labels))
+            if _has_diverged(losses):
+                break
             if config.freeze_epochs:
-                hold_norms(model, taken_over)
-            batches = tracked(_endless(loader), total=steps, text="learning rate", shown=progress)
-            for lr, (images, labels) in zip(lrs, batches, strict=False):
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                sums = compute_gradients(engine, config, images, labels, 1 / len(labels))
-                losses.append(sums[0].item() / len(labels))
-                if _has_diverged(losses):
-                    break
-                if config.freeze_epochs:
-                    drop_gradients(model, taken_over)
-                clip_gradients(engine, config)
-                optimizer.step()
-                optimizer.zero_grad()
-        finally:
-            optimizer.zero_grad()
-            model.load_state_dict(before[0])
-            optimizer.optimizer.load_state_dict(before[1])
-            precision.load_state_dict(before[2])
-            for module, mode in training.items():
-                module.training = mode
+                drop_gradients(engine.bare, taken_over)
+            clip_gradients(engine, config)
+            engine.optimizer.step()
+            engine.optimizer.zero_grad()
     diverged = _has_diverged(losses)
     if diverged and not math.isfinite(losses[-1]):
         losses.pop()
