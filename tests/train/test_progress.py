@@ -23,8 +23,9 @@ def run(out, progress, meta=META):
 
 
 HEADER = r"""network  aa_convnet3, [\d,]+ parameters
-data     digits, 6 classes, 120 training and 1,234 validation images of 6x8 pixels
-steps    30, 15 an epoch
+data     digits, 6 classes
+images   120 training, 1,234 validation, 6x8 pixels
+steps    30, 15 per epoch
 device   cpu, fp32, \d+ threads?
 out      {}
 """
@@ -37,8 +38,8 @@ def test_a_header_and_a_line_an_epoch_where_there_is_no_terminal(tmp_path, capfd
     out, err = capfd.readouterr()
     assert out == ""
     assert re.fullmatch(rf"{HEADER.format(re.escape(str(tmp_path)))}{COLUMNS}{LINE.format(1)}\n{LINE.format(2)}\n", err)
-    assert len({len(line) for line in err.splitlines()[5:]}) == 1  # numbers stand below their names
-    assert max(map(len, err.splitlines()[5:])) <= 80
+    assert len({len(line) for line in err.splitlines()[6:]}) == 1  # numbers stand below their names
+    assert max(map(len, err.splitlines()[6:])) <= 80
 
 
 def test_the_header_of_a_resumed_run_counts_its_steps(tmp_path, capfd):
@@ -54,8 +55,8 @@ def test_the_header_of_a_resumed_run_counts_its_steps(tmp_path, capfd):
         meta={},
         resume=True,
     )
-    assert "data     digits, 120 training and" in (err := capfd.readouterr().err)
-    assert "\nsteps    30, 15 an epoch, 17 done\n" in err
+    assert "data     digits\nimages   120 training, 21 validation\n" in (err := capfd.readouterr().err)
+    assert "\nsteps    30, 15 per epoch, 17 done\n" in err
 
 
 @pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True)])

@@ -164,7 +164,7 @@ def test_wandb_offline_holds_what_the_table_holds(tmp_path, plain, offline, capf
     assert (described.project, described.display_name) == ("attnconv", "run")
     out, err = capfd.readouterr()
     assert out == ""
-    first, *others = err.splitlines()[5:]
+    first, *others = err.splitlines()[6:]
     assert first == f"note: Weights & Biases: offline (no API key is set); `wandb sync {folder}` sends it"
     assert [line[:5] for line in others] == ["epoch"] * 4
     a, b = weights(tmp_path / "run"), weights(plain)

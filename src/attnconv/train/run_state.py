@@ -165,21 +165,22 @@ class RunState:
 
     def facts(self, train_loader: Loader, val_loader: Loader) -> dict[str, str]:
         """Return the lines of a run's header."""
-        config, meta, world = self.config, self.meta, self.engine.ranks.world
-        images = []
-        for kind, loader in (("training", train_loader), ("validation", val_loader)):
-            count = meta.get("images", {}).get(kind, {}).get("count", loader.num_samples)
-            images.append(f"{count:,} {kind}")
-        size = f" of {'x'.join(map(str, meta['image_size']))} pixels" if "image_size" in meta else ""
-        classes = f"{len(meta['classes'])} classes, " if "classes" in meta else ""
-        done = f", {self.step:,} done" if self.step else ""
-        threads = torch.get_num_threads()
+        config, meta, world, threads = self.config, self.meta, self.engine.ranks.world, torch.get_num_threads()
+        known = meta.get("images", {})
+        images = [
+            f"{known.get(kind, {}).get('count', loader.num_samples):,} {kind}"
+            for kind, loader in (("training", train_loader), ("validation", val_loader))
+        ]
+        if "image_size" in meta:
+            images.append(f"{'x'.join(map(str, meta['image_size']))} pixels")
+        computing = f"{world} processes" if world > 1 else f"{threads} thread{'s' * (threads > 1)}"
         return {
             "network": f"{config.model}, {self.params:,} parameters",
-            "data": f"{config.data}, {classes}{' and '.join(images)} images{size}",
-            "steps": f"{config.epochs * self.batches:,}, {self.batches:,} an epoch{done}",
-            "device": f"{device_name(self.engine.fabric.device)}, {config.precision}, "
-            + (f"{world} processes" if world > 1 else f"{threads} thread{'s' * (threads > 1)}"),
+            "data": config.data + (f", {len(meta['classes'])} classes" if "classes" in meta else ""),
+            "images": ", ".join(images),
+            "steps": f"{config.epochs * self.batches:,}, {self.batches:,} per epoch"
+            + (f", {self.step:,} done" if self.step else ""),
+            "device": f"{device_name(self.engine.fabric.device)}, {config.precision}, {computing}",
             "out": str(self.folder.path),
         }
 
