@@ -98,35 +98,31 @@ def data_of_datasets(
     if val is not None:
         parts[f"the validation images of {name!r}"] = val
     looked = [image for title, dataset in parts.items() for image in _some_of(dataset, title)]
-    prepared = looked[0].is_floating_point()
-    channels = looked[0].shape[0] if prepared else max(image.shape[0] for image in looked)
-    sizes = {(image.shape[1], image.shape[2]) for image in looked}
+    first = looked[0]
+    prepared, own = first.is_floating_point(), (first.shape[1], first.shape[2])
+    channels = first.shape[0] if prepared else max(image.shape[0] for image in looked)
+    sizes = {tuple(image.shape[1:]) for image in looked}
     if image_size is None:
-        size = looked[0].shape[1:] if prepared or len(sizes) == 1 else (DEFAULT_SIZE, DEFAULT_SIZE)
-    else:
-        size = checks.per_axis("image_size", image_size, 2, at_least=1)
-    rows, columns = size
-    if prepared and (rows, columns) != tuple(looked[0].shape[1:]):
+        image_size = own if prepared or len(sizes) == 1 else DEFAULT_SIZE
+    rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
+    if prepared and (rows, columns) != own:
         raise checks.InputError(
-            f"{name!r} gives float tensors of {looked[0].shape[1]} x {looked[0].shape[2]} pixels, which are taken as "
-            f"they are: leave image_size out, got {rows} x {columns}"
+            f"{name!r} gives float tensors of {own[0]} x {own[1]} pixels, which are taken as they are: leave "
+            f"image_size out, got {rows} x {columns}"
         )
-    names = _class_names(train) if classes is None else [str(word) for word in classes]
-    labels = {
-        title: _labels(dataset, title, read=dataset is train and (names is None or options.val_split is not None))
-        for title, dataset in parts.items()
-    }
-    if names is None:
-        names = [str(number) for number in range(max(next(iter(labels.values()))) + 1)]
     ratio = 1.0 if prepared or sizes == {(rows, columns)} else RESIZE_RATIO
+    names = _class_names(train) if classes is None else [str(word) for word in classes]
     sources = []
     for title, dataset in parts.items():
-        if wrong := [n for n in labels[title] if n != UNKNOWN and not 0 <= n < len(names)]:
+        labels = _labels(dataset, title, read=not sources and (names is None or options.val_split is not None))
+        if names is None:
+            names = [str(number) for number in range(max(labels) + 1)]
+        if wrong := [n for n in labels if n != UNKNOWN and not 0 <= n < len(names)]:
             raise BrokenPromiseError(f"{title} have the label {wrong[0]}: it must be 0 to {len(names) - 1}")
         source = DatasetSource(
             dataset=dataset,
             indices=range(len(dataset)),
-            labels=labels[title],
+            labels=labels,
             title=title,
             num_classes=len(names),
             image_size=(rows, columns),
@@ -136,6 +132,7 @@ def data_of_datasets(
             prepared=prepared,
         )
         sources.append(source)
+    assert names is not None
     of_train, of_val = divided(
         sources[0], sources[1] if val is not None else None, name=name, val_split=options.val_split, seed=options.seed
     )
@@ -240,18 +237,13 @@ class ForeignLoader:
             )
         if (count := len(images)) < self._at_least:
             raise BrokenPromiseError(
-                f"batch {number} has {count} image{'s' * (count != 1)}, and batch norm needs {self._at_least} at "
-                "least: a DataLoader with drop_last=True leaves the last, incomplete batch out"
+                f"batch {number} has {count} image{'s' * (count != 1)}, and batch norm needs {self._at_least} at least: "
+                "a DataLoader with drop_last=True leaves the last, incomplete batch out"
             )
         if not labels.is_floating_point():
-            labels = labels.to(torch.int64)
-            if (
-                self._num_classes is not None
-                and (wrong := labels[(labels < 0) | (labels >= self._num_classes)]).numel()
-            ):
-                raise BrokenPromiseError(
-                    f"batch {number} has the label {wrong[0]}: it must be 0 to {self._num_classes - 1}"
-                )
+            labels, classes = labels.to(torch.int64), self._num_classes
+            if classes is not None and (wrong := labels[(labels < 0) | (labels >= classes)]).numel():
+                raise BrokenPromiseError(f"batch {number} has the label {wrong[0]}: it must be 0 to {classes - 1}")
         return images.to(self._device, torch.float32), labels.to(self._device)
 
 

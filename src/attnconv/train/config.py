@@ -156,13 +156,6 @@ class RunConfig:
                 f"base_momentum and max_momentum belong to schedule 'one-cycle', got schedule {self.schedule!r} {none}"
             )
 
-    @property
-    def first_momentum(self) -> float:
-        """Momentum of the first step."""
-        value = self.momentum if self.max_momentum is None else self.max_momentum
-        assert value is not None
-        return value
-
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, source: str) -> "RunConfig":
         """Return the configuration with these ``values`` of ``source``, a file say; others have their defaults."""

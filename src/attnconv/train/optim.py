@@ -51,7 +51,9 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> Optimizer:
 
     AdamW, RAdam and Ranger decay the weights directly; for SGD, Adam and RMSprop decay is a term of the gradient.
     """
-    groups, lr, momentum = decay_groups(model, config.weight_decay), config.lr, config.first_momentum
+    groups, lr = decay_groups(model, config.weight_decay), config.lr
+    momentum = config.momentum if config.max_momentum is None else config.max_momentum  # of the first step
+    assert momentum is not None
     adaptive: dict[str, Any] = {"lr": lr, "betas": (momentum, SMOOTHING), "eps": EPS}
     match config.optimizer:
         case "sgd":

@@ -154,8 +154,6 @@ def _read(path: Path, parse: Any, bad_syntax: type[Exception]) -> Any:
 
 OWN_FOLDERS = {"tensorboard", "wandb", "profile"}  # of a run; wandb's has files named config.yaml, too
 
-Number = (int, float)
-
 
 @dataclass(frozen=True)
 class RunEntry:
@@ -266,7 +264,10 @@ def _changed(path: Path) -> float | None:
 
 def _from_config(text: str) -> dict[str, Any]:
     values = yaml_value(text)  # plain values only
-    return {name: _typed(values[name], kind) for name, kind in (("model", str), ("data", str), ("epochs", int))}
+    facts = {name: values[name] for name in ("model", "data", "epochs")}
+    if [type(value) for value in facts.values()] != [str, str, int]:
+        raise TypeError
+    return facts
 
 
 def _from_metrics(text: str) -> dict[str, Any]:
@@ -285,20 +286,13 @@ def _from_metrics(text: str) -> dict[str, Any]:
 def _from_result(text: str) -> dict[str, Any]:
     values = checks.from_json(text)
     off = values.get("attention_off")  # of networks that have attention
-    said = off and remark(_typed(off["logits_moved"], Number), _typed(off["predictions_changed"], Number))
     return {
-        "epochs_done": _typed(values["epochs"], int),
-        "best_top1": _typed(values["best_top1"], Number),
-        "last_top1": _typed(values["top1"], Number),
-        "seconds": _typed(values["seconds"], Number),
-        "remark": said or None,
+        "epochs_done": int(values["epochs"]),
+        "best_top1": float(values["best_top1"]),
+        "last_top1": float(values["top1"]),
+        "seconds": float(values["seconds"]),
+        "remark": (off and remark(float(off["logits_moved"]), float(off["predictions_changed"]))) or None,
     }
-
-
-def _typed(value: Any, kind: Any) -> Any:
-    if not isinstance(value, kind):
-        raise TypeError
-    return value
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -82,16 +82,15 @@ class RunState:
 
     def differences(self) -> list[str]:
         """Return reasons why the resumed run may differ in its bits from one that was never stopped."""
-        found = list(self.changes)
-        for name, then, now in (
-            ("CPU threads", self.threads, torch.get_num_threads()),
-            ("processes", self.processes, self.engine.ranks.world),
-        ):
-            if then != now:
-                found.append(
-                    f"the run began with {then} {name} and goes on with {now}: it will not end in the very same bits"
-                )
-        return found
+        counts = {
+            "CPU threads": (self.threads, torch.get_num_threads()),
+            "processes": (self.processes, self.engine.ranks.world),
+        }
+        return self.changes + [
+            f"the run began with {then} {name} and goes on with {now}: it will not end in the very same bits"
+            for name, (then, now) in counts.items()
+            if then != now
+        ]
 
     def leave_out(self, step: int) -> None:
         """Record a step whose loss or gradients were not finite; Diverged after too many in a row."""
