@@ -237,8 +237,8 @@ class ForeignLoader:
             )
         if (count := len(images)) < self._at_least:
             raise BrokenPromiseError(
-                f"batch {number} has {count} image{'s' * (count != 1)}, and batch norm needs {self._at_least} at least: "
-                "a DataLoader with drop_last=True leaves the last, incomplete batch out"
+                f"batch {number} has {count} image{'s' * (count != 1)}, and batch norm needs {self._at_least} at "
+                "least: a DataLoader with drop_last=True leaves the last, incomplete batch out"
             )
         if not labels.is_floating_point():
             labels, classes = labels.to(torch.int64), self._num_classes
