@@ -446,6 +446,6 @@ def test_another_number_of_threads_is_noted(stopped, capsys):
         resume=True,
         progress=True,
     )
-    err = capsys.readouterr().err
-    assert err.startswith(f"note: the run began with {state['threads']} CPU threads and goes on with ")
+    note = f"\nnote: the run began with {state['threads']} CPU threads and goes on with "
+    assert note in capsys.readouterr().err
     assert load_checkpoint(stopped / "last.pt")["threads"] == state["threads"]
