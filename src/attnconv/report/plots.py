@@ -75,16 +75,21 @@ def history_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure
 
 
 def lr_figure(curve: Mapping[str, Any]) -> "Figure":
-    """Draw loss over learning rate: ``curve`` holds what LrCurve.to_dict gives."""
+    """Draw loss over learning rate, and a dot for each suggestion: ``curve`` holds what LrCurve.to_dict gives."""
+    import numpy as np
+
     figure, (axes,) = new_figure(6, 3.6)
-    axes.plot(curve["lrs"], curve["losses"], color=PALE, linewidth=1, label="loss of a step")
-    losses = curve["smoothed"]
-    axes.plot(curve["lrs"], losses, color=COLOURS[0], linewidth=2, label="smoothed")
-    for name, colour in zip(("steepest", "valley"), COLOURS[1:], strict=False):
+    lrs, means = curve["lrs"], curve["smoothed"]
+    axes.plot(lrs, curve["losses"], color=PALE, linewidth=1, label="loss of a step")
+    axes.plot(lrs, means, color=COLOURS[0], linewidth=2, label="smoothed")
+    for name, colour in zip(("valley", "slide", "steepest", "minimum"), COLOURS[1:], strict=False):
         if (lr := curve[name]) is not None:
-            axes.axvline(lr, color=colour, linestyle="--", linewidth=1, label=f"{name}: {lr:.2g}")
-    ceiling = losses[0] + 0.5 * max(losses[0] - min(losses), 0.1 * abs(losses[0]))  # what diverges would flatten all
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss (nats)", ylim=(None, ceiling))
+            loss = np.interp(np.log(lr), np.log(lrs), means)
+            axes.plot(lr, loss, "o", color=colour, label=f"{name}: {lr:.2g}", clip_on=False)
+    top, bottom = max(means[:-5] or means), min(curve["losses"])  # the last steps diverge, and would flatten all else
+    room = 0.05 * (top - bottom) or 0.1
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss (nats)")
+    axes.set(xlim=(lrs[0], lrs[-1]), ylim=(bottom - room, top + room))
     axes.legend(frameon=False, fontsize=8)
     return figure
 
