@@ -54,7 +54,9 @@ def attnconv(*arguments: str | Path) -> None:
 
 def keep(shot: Path, name: str) -> None:
     """Write a screenshot to docs/images with 256 colours, which makes it a third as large."""
-    Image.open(shot).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
+    picture = Image.open(shot).convert("RGB")
+    colours = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1)
+    picture.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG).save(IMAGES / name, optimize=True)
 
 
 def shoot(
@@ -102,7 +104,8 @@ def demo(browser: Browser, folder: Path) -> None:
 
 
 def explain(browser: Browser, folder: Path) -> None:
-    attnconv("explain", "--example", "--out", IMAGES / "attention.png")
+    attnconv("explain", "--example", "--layer", "layer3.1.conv1", "--out", folder / "photo.png")
+    keep(folder / "photo.png", "attention.png")
     shot = folder / "web.png"
     subprocess.run([sys.executable, ROOT / "tests" / "explain" / "served.py", shot], check=True, cwd=ROOT)
     keep(shot, "explain-web.png")
