@@ -56,7 +56,7 @@ def section(heading, wanted_by):
     found = re.search(rf"^## {re.escape(heading)}\n\n(.*?)(?=^## |\Z)", README.read_text(encoding="utf-8"), re.M | re.S)
     if found is None:
         raise PluginError(f"{wanted_by}: README.md has no section {heading!r}")
-    return found[1].rstrip()
+    return found[1].rstrip().replace("](docs/", "](")
 
 
 def on_page_content(content, page, **_):

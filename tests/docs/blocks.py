@@ -18,7 +18,7 @@ from attnconv.cli.train import NO_BASE
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # On a page with this sentence, Python blocks share their names.
-ONE_PROGRAM = "The Python on this page is one program"
+ONE_PROGRAM = "page is one program"
 CLIENTS = "# needs attnconv[clients]"  # the first line of a Python block that calls other libraries
 COMMANDS = ("attnconv", "make", "pip", "pytest", "python", "srun", "torchrun")  # what shell blocks may call
 STUB = '#!/bin/bash\nprintf "%s\\0" "${0##*/}" "$@" >> "$CALLS"; printf "\\n" >> "$CALLS"\n'
