@@ -44,6 +44,7 @@ UNTIL_CTRL_C = {
 NOTHING_RUN = {
     "CONTRIBUTING.md",
     "docs/clusters.md",
+    "docs/index.md",
     "docs/layers/self-attention.md",
     "docs/results/convnet3-cifar100.md",
     "docs/results/training.md",
