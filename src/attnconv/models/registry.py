@@ -216,7 +216,8 @@ def _call_builder(
     build = getattr(import_module(f"attnconv.models.{file}"), function)
     arguments = {**numbers, **defaults, **options}
     for key, parameter in list(inspect.signature(build).parameters.items())[1:]:  # but for the task
-        if dataclasses.is_dataclass(kind := parameter.annotation):
+        kind: Any = parameter.annotation
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             arguments[key] = kind(**{f.name: arguments.pop(f.name) for f in dataclasses.fields(kind)})
     return build(Task(num_classes, in_channels, image_size), **arguments)
 
