@@ -25,12 +25,12 @@ def test_version(attnconv):
 
 
 RUN_FLAGS = (
-    "--accumulate --attend --attention --augment --base-momentum --batch-size --cache-images --channels-last "
+    "--accumulate --amp --attend --attention --augment --base-momentum --batch-size --cache-images --channels-last "
     "--checkpoint-steps "
     "--clip --compile --config --crop-scale --cutmix --data --data-dir --device --devices --ema --epochs "
     "--freeze-epochs --image-size --init-from --json --label-smoothing --lr --max-momentum --mixup --model "
-    "--momentum --nodes --on-nan --optimizer --option --out --precision --presize --random-erasing --recipe "
-    "--recompute-attention --schedule --seed --skip-bad-images --sync-batchnorm --track --train-subset "
+    "--momentum --nodes --on-nan --optimizer --option --out --precision --presize --pretrained --random-erasing "
+    "--recipe --recompute-attention --schedule --seed --skip-bad-images --sync-batchnorm --track --train-subset "
     "--trivial-augment --val-split --warmup --weight-decay --workers --no-cache-images --no-channels-last --no-compile "
     "--no-presize --no-recompute-attention --no-skip-bad-images --no-sync-batchnorm --no-trivial-augment"
 )

@@ -12,7 +12,8 @@ import torch
 from markdown_it import MarkdownIt
 
 from attnconv.cli import _imports, parse
-from attnconv.cli.train import run_settings
+from attnconv.cli.flags import NO_SURGERY
+from attnconv.cli.train import NO_BASE
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -102,5 +103,4 @@ def settings_of(command: str):
     given = bound.arguments
     if arguments[0] not in ("train", "lr-find") or given.get("resume") or given.get("list_recipes"):
         return None
-    names = ("recipe", "config", "option")
-    return run_settings(**{name: given.get(name) for name in names}, options=given.get("options", {}))
+    return given.get("base", NO_BASE).settings(given.get("options", {}), given.get("surgery", NO_SURGERY))

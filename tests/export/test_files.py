@@ -247,7 +247,7 @@ def test_a_free_size_that_fails_becomes_a_fixed_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(capture, "require_agreement", fails_if_free)
     written = export.export_program(network("unet", 8), tmp_path / "m.pt2", meta=meta(8))
-    assert written.notes == ("the image size is fixed, for with free ones: for a reason",)
+    assert written.notes == ("the image size is fixed; with free rows and columns: for a reason",)
     assert (written.sizes.rows, written.sizes.columns) == ((8, 8), (8, 8))
     with pytest.raises(ValueError, match="it takes 8 rows, got 9"):
         export.load_exported(tmp_path / "m.pt2", trust=True)(torch.randn(1, 2, 9, 8))

@@ -1,10 +1,10 @@
-"""attnconv models and summary: the networks by name, the published ones compared with ours, and the cost of one."""
+"""attnconv models and summary: networks by name, published networks compared with ours, and the cost of one."""
 
 from typing import Any
 
 from attnconv import checks, networks
 from attnconv.cli.flags import NO_SURGERY, ImageSize, Surgery, pairs, require_network
-from attnconv.cli.terminal import amount, print_json, print_table
+from attnconv.cli.terminal import amount, note, print_json, print_table
 from attnconv.train.config import yaml_text
 
 
@@ -16,7 +16,7 @@ def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> No
     pattern:
         Shell pattern, such as 'aa_*'.
     table:
-        Print the published networks instead: our parameters and FLOPs beside the paper's.
+        Print the published networks instead, with our parameters and FLOPs and the paper's.
     json:
         Print one JSON list.
     """
@@ -63,9 +63,9 @@ def _print_published(pattern: str, json: bool) -> None:
         print_json([row.to_dict() for row in found])
         return
     print_table(HEADER, [row.cells() for row in found])
-    print("GFLOPs: 2 a MAC of everything; paper's way: as it counts, attention products 1 a MAC, no position terms.")
+    note("GFLOPs: 2 a MAC of everything; paper's way: as it counts, attention products 1 a MAC, no position terms.")
     if any(row.published.unverified for row in found):
-        print(UNVERIFIED)
+        note(UNVERIFIED)
 
 
 def summary(
@@ -78,7 +78,7 @@ def summary(
     surgery: Surgery = NO_SURGERY,
     json: bool = False,
 ) -> None:
-    """Print what a network costs for one image: parameters, multiply-adds, FLOPs, attention memory.
+    """Print the cost of a network for one image: parameters, multiply-adds, FLOPs, attention memory.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def summary(
     print_table(("quantity", "value", "count"), quantities, fold=True)
     if not found.attention:
         return
-    print("Attention, memory of one image in float32: eager has all logits at once, linear only q, k, v and output")
+    note("Attention, memory of one image in float32: eager has all logits at once, linear only q, k, v and output")
     rows = [
         (a.name, amount(a.eager_bytes, "B"), amount(a.linear_bytes, "B"), " x ".join(map(str, a.map_size)), a.num_heads)
         for a in found.attention

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Scale = Literal["published", "small"]
 
-study = App(name="study", help_format="plaintext")
+study = App(name="study", help_format="markdown")
 
 
 @study.command

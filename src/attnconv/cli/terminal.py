@@ -24,6 +24,11 @@ def say(text: str) -> None:
     print(shown(text))
 
 
+def note(text: str) -> None:
+    """Print a sentence, folded to the terminal's width."""
+    print("\n".join(folded("", shown(text), terminal_width())))
+
+
 def terminal_width() -> int:
     """Return the columns of the terminal: COLUMNS if it is set, 80 in a pipe."""
     return shutil.get_terminal_size((80, 24)).columns
@@ -59,15 +64,18 @@ def table_lines(
             pad = " " * (widest - cells(cell))
             lines[row] += (GAP if i else "") + (pad + cell if right else cell + pad)
     if text is not None:
-        start = _width(columns)
-        room = max(width - start - len(GAP), LEAST)
-        folded = [textwrap.wrap(cell, room, break_long_words=False, break_on_hyphens=False) or [""] for cell in text]
-        indent = "\n" + " " * (start + len(GAP))
-        lines = [line + GAP + indent.join(cell) for line, cell in zip(lines, folded, strict=True)]
-    lines.insert(1, "-" * max(cells(part) for line in lines for part in line.split("\n")))
-    if dropped:
-        lines.append(f"({width} columns leave no room for {', '.join(dropped)})")
-    return [line.rstrip() for line in lines]
+        pairs = zip(lines, text, strict=True)
+        lines = ["\n".join(folded(line + GAP, cell, max(width, cells(line + GAP) + LEAST))) for line, cell in pairs]
+    lines = [line.rstrip() for line in "\n".join(lines).split("\n")]
+    lines.insert(1, "-" * max(map(cells, lines)))
+    return lines + (folded("", f"({width} columns leave no room for {', '.join(dropped)})", width) if dropped else [])
+
+
+def folded(start: str, text: str, width: int) -> list[str]:
+    """Return ``start`` and behind it ``text``, in lines of ``width`` columns that are broken between words alone."""
+    indent = " " * cells(start)
+    wrapped = textwrap.wrap(text, width - len(indent), break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"{indent if i else start}{line}" for i, line in enumerate(wrapped)]
 
 
 def _width(columns: Sequence[Sequence[str]]) -> int:

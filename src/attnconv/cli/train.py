@@ -1,4 +1,4 @@
-"""attnconv train, lr-find and runs: one run, the learning rates that it could take, and the runs of a folder."""
+"""attnconv train, lr-find and runs: train a network, suggest its learning rate, and list the runs of a folder."""
 
 import dataclasses
 import json as encoder
@@ -14,21 +14,21 @@ from cyclopts import Parameter
 
 from attnconv import checks, files, networks
 from attnconv.cli.flags import NO_SURGERY, ImageSize, OptionalText, Surgery, pairs, require_network
-from attnconv.cli.terminal import counted, duration, print_json, print_table, say
+from attnconv.cli.terminal import counted, duration, note, print_json, print_table, say
 from attnconv.extensions import LIBRARIES
 from attnconv.inactive import remark
 from attnconv.train.config import RunConfig, read_yaml
 
 
 def run_options() -> Any:
-    """Return a TypedDict of every field of RunConfig, none required: what was not typed stays absent."""
+    """Return a TypedDict of every field of RunConfig, none of them required; options not given stay absent."""
     hints = typing.get_type_hints(RunConfig)
     flags: dict[str, Any] = {}
     for field in dataclasses.fields(RunConfig):
-        if field.name in ("model_options", "attention"):  # written in other ways
+        if field.name in ("model_options", "attention"):  # flags of their own
             continue
         default = "" if field.default is None or field.default is False else f" [default: {field.default}]"
-        # With --no-NAME, for what a recipe or a file has set.
+        # With --no-NAME, to unset an option of a recipe or a file.
         hint, negative = (ImageSize, ()) if field.name == "image_size" else (hints[field.name], None)
         if hint == str | None:
             hint = OptionalText
@@ -44,12 +44,12 @@ RunOptions = run_options()
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Base:
-    """Where a run's options come from beside their own flags.
+    """Sources of a run's options besides their own flags.
 
     Parameters
     ----------
     recipe:
-        A run by name, with all of its options; --list-recipes of `attnconv train` shows them.
+        A run by name, with all of its options; `attnconv train` lists them.
     config:
         YAML file of options, in the names of config.yaml.
     option:
@@ -131,24 +131,24 @@ def train(
     of_study: Annotated[bool, Parameter(show=False)] = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
-    """Train a network and leave the run in a folder.
+    """Train a network and write the run to a folder.
 
-    Options given here override the file of --config, which overrides --recipe, which overrides the defaults.
+    These options override those of the --config file, which override --recipe, which overrides the defaults.
 
     Parameters
     ----------
     out:
-        Folder of the run; runs/MODEL-DATA-seedN if not given, of a recipe runs/RECIPE-MODEL-seedN.
+        Folder of the run; by default runs/MODEL-DATA-seedN, or runs/RECIPE-MODEL-seedN.
     resume:
-        Go on with the run in --out, with its own options.
+        Continue the run in --out, with its own options.
     list_recipes:
         Print the recipes instead, with their published results.
     profile:
-        Print a step profile at the end: the time that the loader and the operators take.
+        Print a step profile at the end: time in the loader and in each operator.
     json:
         Print the result as one JSON object, or the recipes as a JSON list.
     of_study:
-        A run of a study, which `attnconv.study.process` starts: wait for its word, end with it, and leave facts.json.
+        A run of a study, started by `attnconv.study.process`: wait for its signal, end with it, write facts.json.
     """
     if list_recipes:
         print_recipes(json)
@@ -206,22 +206,21 @@ def print_recipes(json: bool) -> None:
         c, here = r.config, f"; here: {r.measured}" if r.measured else ""
         rows.append((r.name, c.model, c.data, c.image_size or "", c.epochs, r.expected + here))
     print_table(("recipe", "network", "data", "px", "epochs", "top-1 %, published"), rows, fold=True)
-    print("A recipe is for its network's family: --model xresnet50, --model sa_xresnet50, --option symmetric=true.")
+    note("A recipe is for its network's family: --model xresnet50, --model sa_xresnet50, --option symmetric=true.")
 
 
 def print_profile(profile: Mapping[str, Any] | None, run: Path) -> None:
-    """``profile`` as in result.json; None if the run was done before."""
+    """Print ``profile`` of result.json; None if the run was finished before."""
     if profile is None:
-        print("no profile: the run was finished already, and without one")
+        print("no profile: the run was finished before, without --profile")
         return
     if profile["steps"]:
         print(
             f"{profile['steps']} steps timed: {profile['step_ms']:.1f} ms a step (median), "
-            f"{profile['images_per_second']:.0f} images/s; {profile['loader_share']:.1f}% of the time waiting for the "
-            "loader"
+            f"{profile['images_per_second']:.0f} images/s; {profile['loader_share']:.1f}% of the time in the loader"
         )
     else:
-        print("no step timed: there were too few; the first six warm up and are traced")
+        print("no step was timed: the first six warm up and are traced")
     if profile["operators"]:
         rows = [
             (entry["name"], f"{entry['ms']:.2f}", f"{entry['share']:.1f}", f"{entry['calls']:.1f}")
@@ -242,10 +241,10 @@ def lr_find(
     json: bool = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
-    """Train for a few steps with a growing learning rate, and say which ones the loss suggests.
+    """Train for a few steps with a growing learning rate, and print the rates that the loss suggests.
 
-    Leaves lr-find.json and lr-find.png in --out. The steps are those that the run would take in one process, precision
-    and compiler included. Options that this does not need are read and left aside.
+    It writes lr-find.json and lr-find.png to --out. The steps are those of the run in one process, with its precision
+    and compiler. Options that it does not need have no effect.
 
     Parameters
     ----------
@@ -254,9 +253,9 @@ def lr_find(
     high:
         Learning rate of the last step.
     steps:
-        Steps, whatever the epochs.
+        Steps to train.
     out:
-        Folder of the curve; runs/lr-find-MODEL-DATA if not given.
+        Folder of the curve; by default runs/lr-find-MODEL-DATA.
     json:
         Print the curve as one JSON object.
     """
@@ -281,15 +280,15 @@ def lr_find(
 
 
 def runs(folder: Path = Path("runs"), *, json: bool = False) -> None:
-    """List the runs in a folder, and below it: where they stand, and how good they are.
+    """List the runs in and below a folder, with their states and scores.
 
-    Running means that a process of this machine trains into the folder; a stopped run goes on with `attnconv train
-    --resume`. Time is that of the whole run once it is finished, and that of training before.
+    A running run has a process of this machine; `attnconv train --resume` continues a stopped one. Time is that of the
+    whole run if it is finished, else that of training so far.
 
     Parameters
     ----------
     folder:
-        Where to look.
+        Folder of runs.
     json:
         Print one JSON list.
     """

@@ -209,8 +209,8 @@ def _call_builder(
     arguments = {**numbers, **defaults, **options}
     for key, parameter in list(inspect.signature(build).parameters.items())[1:]:  # after the task
         kind: Any = parameter.annotation
-        if dataclasses.is_dataclass(kind):
-            arguments[key] = kind(**{f.name: arguments.pop(f.name) for f in dataclasses.fields(kind)})  # pyright: ignore[reportCallIssue]
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            arguments[key] = kind(**{f.name: arguments.pop(f.name) for f in dataclasses.fields(kind)})
     return build(Task(num_classes, in_channels, image_size), **arguments)
 
 

@@ -1,4 +1,4 @@
-"""Runs put together: from a RunConfig, or a recipe's name, to a network, its data and the training loop."""
+"""Training runs: from a RunConfig or a recipe's name to a network, its data and the training loop."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from attnconv.recipes.trained import ExampleImage, Trained, example_images, load_example, load_trained
     from attnconv.recipes.training import default_out, require_known, run
 
-# Loaded when first asked for: the catalogue needs no torch, and a run no trained network.
+# Loaded on first use: the catalogue needs no torch, and a run needs no trained network.
 _LATER = {
     "dense_models": "network",
     "fit": "script",

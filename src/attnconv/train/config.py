@@ -47,7 +47,7 @@ class RunConfig:
     )
     freeze_epochs: int = _option("First epochs in which what init_from brought is not trained.", default=0)
     data: str = _option(
-        "Data set name, torchvision:NAME, hf:NAME, a folder with train/<class>/* and val/<class>/*, or a table.",
+        "Data set name, torchvision:NAME, hf:NAME, a folder with `train/<class>/*` and `val/<class>/*`, or a table.",
         default="digits",
     )
     data_dir: str | None = _option("Folder that holds (or receives) the named data sets.", default=None)
