@@ -267,9 +267,10 @@ def checked_meta(meta: Any) -> dict[str, Any]:
         raise checks.InputError(f"meta's 'image_size' must be at most {most} per side, got {largest}")
     found["resize_ratio"] = checks.number("meta's 'resize_ratio'", found["resize_ratio"])
     for name in ("mean", "std"):
-        if not isinstance(found[name], list) or len(found[name]) != channels:
-            raise checks.InputError(f"meta's {name!r} must list one number per channel, {channels}, got {found[name]!r}")
-        found[name] = [checks.number(f"meta's {name!r}", value) for value in found[name]]
+        values = found[name]
+        if not isinstance(values, list) or len(values) != channels:
+            raise checks.InputError(f"meta's {name!r} must list one number per channel, {channels}, got {values!r}")
+        found[name] = [checks.number(f"meta's {name!r}", value) for value in values]
     for name, least in (("std", min(found["std"])), ("resize_ratio", found["resize_ratio"])):
         if least <= 0:
             raise checks.InputError(f"meta's {name!r} must be above 0, got {found[name]!r}")
