@@ -278,7 +278,7 @@ class Shape(nn.Module):
         ("stam", "after='stam' is not a module of the model; nearest modules: 'stem', "),
         ("STEM", "after='STEM' is not a module of the model; nearest modules: 'stem', "),
         ("", "after='' is not a module of the model; nearest modules: "),
-        (["stem", 3], "after=3 is no module of the model"),
+        (["stem", 3], "after=3 is not a module of the model"),
         ([], "after names no module"),
         (["stem", "pool.0", "stem"], "after names stem twice"),
         ("split", r"the output of split is a tuple, not a map \(B, C, \*map\)"),
