@@ -5,11 +5,12 @@ study's folder, an export or a repository may contain such names too, but import
 package offers as an entry point.
 """
 
+import contextlib
 import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module, metadata
 from typing import Any
 
@@ -142,24 +143,28 @@ def load_offered(group: str, name: str) -> Any:
     entry = offered(group).get(name)
     if entry is None:
         return None
-    try:
+    with user_code(f"{name!r} of group {group} cannot be imported"):
         return entry.load()
-    except (Exception, SystemExit) as error:  # of the package's code
-        raise checks.InputError(
-            f"{name!r} of group {group} cannot be imported: {type(error).__name__}: {checks.first_line(error)}"
-        ) from error
+
+
+@contextlib.contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Turn an error of somebody's code inside the ``with`` block into an InputError: "`what`: the reason"."""
+    try:
+        yield
+    except checks.InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise checks.InputError(f"{what}: {type(error).__name__}: {checks.first_line(error)}") from error
 
 
 def _module(name: str, what: str) -> Any:
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise checks.InputError(f"{what}: there is no module {error.name!r}, here or installed") from None
-        raise checks.InputError(f"{what}: {name} needs {error.name!r}, which is not installed") from error
-    except (Exception, SystemExit) as error:  # of the user's code
-        raise checks.InputError(
-            f"{what}: {name} cannot be imported: {type(error).__name__}: {checks.first_line(error)}"
-        ) from error
+    with user_code(f"{what}: {name} cannot be imported"):
+        try:
+            return import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+                raise checks.InputError(f"{what}: there is no module {error.name!r}, here or installed") from None
+            raise checks.InputError(f"{what}: {name} needs {error.name!r}, which is not installed") from error

@@ -99,6 +99,24 @@ def test_every_table_fits(attnconv, finished, records, monkeypatch, command, nam
     assert not re.search(r" \n", out)
 
 
+@pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True)])
+def test_top_5_only_from_six_classes_on(attnconv, monkeypatch, classes, shown):
+    from types import SimpleNamespace
+
+    from attnconv.cli import evaluate
+    from attnconv.train.evaluate import Scores
+
+    loader = SimpleNamespace(skipped=[])
+    data = SimpleNamespace(name="photos", notes=(), val_loader=lambda **_: loader, passed_over={})
+    trained = SimpleNamespace(meta={"classes": list(range(classes))}, checkpoint="best.pt", model=None, device="cpu")
+    monkeypatch.setattr(evaluate, "load_network", lambda *_, **__: trained)
+    monkeypatch.setattr("attnconv.recipes.trained.images_for", lambda *_, **__: data)
+    monkeypatch.setattr("attnconv.train.evaluate.evaluate", lambda *_, **__: Scores(0.25, 80.0, 100.0, 20))
+    code, out, err = attnconv("evaluate", "run")
+    assert code == 0, err
+    assert ("top-5 %" in out, "top-1 %" in out) == (shown, True)
+
+
 LIGHT = """
 import contextlib, io, sys
 from attnconv.cli import main

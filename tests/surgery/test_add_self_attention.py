@@ -275,10 +275,10 @@ class Shape(nn.Module):
 @pytest.mark.parametrize(
     ("after", "message"),
     [
-        ("stam", "after='stam' is no module of the model; nearest modules: 'stem', "),
-        ("STEM", "after='STEM' is no module of the model; nearest modules: 'stem', "),
-        ("", "after='' is no module of the model; nearest modules: "),
-        (["stem", 3], "after=3 is no module of the model"),
+        ("stam", "after='stam' is not a module of the model; nearest modules: 'stem', "),
+        ("STEM", "after='STEM' is not a module of the model; nearest modules: 'stem', "),
+        ("", "after='' is not a module of the model; nearest modules: "),
+        (["stem", 3], "after=3 is not a module of the model"),
         ([], "after names no module"),
         (["stem", "pool.0", "stem"], "after names stem twice"),
         ("split", r"the output of split is a tuple, not a map \(B, C, \*map\)"),

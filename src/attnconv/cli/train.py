@@ -49,7 +49,7 @@ class Base:
     Parameters
     ----------
     recipe:
-        A run by name, with all of its options; --list-recipes of `attnconv train` shows them.
+        A run by name, with all of its options; `attnconv train` lists them.
     config:
         YAML file of options, in the names of config.yaml.
     option:

@@ -206,7 +206,7 @@ def write_checked(
     what: str,
     write: Callable[[BinaryIO, ExportedProgram, str], tuple[str, ...]],
     caller: Callable[[Path], Callable[[Tensor], Tensor]],
-    tell: Callable[[str], object],
+    tell: Callable[[str], object] | None,
 ) -> Written:
     """Capture ``model``, write it to ``path`` and keep the file if it answers as PyTorch does.
 
@@ -218,12 +218,13 @@ def write_checked(
         what: the file, in messages.
         write: writes a program, with the config's text, into a file; returns notes.
         caller: reads a file and returns its network.
-        tell: is called with what is done next.
+        tell: called with the name of each stage as it begins.
     Raises:
         InputError: a layer asks for a kernel that cannot be exported.
         DisagreementError: the answers differ even with one size.
     """
     require_exportable(model)
+    tell = tell or (lambda _: None)
     meta, model = config["meta"], folded(model).requires_grad_(False)
     rows, columns = meta["image_size"]
     wanted, notes = sizes_of(model, meta["channels"], (rows, columns)), ()

@@ -32,7 +32,7 @@ def export_onnx(
     meta: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
-    tell: Callable[[str], object] = lambda text: None,
+    tell: Callable[[str], object] | None = None,
 ) -> Written:
     """Write ``model`` as ONNX if onnxruntime gives PyTorch's outputs for three batches and, where free, three sizes.
 

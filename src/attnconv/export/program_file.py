@@ -33,7 +33,7 @@ def export_program(
     meta: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
-    tell: Callable[[str], object] = lambda text: None,
+    tell: Callable[[str], object] | None = None,
 ) -> Written:
     """Write ``model`` as a program of torch.export; arguments, checks and config (an extra file) as `export_onnx`.
 

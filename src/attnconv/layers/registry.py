@@ -57,13 +57,8 @@ class AttentionKind:
         """
         self.check_options(options)
         make: Any = self.layer
-        try:
+        with extensions.user_code(f"attention layer {self.name!r} cannot be made"):
             made = (make.from_conv if self.replaces_conv else make)(*arguments, **options)
-        except checks.InputError:
-            raise
-        except Exception as error:  # of the user's code
-            reason = f"{type(error).__name__}: {checks.first_line(error)}"
-            raise checks.InputError(f"attention layer {self.name!r} cannot be made: {reason}") from error
         if not isinstance(made, Attention):
             raise checks.InputTypeError(f"attention layer {self.name!r}: {_without_base(type(made))}")
         return made

@@ -132,7 +132,7 @@ def from_pretrained(
         raise checks.InputError(f"there is no folder {path}")
     hub = checks.require("huggingface_hub", extra="hub")
     settings: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
-    with explained(f"get {name!r}, which is no folder here, from the Hugging Face Hub"):
+    with explained(f"get {name!r}, which is not a local folder, from the Hugging Face Hub"):
         settings |= {"force_download": force_download, "local_files_only": local_files_only or not _reachable()}
         for file in (saved.CONFIG, saved.WEIGHTS):
             path = Path(hub.hf_hub_download(name, file, **settings))
@@ -176,7 +176,7 @@ def reason(error: Exception) -> str:
         errors.GatedRepoError: "its owner must grant you access first, on its page",
         errors.RepositoryNotFoundError: "no such repository, or the token has no access; `hf auth login` sets another",
         errors.RevisionNotFoundError: "it has no such revision",
-        errors.EntryNotFoundError: "it lacks config.json or model.safetensors and is no network of attnconv's",
+        errors.EntryNotFoundError: "it lacks config.json or model.safetensors and is not a network of attnconv",
     }
     for kind, text in reasons.items():
         if isinstance(error, kind):

@@ -6,6 +6,7 @@ Letters: C channels, H rows, W columns.
 import bisect
 import contextlib
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -102,7 +103,9 @@ def require_covered(model: nn.Module, channels: int, image_size: Sequence[int]) 
 
 def _largest(start: int, takes: Callable[[int], bool]) -> int:
     """Return the largest number from ``start`` to LARGEST that ``takes`` accepts; it accepts all smaller ones."""
-    return start + bisect.bisect_left(range(start + 1, LARGEST + 1), True, key=lambda n: not takes(n))
+    steps = (start + 2**i for i in itertools.count())
+    refused = next(n for n in steps if n > LARGEST or not takes(n))
+    return start + bisect.bisect_left(range(start + 1, refused), True, key=lambda n: not takes(n))
 
 
 class _Probe:

@@ -15,16 +15,8 @@ from typing import TYPE_CHECKING, Any, overload
 from torch import nn
 
 from attnconv import checks, extensions, networks
-from attnconv.models.init_from import (
-    Source,
-    Transfer,
-    after_surgery,
-    generators_kept,
-    given_weights,
-    has_memory,
-    initialise,
-    share_draws,
-)
+from attnconv.models import init_from as first_weights
+from attnconv.models.init_from import Source, Transfer
 from attnconv.models.sources import NetworkSource, of_library, source_of
 from attnconv.networks import CIFAR100, GROUP, IMAGENET, Images, list_models
 from attnconv.surgery.network import note_paths
@@ -181,22 +173,22 @@ def build_model(
     if source.plain is None:
         model = source.make(**vars(task), **options)
     else:
-        with generators_kept():
+        with first_weights.generators_kept():
             model = source.make(**vars(task), **options)
-        if has_memory(model):
+        if first_weights.has_memory(model):
             twin = find(source.plain)
             shared = {key: value for key, value in options.items() if key in twin.options}
-            share_draws(model, name, lambda: twin.make(**vars(task), **shared))  # pyright: ignore[reportArgumentType]
-    given = None if init_from is None else given_weights(init_from, name)
+            first_weights.share_draws(model, name, lambda: twin.make(**vars(task), **shared))  # pyright: ignore[reportArgumentType]
+    given = None if init_from is None else first_weights.given_weights(init_from, name)
     transfer = None
     if given is not None and (not steps or given.has_names_of(model)):
-        transfer = initialise(model, name, given)
+        transfer = first_weights.initialise(model, name, given)
     note_paths(model, model.modules() if source.own else (), (rows, columns))
     if steps:
         model, _ = apply_steps(model, steps, image_size=(rows, columns), inplace=True)
-        transfer = transfer and after_surgery(transfer, model)
+        transfer = transfer and first_weights.after_surgery(transfer, model)
     if given is not None and transfer is None:
-        transfer = initialise(model, name, given)
+        transfer = first_weights.initialise(model, name, given)
     blueprint = Blueprint(**vars(task), name=str(name), options={**source.options, **options}, attention=steps)
     model.blueprint = blueprint  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model, transfer
@@ -217,8 +209,8 @@ def _call_builder(
     arguments = {**numbers, **defaults, **options}
     for key, parameter in list(inspect.signature(build).parameters.items())[1:]:  # after the task
         kind: Any = parameter.annotation
-        if dataclasses.is_dataclass(kind):
-            arguments[key] = kind(**{f.name: arguments.pop(f.name) for f in dataclasses.fields(kind)})  # pyright: ignore[reportCallIssue]
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            arguments[key] = kind(**{f.name: arguments.pop(f.name) for f in dataclasses.fields(kind)})
     return build(Task(num_classes, in_channels, image_size), **arguments)
 
 

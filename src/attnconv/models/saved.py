@@ -264,18 +264,19 @@ def checked_meta(meta: Any) -> dict[str, Any]:
     found["image_size"] = list(checks.per_axis("meta's 'image_size'", found["image_size"], 2, at_least=1))
     largest, most = max(found["image_size"]), checks.LARGEST_IMAGE
     if largest > most:
-        raise checks.InputError(f"meta's 'image_size' must be at most {most} a side, got {largest}")
+        raise checks.InputError(f"meta's 'image_size' must be at most {most} per side, got {largest}")
     found["resize_ratio"] = checks.number("meta's 'resize_ratio'", found["resize_ratio"])
     for name in ("mean", "std"):
-        if not isinstance(found[name], list) or len(found[name]) != channels:
-            raise checks.InputError(f"meta's {name!r} must list one number a channel, {channels}, got {found[name]!r}")
-        found[name] = [checks.number(f"meta's {name!r}", value) for value in found[name]]
+        values = found[name]
+        if not isinstance(values, list) or len(values) != channels:
+            raise checks.InputError(f"meta's {name!r} must list one number per channel, {channels}, got {values!r}")
+        found[name] = [checks.number(f"meta's {name!r}", value) for value in values]
     for name, least in (("std", min(found["std"])), ("resize_ratio", found["resize_ratio"])):
         if least <= 0:
             raise checks.InputError(f"meta's {name!r} must be above 0, got {found[name]!r}")
     if (side := largest * found["resize_ratio"]) > 2 * most:
         raise checks.InputError(
-            f"meta's 'resize_ratio' must resize images to at most {2 * most} pixels a side, got {side:.3g}"
+            f"meta's 'resize_ratio' must resize images to at most {2 * most} pixels per side, got {side:.3g}"
         )
     return found
 
@@ -283,14 +284,8 @@ def checked_meta(meta: Any) -> dict[str, Any]:
 def make(config: Mapping[str, Any]) -> nn.Module:
     """Return a new network of ``config``; raise InputError as `create_model`, or if a resized layer is missing."""
     name, outputs, pool = config["model"], config["num_classes"], config.get("global_pool", "avg")
-    model, _ = build_model(
-        name,
-        num_classes=1 if outputs == 0 else outputs,
-        in_channels=config["in_channels"],
-        image_size=config["image_size"],
-        attention=config["attention"],
-        options=config["options"],
-    )
+    settings = {key: config[key] for key in ("in_channels", "image_size", "attention", "options")}
+    model, _ = build_model(name, num_classes=1 if outputs == 0 else outputs, **settings)
     if outputs == 0 or pool != "avg":
         if not hasattr(model, "reset_classifier"):
             raise checks.InputError(f"{name} has no classifier to leave out: num_classes must be at least 1")

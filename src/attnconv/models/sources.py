@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from attnconv import checks
-from attnconv.extensions import LIBRARIES
+from attnconv import checks, extensions
 from attnconv.networks import IMAGENET, Images
 
 COMMON = ("num_classes", "in_channels", "image_size")
@@ -66,13 +65,8 @@ class NetworkSource:
         arguments = {name: value for name, value in common.items() if name in self.takes} | options
         if self.own:
             return self.build(**arguments)
-        try:
+        with extensions.user_code(f"{self.name} cannot be made"):
             model = self.build(**arguments)
-        except checks.InputError:
-            raise
-        except Exception as error:  # of the user's code
-            reason = f"{type(error).__name__}: {checks.first_line(error)}"
-            raise checks.InputError(f"{self.name} cannot be made: {reason}") from error
         if not isinstance(model, nn.Module):
             raise checks.InputTypeError(f"{self.name} makes a {type(model).__name__}, not an nn.Module")
         return model
@@ -114,7 +108,7 @@ def of_library(name: str) -> NetworkSource | None:
         InputError: the library has no such network (the nearest is named), or is not installed.
     """
     library, colon, network = name.partition(":")
-    if not colon or library not in LIBRARIES:
+    if not colon or library not in extensions.LIBRARIES:
         return None
     return (_of_timm if library == "timm" else _of_torchvision)(name, network)
 

@@ -104,10 +104,13 @@ def fit(
         require_fit(network, config.model, meta)
     shared = {"device": fabric.device, "seed": config.seed, "num_classes": len(meta["classes"])}
     at_least = 2 * config.accumulate if has_batch_norm(network) else 1
-    return train_network(
-        network,
+    loaders: Any = (
         ForeignLoader(train, training=True, at_least=at_least, **shared),
         ForeignLoader(val, training=False, **shared),
+    )
+    return train_network(
+        network,
+        *loaders,
         config=config,
         out=folder.path,
         meta=meta,

@@ -92,7 +92,7 @@ def _is_identity(layer: Attention, output: Output) -> bool:
     try:
         with torch.no_grad():
             y: Any = layer.eval()(x.clone())
-    except Exception as error:  # of somebody's own code
+    except Exception as error:  # of the user's code
         if not whole:
             return True
         reason = checks.first_line(error)
@@ -113,7 +113,7 @@ def _named(found: list[Place], after: str | list[str] | tuple[str, ...]) -> list
     for name in names:
         if name not in by_name:
             raise checks.InputError(
-                f"after={name!r} is no module of the model; {network.nearest_names('modules', str(name), by_name)}"
+                f"after={name!r} is not a module of the model; {network.nearest_names('modules', str(name), by_name)}"
             )
         if by_name[name].attended:
             raise checks.InputError(f"{name} has attention after it already")

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -256,9 +256,10 @@ def trace(
     def see(module: nn.Module, _: Any, output: Any) -> None:
         outputs[module].append(Output.of(output))
 
-    handles = [module.register_forward_hook(see) for module in outputs]
     try:
-        with _unchanged(model), torch.no_grad(), _without_autocast(model):
+        with ExitStack() as stack, _unchanged(model), torch.no_grad(), _without_autocast(model):
+            for module in outputs:
+                stack.enter_context(module.register_forward_hook(see))
             model(*inputs)
     except Exception as error:  # of the user's model
         given = "the example"
@@ -267,9 +268,6 @@ def trace(
             given = f"zeros of {' and '.join(shapes)}; pass example=, an input that it takes"
         reason = checks.first_line(error)
         raise checks.InputError(f"{type(model).__name__} does not run on {given}: {reason}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
     return outputs
 
 
