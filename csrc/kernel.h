@@ -1,7 +1,7 @@
-// Relative attention, forward and backward, for the instruction set of the unit that includes this.
+// Relative attention, forward and backward, for the instruction set of the unit that includes this file.
 //
-// A query's logits are lowered by a whole number at or above the largest of them, in log2 units. Where the norms of q
-// and k bound that number well it is not searched for. Letters as in problem.h; L positions of the map.
+// A whole number at or above a query's largest logit, in log2 units, is subtracted from its logits. If the norms of q and
+// k bound it well, there is no search for it. Letters as in problem.h; L positions of the map.
 #pragma once
 #include "plan.h"
 #include "rates.h"
@@ -10,12 +10,12 @@ namespace {
 
 constexpr float LOG2_E = 1.442695041f, LN_2 = 0.6931471806f;
 constexpr float LOOSEST_BOUND = 64.f;   // log2 units that a bound may lie above the largest logit
-constexpr float LARGEST_SHIFT = 1e6f;   // of those that are applied to exponents; larger ones are subtracted
-// Weights below 2**-SMALLEST are zero: there the backward would get into numbers that processors are slow at. The forward
-// has to see as far below a bound that is loose.
+constexpr float LARGEST_SHIFT = 1e6f;   // of shifts applied to exponents; larger ones are subtracted
+// Weights below 2**-SMALLEST are zero, since processors are slow at subnormal numbers in the backward pass. The forward
+// pass must reach as far below a loose bound.
 constexpr float SMALLEST_FORWARD = 110.f, SMALLEST_BACKWARD = 80.f;
 
-struct Places {  // of the queries of a tile; past the end the last one again
+struct Places {  // of the queries of a tile; the last one repeats past the end
   int64_t axis[3][QUERIES];
   int64_t first;
   int count;
@@ -64,7 +64,7 @@ inline void scatter_queries(const Problem& p, const float* from, float factor, c
   });
 }
 
-// A vector for each query as a number for each lane that stands for a head.
+// A vector per query as a number per lane, which stands for a head.
 INLINE void collect(const Vec* from, float* to) { lane_sums(from, to); }
 INLINE void collect(const Vec* from, Vec* to) {
   UNROLL for (int i = 0; i < QUERIES; i++) to[i] = from[i];
@@ -121,7 +121,7 @@ template <class S> INLINE S* filled_up(S* from, S* spare, int count, int64_t cha
   return spare;
 }
 
-// The position terms of a tile; none past the end, where a table that is not finite would give NaN.
+// The position terms of a tile; none past the end, where a non-finite table would give NaN.
 template <class S> NOINLINE void position_terms(const Plan<S>& plan, Tile<S>& tile, const Places& places, S* line) {
   const Map& map = plan.key_map;
   const int64_t columns = plan.line[2];
@@ -156,7 +156,7 @@ template <class S> NOINLINE void position_terms(const Plan<S>& plan, Tile<S>& ti
   for (int64_t i = places.count * tile.row_step; i < QUERIES * tile.row_step; i++) tile.row[i] = S{};
 }
 
-// Lower the logits of query i by about ``top``: returns by how much; ``poison`` is NaN if that is no number, else 0.
+// Lower the logits of query i by about ``top``; return the amount. ``poison`` is NaN if it is not a number, else 0.
 template <class S> INLINE S set_shift(Tile<S>& tile, int i, S top, float smallest, S* poison) {
   *poison = top * 0.f;
   const S number = *poison == 0.f ? top : S{};
@@ -185,7 +185,7 @@ INLINE void query_norms(const Vec* q, int64_t D, Vec* norm) {
   }
 }
 
-// The largest logits of a tile's queries, or good bounds of them. ``k_norm``: the largest norm of a key.
+// Return the largest logits of a tile's queries or good bounds. ``k_norm``: the largest norm of a key.
 template <class S>
 NOINLINE void find_tops(const Plan<S>& plan, const Keys& keys, const Tile<S>& tile, S k_norm, S* top) {
   const int64_t D = keys.key_dim;
@@ -203,7 +203,7 @@ NOINLINE void find_tops(const Plan<S>& plan, const Keys& keys, const Tile<S>& ti
   decltype(k_norm < k_norm) loose[QUERIES];
   for (int i = 0; i < QUERIES; i++) {
     const S span = norm[i] * k_norm, all = (span + norm[i] * plan.table_norm) * 0.f;
-    // A row or a column with the largest term may have no key that counts.
+    // The row or column with the largest term may have no valid key.
     loose[i] = (keys.mask && plan.tables) | (!(2.f * span <= LOOSEST_BOUND)) | (!(all == 0.f));
     exact |= any(loose[i]);
     top[i] = span + row_top[i] + column_top[i];
@@ -231,7 +231,7 @@ template <class S> INLINE S largest_norm(const Vec* k, int64_t vectors, int64_t 
   return root(found[0]);
 }
 
-// The weights in turn of all tiles times their vectors of v: a few vectors of channels for all tiles, then the next.
+// Multiply the current weights of all tiles by their vectors of v, a few vectors of channels at a time.
 template <class S> NOINLINE void forward_wide(Tile<S>* tile, int tiles, int64_t count, const Vec* v, int64_t wide_E) {
   int64_t e = 0;
   auto block = [&](auto n) INLINE_LAMBDA {
@@ -243,7 +243,7 @@ template <class S> NOINLINE void forward_wide(Tile<S>* tile, int tiles, int64_t 
   while (e < wide_E) block(Count<1>{});
 }
 
-// The mask of a group's keys as Keys has it, in ``to``; null where it hides none.
+// Write the mask of a group's keys to ``to`` in the layout of Keys; return null if it hides none.
 template <class S> NOINLINE const Vec* pack_mask(const Plan<S>& plan, Group group, Vec* to) {
   if (!plan.p.mask.data) return nullptr;
   const Map& map = plan.key_map;
@@ -337,7 +337,7 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
   }
 }
 
-// What the slopes along one axis give: to grad_q, times the table; to the gradient of the table, times q.
+// Add the slopes along one axis times the table to grad_q, and times q to the gradient of the table.
 // ``along``: [query][place], summed over the other axes.
 INLINE void spread(const Plan<float>& plan, int axis, const float* along, const Tile<float>& tile, const Places& places,
                    float* table_sums) {
@@ -401,7 +401,7 @@ NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& pl
     spread(plan, 2, along, tile, places, table_sums + plan.table_at[2]);
   }
   if (!plan.p.table[0].data && !plan.p.table[1].data) return;
-  S* const rows = tile.row;  // the terms are not needed any more
+  S* const rows = tile.row;  // the terms are no longer needed
   for (int64_t y = 0; y < map.rows; y++) {
     Vec four[QUERIES];
     S sum[QUERIES];
@@ -480,7 +480,7 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
         S poison;
         const S top = i < places.count ? lse[i] : S{}, base = set_shift(t, i, top, SMALLEST_BACKWARD, &poison);
         if (i >= places.count) continue;
-        // The weights come out 2**(lse - base) too large: the gradient of the output makes up for it.
+        // The weights are 2**(lse - base) too large, which the gradient of the output compensates.
         const S share = exp2_unit(poison == 0.f ? base - top : S{}) + poison;
         for (int64_t e = 0; e < E; e++) {
           S& g = grad[at<S>(E, i, e)];
@@ -521,7 +521,7 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
   }
   if constexpr (ACROSS_HEADS<S>)
     unpack<S>(p, map, group, work.grad_q, float(p.scale), p.grad_q, p.dtype, D, first_row, last_row);
-  if (plan.parts > 1) {  // the last one to end adds the parts up, always in the same order
+  if (plan.parts > 1) {  // the last part to finish adds all parts, always in the same order
     if (__atomic_add_fetch(plan.done + group_index, 1, __ATOMIC_ACQ_REL) < plan.parts) return;
     grad_k = plan.partial + group_index * plan.parts * size, grad_v = grad_k + key_map.vectors * D;
     for (int64_t other = 1; other < plan.parts; other++)
@@ -533,7 +533,7 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
 
 template <class S> struct Run {
   const Plan<S>* plan;
-  int64_t next;  // task that nobody has taken
+  int64_t next;  // first task not yet taken
 };
 
 template <class S> void work_off(int64_t begin, int64_t end, void* context) {
@@ -557,7 +557,7 @@ template <class S> void work_off(int64_t begin, int64_t end, void* context) {
   }
 }
 
-// Add up the tasks' gradients of the tables.
+// Sum the tasks' gradients of the tables.
 template <class S> void finish_tables(const Plan<S>& plan) {
   for (int64_t task = 1; task < plan.tasks; task++)
     for (int64_t i = 0; i < plan.sums_per_task; i++) plan.table_sums[i] += plan.table_sums[task * plan.sums_per_task + i];
@@ -585,7 +585,7 @@ template <class S> int32_t run(const Problem& p, bool backward, ParallelFor para
   return error;
 }
 
-// True if heads, not positions, should fill the lanes: small maps have little work for a query beside its logits.
+// True if heads rather than positions should fill the lanes: small maps have little work per query besides logits.
 bool across_heads(const Problem& p) {
   const Map queries = map_of(p.size, WIDTH), keys = map_of(with_best_axis_last(p).key_size, WIDTH);
   const int64_t heads = p.batch * p.heads, one_head = heads * keys.vectors, many = ceil_div(heads, WIDTH) * keys.length;

@@ -1,7 +1,7 @@
-// Vectors of floats, by the vector extensions of GCC and Clang: one source for all instruction sets.
+// Vectors of floats through the vector extensions of GCC and Clang: one source for all instruction sets.
 //
-// A unit sets ATTNCONV_WIDTH, the floats of a vector, before it includes this. All is in an unnamed namespace, and
-// nothing of the C++ library is used: an object built for AVX-512 must not offer a function to the other objects.
+// A unit sets ATTNCONV_WIDTH, the floats per vector, before it includes this file. Everything is in an unnamed namespace,
+// without the C++ library: an object built for AVX-512 must not export a function to the other objects.
 #pragma once
 #include <math.h>
 #include <stdint.h>

@@ -22,8 +22,12 @@ def sparse(path):
         file.truncate(HUGE)
 
 
-KINDS = [(fifo, "a FIFO and no regular file"), (unix_socket, "a socket and no"), (device, "a character device and no")]
-SPARSE = (sparse, r"larger than [\d,]+ MiB, the most that is read of such a file: it has 200,000,000,000 bytes")
+KINDS = [
+    (fifo, "a FIFO and not"),
+    (unix_socket, "a socket and no"),
+    (device, "a character device and no"),
+]
+SPARSE = (sparse, r"larger than [\d,]+ MiB, the limit for such a file: it has 200,000,000,000 bytes")
 
 
 @pytest.fixture(autouse=True)

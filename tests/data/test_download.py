@@ -163,7 +163,7 @@ def test_a_server_that_answers_with_another_part(web, get, tmp_path):
 @pytest.mark.parametrize("name", ["a.tgz.part", "a.tgz.part.tag"])
 def test_a_fifo_in_the_place_of_a_part_is_not_waited_for(web, get, tmp_path, name):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(InputError, match=f"{re.escape(name)} is a FIFO and no regular file: it is not opened"):
+    with pytest.raises(InputError, match=f"{re.escape(name)} is a FIFO and not a regular file: it is not opened"):
         get(MD5)
 
 

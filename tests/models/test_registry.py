@@ -11,7 +11,7 @@ import attnconv
 from attnconv import networks
 from attnconv.bench import models as bench
 from attnconv.models import create_model, list_models
-from attnconv.models.registry import Images, is_dense, model_options, usual_images
+from attnconv.models.registry import Images, find, model_options, usual_images
 
 
 def make(name, **settings):
@@ -107,7 +107,7 @@ def test_bad_input_gets_a_sentence(call, message):
     ],
 )
 def test_each_name_says_whether_it_answers_a_pixel_and_what_it_was_published_for(name, dense, images):
-    assert is_dense(name) == dense
+    assert bool(find(name).dense) == dense
     assert usual_images(name) == Images(*images)
 
 

@@ -195,7 +195,7 @@ def test_a_fifo_in_the_place_of_a_log_is_not_waited_for(tmp_path, monkeypatch):
     log = folder.log(study.runs()[0])
     log.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(log)
-    with pytest.raises(InputError, match="is a FIFO and no regular file: it is not opened"):
+    with pytest.raises(InputError, match="is a FIFO and not a regular file: it is not opened"):
         RunProcess(folder, study.runs()[0], 1)
 
 

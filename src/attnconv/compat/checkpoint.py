@@ -15,7 +15,7 @@ from attnconv.compat.recognised import Recognised, recognised
 from attnconv.foreign import Found, Source, read_state_dict
 from attnconv.layers.spectral_norm import rename_old_keys
 from attnconv.models.network import HubNetwork
-from attnconv.models.registry import check_options, create_model, model_options
+from attnconv.models.registry import create_model, find
 from attnconv.weights import Shapes, difference, shapes_of, unfit
 
 ANY_SIZE = 128  # pixels: of networks without tables, which take images of every size
@@ -61,8 +61,9 @@ def network_of(
     options: Mapping[str, Any],
 ) -> HubNetwork:
     """Return the network ``name`` with the weights in ``found``; the rest as `load_checkpoint`."""
-    known = model_options(name)
-    check_options(name, options)
+    source = find(name)
+    source.check_options(options)
+    known = source.options
     if options.get("symmetric"):
         raise checks.InputError(
             "the symmetric option had no effect in the program that wrote the checkpoint; leave symmetric=True out"

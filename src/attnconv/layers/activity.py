@@ -21,16 +21,15 @@ def attention_off(model: nn.Module, *, only: Collection[nn.Module] | None = None
         model: the network.
         only: the layers to switch off; all if None.
     """
-    handles = [
-        layer.register_forward_hook(lambda layer, inputs, y: layer.without_attention(inputs[0], y))  # pyright: ignore[reportCallIssue]
-        for layer in model.modules()
-        if isinstance(layer, Attention) and (only is None or layer in only)
-    ]
-    try:
+    with contextlib.ExitStack() as stack:
+        for layer in model.modules():
+            if isinstance(layer, Attention) and (only is None or layer in only):
+                stack.enter_context(layer.register_forward_hook(_without_attention))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def _without_attention(layer: Any, inputs: Any, y: Tensor) -> Tensor:
+    return layer.without_attention(inputs[0], y)
 
 
 @torch.no_grad()
@@ -43,13 +42,11 @@ def attention_activity(model: nn.Module, images: Tensor) -> dict[str, float]:
         assert isinstance(layer, Attention)
         found[f"{layer.activity_name} {names[layer]}"] = layer.activity(inputs[0], y)
 
-    handles = [layer.register_forward_hook(note) for layer in names]
-    try:
+    with contextlib.ExitStack() as stack:
+        for layer in names:
+            stack.enter_context(layer.register_forward_hook(note))
         if names:
             model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 

@@ -164,25 +164,18 @@ class AugmentedConvNd(Attention):
         Raises:
             InputError: attention cannot take that many output channels, or would leave the groups unequal.
         """
-        key_channels, value_channels = attention_widths(
-            conv.out_channels,
-            key_ratio=key_ratio,
-            value_ratio=value_ratio,
-            num_heads=num_heads,
-            min_head_dim=min_head_dim,
-        )
+        ratios: Any = {"key_ratio": key_ratio, "value_ratio": value_ratio}
+        ratios |= {"num_heads": num_heads, "min_head_dim": min_head_dim}
+        _, value_channels = attention_widths(conv.out_channels, **ratios)
         require_split(conv, value_channels, value_ratio, num_heads)
         kind = (AugmentedConv1d, AugmentedConv2d, AugmentedConv3d)[len(conv.kernel_size) - 1]
-        geometry: Any = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-        layer = (kind if cls is AugmentedConvNd else cls)(
+        geometry = (conv.stride, conv.padding, conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode)
+        layer = (kind if cls is AugmentedConvNd else cls).from_ratios(
             conv.in_channels,
             conv.out_channels,
+            conv.kernel_size,
             *geometry,
-            conv.bias is not None,
-            conv.padding_mode,
-            key_channels=key_channels,
-            value_channels=value_channels,
-            num_heads=num_heads,
+            **ratios,
             feat_size=map_size,
             device=conv.weight.device,
             dtype=conv.weight.dtype,

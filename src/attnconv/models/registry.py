@@ -1,6 +1,6 @@
-"""Every network under its name: `create_model` makes one, wherever it comes from.
+"""Networks by name: `create_model` makes one of ours, the user's or another library's.
 
-The table of ours is `attnconv.networks`. A builder takes a `Task` and, by keyword, the integers in the name and all
+`attnconv.networks` has the table of ours. A builder takes a `Task` and, by keyword, the integers in the name and all
 options. A parameter annotated with a dataclass takes the options that are its fields.
 """
 
@@ -15,16 +15,8 @@ from typing import TYPE_CHECKING, Any, overload
 from torch import nn
 
 from attnconv import checks, extensions, networks
-from attnconv.models.init_from import (
-    Source,
-    Transfer,
-    after_surgery,
-    generators_kept,
-    given_weights,
-    has_memory,
-    initialise,
-    share_draws,
-)
+from attnconv.models import init_from as first_weights
+from attnconv.models.init_from import Source, Transfer
 from attnconv.models.sources import NetworkSource, of_library, source_of
 from attnconv.networks import CIFAR100, GROUP, IMAGENET, Images, list_models
 from attnconv.surgery.network import note_paths
@@ -35,12 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CIFAR100", "IMAGENET", "Images", "list_models"]
 
-Side = int | tuple[int, int]  # of images, or rows and columns, in pixels
+Side = int | tuple[int, int]  # side of images, or rows and columns, in pixels
 
 
 @dataclass(frozen=True)
 class Task:
-    """Outputs, image channels, and rows and columns of the largest images in pixels."""
+    """Number of outputs, image channels, and rows and columns of the largest images in pixels."""
 
     num_classes: int
     in_channels: int
@@ -49,7 +41,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Blueprint(Task):
-    """The arguments of `create_model` that made a network; ``options`` left at their defaults, too."""
+    """The arguments of `create_model` that made a network; ``options`` include defaults."""
 
     name: str
     options: dict[str, Any]
@@ -64,17 +56,17 @@ def register_model(
     image_size: int = 224,
     dense: bool = False,
 ) -> None:
-    """Let ``name`` be a network in `create_model`, on the command line, in configurations and in plans.
+    """Register a network under ``name`` for `create_model`, the command line, configurations and plans.
 
     Args:
-        name: of letters, digits and ``._-``.
-        build: called with num_classes, with in_channels and image_size (rows, columns) where its signature has them,
-            and with what is left of it as options.
-        num_classes: outputs where a task is not given.
-        image_size: side of the images in pixels, likewise.
-        dense: it gives logits (B, num_classes, rows, columns).
+        name: letters, digits and ``._-``.
+        build: called with num_classes, with in_channels and image_size (rows, columns) if its signature has them, and
+            with options for its other parameters.
+        num_classes: default number of outputs.
+        image_size: default side of the images in pixels.
+        dense: True if it returns logits (B, num_classes, rows, columns).
     Raises:
-        InputError: the name is taken by another network, or ``build`` takes no num_classes.
+        InputError: the name is taken, or ``build`` does not take num_classes.
     """
     old = networks.REGISTERED[name].build if name in networks.REGISTERED else None
     extensions.require_free("a network", name, build, old, taken=networks.own(str(name)) is not None)
@@ -85,7 +77,7 @@ def register_model(
 
 
 def is_users(name: str) -> bool:
-    """True if a module of the user's own registers that network: it is not ours, or an installed package's."""
+    """True if the user registered the network: it is not ours or an installed package's."""
     return name in networks.REGISTERED and name not in extensions.offered(GROUP)
 
 
@@ -118,27 +110,27 @@ def create_model(
     init_from: Source | None = None,
     **options: Any,
 ) -> Any:
-    """A new network: (B, in_channels, rows, columns) -> logits (B, num_classes), of dense ones a map of them.
+    """Make a network: (B, in_channels, rows, columns) -> logits (B, num_classes), or a map of logits if it is dense.
 
-    At one state of torch's generators (after `torch.manual_seed`, say) a network of ours with attention or
-    squeeze-excitation has the first weights of the plain network of its family, which is made for a moment beside it;
-    attention's own depend on that state and on the layer's name alone.
+    For one seed (`torch.manual_seed`), our networks with attention or squeeze-excitation start from the weights of the
+    plain network of their family. The weights of attention itself depend on the seed and on the layer's name only.
 
     Args:
-        name: one of `list_models`, dense or not, or another of its family; timm:NAME or torchvision:NAME;
-            package.module:function, which is imported; or such a function itself, called as `register_model` says.
-        num_classes: outputs; if None, as many as the network was published with: 100 for the networks of CIFAR-100, 10
-            for XResNets, 2 for U-Nets, 1000 for all others.
+        name: a name of `list_models` or its family; timm:NAME or torchvision:NAME; package.module:function, which is
+            imported; or such a function, called as `register_model` describes.
+        num_classes: number of outputs; if None, that of the publication: 100 for convnet3 and Wide-ResNets, 10 for
+            XResNets, 2 for U-Nets, timm's own for timm:NAME, else 1000.
         in_channels: image channels.
-        image_size: side, or rows and columns, of the largest images in pixels, for which position tables are sized; if
-            None, the published one: 32, 128 and 64 for those three, 224 for all others.
-        attention: steps of surgery, of `attnconv.surgery.apply_steps`, in the network as it comes.
-        init_from: trained weights to start from, those of the network without attention or of this very one:
-            "torchvision", "timm", a file, or a state dict. The result is then (network, `Transfer`).
-        options: the network's own, as its builder documents them.
+        image_size: side, or rows and columns, of the largest images in pixels, which the position tables cover; if
+            None, that of the publication: 32 for convnet3 and Wide-ResNets, 128 for XResNets, 64 for U-Nets, timm's own
+            for timm:NAME, else 224.
+        attention: steps of `attnconv.surgery.apply_steps` to apply to the network.
+        init_from: trained weights of this network or of the plain one: "torchvision", "timm", a file, or a state dict.
+            The result is then (network, `Transfer`).
+        options: options of the network, documented by its builder.
     Raises:
-        ValueError: an unknown name or option (the nearest is named), values that do not fit each other, a step that
-            matches nothing, or weights that cannot be read or fit nowhere.
+        ValueError: an unknown name or option (the nearest is named), values that do not match, a step that matches
+            nothing, or weights that cannot be read or do not fit.
     """
     if callable(name):
         name = extensions.remember_factory(name)
@@ -166,7 +158,7 @@ def build_model(
     options: Mapping[str, Any],
     init_from: Source | None = None,
 ) -> tuple[nn.Module, Transfer | None]:
-    """Do as `create_model`, and import nothing that ``name`` names: for names that were read from a file."""
+    """Make a network as `create_model`, without importing what ``name`` names: for names from files."""
     source = find(name)
     source.check_options(options)
     steps = checked_steps(attention)
@@ -181,22 +173,22 @@ def build_model(
     if source.plain is None:
         model = source.make(**vars(task), **options)
     else:
-        with generators_kept():
+        with first_weights.generators_kept():
             model = source.make(**vars(task), **options)
-        if has_memory(model):
+        if first_weights.has_memory(model):
             twin = find(source.plain)
             shared = {key: value for key, value in options.items() if key in twin.options}
-            share_draws(model, name, lambda: twin.make(**vars(task), **shared))  # pyright: ignore[reportArgumentType]
-    given = None if init_from is None else given_weights(init_from, name)
+            first_weights.share_draws(model, name, lambda: twin.make(**vars(task), **shared))  # pyright: ignore[reportArgumentType]
+    given = None if init_from is None else first_weights.given_weights(init_from, name)
     transfer = None
     if given is not None and (not steps or given.has_names_of(model)):
-        transfer = initialise(model, name, given)
+        transfer = first_weights.initialise(model, name, given)
     note_paths(model, model.modules() if source.own else (), (rows, columns))
     if steps:
         model, _ = apply_steps(model, steps, image_size=(rows, columns), inplace=True)
-        transfer = transfer and after_surgery(transfer, model)
+        transfer = transfer and first_weights.after_surgery(transfer, model)
     if given is not None and transfer is None:
-        transfer = initialise(model, name, given)
+        transfer = first_weights.initialise(model, name, given)
     blueprint = Blueprint(**vars(task), name=str(name), options={**source.options, **options}, attention=steps)
     model.blueprint = blueprint  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model, transfer
@@ -215,38 +207,28 @@ def _call_builder(
     file, _, function = builder.partition(":")
     build = getattr(import_module(f"attnconv.models.{file}"), function)
     arguments = {**numbers, **defaults, **options}
-    for key, parameter in list(inspect.signature(build).parameters.items())[1:]:  # but for the task
+    for key, parameter in list(inspect.signature(build).parameters.items())[1:]:  # after the task
         kind: Any = parameter.annotation
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             arguments[key] = kind(**{f.name: arguments.pop(f.name) for f in dataclasses.fields(kind)})
     return build(Task(num_classes, in_channels, image_size), **arguments)
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raise unless all are names of the network's own options."""
-    find(name).check_options(options)
-
-
 def model_options(name: str) -> dict[str, Any]:
-    """Return the network's own options and their defaults, as far as they are known."""
+    """Return the known options of the network with defaults."""
     return dict(find(name).options)
 
 
-def is_dense(name: str) -> bool:
-    """True if the network gives each pixel a class; False of others' where that is not known."""
-    return bool(find(name).dense)
-
-
 def usual_images(name: str) -> Images:
-    """Return what the network was published for, or is tried on: the default where a task is not given."""
+    """Return the default number of classes and image size of the network, those of its publication."""
     return find(name).images
 
 
 def find(name: str) -> NetworkSource:
-    """Return the source of a network: one of ours, registered, a library's, or of a factory that was imported before.
+    """Return the source of a network: ours, registered, a library's, or a factory that was imported before.
 
     Raises:
-        InputError: there is none (the nearest is named).
+        InputError: unknown name (the nearest is named).
     """
     name = str(name)
     if (found := networks.find(name)) is not None:

@@ -11,16 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
-from attnconv.models.blocks import (
-    Augmentation,
-    Conv3x3,
-    ResidualBlock,
-    Stage,
-    chosen,
-    conv3x3,
-    halved,
-    squeeze_excitation,
-)
+from attnconv.models import blocks
+from attnconv.models.blocks import Augmentation, ResidualBlock, Stage, conv3x3
 from attnconv.models.network import Network
 from attnconv.models.registry import Task
 
@@ -72,7 +64,7 @@ class PreActBlock(ResidualBlock):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, *, first: Conv3x3, style: Style, se: bool
+        self, in_channels: int, out_channels: int, stride: int, *, first: blocks.Conv3x3, style: Style, se: bool
     ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
@@ -80,7 +72,7 @@ class PreActBlock(ResidualBlock):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.dropout = nn.Dropout(style.dropout)
         self.conv2 = conv3x3(out_channels, out_channels)
-        self.se = squeeze_excitation(out_channels, out_channels // 16) if se else None
+        self.se = blocks.squeeze_excitation(out_channels, out_channels // 16) if se else None
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             if style.shortcut == "pad":
@@ -128,12 +120,12 @@ class WideResNet(Network):
 
 def blocks_of(depth: int) -> int:
     """Return the number of blocks per stage; raise InputError unless ``depth`` is 6n + 4."""
-    blocks, rest = divmod(depth - 4, 6)
-    if rest or blocks < 1:
+    count, rest = divmod(depth - 4, 6)
+    if rest or count < 1:
         below = depth - rest
-        near = f"{below} or {below + 6}" if blocks > 0 else "10"
+        near = f"{below} or {below + 6}" if count > 0 else "10"
         raise checks.InputError(f"the depth of a wide_resnet must be 6n + 4; got {depth}, nearest: {near}")
-    return blocks
+    return count
 
 
 def _build(
@@ -146,14 +138,14 @@ def _build(
     augmentation: Augmentation | None = None,
     se: bool = False,
 ) -> WideResNet:
-    blocks, stages = blocks_of(depth), chosen("stages", stages, STAGES)
+    depth_of_stage, stages = blocks_of(depth), blocks.chosen("stages", stages, STAGES)
     channels, map_size, layers, widths = 16, task.image_size, [], []
     for stage in STAGES:
         stride = 1 if stage == 1 else 2
-        map_size = map_size if stage == 1 else halved(map_size)
+        map_size = map_size if stage == 1 else blocks.halved(map_size)
         first = augmentation.conv3x3(map_size) if augmentation and stage in stages else conv3x3
         layer, planes = Stage(), width * 16 * 2 ** (stage - 1)
-        for _ in range(blocks):
+        for _ in range(depth_of_stage):
             layer.append(PreActBlock(channels, planes, stride, first=first, style=style, se=se))
             channels, stride = planes, 1
         layers.append(layer)
