@@ -1,4 +1,4 @@
-"""attnconv bench: time, memory and FLOPs of ops, layers and networks, appended to records; and a report of those."""
+"""attnconv bench: measure time, memory and FLOPs of ops, layers and networks, and report the records."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ Flag = Annotated[bool, Parameter(negative=())]
 RESULTS = Path("benchmarks/results")
 QUICK = {"cpu": "S1,S4,S6,X3", "cuda": "G1,G2,G3,X1"}
 QUICK_LAYERS = "L1,L4"
-BUDGET = 30.0  # seconds after which no further round of a benchmark is begun, but for its least three
+BUDGET = 30.0  # seconds after which no further round of a benchmark begins, once it has had three
 
 bench = App(name="bench", help_format="markdown", default_parameter=Parameter(negative=None))  # with --no-NAME
 
@@ -35,15 +35,15 @@ class Options:
     Parameters
     ----------
     dtype:
-        Of the inputs and parameters.
+        Number format of inputs and parameters.
     device:
-        Where to run.
+        Device to run on.
     rounds:
-        Turns of each candidate; at least 3 take place, and fewer than these where they are slow.
+        Turns of each candidate; slow ones have fewer, but at least 3.
     threads:
-        Of torch on a CPU; by default as many as it takes.
+        CPU threads of torch; by default its own choice.
     out:
-        Folder of the records, lines of JSON.
+        Folder of the records, JSON lines.
     json:
         Print the new records as one JSON list.
     """
@@ -85,7 +85,7 @@ class Cases:
     sizes:
         Sides of square maps for a sweep, such as 8,16,32,64,128.
     backward:
-        Time forward and backward together, too.
+        Also time forward and backward together.
     """
 
     case: str | None = None
@@ -131,12 +131,12 @@ def choice(
     device: Device = "auto",
     json: Flag = False,
 ) -> None:
-    """Measure time, memory and FLOPs: see the commands. With --explain-choice, nothing is run.
+    """Measure time, memory and FLOPs with one of the commands. --explain-choice runs nothing.
 
     Parameters
     ----------
     explain_choice:
-        Print which kernel relative attention takes for a shape, and why not the others.
+        Print the kernel that relative attention takes for a shape, and the reasons against the others.
     map_size:
         Rows, columns; or one or three numbers.
     key_dim:
@@ -144,17 +144,17 @@ def choice(
     value_dim:
         Value channels a head, E.
     positions:
-        With relative positions.
+        Use relative positions.
     backward:
-        Where a gradient is needed.
+        A gradient is needed.
     dtype:
-        Of the inputs.
+        Number format of the inputs.
     device:
-        Where the inputs are.
+        Device of the inputs.
     json:
         Print one JSON object.
     """
-    if command is not None:  # a name that is none of the commands
+    if command is not None:  # an unknown command
         checks.one_of("command", command, ("ops", "layers", "models", "report"))
     if not explain_choice:
         bench.help_print()
@@ -189,12 +189,12 @@ def ops(*, cases: Cases = DEFAULT_CASES, impl: str | None = None, options: Optio
     """Relative attention compared with standard alternatives, and the orders of bilinear attention's products.
 
     Cases: S1 to S6, R14, R7, SAGAN, 1D, 3D, for a GPU G1 to G3, and X1 to X5 for the orders of products. By default two
-    to three minutes on two CPU cores; all cases and sizes take over half an hour. Adds to ops.jsonl.
+    to three minutes on two CPU cores; all cases and sizes take over half an hour. Appends to ops.jsonl.
 
     Parameters
     ----------
     impl:
-        Candidates that take part, such as auto,eager,flex. By default all.
+        Candidates, such as auto,eager,flex; by default all.
     """
     from attnconv.bench import ops as op_cases
 
@@ -215,13 +215,13 @@ def ops(*, cases: Cases = DEFAULT_CASES, impl: str | None = None, options: Optio
 def layers(*, cases: Cases = DEFAULT_CASES, layer: str | None = None, options: Options = DEFAULTS) -> None:
     """Attention layers, timm's among them, compared with the convolution of equal output.
 
-    Cases: L1 to L4. By default under a minute on two CPU cores; all cases and sizes take over half an hour. Adds to
+    Cases: L1 to L4. By default under a minute on two CPU cores; all cases and sizes take over half an hour. Appends to
     layers.jsonl.
 
     Parameters
     ----------
     layer:
-        Candidates that take part, such as conv2d,augmented-auto. By default all.
+        Candidates, such as conv2d,augmented-auto; by default all.
     """
     from attnconv.bench.layers import NAMED, builders, layer_benchmark, sweep
 
@@ -243,23 +243,22 @@ def models(
     surgery: Surgery = NO_SURGERY,
     options: Options = DEFAULTS,
 ) -> None:
-    """A training step of networks with attention against that of their plain twins, under autocast if not in float32.
+    """Training steps of networks with attention and of their plain twins, under autocast unless in float32.
 
-    Two to four minutes on two CPU cores. Adds to models.jsonl.
-
-    With --augment or --attend each network is compared with itself and that attention.
+    It takes two to four minutes on two CPU cores and appends to models.jsonl. With --augment or --attend, each network
+    is compared with itself plus that attention.
 
     Parameters
     ----------
     model:
         Names of `attnconv models`, timm:NAME, torchvision:NAME or package.module:function, separated by commas, or all.
-        By default five that stand for their families.
+        By default five, one of each family.
     impl:
-        How relative attention is computed, such as auto,eager: a network takes part once with each.
+        Implementations of relative attention, such as auto,eager; each network runs with each of them.
     batch_size:
-        Images of a step; by default a few, so that a CPU can do it.
+        Images a step; by default few enough for a CPU.
     image_size:
-        Side of the square images, pixels; by default what the family is usually trained on.
+        Side of the square images in pixels; by default the family's usual one.
     """
     from attnconv.bench.models import NAMED, case_of, model_benchmark, twinned_models
     from attnconv.surgery.steps import checked_steps
@@ -274,14 +273,14 @@ def models(
 
 @bench.command
 def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
-    """Tables of all records in a folder, and drawings of its sweeps on log-log axes.
+    """Write tables of all records in a folder, and plots of its sweeps on log-log axes.
 
     Parameters
     ----------
     folder:
-        Where the *.jsonl files are.
+        Folder of the .jsonl files.
     out:
-        Markdown file to write, its drawings beside it. By default report.md in that folder.
+        Markdown file to write, with its plots beside it; by default report.md in that folder.
     """
     from attnconv.bench.records import load_folder
     from attnconv.report.bench import markdown
@@ -297,7 +296,7 @@ def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
 
 
 def _kind(device: Device) -> str:
-    """Return the kind of device, which need not be here, that ``device`` stands for."""
+    """Return the kind of ``device``, which need not be present."""
     import torch
 
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -312,9 +311,9 @@ def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, js
     from attnconv.report.bench import tables
     from attnconv.train.device import ROOT, commit
 
-    append(file, [])  # rather now than after minutes of work
+    append(file, [])  # an error here comes before minutes of work
     made = provenance(settings.device, settings.seed, commit=commit(ROOT), command=["attnconv", *sys.argv[1:]])
-    with Console(stderr=True, highlight=False, markup=False).status("") as status:  # shown on a terminal alone
+    with Console(stderr=True, highlight=False, markup=False).status("") as status:  # shown only in a terminal
         found: list[dict[str, Any]] = []
         begin = time.perf_counter()
         for records in run(benchmarks, settings, made, file=file, tell=status.update):

@@ -78,24 +78,20 @@ def require_agreement(
     numbers = torch.Generator().manual_seed(0)
     differences = []
     for batch, rows, columns in cases(sizes, meta["image_size"]):
+        case = f"{batch} images of {rows} x {columns}"
         images = torch.randn(batch, meta["channels"], rows, columns, generator=numbers)
         expected = model(images)
         _require_logits(expected, len(meta["classes"]))
         try:
             got = call(images)
         except Exception as error:  # of the runtime's own kind
-            reason = checks.first_line(error)
-            raise DisagreementError(f"{what} fails on {batch} images of {rows} x {columns}: {reason}") from error
+            raise DisagreementError(f"{what} fails on {case}: {checks.first_line(error)}") from error
         if got.shape != expected.shape:
-            raise DisagreementError(
-                f"{what} gives {tuple(got.shape)} for {batch} images of {rows} x {columns}, PyTorch "
-                f"{tuple(expected.shape)}"
-            )
+            raise DisagreementError(f"{what} gives {tuple(got.shape)} for {case}, PyTorch {tuple(expected.shape)}")
         for whose, outputs in (("PyTorch", expected), (what, got)):  # inf is within any tolerance of inf
             if not outputs.isfinite().all():
                 raise DisagreementError(
-                    f"{what} cannot be compared with PyTorch: outputs of {whose} are not finite for {batch} images of "
-                    f"{rows} x {columns}"
+                    f"{what} cannot be compared with PyTorch: outputs of {whose} are not finite for {case}"
                 )
         difference = Difference(batch, rows, columns, (got - expected).abs().max().item(), expected.abs().max().item())
         if not difference.largest <= TOLERANCE * difference.scale:

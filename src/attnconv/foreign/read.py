@@ -23,6 +23,7 @@ from attnconv.weights import open_safetensors
 
 Value = TypeVar("Value")
 Tensors = dict[str, Tensor | Stored]
+Place = tuple[tuple[str, ...], Tensors]  # the keys that led to tensors, and the tensors
 
 PLAIN = ("state_dict", "model", "net", "params", "weights", "student")
 AVERAGED = ("state_dict_ema", "model_ema", "params_ema", "ema", "teacher")
@@ -33,14 +34,6 @@ LEFT_OUT = {"encoder_q.": ("encoder_k.", "queue"), "module.": ("n_averaged",)}
 MOST_DICTS = 5  # nested dicts around the weights
 VISITED = 30  # bytes charged for an entry that is visited, since a dict that contains itself is visited many times
 NAMED = 300  # most bytes of memory for the place of a module or tensor, without its name
-
-
-@dataclass(frozen=True)
-class Place:
-    """Tensors and the keys that led to them."""
-
-    keys: tuple[str, ...]
-    tensors: Tensors
 
 
 def find(value: Any, budget: Budget, *, average: bool) -> Place:
@@ -56,7 +49,7 @@ def find(value: Any, budget: Budget, *, average: bool) -> Place:
         raise checks.InputError(f"{label} holds no averaged weights, under {' or '.join(AVERAGED)}: it holds {held}")
     if place := _find(value, (), budget, True):
         raise checks.InputError(
-            f"{label} holds averaged weights alone, under {'.'.join(place.keys)}: ask for them by average=True"
+            f"{label} holds averaged weights alone, under {'.'.join(place[0])}: ask for them by average=True"
         )
     raise checks.InputError(f"{label} holds no tensors by name: it holds {held}")
 
@@ -88,7 +81,7 @@ def _first(
 
 
 def _place(keys: tuple[str, ...], tensors: Mapping[Any, Any]) -> Place | None:
-    return Place(keys, {str(name): tensor for name, tensor in tensors.items()}) if tensors else None
+    return (keys, {str(name): tensor for name, tensor in tensors.items()}) if tensors else None
 
 
 def _entries(value: Any) -> Mapping[Any, Any]:
@@ -256,9 +249,9 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def _found(value: Any, storages: Storages | None, budget: Budget, average: bool) -> Found:
-    place = find(value, budget, average=average)
-    tensors, taken_off, left_out = stripped(place.tensors)
-    taken = ".".join(place.keys) or "all of it"
+    keys, tensors = find(value, budget, average=average)
+    tensors, taken_off, left_out = stripped(tensors)
+    taken = ".".join(keys) or "all of it"
     if taken_off:
         taken += ", without " + ", ".join(repr(prefix) for prefix in taken_off)
     if left_out:

@@ -127,19 +127,16 @@ def require_fit(model: nn.Module, name: str, meta: dict[str, Any]) -> None:
 def _answer(model: nn.Module, name: str, meta: dict[str, Any]) -> Any:
     """Return the output of ``model`` for two images, on the meta device or, if that fails, for zeros."""
     shape = (2, meta["channels"], *meta["image_size"])
-    with torch.no_grad():
+    failed: Exception | None = None
+    for device in ("meta", "cpu"):  # on meta an operator that needs numbers fails, say
         try:
-            return copy.deepcopy(model).to("meta")(torch.empty(shape, device="meta"))
-        except checks.InputError:
-            raise
-        except Exception:  # an operator that needs numbers, say
-            pass
-        try:
-            return copy.deepcopy(model)(torch.zeros(shape))
+            with torch.no_grad():
+                return copy.deepcopy(model).to(device)(torch.zeros(shape, device=device))
         except checks.InputError:
             raise
         except Exception as error:  # of a user's code
-            size = " x ".join(map(str, shape[1:]))
-            raise checks.InputError(
-                f"model {name!r} does not take images of {size}: {type(error).__name__}: {checks.first_line(error)}"
-            ) from error
+            failed = error
+    size, reason = " x ".join(map(str, shape[1:])), checks.first_line(failed)
+    raise checks.InputError(
+        f"model {name!r} does not take images of {size}: {type(failed).__name__}: {reason}"
+    ) from failed
