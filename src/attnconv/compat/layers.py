@@ -6,7 +6,7 @@ in_paper_attention_augmented_conv; SimpleSelfAttention, xresnet.py; fastai 1 and
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -56,6 +56,8 @@ class AugmentedConv(CheckpointLayer, HeadLayoutConv2d):
             trained with it needs that. They differ when dv / Nh > 1.
     """
 
+    _qkv_kernel: ClassVar[int | None] = None  # of the convolution that computes q, k and v; kernel_size if None
+
     def __init__(
         self,
         in_channels: int,
@@ -84,7 +86,7 @@ class AugmentedConv(CheckpointLayer, HeadLayoutConv2d):
             num_heads=Nh,
             feat_size=shape if relative else None,
             position="relative" if relative else None,
-            qkv_kernel_size=kernel_size,
+            qkv_kernel_size=self._qkv_kernel or kernel_size,
         )
         self.head_layout = checks.one_of("head_layout", head_layout, HEAD_LAYOUTS)
 
@@ -109,7 +111,7 @@ class AugmentedConv(CheckpointLayer, HeadLayoutConv2d):
         return super().load_state_dict(state, strict, assign)
 
 
-class InPaperAugmentedConv(CheckpointLayer, HeadLayoutConv2d):
+class InPaperAugmentedConv(AugmentedConv):
     """The 2019 class of the folder in_paper_attention_augmented_conv: a 1x1 convolution computes q, k and v.
 
     It had no trained positions: with ``relative`` it drew new tables at each forward, which no checkpoint holds.
@@ -126,6 +128,8 @@ class InPaperAugmentedConv(CheckpointLayer, HeadLayoutConv2d):
         relative: False.
         head_layout: "legacy", the order of the 2019 class, or "correct".
     """
+
+    _qkv_kernel: ClassVar[int | None] = 1
 
     def __init__(
         self,
@@ -145,17 +149,7 @@ class InPaperAugmentedConv(CheckpointLayer, HeadLayoutConv2d):
                 "relative=True drew new position tables at each forward, which no checkpoint holds; relative=False "
                 "computes what is left without them"
             )
-        super().__init__(
-            in_channels,
-            out_channels,
-            3,
-            padding=1,
-            key_channels=dk,
-            value_channels=dv,
-            num_heads=Nh,
-            position=None,
-        )
-        self.head_layout = checks.one_of("head_layout", head_layout, HEAD_LAYOUTS)
+        super().__init__(in_channels, out_channels, 3, dk, dv, Nh, head_layout=head_layout)
 
 
 class SelfAttention(CheckpointLayer, _SelfAttention):
