@@ -45,8 +45,8 @@ FLAGS = {
     ),
     "predict": "--checkpoint --device --json --model --skip-bad-images --top --trust",
     "explain": (
-        "--checkpoint --compare --device --example --head --host --json --layer --model --out --point --points --port "
-        "--web"
+        "--checkpoint --compare --device --example --grad-cam --head --host --json --layer --model "
+        "--out --point --port --web"
     ),
     "export": "--checkpoint --format --image-size --json --model --out",
     "import": "--as --average --classes --data --data-dir --image-size --mean --option --out --std",
@@ -350,11 +350,12 @@ def test_a_reader_that_has_gone_is_no_error(arguments):
 def test_demo_trains_both_and_writes_the_page(attnconv, tmp_path):
     code, out, err = attnconv("demo", "--out", tmp_path / "demo", "--epochs", "1")
     assert code == 0, err
-    assert "convnet3" in out
-    assert "aa_convnet3" in out
+    assert "plain" in out
+    assert "the network with attention is right on " in out
     text = (tmp_path / "demo" / "report.html").read_text()
-    assert text.count("<svg") == 2
-    assert "The query is its brightest pixel" in text
+    assert text.count("<svg") == 1
+    assert text.count("<img") == 3 * (2 + 4)  # two pairs of glyphs, and the photo
+    assert "calls this a raccoon" in text
     code, again, _ = attnconv("demo", "--out", tmp_path / "demo", "--epochs", "1")
     assert code == 0
     assert "found in" in again

@@ -57,23 +57,6 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple["Figure",
     return figure, found
 
 
-def history_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
-    """Draw loss and top-1 accuracy over epochs: dashed in training, solid in validation.
-
-    Args:
-        runs: the rows of metrics.csv of each run, under the name that the legend shows.
-    """
-    figure, panels = new_figure(9, 3.4, columns=2)
-    for axes, quantity, label in zip(panels, ("loss", "top1"), ("loss (nats)", "top-1 accuracy (%)"), strict=True):
-        for (name, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
-            epochs = [row["epoch"] for row in rows]
-            axes.plot(epochs, [row[f"train_{quantity}"] for row in rows], "--", color=colour, linewidth=1, alpha=0.6)
-            axes.plot(epochs, [row[f"val_{quantity}"] for row in rows], color=colour, linewidth=2, label=name)
-        axes.set(xlabel="epoch", ylabel=label)
-    panels[0].legend(frameon=False, title="validation; dashed: training", title_fontsize=8, fontsize=8)
-    return figure
-
-
 def lr_figure(curve: Mapping[str, Any]) -> "Figure":
     """Draw loss over learning rate: ``curve`` holds what LrCurve.to_dict gives."""
     figure, (axes,) = new_figure(6, 3.6)

@@ -5,7 +5,7 @@ The maps are of arms with attention on far-pairs, whose answer is known to be fa
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from attnconv import checks
 from attnconv.report.page import svg_file
@@ -20,16 +20,10 @@ from attnconv.report.plots import (
     lines_figure,
     styles,
 )
-from attnconv.shown import shown
 from attnconv.study.comparison import Arm, Comparison, Row, validated
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import Study
 from attnconv.study.tables import Compared, arms_of, findings, interval_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from attnconv.recipes import Trained
 
 FOREST = "Difference of each arm to its baseline, with the 95 % interval."
 PUBLISHED = " Diamonds: published differences."
@@ -39,14 +33,13 @@ DOTS = "Small dots: runs; large dots: means."
 COSTS = "Points: means with 95 % intervals; dashes: runs."
 VERDICTS = {"better": COLOURS[2], "worse": COLOURS[1], "none": SOFT}
 ATTENTION = (
-    "Two images that differ in the right glyph alone, and what the middle of the left one (dot, square) attends to: "
-    "below each, the heads of the last layer, dark for none. From {}."
+    "Two images that differ in the right glyph alone, and the attention of the left glyph (dot) in the last layer: the "
+    "mean of the heads, and each head. From {}."
 )
 TIME_UNITS = ((3 * 3600.0, 3600.0, "h"), (300.0, 60.0, "min"), (0.0, 1.0, "s"))  # from, size, name
 FLOPS_UNITS = ((1e18, 1e18, "EFLOPs"), (1e15, 1e15, "PFLOPs"), (1e12, 1e12, "TFLOPs"), (0.0, 1e9, "GFLOPs"))
 CLOCKS = (("time", "training time", TIME_UNITS), ("flops", "training FLOPs", FLOPS_UNITS))
 FAR_PAIRS = "far-pairs"
-PANEL_INCHES = (1.9, 1.25)  # two of them are as wide as a phone
 
 
 class Drawing(NamedTuple):
@@ -165,7 +158,7 @@ def attention_drawings(
         kept = next((run.name for run in runs if folder.run(run).last.exists()), None)
         if kept is None:
             continue
-        from attnconv.explain import attention_layers
+        from attnconv.explain import attention_layers, far_pairs_figure
         from attnconv.recipes import load_trained
 
         try:
@@ -176,44 +169,3 @@ def attention_drawings(
         except checks.InputError as error:
             failures.append(f"No attention map: {error}.")
     return found, failures
-
-
-def far_pairs_figure(trained: "Trained") -> "Figure":
-    """Draw a column for each of two images, same and different: the image, and each head's attention in the last layer.
-
-    The images are validation's first, whatever the network says of them; what it says stands above them. The query is
-    the centre of the left glyph. Heads share a colour scale from 0 to the column's largest weight.
-
-    Args:
-        trained: a network with attention, trained on far-pairs.
-    Raises:
-        InputError: it was trained on other data, or has no attention.
-    """
-    checks.require("matplotlib", extra="train")
-    import torch
-    from matplotlib.figure import Figure
-
-    from attnconv.explain import attention_maps, see_image
-    from attnconv.explain.figure import draw_attention
-    from attnconv.recipes import example_images
-
-    if trained.config.data != FAR_PAIRS:
-        raise checks.InputError(f"the run must be one on {FAR_PAIRS!r}, and is one on {trained.config.data!r}")
-    examples = example_images()
-    seen = [see_image(example.image, trained.meta) for example in examples]
-    points = [image.point(example.point) for image, example in zip(seen, examples, strict=True)]
-    images = torch.stack([image.prepared for image in seen]).to(trained.device)  # (2, C, H, W)
-    found = [attention_maps(trained.model, image, at)[-1] for image, at in zip(images, points, strict=True)]
-    rows = 1 + max(attention.weights.shape[0] for attention in found)
-    width, height = PANEL_INCHES
-    figure = Figure(figsize=(width * len(found), height * rows), layout="constrained")
-    grid = figure.subplots(rows, len(found), squeeze=False)
-    classes = trained.meta["classes"]
-    with torch.no_grad():
-        chances = trained.model(images).softmax(1)  # (2, K)
-    columns = zip(grid.T, examples, seen, points, found, chances, strict=True)
-    for column, example, image, point, attention, chance in columns:
-        likely = int(chance.argmax())
-        title = f"{example.label}\nnetwork: {shown(classes[likely])}, {100 * chance[likely]:.1f}%"
-        draw_attention(column, image.pixels, attention, point, title=title)
-    return figure
