@@ -41,7 +41,8 @@ def demo(text=NASTY):
     row = {"title": text, "panels": [{"title": text, "picture": "data:,", "small": True}]}
     return render(
         "demo.html", title=text, verdict=text, header=["network", text], rows=[["convnet3", 99.5], [text, 1]],
-        curves=svg_file(curves_figure(CURVES, arms=["plain"], label="top-1 (%)")), glyphs=[row], photo=row, caption=text, footer=text,
+        curves=svg_file(curves_figure(CURVES, arms=["plain"], label="top-1 (%)")), glyphs=[row], photo=row,
+        caption=text, footer=text,
     )  # fmt: skip
 
 

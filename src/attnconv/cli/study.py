@@ -170,7 +170,7 @@ def list_() -> None:
     for name in BUILT_IN:
         plans = [built_in(name, scale) for scale in ("published", "small")]
         rows.append((name, *(f"{len(plan.arms)} x {len(plan.seeds)}" for plan in plans), plans[0].text))
-    print_table(("study", "arms x seeds", "small", "question"), rows, right=False)
+    print_table(("study", "arms x seeds", "small", "what it asks"), rows, right=False)
 
 
 def _show(folder: "StudyFolder", found: list[dict[str, Any]], *, json: bool) -> None:
