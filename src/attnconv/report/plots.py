@@ -127,7 +127,7 @@ def lines_figure(lines: Sequence[Line], *, label: str, zero: bool = False) -> "F
         for x, side, text in ((0, "left", _wrapped(line.name, NAME)), (1, "right", line.text)):
             axes.text(
                 x, top + 0.04, text, transform=axes.get_yaxis_transform(), ha=side, va="top", fontsize=8.5,
-                parse_math=False,
+                parse_math=False, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             )  # fmt: skip
         top += height
     axes.margins(x=0.06)
