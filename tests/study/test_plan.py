@@ -254,3 +254,14 @@ def test_all_mistakes_of_a_file_are_said_at_once(tmp_path):
 def test_models_that_do_not_exist_are_all_said():
     with pytest.raises(InputError, match=r"2 mistakes: .*'convnet33'.*'aa_convnet33'"):
         study(arms={"plain": {"model": "convnet33"}, "augmented": {"model": "aa_convnet33"}}).require_runnable()
+
+
+def test_arms_that_differ_in_a_mistake_alone_are_no_twins():
+    with pytest.raises(InputError, match="unknown option in arm 'plain' 'modle'") as caught:
+        study(arms={"plain": {"modle": "convnet3"}, "other": {"modle": "aa_convnet3"}})
+    assert "same runs" not in str(caught.value)
+
+
+def test_a_name_that_is_no_text_is_refused():
+    with pytest.raises(InputError, match="name of a study must be text, got 3"):
+        study(name=3)

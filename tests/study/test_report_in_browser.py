@@ -6,10 +6,11 @@ import pytest
 from chromium import DESK, PHONE
 from study.planted import PLAN, all_done, diverged, keep, plan, undone
 
+from attnconv.explain import far_pairs_figure
 from attnconv.recipes import load_trained, run
 from attnconv.report.page import svg_file
 from attnconv.study import report
-from attnconv.study.drawings import Drawing, far_pairs_figure
+from attnconv.study.drawings import Drawing
 from attnconv.study.report import write_report
 from attnconv.train.config import RunConfig
 

@@ -106,6 +106,13 @@ def test_seeds_that_can_reach_five_percent_after_holm(comparisons, seeds):
     assert comparisons * smallest_p(seeds) <= 0.05 < comparisons * smallest_p(seeds - 1)
 
 
+def test_sums_of_equal_numbers_of_images_are_ties():
+    # images of 3,929 that the arm has more: of the 128 signs, 24 sum to 75 or more, and as many to -75 or less
+    images = [-33, -8, 6, 36, 0, 41, 33]
+    x = seeded([100 * (1600 + more) / 3929 for more in images])
+    assert permutation(x, seeded([100 * 1600 / 3929] * 7)).p == 48 / 128
+
+
 def test_many_pairs_agree_with_the_paired_t_test():
     generator = np.random.default_rng(1)
     x = generator.normal(70, 1, 60)

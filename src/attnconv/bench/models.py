@@ -59,7 +59,7 @@ def case_of(
     if not attention and not _prefix(name):
         relatives = [known for known in list_models() if known in {prefix + name for prefix in PREFIXES}]
         hint = f"; {relatives[0]!r} is compared with it" if relatives else ""
-        raise checks.InputError(f"model {name!r} is plain and has no twin to compare with{hint}")
+        raise checks.InputError(f"model {name!r} is plain and has no twin to be compared with{hint}")
     usual = IMAGEWOOF if "xresnet" in name else usual_images(name)
     return Case(
         name,

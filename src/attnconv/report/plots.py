@@ -57,23 +57,6 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple["Figure",
     return figure, found
 
 
-def history_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
-    """Draw loss and top-1 accuracy over epochs: dashed in training, solid in validation.
-
-    Args:
-        runs: the rows of metrics.csv of each run, under the name that the legend shows.
-    """
-    figure, panels = new_figure(9, 3.4, columns=2)
-    for axes, quantity, label in zip(panels, ("loss", "top1"), ("loss (nats)", "top-1 accuracy (%)"), strict=True):
-        for (name, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
-            epochs = [row["epoch"] for row in rows]
-            axes.plot(epochs, [row[f"train_{quantity}"] for row in rows], "--", color=colour, linewidth=1, alpha=0.6)
-            axes.plot(epochs, [row[f"val_{quantity}"] for row in rows], color=colour, linewidth=2, label=name)
-        axes.set(xlabel="epoch", ylabel=label)
-    panels[0].legend(frameon=False, title="validation; dashed: training", title_fontsize=8, fontsize=8)
-    return figure
-
-
 def lr_figure(curve: Mapping[str, Any]) -> "Figure":
     """Draw loss over learning rate, and a dot for each suggestion: ``curve`` holds what LrCurve.to_dict gives."""
     import numpy as np
@@ -149,7 +132,7 @@ def lines_figure(lines: Sequence[Line], *, label: str, zero: bool = False) -> "F
         for x, side, text in ((0, "left", _wrapped(line.name, NAME)), (1, "right", line.text)):
             axes.text(
                 x, top + 0.04, text, transform=axes.get_yaxis_transform(), ha=side, va="top", fontsize=8.5,
-                parse_math=False,
+                parse_math=False, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             )  # fmt: skip
         top += height
     axes.margins(x=0.06)

@@ -59,16 +59,16 @@ def forest(study: Study, compared: Compared) -> list[Drawing]:
         difference = row.last.difference
         if difference is None or difference.mean is None:
             continue
-        ends = (difference.interval.low, difference.interval.high)
-        known = [study.published.get(name, {}).get("value") for name in (row.arm, comparison.baseline)]
+        ours, base = (study.published.get(name, {}).get("value") for name in (row.arm, comparison.baseline))
+        ends = difference.interval.ends
         lines.append(
             Line(
                 row.arm,
-                f"{difference.mean:+.2f}" + (f" ({interval_text(difference, kind=False)})" if None not in ends else ""),
+                f"{difference.mean:+.2f}" + (f" ({interval_text(difference, kind=False)})" if ends else ""),
                 difference.mean,
                 VERDICTS[verdict],
-                interval=None if None in ends else ends,
-                published=None if None in known else known[0] - known[1],
+                interval=ends,
+                published=None if ours is None or base is None else ours - base,
             )
         )
     if not lines:
@@ -139,9 +139,7 @@ def point_of(row: Row, arm: Arm, clock: str) -> Point | None:
     spent, estimate = getattr(arm, clock), row.last.estimate
     if not spent or estimate is None or estimate.mean is None:
         return None
-    low, high = estimate.interval.low, estimate.interval.high
-    ends = None if low is None or high is None else (low, high)
-    return Point(_own(row.arm), spent[-1], estimate.mean, ends, list(arm.last.values()))
+    return Point(_own(row.arm), spent[-1], estimate.mean, estimate.interval.ends, list(arm.last.values()))
 
 
 def attention_drawings(

@@ -85,6 +85,9 @@ class Study:
 
     def __post_init__(self) -> None:
         mistakes: list[str] = []
+        for what in ("name", "text", "baseline"):
+            if not isinstance(value := getattr(self, what), str):
+                mistakes.append(f"{what} of a study must be text, got {value!r}")
         for what in ("base", "arms", "published"):
             with noted(mistakes):
                 object.__setattr__(self, what, checks.plain(what, named(what, getattr(self, what))))
@@ -95,24 +98,21 @@ class Study:
             object.__setattr__(self, "seeds", _seeds(self.seeds))
         if mistakes:  # the rest reads these
             raise PlanError(mistakes)
-        for what in ("name", "text", "baseline"):
-            if not isinstance(value := getattr(self, what), str):
-                mistakes.append(f"{what} of a study must be text, got {value!r}")
-        if self.threads is not None:
-            with noted(mistakes):
-                checks.integer("threads", self.threads, at_least=1)
-        with noted(mistakes):
-            if self.memory_gb is not None and not checks.number("memory_gb", self.memory_gb) > 0:
-                raise checks.InputError(f"memory_gb must be positive, got {self.memory_gb}")
-        for check in (self._check_names, self._check_scores, self._check_published):
+        for check in (self._check_names, self._check_scores, self._check_published, self._check_resources):
             with noted(mistakes):
                 check()
         configs = self._configs(mistakes)
-        for one, other in itertools.combinations(configs, 2):
-            if configs[one] == configs[other]:
-                mistakes.append(f"arms {one!r} and {other!r} are the same runs under two names")
         if mistakes:
             raise PlanError(mistakes, configs)
+        for one, other in itertools.combinations(configs, 2):
+            if configs[one] == configs[other]:
+                raise checks.InputError(f"arms {one!r} and {other!r} are the same runs under two names")
+
+    def _check_resources(self) -> None:
+        if self.threads is not None:
+            checks.integer("threads", self.threads, at_least=1)
+        if self.memory_gb is not None and not checks.number("memory_gb", self.memory_gb) > 0:
+            raise checks.InputError(f"memory_gb must be positive, got {self.memory_gb}")
 
     def _configs(self, mistakes: list[str]) -> dict[str, RunConfig]:
         """Return the configurations of the arms; those with mistakes, once each, without the options at fault."""

@@ -46,6 +46,10 @@ class Interval:
     kind: str = ""
     why_not: str = ""
 
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -82,14 +86,14 @@ def difference(arm: Scores, baseline: Scores) -> Estimate:
 def permutation(arm: Scores, baseline: Scores) -> Permutation | None:
     """Test the mean difference, both runs of a seed being free to swap arms; None with fewer than two shared seeds.
 
-    Scores are rounded to a billionth and counted in billionths, so that equal differences of decimals are ties.
+    Sums are rounded to a millionth, so that those of equal numbers of images are ties.
     """
-    differences = np.rint(_differences(arm, baseline) * 1e9)
+    differences = _differences(arm, baseline)
     if len(differences) < 2:
         return None
     done = stats.permutation_test(
         (differences, np.zeros_like(differences)),
-        lambda x, y, axis: np.sum(x - y, axis=axis),
+        lambda x, y, axis: np.round(np.sum(x - y, axis=axis), 6),
         permutation_type="samples",
         vectorized=True,
         n_resamples=PERMUTATIONS,

@@ -153,10 +153,10 @@ def _costs(compared: Compared) -> Table:
     for _, row in arms_of(compared):
         gmacs = None if row.flops is None else row.flops / 2e9
         cells = (row.arm, text(row.params, "{:,}"), text(gmacs, "{:.3g}"), text(row.epochs))
-        known = row.seconds is not None
-        a_step = 1000 * row.seconds / row.steps if known and row.steps else None
-        an_epoch = row.seconds / row.epochs if known and row.epochs else None
-        rows.append((*cells, *(text(value, "{:,.1f}") for value in (a_step, an_epoch, row.seconds))))
+        seconds = row.seconds
+        a_step, an_epoch = (None if seconds is None or not n else seconds / n for n in (row.steps, row.epochs))
+        times = (a_step and 1000 * a_step, an_epoch, seconds)
+        rows.append((*cells, *(text(value, "{:,.1f}") for value in times)))
     return Table("Costs of a run", header, tuple(rows))
 
 
