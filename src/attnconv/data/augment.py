@@ -58,6 +58,8 @@ def drawn_from(seed: int) -> Iterator[None]:
 
 def image_transforms(augmentation: Augmentation, colour: Sequence[int]) -> list[Any]:
     """Return the transforms of an image (C, H, W) uint8 after its crop and flip; erasing fills with ``colour``."""
+    if not (augmentation.trivial or augmentation.erasing):
+        return []
     v2 = checks.require("torchvision.transforms.v2", extra="train")
     found = []
     if augmentation.trivial:
