@@ -378,19 +378,6 @@ def changed(path: Path) -> checks.InputError:
     )
 
 
-def ends_whole(path: Path) -> bool:
-    """True if the file ends as an archive does, with or without a checksum: a look at its last bytes alone.
-
-    Raises:
-        InputError: it is no regular file.
-        OSError: the file cannot be read.
-    """
-    with opened(path) as file:
-        tail = _tail(file)
-    end = tail.rfind(END_MARK)
-    return end >= 0 and len(tail) - end - END_RECORD == int.from_bytes(tail[end + 20 : end + 22], "little")
-
-
 def _tail(file: BinaryIO) -> bytes:
     """Return the last bytes of an archive: the record that ends it and a checksum."""
     file.seek(-min(file.seek(0, os.SEEK_END), COMMENT + END_RECORD), os.SEEK_END)
