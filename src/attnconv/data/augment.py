@@ -35,13 +35,8 @@ class Augmentation:
     @property
     def of_tensors(self) -> list[str]:
         """RunConfig's names of the active settings that change small sets."""
-        settings = {
-            "trivial_augment": self.trivial,
-            "random_erasing": self.erasing,
-            "mixup": self.mixup,
-            "cutmix": self.cutmix,
-        }
-        return [name for name, setting in settings.items() if setting]
+        names = {"trivial": "trivial_augment", "erasing": "random_erasing", "mixup": "mixup", "cutmix": "cutmix"}
+        return [name for setting, name in names.items() if getattr(self, setting)]
 
 
 @contextlib.contextmanager
