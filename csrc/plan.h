@@ -91,7 +91,7 @@ template <class S> struct Work {
   // Of one head: of the tiles at hand. Of many: of all positions, and a few more that tiles at the end write.
   S *q = nullptr, *grad = nullptr, *out = nullptr, *lse = nullptr;
   Vec* grad_q = nullptr;  // of many heads: of all positions
-  S *row = nullptr, *line = nullptr, *spare = nullptr;
+  S *row = nullptr, *line = nullptr, *shifted = nullptr, *spare = nullptr;
   Vec *weights = nullptr, *slopes = nullptr;  // [tile][vector in turn][query], of wide values
   Vec *column = nullptr, *sums = nullptr, *by_row = nullptr, *by_column = nullptr, *grad_q_sums = nullptr;
 
@@ -106,7 +106,8 @@ template <class S> struct Work {
     slopes = arena.take<Vec>(plan.wide && plan.backward ? tiles * QUERIES * VECTORS_IN_TURN : 0);
     q = arena.take<S>(queries * D), out = arena.take<S>(queries * E), lse = arena.take<S>(queries);
     row = arena.take<S>(tiles * QUERIES * plan.row_step), column = arena.take<Vec>(tiles * QUERIES * plan.key_map.per_row);
-    line = arena.take<S>(QUERIES * most(plan.line[0], most(plan.line[1], plan.line[2])));
+    const int64_t longest = most(plan.line[0], most(plan.line[1], plan.line[2]));
+    line = arena.take<S>(QUERIES * longest), shifted = arena.take<S>(ACROSS_HEADS<S> ? 0 : QUERIES * (longest + WIDTH));
     spare = arena.take<S>(ACROSS_HEADS<S> ? QUERIES * (D + E) : 0);
     if (!plan.backward) {
       sums = arena.take<Vec>(tiles * QUERIES * (plan.wide ? wide_E + 1 : E + 1));

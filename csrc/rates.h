@@ -44,7 +44,7 @@ NOINLINE double exponential_rate() {
       Vec x[4];
       asm volatile("" : "+m"(given));
       UNROLL for (int i = 0; i < 4; i++) x[i] = given[i];
-      exp2_below(x, -100.f, ROUND);
+      exp2_below<true>(x, -100.f, ROUND);
       UNROLL for (int i = 0; i < 4; i++) asm volatile("" : : "m"(x[i]));
     }
     const double rate = 4. * WIDTH * STEPS / (thread_seconds() - begin);

@@ -30,6 +30,8 @@ template <class S> struct Tile {
   S low[QUERIES], magic[QUERIES];  // of exp2_below
   S huge[QUERIES];                 // subtracted before, where `subtract`
   bool subtract;
+  bool cut;     // if logits may lie below `low`
+  bool finite;  // if all logits and tables are
   Vec* sums;     // [value channel, and one more][query]: of weights times v, and of weights
   Vec* weights;  // [vector in turn][query], where values are wide; then sums are of weights alone
   Vec* slopes;   // the same of grad . v - delta
@@ -94,7 +96,10 @@ template <class S, int N> INLINE void weights(Vec (&x)[QUERIES][N], const Keys& 
   logits(x, keys, g, tile);
   if (__builtin_expect(tile.subtract, 0))
     UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) x[i][t] -= tile.huge[i];
-  UNROLL for (int i = 0; i < QUERIES; i++) exp2_below(x[i], tile.low[i], tile.magic[i]);
+  if (tile.cut)
+    UNROLL for (int i = 0; i < QUERIES; i++) exp2_below<true>(x[i], tile.low[i], tile.magic[i]);
+  else
+    UNROLL for (int i = 0; i < QUERIES; i++) exp2_below<false>(x[i], tile.low[i], tile.magic[i]);
 }
 
 template <class S, int N> NOINLINE void max_tile(const Keys& keys, int64_t g, const Tile<S>& tile, Vec* largest) {
