@@ -355,19 +355,6 @@ def changed(path: Path) -> checks.InputError:
     )
 
 
-def ends_whole(path: Path) -> bool:
-    """True if the last bytes of the file are those of an archive, with or without a checksum.
-
-    Raises:
-        InputError: it is not a regular file.
-        OSError: the file cannot be read.
-    """
-    with opened(path) as file:
-        tail = _tail(file)
-    end = tail.rfind(END_MARK)
-    return end >= 0 and len(tail) - end - END_RECORD == int.from_bytes(tail[end + 20 : end + 22], "little")
-
-
 def _tail(file: BinaryIO) -> bytes:
     """Return the last bytes of an archive: its last record and the checksum."""
     file.seek(-min(file.seek(0, os.SEEK_END), COMMENT + END_RECORD), os.SEEK_END)

@@ -125,14 +125,6 @@ def test_a_list_of_runs_names_such_a_file(attnconv, place, name, make, message):
     assert message.partition(" [")[0].partition(" and ")[0].split(",")[0] in found["problem"]
 
 
-def test_a_last_checkpoint_that_is_a_fifo_is_none(attnconv, place):
-    for name in ("last.pt", "result.json"):
-        (place / "run" / name).unlink()
-    fifo(place / "run" / "last.pt")
-    (found,) = json.loads(attnconv("runs", place, "--json")[1])
-    assert (found["state"], found["problem"]) == ("damaged", "last.pt is cut short; --resume takes best.pt")
-
-
 @pytest.mark.parametrize(("make", "message"), [KINDS[0], SPARSE])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_no_weights_are_taken_from_such_a_file(tmp_path, make, message, suffix):

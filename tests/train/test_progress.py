@@ -134,7 +134,7 @@ def test_the_bars_of_a_training_epoch(monkeypatch):
         display.sums_known(TrainSums(loss=3.0, hits=1, images=2, seconds=0.5), 0.0123)
         display.bars.refresh()
         numbers = r"loss 1\.500 top-1 50\.0% lr 0\.012 4 images/s"
-        assert re.search(rf"epochs 2/4 .*\n *training 5/10 .* {numbers}", plain(terminal))
+        assert re.search(rf"epochs 2/4 .*\n *steps 5/10 .* {numbers}", plain(terminal))
         assert display.bars.tasks[0].completed == 2.5
         display.validating(7)
         display.batch_done()
@@ -143,7 +143,7 @@ def test_the_bars_of_a_training_epoch(monkeypatch):
         assert display.bars.tasks[0].completed == 2.5
         display.training(1, 0)  # back to a checkpoint
         display.bars.refresh()
-        assert "training 0/10" in plain(terminal)
+        assert "steps 0/10" in plain(terminal)
         assert display.bars.tasks[0].completed == 1
 
 
@@ -160,4 +160,4 @@ def test_time_left_is_shown_once_the_pace_is_known(monkeypatch):
         display.bars.refresh()
         rows = plain(terminal)
         assert re.search(r"epochs 0/3 00:50", rows)  # 25 batches
-        assert re.search(r"training 5/10 00:10", rows)
+        assert re.search(r"steps 5/10 00:10", rows)

@@ -35,13 +35,8 @@ class Augmentation:
     @property
     def of_tensors(self) -> list[str]:
         """RunConfig's names of the active settings that change small sets."""
-        settings = {
-            "trivial_augment": self.trivial,
-            "random_erasing": self.erasing,
-            "mixup": self.mixup,
-            "cutmix": self.cutmix,
-        }
-        return [name for name, setting in settings.items() if setting]
+        names = {"trivial": "trivial_augment", "erasing": "random_erasing", "mixup": "mixup", "cutmix": "cutmix"}
+        return [name for setting, name in names.items() if getattr(self, setting)]
 
 
 @contextlib.contextmanager
@@ -58,6 +53,8 @@ def drawn_from(seed: int) -> Iterator[None]:
 
 def image_transforms(augmentation: Augmentation, colour: Sequence[int]) -> list[Any]:
     """Return the transforms of an image (C, H, W) uint8 after its crop and flip; erasing fills with ``colour``."""
+    if not (augmentation.trivial or augmentation.erasing):
+        return []
     v2 = checks.require("torchvision.transforms.v2", extra="train")
     found = []
     if augmentation.trivial:

@@ -285,17 +285,13 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
 
     PyYAML by itself reads 1e-3 as text, since it has no point; our own reader does not.
     """
-    if typing.get_origin(kind) is Literal:
-        return checks.one_of(name, value, typing.get_args(kind))
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        kinds = typing.get_args(kind)
-        if value is None:
-            return None
-        words = [k for k in kinds if typing.get_origin(k) is Literal]
-        if words and isinstance(value, str):
-            return checks.one_of(name, value, typing.get_args(words[0]))
-        kind = kinds[0]
-    wanted = typing.get_origin(kind) or kind
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+    if value is None and type(None) in kinds:
+        return None
+    words = next((typing.get_args(one) for one in kinds if typing.get_origin(one) is Literal), ())
+    if words and (len(kinds) == 1 or isinstance(value, str)):
+        return checks.one_of(name, value, words)
+    wanted = typing.get_origin(kinds[0]) or kinds[0]
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return checks.number(name, value)
     if wanted is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):

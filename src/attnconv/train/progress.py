@@ -85,7 +85,7 @@ class Display:
         """Show the batches of ``epoch``, after ``batch`` of them, and count the epochs done."""
         self._epoch = epoch
         if self.bars:
-            self.bars.reset(self._part, total=self.batches, completed=batch, description="training", note="")
+            self.bars.reset(self._part, total=self.batches, completed=batch, description="steps", note="")
             self.bars.update(self._run, completed=epoch + batch / self.batches)
 
     def validating(self, batches: int) -> None:
