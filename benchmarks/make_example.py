@@ -1,48 +1,45 @@
-"""Make the trained network that the package brings: three layers, the last one augmented, on far-pairs.
+"""Make the network that the package ships from a finished run of the recipe cifar100-small-30ep.
 
-python benchmarks/make_example.py [FOLDER]
+attnconv train --recipe cifar100-small-30ep --out RUN
+python benchmarks/make_example.py RUN MACHINE [FOLDER]
 
-It trains with the options below, scores the last epoch on the validation images, and writes FOLDER, or the package's
-own.
+It stores the best epoch's weights in float16, scores what it stored on CIFAR-100's test images, and writes
+config.json, model.safetensors and the card into FOLDER, or the package's own. MACHINE, a few words, goes into the card.
 """
 
+import json
 import sys
-import tempfile
 from pathlib import Path
 
-from attnconv.data import load_data
+import torch
+
+from attnconv.cli.terminal import duration
 from attnconv.models import HubNetwork
-from attnconv.models.saved import write
-from attnconv.recipes.trained import EXAMPLE, load_trained
-from attnconv.recipes.training import run
-from attnconv.train.config import RunConfig
-
-CONFIG = RunConfig(
-    model="aa_convnet3",
-    model_options={"augment": [3]},
-    data="far-pairs",
-    epochs=4,
-    batch_size=32,
-    optimizer="adamw",
-    lr=3e-3,
-    weight_decay=1e-2,
-    channels_last=False,  # the default when the packaged one was trained
-    workers=0,
-    device="cpu",
-)
+from attnconv.recipes.trained import EXAMPLE, images_for, load_trained
+from attnconv.train.evaluate import evaluate
 
 
-def make_example(folder: Path = EXAMPLE, config: RunConfig = CONFIG) -> None:
-    """Train as ``config`` says and write the network of the last epoch into ``folder``."""
-    with tempfile.TemporaryDirectory() as temporary:
-        result = run(config, Path(temporary) / "run")
-        trained = load_trained(Path(temporary) / "run", checkpoint="last", device="cpu")
+def make_example(run: Path, machine: str, folder: Path = EXAMPLE) -> None:
+    """Write the network of ``run`` in float16, with the scores of the written file, into ``folder``."""
+    trained = load_trained(run, device="cpu")
     model = trained.model
     assert isinstance(model, HubNetwork)
-    model.meta = trained.meta  # with what it says of the images themselves: anybody has them
-    write(model, folder)
-    print(f"{folder}: top-1 {result['top1']:.2f}% of {load_data(config.data).num_val} images")
+    assert model.provenance is not None
+    model.half().save_pretrained(folder, license="mit")
+    stored = load_trained(folder, device="cpu")
+    data = images_for(trained)
+    scores = evaluate(stored.model, data.val_loader(batch_size=250, device=torch.device("cpu"), workers=0))
+    found = {"val_top1": scores.top1, "val_top5": scores.top5, "val_loss": scores.loss}
+    model.provenance["scores"] |= {name: value for name, value in found.items() if value is not None}
+    model.save_pretrained(folder, license="mit")
+    seconds = json.loads((run / "result.json").read_text())["seconds"]
+    with open(folder / "README.md", "a", encoding="utf-8") as card:
+        card.write(
+            "\n## Stored form\n\nThe weights are float16, and the scores above are theirs. "
+            f"Training took {duration(seconds)} on {machine}.\n"
+        )
+    print(f"{folder}: top-1 {scores.top1:.2f}% of {scores.count} images")
 
 
 if __name__ == "__main__":
-    make_example(Path(sys.argv[1]) if len(sys.argv) > 1 else EXAMPLE)
+    make_example(Path(sys.argv[1]), sys.argv[2], *map(Path, sys.argv[3:4]))

@@ -42,7 +42,7 @@ def test_families_have_their_own_images():
     ("given", "message"),
     [
         ({"name": "aa_resnet5"}, "unknown model 'aa_resnet5'; nearest: 'aa_resnet50'"),
-        ({"name": "resnet50"}, "'resnet50' is plain and has no twin to be compared with; 'aa_resnet50' is compared"),
+        ({"name": "resnet50"}, "'resnet50' is plain and has no twin to compare with; 'aa_resnet50' is compared"),
         ({"name": "aa_resnet50", "batch": 0}, "batch size must be at least 1, got 0"),
         ({"name": "aa_resnet50", "image_size": 0}, "image size must be at least 1, got 0"),
     ],

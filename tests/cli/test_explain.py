@@ -58,12 +58,14 @@ def drawn(path):
 def test_the_example_needs_nothing(attnconv, tmp_path):
     code, out, err = attnconv("explain", "--example", *OPTIONS)
     assert (code, err) == (0, "")
-    assert [path.name for path in (tmp_path / "here").iterdir()] == ["example-attention.png"]
-    assert drawn("example-attention.png")[0] == "PNG"
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["raccoon-attention.png"]
+    assert drawn("raccoon-attention.png")[0] == "PNG"
     lines = out.splitlines()
-    assert lines[0].startswith("far-pairs, same: same ")
-    assert lines[1].startswith("far-pairs, different: different ")
-    assert lines[2] == "drawn in example-attention.png"
+    assert lines[0].startswith("raccoon.jpg: raccoon ")
+    assert lines[1] == "drawn in raccoon-attention.png"
+    code, _, err = attnconv("explain", "--example", "--point", "100,300", "--layer", "layer3.0.conv1", *OPTIONS)
+    assert (code, err) == (0, "")
+    assert_refused(attnconv("explain", "--example", "--point", "600,0"), "must lie in the image of 600 x 800 pixels")
 
 
 def test_a_point_of_the_file_is_mapped_to_the_network(attnconv, finished, photo):
@@ -96,7 +98,8 @@ def test_a_point_of_the_file_is_mapped_to_the_network(attnconv, finished, photo)
 def test_the_middle_is_asked_about_if_no_point_is_given(attnconv, finished, photo):
     code, out, _ = attnconv("explain", finished, photo, *OPTIONS)
     assert code == 0
-    assert "what row 11, column 21 attends to in layer2.0, layer3.0\ndrawn in photo-attention.png" in out
+    assert "attention of row 11, column 21 in layer2.0, layer3.0\n" in out
+    assert "- layer3.0 is not drawn: its map of 2 x 2 cells is below 4 x 4\ndrawn in photo-attention.png" in out
 
 
 def test_one_layer_and_head(attnconv, finished, photo):
@@ -110,16 +113,18 @@ def test_one_layer_and_head(attnconv, finished, photo):
         assert file.read().count("<image") == 2
 
 
-def test_a_contact_sheet(attnconv, finished, photo):
-    code, out, err = attnconv("explain", finished, photo, "--points", "grid", "--out", "sheet.png", "--json", *OPTIONS)
-    assert code == 0, err
-    queries = json.loads(out)["images"][0]["queries"]
-    assert [query["network_point"] for query in queries] == [[i, j] for i in (1, 4, 6) for j in (1, 4, 6)]
-    assert {layer["layer"] for query in queries for layer in query["layers"]} == {"layer3.0"}
-    wide, high = drawn("sheet.png")[1]
-    assert high > wide
-    code, out, _ = attnconv("explain", "--example", "--points", "grid", *OPTIONS)
-    assert "what 8 points attend to in layer3.0" in out
+def test_grad_cam_is_drawn_beside_attention(attnconv, finished, photo, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
+    refused = r"this needs pytorch_grad_cam: pip install 'attnconv\[cam\]'"
+    assert_refused(attnconv("explain", finished, photo, "--grad-cam", *OPTIONS), refused)
+    monkeypatch.undo()
+    pytest.importorskip("pytorch_grad_cam")
+    monkeypatch.chdir(photo.parent)
+    for options, count in (([], 2 + 4), (["--grad-cam"], 3 + 4)):
+        code, _, err = attnconv("explain", finished, photo, "--out", "cam.svg", *options, *OPTIONS)
+        assert (code, err) == (0, "")
+        with open("cam.svg", encoding="utf-8") as file:
+            assert file.read().count("<image") == count
 
 
 def test_signed_weights(attnconv, signed, photo):
@@ -148,11 +153,9 @@ def test_an_inactive_layer_is_said_to_be(attnconv, signed, photo, tmp_path):
     assert said in out
 
 
-def test_a_saved_network_is_a_run(attnconv, tmp_path, photo):
-    shutil.copytree(EXAMPLE, tmp_path / "mine")
+def test_a_saved_network_is_a_run(attnconv, tmp_path, finished, photo):
+    assert attnconv("hub", "save", finished, tmp_path / "mine")[0] == 0
     assert attnconv("explain", tmp_path / "mine", photo, *OPTIONS)[0] == 0
-    code, out, _ = attnconv("evaluate", tmp_path / "mine", "--json", *OPTIONS)
-    assert (code, json.loads(out)["count"]) == (0, 576)
 
 
 def test_a_tampered_file_is_one_line(attnconv, tmp_path, photo):
@@ -177,15 +180,15 @@ BAD_OPTIONS = [
     (["--point", "0,0"], "the point 0,0 is cut away .* rows 0 to 19 and columns 10 to 29 are left"),
     (["--point", "3"], "--point must be Y,X, a row and a column in pixels such as 40,60; got '3'"),
     (["--point", "1.5,2"], "--point must be Y,X, .*got '1.5,2'"),
-    (["--point", "3,15", "--points", "grid"], "--point asks about one position and --points about many"),
-    (["--points", "gird"], '"gird" for --points.*"grid"'),
+    (["--points", "grid"], "attnconv explain --points was removed; draw a row for each point in Python"),
+    (["--layer", "layer3.0"], "nothing to draw: layer3.0 is not drawn: its map of 2 x 2 cells is below 4 x 4"),
     (["--layer", "layer2"], "unknown attention layer 'layer2'; nearest: 'layer2.0'"),
     (["--layer", "?"], "unknown attention layer '\\?'; known: layer2.0, layer3.0"),
     (["--head", "5"], "attention layer 'layer2.0' has no head 5: its heads are 1 to 4"),
     (["--head", "0"], "head must be at least 1, got 0"),
     (["--out", "a.jpeg"], "--out must end in .png, .svg, .pdf, got a.jpeg"),
     (["--out", "nowhere/a.png"], "cannot write nowhere/a.png: No such file"),
-    (["--example"], "explain needs a RUN and an IMAGE, or --example and neither of them"),
+    (["--example"], r"explain needs a RUN and an IMAGE \(optional with --web\), or --example alone"),
     (["--compare", "other"], "--compare needs --web"),
     (["--host", "127.0.0.1"], "--host needs --web"),
     (["--port", "7860"], "--port needs --web"),
@@ -193,14 +196,13 @@ BAD_OPTIONS = [
         ([*given, "--web"], f"--web opens a page on which one chooses what to see: leave out {given[0]}")
         for given in (
             ["--point", "3,15"],
-            ["--points", "grid"],
             ["--layer", "layer2.0"],
             ["--head", "1"],
             ["--out", "a.png"],
             ["--json"],
         )
     ),
-    (["--example", "--web"], "explain --web needs a RUN, or --example and no RUN"),
+    (["--example", "--web"], "explain needs a RUN and an IMAGE"),
     (["--web", "--port", "0"], "--port must be at least 1, got 0"),
     (["--web", "--port", "65536"], "--port must be at most 65535, got 65536"),
     (["--web", "--compare", "nowhere"], "nowhere is neither a run folder nor a checkpoint"),
@@ -222,7 +224,7 @@ def test_the_picture_does_not_replace_the_image(attnconv, finished, photo):
 
 def test_runs_and_images_that_are_none(attnconv, finished, photo, tmp_path):
     (tmp_path / "notes.png").write_text("no image")
-    refused = "explain needs a RUN and an IMAGE, or --example"
+    refused = "explain needs a RUN and an IMAGE"
     assert_refused(attnconv("explain"), refused)
     assert_refused(attnconv("explain", finished), refused)
     assert_refused(
@@ -231,7 +233,6 @@ def test_runs_and_images_that_are_none(attnconv, finished, photo, tmp_path):
     assert_refused(attnconv("explain", finished, tmp_path / "b.png"), "cannot read image .*b.png: No such file")
     assert_refused(attnconv("explain", finished, tmp_path), "cannot read image .*: Is a directory")
     assert_refused(attnconv("explain", tmp_path / "run", photo), "is neither a run folder nor a checkpoint")
-    assert_refused(attnconv("explain", "--example", "--point", "16,0"), "must lie in the image of 16 x 32 pixels")
 
 
 def test_a_network_without_attention(attnconv, tmp_path, photo):
@@ -246,13 +247,13 @@ def test_a_page_that_cannot_be_made_is_refused_in_a_line(attnconv, finished, pho
     (tmp_path / "notes.png").write_text("no image")
     refused = "cannot decode image .*notes.png: it is no image"
     assert_refused(attnconv("explain", finished, tmp_path / "notes.png", "--web"), refused)
-    assert_refused(attnconv("explain", "--web"), "explain --web needs a RUN, or --example and no RUN")
+    assert_refused(attnconv("explain", "--web"), "explain needs a RUN and an IMAGE")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         outcome = attnconv("explain", "--example", "--web", "--port", port)
-        assert_refused(outcome, f"port {port} of 127.0.0.1 is in use: name another one, or none")
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    assert_refused(attnconv("explain", finished, "--web"), r"this needs gradio: pip install 'attnconv\[demo\]'")
+        assert_refused(outcome, f"cannot listen on port {port} of 127.0.0.1: .*in use; name another --port")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert_refused(attnconv("explain", finished, "--web"), r"this needs uvicorn: pip install 'attnconv\[demo\]'")
 
 
 @pytest.mark.parametrize(("number", "outcome"), [(signal.SIGINT, (0, "")), (signal.SIGTERM, (143, "terminated"))])
@@ -268,7 +269,7 @@ def test_a_page_is_served_until_a_signal_and_leaves_nothing(
     def visit():
         for _ in range(600):
             with contextlib.suppress(OSError):
-                page.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60).read().decode())
+                page.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/networks", timeout=60).read().decode())
                 break
             time.sleep(0.1)
         if page:  # else the signal would end the tests

@@ -105,7 +105,7 @@ def test_no_file_names_the_folder_of_its_images(attnconv, folder, tmp_path):
     for path in shared:
         assert str(tmp_path).encode() not in path.read_bytes(), path
         network = path.parent if path.parent.name == "saved" else path
-        message = "does not say in which folder the images are that it was trained on; --data names it"
+        message = "does not say in which folder its images are; --data names it"
         assert_refused(attnconv("evaluate", network, "--trust"), message)
     code, out, _ = attnconv("evaluate", run / "saved", "--data", folder, "--workers", "0", "--json")
     assert (code, json.loads(out)["count"]) == (0, 8)
@@ -150,7 +150,7 @@ def test_a_file_that_names_no_data_is_scored_on_none_unasked(attnconv, tmp_path)
     meta = {"classes": ["a", "b"], "channels": 1, "image_size": 8, "mean": [0.5], "std": [0.5], "resize_ratio": 1}
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     export_program(network, tmp_path / "own.pt2", meta=meta)
-    message = "own.pt2 does not say in which folder the images are that it was trained on; --data names it"
+    message = "own.pt2 does not say in which folder its images are; --data names it"
     assert_refused(attnconv("evaluate", tmp_path / "own.pt2", "--trust"), message)
     assert_refused(
         attnconv("evaluate", tmp_path / "own.pt2", "--trust", "--data", "digits"), "'digits' has 10 classes, the networ"

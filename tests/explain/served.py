@@ -1,6 +1,6 @@
 """A page that is served while tests look at it.
 
-``python tests/explain/served.py FILE`` leaves the screenshot of the docs, of the example network, in FILE.
+``python tests/explain/served.py FILE`` leaves the screenshot of the docs, of the packaged network, in FILE.
 """
 
 import contextlib
@@ -9,16 +9,15 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from attnconv.cli.explain import example_images, web_network
-from attnconv.explain.web_page import web_page
+from attnconv.cli.explain import example_photos, web_network
+from attnconv.explain.web_page import WebPage
 from attnconv.explain.web_server import web_server
 
 
 @contextlib.contextmanager
-def served(networks, images=(), **options):
-    """The address of a page of ``networks`` that begins with the first of ``images``; ``options`` are web_server's."""
-    page = partial(web_page, networks, images, first=images[0] if images else None)
-    with web_server(page, port=0, **options) as (address, server):
+def served(networks, samples=(), **options):
+    """The address of a page of ``networks`` that begins with the first of ``samples``; ``options`` are web_server's."""
+    with web_server(partial(WebPage, networks, samples), port=0, **options) as (address, server):
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
@@ -28,14 +27,15 @@ def served(networks, images=(), **options):
             thread.join()
 
 
-def take_screenshot(path):
+def take_screenshot(path, size=None, scheme="light"):
     from chromium import DESK, chromium
 
-    with served([web_network(None, device="cpu")], example_images()) as address, chromium() as browser:
-        page = browser.new_page(viewport={**DESK, "height": 700})
+    with served([web_network(None, device="cpu")], example_photos()) as address, chromium() as browser:
+        page = browser.new_page(viewport=size or {**DESK, "height": 700}, color_scheme=scheme)
         page.goto(address)
-        page.locator(".cells").first.wait_for()
-        page.wait_for_timeout(2000)  # milliseconds, in which Gradio fades in what it was waiting for
+        page.locator(".large img").first.wait_for()
+        page.locator("summary").click()
+        page.locator(".small img").first.wait_for()
         page.screenshot(path=path, full_page=True)
 
 

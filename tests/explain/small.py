@@ -3,13 +3,13 @@
 import torch
 
 from attnconv.data.decode import read_bytes
-from attnconv.explain.web_session import WebImage, WebNetwork
+from attnconv.explain.web_page import WebImage, WebNetwork
 from attnconv.models import create_model
 
 CPU = torch.device("cpu")
 
 
-def network(model="aa_convnet3", *, image_size=(16, 24), channels=3, resize_ratio=1.25, classes=10, **meta):
+def network(model="aa_convnet3", *, image_size=(32, 48), channels=3, resize_ratio=1.25, classes=10, **meta):
     torch.manual_seed(0)
     made = create_model(model, num_classes=classes, in_channels=channels, image_size=image_size).eval()
     facts = {

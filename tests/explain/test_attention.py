@@ -8,14 +8,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention, compat
 from attnconv.bench.machine import peak_bytes
 from attnconv.explain import (
-    AttentionMap,
     ImageAttention,
-    attention_figure,
     attention_maps,
-    attention_maps_of,
     choose_maps,
-    row_title,
 )
+from attnconv.explain.attention import drawable
 from attnconv.models import create_model
 
 
@@ -157,7 +154,8 @@ def test_many_points_of_one_run_are_the_points_one_by_one():
     model, image, points = network(), torch.randn(3, 16, 12), [(0, 0), (9, 3), (15, 11)]
     runs = []
     model.register_forward_hook(lambda *_: runs.append(1))
-    many = attention_maps_of(model, image, points)
+    attention = ImageAttention(model, image)
+    many = [attention.maps(point) for point in points]
     assert len(runs) == 1 + 3  # and once without each layer
     for maps, point in zip(many, points, strict=True):
         for found, expected in zip(maps, attention_maps(model, image, point), strict=True):
@@ -289,47 +287,6 @@ def test_bad_input_gets_a_sentence(model, shape, point, message):
         attention_maps(model, torch.zeros(shape), point)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_figure_has_a_panel_for_each_layer_and_head(channels):
-    model = create_model("aa_convnet3", num_classes=10, in_channels=channels, image_size=16)
-    image = torch.rand(channels, 16, 16)
-    figure = attention_figure(image, attention_maps(model, image, (3, 4)), (3, 4))
-    assert len(figure.axes) == 2 * (1 + 4)
-    shown = figure.axes[1].images[0].get_array()
-    assert shown.shape == (8, 8)
-    assert shown.sum() == pytest.approx(1, rel=1e-5)
-
-
-def test_signed_weights_are_drawn_around_zero():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), SimpleSelfAttention(4))
-    nn.init.ones_(model[1].gamma)
-    image = torch.rand(3, 6, 9)
-    (found,) = attention_maps(model, image, (3, 4))
-    figure = attention_figure(image, [found], (3, 4))
-    drawn = figure.axes[1].images[0]
-    largest = float(found.weights.abs().max())
-    assert (drawn.norm.vmin, drawn.norm.vmax) == pytest.approx((-largest, largest))
-    below, middle, above = (drawn.cmap(drawn.norm(value))[:3] for value in (-largest, 0.0, largest))
-    assert below[2] > below[0]  # blue
-    assert above[0] > above[2]  # red
-    assert min(middle) > 0.9  # white
-    assert figure.axes[0].get_title("left") == f"1\n6 x 9 cells\nweights -{largest:.2g} to {largest:.2g}, gamma 1"
-
-
-def test_the_figure_of_one_head_names_it():
-    image = torch.rand(3, 16, 16)
-    maps = choose_maps(attention_maps(network(), image, (3, 4)), layer="layer3.0", head=2)
-    figure = attention_figure(image, maps, (3, 4))
-    assert [axes.get_title() for axes in figure.axes[1:]] == ["head 2"]
-    assert figure.axes[0].get_title("left").startswith("layer3.0\n4 x 4 cells\nweights 0 to ")
-
-
-def test_weights_that_are_all_0_are_said_to_be():
-    found = AttentionMap("a", (0, 0), torch.zeros(1, 4, 5), signed=True, gamma=0.5)
-    assert row_title(found, "first") == "first\nall weights 0, gamma 0.5"
-
-
 def gated(gamma, classes=3):
     """A classifier of 6 x 9 images with one layer of either gated kind, of which the first has this gamma."""
     torch.manual_seed(0)
@@ -359,7 +316,7 @@ def test_a_layer_is_inactive_if_the_answer_is_the_same_without_it(gamma, active)
     assert (first.active, second.active) == (active, True)
     assert second.logits_moved > 1e-3
     said = f"inactive: switching it off moves the logits by {first.logits_moved:.1g} of their norm"
-    assert first.inactive_text == ("" if active else said)
+    assert first.remark == ("" if active else said)
 
 
 def test_a_layer_that_changes_the_prediction_is_active_however_little_it_moves():
@@ -375,7 +332,7 @@ def test_a_layer_that_changes_the_prediction_is_active_however_little_it_moves()
     found = attention_maps(model, image, (3, 4))[0]
     assert found.logits_moved < 1e-3
     assert found.active
-    assert found.inactive_text == ""
+    assert found.remark == ""
 
 
 class Answers(nn.Module):
@@ -391,20 +348,13 @@ class Answers(nn.Module):
 
 def test_of_an_output_without_logits_nothing_is_known():
     (found,) = attention_maps(Answers(), torch.rand(3, 4, 5), (0, 0))
-    assert (found.logits_moved, found.active, found.inactive_text) == (None, True, "")
+    assert (found.logits_moved, found.active, found.remark) == (None, True, "")
 
 
-def test_an_inactive_layer_is_grey():
-    image = torch.rand(3, 6, 9)
-    maps = attention_maps(gated(1e-7), image, (3, 4))
-    figure = attention_figure(image, maps, (3, 4))
-    grey, drawn = (axes.images[0] for axes in (figure.axes[1], figure.axes[3]))
-    colours = grey.cmap(grey.norm(grey.get_array()))
-    assert colours[..., :3] == pytest.approx(0.8, abs=0.01)
-    assert maps[0].weights.std() > 0  # which would have filled a scale of its own
-    assert drawn.get_array().std() > 0
-    assert figure.axes[1].get_title() == "head 1, inactive"
-    assert figure.axes[3].get_title() == "head 1"
-    title = figure.axes[0].get_title("left")
-    assert title.startswith("1, 6 x 9 cells\ninactive: switching it off moves\nthe logits by ")
-    assert title.endswith(" of their norm")
+def test_a_map_below_4_x_4_cells_says_that_it_is_not_drawn():
+    maps = attention_maps(network(), torch.rand(3, 8, 12), (1, 2))
+    assert [found.is_coarse for found in maps] == [False, False, True]
+    assert maps[2].remark == "not drawn: its map of 2 x 3 cells is below 4 x 4"
+    assert drawable(maps) == maps[:2]
+    with pytest.raises(ValueError, match=r"nothing to draw: layer3\.0 is not drawn: its map of 2 x 3 cells is below"):
+        drawable(maps[2:])

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from attnconv.data import decode_image, prepare_image
-from attnconv.explain import grid_points, see_image
+from attnconv.explain import see_image
 
 META = {"channels": 3, "image_size": [8, 8], "resize_ratio": 1.25, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
 
@@ -78,18 +78,3 @@ def test_an_image_that_is_too_large(monkeypatch, photo):
         see_image(photo, META)
     with pytest.raises(ValueError, match="channels must be 1 or 3, got 2"):
         see_image(photo, {**META, "channels": 2})
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((32, 32), (3, 3)), ((16, 32), (2, 4)), ((30, 10), (5, 2)), ((1, 100), (1, 9)), ((2, 2), (2, 2))],
-)
-def test_the_grid_covers_the_image_in_squares(size, expected):
-    points = grid_points(size)
-    rows, columns = (sorted({point[axis] for point in points}) for axis in (0, 1))
-    assert (len(rows), len(columns)) == expected
-    assert points == [(row, column) for row in rows for column in columns]
-    for found, n in ((rows, size[0]), (columns, size[1])):
-        assert found[0] >= 0
-        assert found[-1] < n
-        assert abs(found[0] - (n - 1 - found[-1])) <= 1  # as far from one end as from the other

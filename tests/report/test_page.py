@@ -41,10 +41,10 @@ def filled(kind, form, **values):
 
 def demo(text=NASTY):
     """The page of `attnconv demo`, with ``text`` wherever it takes one."""
-    svgs = [svg_file(history_figure({name: ROWS})) for name in ("plain", "augmented")]
+    row = {"title": text, "panels": [{"title": text, "picture": "data:,", "small": True}]}
     return render(
-        "demo.html", title=text, header=["network", text], rows=[["convnet3", 99.5], [text, 1]], curves=svgs[0],
-        attention=svgs[1], caption=text, footer=text,
+        "demo.html", title=text, verdict=text, header=["network", text], rows=[["convnet3", 99.5], [text, 1]],
+        curves=svg_file(history_figure({"plain": ROWS})), glyphs=[row], photo=row, caption=text, footer=text,
     )  # fmt: skip
 
 
@@ -54,12 +54,12 @@ def test_the_page_is_well_formed_asks_for_nothing_and_holds_text_as_text():
     tags.feed(text)
     assert tags.open == []
     assert {"h1", "h2", "table", "svg", "figcaption", "footer"} <= tags.seen
-    assert not {"img", "script", "a"} & tags.seen
+    assert not {"script", "a"} & tags.seen
     assert tags.addresses
-    assert all(address.startswith("#") for address in tags.addresses)  # inside the drawings
+    assert all(address.startswith(("#", "data:")) for address in tags.addresses)  # inside the drawings, and pictures
     assert not re.search(r"url\((?!#)|@import", text)
     body = re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
-    assert body.count(html.escape(NASTY)) == 7  # title and heading, two cells, a caption twice, the footer
+    assert body.count(html.escape(NASTY)) == 9  # title, heading, two cells, two labels, a caption twice, the footer
 
 
 def test_the_page_serves_both_colour_schemes_and_phones():
@@ -79,9 +79,9 @@ def test_ids_of_several_drawings_differ():
 
 def test_long_cells_are_folded_and_marked_rows_stand_out():
     form = '{% from "parts.html" import table %}{{ table(["arm", "why"], rows, [0]) }}'
-    text = filled("html", form, rows=[["a", "x" * 61], ["b", "y" * 60]])
-    assert re.findall(r'<td class="long">(.)', text) == ["x"]
-    assert re.findall(r'<tr class="marked"><td>(.)', text) == ["a"]
+    text = filled("html", form, rows=[["a", "x" * 27], ["b", "y" * 26]])
+    assert re.findall(r'<td data-label="why" class="long">(.)', text) == ["x"]
+    assert re.findall(r'<tr class="marked"><td[^>]*>(.)', text) == ["a"]
 
 
 def test_a_markdown_table_and_items_by_hand():

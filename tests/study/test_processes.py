@@ -242,8 +242,8 @@ def test_the_gpus_of_a_run(options, present, expected):
 @pytest.mark.parametrize(
     ("options", "present", "message"),
     [
-        ({"device": "cuda"}, 0, "arm 'plain' has devices 1, and no machine here has more than 0 GPUs"),
-        ({"device": "auto", "devices": 4}, 2, "arm 'plain' has devices 4, and no machine here has more than 2 GPUs"),
+        ({"device": "cuda"}, 0, "arm 'plain' needs 1 GPUs, and no machine here has more than 0"),
+        ({"device": "auto", "devices": 4}, 2, "arm 'plain' needs 4 GPUs, and no machine here has more than 2"),
         ({"device": "auto", "precision": "fp16"}, 0, "precision 'fp16', which needs a GPU"),
     ],
 )

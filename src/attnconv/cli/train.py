@@ -272,10 +272,13 @@ def lr_find(
     if json:
         print_json(curve)
         return
-    for name, where in (("steepest", "where the loss falls fastest"), ("valley", "two thirds down its longest fall")):
-        print(
-            f"{name}: {curve[name]:.2g}, {where}" if curve[name] is not None else f"{name}: none, the loss never falls"
-        )
+    for name, where in (
+        ("valley", "halfway down the longest fall"),
+        ("slide", "before the slope changes"),
+        ("steepest", "where the loss falls fastest"),
+        ("minimum", "a tenth of that with the least loss"),
+    ):
+        print(f"{name}: none" if curve[name] is None else f"{name}: {curve[name]:.2g}, {where}")
     say(f"{folder}: lr-find.json, lr-find.png; {len(curve['lrs'])} steps" + ", then it diverged" * curve["diverged"])
 
 

@@ -1,7 +1,7 @@
 """The signatures and checkpoints of two public implementations of 2019, and of fastai's, on this library's layers.
 
-Sources: Attention-Augmented-Conv2d (PyTorch 1.0) and SimpleSelfAttention (fastai 1.0). Single layers load through the
-classes here, whole networks through `load_checkpoint`, and layers of public SAGANs through `load_self_attention`.
+Sources: Attention-Augmented-Conv2d (PyTorch 1.0) and SimpleSelfAttention (fastai 1.0). The classes here load single
+layers, `load_checkpoint` whole networks, and `load_self_attention` layers of public SAGANs.
 """
 
 from attnconv.compat.checkpoint import load_checkpoint

@@ -1,6 +1,6 @@
-"""A whole network of 2019, or of fastai, out of its checkpoint: the same numbers from one of our networks.
+"""Whole networks of 2019 and of fastai, loaded from their checkpoints into ours with the same numbers.
 
-Sources: those of `attnconv.compat.recognised`, which knows the names.
+Sources: as `attnconv.compat.recognised`, which knows the names.
 """
 
 import re
@@ -22,7 +22,7 @@ ANY_SIZE = 128  # pixels: of networks without tables, which take images of every
 
 
 def load_checkpoint(
-    source: Source,
+    source: Source | Found,
     name: str,
     *,
     num_classes: int | None = None,
@@ -32,38 +32,26 @@ def load_checkpoint(
 ) -> HubNetwork:
     """Return the network ``name`` with the weights of a checkpoint of 2019 or of fastai, in eval mode on the CPU.
 
-    Read are the Wide_ResNet of Attention-Augmented-Conv2d (``seed_aa_wide_resnet{depth}_{k}``), the XResNets of
-    SimpleSelfAttention and fastai 1 (``xresnet*``, ``ssa_xresnet*``) and those of fastai 2. Heads are read as that
-    program read them: ``head_layout="legacy"`` unless another is given. Its symmetric option had no effect under
-    spectral norm, so that such a checkpoint is loaded, and gives its numbers, with ``symmetric=False``.
+    It reads the Wide_ResNet of Attention-Augmented-Conv2d (``seed_aa_wide_resnet{depth}_{k}``), and the XResNets of
+    SimpleSelfAttention, fastai 1 and fastai 2 (``xresnet*``, ``ssa_xresnet*``). ``head_layout`` is "legacy" unless it
+    is given. SimpleSelfAttention's symmetric option had no effect under spectral norm: its checkpoints give their
+    numbers with ``symmetric=False``.
 
     Args:
-        source: a file, which runs nothing, or what was loaded from one.
+        source: a file, from which nothing is run, or the object loaded from one.
         name: of `attnconv.models.create_model`.
-        num_classes: to be compared with the checkpoint's; as many as it has if None.
-        image_size: side, or rows and columns, of the images; that of its position tables if None.
-        average: take the averaged weights, where the file holds both.
-        options: the network's own; widths that the weights tell, such as ``stem``, need not be given.
+        num_classes: expected number of classes; not checked if None.
+        image_size: side, or rows and columns, of the images; read off the position tables if None.
+        average: take the averaged weights where the file holds both.
+        options: of the network; those that the weights determine, such as ``stem``, may be left out.
     Raises:
-        InputError: the file cannot be read, it holds no such network, or another one: the first tensor that differs
-            is named, and the network that it looks like.
+        InputError: the file cannot be read, or holds no such network; the message names the first tensor that differs
+            and the network that the file resembles.
     """
-    found = read_state_dict(source, average=average)
-    return network_of(found, name, num_classes=num_classes, image_size=image_size, options=options)
-
-
-def network_of(
-    found: Found,
-    name: str,
-    *,
-    num_classes: int | None,
-    image_size: int | tuple[int, int] | None,
-    options: Mapping[str, Any],
-) -> HubNetwork:
-    """Return the network ``name`` with the weights in ``found``; the rest as `load_checkpoint`."""
-    source = find(name)
-    source.check_options(options)
-    known = source.options
+    found = source if isinstance(source, Found) else read_state_dict(source, average=average)
+    network = find(name)
+    network.check_options(options)
+    known = network.options
     if options.get("symmetric"):
         raise checks.InputError(
             "the symmetric option had no effect in the program that wrote the checkpoint; leave symmetric=True out"

@@ -25,9 +25,9 @@ class CheckpointLayer(nn.Module):
 
 
 def _tensors_of(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the tensors in ``state_dict`` by name, with torch's own record of the versions of modules.
+    """Return the tensors in ``state_dict`` by name, with torch's record of the versions of modules.
 
-    An empty mapping passes as it is: what it lacks is for torch to say, or to let pass.
+    An empty mapping is returned as it is: torch reports the missing keys.
     """
     if isinstance(state_dict, Mapping) and not state_dict:
         return state_dict
@@ -37,25 +37,11 @@ def _tensors_of(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     return tensors
 
 
-def _require_multiples(dk: int, dv: int, heads: int) -> None:
-    checks.integer("Nh", heads, at_least=1)
-    for name, width in (("dk", dk), ("dv", dv)):
-        if checks.integer(name, width, at_least=1) % heads:
-            raise checks.InputError(f"{name} must be a multiple of Nh={heads}, got {width}")
-
-
-class Conv2019(CheckpointLayer, HeadLayoutConv2d):
-    @classmethod
-    def from_ratios(cls, *_: Any, **__: Any) -> Any:
-        """Raise: it is not of the 2019 class."""
-        raise checks.InputError(f"compat.{cls.__name__} takes dk and dv; from_ratios is AugmentedConv2d's")
-
-
-class AugmentedConv(Conv2019):
+class AugmentedConv(CheckpointLayer, HeadLayoutConv2d):
     """`AugmentedConv2d` with the arguments, parameter names and initialisation of the 2019 class.
 
-    Its q, k, v come from a convolution of the same kernel, its position tables from N(0, 1), and every convolution has
-    a bias. ``in_channels``, ``out_channels``, ``kernel_size`` and ``stride`` are as in nn.Conv2d.
+    A convolution of the same kernel computes q, k and v, the position tables are drawn from N(0, 1), and every
+    convolution has a bias. ``in_channels``, ``out_channels``, ``kernel_size`` and ``stride`` are as in nn.Conv2d.
 
     Shapes: (B, in_channels, H_in, W_in) -> (B, out_channels, H, W).
 
@@ -63,11 +49,11 @@ class AugmentedConv(Conv2019):
         dk: key_channels.
         dv: value_channels.
         Nh: num_heads.
-        shape: side of the output map that the tables cover; only for relative=True.
-        relative: with relative positions.
+        shape: side of the output map that the tables cover; required for relative=True.
+        relative: use relative positions.
         padding: of both convolutions; (kernel_size - 1) // 2 if None.
-        head_layout: "correct", or "legacy" for the order of values in which the 2019 class read the heads' outputs,
-            so that a checkpoint trained with it gives the numbers it was trained for. They differ when dv / Nh > 1.
+        head_layout: "correct", or "legacy", the order in which the 2019 class read the heads' outputs: a checkpoint
+            trained with it needs that. They differ when dv / Nh > 1.
     """
 
     def __init__(
@@ -85,7 +71,6 @@ class AugmentedConv(Conv2019):
         head_layout: str = "correct",
     ) -> None:
         checks.integer("kernel_size", kernel_size, at_least=1)
-        _require_multiples(dk, dv, Nh)
         if relative and shape == 0:
             raise checks.InputError("relative=True needs shape, the side of the output map; got 0")
         super().__init__(
@@ -112,7 +97,7 @@ class AugmentedConv(Conv2019):
         """Load a state dict, or a file's {"model": state dict, ...}, with or without ``module.`` before all names.
 
         Raises:
-            InputError: it is of `InPaperAugmentedConv`.
+            InputError: the state dict is of `InPaperAugmentedConv`.
         """
         state = _tensors_of(state_dict)
         weight = state.get("qkv_conv.weight")
@@ -124,12 +109,12 @@ class AugmentedConv(Conv2019):
         return super().load_state_dict(state, strict, assign)
 
 
-class InPaperAugmentedConv(Conv2019):
-    """The class of its folder in_paper_attention_augmented_conv: queries, keys and values from a 1x1 convolution.
+class InPaperAugmentedConv(CheckpointLayer, HeadLayoutConv2d):
+    """The 2019 class of the folder in_paper_attention_augmented_conv: a 1x1 convolution computes q, k and v.
 
-    It had no trained positions: with ``relative`` its tables were drawn anew at each forward, and are in no
-    checkpoint. Its state dicts have the names and, for `AugmentedConv2d` with a projection of 1x1, the shapes that are
-    usual here, but it read its heads in another order: only this class gives the numbers they were trained for.
+    It had no trained positions: with ``relative`` it drew new tables at each forward, which no checkpoint holds.
+    `AugmentedConv2d` with a 1x1 projection accepts its state dicts but reads the heads in another order: only this
+    class gives the numbers that they were trained for.
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W).
 
@@ -160,7 +145,6 @@ class InPaperAugmentedConv(Conv2019):
                 "relative=True drew new position tables at each forward, which no checkpoint holds; relative=False "
                 "computes what is left without them"
             )
-        _require_multiples(dk, dv, Nh)
         super().__init__(
             in_channels,
             out_channels,
@@ -175,7 +159,7 @@ class InPaperAugmentedConv(Conv2019):
 
 
 class SelfAttention(CheckpointLayer, _SelfAttention):
-    """`attnconv.SelfAttention` with the argument of fastai's class; loads the state dicts of both of its versions.
+    """`attnconv.SelfAttention` with the argument of fastai's class; loads the state dicts of fastai 1 and 2.
 
     Shapes: (B, n_channels, *map) -> the same.
 
@@ -195,8 +179,7 @@ class SimpleSelfAttention(CheckpointLayer, _SimpleSelfAttention):
     Args:
         n_in: channels.
         ks: kernel of the convolution over the flattened map, odd.
-        sym: a symmetric weight. The 2019 option had no effect, so its checkpoints need sym=False whatever they were
-            trained with.
+        sym: use a symmetric weight. The option had no effect in 2019, so checkpoints of that time need sym=False.
     """
 
     def __init__(self, n_in: int, ks: int = 1, sym: bool = False) -> None:

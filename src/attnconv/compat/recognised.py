@@ -1,4 +1,4 @@
-"""Networks of other programs recognised by their tensors: which of ours each is, its size, and our names.
+"""Recognise networks of other programs by their tensors: our network, its size, and our names of the tensors.
 
 Sources: Attention-Augmented-Conv2d (2019), AA-Wide-ResNet/attention_augmented_wide_resnet.py; SimpleSelfAttention
 (2019), xresnet.py; fastai 1.0.52 and 2, vision/models/xresnet.py. All XResNets are one Sequential: 0 to 2 the stem, 4
@@ -7,39 +7,57 @@ whose last part is the attention, and idpath.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from attnconv.models.resnet import BASIC, DEPTHS, STAGES
 from attnconv.weights import Shapes
 
-WIDE_RESNET = (
-    (re.compile(r"layer([123])\.0\.(\d+)\.shortcut\.0\.(.+)"), r"layer\1.\2.shortcut.\3"),
-    (re.compile(r"layer([123])\.0\.(\d+)\.((?:conv|bn)[12]\..+)"), r"layer\1.\2.\3"),
-    (re.compile(r"bn1\.(.+)"), r"bn.\1"),
-    (re.compile(r"linear\.(.+)"), r"fc.\1"),
-)
-STEM = re.compile(r"([0-2])\.([01])\.(.+)")
-BLOCK = re.compile(r"([4-7])\.(\d+)\.(.+)")
-CONV = re.compile(r"(?:convs|convpath)\.(\d+)\.([01])\.(.+)")
-ATTENTION = re.compile(r"(?:sa|convpath\.\d+)\.((?:gamma|conv|query|key|value)\b.*)")
-SHORTCUT = re.compile(r"(?:idconv|idpath\.\d+)\.([01])\.(.+)")
-CLASSIFIER = re.compile(r"(?:10|11)\.(weight|bias)")
+Renaming = Mapping[str, Callable[[re.Match[str]], str]]  # their names, a regular expression, to ours
+
+
+def _block(match: re.Match[str]) -> str:
+    return f"layer{int(match[1]) - 3}.{match[2]}"
+
+
+def _place(match: re.Match[str], first: int) -> int:
+    """Return the place, in our Sequential of convolution, batch norm and ReLU, of their pair of numbers."""
+    return 3 * int(match[first]) + int(match[first + 1])
+
+
+WIDE_RESNET: Renaming = {
+    r"layer([123])\.0\.(\d+)\.shortcut\.0\.(.+)": lambda m: f"layer{m[1]}.{m[2]}.shortcut.{m[3]}",
+    r"layer([123])\.0\.(\d+)\.((?:conv|bn)[12]\..+)": lambda m: f"layer{m[1]}.{m[2]}.{m[3]}",
+    r"bn1\.(.+)": lambda m: f"bn.{m[1]}",
+    r"linear\.(.+)": lambda m: f"fc.{m[1]}",
+}
+XRESNET: Renaming = {
+    r"([0-2])\.([01])\.(.+)": lambda m: f"stem.{_place(m, 1)}.{m[3]}",
+    r"(?:10|11)\.(weight|bias)": lambda m: f"fc.{m[1]}",
+    r"([4-7])\.(\d+)\.(?:convs|convpath)\.(\d+)\.([01])\.(.+)": lambda m: f"{_block(m)}.convs.{_place(m, 3)}.{m[5]}",
+    r"([4-7])\.(\d+)\.(?:sa|convpath\.\d+)\.((?:gamma|conv|query|key|value)\b.*)": (
+        lambda m: f"{_block(m)}.attention.{m[3]}"
+    ),
+    # A pool comes first where the map is halved.
+    r"([4-7])\.(\d+)\.(?:idconv|idpath\.\d+)\.([01])\.(.+)": (
+        lambda m: f"{_block(m)}.shortcut.{int(m[3]) + (m[1] != '4')}.{m[4]}"
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """A network of ours, as far as the state dict of another program tells.
+    """One of our networks, as far as the state dict of another program determines it.
 
     Args:
-        family: our networks of this kind, as a message names them.
+        family: our networks of this kind, for messages.
         pattern: a regular expression of their names.
-        name: of the one that it looks like; None if the counts of its blocks are of none.
-        num_classes, in_channels: of its first and last weights.
-        image_size: side of the images that its position tables were made for, in pixels; None without tables.
-        options: of the network, read off the weights or as that program had them.
-        names: the program's names of the tensors, to ours.
+        name: of the most similar network; None if none has these counts of blocks.
+        num_classes, in_channels: read off the last and first weights.
+        image_size: side in pixels of the images that the position tables fit; None without tables.
+        options: of the network, read off the weights or fixed in that program.
+        names: the program's names of the tensors, mapped to ours.
     """
 
     family: str
@@ -53,7 +71,7 @@ class Recognised:
 
 
 def recognised(shapes: Shapes) -> Recognised | None:
-    """Return the network that tensors of these names and shapes are of; None if they are of no known program."""
+    """Return the network that has tensors of these names and shapes; None if no known program wrote them."""
     return _wide_resnet(shapes) or _xresnet(shapes)
 
 
@@ -72,21 +90,18 @@ def _wide_resnet(shapes: Shapes) -> Recognised | None:
         num_classes=num_classes,
         in_channels=in_channels,
         image_size=None if rows is None else (rows + 1) // 2,
-        names={name: _in_wide_resnet(name) for name in shapes},
+        names={name: _renamed(name, WIDE_RESNET) for name in shapes},
         options={"head_layout": "legacy"},
     )
 
 
-def _in_wide_resnet(name: str) -> str:
+def _renamed(name: str, table: Renaming) -> str:
     """Return our name of a tensor."""
-    for pattern, ours in WIDE_RESNET:
-        if found := pattern.fullmatch(name):
-            return found.expand(ours)
-    return name
+    return next((ours(found) for theirs, ours in table.items() if (found := re.fullmatch(theirs, name))), name)
 
 
 def _xresnet(shapes: Shapes) -> Recognised | None:
-    names = {name: _in_xresnet(name) for name in shapes}
+    names = {name: _renamed(name, XRESNET) for name in shapes}
     ours = {names[name]: shape for name, shape in shapes.items()}
     in_channels = _axis(ours, "stem.0.weight", 4, 1)
     stem = [_axis(ours, f"stem.{i}.weight", 4, 0) for i in (0, 3, 6)]
@@ -112,27 +127,8 @@ def _xresnet(shapes: Shapes) -> Recognised | None:
     )
 
 
-def _in_xresnet(name: str) -> str:
-    """Return our name of a tensor."""
-    if found := STEM.fullmatch(name):
-        return f"stem.{3 * int(found[1]) + int(found[2])}.{found[3]}"
-    if found := CLASSIFIER.fullmatch(name):
-        return f"fc.{found[1]}"
-    if not (block := BLOCK.fullmatch(name)):
-        return name
-    stage, here = int(block[1]) - 3, f"layer{int(block[1]) - 3}.{block[2]}"
-    if found := CONV.fullmatch(block[3]):
-        return f"{here}.convs.{3 * int(found[1]) + int(found[2])}.{found[3]}"
-    if found := ATTENTION.fullmatch(block[3]):
-        return f"{here}.attention.{found[1]}"
-    if found := SHORTCUT.fullmatch(block[3]):
-        pool = 0 if stage == 1 else 1  # comes first where the map is halved
-        return f"{here}.shortcut.{pool + int(found[1])}.{found[2]}"
-    return name
-
-
 def _depth(ours: Shapes) -> int | None:
-    """Return the depth whose numbers of blocks these are, basic ones or bottlenecks."""
+    """Return the depth that has these counts of blocks, basic ones or bottlenecks; None if there is none."""
     blocks = tuple(
         len({found[1] for name in ours if (found := re.match(rf"layer{stage}\.(\d+)\.convs\.", name))})
         for stage in STAGES
@@ -142,6 +138,6 @@ def _depth(ours: Shapes) -> int | None:
 
 
 def _axis(shapes: Shapes, name: str, axes: int, at: int) -> int | None:
-    """Return axis ``at`` of the tensor ``name``, if it is there and has as many ``axes``."""
+    """Return axis ``at`` of the tensor ``name``; None if it is missing or has another number of ``axes``."""
     shape = shapes.get(name, ())
     return shape[at] if len(shape) == axes and min(shape) > 0 else None

@@ -1,9 +1,9 @@
-"""SAGAN's layer from checkpoints of the two most used public programs.
+"""Load SAGAN's layer from checkpoints of the two most used public programs.
 
-Sources: heykeetae's Self-Attention-GAN, sagan_models.py; BigGAN-PyTorch, layers.py. The first has the layer of the
-paper's text, with biases and no spectral norm, and calls key what the softmax runs over. The second has that of the
-paper's code, and a spectral norm of its own: u is stored with each weight, and the divisor in evaluation is that of one
-full power iteration from it.
+Sources: heykeetae's Self-Attention-GAN, sagan_models.py; BigGAN-PyTorch, layers.py. The first implements the paper's
+text, with biases and without spectral norm, and calls query what we call key. The second implements the paper's code,
+with a spectral norm of its own: it stores u with each weight, and in evaluation divides by the norm that one full power
+iteration from u gives.
 """
 
 import re
@@ -29,18 +29,18 @@ NAMES = {
 
 
 def load_self_attention(source: Source, prefix: str = "") -> SelfAttention:
-    """Return the layer of SAGAN in a checkpoint, with its numbers, in eval mode on the CPU.
+    """Return SAGAN's layer from a checkpoint, with the same numbers, in eval mode on the CPU.
 
-    It reads heykeetae's ``Self_Attn`` (query_conv, key_conv, value_conv, gamma) and ``Attention`` of BigGAN-PyTorch
-    (theta, phi, g, o, gamma), which are recognised by their keys. `attnconv.compat.SelfAttention` loads fastai's.
+    It recognises heykeetae's ``Self_Attn`` (query_conv, key_conv, value_conv, gamma) and BigGAN-PyTorch's ``Attention``
+    (theta, phi, g, o, gamma) by their keys. `attnconv.compat.SelfAttention` loads fastai's.
 
     Args:
-        source: a file, which runs nothing, or what was loaded from one.
+        source: a file, from which nothing is run, or the object loaded from one.
         prefix: the layer's dotted name in a whole network, such as "attn1" or "blocks.3.1", with or without a
             ``module.`` that all names share.
     Raises:
-        InputError: the file cannot be read, it has no such layer there (the nearest name is given), or a tensor of the
-            layer is missing, unexpected or of another shape, which is named.
+        InputError: the file cannot be read, has no such layer there (the message gives the nearest name), or a tensor
+            of the layer is missing, unexpected or of another shape (the message names it).
     """
     if not isinstance(prefix, str):
         raise checks.InputTypeError(f"prefix must be a string, got {type(prefix).__name__}")
@@ -64,7 +64,7 @@ def load_self_attention(source: Source, prefix: str = "") -> SelfAttention:
 
 
 def _layer(theirs: Mapping[str, Tensor], names: Mapping[str, str], label: str) -> SelfAttention:
-    """Return the layer with these tensors; ``names`` are those of our convolutions."""
+    """Return the layer with these tensors; ``names`` maps our convolutions to theirs."""
     given, whole, normed = shapes_of(theirs), "out" in names, "theta.u0" in theirs
     for name in names.values():
         if len(shape := given.get(f"{name}.weight", (1,) * 4)) != 4:
@@ -107,5 +107,5 @@ def _layer(theirs: Mapping[str, Tensor], names: Mapping[str, str], label: str) -
 
 
 def _ratio(width: int, channels: int) -> float:
-    """Return a ratio of which the layer, which rounds down, makes that width."""
+    """Return a ratio for which the layer, which rounds down, has that width."""
     return min(1.0, (width + 0.5) / max(channels, 1))

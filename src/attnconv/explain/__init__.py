@@ -5,24 +5,28 @@ from attnconv.explain.attention import (
     ImageAttention,
     attention_layers,
     attention_maps,
-    attention_maps_of,
     choose_maps,
 )
-from attnconv.explain.figure import Row, attention_figure, row_title, rows_figure
-from attnconv.explain.preprocessed_image import SeenImage, grid_points, see_image
+from attnconv.explain.far_pairs import FarPair, far_pairs_figure, far_pairs_images
+from attnconv.explain.figure import Row, attention_figure, rows_figure
+from attnconv.explain.look import Look, grad_cam, look_at
+from attnconv.explain.preprocessed_image import SeenImage, see_image
 
 __all__ = [
     "AttentionMap",
+    "FarPair",
     "ImageAttention",
+    "Look",
     "Row",
     "SeenImage",
     "attention_figure",
     "attention_layers",
     "attention_maps",
-    "attention_maps_of",
     "choose_maps",
-    "grid_points",
-    "row_title",
+    "far_pairs_figure",
+    "far_pairs_images",
+    "grad_cam",
+    "look_at",
     "rows_figure",
     "see_image",
 ]

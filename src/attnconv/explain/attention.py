@@ -1,7 +1,7 @@
 """The attention of one image position, in every attention layer of a network.
 
-Each layer's queries and keys are computed again from its own input, and the weights of the one query from them, so
-memory stays linear in the number of positions whatever the kernel.
+The queries and keys of each layer are recomputed from its input, and from them the weights of the one query, so memory
+stays linear in the number of positions whatever the kernel.
 """
 
 import math
@@ -17,33 +17,43 @@ from attnconv.inactive import is_inactive
 from attnconv.layers.activity import LogitChange, attention_off
 from attnconv.layers.attention import Attention
 
+SMALLEST_DRAWN = 4  # cells a side: a smaller map over a photo suggests places that it does not resolve
+
 
 @dataclass(frozen=True)
 class AttentionMap:
     """The attention weights of one position in one layer."""
 
     layer: str  # dotted name of the module
-    query: tuple[int, int]  # row and column of the position on the map of the weights
-    weights: Tensor  # (heads, rows, columns); not negative and 1 in sum for each head, unless signed
+    query: tuple[int, int]  # cell of the position: row and column on the map of the weights
+    weights: Tensor  # (heads, rows, columns); not negative, and 1 in sum for each head, unless signed
     signed: bool = False  # any sign, any sum
-    gamma: float | None = None  # by which the layer multiplies before it adds to its input; None: it does not add
-    heads: tuple[int, ...] = ()  # the numbers of the heads in ``weights``, from 1; all of them if not given
-    logits_moved: float | None = None  # by switching the layer off, as a share of their norm; None if not known
-    active: bool = True  # False if switching the layer off moves the logits by next to nothing
-
-    @property
-    def inactive_text(self) -> str:
-        """A sentence about a layer that does nothing for the image; "" of an active one."""
-        if self.active or self.logits_moved is None:
-            return ""
-        return f"inactive: switching it off moves the logits by {self.logits_moved:.1g} of their norm"
+    gamma: float | None = None  # factor of what the layer adds to its input; None if it does not add
+    heads: tuple[int, ...] = ()  # numbers of the heads in ``weights``, from 1; all of them if not given
+    logits_moved: float | None = None  # by switching the layer off, as a share of their norm; None if unknown
+    active: bool = True  # False if switching the layer off hardly moves the logits
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", self.heads or tuple(range(1, self.weights.shape[0] + 1)))
 
+    @property
+    def is_coarse(self) -> bool:
+        """True if the map has too few cells to be drawn over an image."""
+        return min(self.weights.shape[1:]) < SMALLEST_DRAWN
+
+    @property
+    def remark(self) -> str:
+        """A clause about an inactive layer or a coarse map; "" for any other."""
+        if not self.active and self.logits_moved is not None:
+            return f"inactive: switching it off moves the logits by {self.logits_moved:.1g} of their norm"
+        if self.is_coarse:
+            rows, columns = self.weights.shape[1:]
+            return f"not drawn: its map of {rows} x {columns} cells is below {SMALLEST_DRAWN} x {SMALLEST_DRAWN}"
+        return ""
+
 
 def attention_layers(model: nn.Module) -> dict[nn.Module, str]:
-    """The layers of ``model`` that `attention_maps` looks at, with their dotted names."""
+    """Return the layers of ``model`` that `attention_maps` covers, with their dotted names."""
     return {layer: name for layer, name in _layers(model).items() if layer.has_map}
 
 
@@ -52,36 +62,32 @@ def _layers(model: nn.Module) -> dict[Attention, str]:
 
 
 def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> list[AttentionMap]:
-    """One entry for each attention layer that runs on a map of rows and columns, in the order in which they run.
+    """Return the map of each attention layer that runs on rows and columns, in the order in which they run.
 
-    For most layers, AugmentedConv2d and SelfAttention among them, the weights are softmax rows: with the layer's values
-    they give its output at the query. For SimpleSelfAttention, which has no softmax, they are signed and do not sum to
-    1: sum_i weights_i x_i is what it multiplies by gamma and adds to its input x at the query.
+    For most layers, AugmentedConv2d and SelfAttention among them, the weights are softmax rows: applied to the layer's
+    values they give its output at the query. Those of SimpleSelfAttention, which has no softmax, are signed and do not
+    sum to 1: the layer multiplies sum_i weights_i x_i by gamma and adds it to its input x at the query.
+
+    For many points of one image, `ImageAttention` runs the network no more often than for one.
 
     Args:
-        model: any network that holds such layers; it is run in eval mode, once, and once more with each of the layers
-            switched off, and left as it was.
+        model: any network with such layers. It runs in eval mode, once, and once more with each layer switched off; its
+            state is restored.
         image: (C, rows, columns), prepared as for the network, on its device.
         point: row and column of the query in image pixels.
     Raises:
         ValueError: the network has no attention layer with a map, or the point lies outside the image.
     """
-    return attention_maps_of(model, image, [point])[0]
-
-
-def attention_maps_of(model: nn.Module, image: Tensor, points: Sequence[tuple[int, int]]) -> list[list[AttentionMap]]:
-    """`attention_maps` of each of ``points``, which cost no further runs of the network."""
-    attention = ImageAttention(model, image)
-    return [attention.maps(point) for point in points]
+    return ImageAttention(model, image).maps(point)
 
 
 class ImageAttention:
-    """Attention of any position of one image.
+    """The attention of every position of one image.
 
-    The network is run once, and once more with each layer switched off, which tells whether the layer does anything for
-    this image. The queries and keys of every layer are kept, so memory is linear in the number of positions, and a
-    point costs no further run. ``output`` is what the network gave for the image, as a batch of one; ``without_map``
-    names the attention layers that have no map to show, squeeze-excitation for example.
+    The network runs once, and once more with each layer switched off, which tells whether the layer matters for this
+    image. The queries and keys of every layer are kept, so memory is linear in the number of positions and a point
+    costs no further run. ``output`` is the network's, for a batch of one; ``without_map`` names the attention layers
+    that have no map, such as squeeze-excitation.
 
     Args:
         model: as `attention_maps`.
@@ -103,7 +109,7 @@ class ImageAttention:
             if self.without_map:
                 raise checks.InputError(f"nothing in {what} can be explained: {without_map_text(self.without_map)}")
             raise checks.InputError(f"{what} has no attention layer to explain")
-        self.size = (image.shape[1], image.shape[2])
+        self.image, self.size = image, (image.shape[1], image.shape[2])
         self._layers: list[tuple[nn.Module, Callable[[tuple[int, int]], AttentionMap]]] = []
 
         def look(layer: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -133,7 +139,7 @@ class ImageAttention:
 
     @torch.no_grad()
     def maps(self, point: tuple[int, int]) -> list[AttentionMap]:
-        """Return what `attention_maps` gives for ``point``; ValueError if that lies outside the image."""
+        """Return the maps of ``point``, as `attention_maps`; ValueError if it lies outside the image."""
         rows, columns = self.size
         if len(point) != 2 or not (0 <= point[0] < rows and 0 <= point[1] < columns):
             raise checks.InputError(f"the point must lie in the image of {rows} x {columns} pixels, got {point}")
@@ -142,21 +148,21 @@ class ImageAttention:
 
 
 def without_map_text(layers: Sequence[str]) -> str:
-    """Return a clause about attention layers that have no map to show, for squeeze-excitation has none."""
+    """Return a clause about attention layers that have no map, such as squeeze-excitation."""
     return f"{', '.join(layers)} {'has' if len(layers) == 1 else 'have'} no attention map"
 
 
 def choose_maps(
     maps: Sequence[AttentionMap], *, layer: str | None = None, head: int | None = None
 ) -> list[AttentionMap]:
-    """Those of ``layer``, of ``head`` alone; all of them where None.
+    """Return the maps of one layer, of one head, or both.
 
     Args:
         maps: of `attention_maps`.
-        layer: dotted name.
-        head: its number, from 1.
+        layer: dotted name; every layer if None.
+        head: number from 1; every head if None.
     Raises:
-        ValueError: there is no such layer, or one of those chosen has no such head.
+        ValueError: no map is of that layer, or a chosen layer lacks that head.
     """
     if layer is not None:
         checks.one_of("attention layer", layer, dict.fromkeys(found.layer for found in maps))
@@ -172,33 +178,40 @@ def choose_maps(
     return [replace(found, weights=found.weights[i, None], heads=(head,)) for found, i in zip(maps, at, strict=True)]
 
 
+def drawable(maps: Sequence[AttentionMap]) -> list[AttentionMap]:
+    """Return the maps of at least 4 x 4 cells; ValueError if there are none."""
+    if fine := [found for found in maps if not found.is_coarse]:
+        return fine
+    raise checks.InputError("nothing to draw: " + "; ".join(f"{m.layer} is {m.remark}" for m in maps))
+
+
 def _map_of(
     layer: Attention, name: str, x: Tensor, weights: Callable[[tuple[int, ...]], Tensor], size: tuple[int, int]
 ) -> Callable[[tuple[int, int]], AttentionMap]:
-    """For the input ``x`` (1, C, H_in, W_in) and ``weights`` of ``layer``: a point of the image of ``size`` -> map."""
+    """Return a function from a point of the image of ``size`` to the map of ``layer``, whose input is ``x``."""
     queries = layer.attention_map_size(x)
     gamma = float(gate) if isinstance(gate := getattr(layer, "gamma", None), Tensor) and gate.numel() == 1 else None
 
     def at(point: tuple[int, int]) -> AttentionMap:
         found = weights(_cell(point, size, queries))
-        # Keys and values may be pooled, and so have fewer cells than there are queries.
+        # Pooled keys and values have fewer cells than the queries.
         return AttentionMap(name, _cell(point, size, found.shape[1:]), found, signed=layer.signed, gamma=gamma)
 
     return at
 
 
 def _cell(point: tuple[int, int], size: tuple[int, int], cells: Sequence[int]) -> tuple[int, int]:
-    """Return the cell, of a map of so many ``cells``, in which a point of an image of ``size`` lies."""
+    """Return the cell in which a point of an image of ``size`` lies, on a map of ``cells`` rows and columns."""
     return point[0] * cells[0] // size[0], point[1] * cells[1] // size[1]
 
 
 def _effects(
     model: nn.Module, images: Tensor, output: Any, layers: Collection[nn.Module]
 ) -> dict[nn.Module, tuple[float | None, bool]]:
-    """Return by how much switching each layer off moves the logits, as a share of their norm, and whether it is active.
+    """Return, for each layer, how far switching it off moves the logits (a share of their norm) and if it is active.
 
-    ``output`` is that of the network, (B, K) or (B, K, H, W) for B images and K classes; a run more for each layer. Of
-    an output that is no tensor of finite logits nothing is known, and every layer counts as active.
+    ``output`` is the network's, (B, K) or (B, K, H, W) for B images and K classes. Costs one run a layer. If it is no
+    tensor of finite logits, the effect is unknown and every layer counts as active.
     """
     if not isinstance(output, Tensor) or output.dim() < 2 or not output.is_floating_point():
         return dict.fromkeys(layers, (None, True))

@@ -1,121 +1,262 @@
-"""Attention maps as a picture: the image with the query marked, and a heat map for each layer and head."""
+"""Attention over a photo: the query, the mean of a layer's heads, Grad-CAM if it was asked for, then each head.
 
-from collections.abc import Iterable, Sequence
+`panels` makes the pictures; the figure, the page and notebooks show the same ones in the same order.
+
+Letters: C channels, H rows, W columns.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from attnconv import checks
-from attnconv.explain.attention import AttentionMap
+from attnconv.explain.attention import AttentionMap, drawable
+from attnconv.explain.preprocessed_image import SeenImage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PANEL_INCHES = 1.6  # of the shorter side of a panel
-TITLE_INCHES = 0.5  # above each row
-GAP_INCHES = 0.08
-INACTIVE = 0.8  # the grey, 0 to 1, of layers that do nothing
+LONGEST, SHORTEST = 1024, 480  # pixels of the longer side of a picture: most and, of an enlarged image, least
+COARSE = 128  # pixels of the longer side: a smaller image is enlarged in squares
+INACTIVE = 204  # the grey, 0 to 255, over the map of an inactive layer
+OUTSIDE = 0.4  # brightness of what the network does not see
+QUERY = "#e4572e"
+
+PANEL, TITLE, HEADING, GAP = 2.4, 0.18, 0.24, 0.08  # inches: shorter side of a large panel, heights of text, space
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One picture of an arrangement."""
+
+    title: str
+    pixels: np.ndarray  # (H, W, 3) uint8
+    is_head: bool = False  # drawn small, behind the others
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One row of a figure: an image with its query, and what that attends to in one layer."""
+    """One row of a figure: an image with its query, and its attention in one layer."""
 
-    image: Tensor  # (C, rows, columns), 0 to 1
-    point: tuple[int, int]  # row and column of the query, pixels of ``image``
+    image: SeenImage | Tensor  # as `attention_figure`
+    point: tuple[int, int]
     found: AttentionMap
     title: str
+    cam: Tensor | None = None  # of `grad_cam`
 
 
-def attention_figure(image: Tensor, maps: Sequence[AttentionMap], point: tuple[int, int]) -> "Figure":
-    """A row for each layer: the image (C, rows, columns, values 0 to 1) with the query, then each head's weights.
+def attention_figure(
+    image: SeenImage | Tensor,
+    maps: Sequence[AttentionMap],
+    point: tuple[int, int],
+    *,
+    title: str | None = None,
+    cams: Mapping[str, Tensor] | None = None,
+) -> "Figure":
+    """Draw a row for each layer: the image with the query, the mean of the heads over it, and each head, smaller.
 
-    Heads of one row share its colour scale, which its title tells: from 0 to the largest weight; signed weights from
-    blue, which lowers, over white, which is 0, to red. A square marks the query's own cell. A layer that does nothing
-    for the image is grey: its weights, however small, would fill the scale.
+    The colours of the mean end at its largest weight, those of the heads at the largest of all heads. Signed weights go
+    from blue, which subtracts, to red, which adds. A box marks the cell of the query. An inactive layer is grey, since
+    its weights, however small, would fill the scale; a layer of fewer than 4 x 4 cells is left out.
+
+    Args:
+        image: of `see_image`, drawn at the resolution of its file; or (C, rows, columns) of values 0 to 1.
+        maps: of `attention_maps`.
+        point: row and column of the query in what the network sees.
+        title: above all rows.
+        cams: of `grad_cam`, by layer, drawn beside the mean of the heads.
+    Raises:
+        ValueError: no map has as many as 4 x 4 cells; or matplotlib is not installed.
     """
-    return rows_figure([Row(image, point, found, row_title(found)) for found in maps])
+    cams = cams or {}
+    rows = [Row(image, point, found, row_title(found), cams.get(found.layer)) for found in drawable(maps)]
+    return rows_figure(rows, title=title)
 
 
-def row_title(found: AttentionMap, first: str | None = None) -> str:
-    """Lines: ``first``, else the layer and its map; and what the colours mean, or that the layer does nothing."""
-    if first is None:
-        rows, columns = found.weights.shape[1:]
-        first = f"{found.layer}\n{rows} x {columns} cells"
-    if found.inactive_text:
-        said = found.inactive_text.replace(" moves the ", " moves\nthe ")  # of the width of two panels
-        return f"{first.replace(chr(10), ', ')}\n{said}"
-    _, lowest, largest = colour_scale(found)
-    scale = f"weights {lowest:.2g} to {largest:.2g}" if found.weights.any() else "all weights 0"
-    gamma = "" if found.gamma is None else f", gamma {found.gamma:.2g}"
-    return f"{first}\n{scale}{gamma}"
+def row_title(found: AttentionMap) -> str:
+    """Return the layer, its cells, and the weight that each would have if attention were uniform."""
+    rows, columns = found.weights.shape[1:]
+    uniform = "" if found.signed else f"; uniform attention is {1 / (rows * columns):.2g} a cell"
+    return f"{found.layer}: {rows} x {columns} cells{uniform}"
 
 
 def rows_figure(rows: Sequence[Row], *, title: str | None = None) -> "Figure":
-    """The rows below each other, ``title`` above them."""
+    """Draw the rows below each other, with ``title`` above them."""
     checks.require("matplotlib", extra="train")
     from matplotlib.figure import Figure
 
-    panels = 1 + max(row.found.weights.shape[0] for row in rows)
-    aspect = rows[0].image.shape[2] / rows[0].image.shape[1]
-    width, height = PANEL_INCHES * min(max(aspect, 1), 2), PANEL_INCHES * min(max(1 / aspect, 1), 2)
-    # In inches and without a layout engine, which takes seconds for a hundred panels.
-    wide = panels * (width + GAP_INCHES) + GAP_INCHES
-    above = TITLE_INCHES * (1 if title is None else 1.7)
-    high = len(rows) * (height + TITLE_INCHES) + above - TITLE_INCHES + GAP_INCHES
-    figure = Figure(figsize=(wide, high))
-    figure.subplots_adjust(
-        left=GAP_INCHES / wide,
-        right=1 - GAP_INCHES / wide,
-        top=1 - above / high,
-        bottom=GAP_INCHES / high,
-        wspace=GAP_INCHES / width,
-        hspace=TITLE_INCHES / height,
-    )
+    drawn = [panels(row.image, row.found, row.point, cam=row.cam) for row in rows]
+    # Placed in inches: a layout engine takes seconds for a hundred panels.
+    shape = drawn[0][0].pixels.shape
+    aspect = min(max(shape[1] / shape[0], 0.5), 2)
+    width, height = PANEL * max(aspect, 1), PANEL * max(1 / aspect, 1)
+    low = (height - TITLE - GAP) / 2  # heads stand in two lines
+    small = low * width / height
+    large = max(sum(not panel.is_head for panel in line) for line in drawn)
+    pairs = max((sum(panel.is_head for panel in line) + 1) // 2 for line in drawn)
+    wide = GAP + large * (width + GAP) + pairs * (small + GAP)
+    above = 0 if title is None else HEADING * (2 + title.count("\n")) / 1.5
+    each = HEADING + TITLE + height + GAP
+    figure = Figure(figsize=(wide, above + len(rows) * each + GAP))
+
+    def place(panel: Panel, left: float, top: float, size: tuple[float, float]) -> None:
+        high = figure.get_figheight()
+        axes = figure.add_axes((left / wide, 1 - (top + size[1]) / high, size[0] / wide, size[1] / high))
+        axes.imshow(panel.pixels, interpolation="antialiased")
+        axes.set_axis_off()
+        axes.set_title(panel.title, fontsize=7, pad=2, parse_math=False)
+
     if title is not None:
-        figure.suptitle(title, y=1 - GAP_INCHES / high, fontsize=9, parse_math=False)
-    grid = figure.subplots(len(rows), panels, squeeze=False)
-    for line, row in zip(grid, rows, strict=True):
-        # A long name may reach over the next panel.
-        draw_attention(line, row.image, row.found, row.point, title=row.title, align="left")
+        figure.text(0.5, 1 - GAP / figure.get_figheight(), title, ha="center", va="top", fontsize=10, parse_math=False)
+    for i, (row, line) in enumerate(zip(rows, drawn, strict=True)):
+        top = above + i * each
+        y = 1 - (top + GAP) / figure.get_figheight()
+        figure.text(GAP / wide, y, row.title, va="top", fontsize=8, weight="bold", parse_math=False)
+        top += HEADING + TITLE
+        for j, panel in enumerate(panel for panel in line if not panel.is_head):
+            place(panel, GAP + j * (width + GAP), top, (width, height))
+        for j, panel in enumerate(panel for panel in line if panel.is_head):
+            left = GAP + large * (width + GAP) + j // 2 * (small + GAP)
+            place(panel, left, top + j % 2 * (low + TITLE + GAP), (small, low))
     return figure
 
 
-def draw_attention(
-    panels: Iterable[Any],
-    image: Tensor,
-    found: AttentionMap,
-    point: tuple[int, int],
-    *,
-    title: str,
-    align: Literal["left", "center"] = "center",
-) -> None:
-    """One row of panels, matplotlib's axes: ``image`` (C, rows, columns, values 0 to 1) with the query, then the heads.
+def panels(
+    image: SeenImage | Tensor, found: AttentionMap, point: tuple[int, int], *, cam: Tensor | None = None
+) -> list[Panel]:
+    """Return the pictures of one layer: the query, the mean of the heads, Grad-CAM, and each of several heads.
 
-    Panels that are left over stay empty.
+    Args:
+        image: as `attention_figure`.
+        found: the layer's map.
+        point: as `attention_figure`.
+        cam: of `grad_cam`.
     """
-    first, *others = panels
-    for axes in (first, *others):
-        axes.set_axis_off()
-    pixels = image.detach().float().cpu().clamp(0, 1).movedim(0, -1).numpy()  # (rows, columns, C)
-    first.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
-    first.plot(point[1], point[0], marker="o", markersize=7, color="#e4572e", markeredgecolor="white")
-    first.set_title(title, fontsize=7, loc=align, parse_math=False)
-    weights = found.weights.detach().float().cpu()  # (heads, rows, columns)
-    colours, lowest, largest = colour_scale(found)
+    photo, scale = photo_of(image)
+    box, dot = _places(image, point, scale)
+    weights = found.weights.detach().float().cpu()
+    several, mean = len(weights) > 1, weights.mean(0)
+    name = f"mean of {len(weights)} heads" if several else f"head {found.heads[0]}"
+    shown = [
+        Panel("query", _marked(photo, box, dot)),
+        Panel(f"{name}: {_range(found, mean)}", _over(photo, box, mean, found, mean)),
+    ]
+    if cam is not None:
+        shares = AttentionMap(found.layer, found.query, cam[None])
+        shown.append(Panel("Grad-CAM of the prediction: 0 to 1", _over(photo, box, cam, shares, cam, cell=False)))
+    if several:
+        ends = _range(found, weights)
+        for number, head in zip(found.heads, weights, strict=True):
+            shown.append(Panel(f"head {number}: {ends}", _over(photo, box, head, found, weights), is_head=True))
+    return shown
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """Return (H, W, 3) uint8 as an address that contains the picture, for a page."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def colour_scale(found: AttentionMap, weights: Tensor) -> tuple[str, float, float]:
+    """Return matplotlib's colours for ``weights`` of a map, and the weights at their two ends."""
+    largest = float(weights.abs().max()) or 1.0  # a scale from 0 to 0 is none
+    return ("RdBu_r", -largest, largest) if found.signed else ("inferno", 0.0, largest)
+
+
+def _range(found: AttentionMap, weights: Tensor) -> str:
     if not found.active:
-        weights, colours, lowest, largest = weights.new_full(weights.shape, INACTIVE), "gray", 0.0, 1.0
-    for shown, head, axes in zip(weights, found.heads, others, strict=False):
-        axes.imshow(shown.numpy(), cmap=colours, vmin=lowest, vmax=largest)
-        cell = {"marker": "s", "markersize": 6, "color": "none"}
-        row, column = found.query
-        axes.plot(column, row, markeredgecolor="black", markeredgewidth=2.5, **cell)
-        axes.plot(column, row, markeredgecolor="white", markeredgewidth=1.0, **cell)  # the cell may be dark or bright
-        axes.set_title(f"head {head}" if found.active else f"head {head}, inactive", fontsize=7)
+        return "inactive"
+    if not weights.any():
+        return "all weights 0"
+    _, lowest, largest = colour_scale(found, weights)
+    gamma = "" if found.gamma is None else f", gamma {found.gamma:.2g}"
+    return f"{lowest:.2g} to {largest:.2g}{gamma}"
 
 
-def colour_scale(found: AttentionMap) -> tuple[str, float, float]:
-    """Matplotlib's colours for the weights, and the weights at their two ends, which all heads share."""
-    largest = float(found.weights.abs().max()) or 1.0  # a scale from 0 to 0 is none
-    return ("RdBu_r", -largest, largest) if found.signed else ("magma", 0.0, largest)
+Box = tuple[int, int, int, int]  # first row, row after the last, first column, column after the last
+
+
+def photo_of(image: SeenImage | Tensor) -> tuple[np.ndarray, float]:
+    """Return an image as it is drawn, (H, W, 3) uint8, and how many times as large as given it is."""
+    if isinstance(image, SeenImage):
+        pixels = image.photo
+    else:
+        pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte()
+    longest = max(pixels.shape[1:])
+    scale = min(LONGEST, max(SHORTEST, longest)) / longest
+    if scale != 1:
+        size = [max(round(n * scale), 1) for n in pixels.shape[1:]]
+        how: dict[str, Any] = {"mode": "nearest"} if longest <= COARSE else {"mode": "bilinear", "antialias": True}
+        pixels = interpolate(pixels[None].float(), size, **how)[0].round().byte()
+    return pixels.expand(3, -1, -1).movedim(0, -1).contiguous().numpy(), scale
+
+
+def _places(image: SeenImage | Tensor, point: tuple[int, int], scale: float) -> tuple[Box, tuple[float, float]]:
+    """Return the box that the network sees and the place of the query, in pixels of the drawn image."""
+    if isinstance(image, SeenImage):
+        (rows, columns), at = image.view.box(), image.view.unseen(point)
+    else:
+        (rows, columns), at = ((0, image.shape[1] - 1), (0, image.shape[2] - 1)), point
+    top, bottom, left, right = (round(edge * scale) for first, last in (rows, columns) for edge in (first, last + 1))
+    return (top, bottom, left, right), ((at[0] + 0.5) * scale, (at[1] + 0.5) * scale)
+
+
+def _over(
+    photo: np.ndarray, box: Box, weights: Tensor, found: AttentionMap, scale: Tensor, *, cell: bool = True
+) -> np.ndarray:
+    """Return ``photo`` with ``weights`` (rows, columns) over the box; the largest of ``scale`` ends the colours."""
+    from matplotlib import colormaps
+    from PIL import Image, ImageDraw
+
+    top, bottom, left, right = box
+    drawn = photo * OUTSIDE
+    if found.active:
+        name, lowest, largest = colour_scale(found, scale)
+        heat = interpolate(weights[None, None], (bottom - top, right - left), mode="bilinear")[0, 0].numpy()
+        strength = np.abs(heat)[..., None] / max(largest, -lowest)
+        seen = photo[top:bottom, left:right]
+        grey = seen.mean(-1, keepdims=True)
+        colours = colormaps[name]((heat - lowest) / (largest - lowest))[..., :3] * 255
+        share = 0.15 + 0.55 * strength
+        drawn[top:bottom, left:right] = grey * (1 - share) + colours * share
+    else:
+        drawn[top:bottom, left:right] = INACTIVE
+    picture = Image.fromarray(drawn.round().astype(np.uint8))
+    if cell:
+        (row, column), (rows, columns) = found.query, weights.shape
+        high, wide = (bottom - top) / rows, (right - left) / columns
+        corner = left + column * wide, top + row * high
+        _rectangle(ImageDraw.Draw(picture), (*corner, corner[0] + wide, corner[1] + high))
+    return np.asarray(picture)
+
+
+def _marked(photo: np.ndarray, box: Box, dot: tuple[float, float]) -> np.ndarray:
+    """Return ``photo`` with a dot on the query and a frame around the box, if that is not all of it."""
+    from PIL import Image, ImageDraw
+
+    top, bottom, left, right = box
+    drawn = (photo * OUTSIDE).round().astype(np.uint8)
+    drawn[top:bottom, left:right] = photo[top:bottom, left:right]
+    picture = Image.fromarray(drawn)
+    draw = ImageDraw.Draw(picture)
+    if (bottom - top, right - left) != photo.shape[:2]:
+        _rectangle(draw, (left, top, right, bottom))
+    radius = max(photo.shape) / 80
+    for size, colour in ((radius + 4, "black"), (radius + 3, "white"), (radius, QUERY)):
+        draw.circle((dot[1], dot[0]), size, fill=colour)
+    return np.asarray(picture)
+
+
+def _rectangle(draw: Any, corners: tuple[float, float, float, float]) -> None:
+    """Draw a white frame with a black edge, visible on bright and on dark ground."""
+    draw.rectangle(corners, outline="black", width=5)
+    draw.rectangle([corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1], outline="white", width=3)

@@ -1,4 +1,4 @@
-"""An image as a network sees it, and where its pixels have gone.
+"""An image as a network sees it, and the way from pixels of the one to pixels of the other.
 
 Letters: C channels, H rows, W columns.
 """
@@ -21,16 +21,21 @@ if TYPE_CHECKING:
 class SeenImage:
     """An image resized and cropped for a network."""
 
-    prepared: Tensor  # (C, H, W) float32, normalised: what the network takes
-    pixels: Tensor  # (C, H, W) float32, 0 to 1: the same to be drawn
-    size: tuple[int, int]  # rows, columns of the image as it was given
+    photo: Tensor  # (C, rows, columns) uint8: the image as given, upright
+    prepared: Tensor  # (C, H, W) float32, normalised: the network's input
+    pixels: Tensor  # (C, H, W) float32, 0 to 1: the same before it was normalised
     view: View
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the image as given."""
+        return self.photo.shape[1], self.photo.shape[2]
+
     def point(self, point: tuple[int, int]) -> tuple[int, int]:
-        """Row and column of what the network sees for ``point``, row and column of the image as it was given.
+        """Return the row and column in the network's input of ``point``, a row and column of the image as given.
 
         Raises:
-            ValueError: it lies outside the image, or the crop has cut it away.
+            ValueError: the point lies outside the image, or the crop cuts it away.
         """
         rows, columns = self.size
         if not all(0 <= at < n for at, n in zip(point, self.size, strict=True)):
@@ -47,7 +52,7 @@ class SeenImage:
 
 
 def see_image(image: "Image | Tensor", meta: Mapping[str, Any]) -> SeenImage:
-    """``image`` as the validation images of a network's training were made.
+    """Prepare ``image`` like the validation images of a network's training.
 
     Args:
         image: of Pillow; or (C, H, W) uint8, as `attnconv.data.decode_image` reads it from a file.
@@ -56,28 +61,7 @@ def see_image(image: "Image | Tensor", meta: Mapping[str, Any]) -> SeenImage:
         ValueError: it cannot be decoded, or has another number of channels.
     """
     decoded = image if isinstance(image, Tensor) else image_pixels(image, meta["channels"])
-    prepared = prepare_image(decoded, meta)
-    rows, columns = decoded.shape[1:]
+    size = meta["image_size"], meta["resize_ratio"]
     return SeenImage(
-        prepared,
-        fit(decoded, meta["image_size"], meta["resize_ratio"]).float() / 255,
-        (rows, columns),
-        view_of((rows, columns), meta["image_size"], meta["resize_ratio"]),
+        decoded, prepare_image(decoded, meta), fit(decoded, *size).float() / 255, view_of(decoded.shape[1:], *size)
     )
-
-
-def grid_points(size: tuple[int, int], count: int = 9) -> list[tuple[int, int]]:
-    """About ``count`` points, row by row, in the middle of cells that are as square as may be.
-
-    Args:
-        size: rows, columns of the image, pixels.
-        count: at least 1.
-    """
-    rows, columns = size
-    down = min(max(round((checks.integer("count", count, at_least=1) * rows / columns) ** 0.5), 1), rows)
-    across = min(max(round(count / down), 1), columns)
-    return [
-        ((2 * i + 1) * rows // (2 * down), (2 * j + 1) * columns // (2 * across))
-        for i in range(down)
-        for j in range(across)
-    ]

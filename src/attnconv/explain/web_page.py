@@ -1,297 +1,161 @@
-"""The page on which one drops an image, clicks on it and chooses layer and head: parts of Gradio, and HTML in them.
+"""The answers of the page of `attnconv explain --web`: an image opened, and the pictures of one of its points.
 
-All that a tab knows is in its gr.State and in what is chosen on it, so that tabs do not see each other. Whatever is
-chosen, the heat maps are drawn by one function of all of it. Pictures are inside the HTML: none is a file that a server
-has to hand out.
+Images are kept by number, the latest ones of all tabs, and nothing is written to a file. Answers hold plain values, and
+pictures as addresses that contain them.
 """
 
-import base64
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import nn
 
 from attnconv import checks
-from attnconv.data.decode import read_bytes
-from attnconv.explain.attention import AttentionMap, choose_maps, without_map_text
-from attnconv.explain.figure import INACTIVE, colour_scale
-from attnconv.explain.web_session import Look, Opened, WebImage, WebNetwork, open_image
-from attnconv.shown import shown_html
+from attnconv.data.decode import decode_bytes
+from attnconv.explain.attention import AttentionMap, ImageAttention, choose_maps, drawable, without_map_text
+from attnconv.explain.figure import data_uri, panels, photo_of, row_title
+from attnconv.explain.look import Look, look_at
+from attnconv.explain.preprocessed_image import see_image
+from attnconv.shown import shown
 
-if TYPE_CHECKING:
-    import gradio as gr
-
-TITLE = "What attention looks at"
-TABS = 100  # whose images, queries and keys are kept at a time
-HINT = "Drop an image, then click on it, or use the arrow keys: the heat maps show what that point attends to."
-# Events are answered as plain requests. Gradio's queue answers on a stream which it closes whenever nothing waits: what
-# is asked while it closes is never heard of again.
-DIRECT: Any = {"queue": False}
-OPENS: Any = {"show_progress": "minimal", **DIRECT}
-# One drawing at a time, and a last one of all that was moved or chosen meanwhile: what is shown is what was chosen.
-REDRAWS: Any = {"show_progress": "hidden", "trigger_mode": "always_last", **DIRECT}
-GONE = "the image of this tab is no longer kept: drop it once more"
-ALL = "all"  # heads
-LOSSLESS = 128 * 128  # pixels; a larger image goes to the page as JPEG
-COARSE = 128  # pixels of the longer side; those of a smaller image are drawn as squares
-# The image of `picture_of` with `query_of`, its value, on it: filled in by the browser, in place when the query moves.
-PICTURE, MOVE = (Path(__file__).with_name(name) for name in ("web_page.html", "web_page.js"))
-NO_PICTURE: dict[str, Any] = {"shape": "", "image": "", "note": ""}
+KEPT = 100  # images of all tabs
+GONE = "this image is no longer kept: drop it once more"
 
 
 @dataclass(frozen=True, eq=False)
-class Panel:
-    """The Gradio components that show one network."""
+class WebNetwork:
+    """A trained network in eval mode, and the facts of its images.
 
-    network: WebNetwork
-    prediction: Any
-    layer: Any
-    head: Any
-    maps: Any
+    Args:
+        title: shown above its pictures.
+        meta: of a checkpoint: channels, image_size, resize_ratio, mean, std, classes, and dense if that is true.
+    Raises:
+        ValueError: none of its attention layers has a map of at least 4 x 4 cells.
+    """
 
-    def heat_maps(self, look: Look, point: tuple[int, int], layer: str, head: str) -> str:
-        """Return HTML; a ``head`` that the layer does not have, being of the one before it, is all of them."""
-        number = int(head) if head in _heads(self.network, layer) and head != ALL else None
-        return attention_html(look, point, layer=layer, head=number)
+    title: str
+    model: nn.Module
+    meta: Mapping[str, Any]
+    device: torch.device
+    layers: list[str] = field(init=False)  # those that can be drawn, in the order in which they run
+
+    def __post_init__(self) -> None:
+        black = torch.zeros(self.meta["channels"], *self.meta["image_size"], device=self.device)
+        maps = ImageAttention(self.model, black).maps((0, 0))
+        object.__setattr__(self, "layers", [found.layer for found in drawable(maps)])
 
 
-def web_page(
-    networks: Sequence[WebNetwork], images: Sequence[WebImage] = (), *, first: WebImage | None = None
-) -> "gr.Blocks":
-    """Return the page for one network, or for several beside each other.
+@dataclass(frozen=True, eq=False)
+class WebImage:
+    """An image file."""
+
+    name: str
+    content: np.ndarray  # uint8
+    point: tuple[int, int] | None = None  # row and column of the first query; the middle of what is seen if None
+
+
+class WebPage:
+    """Networks, sample images, and the images that were opened.
 
     Args:
         networks: at least one.
-        images: offered on the page, a button each.
-        first: what a tab begins with; nothing if None.
-    Raises:
-        ValueError: Gradio is not installed.
+        samples: offered on the page; a tab begins with the first.
+        grad_cam: show Grad-CAM beside attention.
     """
-    checks.require("gradio", extra="demo")
-    import gradio as gr
 
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as page:
-        page.state_session_capacity = TABS
-        kept = gr.State()  # Opened, or None
-        gr.Markdown(f"# {TITLE}\n{HINT}")
-        with gr.Row():
-            with gr.Column(min_width=320):
-                file = gr.File(label="An image file", height=130, elem_id="drop")
-                with gr.Row():
-                    buttons = [gr.Button(image.name, size="sm") for image in images]
-                message = gr.HTML(elem_id="message")
-                # Its value is where the query is.
-                picture = gr.HTML(
-                    html_template=PICTURE.read_text(), js_on_load=MOVE.read_text(), elem_id="picture", **NO_PICTURE
-                )
-            panels = [_panel(network, number) for number, network in enumerate(networks, start=1)]
+    def __init__(
+        self, networks: Sequence[WebNetwork], samples: Sequence[WebImage] = (), *, grad_cam: bool = False
+    ) -> None:
+        self.networks, self.samples, self.grad_cam = networks, samples, grad_cam
+        self._kept: OrderedDict[int, list[Look]] = OrderedDict()
+        self._opened = 0
+        self._running = threading.Lock()  # hooks record a network's activations: one image at a time
 
-        def refuse(error: checks.InputError) -> list[Any]:
-            return [None, refused_html(str(error)), *[gr.skip()] * (2 + len(panels))]
+    def describe(self) -> dict[str, Any]:
+        """Return the networks, their layers and the names of the sample images."""
+        networks = [{"title": shown(one.title), "layers": [shown(n) for n in one.layers]} for one in self.networks]
+        return {"networks": networks, "samples": [shown(image.name) for image in self.samples]}
 
-        def show(image: WebImage) -> list[Any]:
-            try:
-                opened = open_image(image, networks)
-            except checks.InputError as error:
-                return refuse(error)
-            shown = gr.HTML(query_of(opened), **picture_of(opened))
-            return [None, "", opened, shown, *(prediction_html(look) for look in opened.looks)]
+    def open(self, image: WebImage) -> dict[str, Any]:
+        """Run each network on an image, keep that, and return its number, picture and predictions.
 
-        def take(path: str) -> list[Any]:
-            name = Path(path).name
-            try:
-                content = read_bytes(path)
-            except checks.InputError:  # another tab, to which the same file was dropped, has read and deleted it
-                return refuse(checks.InputError(f"{name} is no longer there: drop it once more"))
-            finally:
-                Path(path).unlink(missing_ok=True)
-            return show(WebImage(name, content))
+        Raises:
+            ValueError: it is no image, or too large.
+        """
+        decoded = {
+            channels: decode_bytes(image.content, channels, name=image.name)
+            for channels in {network.meta["channels"] for network in self.networks}
+        }
+        with self._running:
+            looks = [
+                look_at(one.model, one.meta, one.device, see_image(decoded[one.meta["channels"]], one.meta))
+                for one in self.networks
+            ]
+            self._opened += 1
+            number = self._opened
+            self._kept[number] = looks
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        seen = looks[0].seen
+        rows, columns = seen.view.size
+        point = image.point or seen.view.unseen((rows // 2, columns // 2))
+        return {
+            "image": number,
+            "name": shown(image.name),
+            "size": seen.size,
+            "point": point,
+            "picture": data_uri(photo_of(seen)[0]),
+            "predictions": [look.likely and [(shown(name), chance) for name, chance in look.likely] for look in looks],
+        }
 
-        def draw(opened: Opened | None, query: dict[str, int] | None, *choices: str) -> list[Any]:
-            """Return the message, and the heat maps of each panel, for layer, head, layer, head, ..."""
-            if query is None:
-                return [gr.skip()] * (1 + len(panels))
-            if opened is None or opened.number != query["image"]:
-                return [refused_html(GONE), *[""] * len(panels)]
-            each = zip(panels, opened.looks, choices[::2], choices[1::2], strict=True)
-            point = query["row"], query["column"]
-            return ["", *(panel.heat_maps(look, point, layer, head) for panel, look, layer, head in each)]
+    def attend(self, number: int, point: tuple[int, int], layers: Sequence[int], *, heads: bool) -> list[Any]:
+        """Return the pictures of one point, or why there are none, for each network.
 
-        shown = [file, message, kept, picture, *(panel.prediction for panel in panels)]
-        file.upload(take, file, shown, **OPENS)
-        for button, image in zip(buttons, images, strict=True):
-            button.click(partial(show, image), None, shown, **OPENS)
-        if first is not None:
-            page.load(partial(show, first), None, shown, **OPENS)
-        for panel in panels:
-            panel.layer.change(partial(_choose_head, panel.network), [panel.layer, panel.head], panel.head, **REDRAWS)
-        chosen = [part for panel in panels for part in (panel.layer, panel.head)]
-        changes = [part.change for part in (picture, *chosen)]
-        gr.on(changes, draw, [kept, picture, *chosen], [message, *(panel.maps for panel in panels)], **REDRAWS)
-    return page
+        Args:
+            number: of an image that `open` returned.
+            point: row and column in the image.
+            layers: for each network, the place of a layer among its `layers`.
+            heads: with a picture of each head.
+        Raises:
+            ValueError: the image is no longer kept.
+        """
+        looks = self._kept.get(number)
+        if looks is None:
+            raise checks.InputError(GONE)
+        chosen = [network.layers[layer] for network, layer in zip(self.networks, layers, strict=True)]
+        return [self._pictures(look, point, layer, heads) for look, layer in zip(looks, chosen, strict=True)]
 
-
-def _panel(network: WebNetwork, number: int) -> Panel:
-    import gradio as gr
-
-    layers = list(network.layers)
-    with gr.Column(min_width=320, elem_id=f"network-{number}"):
-        gr.HTML(title_html(network.title))
-        return Panel(
-            network,
-            prediction=gr.HTML(elem_id=f"prediction-{number}"),
-            layer=gr.Dropdown(layers, value=layers[-1], label="Attention layer", interactive=True),
-            head=gr.Radio(_heads(network, layers[-1]), value=ALL, label="Head", interactive=True),
-            maps=gr.HTML(elem_id=f"attention-{number}"),
-        )
-
-
-def _choose_head(network: WebNetwork, layer: str, head: str) -> Any:
-    """Return the heads of another layer, of which ``head`` stays chosen if it is one of them."""
-    import gradio as gr
-
-    heads = _heads(network, layer)
-    return gr.Radio(heads, value=head if head in heads else ALL)
+    def _pictures(self, look: Look, point: tuple[int, int], layer: str, heads: bool) -> dict[str, Any]:
+        try:
+            (found,) = choose_maps(look.maps(point), layer=layer)
+        except checks.InputError as error:
+            return {"note": f"{error}."}
+        with self._running:
+            cam = look.grad_cam(layer) if self.grad_cam else None
+        drawn = panels(look.seen, found, look.seen.point(point), cam=cam)[1:]
+        chosen = [panel for panel in drawn if heads or not panel.is_head]
+        return {
+            "pictures": [{"title": p.title, "head": p.is_head, "picture": data_uri(p.pixels)} for p in chosen],
+            "heads": sum(panel.is_head for panel in drawn),
+            "note": _note(found, look.attention.without_map),
+        }
 
 
-def _heads(network: WebNetwork, layer: str) -> list[str]:
-    """Return what can be chosen: all heads of the layer, or each of several."""
-    count = network.layers[layer]
-    return [ALL, *(str(number) for number in range(1, count + 1) if count > 1)]
-
-
-def query_of(opened: Opened) -> dict[str, int]:
-    """Return where the query is, of which image, and of how many rows and columns."""
-    (rows, columns), (row, column) = opened.size, opened.point
-    return {"image": opened.number, "rows": rows, "columns": columns, "row": row, "column": column}
-
-
-def picture_of(opened: Opened) -> dict[str, Any]:
-    """Return what PICTURE shows beside the query."""
-    rows, columns = opened.size
-    name = shown_html(opened.name)
-    return {
-        "shape": _shape(opened.shown),
-        "image": f'<img alt="{name}" src="{_uri(opened.shown)}">',
-        "note": f"{name}, {rows} x {columns} pixels.",
-    }
-
-
-def prediction_html(looked: Look) -> str:
-    """Return the most likely classes, a bar and a percentage each."""
-    if looked.likely is None:
-        return '<p class="note">This network names pixels, not the whole image.</p>'
-    lines = "".join(
-        f'<li><span>{shown_html(name)}</span><b>{100 * chance:.1f}%</b><i style="width: {100 * chance:.1f}%"></i></li>'
-        for name, chance in looked.likely
-    )
-    return f'<ol class="likely">{lines}</ol>'
-
-
-def attention_html(looked: Look, point: tuple[int, int], *, layer: str, head: int | None) -> str:
-    """Return heat maps of a layer's ``head``, all heads if None; a sentence if the network does not see ``point``."""
-    try:
-        maps = choose_maps(looked.maps(point), layer=layer, head=head)
-    except checks.InputError as error:
-        return f'<p class="note" role="status">{shown_html(error)}.</p>'
-    at = looked.seen.point(point)
-    pixels = (looked.seen.pixels * 255).round().byte()
-    without = looked.attention.without_map
-    note = f'<p class="note">{shown_html(without_map_text(without))}.</p>' if without else ""
-    return "".join(_layer_html(found, pixels, at) for found in maps) + note
-
-
-def _layer_html(found: AttentionMap, pixels: Tensor, at: tuple[int, int]) -> str:
-    """Return what the network sees, ``pixels`` (C, H, W) with the query ``at``, and a heat map for each head."""
-    rows, columns = found.weights.shape[1:]
-    top, left = (100 * (at + 0.5) / n for at, n in zip(at, pixels.shape[1:], strict=True))
-    row, column = found.query
-    dot = f'<span class="dot" style="left: {left:.2f}%; top: {top:.2f}%"></span>'
-    cell = (
-        f'<span class="cell" style="left: {100 * column / columns:.2f}%; top: {100 * row / rows:.2f}%; '
-        f'width: {100 / columns:.2f}%; height: {100 / rows:.2f}%"></span>'
-    )
-    weights = found.weights.float().cpu().numpy()
-    tiles = "".join(
-        f'<figure><div class="map"><img class="cells" alt="Heat map of head {head}" src="{_heat(shown, found)}">{cell}'
-        f"</div><figcaption>head {head}{'' if found.active else ', inactive'}</figcaption></figure>"
-        for head, shown in zip(found.heads, weights, strict=True)
-    )
-    return (
-        f'<div class="maps" style="--seen: url({_uri(pixels)}); {_shape(pixels)}">'
-        f'<figure><div class="map">{dot}</div><figcaption>what it sees</figcaption></figure>{tiles}</div>'
-        f"{_legend_html(found)}"
-    )
-
-
-def _legend_html(found: AttentionMap) -> str:
-    """Return the colours with the weights at their ends, and in sentences what they mean."""
-    rows, columns = found.weights.shape[1:]
-    _, lowest, largest = colour_scale(found)
-    scale = ""
-    if found.inactive_text:
-        text = f"The layer is {found.inactive_text}, so its weights are not drawn."
-    elif not found.weights.any():
-        text = "All weights are 0."
+def _note(found: AttentionMap, without_map: Sequence[str]) -> str:
+    """Return sentences about a layer: its map, the meaning of its colours, layers without a map."""
+    said = [row_title(found)]
+    if found.remark:
+        said.append(f"The layer is {found.remark}, so its weights are not drawn")
+    elif found.signed:
+        said.append("Signed weights: red adds, blue subtracts; they do not sum to 1")
     else:
-        ramp = _heat(np.linspace(lowest, largest, 64)[None], found)
-        scale = f'<span>{lowest:.2g}</span><img alt="" src="{ramp}"><span>{largest:.2g}</span>'
-        if found.signed:
-            text = "Signed weights: red adds, blue subtracts, white is 0. They do not sum to 1."
-        else:
-            text = "Shares, which sum to 1 for each head; the colours end at the largest of those shown."
+        said.append("The weights of a head sum to 1")
     if found.gamma is not None:
-        text += f" What is gathered is multiplied by gamma, {found.gamma:.2g}, and added to the layer's input."
-    return (
-        f'<div class="scale">{scale}</div><p class="note">{text} The layer attends on {rows} x {columns} cells; the '
-        "box marks the query's. Point at a map to see the image below it.</p>"
-    )
-
-
-def _shape(pixels: Tensor) -> str:
-    """Return, for the style sheet, how wide for its height (C, H, W) is, and how its pixels are drawn."""
-    rows, columns = pixels.shape[1:]
-    return f"--ratio: {columns / rows}; --drawn: {'pixelated' if max(rows, columns) <= COARSE else 'auto'}"
-
-
-def heat_pixels(weights: np.ndarray, found: AttentionMap) -> np.ndarray:
-    """Return ``weights`` (H, W) in the colours of ``found``, grey if that does nothing: (H, W, 3) uint8."""
-    if not found.active:
-        return np.full((*weights.shape, 3), round(255 * INACTIVE), dtype=np.uint8)
-    from matplotlib import colormaps
-
-    name, lowest, largest = colour_scale(found)
-    return colormaps[name]((weights - lowest) / (largest - lowest), bytes=True)[..., :3]
-
-
-def _heat(weights: np.ndarray, found: AttentionMap) -> str:
-    return _encoded(heat_pixels(weights, found), "PNG")
-
-
-def _uri(pixels: Tensor) -> str:
-    """Return (C, H, W) uint8 as an address that holds the image itself."""
-    shown = pixels.movedim(0, -1).numpy()  # (H, W, C)
-    return _encoded(shown, "PNG" if shown.shape[0] * shown.shape[1] <= LOSSLESS else "JPEG")
-
-
-def _encoded(pixels: np.ndarray, kind: str) -> str:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)).save(file, kind)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def title_html(title: str) -> str:
-    """Return a network's name as a heading."""
-    return f'<h3 class="title">{shown_html(title)}</h3>'
-
-
-def refused_html(message: str) -> str:
-    """Return the reason why a file was not taken."""
-    return f'<p class="refused" role="alert">{shown_html(message)}.</p>'
+        said.append(f"The layer multiplies the sum by gamma, {found.gamma:.2g}, and adds it to its input")
+    if without_map:
+        said.append(without_map_text(without_map))
+    return shown(". ".join(said) + ".")

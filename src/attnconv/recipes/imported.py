@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import checks
-from attnconv.compat.checkpoint import network_of
+from attnconv.compat import load_checkpoint
 from attnconv.data import load_data
 from attnconv.data.folder import MEAN, PRESIZE_MARGIN, STD
 from attnconv.foreign import read_state_dict
@@ -51,7 +51,7 @@ def imported(
     if data is not None and classes is not None:
         raise checks.InputError("--data names the classes already; leave --classes out")
     found = read_state_dict(file, average=average)
-    model = network_of(found, name, num_classes=None, image_size=None, options=options)
+    model = load_checkpoint(found, name, **options)
     blueprint = model.blueprint
     assert blueprint is not None
     of_cifar = name.startswith("seed_aa_wide_resnet")

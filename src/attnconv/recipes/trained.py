@@ -1,7 +1,7 @@
-"""A trained network read back, from whatever kind of file or folder holds it, with all that is needed to use it.
+"""Load trained networks from runs, checkpoints, saved folders and exported files, with all that is needed to use them.
 
-Its origin goes with it: the command that trained it, its recipe, its scores; nothing of that names a folder of whoever
-trained it. The package brings one such network, the example.
+Each comes with its origin: the command that trained it, its recipe and its scores, without any folder of the machine
+that trained it. The package ships one such network, the example.
 """
 
 import contextlib
@@ -12,15 +12,13 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from attnconv import checks, extensions, files
 from attnconv.data import ImageData, load_data
-from attnconv.data.generated import LEVEL
 from attnconv.data.load import HUGGING_FACE
 from attnconv.export import ExportedNetwork, is_exported, load_exported
 from attnconv.models.registry import model_options
@@ -32,30 +30,27 @@ from attnconv.train.device import choose_device
 from attnconv.train.run_folder import MAY_DIFFER
 from attnconv.weights import shapes_of
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-# Beside them, what a recipe leaves to whoever runs it.
+# Options that a run may choose and still follow a recipe.
 FREE = {*MAY_DIFFER, "data_dir", "cache_images", "model", "model_options", "attention", "seed"}
 SCORES = ("top1", "top5", "loss", "miou")  # with "val_" before them in a run's history
 MADE_WITH = ("attnconv", "torch", "device", "commit")  # of result.json
 EXAMPLE = Path(__file__).parent / "example_network"
-SHOWN = (0, 2)  # of the first four validation images, which show aa, bb, ab, ba: they share the left glyph
+PHOTOS = (("raccoon.jpg", "raccoon", (240, 452)),)  # point: row, column
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network in eval mode on its device, the run it comes from, and the facts of its images."""
+    """A network in eval mode on its device, with the options of its run and the facts of its images."""
 
     model: nn.Module
     config: RunConfig
     meta: dict[str, Any]  # of ImageData.meta(): classes, channels, image_size, mean, std, ...
     device: torch.device
     checkpoint: Path
-    scores: dict[str, Any] = field(default_factory=dict)  # how good it is, where it comes from, as far as is known
+    scores: dict[str, Any] = field(default_factory=dict)  # of `scores_of`
 
     def require_layers(self, doing: str) -> None:
-        """Pass if the network has its layers still, which ``doing``, a command, needs; else InputError."""
+        """Raise InputError if the network is an exported program without layers, which the command ``doing`` needs."""
         if isinstance(self.model, ExportedNetwork):
             raise checks.InputError(
                 f"{self.checkpoint} is a program of operators, without layers; {doing} takes a run, a checkpoint or a "
@@ -72,20 +67,20 @@ def load_trained(
     imports: Sequence[str] = (),
     trust: bool = False,
 ) -> Trained:
-    """The network of a run, of a checkpoint, of a folder of ``save_pretrained``, or of a file of `attnconv export`.
+    """Return the network of a run, a checkpoint, a folder of ``save_pretrained`` or a file of `attnconv export`.
 
-    What it says of itself when it is saved or pushed, ``model.meta`` and ``model.provenance``, is filled in. Nothing
-    that the files name is imported.
+    ``model.meta`` and ``model.provenance``, which describe it when it is saved or pushed, are filled in. Nothing that
+    the files name is imported.
 
     Args:
         path: RUN, RUN/best.pt, a folder with config.json and model.safetensors, or an .onnx or .pt2 file.
         checkpoint: which of a run folder's checkpoints, "best" or "last".
         device: as RunConfig's.
-        model: the function that makes the network, of one that is made by code of somebody's own.
+        model: the function that makes the network, if it is your own code.
         imports: modules to import first, which register networks, layers or data.
-        trust: read a .pt2 file too, which can run code that is in it; nothing else runs any.
+        trust: read .pt2 files too, which can run code; no other file can.
     Raises:
-        InputError: there is none, or it cannot be read, it holds another network's weights, or is a .pt2 file without
+        InputError: the file is missing or damaged, holds another network's weights, or is a .pt2 file without
             ``trust``.
     """
     checks.one_of("checkpoint", checkpoint, ("best", "last"))
@@ -107,12 +102,13 @@ def load_trained(
 
 
 def _trained(model: Any, file: Path, device: str, *, source: Path) -> Trained:
-    """Return the network in ``file``, with what the config in ``source`` says of it."""
+    """Return the network in ``file`` as its config in ``source`` describes it."""
     meta = model.meta = _meta(model.meta, source)
     if isinstance(model, ExportedNetwork):
         name, options, attention = (model.config[key] for key in ("model", "options", "attention"))
     else:
         name, options, attention = model.blueprint.name, model.blueprint.options, model.blueprint.attention
+        model.float()  # a network may be saved in half precision, and images are float32
         if meta["channels"] != (channels := model.blueprint.in_channels):
             raise checks.InputError(
                 f"{source} is damaged: its meta has {meta['channels']} image channels, and its network is of {channels}"
@@ -148,7 +144,7 @@ def _of_checkpoint(file: Path, device: str, factory: Callable[..., nn.Module] | 
         "image_size": meta["image_size"],
         "options": options,
         "attention": config.attention,
-        # Of what leaves this machine, nothing of the files trained on, nor of its folders.
+        # Without the files and folders of the machine that trained it.
         "meta": {k: v for k, v in meta.items() if k != "images"} | {"name": provenance["config"]["data"]},
         "provenance": provenance,
     }
@@ -158,7 +154,7 @@ def _of_checkpoint(file: Path, device: str, factory: Callable[..., nn.Module] | 
 
 
 def _meta(meta: Any, file: Path) -> dict[str, Any]:
-    """``meta`` of ``file``, all in it that an image needs before the network can be used."""
+    """Return ``meta`` of ``file``; InputError if it does not say how images are prepared."""
     if meta is None:
         raise checks.InputError(f"{file} does not say what its images are: the network was not saved from a run")
     try:
@@ -176,27 +172,25 @@ def images_for(
     skip_bad_images: bool = False,
     or_else: str = "name it",
 ) -> ImageData:
-    """Return images to score ``trained`` on, normalised as it knows them: its own, or those of ``data``.
+    """Return images to score ``trained`` on, normalised as in training: those of its run, or of ``data``.
 
     Args:
         data, data_dir, image_size, skip_bad_images: as `load_data`; the run's own if None. Its ``val_split`` holds out
-            the same images again, of ``data`` without validation images too.
-        or_else: what to do if the network does not say in which folder its images are.
+            the same images again, also from ``data`` without validation images.
+        or_else: remedy in the message about a network that does not name its images.
     Raises:
-        InputError: as `load_data`, they have other classes, nothing says where they are, or ``val_split`` would hold
-            out other images than in the run.
+        InputError: as `load_data`; the images have other classes; the network does not name its images; or
+            ``val_split`` would hold out other images than in the run.
     """
     config, classes = trained.config, trained.meta["classes"]
-    if data is None and config.data == YOUR_DATASET:
-        raise checks.InputError(f"{trained.checkpoint} was trained on the images of a script; {or_else}")
-    if data is None and config.data == YOUR_FOLDER:
-        raise checks.InputError(
-            f"{trained.checkpoint} does not say in which folder the images are that it was trained on; {or_else}"
-        )
-    if data is None and config.data.startswith(HUGGING_FACE):
-        raise checks.InputError(
-            f"{trained.checkpoint} names {config.data!r}, which is not loaded because a file says so; {or_else}"
-        )
+    reasons = {
+        YOUR_DATASET: "was trained on the images of a script",
+        YOUR_FOLDER: "does not say in which folder its images are",
+    }
+    if config.data.startswith(HUGGING_FACE):
+        reasons[config.data] = f"names {config.data!r}, which is not loaded because a file says so"
+    if data is None and config.data in reasons:
+        raise checks.InputError(f"{trained.checkpoint} {reasons[config.data]}; {or_else}")
     is_own = data in (None, config.data)
     own_size = config.image_size if is_own else tuple(trained.meta["image_size"])
     load = functools.partial(
@@ -214,12 +208,12 @@ def images_for(
     except checks.InputError as error:
         if is_own or config.val_split is None:
             raise
-        split = config.val_split  # of the run's images in another folder, which has no val/ either
+        split = config.val_split  # another folder of the run's images, without val/ as well
         try:
             found = load(val_split=split)
         except checks.InputError:
             raise error from None
-    then = trained.meta.get("images")  # a saved network does not know them
+    then = trained.meta.get("images")  # missing from a saved network
     if split is not None and isinstance(then, dict) and then.get("validation") != found.val.fingerprint:
         raise checks.InputError(
             f"{found.name!r} has other images than {trained.checkpoint} was trained on: val_split {split} would hold "
@@ -233,32 +227,23 @@ def images_for(
     return dataclasses.replace(found, mean=tuple(trained.meta["mean"]), std=tuple(trained.meta["std"]))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ExampleImage:
-    """A validation image of far-pairs."""
+    """A photo that the package ships; PHOTOS.md beside it names its source and licence."""
 
-    image: "Image"  # grey
+    path: Path
     label: str
-    point: tuple[int, int]  # row and column of the middle of the left glyph, pixels
+    point: tuple[int, int]  # row and column of a pixel on the object
 
 
 def load_example(device: str = "auto") -> Trained:
-    """The network that the package brings, as `load_trained` gives one; its ``scores`` say how good it is."""
+    """Return the packaged network, a small augmented Wide-ResNet trained on CIFAR-100, as `load_trained`."""
     return load_trained(EXAMPLE, device=device)
 
 
 def example_images() -> list[ExampleImage]:
-    """Two validation images of far-pairs, "same" and "different", that differ in the right glyph alone."""
-    from PIL import Image
-
-    data = load_data("far-pairs")
-    images, labels = data.val.images[list(SHOWN), 0].numpy(), data.val.labels[list(SHOWN)].tolist()  # type: ignore[union-attr]
-    found = []
-    for pixels, label in zip(images, labels, strict=True):
-        at = np.nonzero(pixels[:, : pixels.shape[1] // 2] >= LEVEL)  # glyphs are brighter than any ground
-        row, column = (int(a.min() + a.max()) // 2 for a in at)
-        found.append(ExampleImage(Image.fromarray(pixels), data.classes[label], (row, column)))
-    return found
+    """Return the packaged photos, each of a class that the packaged network knows."""
+    return [ExampleImage(EXAMPLE / name, label, point) for name, label, point in PHOTOS]
 
 
 def provenance_of(config: RunConfig, state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
@@ -284,10 +269,7 @@ def provenance_of(config: RunConfig, state: dict[str, Any], checkpoint: Path) ->
 
 
 def scores_of(provenance: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what a network says of itself beside its options: epoch, top1, top5, loss, miou, and made_with.
-
-    Of one of another program, where it was ``imported`` from.
-    """
+    """Return epoch, top1, top5, loss, miou and made_with of a network, or where it was ``imported`` from."""
     provenance = provenance or {}
     scores, made_with = (provenance.get(key) or {} for key in ("scores", "made_with"))
     imported = {"imported": provenance["imported"]} if "imported" in provenance else {}
@@ -295,39 +277,40 @@ def scores_of(provenance: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def shareable(config: RunConfig) -> RunConfig:
-    """``config`` without this machine's folders: FOLDER for one of images."""
+    """Return ``config`` without this machine's folders: "FOLDER" stands for one of images."""
     return RunConfig(**without_folders(config.to_dict()))
 
 
 def recipe_of(config: RunConfig) -> str | None:
-    """The recipe that ``config`` is a run of, with whatever network and seed; None if there is none."""
+    """Return the recipe that ``config`` follows, of its own network if there is one; None if there is none."""
     fixed = {f.name for f in dataclasses.fields(RunConfig)} - FREE
-    names = (r.name for r in list_recipes() if all(getattr(r.config, n) == getattr(config, n) for n in fixed))
-    return next(names, None)
+    found = [r for r in list_recipes() if all(getattr(r.config, n) == getattr(config, n) for n in fixed)]
+    network = config.model, config.model_options
+    found.sort(key=lambda recipe: (recipe.config.model, recipe.config.model_options) != network)
+    return found[0].name if found else None
 
 
 def command(config: RunConfig) -> str:
-    """`attnconv train` with the options that make ``config`` again, over its recipe if it has one."""
+    """Return the `attnconv train` command of ``config``, based on its recipe if it has one."""
     words, base = [], RunConfig()
-    if (name := recipe_of(config)) is not None:
+    if (name := recipe_of(config)) is None:
+        words += ["--model", config.model, "--data", config.data]
+    else:
         recipe = find_recipe(name)
-        words += ["--recipe", name]
+        words += ["--recipe", name, *(["--data", config.data] if recipe.needs_data else [])]
+        if config.model != recipe.config.model:
+            words += ["--model", config.model]
         base = RunConfig(**recipe.under({"model": config.model, "data": config.data}))
-        base = dataclasses.replace(base, model=recipe.config.model)
-        words += ["--data", config.data] if recipe.needs_data else []
     for f in dataclasses.fields(RunConfig):
         value, default = getattr(config, f.name), getattr(base, f.name)
         flag = f"--{f.name.replace('_', '-')}"
-        if f.name == "model_options":
-            for option, chosen in value.items():
-                if option not in default or default[option] != chosen:
-                    words += ["--option", f"{option}={json.dumps(chosen)}"]
-        elif f.name == "attention":
-            words += [] if value == default else ["--attention", json.dumps(value)]
-        elif f.name in ("model", "data") and name is None:
-            words += [flag, value]  # said even where they are the defaults
-        elif value == default or value is None:
+        if f.name in ("model", "data") or value == default or value is None:
             continue
+        if f.name == "model_options":
+            changed = {k: v for k, v in value.items() if k not in default or default[k] != v}
+            words += [word for k, v in changed.items() for word in ("--option", f"{k}={json.dumps(v)}")]
+        elif f.name == "attention":
+            words += [flag, json.dumps(value)]
         elif isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
         else:
@@ -343,10 +326,10 @@ def config_of(
     *,
     source: str,
 ) -> RunConfig:
-    """The configuration of the run of a saved network, or one that only names the network if it has none.
+    """Return the configuration of the run of a saved network; without a run, one that only names the network.
 
     Raises:
-        InputError: what it holds is no configuration.
+        InputError: the provenance holds no valid configuration.
     """
     if provenance is None:
         named = {} if model is None else {"model": model, "model_options": options, "attention": attention}

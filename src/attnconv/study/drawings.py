@@ -1,43 +1,45 @@
-"""The drawings in a study's report: curves with bands, scores over training time and FLOPs, and attention maps.
+"""The drawings in a study's report: differences to the baseline, curves, scores over costs, and attention maps.
 
 The maps are of arms with attention on far-pairs, whose answer is known to be far away.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from attnconv import checks
 from attnconv.report.page import svg_file
-from attnconv.report.plots import Curves, Point, cost_figure, curves_figure
-from attnconv.shown import shown
-from attnconv.study.comparison import Arm, Comparison, Row, flops_clock, time_clock, validated
-from attnconv.study.folder import Record, StudyFolder
+from attnconv.report.plots import (
+    COLOURS,
+    SOFT,
+    Curves,
+    Line,
+    Point,
+    cost_figure,
+    curves_figure,
+    lines_figure,
+    styles,
+)
+from attnconv.study.comparison import Arm, Comparison, Row, validated
+from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import Study
+from attnconv.study.tables import Compared, arms_of, findings, interval_text
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from attnconv.recipes import Trained
-
+FOREST = "Difference of each arm to its baseline, with the 95 % interval."
+PUBLISHED = " Diamonds: published differences."
 CURVES = "Lines: means over runs; bands: smallest to largest run."
 CUT_OFF = " Thin lines with a cross: runs that diverged there, and count with the score they had, or with chance."
-COSTS = (
-    "Points: means over runs with 95 % intervals, cut at 0 and 100; small dots: runs. Arms of nearly "
-    "the same cost stand side by side."
-)
+DOTS = "Small dots: runs; large dots: means."
+COSTS = "Points: means with 95 % intervals; dashes: runs."
+VERDICTS = {"better": COLOURS[2], "worse": COLOURS[1], "none": SOFT}
 ATTENTION = (
-    "Two images that differ in the right glyph alone, and what the middle of the left one (dot, square) attends to: "
-    "below each, the heads of the last layer, dark for none. From {}."
+    "Two images that differ in the right glyph alone, and the attention of the left glyph (dot) in the last layer: the "
+    "mean of the heads, and each head. From {}."
 )
 TIME_UNITS = ((3 * 3600.0, 3600.0, "h"), (300.0, 60.0, "min"), (0.0, 1.0, "s"))  # from, size, name
 FLOPS_UNITS = ((1e18, 1e18, "EFLOPs"), (1e15, 1e15, "PFLOPs"), (1e12, 1e12, "TFLOPs"), (0.0, 1e9, "GFLOPs"))
-CLOCKS = (
-    ("time", "training time", time_clock, TIME_UNITS),
-    ("flops", "training FLOPs", flops_clock, FLOPS_UNITS),
-)
+CLOCKS = (("time", "training time", TIME_UNITS), ("flops", "training FLOPs", FLOPS_UNITS))
 FAR_PAIRS = "far-pairs"
-PANEL_INCHES = (1.9, 1.25)  # two of them are as wide as a phone
 
 
 class Drawing(NamedTuple):
@@ -48,18 +50,56 @@ class Drawing(NamedTuple):
     caption: str
 
 
+def forest(study: Study, compared: Compared) -> list[Drawing]:
+    """Return the drawing of all differences to the baselines, with the published ones; nothing without a difference."""
+    verdicts = [found.verdict for found in findings(compared)]
+    others = [(one, row) for one, row in arms_of(compared) if row.arm != one.baseline]
+    lines = []
+    for (comparison, row), verdict in zip(others, verdicts, strict=True):
+        difference = row.last.difference
+        if difference is None or difference.mean is None:
+            continue
+        ends = (difference.interval.low, difference.interval.high)
+        known = [study.published.get(name, {}).get("value") for name in (row.arm, comparison.baseline)]
+        lines.append(
+            Line(
+                row.arm,
+                f"{difference.mean:+.2f}" + (f" ({interval_text(difference, kind=False)})" if None not in ends else ""),
+                difference.mean,
+                VERDICTS[verdict],
+                interval=None if None in ends else ends,
+                published=None if None in known else known[0] - known[1],
+            )
+        )
+    if not lines:
+        return []
+    figure = lines_figure(lines, label=f"difference to {study.baseline}, points", zero=True)
+    return [Drawing(svg_file(figure), "forest", FOREST + PUBLISHED * any(line.published is not None for line in lines))]
+
+
 def drawings(comparison: Comparison, block: str) -> list[Drawing]:
-    """Return curves, and scores over costs; none where no run has a score yet."""
-    arms = list(comparison.arms)
+    """Return curves (dots for a single epoch) and scores over costs; nothing while no run has a score."""
+    arms = [_own(arm) for arm in comparison.arms]
     suffix, label = f"-{block}" if block else "", f"{comparison.score} (%)"
     found = []
     epochs = sorted({epoch for arm in comparison.arms.values() for record in arm.done for epoch in validated(record)})
-    if curves := [curve for name, arm in comparison.arms.items() if (curve := curves_of(name, arm, epochs)).runs]:
-        figure = curves_figure(curves, arms=arms, label=label)
+    curves = [curve for name, arm in comparison.arms.items() if (curve := curves_of(name, arm, epochs)).runs]
+    if curves and len(epochs) > 1:
         cut = CUT_OFF if any(arm.diverged for arm in comparison.arms.values()) else ""
         caption = f"{comparison.score} on validation, by epoch. {CURVES}{cut}"
+        figure = curves_figure(curves, arms=arms, label=label)
         found.append(Drawing(svg_file(figure), f"curves{suffix}", caption))
-    for name, title, clock, units in CLOCKS:
+    elif curves:
+        look = styles(arms)
+        scores = {curve.arm: [score for run in curve.runs for score in run.values()] for curve in curves}
+        means = {arm: sum(values) / len(values) for arm, values in scores.items()}
+        lines = [
+            Line(arm, f"{means[arm]:.2f}", means[arm], look[arm]["color"], dots=values)
+            for arm, values in scores.items()
+        ]
+        caption = f"{comparison.score} on validation after the only epoch. {DOTS}"
+        found.append(Drawing(svg_file(lines_figure(lines, label=label)), f"runs{suffix}", caption))
+    for clock, title, units in CLOCKS:
         points = [point for row in comparison.rows if (point := point_of(row, comparison.arms[row.arm], clock))]
         if not points:
             continue
@@ -67,14 +107,19 @@ def drawings(comparison: Comparison, block: str) -> list[Drawing]:
         points = [replace(point, cost=point.cost / size) for point in points]
         figure = cost_figure(points, arms=arms, cost=f"{title} ({unit})", label=label)
         caption = f"{comparison.score} after the last epoch, over {title}. {COSTS}"
-        found.append(Drawing(svg_file(figure), f"{name}{suffix}", caption))
+        found.append(Drawing(svg_file(figure), f"{clock}{suffix}", caption))
     return found
 
 
-def curves_of(name: str, arm: Arm, of_all: Sequence[int]) -> Curves:
-    """Return the curves of runs that are done or diverged; what a diverged one has no score for, it counts with.
+def _own(arm: str) -> str:
+    """Return the name of an arm without its block."""
+    return arm.rpartition("/")[2]
 
-    ``of_all``: the epochs of the runs of all arms, for an arm none of whose runs is done.
+
+def curves_of(name: str, arm: Arm, of_all: Sequence[int]) -> Curves:
+    """Return the curves of finished and diverged runs; a diverged run keeps the score that it counts with.
+
+    ``of_all``: the epochs of all arms, for an arm without a finished run.
     """
     runs, stopped = [], []
     epochs = sorted({epoch for record in arm.done for epoch in validated(record)}) or of_all
@@ -86,28 +131,25 @@ def curves_of(name: str, arm: Arm, of_all: Sequence[int]) -> Curves:
         elif epochs:
             runs.append({epoch: arm.at(record, epoch) for epoch in epochs})
             stopped.append(max(own, default=epochs[0]))
-    return Curves(name, [run for run in runs if run], [s for run, s in zip(runs, stopped, strict=True) if run])
+    return Curves(_own(name), [run for run in runs if run], [s for run, s in zip(runs, stopped, strict=True) if run])
 
 
-def point_of(row: Row, arm: Arm, clock: Callable[[Sequence[Record]], Sequence[float] | None]) -> Point | None:
-    """Return an arm's point in a drawing of costs; None if no run is done, or what it cost is not known."""
-    spent, estimate = clock(arm.done) if arm.done else None, row.last.estimate
+def point_of(row: Row, arm: Arm, clock: str) -> Point | None:
+    """Return an arm's point over "time" or "flops"; None if no run is done, or the cost is not known."""
+    spent, estimate = getattr(arm, clock), row.last.estimate
     if not spent or estimate is None or estimate.mean is None:
         return None
-    interval = estimate.interval
-    ends = None
-    if interval.low is not None and interval.high is not None:
-        ends = max(0.0, interval.low), min(100.0, interval.high)
-    return Point(row.arm, spent[-1], estimate.mean, ends, list(arm.last.values()))
+    low, high = estimate.interval.low, estimate.interval.high
+    ends = None if low is None or high is None else (low, high)
+    return Point(_own(row.arm), spent[-1], estimate.mean, ends, list(arm.last.values()))
 
 
 def attention_drawings(
     study: Study, folder: StudyFolder, block: str, records: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Drawing], list[str]]:
-    """Return a drawing for each arm of ``block`` with attention on far-pairs, and why there is none where it failed.
+    """Return a drawing for each arm of ``block`` with attention on far-pairs, and the reasons of those that failed.
 
-    Of the arm's first run that is done and whose last checkpoint is kept. Nothing of torch is loaded where no arm is on
-    far-pairs.
+    It is of the arm's first finished run whose last checkpoint is kept. Other arms load no torch.
     """
     done = {(record["arm"], record["seed"]) for record in records if record["state"] == "done"}
     found, failures = [], []
@@ -118,7 +160,7 @@ def attention_drawings(
         kept = next((run.name for run in runs if folder.run(run).last.exists()), None)
         if kept is None:
             continue
-        from attnconv.explain import attention_layers
+        from attnconv.explain import attention_layers, far_pairs_figure
         from attnconv.recipes import load_trained
 
         try:
@@ -129,44 +171,3 @@ def attention_drawings(
         except checks.InputError as error:
             failures.append(f"No attention map: {error}.")
     return found, failures
-
-
-def far_pairs_figure(trained: "Trained") -> "Figure":
-    """Draw a column for each of two images, same and different: the image, and each head's attention in the last layer.
-
-    The images are validation's first, whatever the network says of them; what it says stands above them. The query is
-    the centre of the left glyph. Heads share a colour scale from 0 to the column's largest weight.
-
-    Args:
-        trained: a network with attention, trained on far-pairs.
-    Raises:
-        InputError: it was trained on other data, or has no attention.
-    """
-    checks.require("matplotlib", extra="train")
-    import torch
-    from matplotlib.figure import Figure
-
-    from attnconv.explain import attention_maps, see_image
-    from attnconv.explain.figure import draw_attention
-    from attnconv.recipes import example_images
-
-    if trained.config.data != FAR_PAIRS:
-        raise checks.InputError(f"the run must be one on {FAR_PAIRS!r}, and is one on {trained.config.data!r}")
-    examples = example_images()
-    seen = [see_image(example.image, trained.meta) for example in examples]
-    points = [image.point(example.point) for image, example in zip(seen, examples, strict=True)]
-    images = torch.stack([image.prepared for image in seen]).to(trained.device)  # (2, C, H, W)
-    found = [attention_maps(trained.model, image, at)[-1] for image, at in zip(images, points, strict=True)]
-    rows = 1 + max(attention.weights.shape[0] for attention in found)
-    width, height = PANEL_INCHES
-    figure = Figure(figsize=(width * len(found), height * rows), layout="constrained")
-    grid = figure.subplots(rows, len(found), squeeze=False)
-    classes = trained.meta["classes"]
-    with torch.no_grad():
-        chances = trained.model(images).softmax(1)  # (2, K)
-    columns = zip(grid.T, examples, seen, points, found, chances, strict=True)
-    for column, example, image, point, attention, chance in columns:
-        likely = int(chance.argmax())
-        title = f"{example.label}\nnetwork: {shown(classes[likely])}, {100 * chance[likely]:.1f}%"
-        draw_attention(column, image.pixels, attention, point, title=title)
-    return figure

@@ -1,0 +1,69 @@
+"""Attention on far-pairs, whose answer is known to be far away: two glyphs at the ends of an image, alike or not."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from attnconv import checks
+from attnconv.data import load_data
+from attnconv.data.generated import LEVEL
+from attnconv.explain.attention import drawable
+from attnconv.explain.figure import Row, rows_figure
+from attnconv.explain.look import look_at
+from attnconv.explain.preprocessed_image import see_image
+from attnconv.shown import shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FAR_PAIRS = "far-pairs"
+SHOWN = (0, 2)  # of the first four validation images, which share the left glyph: a same and a different pair
+
+
+@dataclass(frozen=True, eq=False)
+class FarPair:
+    """A validation image of far-pairs."""
+
+    image: Tensor  # (1, rows, columns) uint8
+    label: str
+    point: tuple[int, int]  # row and column of the middle of the left glyph
+
+
+def far_pairs_images() -> list[FarPair]:
+    """Return two validation images of far-pairs, "same" and "different", that differ in the right glyph alone."""
+    data: Any = load_data(FAR_PAIRS)
+    found = []
+    for image, label in zip(data.val.images[list(SHOWN)], data.val.labels[list(SHOWN)].tolist(), strict=True):
+        at = (image[0, :, : image.shape[2] // 2] >= LEVEL).nonzero()  # glyphs are brighter than any ground
+        row, column = ((at.amin(0) + at.amax(0)) // 2).tolist()
+        found.append(FarPair(image, data.classes[label], (row, column)))
+    return found
+
+
+def far_pairs_rows(trained: Any) -> list[Row]:
+    """Return a row for each of two images, same and different: attention of the left glyph in the last layer.
+
+    The images are the first of validation, right or wrong; the prediction stands above each.
+
+    Args:
+        trained: a network with attention, trained on far-pairs, as `attnconv.recipes.load_trained` gives it.
+    Raises:
+        ValueError: it was trained on other data, or has no attention.
+    """
+    if trained.config.data != FAR_PAIRS:
+        raise checks.InputError(f"the run must be one on {FAR_PAIRS!r}, got one on {trained.config.data!r}")
+    rows = []
+    for example in far_pairs_images():
+        look = look_at(trained.model, trained.meta, trained.device, see_image(example.image, trained.meta))
+        found = drawable(look.maps(example.point))[-1]
+        assert look.likely is not None
+        name, chance = look.likely[0]
+        title = f"pair: {example.label}; network: {shown(name)}, {100 * chance:.1f}%"
+        rows.append(Row(look.seen, look.seen.point(example.point), found, title))
+    return rows
+
+
+def far_pairs_figure(trained: Any) -> "Figure":
+    """Draw `far_pairs_rows`."""
+    return rows_figure(far_pairs_rows(trained))
