@@ -46,7 +46,7 @@ def test_one_run_has_no_band():
 
 def test_costs_hold_means_intervals_and_runs():
     (axes,) = cost_figure(POINTS, arms=ARMS, cost="training time (s)", label="top-1 (%)").axes
-    dots = [line for line in axes.lines if line.get_marker() == "_" and line.get_linestyle() == "None"]
+    dots = [line for line in axes.lines if line.get_markersize() == 9]
     assert [list(line.get_ydata()) for line in dots] == [[60.0, 64.0], [50.0]]
     (bars,) = [bar for bar in axes.containers if bar.has_yerr]
     (segment,) = bars[2][0].get_segments()
