@@ -1,11 +1,12 @@
-"""What `make docs` does beyond mkdocs' own: TeX becomes MathML; notebooks, docstrings and README are fitted in.
+"""Extend mkdocs for `make docs`: TeX becomes MathML; notebooks, docstrings and README become parts of pages.
 
-Nothing here is part of the package. mkdocs.yml names this file twice: as a hook, and as an extension of mkdocstrings.
+This file is not part of the package. mkdocs.yml names it twice: as a hook, and as an extension of mkdocstrings.
 """
 
 import html
 import json
 import re
+from base64 import b64decode
 from pathlib import Path
 
 import griffe
@@ -19,16 +20,30 @@ TEX = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.
 
 
 def on_files(files, config, **_):
-    """A notebook is a page of its text and its code, without outputs, which it is committed without."""
+    """Make a page of each notebook: text, code, printed output and figures."""
     for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
         files.remove(file)
-        files.append(File.generated(config, f"{file.src_uri}.md", content=notebook(file.content_string)))
+        page, figures = notebook(file.content_string, Path(file.src_uri).stem)
+        files.append(File.generated(config, f"{file.src_uri}.md", content=page))
+        for name, content in figures.items():
+            files.append(File.generated(config, f"{Path(file.src_uri).parent}/{name}", content=content))
     return files
 
 
-def notebook(text):
-    sources = [("".join(cell["source"]), cell["cell_type"]) for cell in json.loads(text)["cells"]]
-    return "\n\n".join(f"```python\n{source}\n```" if kind == "code" else source for source, kind in sources)
+def notebook(text, name):
+    """Return a notebook as Markdown, and its figures by file name."""
+    blocks, figures = [], {}
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        blocks.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
+        for output in cell.get("outputs", ()):
+            if "text" in output:
+                blocks.append(f"```text\n{''.join(output['text'])}```")
+            if "image/png" in output.get("data", {}):
+                file = f"{name}-{len(figures) + 1}.png"
+                figures[file] = b64decode(output["data"]["image/png"])
+                blocks.append(f"![figure {len(figures)}]({file})")
+    return "\n\n".join(blocks), figures
 
 
 def on_page_markdown(markdown, page, **_):
@@ -41,11 +56,11 @@ def section(heading, wanted_by):
     found = re.search(rf"^## {re.escape(heading)}\n\n(.*?)(?=^## |\Z)", README.read_text(encoding="utf-8"), re.M | re.S)
     if found is None:
         raise PluginError(f"{wanted_by}: README.md has no section {heading!r}")
-    return found[1].rstrip()
+    return found[1].rstrip().replace("](docs/", "](")
 
 
 def on_page_content(content, page, **_):
-    """TeX between dollars, which pymdownx.arithmatex has found, as MathML: browsers draw it without a script."""
+    """Turn TeX, which pymdownx.arithmatex found between dollars, into MathML: browsers draw it without a script."""
     return TEX.sub(lambda found: mathml(html.unescape(found[2]), found[1] == "div", page.file.src_path), content)
 
 
@@ -53,15 +68,16 @@ def mathml(tex, block, wanted_by):
     try:
         drawn = convert(tex, display="block" if block else "inline")
     except Exception as error:
-        raise PluginError(f"{wanted_by}: no TeX: {tex} ({type(error).__name__}: {error})") from error
-    if "\\" in html.unescape(drawn):  # what latex2mathml does not know it passes on
-        raise PluginError(f"{wanted_by}: unknown to latex2mathml: {tex}")
+        raise PluginError(f"{wanted_by}: invalid TeX: {tex} ({type(error).__name__}: {error})") from error
+    if "\\" in html.unescape(drawn):  # latex2mathml passes on commands that it does not know
+        raise PluginError(f"{wanted_by}: latex2mathml does not know: {tex}")
     return drawn
 
 
 class Docstrings(griffe.Extension):
-    """Our docstrings as Markdown: "Shapes:" and "Memory:" are paragraphs, sections need no empty line before them, and
-    the asterisk of ``*map`` is one. A public name without a docstring ends the build.
+    """Turn our docstrings into Markdown, and fail if a public name has none.
+
+    "Shapes:" and "Memory:" begin paragraphs, a section needs no empty line before it, and ``*map`` keeps its asterisk.
     """
 
     def on_package(self, *, pkg, **_):
@@ -75,12 +91,12 @@ class Docstrings(griffe.Extension):
             obj.docstring.value = re.sub(r"\n(?=(?:Args|Attributes|Returns|Raises):\n)", "\n\n", text).lstrip("\n")
 
 
-# nn.Module says when these are called, and the class what it computes.
+# nn.Module documents when these are called, the class documents their computation.
 ELSEWHERE = {"forward", "extra_repr"}
 
 
 def undocumented(module):
-    """What a module and those in it name in ``__all__``, and public members of such classes, without a docstring."""
+    """Yield the names in ``__all__`` of a module and its submodules, and members of such classes, without docstring."""
     for name in module.exports or ():
         thing = module[str(name)]
         thing = thing.final_target if thing.is_alias else thing

@@ -27,7 +27,7 @@ def _entry(name: str) -> _Callable[..., _Any]:
     defaults = _asdict(_usual_images(name))
 
     def build(**settings: _Any) -> _models.HubNetwork | tuple[_models.HubNetwork, _models.Transfer]:
-        return _models.create_model(name, **{**defaults, **settings})
+        return _models.create_model(name, **settings)
 
     build.__name__ = build.__qualname__ = name
     shown = ", ".join(f"{key}={value}" for key, value in defaults.items())

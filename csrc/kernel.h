@@ -1,7 +1,7 @@
-// Relative attention, forward and backward, for the instruction set of the unit that includes this.
+// Relative attention, forward and backward, for the instruction set of the unit that includes this file.
 //
-// A query's logits are lowered by a whole number at or above the largest of them, in log2 units. Where the norms of q
-// and k bound that number well it is not searched for. Letters as in problem.h; L positions of the map.
+// A whole number at or above a query's largest logit, in log2 units, is subtracted from its logits. If the norms of q and
+// k bound it well, there is no search for it. Letters as in problem.h; L positions of the map.
 #pragma once
 #include "plan.h"
 #include "rates.h"
@@ -10,23 +10,26 @@ namespace {
 
 constexpr float LOG2_E = 1.442695041f, LN_2 = 0.6931471806f;
 constexpr float LOOSEST_BOUND = 64.f;   // log2 units that a bound may lie above the largest logit
-constexpr float LARGEST_SHIFT = 1e6f;   // of those that are applied to exponents; larger ones are subtracted
-// Weights below 2**-SMALLEST are zero: there the backward would get into numbers that processors are slow at. The forward
-// has to see as far below a bound that is loose.
+constexpr float LARGEST_SHIFT = 1e6f;   // of shifts applied to exponents; larger ones are subtracted
+// Weights below 2**-SMALLEST are zero, since processors are slow at subnormal numbers in the backward pass. The forward
+// pass must reach as far below a loose bound.
 constexpr float SMALLEST_FORWARD = 110.f, SMALLEST_BACKWARD = 80.f;
 
-struct Places {  // of the queries of a tile; past the end the last one again
+struct Places {  // of the queries of a tile; the last one repeats past the end
   int64_t axis[3][QUERIES];
   int64_t first;
   int count;
   bool one_row;
 
   Places(const Map& map, int64_t first_query, int64_t end) : first(first_query), count(int(least(QUERIES, end - first))) {
-    int64_t row = first / map.width, x = first % map.width;
+    const uint32_t row = uint32_t(first) / uint32_t(map.width), plane = row / uint32_t(map.size[1]);
+    int64_t a = plane, b = row - plane * map.size[1], x = first - row * map.width;
     one_row = x + count <= map.width;
     for (int i = 0; i < QUERIES; i++) {
-      axis[0][i] = row / map.size[1], axis[1][i] = row % map.size[1], axis[2][i] = x;
-      if (i + 1 < count && ++x == map.width) x = 0, row++;
+      axis[0][i] = a, axis[1][i] = b, axis[2][i] = x;
+      if (i + 1 >= count || ++x < map.width) continue;
+      x = 0;
+      if (++b == map.size[1]) b = 0, a++;
     }
   }
   INLINE bool same(int a) const {
@@ -64,13 +67,13 @@ inline void scatter_queries(const Problem& p, const float* from, float factor, c
   });
 }
 
-// A vector for each query as a number for each lane that stands for a head.
+// A vector per query as a number per lane, which stands for a head.
 INLINE void collect(const Vec* from, float* to) { lane_sums(from, to); }
 INLINE void collect(const Vec* from, Vec* to) {
   UNROLL for (int i = 0; i < QUERIES; i++) to[i] = from[i];
 }
-INLINE void collect_maxima(const Vec* from, float* to) { lane_maxima(from, to); }
-INLINE void collect_maxima(const Vec* from, Vec* to) { collect(from, to); }
+template <bool NANS> INLINE void collect_maxima(const Vec* from, float* to) { lane_maxima<NANS>(from, to); }
+template <bool NANS> INLINE void collect_maxima(const Vec* from, Vec* to) { collect(from, to); }
 
 // N vectors of places j of line[i][j] = q_i . r[j - place of i]; ``window`` is where r of the first j begins for place 0.
 template <int N>
@@ -121,7 +124,7 @@ template <class S> INLINE S* filled_up(S* from, S* spare, int count, int64_t cha
   return spare;
 }
 
-// The position terms of a tile; none past the end, where a table that is not finite would give NaN.
+// The position terms of a tile; none past the end, where a non-finite table would give NaN.
 template <class S> NOINLINE void position_terms(const Plan<S>& plan, Tile<S>& tile, const Places& places, S* line) {
   const Map& map = plan.key_map;
   const int64_t columns = plan.line[2];
@@ -156,7 +159,7 @@ template <class S> NOINLINE void position_terms(const Plan<S>& plan, Tile<S>& ti
   for (int64_t i = places.count * tile.row_step; i < QUERIES * tile.row_step; i++) tile.row[i] = S{};
 }
 
-// Lower the logits of query i by about ``top``: returns by how much; ``poison`` is NaN if that is no number, else 0.
+// Lower the logits of query i by about ``top``; return the amount. ``poison`` is NaN if it is not a number, else 0.
 template <class S> INLINE S set_shift(Tile<S>& tile, int i, S top, float smallest, S* poison) {
   *poison = top * 0.f;
   const S number = *poison == 0.f ? top : S{};
@@ -185,9 +188,10 @@ INLINE void query_norms(const Vec* q, int64_t D, Vec* norm) {
   }
 }
 
-// The largest logits of a tile's queries, or good bounds of them. ``k_norm``: the largest norm of a key.
+// Return the largest logits of a tile's queries or good bounds, and set ``tile.cut`` if any logit may lie too far below to
+// count. ``k_norm``: the largest norm of a key.
 template <class S>
-NOINLINE void find_tops(const Plan<S>& plan, const Keys& keys, const Tile<S>& tile, S k_norm, S* top) {
+NOINLINE void find_tops(const Plan<S>& plan, const Keys& keys, Tile<S>& tile, S k_norm, S* top) {
   const int64_t D = keys.key_dim;
   S norm[QUERIES], row_top[QUERIES], column_top[QUERIES];
   Vec largest[QUERIES], largest_column[QUERIES];
@@ -197,14 +201,16 @@ NOINLINE void find_tops(const Plan<S>& plan, const Keys& keys, const Tile<S>& ti
     for (int64_t y = 1; y < tile.row_step / int64_t(sizeof(Vec) / sizeof(S)); y++) largest[i] = larger(largest[i], row[y]);
     for (int64_t x = 1; x < keys.per_row; x++) largest_column[i] = larger(largest_column[i], column[x]);
   }
-  collect_maxima(largest, row_top), collect_maxima(largest_column, column_top);
+  collect_maxima<false>(largest, row_top), collect_maxima<false>(largest_column, column_top);
   query_norms(tile.q, D, norm);
   bool exact = false;
+  tile.cut = keys.mask || plan.key_map.width % (sizeof(Vec) / sizeof(S));
   decltype(k_norm < k_norm) loose[QUERIES];
   for (int i = 0; i < QUERIES; i++) {
-    const S span = norm[i] * k_norm, all = (span + norm[i] * plan.table_norm) * 0.f;
-    // A row or a column with the largest term may have no key that counts.
-    loose[i] = (keys.mask && plan.tables) | (!(2.f * span <= LOOSEST_BOUND)) | (!(all == 0.f));
+    const S span = norm[i] * k_norm, all = span + norm[i] * plan.table_norm;
+    // The row or column with the largest term may have no valid key.
+    loose[i] = (keys.mask && plan.tables) | (!(2.f * span <= LOOSEST_BOUND)) | (!(all * 0.f == 0.f));
+    tile.cut |= any(!(2.f * all < SMALLEST_FORWARD - 2.f));
     exact |= any(loose[i]);
     top[i] = span + row_top[i] + column_top[i];
   }
@@ -214,7 +220,7 @@ NOINLINE void find_tops(const Plan<S>& plan, const Keys& keys, const Tile<S>& ti
     max_tile<S, decltype(n)::value>(keys, g, tile, largest);
   });
   S found[QUERIES];
-  collect_maxima(largest, found);
+  collect_maxima<true>(largest, found);
   for (int i = 0; i < QUERIES; i++) top[i] = loose[i] ? found[i] : top[i];
 }
 
@@ -227,11 +233,11 @@ template <class S> INLINE S largest_norm(const Vec* k, int64_t vectors, int64_t 
   }
   const Vec all[QUERIES] = {largest, largest, largest, largest};
   S found[QUERIES];
-  collect_maxima(all, found);
+  collect_maxima<true>(all, found);
   return root(found[0]);
 }
 
-// The weights in turn of all tiles times their vectors of v: a few vectors of channels for all tiles, then the next.
+// Multiply the current weights of all tiles by their vectors of v, a few vectors of channels at a time.
 template <class S> NOINLINE void forward_wide(Tile<S>* tile, int tiles, int64_t count, const Vec* v, int64_t wide_E) {
   int64_t e = 0;
   auto block = [&](auto n) INLINE_LAMBDA {
@@ -243,7 +249,7 @@ template <class S> NOINLINE void forward_wide(Tile<S>* tile, int tiles, int64_t 
   while (e < wide_E) block(Count<1>{});
 }
 
-// The mask of a group's keys as Keys has it, in ``to``; null where it hides none.
+// Write the mask of a group's keys to ``to`` in the layout of Keys; return null if it hides none.
 template <class S> NOINLINE const Vec* pack_mask(const Plan<S>& plan, Group group, Vec* to) {
   if (!plan.p.mask.data) return nullptr;
   const Map& map = plan.key_map;
@@ -337,32 +343,50 @@ template <class S> void forward_part(const Plan<S>& plan, Work<S>& work, int64_t
   }
 }
 
-// What the slopes along one axis give: to grad_q, times the table; to the gradient of the table, times q.
+// Add the slopes along one axis times the table to grad_q, and times q to the gradient of the table.
 // ``along``: [query][place], summed over the other axes.
-INLINE void spread(const Plan<float>& plan, int axis, const float* along, const Tile<float>& tile, const Places& places,
-                   float* table_sums) {
-  const int64_t step = plan.table_step[axis], n = plan.map.size[axis], padded = plan.line[axis], D = plan.p.key_dim;
-  const bool together = places.count == QUERIES && places.same(axis);
-  for (int i = 0; i < places.count; i += together ? QUERIES : 1)
-    for (int64_t j = 0; j < padded; j += WIDTH) {
-      const int64_t window = n - 1 - places.axis[axis][i] + j;
-      const float *table = plan.table[axis] + window, *q = tile.q + i;
-      Vec* grad_q = tile.grad_q + i;
-      float* sums = table_sums + window;
-      Vec slope[QUERIES];
-      for (int m = 0; m < (together ? QUERIES : 1); m++) slope[m] = load(along + (i + m) * padded + j);
-      for (int64_t d = 0; d < D; d++, table += step, sums += step, q += QUERIES, grad_q += QUERIES) {
-        const Vec r = load(table);
-        Vec sum = load(sums) + slope[0] * q[0];
-        grad_q[0] += slope[0] * r;
-        if (together)
-          UNROLL for (int m = 1; m < QUERIES; m++) {
-            sum += slope[m] * q[m];
-            grad_q[m] += slope[m] * r;
-          }
-        store(sums, sum);
-      }
+//
+// Windows of neighbouring places overlap: the slopes of M queries are set off from each other in ``shifted``, so that the
+// table is read once for all; but the zeros between must not meet NaN or inf.
+template <int M, int N>
+INLINE void spread_vectors(const float* slopes, int64_t apart, const float* window, int64_t step, int64_t D, const float* q,
+                           Vec* grad_q, float* sums) {
+  Vec slope[M][N];
+  UNROLL for (int m = 0; m < M; m++) UNROLL for (int t = 0; t < N; t++) slope[m][t] = load(slopes + m * apart + t * WIDTH);
+  for (int64_t d = 0; d < D; d++, window += step, sums += step, q += QUERIES, grad_q += QUERIES) {
+    Vec r[N], sum[N];
+    UNROLL for (int t = 0; t < N; t++) r[t] = load(window + t * WIDTH), sum[t] = load(sums + t * WIDTH);
+    UNROLL for (int m = 0; m < M; m++) {
+      const Vec qm = broadcast(q[m]);
+      Vec own = grad_q[m];
+      UNROLL for (int t = 0; t < N; t++) own += slope[m][t] * r[t], sum[t] += slope[m][t] * qm;
+      grad_q[m] = own;
     }
+    UNROLL for (int t = 0; t < N; t++) store(sums + t * WIDTH, sum[t]);
+  }
+}
+template <int M>
+INLINE void spread_together(const Plan<float>& plan, int axis, const float* along, int first, const Tile<float>& tile,
+                            const Places& places, float* shifted, float* table_sums) {
+  const int64_t step = plan.table_step[axis], padded = plan.line[axis], D = plan.p.key_dim, *place = places.axis[axis] + first;
+  int64_t last = place[0];
+  for (int m = 1; m < M; m++) last = most(last, place[m]);
+  const int64_t vectors = padded / WIDTH + (M > 1 && !places.same(axis)), apart = vectors * WIDTH;
+  memset(shifted, 0, M * apart * sizeof(float));
+  for (int m = 0; m < M; m++)
+    memcpy(shifted + m * apart + last - place[m], along + (first + m) * padded, plan.map.size[axis] * sizeof(float));
+  const int64_t window = plan.map.size[axis] - 1 - last;
+  for_tiles(0, vectors, [&](auto n, int64_t j) INLINE_LAMBDA {
+    const int64_t at = window + j * WIDTH;
+    spread_vectors<M, decltype(n)::value>(shifted + j * WIDTH, apart, plan.table[axis] + at, step, D, tile.q + first,
+                                          tile.grad_q + first, table_sums + at);
+  });
+}
+INLINE void spread(const Plan<float>& plan, int axis, const float* along, const Tile<float>& tile, const Places& places,
+                   float* shifted, float* table_sums) {
+  if (places.count == QUERIES && (places.same(axis) || (places.one_row && tile.finite)))
+    return spread_together<QUERIES>(plan, axis, along, 0, tile, places, shifted, table_sums);
+  for (int i = 0; i < places.count; i++) spread_together<1>(plan, axis, along, i, tile, places, shifted, table_sums);
 }
 template <int N>
 INLINE void spread_block(const Vec* along, int64_t n, const float* window, int64_t D, const Vec* q, Vec* grad_q, Vec* sums) {
@@ -375,7 +399,7 @@ INLINE void spread_block(const Vec* along, int64_t n, const float* window, int64
     }
   UNROLL for (int d = 0; d < N; d++) grad_q[d * QUERIES] = sum[d];
 }
-INLINE void spread(const Plan<Vec>& plan, int axis, const Vec* along, const Tile<Vec>& tile, const Places& places,
+INLINE void spread(const Plan<Vec>& plan, int axis, const Vec* along, const Tile<Vec>& tile, const Places& places, Vec*,
                    float* table_sums) {
   const int64_t n = plan.map.size[axis], D = plan.p.key_dim;
   for (int i = 0; i < places.count; i++) {
@@ -391,17 +415,14 @@ INLINE void spread(const Plan<Vec>& plan, int axis, const Vec* along, const Tile
 }
 
 template <class S>
-NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& places, S* line, float* table_sums) {
+NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& places, const Work<S>& work, float* table_sums) {
   const Map& map = plan.key_map;
-  if (plan.p.table[2].data) {
-    S* const along = (S*)tile.by_column;
-    if constexpr (!ACROSS_HEADS<S>)
-      for (int i = 0; i < QUERIES; i++)
-        for (int64_t x = map.width; x < plan.line[2]; x++) along[i * plan.line[2] + x] = 0.f;
-    spread(plan, 2, along, tile, places, table_sums + plan.table_at[2]);
-  }
+  auto spread_along = [&](int axis, const S* along) {
+    spread(plan, axis, along, tile, places, work.shifted, table_sums + plan.table_at[axis]);
+  };
+  if (plan.p.table[2].data) spread_along(2, (const S*)tile.by_column);
   if (!plan.p.table[0].data && !plan.p.table[1].data) return;
-  S* const rows = tile.row;  // the terms are not needed any more
+  S* const rows = tile.row;  // the terms are no longer needed
   for (int64_t y = 0; y < map.rows; y++) {
     Vec four[QUERIES];
     S sum[QUERIES];
@@ -409,8 +430,10 @@ NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& pl
     collect(four, sum);
     for (int i = 0; i < QUERIES; i++) rows[i * tile.row_step + y] = sum[i];
   }
+  if (map.size[0] == 1 && !plan.p.table[0].data) return spread_along(1, rows);
   for (int axis = 0; axis < 2; axis++) {
     if (!plan.p.table[axis].data) continue;
+    S* const line = work.line;
     for (int64_t i = 0; i < QUERIES * plan.line[axis]; i++) line[i] = S{};
     for (int i = 0; i < QUERIES; i++) {
       const S* row = rows + i * tile.row_step;
@@ -418,7 +441,7 @@ NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& pl
       for (int64_t a = 0; a < map.size[0]; a++)
         for (int64_t b = 0; b < map.size[1]; b++) along[axis == 0 ? a : b] += *row++;
     }
-    spread(plan, axis, line, tile, places, table_sums + plan.table_at[axis]);
+    spread_along(axis, line);
   }
 }
 
@@ -474,12 +497,13 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
       memset((void*)t.by_row, 0, QUERIES * plan.row_step * sizeof(Vec));
       memset((void*)t.by_column, 0, QUERIES * key_map.per_row * sizeof(Vec));
       position_terms(plan, t, places, work.line);
-      t.subtract = false;
+      t.subtract = false, t.cut = true, t.finite = plan.table_norm * 0.f == 0.f;
       for (int i = 0; i < QUERIES; i++) {
         t.delta[i] = S{};
         S poison;
         const S top = i < places.count ? lse[i] : S{}, base = set_shift(t, i, top, SMALLEST_BACKWARD, &poison);
         if (i >= places.count) continue;
+        t.finite &= !any(!(poison == 0.f));
         // The weights come out 2**(lse - base) too large: the gradient of the output makes up for it.
         const S share = exp2_unit(poison == 0.f ? base - top : S{}) + poison;
         for (int64_t e = 0; e < E; e++) {
@@ -509,7 +533,7 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
     for (int u = 0; u < tiles; u++) {
       const Places places(map, begin + u * QUERIES, end);
       Tile<S>& t = tile[u];
-      if (plan.tables) spread_slopes(plan, t, places, work.line, table_sums);
+      if (plan.tables) spread_slopes(plan, t, places, work, table_sums);
       S* const to = ACROSS_HEADS<S> ? (S*)work.grad_q + places.first * D : (S*)work.q + u * QUERIES * D;
       for (int64_t d = 0; d < D; d++) {
         S sum[QUERIES];
@@ -521,7 +545,7 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
   }
   if constexpr (ACROSS_HEADS<S>)
     unpack<S>(p, map, group, work.grad_q, float(p.scale), p.grad_q, p.dtype, D, first_row, last_row);
-  if (plan.parts > 1) {  // the last one to end adds the parts up, always in the same order
+  if (plan.parts > 1) {  // the last part to finish adds all parts, always in the same order
     if (__atomic_add_fetch(plan.done + group_index, 1, __ATOMIC_ACQ_REL) < plan.parts) return;
     grad_k = plan.partial + group_index * plan.parts * size, grad_v = grad_k + key_map.vectors * D;
     for (int64_t other = 1; other < plan.parts; other++)
@@ -533,7 +557,7 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
 
 template <class S> struct Run {
   const Plan<S>* plan;
-  int64_t next;  // task that nobody has taken
+  int64_t next;  // first task not yet taken
 };
 
 template <class S> void work_off(int64_t begin, int64_t end, void* context) {
@@ -557,7 +581,7 @@ template <class S> void work_off(int64_t begin, int64_t end, void* context) {
   }
 }
 
-// Add up the tasks' gradients of the tables.
+// Sum the tasks' gradients of the tables.
 template <class S> void finish_tables(const Plan<S>& plan) {
   for (int64_t task = 1; task < plan.tasks; task++)
     for (int64_t i = 0; i < plan.sums_per_task; i++) plan.table_sums[i] += plan.table_sums[task * plan.sums_per_task + i];
@@ -585,7 +609,7 @@ template <class S> int32_t run(const Problem& p, bool backward, ParallelFor para
   return error;
 }
 
-// True if heads, not positions, should fill the lanes: small maps have little work for a query beside its logits.
+// True if heads rather than positions should fill the lanes: small maps have little work per query besides logits.
 bool across_heads(const Problem& p) {
   const Map queries = map_of(p.size, WIDTH), keys = map_of(with_best_axis_last(p).key_size, WIDTH);
   const int64_t heads = p.batch * p.heads, one_head = heads * keys.vectors, many = ceil_div(heads, WIDTH) * keys.length;

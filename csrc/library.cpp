@@ -1,4 +1,4 @@
-// What Python calls: the choice of an instruction set, and the calls of its unit.
+// Functions for Python: choice of the instruction set, and calls of its unit.
 #include <string.h>
 
 #include "problem.h"
@@ -24,8 +24,8 @@ bool can_run([[maybe_unused]] const Unit& candidate) {
 
 EXPORTED int32_t attnconv_version() { return VERSION; }
 
-// Take the instruction set of this name, or the widest if it is empty. Returns the name of the one that was taken;
-// null where this processor has none of the name.
+// Select the instruction set of this name, or the widest if the name is empty. Returns the selected name, or null if this
+// processor lacks it.
 EXPORTED const char* attnconv_select(const char* name) {
   const Unit* const units[] = {
 #if defined(__x86_64__)

@@ -1,7 +1,7 @@
-// Tensors of any strides and dtype to vectors and back: [vector of the map][channel][lane] in float32.
+// Conversion of tensors of any strides and dtype to vectors [vector of the map][channel][lane] in float32, and back.
 //
-// S says what the lanes of a vector are. float: neighbouring positions along the last axis of the map, of one head, so
-// that a number of a query is one float for all lanes. Vec: the same position of as many heads, so that it is a vector.
+// S defines the lanes of a vector. float: neighbouring positions along the last axis of the map of one head; a value of a
+// query is one float for all lanes. Vec: the same position of several heads; a value of a query is a vector.
 #pragma once
 #include "problem.h"
 #include "vectors.h"
@@ -12,10 +12,10 @@ template <class S> constexpr bool ACROSS_HEADS = sizeof(S) > sizeof(float);
 
 struct Map {
   int64_t size[3], rows, width, length;  // rows: of the last axis, whose length is width
-  int64_t per_row, vectors;              // of keys, a row padded to whole vectors
+  int64_t per_row, vectors;              // of keys, each row padded to whole vectors
 };
 
-// The heads that are computed together: one, or one a lane.
+// The heads that are computed together: one, or one per lane.
 struct Group {
   int64_t first, count;
 };
@@ -54,7 +54,7 @@ INLINE void gather(const T* const* from, int64_t lanes, int64_t all, bool adjace
     for (int64_t i = 0; i < count; i++) to[i * step + l] = 0.f;
 }
 
-// The same the other way: from[i * step + l] to element i of target l.
+// The reverse: from[i * step + l] to element i of target l.
 template <class T>
 INLINE void scatter(const float* from, int64_t step, float factor, T* const* to, int64_t lanes, bool adjacent,
                     int64_t count, int64_t stride) {
@@ -77,7 +77,7 @@ INLINE void scatter(const float* from, int64_t step, float factor, T* const* to,
     for (int64_t i = 0; i < count; i++) put(to[l] + i * stride, from[i * step + l] * factor);
 }
 
-// Both of WIDTH sources and targets whose elements follow each other.
+// Both for WIDTH sources and targets with contiguous elements.
 template <class T> INLINE void gather_all(const T* const* from, int64_t count, float factor, float* to, int64_t step) {
   int64_t i = 0;
   for (; i + 4 <= count; i += 4) {
@@ -127,7 +127,7 @@ INLINE void for_each_run(const Problem& p, const Map& map, Group heads, const Vi
         visit(lane, lanes, along == 1, channels, across, place + x * channels, WIDTH);
       }
     } else {
-      // Rows that follow each other in memory are one long row.
+      // Rows that are contiguous in memory form one long row.
       const bool joined = (map.size[1] == 1 || view.stride[3] == map.width * along) &&
                           (map.size[0] == 1 || view.stride[2] == map.size[1] * map.width * along);
       const int64_t length = joined ? (end - begin) * map.width : map.width;

@@ -1,21 +1,21 @@
-// The work of one call: the order of the axes, what is computed together, tasks, and where all of it lies in memory.
+// The plan of one call: order of the axes, groups of heads, tasks, and memory layout.
 //
-// Sums depend on the problem alone, never on the number of threads; so do the results.
+// Sums, and so results, depend only on the problem, never on the number of threads.
 // Letters as in problem.h; L positions of the map.
 #pragma once
 #include "tiles.h"
 
 namespace {
 
-constexpr int64_t FORWARD_TILES = 4, BACKWARD_TILES = 2;  // tiles of queries that meet a few vectors of keys in turn
-constexpr int64_t WIDE_TILES = 8;                         // the same in both where values are wide
+constexpr int64_t FORWARD_TILES = 4, BACKWARD_TILES = 2;  // tiles of queries per few vectors of keys
+constexpr int64_t WIDE_TILES = 8;                         // the same for both with wide values
 constexpr int64_t MOST_TILES = most(WIDE_TILES, most(FORWARD_TILES, BACKWARD_TILES));
-constexpr int64_t WIDE = 48;  // value channels from which weights are stored, and summed over keys or queries apart
-constexpr int64_t MOST_TASKS = 128;                       // each has sums of its own for the gradients of tables
-constexpr int64_t FEWEST_TASKS = 16;                      // else queries of a group are cut into parts
-constexpr int64_t PART_QUERIES = 64;                      // that a part has at least: it packs all keys again
+constexpr int64_t WIDE = 48;  // value channels from which weights are stored and summed separately
+constexpr int64_t MOST_TASKS = 128;                       // each has its own sums for the gradients of tables
+constexpr int64_t FEWEST_TASKS = 16;                      // with fewer, the queries of a group are split into parts
+constexpr int64_t PART_QUERIES = 64;                      // minimum of a part, which packs all keys again
 
-class Arena {  // hands out pieces of one block of memory; without a block it counts
+class Arena {  // allocates from one block of memory; without a block it counts bytes
  public:
   explicit Arena(char* start) : start_(start) {}
   template <class X> X* take(int64_t count) {
@@ -36,7 +36,7 @@ inline Map map_of(const int64_t* size, int64_t lanes) {
   return map;
 }
 
-// The problem with that axis last, along which lanes lie, whose rows have the least padding.
+// Return the problem with the axis last whose rows need the least padding; lanes lie along it.
 inline Problem with_best_axis_last(Problem p) {
   int best = 2;
   for (int axis = 1; axis >= 0; axis--) {
@@ -85,13 +85,13 @@ template <class S> struct Plan {
   }
 };
 
-// What one thread has for itself.
+// The memory of one thread.
 template <class S> struct Work {
   Vec *k = nullptr, *v = nullptr, *mask = nullptr, *grad_k = nullptr, *grad_v = nullptr;
   // Of one head: of the tiles at hand. Of many: of all positions, and a few more that tiles at the end write.
   S *q = nullptr, *grad = nullptr, *out = nullptr, *lse = nullptr;
   Vec* grad_q = nullptr;  // of many heads: of all positions
-  S *row = nullptr, *line = nullptr, *spare = nullptr;
+  S *row = nullptr, *line = nullptr, *shifted = nullptr, *spare = nullptr;
   Vec *weights = nullptr, *slopes = nullptr;  // [tile][vector in turn][query], of wide values
   Vec *column = nullptr, *sums = nullptr, *by_row = nullptr, *by_column = nullptr, *grad_q_sums = nullptr;
 
@@ -106,7 +106,8 @@ template <class S> struct Work {
     slopes = arena.take<Vec>(plan.wide && plan.backward ? tiles * QUERIES * VECTORS_IN_TURN : 0);
     q = arena.take<S>(queries * D), out = arena.take<S>(queries * E), lse = arena.take<S>(queries);
     row = arena.take<S>(tiles * QUERIES * plan.row_step), column = arena.take<Vec>(tiles * QUERIES * plan.key_map.per_row);
-    line = arena.take<S>(QUERIES * most(plan.line[0], most(plan.line[1], plan.line[2])));
+    const int64_t longest = most(plan.line[0], most(plan.line[1], plan.line[2]));
+    line = arena.take<S>(QUERIES * longest), shifted = arena.take<S>(ACROSS_HEADS<S> ? 0 : QUERIES * (longest + WIDTH));
     spare = arena.take<S>(ACROSS_HEADS<S> ? QUERIES * (D + E) : 0);
     if (!plan.backward) {
       sums = arena.take<Vec>(tiles * QUERIES * (plan.wide ? wide_E + 1 : E + 1));
@@ -128,7 +129,7 @@ Plan<S>::Plan(const Problem& problem, bool is_backward)
   backward = is_backward;
   heads = p.batch * p.heads;
   groups = ceil_div(heads, ACROSS_HEADS<S> ? WIDTH : 1);
-  // A query's output is the same however queries are parted; sums of the backward are not.
+  // The output of a query does not depend on the parts; the sums of the backward pass do.
   const int64_t most_parts = least(ACROSS_HEADS<S> ? map.rows : map.length, most(1, map.length / PART_QUERIES));
   parts = 1;
   if (backward)

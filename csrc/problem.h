@@ -1,4 +1,4 @@
-// One call of the library: what Python fills in and every unit reads.
+// One call of the library: filled by Python, read by every unit.
 //
 // kernels/relative_attention/native.py declares the same fields in the same order; VERSION changes with them and with the library's functions.
 // Letters: B batch, N heads, D key / E value channels a head, n length of one axis of the map.
@@ -30,8 +30,8 @@ struct Problem {
   View out, lse;                      // written by the forward, read by the backward; lse: float32, in log2 units
   View grad, grad_q, grad_k, grad_v;  // of the backward
   Table table[3];
-  int64_t workers;  // at most so many threads
-  void* workspace;  // of the bytes that workspace_bytes() gives
+  int64_t workers;  // maximum number of threads
+  void* workspace;  // of workspace_bytes() bytes
 };
 
 // torch_parallel_for of torch/csrc/stable/c/shim.h

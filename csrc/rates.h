@@ -1,4 +1,4 @@
-// The fastest that one core computes with this instruction set: what a call's time is measured against.
+// Peak rates of one core with this instruction set, as a reference for the time of a call.
 #pragma once
 #include <time.h>
 
@@ -6,8 +6,8 @@
 
 namespace {
 
-constexpr int BURSTS = 3, STEPS = 100000;  // the best burst counts: other work makes a core slower, never faster
-// Sums in registers, two of which hold the factors: enough of them to keep every multiply-add unit busy.
+constexpr int BURSTS = 3, STEPS = 100000;  // the best burst counts, since other work only slows a core
+// Sums in registers, enough to keep every multiply-add unit busy; two more registers hold the factors.
 #if defined(__x86_64__) && ATTNCONV_WIDTH < 16
 constexpr int SUMS = 12;
 #else
@@ -29,7 +29,7 @@ NOINLINE double multiply_add_rate() {
     for (int step = 0; step < STEPS; step++) UNROLL for (int i = 0; i < SUMS; i++) sum[i] = sum[i] * x + y;
     const double rate = double(SUMS) * WIDTH * STEPS / (thread_seconds() - begin);
     best = rate > best ? rate : best;
-    for (int i = 0; i < SUMS; i++) asm volatile("" : : "m"(sum[i]));  // used, as far as the compiler knows
+    for (int i = 0; i < SUMS; i++) asm volatile("" : : "m"(sum[i]));  // keeps the compiler from removing the loop
   }
   return best;
 }
@@ -44,7 +44,7 @@ NOINLINE double exponential_rate() {
       Vec x[4];
       asm volatile("" : "+m"(given));
       UNROLL for (int i = 0; i < 4; i++) x[i] = given[i];
-      exp2_below(x, -100.f, ROUND);
+      exp2_below<true>(x, -100.f, ROUND);
       UNROLL for (int i = 0; i < 4; i++) asm volatile("" : : "m"(x[i]));
     }
     const double rate = 4. * WIDTH * STEPS / (thread_seconds() - begin);
@@ -53,7 +53,7 @@ NOINLINE double exponential_rate() {
   return best;
 }
 
-// Multiply-adds and exponentials a second.
+// Multiply-adds and exponentials per second.
 void rates(double* found) {
   found[0] = multiply_add_rate();
   found[1] = exponential_rate();

@@ -1,6 +1,6 @@
-// The inner loops: QUERIES queries against N vectors of keys, whose logits stay in registers.
+// The inner loops: QUERIES queries against N vectors of keys, with logits in registers.
 //
-// Logits are in log2 units, the factor log2 e being in q. Letters as in problem.h; g counts vectors of keys.
+// Logits are in log2 units: q includes the factor log2 e. Letters as in problem.h; g counts vectors of keys.
 #pragma once
 #include "packing.h"
 
@@ -8,7 +8,7 @@ namespace {
 
 constexpr int QUERIES = 4;
 constexpr int TILE_VECTORS = ATTNCONV_TILE_VECTORS;
-constexpr int VECTORS_IN_TURN = 2 * TILE_VECTORS;  // of keys that all tiles at hand meet before the next ones
+constexpr int VECTORS_IN_TURN = 2 * TILE_VECTORS;  // of keys that all current tiles process before the next ones
 
 // Queries of a tile are [channel][query] floats, or positions of packed heads.
 template <class S> INLINE int64_t at(int64_t channels, int query, int64_t c) {
@@ -30,6 +30,8 @@ template <class S> struct Tile {
   S low[QUERIES], magic[QUERIES];  // of exp2_below
   S huge[QUERIES];                 // subtracted before, where `subtract`
   bool subtract;
+  bool cut;     // if logits may lie below `low`
+  bool finite;  // if all logits and tables are
   Vec* sums;     // [value channel, and one more][query]: of weights times v, and of weights
   Vec* weights;  // [vector in turn][query], where values are wide; then sums are of weights alone
   Vec* slopes;   // the same of grad . v - delta
@@ -94,7 +96,10 @@ template <class S, int N> INLINE void weights(Vec (&x)[QUERIES][N], const Keys& 
   logits(x, keys, g, tile);
   if (__builtin_expect(tile.subtract, 0))
     UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) x[i][t] -= tile.huge[i];
-  UNROLL for (int i = 0; i < QUERIES; i++) exp2_below(x[i], tile.low[i], tile.magic[i]);
+  if (tile.cut)
+    UNROLL for (int i = 0; i < QUERIES; i++) exp2_below<true>(x[i], tile.low[i], tile.magic[i]);
+  else
+    UNROLL for (int i = 0; i < QUERIES; i++) exp2_below<false>(x[i], tile.low[i], tile.magic[i]);
 }
 
 template <class S, int N> NOINLINE void max_tile(const Keys& keys, int64_t g, const Tile<S>& tile, Vec* largest) {
@@ -126,7 +131,7 @@ template <class S, int N> NOINLINE void forward_tile(const Keys& keys, int64_t g
   }
 }
 
-// The weights alone, for wide values.
+// The weights only, for wide values.
 template <class S, int N>
 NOINLINE void weight_tile(const Keys& keys, int64_t g, int64_t in_turn, const Tile<S>& tile) {
   Vec p[QUERIES][N];
@@ -187,9 +192,9 @@ INLINE void wide_grad_v(const Vec* weights, int64_t tiles, const float* grad, in
   while (e < E) block(Count<1>{});
 }
 
-// grad . v - delta of all tiles, for wide values: a few channels of v for all tiles, then the next.
+// grad . v - delta of all tiles, for wide values, a few channels of v at a time.
 template <int N, class S> INLINE void wide_slopes(const Vec* v, int64_t E, int64_t in_turn, Tile<S>* tile, int tiles) {
-  constexpr int64_t CHANNELS = 64;  // N vectors of so many stay in the first cache
+  constexpr int64_t CHANNELS = 64;  // N vectors of so many channels fit the first cache
   for (int64_t first = 0; first < E; first += CHANNELS)
     for (int u = 0; u < tiles; u++) {
       Vec slope[QUERIES][N];

@@ -1,7 +1,7 @@
-// Vectors of floats, by the vector extensions of GCC and Clang: one source for all instruction sets.
+// Vectors of floats through the vector extensions of GCC and Clang: one source for all instruction sets.
 //
-// A unit sets ATTNCONV_WIDTH, the floats of a vector, before it includes this. All is in an unnamed namespace, and
-// nothing of the C++ library is used: an object built for AVX-512 must not offer a function to the other objects.
+// A unit sets ATTNCONV_WIDTH, the floats per vector, before it includes this file. Everything is in an unnamed namespace,
+// without the C++ library: an object built for AVX-512 must not export a function to the other objects.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -73,9 +73,10 @@ INLINE Vec exp2_fraction(Vec x) {
 }
 
 // 2**(x - whole) of N vectors in step, so that their chains of dependent instructions overlap. ``whole`` is a whole
-// number at or above x, up to rounding; x at ``low`` or below gives 0, NaN gives NaN. With ``magic`` = ROUND - whole, the
-// sum x + magic has the exponent of the result in its lowest bits, and nothing is rounded but the fraction of x.
-template <int N, class S> INLINE void exp2_below(Vec (&x)[N], S low, S magic) {
+// number at or above x, up to rounding; x at ``low`` or below gives 0, where CUT, and else must not occur; NaN gives NaN.
+// With ``magic`` = ROUND - whole, the sum x + magic has the exponent of the result in its lowest bits, and nothing is
+// rounded but the fraction of x.
+template <bool CUT, int N, class S> INLINE void exp2_below(Vec (&x)[N], S low, S magic) {
   const Vec floor = broadcast(low), m = broadcast(magic);
   Vec sum[N];
   Ints gone[N];
@@ -84,7 +85,7 @@ template <int N, class S> INLINE void exp2_below(Vec (&x)[N], S low, S magic) {
   UNROLL for (int i = 0; i < N; i++) x[i] -= sum[i] - m;
   UNROLL for (int i = 0; i < N; i++) {
     const Bits y = (Bits)exp2_fraction(x[i]) + ((Bits)sum[i] << 23);
-    x[i] = (Vec)(gone[i] ? Bits{} : y);
+    x[i] = (Vec)(CUT ? gone[i] ? Bits{} : y : y);
   }
 }
 
@@ -165,17 +166,18 @@ INLINE void lane_sums(const Vec* from, float* to) {
   transpose(a, b, c, d);
   store_four(to, (a + b) + (c + d));
 }
-// Their largest lanes; NaN if a lane is.
-INLINE void lane_maxima(const Vec* from, float* to) {
+// Their largest lanes; NaN if a lane is, where NANS.
+template <bool NANS> INLINE void lane_maxima(const Vec* from, float* to) {
+  const auto top = [](Four a, Four b) INLINE_LAMBDA { return NANS ? larger_or_nan(a, b) : larger(a, b); };
   Four row[4];
   UNROLL for (int i = 0; i < 4; i++) {
     Four part[WIDTH / 4];
     taken_apart(from[i], part);
     row[i] = part[0];
-    UNROLL for (int j = 1; j < WIDTH / 4; j++) row[i] = larger_or_nan(row[i], part[j]);
+    UNROLL for (int j = 1; j < WIDTH / 4; j++) row[i] = top(row[i], part[j]);
   }
   transpose(row[0], row[1], row[2], row[3]);
-  store_four(to, larger_or_nan(larger_or_nan(row[0], row[1]), larger_or_nan(row[2], row[3])));
+  store_four(to, top(top(row[0], row[1]), top(row[2], row[3])));
 }
 
 // Elements of the tensors, computed with as floats.

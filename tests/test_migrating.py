@@ -8,7 +8,7 @@ import re
 import pytest
 from docs.blocks import ROOT, blocks_of, settings_of
 
-from attnconv.models.registry import check_options
+from attnconv.models.registry import find
 from attnconv.recipes import list_recipes
 
 PAGE = (ROOT / "docs" / "migrating.md").read_text()
@@ -35,7 +35,7 @@ def test_the_recipe_written_out_is_the_recipe():
 def test_what_the_tables_offer_can_be_given(flag):
     model = {"--option dropout=0.3": "--model aa_wide_resnet28_10", "--option symmetric=true": "--model ssa_xresnet50"}
     config = settings_of(f"attnconv train {model.get(flag, '')} {flag}")
-    check_options(config.model, config.model_options)
+    find(config.model).check_options(config.model_options)
 
 
 def test_every_option_of_the_documents_is_mapped():

@@ -14,7 +14,7 @@ import pytest
 FROZEN = Path(__file__).with_name("public_api.txt")
 MODULES = (
     *("attnconv", "attnconv.ops", "attnconv.layers", "attnconv.models", "attnconv.surgery", "attnconv.compat"),
-    *("attnconv.explain", "attnconv.export", "attnconv.data", "attnconv.recipes", "attnconv.checks"),
+    *("attnconv.explain", "attnconv.export", "attnconv.data", "attnconv.recipes", "attnconv.study", "attnconv.checks"),
 )
 # Of packages without __all__ these are public.
 WITHOUT_ALL = {

@@ -62,7 +62,7 @@ READERS = [
 @pytest.mark.parametrize(("make", "kind"), KINDS)
 def test_what_is_no_regular_file_is_refused(tmp_path, make, kind, read):
     make(tmp_path / "x.png")
-    with pytest.raises(InputError, match=rf"x\.png is {kind} and no regular file: it is not opened$"):
+    with pytest.raises(InputError, match=rf"x\.png is {kind} and not a regular file: it is not opened$"):
         read(tmp_path / "x.png")
 
 
@@ -71,7 +71,7 @@ def test_what_takes_the_place_of_a_file_after_the_look_is_refused(tmp_path, monk
     make(tmp_path / "x.png")
     monkeypatch.setattr(files, "require", lambda path, at_most: None)
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
-    with pytest.raises(InputError, match=rf"is {kind} and no regular file"):
+    with pytest.raises(InputError, match=rf"is {kind} and not a regular file"):
         files.opened(tmp_path / "x.png")
     if before is not None:
         assert len(os.listdir("/proc/self/fd")) == before
@@ -95,7 +95,7 @@ def test_folders_and_missing_files_are_errors_of_the_system(tmp_path, read):
 def test_a_large_file_is_refused_by_its_size(tmp_path):
     with (tmp_path / "x").open("wb") as file:
         file.truncate(HUGE)
-    message = r"x is larger than 16 MiB, the most that is read of such a file: it has 200,000,000,000 bytes$"
+    message = r"x is larger than 16 MiB, the limit for such a file: it has 200,000,000,000 bytes$"
     with pytest.raises(InputError, match=message):
         files.read_text(tmp_path / "x")
     with files.opened(tmp_path / "x") as file:  # where all of it is not read
@@ -112,7 +112,7 @@ def test_the_limit_itself_is_not_above_it(tmp_path):
 def test_what_is_written_to_may_be_absent_and_no_fifo(tmp_path):
     files.require_if_there(tmp_path / "a")
     fifo(tmp_path / "a")
-    with pytest.raises(InputError, match="a is a FIFO and no regular file"):
+    with pytest.raises(InputError, match="a is a FIFO and not a regular file"):
         files.require_if_there(tmp_path / "a")
 
 
@@ -124,5 +124,5 @@ def test_more_bytes_than_this_machine_has_memory():
 
 def test_checksums_are_those_of_hashlib(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 10**6)
-    assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
+    assert files.digest(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
     assert files.digest(tmp_path / "a", "md5") == hashlib.md5(b"abc" * 10**6).hexdigest()

@@ -1,24 +1,12 @@
 """attnconv: self-attention inside convolutional networks, in PyTorch.
 
-The public names load when first asked for, so that ``import attnconv``, and with it the command line, is quick.
+Public names load on first access, so that ``import attnconv`` and the command line start quickly.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-
-_LAYERS = (
-    *("Attention", "AugmentedConv1d", "AugmentedConv2d", "AugmentedConv3d", "SelfAttention", "SimpleSelfAttention"),
-    *("register_attention", "valid_sizes"),
-)
-_NAMES = {
-    **dict.fromkeys(_LAYERS, "layers"),
-    "register_model": "models",
-    "register_dataset": "data",
-    "fit": "recipes",
-}
-_PACKAGES = ("compat", "explain", "layers", "models", "ops", "surgery")
 
 __all__ = [
     "Attention",
@@ -28,9 +16,11 @@ __all__ = [
     "SelfAttention",
     "SimpleSelfAttention",
     "compat",
+    "create_model",
     "explain",
     "fit",
     "layers",
+    "list_models",
     "models",
     "ops",
     "register_attention",
@@ -39,6 +29,16 @@ __all__ = [
     "surgery",
     "valid_sizes",
 ]
+
+_PACKAGES = ("compat", "explain", "layers", "models", "ops", "surgery")
+# The package of each other name; "layers" if it is not here.
+_HOMES = {
+    "create_model": "models",
+    "fit": "recipes",
+    "list_models": "networks",
+    "register_dataset": "data",
+    "register_model": "models",
+}
 
 if TYPE_CHECKING:
     from attnconv import compat, explain, layers, models, ops, surgery
@@ -53,15 +53,16 @@ if TYPE_CHECKING:
         register_attention,
         valid_sizes,
     )
-    from attnconv.models import register_model
+    from attnconv.models import create_model, register_model
+    from attnconv.networks import list_models
     from attnconv.recipes import fit
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        return getattr(import_module(f"attnconv.{_NAMES[name]}"), name)
     if name in _PACKAGES:
         return import_module(f"attnconv.{name}")
+    if name in __all__:
+        return getattr(import_module(f"attnconv.{_HOMES.get(name, 'layers')}"), name)
     raise AttributeError(f"module 'attnconv' has no attribute {name!r}")
 
 

@@ -1,6 +1,6 @@
-"""Argument checks that every package shares: one sentence an error, naming the thing, its value and the rule.
+"""Argument checks for all packages: one sentence per error, with the name, the value and the rule.
 
-Loads nothing but the standard library, so that the command line can use it before torch is imported.
+This module imports only the standard library, so that the command line can use it without torch.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from typing import Any
 
 from attnconv.shown import shown
 
-LARGEST_IMAGE = 4096  # pixels a side that images are prepared to
-DEEPEST = 100  # lists and dicts in each other, in a file of JSON
+LARGEST_IMAGE = 4096  # pixels per side of prepared images
+DEEPEST = 100  # levels of lists and dicts in a JSON file
 
 
 class InputError(ValueError):
-    """Something the caller gave, and can mend; the command line prints it on one line and leaves with code 2.
+    """Invalid input that the caller can correct; the command line prints it on one line and exits with code 2.
 
-    Names in the message may come from anywhere: it is kept as ``shown`` shows it.
+    Names in the message may be untrusted, so ``shown`` escapes it.
     """
 
     def __init__(self, message: str) -> None:
@@ -35,11 +35,11 @@ class InputTypeError(InputError, TypeError):
 
 
 class MissingExtraError(InputError, ImportError):
-    """A part of the library needs a package that a plain install does not bring."""
+    """A package is missing that a plain install does not include."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause naming the known word closest to ``name``, or, where none is close, all of them."""
+    """Return a clause with the known word closest to ``name``, or with all words if none is close."""
     known = [str(word) for word in known]
     if (best := closest(name, known, 1)) and _closeness(best[0], _bare(name)) >= 0.5:
         return f"nearest: {best[0]!r}"
@@ -47,10 +47,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def closest(name: str, known: Iterable[str], count: int) -> list[str]:
-    """Return the ``count`` known words closest to ``name``, the closest first.
+    """Return the ``count`` known words closest to ``name``, closest first.
 
-    Case and what joins words do not count, and a part of a word is as close as half of its letters. Of those that are
-    equally close the one that begins alike comes first.
+    Case and separators are ignored, a part of a word counts as half of its letters, and among equally close words the
+    one with the longest common beginning comes first.
     """
     wanted = _bare(name)
     return sorted(
@@ -66,7 +66,7 @@ def _closeness(word: str, wanted: str) -> float:
 
 
 def _letters_alike(one: str, other: str) -> int:
-    """Return with how many equal letters both begin."""
+    """Return the length of the common beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
@@ -75,7 +75,7 @@ def _bare(word: Any) -> str:
 
 
 def one_of(what: str, value: Any, known: Iterable[Any]) -> Any:
-    """``value``, if it is one of ``known``."""
+    """Return ``value`` if it is one of ``known``."""
     known = list(known)
     if value not in known:
         or_none = " or None (null in YAML)" if None in known else ""
@@ -84,7 +84,7 @@ def one_of(what: str, value: Any, known: Iterable[Any]) -> Any:
 
 
 def integer(what: str, value: Any, *, at_least: int) -> int:
-    """``value`` as an int of ``at_least`` so much; a bool or a float is no integer."""
+    """Return ``value`` as an int that is ``at_least`` so large; bools and floats are refused."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise InputTypeError(f"{what} must be an integer, got {value!r}")
     if (value := value.__index__()) < at_least:
@@ -93,7 +93,7 @@ def integer(what: str, value: Any, *, at_least: int) -> int:
 
 
 def per_axis(what: str, value: Any, axes: int, *, at_least: int) -> tuple[int, ...]:
-    """One integer an axis: an int stands for all of them."""
+    """Return one integer per axis; a single int stands for all axes."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
     if len(values) != axes:
         raise InputError(f"{what} must be one integer or {axes}, one for each axis of the map, got {value!r}")
@@ -101,7 +101,7 @@ def per_axis(what: str, value: Any, axes: int, *, at_least: int) -> tuple[int, .
 
 
 def require(package: str, *, extra: str) -> ModuleType:
-    """Import an optional dependency, or say how to install it."""
+    """Return an imported optional dependency, or raise with the command that installs it."""
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
@@ -111,8 +111,8 @@ def require(package: str, *, extra: str) -> ModuleType:
 
 
 def installed_version(package: str) -> str | None:
-    """Return the installed version of ``package``; None if there is none."""
-    from importlib import metadata  # here: it loads 49 modules, and every command loads this file
+    """Return the installed version of ``package``; None if it is not installed."""
+    from importlib import metadata  # here: it loads 49 modules
 
     try:
         return metadata.version(package)
@@ -121,7 +121,7 @@ def installed_version(package: str) -> str | None:
 
 
 def number(what: str, value: Any) -> float:
-    """``value`` as a finite float; text and bools are no numbers."""
+    """Return ``value`` as a finite float; text and bools are refused."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputTypeError(f"{what} must be a number, got {value!r}")
     try:
@@ -134,7 +134,7 @@ def number(what: str, value: Any) -> float:
 
 
 def from_json(text: str | bytes) -> Any:
-    """Return the value that ``text`` describes; ValueError if it is no JSON or nested more than DEEPEST deep."""
+    """Return the value of the JSON ``text``; raise ValueError if it is not JSON or nested more than DEEPEST deep."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -153,23 +153,23 @@ def from_json(text: str | bytes) -> Any:
 
 
 def json_object(text: str | bytes) -> dict[str, Any] | None:
-    """Return the object that is written in JSON there; None if it is no JSON, or no object."""
+    """Return the JSON object in ``text``; None if it is not a JSON object."""
     with contextlib.suppress(ValueError):
         return value if isinstance(value := from_json(text), dict) else None
     return None
 
 
 def flag(what: str, value: Any) -> bool:
-    """``value`` if it is True or False; text such as "no" is neither."""
+    """Return ``value`` if it is True or False; text such as "no" is refused."""
     if not isinstance(value, bool):
         raise InputTypeError(f"{what} must be true or false, got {value!r}")
     return value
 
 
 def first_line(error: BaseException) -> str:
-    """Return at most 200 letters of the first line of what ``error`` says.
+    """Return at most 200 letters of the first line of the message of ``error``.
 
-    If it says nothing: the line of a bare assertion, else its kind.
+    Without a message: the line of a bare assertion, else the class of the error.
     """
     text = str(error).strip().partition("\n")[0]
     if not text and isinstance(error, AssertionError):
@@ -179,10 +179,10 @@ def first_line(error: BaseException) -> str:
 
 
 def plain(name: str, value: Any) -> Any:
-    """Return a copy of ``value`` with tuples as lists, as YAML, JSON or a checkpoint would give it back.
+    """Return a copy of ``value`` with tuples as lists, as YAML, JSON or a checkpoint returns it.
 
     Raises:
-        InputTypeError: it holds something else than None, a bool, a number, text, lists, or dicts named by text.
+        InputTypeError: it contains anything but None, bools, numbers, text, lists and dicts with text keys.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value

@@ -1,30 +1,31 @@
-"""Code of the user's own: modules that --import names, factories of networks, and what installed packages offer.
+"""The user's code: modules of --import, factories of networks, and entry points of installed packages.
 
-Only what the user names is imported, on the command line, in Python, or in a file given as a configuration or a plan.
-What is read back (a run, a study's folder, an export, a repository) may hold such names, and imports nothing but what
-an installed package offers under the entry points.
+Only names that the user gives are imported: on the command line, in Python, or in a configuration or a plan. A run, a
+study's folder, an export or a repository may contain such names too, but imports nothing except what an installed
+package offers as an entry point.
 """
 
+import contextlib
 import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module, metadata
 from typing import Any
 
 from attnconv import checks
 
-LIBRARIES = ("torchvision", "timm")  # before a colon, networks of theirs; as init_from, their weights
-imported: list[str] = []  # the modules of --import, in order: other processes of the same command import them too
+LIBRARIES = ("torchvision", "timm")  # prefixes of network names, and values of init_from
+imported: list[str] = []  # the modules of --import, in order, for other processes of the same command
 _factories: dict[str, Callable[..., Any]] = {}
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import modules by their dotted names, from the current folder too.
+    """Import modules by their dotted names, also from the current folder.
 
     Raises:
-        InputError: there is no such module, or its own code raises.
+        InputError: there is no such module, or its code fails.
     """
     for name in names:
         _module(name, f"--import {name}")
@@ -40,10 +41,10 @@ def is_factory(name: str) -> bool:
 
 
 def import_factory(name: str) -> Callable[..., Any]:
-    """Return what package.module:function names, imported if need be, from the current folder too; `factory` knows it.
+    """Import package.module:function, also from the current folder, and return the function for `factory` to find.
 
     Raises:
-        InputError: it cannot be imported, or is not callable.
+        InputError: it cannot be imported or is not callable.
     """
     module, _, function = name.partition(":")
     found: Any = _module(module, f"model {name!r}")
@@ -60,7 +61,7 @@ def import_factory(name: str) -> Callable[..., Any]:
 
 
 def factory(name: str) -> Callable[..., Any]:
-    """Return the factory of that name, which was imported before; InputError, saying how to name it, if it was not."""
+    """Return the factory ``name`` if it was imported before; else raise InputError with the way to name it."""
     if name in _factories:
         return _factories[name]
     if (found := _of_import(name)) is not None:
@@ -68,20 +69,20 @@ def factory(name: str) -> Callable[..., Any]:
     module = name.partition(":")[0]
     how = f"--model {name} or --import {module} again" if can_be_imported(name) else "--model package.module:function"
     raise checks.InputError(
-        f"network {name!r} is made by code that nothing in a file makes us import: give {how}, in Python a function "
-        "that makes it as model="
+        f"network {name!r} is made by your own code, which no file may import: give {how}, or the function as model= "
+        "in Python"
     )
 
 
 def can_be_imported(name: str) -> bool:
-    """True if another process can import that factory: not of a script's own name, a local one, or a class of torch."""
+    """True if another process can import that factory: not from a script, a local scope or torch."""
     return is_factory(name) and name.partition(":")[0].partition(".")[0] not in ("__main__", "torch")
 
 
 def _of_import(name: str) -> Callable[..., Any] | None:
-    """Return the factory of that name if a module of --import defines it.
+    """Return the factory ``name`` if a module of --import defines it.
 
-    ``name`` may be from anybody's file: what the module has from elsewhere, os.system say, is no factory of it.
+    ``name`` may come from an untrusted file, so names that the module imports itself, such as os.system, do not count.
     """
     module, _, function = name.partition(":")
     found = getattr(sys.modules.get(module), function, None) if module in imported else None
@@ -91,30 +92,30 @@ def _of_import(name: str) -> Callable[..., Any] | None:
 
 
 def remember_factory(function: Callable[..., Any], name: str | None = None) -> str:
-    """Return the name under which `factory` knows ``function`` from now on: package.module:function if None is given.
+    """Make `factory` find ``function``; return its name, package.module:function if ``name`` is None.
 
     Raises:
-        InputError: ``name`` is of a network that no code of the user's makes.
+        InputError: ``name`` is that of a network that the user's code does not make.
     """
     if not callable(function):
         raise checks.InputTypeError(f"model must be a function that makes the network, got {type(function).__name__}")
     if name is None:
         name = f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"
     elif ":" not in name or name.partition(":")[0] in LIBRARIES:
-        raise checks.InputError(f"{name!r} is a network of its own name: leave model= and --model out")
+        raise checks.InputError(f"{name!r} is a network by name: leave model= and --model out")
     _factories[name] = function
     return name
 
 
 def require_free(what: str, name: Any, new: Any, old: Any = None, *, taken: bool = False) -> None:
-    """Pass if ``name`` can be that of ``new``.
+    """Raise unless ``new`` can have the name ``name``.
 
     Args:
-        what: "a network", say.
-        old: what is registered by that name, if anything is.
-        taken: it is one of attnconv's own.
+        what: "a network", for example.
+        old: the object registered under that name, if any.
+        taken: True if attnconv itself uses the name.
     Raises:
-        InputError: it has other characters than letters, digits and ``._-``, or is another's.
+        InputError: the name has characters other than letters, digits and ``._-``, or is taken.
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise checks.InputError(f"name of {what} must be of letters, digits and ._-, got {name!r}")
@@ -123,18 +124,18 @@ def require_free(what: str, name: Any, new: Any, old: Any = None, *, taken: bool
 
 
 def _same(one: Any, other: Any) -> bool:
-    """True for one object, and for a function or a class after its module was loaded anew; lambdas are never alike."""
+    """True for the same object, or the same function or class after a reload; never for lambdas."""
     names = [(getattr(f, "__module__", None), getattr(f, "__qualname__", "<>")) for f in (one, other)]
     return one is other or (names[0] == names[1] and "<" not in names[0][1])
 
 
 def offered(group: str) -> dict[str, metadata.EntryPoint]:
-    """Return what installed packages offer under an entry point group, attnconv.models say, by name."""
+    """Return the entry points of a group, such as attnconv.models, by name."""
     return {entry.name: entry for entry in metadata.entry_points(group=group)}
 
 
 def load_offered(group: str, name: str) -> Any:
-    """Return the object that an installed package offers under ``name``; None if none does.
+    """Return the object of the entry point ``name``; None if there is none.
 
     Raises:
         InputError: its import fails.
@@ -142,24 +143,28 @@ def load_offered(group: str, name: str) -> Any:
     entry = offered(group).get(name)
     if entry is None:
         return None
-    try:
+    with user_code(f"{name!r} of group {group} cannot be imported"):
         return entry.load()
-    except (Exception, SystemExit) as error:  # whatever somebody's package may raise
-        raise checks.InputError(
-            f"{name!r} of group {group} cannot be imported: {type(error).__name__}: {checks.first_line(error)}"
-        ) from error
+
+
+@contextlib.contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Turn an error of somebody's code inside the ``with`` block into an InputError: "`what`: the reason"."""
+    try:
+        yield
+    except checks.InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise checks.InputError(f"{what}: {type(error).__name__}: {checks.first_line(error)}") from error
 
 
 def _module(name: str, what: str) -> Any:
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise checks.InputError(f"{what}: there is no module {error.name!r}, here or installed") from None
-        raise checks.InputError(f"{what}: {name} needs {error.name!r}, which is not installed") from error
-    except (Exception, SystemExit) as error:  # whatever somebody's module may raise
-        raise checks.InputError(
-            f"{what}: {name} cannot be imported: {type(error).__name__}: {checks.first_line(error)}"
-        ) from error
+    with user_code(f"{what}: {name} cannot be imported"):
+        try:
+            return import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+                raise checks.InputError(f"{what}: there is no module {error.name!r}, here or installed") from None
+            raise checks.InputError(f"{what}: {name} needs {error.name!r}, which is not installed") from error

@@ -1,23 +1,22 @@
-"""Files and folders of this machine: regular files opened, files replaced whole, one process at a time in a folder.
+"""Local files and folders: safe opening, atomic replacement, locks, checksums.
 
-Checksums: a zip archive, as torch.save and torch.export write, would let a flipped bit in a weight pass. It gets the
-SHA-256 of its bytes as its comment; other programs read it as before.
+Checksums: a flipped bit in a weight would pass unnoticed in the zip archives of torch.save and torch.export. The
+SHA-256 of an archive's bytes becomes its comment, which other programs ignore.
 
-Regular files: files of others are opened only if they are regular ones, and read only up to a size. A FIFO or a socket
-in the place of a file would be waited for, a device read without end. Links to regular files pass.
+Regular files: untrusted files are opened only if they are regular files, and read only up to a size. A FIFO or a socket
+would block, and a device has no end. Links to regular files are accepted.
 
-Replacement: a file is the old one or the new one, whole, whenever the machine stops. Each is written under a name of
-its own, NAME.XXXXXXXX.tmp (eight hexadecimal digits), in the same folder, because only there is the replacement one
-step. Two processes that write one file share no such name; what a killed one left is removed by the next that writes
-the same file.
+Replacement: whenever the machine stops, a file is completely old or completely new. A new file has the temporary name
+NAME.XXXXXXXX.tmp (eight hexadecimal digits) in the same folder, where a rename is atomic. Processes never share such a
+name; the next process that writes the same file removes what a killed process left.
 
-Locks: a folder is locked by the operating system, and the lock is gone with the process that holds it. The folder
-itself is locked, so that no file of ours is left behind. Where the system has no such locks (Windows, some network file
-systems) nothing is locked, and `is_locked` is False.
+Locks: the operating system locks the folder itself, so no lock file remains, and the lock ends with its process.
+Without such locks (Windows, some network file systems) nothing is locked, and `is_locked` is False.
 """
 
 import contextlib
 import errno
+import glob
 import hashlib
 import io
 import os
@@ -36,9 +35,9 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# Bytes that are read at most: more than any such file has, less than fills a machine's memory unnoticed.
+# Size limits in bytes: more than any such file needs, less than a machine's memory.
 TEXT = 2**24  # configurations, plans, results, lists of classes
-TABLE = 2**30  # a row a run, an epoch or a measurement
+TABLE = 2**30  # one row per run, epoch or measurement
 WEIGHTS = 2**35  # checkpoints and exported networks
 
 KINDS = {
@@ -50,25 +49,25 @@ KINDS = {
 
 
 def require(path: str | Path, *, at_most: int | None = None) -> None:
-    """Pass if ``path`` is a regular file of ``at_most`` so many bytes, for whoever has another library open it.
+    """Raise unless ``path`` is a regular file of ``at_most`` bytes, before another library opens it.
 
     Raises:
         InputError: it is a FIFO, a socket or a device, or larger.
-        OSError: it is not there, a folder, or not to be reached.
+        OSError: it is missing, a folder, or inaccessible.
     """
     _require(os.stat(path), path, at_most)
 
 
 def require_if_there(path: str | Path) -> None:
-    """`require` what is about to be written to, which may not be there."""
+    """Raise as `require` if ``path`` exists, before it is written."""
     if os.path.exists(path):
         require(path)
 
 
 def opened(path: str | Path, *, at_most: int | None = None) -> io.BufferedReader:
-    """Open a regular file for reading bytes; arguments and errors as `require`'s.
+    """Open a regular file for reading bytes; arguments and errors as `require`.
 
-    What is opened is looked at once more: by then it may be another file than the one that was asked about.
+    The check is repeated on the open file, which may have replaced the first one.
     """
     require(path, at_most=at_most)
     number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -81,13 +80,13 @@ def opened(path: str | Path, *, at_most: int | None = None) -> io.BufferedReader
 
 
 def read_bytes(path: str | Path, *, at_most: int) -> bytes:
-    """Return the content of a regular file; errors as `require`'s."""
+    """Return the content of a regular file; errors as `require`."""
     with opened(path, at_most=at_most) as file:
         return file.read()
 
 
 def read_text(path: str | Path, *, at_most: int = TEXT) -> str:
-    """Return the text of a regular file, each of its line ends as one letter; errors as `require`'s.
+    """Return the text of a regular file with "\\n" as line ends; errors as `require`.
 
     Raises:
         UnicodeDecodeError: it is not UTF-8.
@@ -95,33 +94,27 @@ def read_text(path: str | Path, *, at_most: int = TEXT) -> str:
     return read_bytes(path, at_most=at_most).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a regular file, in hexadecimal; errors as `require`'s."""
-    return digest(path, "sha256", at_most=WEIGHTS)
-
-
-def digest(path: str | Path, kind: str, *, at_most: int | None = None) -> str:
-    """Return the checksum, of a ``kind`` that hashlib knows, of a regular file; errors as `require`'s."""
+def digest(path: str | Path, kind: str = "sha256", *, at_most: int | None = None) -> str:
+    """Return the checksum of a regular file in hexadecimal, of a ``kind`` of hashlib; errors as `require`."""
     with opened(path, at_most=at_most) as file:
         return hashlib.file_digest(file, kind).hexdigest()
 
 
 def require_memory(what: str, size: int) -> None:
-    """Pass if this machine has ``size`` bytes of memory: a sparse file is of any size, and systems promise too much.
+    """Raise InputError unless this machine has ``size`` bytes of memory, since systems overcommit.
 
-    Raises:
-        InputError: it has less.
+    A small sparse file can have any size.
     """
     if "SC_PHYS_PAGES" in os.sysconf_names and size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
         raise checks.InputError(f"{what} has {size} bytes, more than this machine has memory")
 
 
 def free_memory() -> int | None:
-    """Return the bytes of main memory that could be filled; None where the system does not say."""
+    """Return the available main memory in bytes; None if the system does not report it."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        with contextlib.suppress(OSError, ValueError):  # a container may have less
+        with contextlib.suppress(OSError, ValueError):  # limit of a container
             limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
             free = max(0, min(free, limit - used))
         return free
@@ -133,23 +126,22 @@ def _require(found: os.stat_result, path: str | Path, at_most: int | None) -> No
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(found.st_mode):
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise checks.InputError(f"{path} is {kind} and no regular file: it is not opened")
+        raise checks.InputError(f"{path} is {kind} and not a regular file: it is not opened")
     if at_most is not None and found.st_size > at_most:
         raise checks.InputError(
-            f"{path} is larger than {at_most // 2**20:,} MiB, the most that is read of such a file: it has "
-            f"{found.st_size:,} bytes"
+            f"{path} is larger than {at_most // 2**20:,} MiB, the limit for such a file: it has {found.st_size:,} bytes"
         )
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of ``path`` once the block ends well, and vanishes if it does not.
+    """Open a new file that replaces ``path`` if the ``with`` block succeeds and is removed if it fails.
 
     Args:
-        path: the file; at each moment the old one or the new one, whole.
-        previous: what the old one is called from then on.
+        path: the file, at each moment completely old or completely new.
+        previous: new name of the old file.
     Raises:
-        InputError: the folder cannot be written or the disk is full; ``path`` is as it was.
+        InputError: the folder cannot be written or the disk is full; ``path`` is unchanged.
     """
     temporary = None
     try:
@@ -174,11 +166,7 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder``, and those above it, if it is not there.
-
-    Raises:
-        InputError: it cannot be made.
-    """
+    """Create ``folder`` and its parents if needed; raise InputError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -186,29 +174,30 @@ def make_folder(folder: Path) -> None:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Put ``content``, text in UTF-8, in the place of the file ``path``, as `replacing` does; errors as its."""
+    """Replace the file ``path`` by ``content``, text as UTF-8; errors as `replacing`."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def forget_halves(paths: Iterable[Path]) -> None:
-    """Remove what killed processes may have left beside ``paths``; what another one is writing now stays."""
+    """Remove temporary files of ``paths`` that killed processes left, but not those that are being written."""
     for path in paths:
-        for half in _halves(path):
-            with contextlib.suppress(OSError, checks.InputError), opened(half) as file:
-                if fcntl is not None:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held for as long as it is being written
-                    half.unlink()
+        for half in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+            with contextlib.suppress(OSError, checks.InputError):
+                if fcntl is not None and is_half_of(path, half):
+                    with opened(half) as file:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while it is being written
+                        half.unlink()
 
 
 def is_half_of(path: Path, other: Path) -> bool:
-    """True if ``other`` is what a process leaves that is killed while it writes ``path``."""
+    """True if ``other`` is a temporary file of ``path``."""
     name = re.escape(path.name) + r"\.[0-9a-f]{8}\.tmp"
     return other.parent == path.parent and re.fullmatch(name, other.name) is not None
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in it as lasting as the contents; some file systems and Windows have no way to."""
+    """Flush the names in ``folder`` to disk, where the system supports it."""
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -222,7 +211,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _claimed(path: Path, stack: contextlib.ExitStack) -> tuple[Path, BinaryIO]:
-    """A new file beside ``path``, open, which `forget_halves` of other processes leaves alone until ``stack`` ends."""
+    """Open a temporary file of ``path``, which `forget_halves` of other processes ignores until ``stack`` ends."""
     while True:
         temporary = _temporary(path)
         try:
@@ -231,43 +220,36 @@ def _claimed(path: Path, stack: contextlib.ExitStack) -> tuple[Path, BinaryIO]:
             continue
         if fcntl is None:
             return temporary, file
-        held = os.dup(file.fileno())  # keeps the lock when the file is closed, before it is renamed
+        held = os.dup(file.fileno())  # keeps the lock after the file is closed, until it is renamed
         stack.callback(os.close, held)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(held, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, file
-        file.close()  # another process took it for a half before it was locked
-
-
-def _halves(path: Path) -> list[Path]:
-    try:
-        return [other for other in path.parent.iterdir() if is_half_of(path, other)]
-    except OSError:  # what is wrong with the folder is said where it is written to
-        return []
+        file.close()  # another process removed it before it was locked
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Give the file at ``path`` a second name, in the place of what had that name."""
+    """Give the file ``path`` a second name, replacing the file of that name."""
     forget_halves([previous])
     link = _temporary(previous)
     try:
         os.link(path, link)
-    except OSError:  # a file system without links: for a moment there is no file at ``path``
+    except OSError:  # a file system without links: ``path`` is missing for a moment
         os.replace(path, previous)
     else:
         os.replace(link, previous)
-        with contextlib.suppress(FileNotFoundError):  # still there if both were names of one file already
+        with contextlib.suppress(FileNotFoundError):  # it remains if both names were of one file already
             link.unlink()
 
 
-ATTEMPTS, PAUSE = 5, 0.1  # seconds: `is_locked` of another process holds the lock for an instant
+ATTEMPTS, PAUSE = 5, 0.1  # seconds: `is_locked` in another process holds the lock for an instant
 
 _held: set[int] = set()
 
 
 def _let_go() -> None:
-    """Close the locks in a forked child, such as a loader's worker: it would keep that of a parent that was killed."""
+    """Close the locks in a forked child such as a data loader's worker, which would keep them for a killed parent."""
     for number in _held:
         os.close(number)
     _held.clear()
@@ -310,33 +292,29 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """True if a process, of this machine at least, is at work in ``folder``."""
+    """True if a process on this machine holds the lock of ``folder``."""
     if fcntl is None:
         return False
-    try:
+    with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(number)
+        try:
+            fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(number)
     return False
 
 
 MARK = b"attnconv-sha256:"
 COMMENT = len(MARK) + 64  # bytes of an archive's comment: the mark and the digest in hexadecimal
-END_MARK, END_RECORD = b"PK\5\6", 22  # of the record that ends an archive, just before the comment: mark and bytes
-BLOCK = 1 << 20  # bytes read at once
+END_MARK, END_RECORD = b"PK\5\6", 22  # mark and bytes of an archive's last record, before the comment
+BLOCK = 1 << 20  # bytes per read
 
 
 def append_checksum(file: BinaryIO) -> None:
-    """Close the archive in ``file``, open for reading and writing, with the SHA-256 of all bytes before the comment."""
-    file.seek(-2, os.SEEK_END)  # the archive's last two bytes: the length of its comment, which torch leaves at 0
+    """Append to the archive in ``file``, open for reading and writing, the SHA-256 of all bytes before the comment."""
+    file.seek(-2, os.SEEK_END)  # the last two bytes: the length of the comment, 0 in torch's archives
     file.write(COMMENT.to_bytes(2, "little"))
     file.seek(0)
     found = hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
@@ -345,11 +323,10 @@ def append_checksum(file: BinaryIO) -> None:
 
 
 def verify_checksum(path: Path) -> bool:
-    """Compare the archive with its checksum; False for one that torch.save wrote without any, which passes.
+    """Compare an archive with its checksum; return False if torch.save wrote it without one.
 
     Raises:
-        InputError: the bytes are not those that were summed, the checksum itself is cut off or damaged, or it is no
-            regular file or a larger one than is read.
+        InputError: the bytes or the checksum are damaged, or the file is not regular or too large.
         OSError: the file cannot be read.
     """
     with opened(path, at_most=WEIGHTS) as file:
@@ -358,7 +335,7 @@ def verify_checksum(path: Path) -> bool:
         comment = tail[-COMMENT:]
         if not comment.startswith(MARK):
             end = tail.rfind(END_MARK)
-            if end >= 0 and tail[end + END_RECORD - 2 : end + END_RECORD] != b"\0\0":  # it announces a comment
+            if end >= 0 and tail[end + END_RECORD - 2 : end + END_RECORD] != b"\0\0":  # it should have a comment
                 raise checks.InputError(f"{path} is cut short or damaged: it has lost its checksum")
             return False
         file.seek(0)
@@ -372,26 +349,13 @@ def verify_checksum(path: Path) -> bool:
 
 
 def changed(path: Path) -> checks.InputError:
-    """Return the error of a file that is not what was saved."""
+    """Return the error for a file that differs from what was saved."""
     return checks.InputError(
         f"{path} is damaged or was changed: its contents do not have the checksum that was saved with them"
     )
 
 
-def ends_whole(path: Path) -> bool:
-    """True if the file ends as an archive does, with or without a checksum: a look at its last bytes alone.
-
-    Raises:
-        InputError: it is no regular file.
-        OSError: the file cannot be read.
-    """
-    with opened(path) as file:
-        tail = _tail(file)
-    end = tail.rfind(END_MARK)
-    return end >= 0 and len(tail) - end - END_RECORD == int.from_bytes(tail[end + 20 : end + 22], "little")
-
-
 def _tail(file: BinaryIO) -> bytes:
-    """Return the last bytes of an archive: the record that ends it and a checksum."""
+    """Return the last bytes of an archive: its last record and the checksum."""
     file.seek(-min(file.seek(0, os.SEEK_END), COMMENT + END_RECORD), os.SEEK_END)
     return file.read()

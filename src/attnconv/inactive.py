@@ -1,6 +1,6 @@
-"""The rule by which attention counts as inactive: two thresholds, shared by runs, study reports and explanations."""
+"""Thresholds below which attention counts as inactive, for runs, study reports and explanations."""
 
-LOGITS_MOVED = 1e-3  # of the logits' norm
+LOGITS_MOVED = 1e-3  # relative to the norm of the logits
 PREDICTIONS_CHANGED = 0.1  # percent of the predictions
 
 
@@ -10,7 +10,7 @@ def is_inactive(logits_moved: float, predictions_changed: float) -> bool:
 
 
 def remark(logits_moved: float, predictions_changed: float) -> str:
-    """Return a few words about a run whose attention is inactive; "" if it is active."""
+    """Return a remark for a run with inactive attention; "" if it is active."""
     if not is_inactive(logits_moved, predictions_changed):
         return ""
     changed = f"{predictions_changed:.2g} % of predictions" if predictions_changed else "no prediction"

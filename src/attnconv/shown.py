@@ -1,9 +1,8 @@
-r"""Text that comes from files and folders (classes, paths, members of archives) on its way to where somebody reads it.
+r"""Untrusted text (class names, paths, members of archives) escaped for terminals, pages and cards.
 
-A terminal obeys escape sequences, a page runs what looks like markup, and no encoder takes the lone surrogates that
-stand for the bytes of a name which is not UTF-8. So whatever is not printable (control characters, escapes,
-bidirectional marks, line ends, lone surrogates) is shown as Python would write it: ``\x1b``, ``\u202e``, ``\n``,
-``\udcff``. Printable text of any script stays as it is, and so does what was made showable before.
+Terminals obey escape sequences, pages run markup, and encoders refuse the lone surrogates in names that are not UTF-8.
+Unprintable characters (controls, escapes, bidirectional marks, line ends, lone surrogates) are therefore written as in
+Python: ``\x1b``, ``\u202e``, ``\n``, ``\udcff``. Printable text of any script is unchanged, and so is escaped text.
 """
 
 import html
@@ -17,18 +16,18 @@ def shown(text: object) -> str:
 
 
 def shown_html(text: object) -> str:
-    """Return ``shown`` as HTML, within an element or within the quotes of an attribute."""
+    """Return ``shown`` text as HTML, for an element or a quoted attribute."""
     return html.escape(shown(text))
 
 
 def shown_markdown(text: object) -> str:
-    """Return ``shown`` as Markdown within a line; text that has none of its characters of markup stays as it is."""
+    """Return ``shown`` text as Markdown within a line; text without markup characters is unchanged."""
     text = re.sub(r"([\\`*<>\[\]|~$&])", r"\\\1", shown(text))
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 
 
 def code_span(text: object) -> str:
-    """Return ``shown`` as code within a line of Markdown."""
+    """Return ``shown`` text as a code span of Markdown."""
     text = shown(text)
     ticks = "`" * (_longest(text) + 1)
     pad = " " if "`" in (text[:1], text[-1:]) else ""
@@ -36,18 +35,18 @@ def code_span(text: object) -> str:
 
 
 def fenced(text: str, language: str = "") -> str:
-    """Return a block of code of Markdown, each line as ``shown`` gives it."""
+    """Return a fenced code block of Markdown with each line ``shown``."""
     fence = "`" * max(_longest(text) + 1, 3)
     return "\n".join([f"{fence}{language}", shown_lines(text), fence])
 
 
 def shown_lines(text: str) -> str:
-    """Return ``text`` with each of its lines as ``shown`` gives it."""
+    """Return ``text`` with each line ``shown``."""
     return "\n".join(map(shown, text.split("\n")))
 
 
 def quoted(text: str) -> str:
-    """Return ``text`` from a file as a message has it: escaped, and not longer than a line."""
+    """Return ``text`` from a file for a message: escaped and at most 60 letters."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 

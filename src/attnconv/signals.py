@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM between pieces of work and never inside one, and the end of a process.
+"""Ctrl-C and SIGTERM handled between steps, and the end of a process.
 
-Half an update of the weights cannot be saved or resumed.
+A half-finished update of the weights could not be saved or resumed.
 """
 
 import atexit
@@ -16,16 +16,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: what Ctrl-C is to a person, a cluster's scheduler says so."""
+    """SIGTERM, the interrupt of a cluster's scheduler."""
 
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Do what the block does without a signal in the middle; what one that came would have raised, its end does."""
+    """Defer signals to the end of the ``with`` block, and raise there what they would have raised."""
     if not _in_main_thread():
-        yield  # Python runs signal handlers in the main thread alone
+        yield  # Python runs signal handlers in the main thread only
         return
-    # A signal that is ignored, or that ends the process at once, needs no holding.
+    # Ignored signals and default handlers need no deferral.
     handlers = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
     came = []
     for number in handlers:
@@ -41,15 +41,15 @@ def interrupts_held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def termination_raised() -> Iterator[None]:
-    """Make SIGTERM raise Terminated in the block, unless the program has a handler of its own."""
+    """Make SIGTERM raise Terminated inside the ``with`` block, unless the program has its own handler."""
     if not _in_main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
     owner = os.getpid()
 
     def terminate(*signal_and_frame: object) -> None:
-        # Clusters send the signal to every process. A loader's worker has this handler from the fork: it goes on,
-        # since its end would look like a failure, and ends with its parent.
+        # Clusters signal every process. A loader's worker inherits this handler: it continues, since its end would look
+        # like a failure, and ends with its parent.
         if os.getpid() == owner:
             raise Terminated
 
@@ -61,12 +61,12 @@ def termination_raised() -> Iterator[None]:
 
 
 class DeferredSignals:
-    """A context in which signals wait until all processes of a run stand at the same step; a second Ctrl-C does not.
+    """A context that defers signals until all processes of a run are at the same step, except a second Ctrl-C.
 
-    A second SIGTERM waits as the first: a scheduler and the launcher below it may each send one.
+    A second SIGTERM is deferred too, since a scheduler and its launcher may each send one.
 
     Args:
-        active: False for a single process, where signals are raised as usual.
+        active: False for a single process, where signals raise as usual.
     """
 
     def __init__(self, active: bool) -> None:
@@ -86,16 +86,16 @@ class DeferredSignals:
 
     def _defer(self, number: int, frame: object) -> None:
         if os.getpid() != self._owner:
-            return  # a loader's worker: its end would look like a failure
+            return  # a loader's worker, whose end would look like a failure
         if self.came and number == signal.SIGINT:
             raise SystemExit(128 + number)
         self.came = self.came or number
 
     def raise_pending(self, largest: Callable[[int], int]) -> None:
-        """Raise Terminated or KeyboardInterrupt, in all processes, if a signal came in one.
+        """Raise Terminated or KeyboardInterrupt in all processes if one received a signal.
 
         Args:
-            largest: gives the largest of the processes' numbers.
+            largest: returns the largest number among the processes.
         """
         if number := largest(self.came):
             self.came = number  # so that the next Ctrl-C ends this process at once
@@ -103,20 +103,20 @@ class DeferredSignals:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with ``code``; one of several processes of a run without tearing Python down.
+    """End this process with ``code``; in a run of several processes, without the teardown of Python.
 
-    A thread of gloo's that has done its last sum lets go of a tensor that Python made, and waits for Python's lock to
-    do so. If Python is torn down meanwhile, the thread is made to end where C++ allows no end, and the process aborts
-    with its work all done: "terminate called without an active exception". It is rare, and torch cannot be asked to
-    wait for these threads, so what Python's own end does for the outside is done here, and no more.
+    After its last sum a gloo thread waits for Python's lock to release a tensor. If Python shuts down meanwhile, it
+    ends the thread where C++ does not allow it, and the process aborts after its work is done: "terminate called
+    without an active exception". This is rare, and torch cannot wait for these threads, so only the visible part of
+    Python's shutdown runs here.
     """
-    torch = sys.modules.get("torch")  # that has not been imported started nothing
+    torch = sys.modules.get("torch")  # not imported: no threads
     if torch is None or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         sys.exit(code)
-    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]  # waits for threads, as an end does
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]  # waits for threads
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
+        with contextlib.suppress(OSError, ValueError):  # closed by its reader
             stream.flush()
     os._exit(code)
 

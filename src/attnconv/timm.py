@@ -1,9 +1,9 @@
 """Our networks in timm's registry: after ``import attnconv.timm``, ``timm.create_model("aa_resnet50")`` makes one.
 
-Generated from `attnconv.models`: each listed name is an entrypoint, which takes timm's arguments (num_classes,
-in_chans, img_size, drop_rate, drop_path_rate, global_pool, features_only, out_indices, feature_cls), ``init_from`` and
-the network's own options, output_stride among them. What timm calls on a network is in `attnconv.models.network`.
-The few names that timm has already (its plain ResNets, the same networks) stay timm's; ours have "attnconv_" in front.
+Each listed name of `attnconv.models` becomes an entrypoint with timm's arguments (num_classes, in_chans, img_size,
+drop_rate, drop_path_rate, global_pool, features_only, out_indices, feature_cls), ``init_from`` and the options of the
+network. `attnconv.models.network` has the methods that timm calls. Names that timm uses already, those of plain
+ResNets, stay timm's; ours have the prefix "attnconv_".
 """
 
 import itertools
@@ -18,7 +18,7 @@ from attnconv.layers.attention import Attention
 from attnconv.models import create_model, list_models
 from attnconv.models.init_from import Source
 from attnconv.models.network import Network
-from attnconv.models.registry import CIFAR100, check_options, find, model_options, usual_images
+from attnconv.models.registry import CIFAR100, find, model_options, usual_images
 
 checks.require("timm", extra="timm")
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # noqa: E402
@@ -71,10 +71,10 @@ def _network(
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Make a network from timm's arguments: num_classes may be 0."""
+    """Make a network from timm's arguments; num_classes may be 0."""
     try:
-        check_options(name, options)
-    except checks.InputError as error:  # which Python calls a TypeError, and timm expects as one
+        find(name).check_options(options)
+    except checks.InputError as error:  # timm expects a TypeError
         raise checks.InputTypeError(str(error)) from None
     settings: dict[str, Any] = {"in_channels": in_chans, "image_size": img_size, **options}
     if init_from is None:
@@ -92,7 +92,7 @@ def _network(
 
 
 def _shapes(name: str, in_chans: int, size: tuple[int, int], options: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Return what default_cfg tells of the network, seen on the meta device, and the number of its stages."""
+    """Return the sizes for default_cfg, found on the meta device, and the number of stages."""
     with torch.device("meta"), torch.no_grad():
         model = create_model(name, num_classes=1, in_channels=in_chans, image_size=size, **options).eval()
         assert isinstance(model, Network)
@@ -118,7 +118,7 @@ def _entrypoint(timm_name: str, name: str) -> Callable[..., nn.Module]:
             _network,
             timm_name,
             False,
-            # The whole network runs, and hooks take the stages' outputs: a network does more than call its children.
+            # Hooks on the whole network take the outputs of stages, since a network does more than call its children.
             feature_cfg={"feature_cls": "hook", "no_rewrite": True, "out_indices": tuple(range(stages))},
             pretrained_cfg_overlay={**cfg, **(kwargs.pop("pretrained_cfg_overlay", None) or {})},
             name=name,

@@ -1,7 +1,4 @@
-"""Weights by name: their shapes compared, files of safetensors opened.
-
-It needs nothing else of this library. Nothing in a file of safetensors is ever run.
-"""
+"""Weights by name: comparison of shapes, and safetensors files, which contain no code."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -18,12 +15,12 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
-    """The shape of each tensor."""
+    """Return the shape of each tensor."""
     return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
 def difference(given: Shapes, wanted: Shapes) -> str:
-    """One clause on the first tensor in which what is ``given`` differs from the network's; "" if there is none."""
+    """Return a clause about the first tensor that differs from the network's; "" if none does."""
     if missing := [name for name in wanted if name not in given]:
         return f"missing key {missing[0]!r}"
     if unexpected := [name for name in given if name not in wanted]:
@@ -34,16 +31,16 @@ def difference(given: Shapes, wanted: Shapes) -> str:
 
 
 def unfit(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """One clause on the first tensor ``given`` that holds no numbers to compute with; "" if all do.
+    """Return a clause about the first unusable tensor of ``given``; "" if there is none.
 
     Args:
-        given: of the names and shapes of ``wanted``.
-        wanted: the network's, perhaps on the meta device: weights, and counts such as num_batches_tracked.
+        given: tensors with the names and shapes of ``wanted``.
+        wanted: the network's weights and counts such as num_batches_tracked, on any device.
     """
     for name, tensor in wanted.items():
         found = given[name]
         if found.is_meta or found.layout != torch.strided:
-            return f"{name!r} is no plain tensor"
+            return f"{name!r} is not a plain tensor"
         if not tensor.is_floating_point():
             if found.dtype != tensor.dtype:
                 return f"{name!r} is of {found.dtype} in it and of {tensor.dtype} in the network"
@@ -55,7 +52,7 @@ def unfit(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
 
 
 class SafetensorsFile:
-    """An open file of safetensors; `open_safetensors` gives one."""
+    """An open safetensors file of `open_safetensors`."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -63,21 +60,20 @@ class SafetensorsFile:
         self.shapes: Shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of them, on the CPU."""
-        # Copies: what is mapped from the file lies at odd addresses, where sums can be rounded differently.
+        """Return all tensors, on the CPU."""
+        # Copies, since mapped tensors have unaligned addresses, where sums may round differently.
         return {name: self._file.get_tensor(name).clone() for name in self.shapes}
 
 
 @contextlib.contextmanager
 def open_safetensors(path: Path, *, extra: str) -> Iterator[SafetensorsFile]:
-    """Open ``path``, and make one InputError of whatever goes wrong with it in the block.
+    """Open ``path``; errors inside the ``with`` block become InputError.
 
-    safetensors opens the file by its name: one that takes its place after it was looked at, or is cut short while it is
-    read, is not noticed here.
+    safetensors opens the file by name, so replacement after the checks or truncation during reading goes unnoticed.
 
     Args:
-        path: the file, which is there.
-        extra: of this library, that brings safetensors.
+        path: an existing file.
+        extra: the extra of this library that installs safetensors.
     """
     safetensors = checks.require("safetensors", extra=extra)
     try:
@@ -87,5 +83,5 @@ def open_safetensors(path: Path, *, extra: str) -> Iterator[SafetensorsFile]:
             yield SafetensorsFile(file)
     except checks.InputError:
         raise
-    except Exception as error:  # SafetensorError, OSError, and what a damaged header can lead to
-        raise checks.InputError(f"{path} is damaged or no file of safetensors: {checks.first_line(error)}") from error
+    except Exception as error:  # SafetensorError, OSError, or due to a damaged header
+        raise checks.InputError(f"{path} is damaged or not a safetensors file: {checks.first_line(error)}") from error

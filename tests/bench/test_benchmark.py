@@ -4,7 +4,7 @@ import pytest
 import torch
 from bench.candidates import UNABLE, FakeTime, settings
 
-from attnconv.bench.benchmark import Probe, measure
+from attnconv.bench.benchmark import measure
 
 
 @pytest.fixture
@@ -74,17 +74,17 @@ def test_after_the_deadline_nobody_starts(time):
     assert "b" not in time.log
 
 
-@pytest.mark.parametrize(("factor", "fits"), [(100, True), (200, False)])
-def test_who_would_need_more_memory_than_is_free_stays_away(time, monkeypatch, factor, fits):
+@pytest.mark.parametrize(("held", "fits"), [(700_000, True), (800_000, False)])
+def test_who_would_need_more_memory_than_is_free_stays_away(time, monkeypatch, held, fits):
     monkeypatch.setattr("attnconv.files.free_memory", lambda: 1_000_000)
 
     def call():
         time.now += 1.0
         return torch.empty(1000)
 
-    given = time.benchmark({"a": call}, probe=Probe(lambda: None, factor, "on a 4 x 4 map"))
+    given = time.benchmark({"a": call}, held=lambda name: held)
     outcome = measure(given, settings(rounds=1))["a"]
-    reason = "would hold about 0.0 GB (200 x what it held on a 4 x 4 map), more than 75% of the 0.0 GB free"
+    reason = "needs about 0.0 GB, more than 75% of the 0.0 GB of free memory"
     assert outcome.why_not == (None if fits else reason)
 
 

@@ -117,12 +117,11 @@ def test_a_sweep_doubles_the_map_and_shrinks_the_batch():
     assert sizes == [8, 16, 32, 64, 128, None]
 
 
-def test_large_maps_are_probed_on_small_ones_first():
+def test_candidates_that_hold_all_logits_are_known():
     large = replace(SMALL, batch=1, heads=8, map_size=(128, 128))
-    probe = cases.relative_benchmark(large, FORWARD, settings()).probe
-    assert (probe.factor, probe.text) == (256, "on a map of 32 x 32")
-    assert probe.inputs()[0].shape == (1, 8, 32, 32, 6)
-    assert cases.relative_benchmark(SMALL, FORWARD, settings()).probe is None
+    held = cases.relative_benchmark(large, FORWARD, settings()).held
+    assert {held(name) for name in ("eager", "eager-without-positions", "einsum")} == {20 * 8 * 128**4}
+    assert held("auto") == 0
 
 
 def test_a_size_that_is_none():
@@ -151,9 +150,8 @@ def test_flops_of_an_order_by_hand(name, macs):
 def test_bilinear_benchmarks():
     forward, both = (cases.bilinear_benchmark(BILINEAR, what, settings()) for what in (FORWARD, BOTH))
     assert all(o.why_not is None for o in measure(both, settings(rounds=1)).values())
-    assert forward.probe is None
-    large = cases.BILINEAR[1]
-    assert cases.bilinear_benchmark(large, FORWARD, settings()).probe.factor == large.batch
+    assert forward.held("plain-scores") == 20 * BILINEAR.batch * BILINEAR.positions**2
+    assert forward.held("auto") == 0
 
 
 def test_names_of_cases_are_unique():

@@ -8,8 +8,9 @@ TRAIN = ["train", "--model", "aa_convnet3", "--data", "digits", "--batch-size", 
 
 
 @pytest.fixture
-def attnconv(capsys):
-    """Call a command in this process: (exit code, stdout, stderr)."""
+def attnconv(capsys, monkeypatch):
+    """Call a command in this process, in a wide terminal: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments):
         try:

@@ -117,7 +117,7 @@ def test_evaluate_gives_the_runs_own_score(trained, capsys):
 def test_another_function_than_the_runs_is_refused(trained, capsys):
     assert main(["evaluate", str(trained.run), *trained.origin.imports, "--model", "own_networks:same"]) == 2
     own = trained.origin.model == "own_networks:small"
-    expected = "give --model own_networks:small, got own_networks:same" if own else "is a network of its own name"
+    expected = "give --model own_networks:small, got own_networks:same" if own else "is a network by name"
     assert expected in capsys.readouterr().err
 
 

@@ -35,7 +35,7 @@ BAD_COMMANDS = [
     (["train", "--epochs", "0"], "epochs must be at least 1, got 0"),
     (["train", "--lr", "-1"], "lr must be positive and finite, got -1"),
     (["train", "--option", "heads"], "--option must be NAME=VALUE, got 'heads'"),
-    (["train", "--option", "num-heads=1", "--option", "num_heads=2"], "--option num_heads stands twice"),
+    (["train", "--option", "num-heads=1", "--option", "num_heads=2"], "--option num_heads is given twice"),
     (["train", "--option", "num_head=4"], "unknown option of aa_convnet3: 'num_head'; nearest: 'num_heads'"),
     (["train", "--option", "num_heads=0"], "num_heads must be at least 1, got 0"),
     (["train", "--option", "num_heads=four"], "num_heads must be an integer, got 'four'"),
@@ -205,7 +205,7 @@ def test_a_loss_that_is_not_finite(attnconv, tmp_path):
 
 
 def test_a_failure_of_ours_is_one_line_too(attnconv, monkeypatch):
-    monkeypatch.setattr("attnconv.models.list_models", lambda *_: 1 / 0)
+    monkeypatch.setattr("attnconv.networks.list_models", lambda *_: 1 / 0)
     code, _, err = attnconv("models")
     assert code == 1
     assert err == "attnconv: error: ZeroDivisionError: division by zero (ATTNCONV_TRACEBACK=1 shows where)\n"

@@ -49,7 +49,7 @@ def test_the_table_in_plain_text():
 
 def test_without_a_gpu_it_says_so_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert bench_gpu.main([]) == 1
+    assert bench_gpu.main() == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "attnconv: error: no CUDA device here, so nothing was measured\n"
@@ -64,7 +64,7 @@ def test_with_a_gpu_the_records_are_shown(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(bench_gpu, "measure", measure)
-    assert bench_gpu.main(["--seconds", "7", "--out", str(tmp_path)]) == 0
+    assert bench_gpu.main(7.0, tmp_path) == 0
     assert words(capsys.readouterr().out) == words(TABLE)
     assert asked == [(torch.device("cuda", 0), torch.bfloat16, {"seconds": 7.0, "file": tmp_path / "gpu.jsonl"})]
 
@@ -114,7 +114,7 @@ def test_it_needs_torch_and_numpy_alone():
     code = (
         f"import sys\nfor name in {blocked}:\n    sys.modules[name] = None\n"
         "import attnconv.bench.models, attnconv.train.device\nfrom attnconv.cli import bench_gpu\n"
-        "sys.exit(bench_gpu.main([]))"
+        "sys.exit(bench_gpu.main())"
     )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

@@ -69,6 +69,7 @@ def test_extras_present_missing_and_too_old(monkeypatch):
     assert found["train"]["install"] is None
     assert found["track"] == {"packages": {"nobody-made-this": None}, "install": "pip install 'attnconv[track]'"}
     assert found["hub"]["install"] == "pip install 'attnconv[hub]'"
+    monkeypatch.setenv("COLUMNS", "200")
     text = diagnosis_text(doctor.diagnosis())
     assert "nobody-made-this missing: pip install 'attnconv[track]'" in text
 
@@ -95,6 +96,7 @@ def test_a_data_folder_that_cannot_be_written(tmp_path, monkeypatch, made, messa
     found = doctor.data_folder()
     assert not found["writable"]
     assert message in found["why_not"]
+    monkeypatch.setenv("COLUMNS", "300")
     assert message in diagnosis_text(doctor.diagnosis())
 
 

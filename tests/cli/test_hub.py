@@ -12,7 +12,8 @@ from cli.conftest import picture
 from cli.test_bad_input import assert_refused
 
 from attnconv.cli import parse
-from attnconv.cli.train import run_settings
+from attnconv.cli.flags import NO_SURGERY
+from attnconv.cli.train import NO_BASE
 from attnconv.models import from_pretrained
 from attnconv.recipes import list_recipes, load_trained
 from attnconv.recipes.trained import command, recipe_of, shareable
@@ -163,9 +164,7 @@ def parsed(text):
     assert words[0] == "attnconv"
     _, bound = parse(words[1:])
     given = bound.arguments
-    return run_settings(
-        recipe=given.get("recipe"), config=None, option=given.get("option"), options=given.get("options") or {}
-    )
+    return given.get("base", NO_BASE).settings(given.get("options") or {}, given.get("surgery", NO_SURGERY))
 
 
 CONFIGS = [

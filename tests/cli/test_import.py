@@ -223,7 +223,7 @@ REFUSED = {
     "grey images": (["--data", "digits"], "'digits' has 1 image channels, the network in .*ckpt.t7 3"),
     "both": (["--data", "digits", "--classes", "FILE"], "--data names the classes already; leave --classes out"),
     "too few names": (["--classes", "FILE"], "--classes names 2 classes, the network in .*ckpt.t7 has 10"),
-    "one mean": (["--mean", "0.5"], "meta's 'mean' must list one number a channel, 3, got"),
+    "one mean": (["--mean", "0.5"], "meta's 'mean' must list one number per channel, 3, got"),
     "no width": (["--std", "0.5", "0", "0.5"], "meta's 'std' must be above 0"),
     "larger images": (["--image-size", "40"], "images of 40 x 40 are larger than the position tables"),
     "no images": (["--image-size", "0"], "image_size must be at least 1, got 0"),

@@ -17,7 +17,7 @@ def test_a_profile_is_printed_below_the_result(capfd, tmp_path):
     lines = out.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'run'}: top-1 ")
     assert re.fullmatch(
-        r"4 steps timed: [\d.]+ ms a step \(median\), \d+ images/s; [\d.]+% of the time waiting for the loader",
+        r"4 steps timed: [\d.]+ ms a step \(median\), \d+ images/s; [\d.]+% of the time in the loader",
         lines[1],
     )
     assert re.search(r"operator +ms a step +% of all +calls a step *\n", out)
@@ -36,6 +36,6 @@ def test_a_profile_in_json_and_of_a_run_that_is_done(attnconv, tmp_path):
 
 def test_what_cannot_be_said_of_a_run(attnconv, finished, tmp_path):
     _, out, _ = attnconv("train", "--resume", "--profile", "--out", finished)
-    assert out.splitlines()[-1] == "no profile: the run was finished already, and without one"
+    assert out.splitlines()[-1] == "no profile: the run was finished before, without --profile"
     _, out, _ = attnconv(*TRAIN, "--epochs", "1", "--train-subset", "32", "--profile", "--out", tmp_path / "run")
-    assert out.splitlines()[-1] == "no step timed: there were too few; the first six warm up and are traced"
+    assert out.splitlines()[-1] == "no step was timed: the first six warm up and are traced"

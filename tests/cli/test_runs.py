@@ -28,11 +28,11 @@ def test_a_table(attnconv, tmp_path):
     stop(tmp_path, "a[b]")
     code, out, _ = attnconv("runs", tmp_path)
     assert code == 0
-    assert re.search(r"run +model +data +state +epoch +best top-1 % +last top-1 % +time +changed *\n", out)
-    assert re.search(r"a\[b\] +m +dogs +stopped +2/4 +50\.50 +40\.25 +1 h 1 min +\d+ s ago *\n", out)
+    assert re.search(r"run +state +epoch +best top-1 % +last +model +data +time +changed\n", out)
+    assert re.search(r"a\[b\] +stopped +2/4 +50\.50 +40\.25 +m +dogs +1 h 1 min +\d+ s ago\n", out)
     (tmp_path / "a[b]" / "config.yaml").write_text("[")
     _, out, _ = attnconv("runs", tmp_path)
-    assert re.search(r"changed +remark *\n", out)
+    assert re.search(r"changed +remark\n", out)
     assert re.search(r"a\[b\] +damaged .*config\.yaml is damaged, or none of a run", out)
 
 
@@ -61,7 +61,7 @@ def test_inactive_attention_is_remarked(attnconv, tmp_path):
     finish(stop(tmp_path, "plain"))
     _, out, _ = attnconv("runs", tmp_path)
     assert out.count(said) == 1
-    assert re.search(rf"idle +m .*{said}", out)
+    assert re.search(rf"idle +finished .*{said}", out)
     found = {entry["name"]: entry["remark"] for entry in json.loads(attnconv("runs", tmp_path, "--json")[1])}
     assert found == {"idle": said, "works": None, "plain": None}
     finish(tmp_path / "plain", logits_moved="0", predictions_changed=0.0)

@@ -50,11 +50,11 @@ def test_a_folder_is_gone_on_with_and_extended(attnconv, plan, monkeypatch):
     monkeypatch.setattr(run, "on_this_machine", Here())
     assert attnconv("study", "run", plan, "--only", "plain")[0] == 0
     assert_refused(attnconv("study", "run", plan), r"arm augmented is new\. --extend accepts that")
-    assert "note: with 1 seed no difference can" in attnconv("study", "run", plan, "--extend")[2]
+    assert "note: 1 seed cannot show any difference" in attnconv("study", "run", plan, "--extend")[2]
     code, out, err = attnconv("study", "run", "studies/mine", "--seeds", "2", "--extend")
     assert code == 0, err
     assert "studies/mine: 4 done" in out
-    assert "2 of 4 runs need nothing more, 2 are left" in err
+    assert "2 of 4 runs are done, 2 are left" in err
     assert re.search(r"^ *augmented +2 +0 +0 +0 +0 *$", attnconv("study", "status", "studies/mine")[1], re.M)
 
 
@@ -89,7 +89,7 @@ def test_the_list_names_every_study(attnconv):
         (["run", "plan.yaml", "--scale", "small"], "--scale is for built-in studies"),
         (["run", "plan.yaml", "--seeds", "0"], "seeds must be at least 1"),
         (["run", "plan.yaml", "--only", "plan"], "unknown arm or block 'plan'; nearest: 'plain'"),
-        (["run", ".", "--out", "there"], "--out is not for a study that has its folder"),
+        (["run", ".", "--out", "there"], "--out cannot be used with the folder of a study"),
         (["run", "."], r"holds no study: it has no study\.yaml"),
         (["run", "position-encodings"], "arm 'none': 'imagenet' is neither a data set nor an existing folder"),
         (["status", "nowhere"], "nowhere holds no study"),

@@ -1,5 +1,6 @@
 """fastai trains, saves and exports our networks, and builds its U-Net on them."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -8,6 +9,7 @@ from torch import nn
 from attnconv import compat, timm
 from attnconv.layers import Attention
 from attnconv.models import create_model
+from attnconv.train.lr_find import suggestions
 
 pytest.importorskip("fastai", reason="make clients installs it")
 from fastai.vision import all as fastai
@@ -92,3 +94,22 @@ def test_the_weights_of_its_own_xresnet_give_its_numbers_by_our_name():
     ours = compat.load_checkpoint(theirs.state_dict(), "ssa_xresnet18", num_classes=2)
     x = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_our_suggestions_of_a_learning_rate_are_fastais(seed):
+    from fastai.callback import schedule
+
+    numbers = np.random.default_rng(seed)
+    x = np.linspace(0, 1, count := int(numbers.integers(20, 90)))
+    lrs, fall, rise = 1e-6 * 1.2 ** np.arange(count), numbers.uniform(5, 40), numbers.uniform(0, 5)
+    losses = 2.3 - 1 / (1 + np.exp(-fall * (x - 0.5))) + rise * np.maximum(0, x - 0.8) ** 2
+    losses += numbers.normal(0, 0.002, count)
+    theirs = {
+        "valley": schedule.valley,
+        "slide": schedule.slide,
+        "minimum": schedule.minimum,
+        "steepest": schedule.steep,
+    }
+    expected = {name: suggest(torch.tensor(lrs), torch.tensor(losses), count)[0] for name, suggest in theirs.items()}
+    assert suggestions(lrs, losses) == pytest.approx(expected)

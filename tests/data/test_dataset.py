@@ -89,7 +89,8 @@ def test_validation_images_are_the_pixels(kind):
 
 def test_floats_are_taken_as_prepared_and_prediction_says_so():
     data = data_of_datasets("mine", Pictures(make=KINDS["float"]), Pictures(6, make=KINDS["float"]))
-    assert data.notes == ("'mine' gives float tensors: they are taken as preprocessed, neither varied nor normalised",)
+    note = "'mine' gives float tensors: they are taken as preprocessed, neither augmented nor normalised"
+    assert data.notes == (note,)
     train, val = loaders(data)
     assert torch.equal(next(val.epoch(0)).images[0], KINDS["float"](0))
     batch, numbers = next(train.epoch(3)), train.order.batches(3)[0]

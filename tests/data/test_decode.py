@@ -135,7 +135,6 @@ def wide(path, **options):
 @pytest.fixture
 def low_limit(monkeypatch):
     monkeypatch.setattr(decode, "MAX_PIXELS", 1000)
-    monkeypatch.setattr(decode, "LARGE_JPEG", 1)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
@@ -212,9 +211,9 @@ def test_simplejpeg_gives_the_pixels_that_pillow_gives(tmp_path, monkeypatch, mo
     options = {} if orientation is None else {"exif": exif}
     Image.fromarray(pixels).convert(mode).save(tmp_path / "a.jpg", quality=85, **options)
     with monkeypatch.context() as alone:
-        alone.setattr(decode, "_decode_any", None)
+        alone.setattr(decode, "_to_tensor", None)
         fast = decode_image(tmp_path / "a.jpg", channels)
-    monkeypatch.setattr(decode, "_decode_jpeg", None)
+    monkeypatch.setattr(decode, "simplejpeg", None)
     assert torch.equal(fast, decode_image(tmp_path / "a.jpg", channels))
 
 
@@ -227,14 +226,13 @@ def test_pillow_decodes_a_jpeg_where_simplejpeg_is_missing_or_refuses(tmp_path, 
 
     COLOUR.save(tmp_path / "a.jpg")
     expected = decode_image(tmp_path / "a.jpg", 3)
-    monkeypatch.setattr(decode, "_simplejpeg", lambda: fast and Refuses)
+    monkeypatch.setattr(decode, "simplejpeg", fast and Refuses)
     assert torch.equal(decode_image(tmp_path / "a.jpg", 3), expected)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 def test_without_pillow_it_says_what_to_install(tmp_path, monkeypatch, name):
     COLOUR.save(tmp_path / name)
-    monkeypatch.setattr(decode, "_simplejpeg", lambda: None)
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingExtraError, match=r"^this needs PIL: pip install 'attnconv\[train\]'$"):
         decode_image(tmp_path / name, 3)

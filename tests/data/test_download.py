@@ -4,7 +4,6 @@ import errno
 import hashlib
 import io
 import os
-import re
 import tarfile
 
 import pytest
@@ -12,7 +11,7 @@ from data.web import Serving
 
 from attnconv.checks import InputError
 from attnconv.data import download as module
-from attnconv.data.download import Archive, download, fetch, fits, unpack
+from attnconv.data.download import download, fetch, fits, unpack
 
 DATA = bytes(range(256)) * 40
 MD5 = "md5:" + hashlib.md5(DATA).hexdigest()
@@ -67,9 +66,7 @@ def test_a_cut_connection_is_taken_up_where_it_broke_off(web, get):
     assert [wanted for _, wanted in web.asked] == [None, "bytes=3000-", "bytes=3100-", "bytes=3101-"]
 
 
-@pytest.mark.parametrize("tags", [True, False])
-def test_the_next_call_goes_on_where_the_last_one_stopped(web, get, tmp_path, tags):
-    web.tags = tags
+def test_the_next_call_goes_on_where_the_last_one_stopped(web, get, tmp_path):
     web.cut_after = [3000]
     interrupted(web, get)
     assert (tmp_path / "a.tgz.part").stat().st_size == 3000
@@ -102,10 +99,8 @@ def test_a_server_that_knows_no_ranges_sends_all_again(web, get):
     assert len(web.asked) == 2
 
 
-@pytest.mark.parametrize("tags", [True, False])
-def test_a_file_that_changed_since_is_fetched_as_a_whole(web, get, tmp_path, tags):
-    """With an ETag the server says so; without, the checksum of the two halves together does."""
-    web.tags = tags
+def test_a_file_that_changed_since_is_fetched_as_a_whole(web, get, tmp_path):
+    """The checksum of the two halves together says so."""
     web.cut_after, web.files["a.tgz"] = [3000], b"?" * 9000
     interrupted(web, get)
     web.files["a.tgz"] = DATA
@@ -146,29 +141,15 @@ def test_no_server(monkeypatch, tmp_path):
         download("http://127.0.0.1:1/a", tmp_path / "a", digests=())
 
 
-def test_a_server_that_answers_with_another_part(web, get, tmp_path):
-    (tmp_path / "a.tgz.part").write_bytes(DATA[:10])
-
-    def wrong(request):
-        request.send_response(206)
-        request.send_header("Content-Range", "bytes 5-9/10")
-        request.end_headers()
-
-    web.answer = wrong
-    with pytest.raises(InputError, match=re.escape("asked for bytes from 10 on, got bytes 5-9/10")):
-        get(MD5)
-
-
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("name", ["a.tgz.part", "a.tgz.part.tag"])
-def test_a_fifo_in_the_place_of_a_part_is_not_waited_for(web, get, tmp_path, name):
-    os.mkfifo(tmp_path / name)
-    with pytest.raises(InputError, match=f"{re.escape(name)} is a FIFO and no regular file: it is not opened"):
+def test_a_fifo_in_the_place_of_a_part_is_not_waited_for(web, get, tmp_path):
+    os.mkfifo(tmp_path / "a.tgz.part")
+    with pytest.raises(InputError, match=r"a\.tgz\.part is a FIFO and not a regular file: it is not opened"):
         get(MD5)
 
 
 @pytest.mark.parametrize("method", ["write", "close"])
-def test_a_full_disk(web, get, monkeypatch, tmp_path, method):
+def test_a_full_disk(web, monkeypatch, tmp_path, method):
     """The system says so at a write, or when the last bytes are flushed."""
 
     class Full(io.BytesIO):
@@ -179,8 +160,8 @@ def test_a_full_disk(web, get, monkeypatch, tmp_path, method):
     real = module.Path.open
     opened = lambda path, *args, **kwargs: Full() if path.suffix == ".part" else real(path, *args, **kwargs)  # noqa: E731
     monkeypatch.setattr(module.Path, "open", opened)
-    with pytest.raises(InputError, match=r"^cannot write .*a\.tgz\.part: No space left on device$"):
-        get(MD5)
+    with pytest.raises(InputError, match=r"^cannot write into .*: No space left on device$"):
+        fetch(web.address + "pets.tgz", tmp_path)
 
 
 def test_fits(tmp_path):
@@ -191,9 +172,7 @@ def test_fits(tmp_path):
 
 
 def test_fetch(web, tmp_path):
-    archive = Archive(web.address + "pets.tgz", ())
-    assert (archive.file_name, archive.folder_name) == ("pets.tgz", "pets")
-    folder = fetch(archive, tmp_path / "new" / "data")
+    folder = fetch(web.address + "pets.tgz", tmp_path / "new" / "data")
     assert folder == tmp_path / "new" / "data" / "pets"
     assert (folder / "train" / "a.txt").read_bytes() == b"one" * 5000
     assert [p.name for p in folder.parent.iterdir() if not p.name.endswith(".lock")] == ["pets"]  # no archive
@@ -201,13 +180,13 @@ def test_fetch(web, tmp_path):
 
 def test_the_second_time_nothing_is_asked_for(web, tmp_path):
     for _ in range(2):
-        fetch(Archive(web.address + "pets.tgz", ()), tmp_path)
+        fetch(web.address + "pets.tgz", tmp_path)
     assert len(web.asked) == 1
 
 
 def test_an_archive_that_lies_there_is_not_downloaded(web, tmp_path):
     (tmp_path / "pets.tgz").write_bytes(GOOD)
-    assert (fetch(Archive(web.address + "pets.tgz", ()), tmp_path) / "val").is_dir()
+    assert (fetch(web.address + "pets.tgz", tmp_path) / "val").is_dir()
     assert web.asked == []
 
 
@@ -260,4 +239,4 @@ def test_what_a_killed_process_left_is_no_hindrance(tmp_path):
 def test_a_data_folder_that_cannot_be_written(web, tmp_path):
     (tmp_path / "data").write_text("a file where the folder should be")
     with pytest.raises(InputError, match=r"^cannot write into .*data: File exists$"):
-        fetch(Archive(web.address + "pets.tgz", ()), tmp_path / "data")
+        fetch(web.address + "pets.tgz", tmp_path / "data")

@@ -17,8 +17,8 @@ from PIL import Image
 from attnconv import files as machine
 from attnconv.checks import InputError
 from attnconv.data import decode_image, files, load_data, prepare_image
-from attnconv.data.decode import count_pixels, decode_bytes
-from attnconv.data.files import KEPT_FREE, ImageCache, forked_workers, shield_worker
+from attnconv.data.decode import decode_bytes
+from attnconv.data.files import KEPT_FREE, forked_workers, shield_worker
 
 CPU = torch.device("cpu")
 
@@ -216,37 +216,9 @@ def test_bad_images_are_still_reported_where_images_are_kept(image_folder):
     assert train.skipped == [str(bad)]
 
 
-def images(*shapes):
-    return [torch.randint(0, 256, shape, dtype=torch.uint8) for shape in shapes]
-
-
-def test_what_is_put_comes_back():
-    first, second, third = images((3, 4, 7), (3, 5, 2), (3, 1, 1))
-    kept = ImageCache([first.numel(), second.numel(), third.numel()], 3)
-    assert kept.get(1) is None
-    for index, image in ((1, second), (2, third), (0, first)):
-        kept.put(index, image)
-    assert all(torch.equal(kept.get(i), image) for i, image in enumerate((first, second, third)))
-
-
-def test_an_image_larger_than_was_said_is_not_kept():
-    first, second = images((3, 4, 7), (3, 5, 2))
-    kept = ImageCache([10, second.numel()], 3)
-    kept.put(1, second)
-    kept.put(0, first)
-    assert kept.get(0) is None
-    assert torch.equal(kept.get(1), second)
-
-
-def test_a_set_of_which_nothing_can_be_kept():
-    kept = ImageCache([0, 0], 3)
-    kept.put(1, images((3, 4, 7))[0])
-    assert kept.get(1) is None
-
-
-def test_more_than_the_free_memory_is_refused(image_folder, monkeypatch):
-    monkeypatch.setattr(machine, "free_memory", lambda: KEPT_FREE + 10_000)
-    line = r"the decoded images take 0\.0 GB and 0\.0 GB of memory are free for them; leave --cache-images out"
+def test_images_that_fill_the_memory_are_refused(image_folder, monkeypatch):
+    monkeypatch.setattr(machine, "free_memory", lambda: KEPT_FREE - 1)
+    line = r"after 0 of 13 decoded images 0\.5 GB of memory are free, and a run needs 0\.5; leave --cache-images out"
     with pytest.raises(InputError, match=f"^{line}$"):
         cached_loaders(image_folder)
 
@@ -262,13 +234,6 @@ def test_workers_must_be_forked(monkeypatch):
     line = "on this system workers cannot share decoded images: use --workers 0 or no --cache-images"
     with pytest.raises(InputError, match=f"^{line}$"):
         forked_workers()
-
-
-def test_count_pixels(tmp_path):
-    Image.new("RGB", (13, 9)).save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_text("no picture at all")
-    assert count_pixels(tmp_path / "a.png") == 117
-    assert count_pixels(tmp_path / "b.png") == count_pixels(tmp_path / "none.png") == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "getpriority"), reason="asks for a priority")

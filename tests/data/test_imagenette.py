@@ -12,37 +12,31 @@ from PIL import Image
 
 from attnconv.checks import InputError
 from attnconv.data import imagenette, load_data
-from attnconv.data.imagenette import IMAGENETTE_SETS, edition_for
+from attnconv.data.imagenette import DIGESTS, IMAGENETTE_SETS, edition_for
 
 NAMES = ("imagenette", "imagewoof", "imagenette-old", "imagewoof-old")
 
 
 @pytest.mark.parametrize(
-    ("size", "edition"), [(1, "160"), (128, "160"), (129, "320"), (224, "320"), (225, "full"), (256, "full")]
+    ("size", "edition"), [(1, "-160"), (128, "-160"), (129, "-320"), (224, "-320"), (225, ""), (256, "")]
 )
 def test_the_edition_follows_from_the_image_size(size, edition):
     assert edition_for(size) == edition
 
 
-def test_addresses():
-    names = [archive.file_name for known in IMAGENETTE_SETS.values() for archive in known.archives.values()]
-    assert names == [
-        f"{name}{suffix}.tgz"
-        for name in ("imagenette2", "imagewoof2", "imagenette", "imagewoof")
-        for suffix in ("", "-160", "-320")
-    ]
+STEMS = ("imagenette2", "imagewoof2", "imagenette", "imagewoof")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_checksums_are_well_formed_and_differ(name):
-    digests = [digest for archive in IMAGENETTE_SETS[name].archives.values() for digest in archive.digests]
+def test_checksums_are_well_formed_and_differ():
+    digests = [digest for known in DIGESTS.values() for digest in known]
     assert all(re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", digest) for digest in digests)
-    assert len(set(digests)) == len(digests) == {"imagenette-old": 3, "imagewoof-old": 0}.get(name, 6)
+    assert len(set(digests)) == len(digests) == 15
+    assert set(DIGESTS) == {stem + edition for stem in STEMS[:3] for edition in ("", "-160", "-320")}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_there_are_ten_classes_in_the_order_of_their_folders(name):
-    folders = list(IMAGENETTE_SETS[name].classes)
+    folders = list(IMAGENETTE_SETS[name][1])
     assert (len(folders), folders) == (10, sorted(folders))
 
 
@@ -64,13 +58,12 @@ def archive_of(folder: str, wnids) -> bytes:
 def web(monkeypatch):
     """All twelve archives, small, with checksums of their own."""
     with Serving() as web:
-        for name, known in IMAGENETTE_SETS.items():
-            archives = {}
-            for edition, archive in known.archives.items():
-                data = web.files[archive.file_name] = archive_of(archive.folder_name, known.classes)
-                digests = ("sha256:" + hashlib.sha256(data).hexdigest(),)
-                archives[edition] = imagenette.Archive(web.address + archive.file_name, digests)
-            monkeypatch.setitem(IMAGENETTE_SETS, name, imagenette.ImagenetteSet(known.classes, archives))
+        monkeypatch.setattr(imagenette, "ADDRESS", web.address)
+        for stem, classes in IMAGENETTE_SETS.values():
+            for edition in ("", "-160", "-320"):
+                folder = stem + edition
+                data = web.files[f"{folder}.tgz"] = archive_of(folder, classes)
+                monkeypatch.setitem(DIGESTS, folder, ("sha256:" + hashlib.sha256(data).hexdigest(),))
         yield web
 
 
@@ -91,7 +84,7 @@ def test_a_download(web, tmp_path, name, size, folder):
     assert (tmp_path / folder / "val").is_dir()
     assert (data.name, data.num_train, data.num_val) == (name, 10, 10)
     assert data.image_size == (size or 128,) * 2
-    assert data.classes == tuple(IMAGENETTE_SETS[name].classes.values())
+    assert data.classes == tuple(IMAGENETTE_SETS[name][1].values())
     _, val = data.loaders(batch_size=10, seed=0, device=torch.device("cpu"), workers=0)
     batch = next(val.epoch(0))
     assert batch.labels.tolist() == list(range(10))

@@ -18,6 +18,7 @@ import torchvision
 
 from attnconv.checks import InputError
 from attnconv.data import load_data
+from attnconv.data.small_sets import SMALL_SETS
 
 COUNTS = {"train": 10, "test": 4}
 
@@ -159,7 +160,8 @@ def failure(name, folder) -> str:
     """The one line of a load that fails, less its beginning, which names the set and the folder."""
     with pytest.raises(InputError) as caught:
         load_data(name, data_dir=folder)
-    line, start = str(caught.value), f"cannot read or download data set {name!r} in {folder}: "
+    kind = SMALL_SETS[name].torchvision_name
+    line, start = str(caught.value), f"cannot read or download torchvision:{kind} in {folder}: "
     assert line.startswith(start)
     assert "\n" not in line
     return line.removeprefix(start)

@@ -1,6 +1,5 @@
 """A web server on this machine that can cut, forget and change what it serves."""
 
-import hashlib
 import http.server
 import re
 import threading
@@ -15,7 +14,6 @@ class Web:
         self.cut_after: list[int] = []  # bytes after which the next answers break off
         self.status: list[int] = []  # of the next answers, instead of the file
         self.ranges = True  # whether parts can be asked for
-        self.tags = True  # whether files have an ETag
         self.lengths = True  # whether answers say how long they are
         self.address = ""
 
@@ -26,10 +24,7 @@ class Web:
         if self.status or data is None:
             request.send_error(self.status.pop(0) if self.status else 404)
             return
-        tag = '"' + hashlib.md5(data).hexdigest() + '"'
         start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and self.ranges else 0
-        if self.tags and request.headers.get("If-Range", tag) != tag:
-            start = 0
         if start >= len(data) and start:
             request.send_response(416)
             request.send_header("Content-Range", f"bytes */{len(data)}")
@@ -40,8 +35,6 @@ class Web:
             request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         if self.lengths:
             request.send_header("Content-Length", str(len(data) - start))
-        if self.tags:
-            request.send_header("ETag", tag)
         request.end_headers()
         body = data[start:]
         request.wfile.write(body[: self.cut_after.pop(0)] if self.cut_after else body)

@@ -1,4 +1,4 @@
-"""The code blocks of README, CONTRIBUTING and docs, and what a command line in them would do."""
+"""The code blocks of README, CONTRIBUTING and docs, and the effect of the command lines in them."""
 
 import contextlib
 import io
@@ -12,20 +12,21 @@ import torch
 from markdown_it import MarkdownIt
 
 from attnconv.cli import _imports, parse
-from attnconv.cli.train import run_settings
+from attnconv.cli.flags import NO_SURGERY
+from attnconv.cli.train import NO_BASE
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# A page with this sentence in it continues: each of its Python blocks knows what those above it made.
-ONE_PROGRAM = "The Python on this page is one program"
-CLIENTS = "# needs attnconv[clients]"  # how a Python block begins that calls other libraries
+# On a page with this sentence, Python blocks share their names.
+ONE_PROGRAM = "page is one program"
+CLIENTS = "# needs attnconv[clients]"  # the first line of a Python block that calls other libraries
 COMMANDS = ("attnconv", "make", "pip", "pytest", "python", "srun", "torchrun")  # what shell blocks may call
 STUB = '#!/bin/bash\nprintf "%s\\0" "${0##*/}" "$@" >> "$CALLS"; printf "\\n" >> "$CALLS"\n'
 
 
 @dataclass(frozen=True)
 class Block:
-    """A code block of a page; ``language`` is "" of an indented one."""
+    """A code block of a page; an indented one has ``language`` ""."""
 
     page: str
     line: int
@@ -52,29 +53,29 @@ def pages_blocks() -> list[list[Block]]:
 
 
 def programs(blocks: list[Block], text: str) -> list[list[Block]]:
-    """The Python blocks of a page with this ``text``, in lists that share their names."""
+    """Return the Python blocks of a page with this ``text``, in lists that share their names."""
     python = [block for block in blocks if block.language == "python"]
     return [python] if ONE_PROGRAM in " ".join(text.split()) else [[block] for block in python]
 
 
 def run_python(program, folder):
-    """Run blocks that share their names, each in ``folder``; AssertionError if one prints another thing."""
+    """Run blocks that share their names, each in ``folder``; AssertionError if one prints something else."""
     names = {"__name__": "__main__"}
     for block in program:
         output = io.StringIO()
         with contextlib.chdir(folder), contextlib.redirect_stdout(output), torch.random.fork_rng():
             exec(compile(block.text, str(block), "exec"), names)
-        assert output.getvalue() == block.shown, f"{block} prints what does not stand below it"
+        assert output.getvalue() == block.shown, f"{block}: the output differs from the block below it"
 
 
 def files_of(blocks: list[Block]) -> dict[str, str]:
-    """The files that a page has its reader write: Python blocks that begin with \"\"\"NAME.py: ."""
+    """Return the files that a page tells its reader to write: Python blocks that begin with \"\"\"NAME.py: ."""
     named = {re.match(r'"""(\w+\.py): ', block.text): block.text for block in blocks if block.language == "python"}
     return {found[1]: text for found, text in named.items() if found}
 
 
 def calls_of(text: str, folder: Path) -> list[list[str]]:
-    """The calls of programs that a shell script makes, as lists of words; it knows those of COMMANDS alone."""
+    """Return the programs that a shell script calls, as lists of words; it can call only those of COMMANDS."""
     stubs = folder / ".venv" / "bin"
     stubs.mkdir(parents=True)
     for name in COMMANDS:
@@ -94,7 +95,7 @@ def calls_of(text: str, folder: Path) -> list[list[str]]:
 
 
 def settings_of(command: str):
-    """The configuration that a command describes, or None if it describes no new run; InputError if it is wrong."""
+    """Return the configuration of a command, or None if it starts no new run; InputError if it is wrong."""
     program, *arguments = shlex.split(command)
     assert program == "attnconv"
     arguments, _ = _imports(arguments)
@@ -102,5 +103,4 @@ def settings_of(command: str):
     given = bound.arguments
     if arguments[0] not in ("train", "lr-find") or given.get("resume") or given.get("list_recipes"):
         return None
-    names = ("recipe", "config", "option")
-    return run_settings(**{name: given.get(name) for name in names}, options=given.get("options", {}))
+    return given.get("base", NO_BASE).settings(given.get("options", {}), given.get("surgery", NO_SURGERY))

@@ -1,4 +1,4 @@
-"""The files that README, CONTRIBUTING and docs name exist: by links, which a Git host shows too, and as `paths`."""
+"""The files that README, CONTRIBUTING and docs name exist, in links and as `paths`."""
 
 import re
 

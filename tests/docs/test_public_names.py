@@ -1,4 +1,4 @@
-"""What the pages and notebooks import is public: it stands in the reference, and in tests/public_api.txt."""
+"""Pages and notebooks import only public names, which are in the reference and in tests/public_api.txt."""
 
 import ast
 import json
@@ -9,7 +9,7 @@ from docs.blocks import PAGES, ROOT, blocks_of
 from test_public_api import MODULES, names_of
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-# Not public: a kernel's own arithmetic, which the page of kernels explains; and timm's registry, a module to import.
+# Not public: the arithmetic of a kernel, which a page explains; and timm's registry, a module to import.
 ALSO = {
     ("docs/kernels.md", "attnconv.kernels.relative_attention.position_term"),
     ("docs/integrations.md", "attnconv.timm"),
@@ -17,7 +17,7 @@ ALSO = {
 
 
 def imported(text):
-    """Dotted names of ours that Python code, or a notebook's cell, imports."""
+    """Yield our dotted names that Python code or a notebook's cell imports."""
     for node in ast.walk(ast.parse(re.sub(r"^%.*", "", text, flags=re.M))):
         if isinstance(node, ast.ImportFrom):
             found = [f"{node.module}.{alias.name}" for alias in node.names]

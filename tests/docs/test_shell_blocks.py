@@ -1,4 +1,4 @@
-"""The commands in README and docs work: those of a page one after the other, in a folder such as its reader has."""
+"""The commands in README and docs work: those of a page in order, in a folder like its reader's."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from PIL import Image
 from attnconv.recipes import run
 from attnconv.train.config import RunConfig
 
-# Calls that are held to their program's parser alone, in test_code_blocks.py. Of two rules that fit, the first counts.
+# Calls that test_code_blocks.py only parses. The first rule that matches counts.
 NOT_RUN = {
     r"^(make|pip|pytest) ": "installs or tests; the first is for test_release.py",
     r"^(srun|torchrun) ": "needs a cluster",
@@ -33,17 +33,18 @@ NOT_RUN = {
     r"study run (aa-cifar100|simple-self-attention|benchmarks/plans)": "needs the network: a data set",
     r"study (run study.yaml|report studies/photos)": "minutes: twelve runs as long as the page's own, and their report",
     r"bench ops$": "minutes",
-    r"bench .*--impl \S*rows": "a kernel that the page has its reader write",
+    r"bench .*--impl \S*rows": "a kernel that the reader writes",
 }
-# Calls that are sent Ctrl-C once a line of theirs says this, and what they leave with.
+# Calls that get Ctrl-C once a line of their output matches, and their exit code.
 UNTIL_CTRL_C = {
     r"--web": ("Ctrl-C ends it", 0),
     r"study run why-attention": ("^1/", 130),  # the first of its runs is done; all of them would take minutes
 }
-# Pages all of whose calls are under NOT_RUN.
+# Pages without a call that runs.
 NOTHING_RUN = {
     "CONTRIBUTING.md",
     "docs/clusters.md",
+    "docs/index.md",
     "docs/layers/self-attention.md",
     "docs/results/convnet3-cifar100.md",
     "docs/results/training.md",
@@ -57,7 +58,7 @@ SHELL = {
 
 
 def rule_of(call, rules):
-    """The first of ``rules`` for a command line, or None."""
+    """Return the first of ``rules`` that matches a command line, or None."""
     return next((rule for rule in rules if re.search(rule, call)), None)
 
 
@@ -91,7 +92,7 @@ def readers(tmp_path_factory):
 
 
 def check_run(call, folder):
-    """Run a command line; AssertionError if it fails, or ends before it has said what it is to say until Ctrl-C."""
+    """Run a command line; AssertionError if it fails, or ends before the output at which it gets Ctrl-C."""
     awaited, code = UNTIL_CTRL_C.get(rule_of(call, UNTIL_CTRL_C), (None, 0))
     no_network = {"ATTNCONV_DATA": str(folder / "data"), "https_proxy": "http://127.0.0.1:9"}
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The site: built without a network, strict, complete, and asking for nothing from anywhere."""
+"""The site is built without a network, strictly and completely, and fetches nothing from outside."""
 
 import importlib
 import re
@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 docs_hooks = importlib.import_module("docs_hooks")
 sys.path.remove(str(ROOT))
 
-# Not --quiet: mkdocs would then not count the warnings, and strict would let them pass.
+# Not --quiet: mkdocs would not count the warnings, and strict would pass.
 BUILD = """
 import socket, sys
 def refuse(*_, **__):
@@ -43,7 +43,7 @@ def site(tmp_path_factory):
     return folder
 
 
-# What a browser would fetch by itself: attributes of tags, and of <link> those relations that are fetched.
+# Addresses that a browser fetches by itself: attributes of tags, and some relations of <link>.
 FETCHED = {"src", "srcset", "poster", "data"}
 RELATIONS = {"stylesheet", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch", "icon", "manifest"}
 OUTSIDE = re.compile(r"^\s*(?:https?:)?//")
@@ -51,7 +51,7 @@ IN_STYLE = re.compile(r"(?:@import\s+|url\()\s*[\"']?([^\"')\s;]+)")
 
 
 class Fetches(HTMLParser):
-    """The addresses that a page fetches."""
+    """Collects the addresses that a page fetches."""
 
     def __init__(self, text):
         super().__init__()
@@ -122,12 +122,12 @@ def test_formulas_are_mathml(site):
 
 @pytest.mark.parametrize("tex", [r"\frac{1}{", r"\nosuchcommand{x}"])
 def test_wrong_tex_ends_the_build(tex):
-    with pytest.raises(docs_hooks.PluginError, match=r"page\.md: .*TeX|page\.md: unknown to latex2mathml"):
+    with pytest.raises(docs_hooks.PluginError, match=r"page\.md: (invalid TeX|latex2mathml does not know)"):
         docs_hooks.mathml(tex, False, "page.md")
 
 
 def test_a_section_that_readme_has_not_ends_the_build():
-    assert "AugmentedConv2d" in docs_hooks.section("Ten lines of Python", "page.md")
+    assert "AugmentedConv2d" in docs_hooks.section("Attention in a layer", "page.md")
     with pytest.raises(docs_hooks.PluginError, match=r"README\.md has no section 'Nine lines'"):
         docs_hooks.section("Nine lines", "page.md")
 

@@ -247,7 +247,7 @@ def test_a_free_size_that_fails_becomes_a_fixed_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(capture, "require_agreement", fails_if_free)
     written = export.export_program(network("unet", 8), tmp_path / "m.pt2", meta=meta(8))
-    assert written.notes == ("the image size is fixed, for with free ones: for a reason",)
+    assert written.notes == ("the image size is fixed; with free rows and columns: for a reason",)
     assert (written.sizes.rows, written.sizes.columns) == ((8, 8), (8, 8))
     with pytest.raises(ValueError, match="it takes 8 rows, got 9"):
         export.load_exported(tmp_path / "m.pt2", trust=True)(torch.randn(1, 2, 9, 8))
@@ -355,3 +355,20 @@ def test_a_program_that_would_run_code_is_refused_before_torch_reads_it(files, t
 def test_trust_is_true_or_false(files, trust):
     with pytest.raises(TypeError, match="trust must be true or false, got "):
         export.load_exported(files / "model.pt2", trust=trust)
+
+
+def test_an_export_tells_its_stages(tmp_path):
+    told = []
+    export.export_program(network("unet", 8), tmp_path / "m.pt2", meta=meta(8), tell=told.append)
+    assert told == [
+        "capturing the network for 4 or more rows, 4 or more columns",
+        "writing the program",
+        "comparing the program with PyTorch, 5 batches",
+    ]
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+    told = []
+    with pytest.raises(ValueError, match="cannot write"):
+        export.export_program(network("unet", 8), tmp_path / "no" / "m.pt2", meta=meta(8), tell=told.append)
+    assert told == []

@@ -22,9 +22,9 @@ def test_a_pipe_a_socket_a_device_and_a_folder_are_not_opened(tmp_path, read, mo
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.pt")
     for name, kind in (("pipe.pt", "a FIFO"), ("socket.pt", "a socket")):
-        with pytest.raises(InputError, match=f"^{name} is {kind} and no regular file: it is not opened$"):
+        with pytest.raises(InputError, match=f"^{name} is {kind} and not a regular file: it is not opened$"):
             read(tmp_path.__class__(name))
-    with pytest.raises(InputError, match=r"^/dev/zero is a character device and no regular file: it is not opened$"):
+    with pytest.raises(InputError, match=r"^/dev/zero is a character device and not a regular file: it is not opened$"):
         read(tmp_path.__class__("/dev/zero"))
     with pytest.raises(InputError, match=r"^no file folder\.pt to take weights from: it is a folder$"):
         read(tmp_path.__class__("folder.pt"))
@@ -56,6 +56,6 @@ def test_a_storage_larger_than_memory(tmp_path):
 def test_headers_of_safetensors(tmp_path, length):
     path = tmp_path / "w.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + b"{" + b" " * 9_000_000)
-    message = "of which at most 4000000 are read" if length < 2**60 else "is damaged or no file of safetensors"
+    message = "of which at most 4000000 are read" if length < 2**60 else "is damaged or not a safetensors file"
     with pytest.raises(InputError, match=rf"w\.safetensors [^\n]*{message}"):
         read_state_dict(path)

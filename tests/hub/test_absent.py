@@ -44,7 +44,7 @@ def test_without_a_network_or_a_token(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     got, no_token, pushed, name = done.stdout.splitlines()
-    assert got == f"cannot get 'someone/thing', which is no folder here, from the Hugging Face Hub: {NO_CONNECTION}"
+    assert got == f"cannot get 'someone/thing', which is not a local folder, from the Hugging Face Hub: {NO_CONNECTION}"
     assert "needs a token; run `hf auth login`, set HF_TOKEN or give token=" in no_token
     assert pushed == f"cannot push to someone/thing: {NO_CONNECTION}"
     assert name.startswith("cannot get 'no name!/thing'")
@@ -67,7 +67,7 @@ def test_answers_of_the_hub_become_sentences(monkeypatch):
     assert "grant you access" in reason(made(errors.GatedRepoError))
     assert "no such revision" in reason(made(errors.RevisionNotFoundError))
     assert "no connection to" in reason(made(errors.LocalEntryNotFoundError))
-    assert "no network of attnconv's" in reason(made(errors.EntryNotFoundError))
+    assert "not a network of attnconv" in reason(made(errors.EntryNotFoundError))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in reason(made(errors.LocalEntryNotFoundError))
     monkeypatch.undo()

@@ -41,7 +41,7 @@ def card_of(model, folder):
         ("ssa_xresnet18", {"stem": (8, 8, 8)}, "images of any size, 2 classes an image."),
         ("aa_convnet3", {}, "images of 8 x 8 to 17 x 13 pixels"),
         ("aa_convnet3", {"position": None}, "images of 8 x 8 pixels or more"),
-        ("aa_convnet3", {"image_size": 4}, "images of no size, for its position tables are too small"),
+        ("aa_convnet3", {"image_size": 4}, "images of no size, since its position tables are too small"),
         ("aa_wide_resnet10_1", {}, "images of up to 16 x 12 pixels"),
     ],
 )

@@ -266,9 +266,9 @@ BAD = {
         lambda f: tampered(f / "model.safetensors", flip_a_weight),
         r"model.safetensors is damaged or was changed: config.json has another checksum for it",
     ),
-    "a header too long": (without_checksum(announce_too_long_a_header), "is damaged or no file of safetensors: "),
-    "a file cut short": (without_checksum(cut), "is damaged or no file of safetensors: "),
-    "a pickle": (pickled, "is damaged or no file of safetensors: "),
+    "a header too long": (without_checksum(announce_too_long_a_header), "is damaged or not a safetensors file: "),
+    "a file cut short": (without_checksum(cut), "is damaged or not a safetensors file: "),
+    "a pickle": (pickled, "is damaged or not a safetensors file: "),
     "other weights": (
         lambda f: (network("convnet3").save_pretrained(f), edit(model="aa_convnet3")(f)),
         "does not hold the weights of aa_convnet3: missing key 'layer2.0.key_rel_h'",

@@ -259,6 +259,24 @@ def test_from_ratios_follows_the_rule_of_the_paper(ratios, widths):
     assert (layer.key_channels, layer.value_channels) == widths
 
 
+@pytest.mark.parametrize("kind", [AugmentedConv1d, AugmentedConv2d, AugmentedConv3d])
+def test_channels_and_kernel_suffice_for_the_papers_layer_without_positions(kind):
+    layer = kind(64, 128, 3)
+    assert (layer.key_channels, layer.value_channels, layer.num_heads) == (160, 8, 8)
+    assert (layer.position, layer.feat_size, layer.tables) == (None, None, None)
+    torch.manual_seed(0)
+    expected = kind.from_ratios(64, 128, 3, 1, 1, feat_size=4).state_dict()
+    torch.manual_seed(0)
+    layer = kind(64, 128, 3, padding=1, feat_size=4)
+    assert layer.position == "relative"
+    torch.testing.assert_close(dict(layer.state_dict()), dict(expected), rtol=0, atol=0)
+
+
+def test_one_width_may_be_given_and_feat_size_does_not_force_positions():
+    layer = AugmentedConv2d(64, 128, 3, value_channels=64, num_heads=4, feat_size=4, position=None)
+    assert (layer.key_channels, layer.value_channels, layer.position) == (80, 64, None)
+
+
 def test_from_ratios_passes_every_other_argument_on():
     settings = {
         "stride": (2, 2), "dilation": (2, 2), "groups": 2, "padding_mode": "reflect", "position": "relative",
@@ -357,7 +375,7 @@ BAD_SETTINGS = [
     ({"num_heads": 2.0}, "num_heads must be an integer, got 2.0"),
     ({"groups": 3}, "in_channels must be a multiple of groups=3, got 4"),
     ({"groups": 4}, "out_channels - value_channels must be a multiple of groups=4, got 6"),
-    ({"feat_size": None}, "position='relative' needs feat_size"),
+    ({"position": "relative", "feat_size": None}, "position='relative' needs feat_size"),
     ({"feat_size": (3, 4, 5)}, r"feat_size must be one integer or 2, one for each axis of the map, got \(3, 4, 5\)"),
     ({"feat_size": 0}, "feat_size must be at least 1, got 0"),
     ({"position": "relativ"}, "unknown position 'relativ'; nearest: 'relative'"),

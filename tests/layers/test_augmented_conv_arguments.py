@@ -106,7 +106,7 @@ def test_valid_arguments_give_the_shape_of_a_convolution(arguments):
 def test_a_tool_that_asks_for_the_weight_gets_a_sentence(name):
     layer = AugmentedConv2d(4, 6, 3, key_channels=4, value_channels=4, num_heads=2, position=None)
     assert not hasattr(layer, name)
-    with pytest.raises(AttributeError, match=f"AugmentedConv2d is no single convolution and has no {name}; conv_out, "):
+    with pytest.raises(AttributeError, match=f"AugmentedConv2d is not a single convolution and has no {name}; "):
         getattr(layer, name)
     with pytest.raises(AttributeError, match="has no attribute 'weigth'"):
         layer.weigth  # noqa: B018

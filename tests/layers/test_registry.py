@@ -13,7 +13,8 @@ from attnconv.bench.cost import cost
 from attnconv.explain import attention_layers, attention_maps
 from attnconv.explain.attention import ImageAttention
 from attnconv.layers import list_attention, registry
-from attnconv.layers.attention import attention_activity, attention_off, no_weight_decay
+from attnconv.layers.activity import attention_activity, attention_off
+from attnconv.layers.attention import no_weight_decay
 from attnconv.layers.registry import find_attention
 from attnconv.layers.timm_attention import NAMES
 
@@ -109,11 +110,11 @@ class NoChannels(Attention):
         ("a b", Doubling, {}, "must be of letters, digits and"),
         ("timm:se", Doubling, {}, "must be of letters, digits and"),
         ("mine", nn.ReLU(), {}, "attention layer 'mine' must be a class or a function, got ReLU"),
-        ("mine", nn.ReLU, {}, r"ReLU is no attnconv\.Attention, and lacks attention_map_size, .*derive it from that"),
-        ("mine", Bare, {}, "attention layer 'mine': Bare has to define forward$"),
-        ("mine", NoChannels, {}, "attention layer 'mine' must be made of the channels alone"),
-        ("mine", lambda: Doubling(3), {}, "attention layer 'mine' must be made of the channels alone"),
-        ("mine", Doubling, {"replaces_conv": True}, "Doubling has to define from_conv, without_attention$"),
+        ("mine", nn.ReLU, {}, r"ReLU is not an attnconv\.Attention; derive it from that class"),
+        ("mine", Bare, {}, "attention layer 'mine': Bare must define forward$"),
+        ("mine", NoChannels, {}, "attention layer 'mine' must be made from the channels and options only"),
+        ("mine", lambda: Doubling(3), {}, "attention layer 'mine' must be made from the channels and options only"),
+        ("mine", Doubling, {"replaces_conv": True}, "Doubling must define from_conv, without_attention$"),
         ("mine", lambda c, m: 0, {"replaces_conv": True}, "must be a class with from_conv, got a function"),
     ],
 )
@@ -129,7 +130,7 @@ def test_what_a_layer_lacks_is_named(name, layer, settings, message):
         ({"kind": "timm:sf"}, "unknown attention layer of timm: 'sf'; nearest: 'se'"),
         ({"kind": "sagan", "key_ration": 1}, "unknown option of attention layer 'sagan': 'key_ration'; nearest"),
         ({"kind": "augmented"}, "'augmented' replaces a convolution; use augment"),
-        ({"kind": lambda c: nn.Conv2d(c, c, 1)}, r"Conv2d is no attnconv\.Attention"),
+        ({"kind": lambda c: nn.Conv2d(c, c, 1)}, r"Conv2d is not an attnconv\.Attention"),
         ({"kind": lambda c: 1 / 0}, "cannot be made: ZeroDivisionError: division by zero"),
         ({"kind": lambda c: find_attention("timm:bat").make(c)}, r"timm:bat\(8\) does not take a map \(1, 8, 16, 16\)"),
     ],
@@ -150,7 +151,7 @@ def test_a_layer_that_changes_the_shape_is_refused():
 
 
 def test_augment_wants_a_layer_that_replaces_one():
-    with pytest.raises(checks.InputError, match="'simple' replaces no convolution, it stands behind a module"):
+    with pytest.raises(checks.InputError, match="'simple' does not replace a convolution; use add_self_attention"):
         surgery.augment(net(), where="0", image_size=16, kind="simple")
 
 

@@ -289,7 +289,7 @@ def test_a_checkpoint_without_u_gets_the_report_of_torch():
 @pytest.mark.parametrize("kind", ["sagan", "simple"])
 @pytest.mark.parametrize("shape", [(6, 3), (3, 5, 3, 5), (2, 5, 3)])
 def test_inputs_that_do_not_fit_get_a_sentence(kind, shape):
-    with pytest.raises(ValueError, match=r"takes \(B, 6, \*map\), a batch axis included; got"):
+    with pytest.raises(ValueError, match=r"takes \(B, 6, \*map\), with a batch axis; got"):
         KINDS[kind](6)(torch.zeros(shape))
 
 

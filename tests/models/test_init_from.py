@@ -170,7 +170,7 @@ SPOILT = {
         lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
         r"is of torch\.qint8, and weights are of one of",
     ),
-    "sparse": (lambda t: t.to_sparse(), r"'layer4\.1\.conv2\.weight' is no plain tensor"),
+    "sparse": (lambda t: t.to_sparse(), r"'layer4\.1\.conv2\.weight' is not a plain tensor"),
     "not a number": (
         lambda t: t.fill_(float("nan")),
         r"'layer4\.1\.conv2\.weight' holds a number that is not finite",
@@ -223,7 +223,7 @@ def text(name):
         (lambda path: path, "no file .* to take weights from"),
         (saved(Planted()), r"w\.pt holds no tensors by name: it holds no dict, but '(builtins|__builtin__)\.print'"),
         (text("w.pt"), r"w\.pt is cut short or damaged, or no file of torch\.save: it does not begin as one"),
-        (text("w.safetensors"), r"w\.safetensors is damaged or no file of safetensors: "),
+        (text("w.safetensors"), r"w\.safetensors is damaged or not a safetensors file: "),
         (saved([1, 2]), r"w\.pt holds no tensors by name"),
         (lambda _: {}, "the state dict holds no tensors by name"),
         (

@@ -1,14 +1,17 @@
 """Networks by name: lists, families, options, and what is refused."""
 
-import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import attnconv
+from attnconv import networks
 from attnconv.bench import models as bench
-from attnconv.models import create_model, list_models, registry
-from attnconv.models.registry import Images, is_dense, model_options, usual_images
+from attnconv.models import create_model, list_models
+from attnconv.models.registry import Images, find, model_options, usual_images
 
 
 def make(name, **settings):
@@ -96,19 +99,38 @@ def test_bad_input_gets_a_sentence(call, message):
         ("se_wide_resnet10_1", False, (100, 32)),
         ("seed_aa_wide_resnet28_10", False, (100, 32)),
         ("aa_resnet34", False, (1000, 224)),
-        ("ssa_xresnet18", False, (1000, 224)),
+        ("ssa_xresnet18", False, (10, 128)),
         ("aa_unet", True, (2, 64)),
+        ("torchvision:resnet18", False, (1000, 224)),
+        ("timm:convnext_atto", False, (1000, 224)),
+        ("timm:inception_v3", False, (1000, 299)),
     ],
 )
 def test_each_name_says_whether_it_answers_a_pixel_and_what_it_was_published_for(name, dense, images):
-    assert is_dense(name) == dense
+    assert bool(find(name).dense) == dense
     assert usual_images(name) == Images(*images)
+
+
+@pytest.mark.parametrize("name", ["aa_wide_resnet10_1", "ssa_xresnet18", "aa_convnet3", "aa_unet"])
+def test_a_network_has_the_classes_and_the_image_size_it_was_published_with_where_none_are_given(name):
+    usual = usual_images(name)
+    blueprint = attnconv.create_model(name).blueprint
+    assert (blueprint.num_classes, blueprint.image_size) == (usual.num_classes, (usual.image_size,) * 2)
+    assert attnconv.create_model(name, num_classes=3).blueprint.image_size == (usual.image_size,) * 2
+    assert attnconv.create_model(name, image_size=(16, 24)).blueprint.num_classes == usual.num_classes
+
+
+def test_networks_are_listed_and_made_at_the_top_of_the_package():
+    assert attnconv.create_model is create_model
+    assert attnconv.list_models is list_models
+    listed = "import sys, attnconv; assert attnconv.list_models('aa_*'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", listed], check=True)
 
 
 def test_hubconf_timm_and_benchmarks_ask_the_registry(monkeypatch):
     """What is registered now is known to all of them, whatever its name."""
-    family = registry._Family(lambda task: None, re.compile("aa_mine|mine"), ("aa_mine", "mine"), Images(7, 48), False)
-    monkeypatch.setattr(registry, "_FAMILIES", [*registry._FAMILIES, family])
+    mine = [networks.Family(name, "convnet3:convnet3", Images(7, 48)) for name in ("aa_mine", "mine")]
+    monkeypatch.setattr(networks, "FAMILIES", [*networks.FAMILIES, *mine])
     hubconf = runpy.run_path(str(Path(__file__).parents[2] / "hubconf.py"))
     assert "with num_classes=7, image_size=48 if" in hubconf["aa_mine"].__doc__
     assert bench.case_of("aa_mine") == bench.Case("aa_mine", 2, 48, 7)

@@ -1,5 +1,7 @@
 """Residual networks: torchvision's weights and outputs, and where the attention is."""
 
+from collections import Counter
+
 import pytest
 import torch
 import torchvision
@@ -110,6 +112,15 @@ def test_convolutions_are_drawn_for_their_outputs(name, width):
     conv = create_model(name, num_classes=5, image_size=32).layer2[0].conv1
     assert conv.weight.shape[:2] == (width, width // 2)
     assert conv.weight.std().item() == pytest.approx((2 / (9 * width)) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["aa_resnet18", "aa_resnet50", "ssa_xresnet18"])
+def test_no_module_runs_twice_in_a_forward(name):
+    model, calls = create_model(name, num_classes=5, image_size=32).eval(), Counter()
+    for module in model.modules():
+        module.register_forward_hook(lambda module, *_: calls.update([module]))
+    model(torch.randn(1, 3, 32, 32))
+    assert max(calls.values()) == 1
 
 
 @pytest.mark.parametrize("name", ["se_resnet18", "se_resnet50"])

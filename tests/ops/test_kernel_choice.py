@@ -117,7 +117,7 @@ def test_cuda_without_triton_takes_the_fold_and_then_blocks(monkeypatch):
 def test_every_kernel_gets_one_clause():
     chosen, reasons = explain_choice(LARGE)
     assert tuple(reasons) == kernel_choice.KERNELS
-    assert reasons[chosen] == "the fastest on maps of 71 positions or more, at linear memory"
+    assert reasons[chosen] == "the fastest on maps of 71 positions or more, with linear memory"
     assert reasons["eager"] == f"could run; blocked goes first: {reasons[chosen]}"
     assert reasons["native"] == "its library was not built"
     assert reasons["triton"]
@@ -127,7 +127,7 @@ def test_every_kernel_gets_one_clause():
 @pytest.mark.parametrize("change", [{"export": "torch"}, {"transformed": True}])
 @pytest.mark.parametrize("impl", ["blocked", "native", "triton"])
 def test_operators_of_their_own_say_what_stops_them(impl, change):
-    assert "it is an operator of its own" in (kernel_choice.why_not(impl, replace(LARGE, **change)) or "")
+    assert "it is a custom operator" in (kernel_choice.why_not(impl, replace(LARGE, **change)) or "")
 
 
 def test_an_unknown_kernel_is_named_with_its_nearest():

@@ -49,7 +49,7 @@ def test_in_the_interpreter(cases, count):
     assert f"{count} passed" in done.stdout
 
 
-ABLE = {"head_dim": 20, "value_dim": 2, "dtype": torch.float32, "device_type": "cuda", "capability": (9, 0)}
+ABLE = {"head_dim": 20, "dtype": torch.float32, "device_type": "cuda", "capability": (9, 0)}
 
 
 @needs_triton
@@ -57,7 +57,7 @@ ABLE = {"head_dim": 20, "value_dim": 2, "dtype": torch.float32, "device_type": "
     ("change", "reason"),
     [
         ({}, None),
-        ({"dtype": torch.bfloat16, "head_dim": 256, "value_dim": 4096, "capability": (8, 0)}, None),
+        ({"dtype": torch.bfloat16, "head_dim": 256, "capability": (8, 0)}, None),
         ({"device_type": "cpu"}, "the device is cpu, not cuda"),
         ({"device_type": "mps"}, "the device is mps, not cuda"),
         ({"dtype": torch.float64}, "torch.float64 is none of float32, bfloat16, float16"),
@@ -75,14 +75,14 @@ def test_why_not(change, reason, monkeypatch):
 @needs_triton
 def test_amd_is_refused(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "7.0")
-    assert kernel.why_not(**ABLE) == "it is untried on AMD GPUs"
+    assert kernel.why_not(**ABLE) == "it is untested on AMD GPUs"
 
 
 def test_without_triton_it_imports_and_says_so():
     code = (
         "import sys; sys.modules['triton'] = None\n"
         "import torch; from attnconv.kernels.relative_attention import triton\n"
-        "print(triton.why_not(head_dim=8, value_dim=8, dtype=torch.float32, device_type='cuda'))"
+        "print(triton.why_not(head_dim=8, dtype=torch.float32, device_type='cuda'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "triton is not installed"

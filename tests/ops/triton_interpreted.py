@@ -213,4 +213,4 @@ def test_no_values():
 
 
 def test_it_says_that_it_can():
-    assert kernel.why_not(head_dim=20, value_dim=2, dtype=torch.float32, device_type="cpu") is None
+    assert kernel.why_not(head_dim=20, dtype=torch.float32, device_type="cpu") is None

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention
-from attnconv.layers.attention import attention_activity, attention_off
+from attnconv.layers.activity import attention_activity, attention_off
 from attnconv.recipes import RunConfig, load_trained, run
-from attnconv.recipes.run import AttentionObserver, OnAndOff, images_of, loaders_of
+from attnconv.recipes.training import AttentionObserver, OnAndOff, images_of, loaders_of
 
 
 def small_run(out, **options):

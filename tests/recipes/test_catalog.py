@@ -12,7 +12,7 @@ from attnconv.checks import InputError
 from attnconv.data import DATA_SETS
 from attnconv.layers import AugmentedConv2d, SelfAttention, SimpleSelfAttention
 from attnconv.models import create_model
-from attnconv.models.registry import check_options
+from attnconv.models.registry import find
 from attnconv.recipes import catalog, find_recipe, list_recipes
 from attnconv.train.config import RunConfig
 
@@ -37,7 +37,7 @@ def test_the_recipes():
         *(f"imagenette-{run}" for run in ("128-5ep", "256-5ep", "256-20ep")),
     }
     assert second_document < set(RECIPES)
-    assert len(RECIPES) == 22
+    assert len(RECIPES) == 23
 
 
 # One of each network and set of options; the others differ in data, size and epochs.
@@ -190,7 +190,7 @@ def test_values_lie_over_the_recipe():
 def test_what_the_user_asks_of_the_network_is_not_dropped():
     values = find_recipe("imagewoof-128-5ep").under({"model": "xresnet50", "model_options": {"symmetric": True}})
     with pytest.raises(InputError, match=r"unknown option of xresnet50: 'symmetric'"):
-        check_options(values["model"], values["model_options"])
+        find(values["model"]).check_options(values["model_options"])
 
 
 def test_imagenet_needs_a_folder():

@@ -12,8 +12,8 @@ from PIL import Image
 from attnconv.checks import InputError
 from attnconv.data import Augmentation, ImageData, prepare_image
 from attnconv.recipes import default_out, load_trained, run
-from attnconv.recipes.run import lr_find, require_batch_norm
 from attnconv.recipes.trained import images_for
+from attnconv.recipes.training import lr_find, require_batch_norm
 from attnconv.train.config import RunConfig, read_yaml
 from attnconv.train.evaluate import evaluate
 
@@ -101,7 +101,7 @@ def test_bad_settings_leave_nothing_behind(tmp_path, change, message):
     ],
 )
 def test_a_configuration_is_checked_before_its_data_are_loaded(monkeypatch, tmp_path, start, change, message):
-    monkeypatch.setattr(sys.modules["attnconv.recipes.run"], "load_data", None)  # not the function
+    monkeypatch.setattr(sys.modules["attnconv.recipes.training"], "load_data", None)  # not the function
     with pytest.raises(InputError, match=message):
         start(RunConfig(**{"model": "aa_convnet3", **TINY, **change}), tmp_path / "out")
 

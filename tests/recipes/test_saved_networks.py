@@ -107,9 +107,9 @@ ABSURD = {
         {"channels": 50_000, "mean": [0.5] * 50_000, "std": [0.5] * 50_000},
         r"'layer1.0.weight' is \(64, 1, 3, 3\) in it and \(64, 50000, 3, 3\) in the network",
     ),
-    "an image": ({}, {"image_size": [10**6, 10**6]}, "at most 4096 a side, got 1000000|'layer2.0.key_rel_h' is"),
+    "an image": ({}, {"image_size": [10**6, 10**6]}, "at most 4096 per side, got 1000000|'layer2.0.key_rel_h' is"),
     "a large image": ({}, {"image_size": [4096, 4096]}, "'layer2.0.key_rel_h' is"),
-    "a resize": ({}, {"resize_ratio": 1e6}, "must resize images to at most 8192 pixels a side, got 8e[+]06"),
+    "a resize": ({}, {"resize_ratio": 1e6}, "must resize images to at most 8192 pixels per side, got 8e[+]06"),
 }
 
 

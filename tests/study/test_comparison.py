@@ -9,7 +9,7 @@ from study.run_records import arm_records, run_record
 from attnconv import checks
 from attnconv.checks import InputError
 from attnconv.study import statistics
-from attnconv.study.comparison import Comparison, Row, chance_of, compare, comparisons, holm_over_all
+from attnconv.study.comparison import Comparison, Row, chance_of, compare, comparisons
 
 PLAIN = [70.0, 71.0, 69.5, 70.2, 70.9, 70.4]
 BETTER = [72.1, 72.4, 71.9, 72.0, 73.3, 72.2]
@@ -65,7 +65,7 @@ def test_a_diverged_run_keeps_the_score_it_ended_with():
     assert (found.counts["done"], found.counts["diverged"]) == (5, 1)
     assert found.last.estimate.mean == pytest.approx((sum(BETTER[1:]) + 40) / 6)
     assert found.best.estimate.mean == pytest.approx((sum(BETTER[1:]) + 50) / 6)
-    assert found.last.difference.n == (6,)
+    assert found.last.difference.n == 6
 
 
 def test_a_run_that_diverged_before_its_first_epoch_scores_chance():
@@ -81,14 +81,14 @@ def test_diverging_never_makes_an_arm_better_by_dropping_out():
     found = row(compare([*two_arms()[1:], weak], baseline="plain", chance=10), "better")
     assert found.last.estimate.mean < found.without_diverged.estimate.mean
     assert found.without_diverged.estimate == statistics.estimate(BETTER[1:])
-    assert found.without_diverged.difference.n == (5,)
+    assert found.without_diverged.difference.n == 5
 
 
 def test_a_diverged_baseline_gives_every_arm_a_second_line():
     records = arm_records("better", BETTER) + arm_records("plain", PLAIN[:5])
     records.append(run_record("plain", 5, [20.0], state="diverged"))
     found = row(compare(records, baseline="plain", chance=10), "better")
-    assert found.without_diverged.difference.value < found.last.difference.value
+    assert found.without_diverged.difference.mean < found.last.difference.mean
     assert row(compare(two_arms(), baseline="plain", chance=10), "better").without_diverged is None
 
 
@@ -130,16 +130,9 @@ def test_an_arm_without_a_run_that_is_done():
 def test_fewer_than_two_seeds_are_not_tested(seeds):
     records = arm_records("better", BETTER[:1]) + arm_records("plain", PLAIN[:seeds])
     found = row(compare(records, baseline="plain", chance=10), "better")
-    assert found.last.difference.value == pytest.approx(2.1)
+    assert found.last.difference.mean == pytest.approx(2.1)
     assert found.last.difference.interval.low is None
-    assert found.test.why_not == "fewer than two seeds"
-
-
-def test_other_seeds_are_compared_unpaired():
-    records = [*two_arms()[:6], *(run_record("plain", 10 + i, [30.0, end]) for i, end in enumerate(PLAIN))]
-    found = row(compare(records, baseline="plain", chance=10), "better")
-    assert not found.last.difference.paired
-    assert found.test.permutation.smallest_p == 2 / 924
+    assert found.test.why_not == "fewer than two shared seeds"
 
 
 def test_equal_time_reads_the_last_epoch_within_the_cheapest_arms_total():
@@ -151,7 +144,7 @@ def test_equal_time_reads_the_last_epoch_within_the_cheapest_arms_total():
     slow, quick = row(found, "slow"), row(found, "quick")
     assert (slow.equal_time.epochs, slow.equal_time.estimate.mean) == (3, 14.0)
     assert (quick.equal_time.epochs, quick.equal_time.estimate.mean) == (2, 21.0)
-    assert slow.equal_time.difference.value == -7.0
+    assert slow.equal_time.difference.mean == -7.0
     assert (slow.equal_flops.epochs, slow.equal_flops.estimate.mean) == (4, 50.0)
     assert (quick.equal_flops.epochs, quick.equal_flops.why_not) == (0, "no epoch ends within the budget")
     assert slow.equal_flops.difference is None
@@ -222,8 +215,8 @@ def test_arms_are_compared_within_their_block():
     study = plan(arms=BLOCKS, published={})
     found = comparisons(study, all_done(study))
     assert list(found) == ["short", "long"]
-    assert [row.arm for row in found["long"].rows] == ["plain", "aa"]
-    assert found["long"].rows[1].last.difference.value == pytest.approx(4.0)
+    assert [row.arm for row in found["long"].rows] == ["long/plain", "long/aa"]
+    assert found["long"].rows[1].last.difference.mean == pytest.approx(4.0)
     assert all(len(comparison.records) == 10 for comparison in found.values())
 
 
@@ -273,14 +266,6 @@ def test_a_records_own_numbers_stay():
     assert [row["val_top1"] for row in found["history"]] == [row["val_top1"] for row in own["history"]]
 
 
-def test_holm_over_all_blocks():
-    study = plan(arms=BLOCKS, published={})
-    compared = comparisons(study, all_done(study))
-    ps = [compared[block].rows[1].test.permutation.p for block in ("short", "long")]
-    assert holm_over_all(compared) == {("short", "aa"): min(1, 2 * ps[0]), ("long", "aa"): min(1, 2 * ps[1])}
-    assert compared["short"].rows[1].test.holm_p == ps[0]
-
-
 def test_a_run_that_diverged_at_once_counts_with_chance():
     study = plan()
     records = all_done(study)
@@ -300,11 +285,11 @@ def test_a_run_that_diverged_at_once_counts_with_chance():
         ({"top1": float("nan")}, "top1 in the record of 'plain' with seed 0 must be finite, got nan"),
         ({"best_top1": "high"}, "best top1 in the record of 'plain' with seed 0 must be a number, got 'high'"),
         ({"flops": "many"}, "flops in the record of 'plain' with seed 0 must be a number, got 'many'"),
-        ({"history": [3]}, "the record of 'plain' with seed 0 is damaged: an epoch of its history is 3"),
-        ({"history": [{"epoch": 1}]}, "is damaged: val_top1 of an epoch must be a number, got None"),
-        ({"history": [{"epoch": 1.5, "val_top1": 1, "seconds": 1}]}, "number of an epoch must be whole, got 1.5"),
-        ({"history": [{"epoch": float("nan"), "val_top1": 1, "seconds": 1}]}, "an epoch must be whole, got nan"),
-        ({"history": 3}, "the record of 'plain' with seed 0 is damaged: its history is 3"),
+        ({"history": [3]}, "the record of 'plain' with seed 0 is damaged: its history holds no epochs (TypeError("),
+        ({"history": [{"epoch": 1}]}, "is damaged: its history holds no epochs (KeyError('val_top1'))"),
+        ({"history": [{"epoch": 1, "val_top1": "high"}]}, "is damaged: its history holds no epochs (ValueError("),
+        ({"history": [{"epoch": float("nan"), "val_top1": 1, "seconds": 1}]}, "is damaged: its history"),
+        ({"history": 3}, "the record of 'plain' with seed 0 is damaged: its history"),
     ],
 )
 def test_damaged_records_are_refused_in_one_line(change, message):
@@ -313,3 +298,18 @@ def test_damaged_records_are_refused_in_one_line(change, message):
         comparisons(study, [record("plain", 0) | change, *all_done(study)[1:]])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_holm_is_over_all_blocks_of_the_study():
+    study = plan(arms=BLOCKS, published={})
+    tests = [one.rows[1].test for one in comparisons(study, all_done(study)).values()]
+    assert [test.holm_p for test in tests] == statistics.holm([test.permutation.p for test in tests]) == [0.125, 0.125]
+    assert [test.runs_to_see for test in tests] == [7, 7]
+
+
+def test_arms_without_a_shared_seed_are_shown_and_not_tested():
+    records = [*two_arms()[:6], *(run_record("plain", 10 + i, [30.0, end]) for i, end in enumerate(PLAIN))]
+    found = row(compare(records, baseline="plain", chance=10), "better")
+    assert found.last.estimate is not None
+    assert found.last.difference is None
+    assert found.test.why_not == "fewer than two shared seeds"

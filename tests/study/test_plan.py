@@ -40,17 +40,16 @@ def test_an_arms_options_go_over_the_base_and_model_options_merge():
     assert one.config("plain", 0).lr == 0.1
 
 
-def test_a_grid_is_every_combination_in_blocks_of_data_and_length():
-    grid = {"model": ["aa_convnet3"], "epochs": [1, 2], "model_options.position": [None, "sine"]}
-    plan = values(grid=grid, baseline="aa_convnet3,position=none")
+def test_a_grid_is_every_combination():
+    grid = {"model": ["aa_convnet3"], "lr": [0.1, 0.2], "model_options.position": [None, "sine"]}
+    plan = values(grid=grid, baseline="aa_convnet3,lr=0.1,position=none")
     del plan["arms"]
     one = study_of(plan, source="plan.yaml")
     assert list(one.arms) == [
-        "1ep/aa_convnet3,position=none", "1ep/aa_convnet3,position=sine",
-        "2ep/aa_convnet3,position=none", "2ep/aa_convnet3,position=sine",
+        "aa_convnet3,lr=0.1,position=none", "aa_convnet3,lr=0.1,position=sine",
+        "aa_convnet3,lr=0.2,position=none", "aa_convnet3,lr=0.2,position=sine",
     ]  # fmt: skip
-    assert one.config("2ep/aa_convnet3,position=sine", 0).model_options == {"position": "sine"}
-    assert one.baseline_of("2ep/aa_convnet3,position=sine") == "2ep/aa_convnet3,position=none"
+    assert one.config("aa_convnet3,lr=0.2,position=sine", 0).model_options == {"position": "sine"}
     plan["grid"], plan["baseline"] = {"epochs": [1, 2]}, "epochs=1"
     assert list(study_of(plan, source="plan.yaml").arms) == ["epochs=1", "epochs=2"]
 
@@ -59,13 +58,16 @@ def test_a_grid_is_every_combination_in_blocks_of_data_and_length():
     ("grid", "names"),
     [
         ({"image_size": [8, [8, 12]]}, ["image_size=8", "image_size=8x12"]),
-        ({"image_size": [[8, 12]], "lr": [0.1]}, ["8x12px/lr=0.1"]),
+        ({"image_size": [[8, 12]], "lr": [0.1]}, ["image_size=8x12,lr=0.1"]),
         ({"model": ["timm:resnet18"], "lr": [0.1]}, ["timm-resnet18,lr=0.1"]),
-        ({"attention": [[], [{"add": {"after": "layer3"}}]]}, ["attention=none", "attention=layer3=simple"]),
-        ({"attention": [[{"add": {"after": ["a", "b"], "kind": "timm:se"}}]]}, ["attention=a+b=timm-se"]),
+        ({"attention": [[], [{"add": {"after": "layer3"}}]]}, ["attention=none", "attention=add-after-layer3"]),
+        (
+            {"attention": [[{"add": {"after": ["a", "b"], "kind": "timm:se"}}]]},
+            ["attention=add-after-a-b-kind-timm-se"],
+        ),
         (
             {"attention": [[{"augment": {"where": "4.*conv2", "num_heads": 2}}]]},
-            ["attention=4.-conv2=augmented-num_heads=2"],
+            ["attention=augment-where-4.-conv2-num_heads-2"],
         ),
     ],
 )
@@ -131,7 +133,7 @@ BAD = [
     ({"published": {"plain": {"value": "62"}}}, "must be a number, got '62'"),
     ({"published": {"plain": {"value": 62.0}}}, "needs its source as text"),
     ({"published": {"plain": {"value": 62.0, "source": "x", "run": 1}}}, "'run'; nearest: 'runs'"),
-    ({"basis": {}}, "unknown entry of a study in plan.yaml 'basis'; nearest: 'base'"),
+    ({"basis": {}}, "plan.yaml: unknown entry of a study 'basis'; nearest: 'base'"),
     ({"grid": {"epochs": [1]}}, "plan.yaml must have either arms or a grid"),
     ({"blocks": {}}, "blocks must name at least one"),
     ({"recipe": "none-such"}, "plan.yaml: unknown recipe 'none-such'"),
@@ -174,7 +176,7 @@ def test_bad_grids_are_refused(grid, message):
 def test_what_a_study_must_say(name):
     plan = values()
     del plan[name]
-    with pytest.raises(InputError, match=f"plan.yaml must say its {name}"):
+    with pytest.raises(InputError, match=f"plan.yaml: it must say its {name}"):
         study_of(plan, source="plan.yaml")
 
 
@@ -233,3 +235,33 @@ def test_the_plans_that_are_kept_can_be_run(file):
     assert study.name == file.stem
     options = study.runs()[0].config
     assert (options.data, options.image_size, options.base_momentum) == ("imagewoof-old", 128, 0.85)
+
+
+def test_all_mistakes_of_a_file_are_said_at_once(tmp_path):
+    (tmp_path / "plan.yaml").write_text(
+        "name: one\ntext: Why?\nbasis: {}\nbase: {data: digits, epocs: 3, lr: fast}\n"
+        "arms: {plain: {model: convnet33}, augmented: {model: aa_convnet3}}\nbaseline: plane\nseeds: 2\n"
+    )
+    with pytest.raises(InputError) as caught:
+        read_study(tmp_path / "plan.yaml")
+    said = str(caught.value)
+    assert "plan.yaml: 5 mistakes: (1) unknown entry of a study 'basis'; nearest: 'base'; (2) unknown baseline" in said
+    for mistake in ("'epocs'; nearest: 'epochs'", "lr must be float, got 'fast'", "(5) arm 'plain': unknown model"):
+        assert said.count(mistake) == 1
+    assert "\n" not in said
+
+
+def test_models_that_do_not_exist_are_all_said():
+    with pytest.raises(InputError, match=r"2 mistakes: .*'convnet33'.*'aa_convnet33'"):
+        study(arms={"plain": {"model": "convnet33"}, "augmented": {"model": "aa_convnet33"}}).require_runnable()
+
+
+def test_arms_that_differ_in_a_mistake_alone_are_no_twins():
+    with pytest.raises(InputError, match="unknown option in arm 'plain' 'modle'") as caught:
+        study(arms={"plain": {"modle": "convnet3"}, "other": {"modle": "aa_convnet3"}})
+    assert "same runs" not in str(caught.value)
+
+
+def test_a_name_that_is_no_text_is_refused():
+    with pytest.raises(InputError, match="name of a study must be text, got 3"):
+        study(name=3)

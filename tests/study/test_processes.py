@@ -195,7 +195,7 @@ def test_a_fifo_in_the_place_of_a_log_is_not_waited_for(tmp_path, monkeypatch):
     log = folder.log(study.runs()[0])
     log.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(log)
-    with pytest.raises(InputError, match="is a FIFO and no regular file: it is not opened"):
+    with pytest.raises(InputError, match="is a FIFO and not a regular file: it is not opened"):
         RunProcess(folder, study.runs()[0], 1)
 
 
@@ -242,8 +242,8 @@ def test_the_gpus_of_a_run(options, present, expected):
 @pytest.mark.parametrize(
     ("options", "present", "message"),
     [
-        ({"device": "cuda"}, 0, "arm 'plain' has devices 1, and no machine here has more than 0 GPUs"),
-        ({"device": "auto", "devices": 4}, 2, "arm 'plain' has devices 4, and no machine here has more than 2 GPUs"),
+        ({"device": "cuda"}, 0, "arm 'plain' needs 1 GPUs, and no machine here has more than 0"),
+        ({"device": "auto", "devices": 4}, 2, "arm 'plain' needs 4 GPUs, and no machine here has more than 2"),
         ({"device": "auto", "precision": "fp16"}, 0, "precision 'fp16', which needs a GPU"),
     ],
 )

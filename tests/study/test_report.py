@@ -8,8 +8,8 @@ from report.test_page import Tags
 from study.planted import GAIN, PLAN, all_done, diverged, keep, plan, record, undone
 
 from attnconv.checks import InputError
-from attnconv.study.comparison import comparisons, time_clock
-from attnconv.study.drawings import curves_of, point_of
+from attnconv.study.comparison import comparisons
+from attnconv.study.drawings import curves_of, forest, point_of
 from attnconv.study.report import write_report
 
 FAILED = "its process was killed <3 times>, at last by SIGKILL"
@@ -30,131 +30,6 @@ def reported(tmp_path_factory):
 def rows_of(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def test_every_file_is_there(reported):
-    folder, written = reported
-    names = ["report.html", "report.md", "curves.svg", "time.svg", "flops.svg", "summary.csv", "runs.csv", "epochs.csv"]
-    assert [path.name for path in written.files] == names
-    assert all((folder / name).stat().st_size for name in names)
-    assert written.runs == {"done": 13, "diverged": 1, "failed": 1, "running": 0, "missing": 0}
-
-
-def test_the_page_says_what_a_reader_needs(reported):
-    text = (reported[0] / "report.html").read_text()
-    tags = Tags()
-    tags.feed(text)
-    assert tags.open == []
-    assert all(address.startswith("#") for address in tags.addresses)
-    assert text.count("<svg") == 3
-    for said in (
-        "Does &lt;attention&gt; help &amp; how much?",
-        "13 of 15 runs are done, 1 diverged.",
-        "A paper, table 1",
-        "81.6 (last epoch, 5 runs)",
-        "77.60 ± 4.82",  # the diverged run is in it
-        "killed &lt;3 times&gt;",
-        "012345678",
-        "Abacus 2, 2 cores",
-        "2.99",
-        "last epoch, without diverged runs",
-        "attnconv study run",
-    ):
-        assert said in text, said
-    assert "<attention>" not in text
-
-
-def test_diverged_runs_stand_out(reported):
-    text = (reported[0] / "report.html").read_text()
-    marked = re.findall(r'<tr class="marked"><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>', text)
-    assert ("aa", "2", "diverged") in marked
-    assert ("late", "4", "failed") in marked
-    assert ("aa", "5", "1") in marked  # five runs, one diverged
-    assert not [row for row in marked if row[0] == "plain"]
-
-
-def test_markdown_says_the_same_as_the_page(reported):
-    folder, _ = reported
-    page, text = ((folder / name).read_text() for name in ("report.html", "report.md"))
-    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page)
-    for number in [cell for cell in cells if re.fullmatch(r"[-+0-9.,]+", cell)]:
-        assert f"| {number} |" in text
-    for name in ("curves.svg", "time.svg", "flops.svg"):
-        assert f"({name})" in text
-    assert page.count("<h2>") == len(re.findall(r"^## ", text, flags=re.MULTILINE)) == 4
-
-
-def test_csv_files_hold_every_number_unrounded(reported):
-    folder, written = reported
-    summary, runs, epochs = (rows_of(folder / f"{name}.csv") for name in ("summary", "runs", "epochs"))
-    assert len(runs) == 15
-    assert {(row["arm"], row["seed"]): row["state"] for row in runs}["aa", "2"] == "diverged"
-    assert len(epochs) == 13 * 3 + 1
-    assert float(epochs[0]["val_loss"]) == 2.0
-    (aa,) = [row for row in summary if (row["arm"], row["reading"]) == ("aa", "last")]
-    assert float(aa["difference"]) == pytest.approx(2.0)
-    assert float(aa["mean"]) == written.summary()[5]["mean"] == pytest.approx(77.6)
-    assert {row["block"] for row in summary + runs + epochs} == {""}
-
-
-def test_an_effect_that_seven_seeds_show_is_called_so(tmp_path):
-    study = plan(seeds=7)
-    write_report(keep(tmp_path, study, all_done(study)))
-    text = (tmp_path / "report.md").read_text()
-    assert re.search(r"^- aa: \+[34]\.\d+ points against plain, .*: better at 5 %\.$", text, flags=re.MULTILINE)
-    assert re.search(r"^- late: -[23]\.\d+ points against plain, .*: worse at 5 %\.$", text, flags=re.MULTILINE)
-
-
-def test_few_seeds_are_not_called_no_difference(reported):
-    text = (reported[0] / "report.md").read_text()
-    assert "so few runs could show no difference at 5 %" in text
-    assert "no difference shown" not in text
-
-
-def test_one_seed_gives_a_table_and_the_reason_why_there_is_no_test(tmp_path):
-    study = plan(seeds=1)
-    write_report(keep(tmp_path, study, all_done(study)))
-    text = (tmp_path / "report.md").read_text()
-    assert "| aa | 1 | 0 | 79.30 |" in text
-    assert "not tested, fewer than two seeds" in text
-
-
-def test_a_block_has_its_own_section(tmp_path):
-    arms = {
-        f"{block}/{arm}": {**options, "epochs": epochs}
-        for block, epochs in (("short", 3), ("long", 5))
-        for arm, options in PLAN["arms"].items()
-    }
-    study = plan(arms=arms, published={"short/aa": {"value": 81.6, "source": "A", "score": "best_top1"}}, scale="small")
-    written = write_report(keep(tmp_path, study, all_done(study)))
-    text = (tmp_path / "report.md").read_text()
-    assert re.findall(r"^## (.*)$", text, flags=re.MULTILINE) == [
-        "Overview", "short", "long", "What was not run", "Runs", "Plan",
-    ]  # fmt: skip
-    assert "| short | aa | 5 | 79.60 ± 0.47 |" in text
-    assert len(re.findall(r"over all comparisons of the study p is 0\.25\.", text)) == 4
-    assert "81.6 (best epoch)" in text
-    assert "This is not the published size (its scale is 'small')" in text
-    assert {"curves-short.svg", "flops-long.svg"} <= {path.name for path in written.files}
-    assert {row["block"] for row in rows_of(tmp_path / "summary.csv")} == {"short", "long"}
-
-
-def test_a_study_without_runs_says_so(tmp_path):
-    study = plan()
-    written = write_report(keep(tmp_path, study, []))
-    text = (tmp_path / "report.md").read_text()
-    assert "0 of 15 runs are done. There is nothing to compare yet." in text
-    assert "| late | missing | 0, 1, 2, 3, 4 | - |" in text
-    assert re.search(r"\| late \| 80 \(last epoch\) \|.* \| 0 \| B \|", text)  # published, and no run of ours
-    assert "<svg" not in (tmp_path / "report.html").read_text()
-    assert written.runs["missing"] == 15
-
-
-def test_an_arm_all_of_whose_runs_diverged_is_shown(tmp_path):
-    study = plan()
-    records = [diverged("aa", found["seed"]) if found["arm"] == "aa" else found for found in all_done(study)]
-    write_report(keep(tmp_path, study, records))
-    assert "aa: not compared, no run is done, and 5 of 5 diverged." in (tmp_path / "report.md").read_text()
 
 
 def test_the_same_records_make_the_same_bytes(reported, tmp_path):
@@ -217,11 +92,170 @@ def test_a_curve_ends_where_the_table_does():
     assert [stopped for stopped in curves.stopped if stopped] == [1]
 
 
-def test_intervals_are_drawn_within_the_scale():
+def test_every_file_is_there(reported):
+    folder, written = reported
+    drawn = ["forest.svg", "curves.svg", "time.svg", "flops.svg"]
+    names = ["report.html", "report.md", "summary.tex", *drawn, *(f"{name}.csv" for name in CSV)]
+    assert [path.name for path in written.files] == names
+    assert all((folder / name).stat().st_size for name in names)
+    assert written.runs == {"done": 13, "diverged": 1, "failed": 1, "running": 0, "missing": 0}
+
+
+CSV = ("summary", "details", "runs", "epochs")
+
+
+def test_the_page_says_what_a_reader_needs(reported):
+    text = (reported[0] / "report.html").read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert all(address.startswith("#") for address in tags.addresses)
+    assert text.count("<svg") == 4
+    for said in (
+        "Does &lt;attention&gt; help &amp; how much?",
+        "13 of 15 runs are done, 1 diverged, 1 failed.",
+        "aa, published: 81.6 (last epoch, 5 runs), A paper, table 1.",
+        "77.60 ± 4.82",  # the diverged run is in it
+        "killed &lt;3 times&gt;",
+        "commit 012345678",
+        "Abacus 2, 2 cores",
+        "torch 2.99",
+        "last epoch, without diverged runs",
+        "attnconv study run",
+    ):
+        assert said in text, said
+    assert "<attention>" not in text
+
+
+def test_the_page_begins_with_the_verdict_and_ends_with_the_notes(reported):
+    text = (reported[0] / "report.html").read_text()
+    parts = [
+        "<svg",
+        "aa: no verdict",
+        "<h2>Scores after the last epoch",
+        "<h2>Curves and costs",
+        "<details",
+        "<h2>Notes",
+    ]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    assert text.count("<h2>Notes") == 1
+    assert "<details open" not in text
+
+
+def test_diverged_runs_stand_out(reported):
+    text = (reported[0] / "report.html").read_text()
+    marked = re.findall(r'<tr class="marked"><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td>', text)
+    assert ("aa", "2", "diverged") in marked
+    assert ("late", "4", "failed") in marked
+    assert [row[0] for row in marked] == ["aa", "aa", "late"]  # first of the verdict
+
+
+def test_markdown_says_the_same_as_the_page(reported):
+    folder, _ = reported
+    page, text = ((folder / name).read_text() for name in ("report.html", "report.md"))
+    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page)
+    for number in [cell for cell in cells if re.fullmatch(r"[-+0-9.,]+", cell)]:
+        assert f"| {number} |" in text
+    for name in ("forest.svg", "curves.svg", "time.svg", "flops.svg"):
+        assert f"({name})" in text
+    assert set(re.findall("<h2>(.*)</h2>", page)) <= set(re.findall(r"^## (.*)", text, flags=re.MULTILINE))
+
+
+def test_csv_files_hold_every_number_unrounded(reported):
+    folder, written = reported
+    summary, runs, epochs = (rows_of(folder / f"{name}.csv") for name in ("summary", "runs", "epochs"))
+    assert len(runs) == 15
+    assert {(row["arm"], row["seed"]): row["state"] for row in runs}["aa", "2"] == "diverged"
+    assert len(epochs) == 13 * 3 + 1
+    assert float(epochs[0]["val_loss"]) == 2.0
+    (aa,) = [row for row in summary if row["arm"] == "aa"]
+    assert float(aa["difference"]) == pytest.approx(2.0)
+    assert float(aa["mean"]) == written.summary()[1]["mean"] == pytest.approx(77.6)
+
+
+def test_latex_escapes_names(tmp_path):
+    arms = {"plain": PLAN["arms"]["plain"], "aa_1": PLAN["arms"]["aa"]}
+    study = plan(arms=arms, published={})
+    records = [record(run.arm, run.seed) for run in study.runs() if run.arm == "plain"]
+    write_report(keep(tmp_path, study, records))
+    text = (tmp_path / "summary.tex").read_text()
+    assert "arm & top-1, mean $\\pm$ sd & difference & 95 \\% interval & p (Holm) & runs needed & runs \\\\\n" in text
+    assert "aa\\_1 & - & - & - & - & - & 0 of 5 \\\\\n" in text
+    assert text.count("{") == text.count("}")
+
+
+def test_an_effect_that_seven_seeds_show_is_called_so(tmp_path):
+    study = plan(seeds=7)
+    write_report(keep(tmp_path, study, all_done(study)))
+    text = (tmp_path / "report.md").read_text()
+    assert re.search(
+        r"^- \*\*aa is better than plain\.\*\* \+[34]\.\d+ points, 95 % interval ", text, flags=re.MULTILINE
+    )
+    assert re.search(
+        r"^- \*\*late is worse than plain\.\*\* -[23]\.\d+ points, .*, p = 0\.031\.\n", text, flags=re.MULTILINE
+    )
+
+
+def test_the_report_of_blocks_has_one_verdict_and_curves_for_each(tmp_path):
+    arms = {
+        f"{block}/{arm}": {**options, "epochs": epochs}
+        for block, epochs in (("short", 3), ("long", 5))
+        for arm, options in PLAN["arms"].items()
+    }
+    study = plan(arms=arms, published={"short/aa": {"value": 81.6, "source": "A", "score": "best_top1"}}, scale="small")
+    written = write_report(keep(tmp_path, study, all_done(study)))
+    text = (tmp_path / "report.md").read_text()
+    assert re.findall(r"^## (.*)$", text, flags=re.MULTILINE) == [
+        "Scores after the last epoch", "Curves and costs: short", "Curves and costs: long", "Runs", "Plan", "Notes",
+    ]  # fmt: skip
+    assert "| short/aa | 79.60 ± 0.47 | +4.00 |" in text
+    assert "adjusted (Holm) for the 4 comparisons" in text
+    assert "81.6 (best epoch)" in text
+    assert "The size is not the published one (scale 'small')" in text
+    assert {"forest.svg", "curves-short.svg", "flops-long.svg"} <= {path.name for path in written.files}
+    assert [row["arm"] for row in rows_of(tmp_path / "summary.csv")] == list(arms)
+
+
+def test_a_single_epoch_is_a_dot_plot(tmp_path):
+    study = plan(base={"data": "digits", "epochs": 1})
+    records = [one | {"history": one["history"][:1]} for one in all_done(study)]
+    written = write_report(keep(tmp_path, study, records))
+    names = {path.name for path in written.files}
+    assert "runs.svg" in names
+    assert "curves.svg" not in names
+
+
+def test_a_study_without_runs_says_so(tmp_path):
+    study = plan()
+    written = write_report(keep(tmp_path, study, []))
+    text = (tmp_path / "report.md").read_text()
+    assert "0 of 15 runs are done, 15 missing." in text
+    assert "| late | - | - | - | - | - | 0 of 5 | 80 |" in text  # published, and no run of ours
+    assert "<svg" not in (tmp_path / "report.html").read_text()
+    assert written.runs["missing"] == 15
+
+
+def test_an_arm_all_of_whose_runs_diverged_is_shown(tmp_path):
+    study = plan()
+    records = [diverged("aa", found["seed"]) if found["arm"] == "aa" else found for found in all_done(study)]
+    write_report(keep(tmp_path, study, records))
+    text = (tmp_path / "report.md").read_text()
+    assert "aa: not compared with plain, no run is done, and 5 of 5 diverged." in text
+
+
+def test_no_interval_leaves_the_scale():
     study = plan(seeds=2)
     records = [found | {"top1": 90.0 * found["seed"] + 5} for found in all_done(study)]
-    (comparison,) = comparisons(study, records).values()
-    row = comparison.rows[0]
-    assert row.last.estimate.interval.low < 0
-    point = point_of(row, comparison.arms[row.arm], time_clock)
-    assert point.interval == (0.0, 100.0)
+    compared = comparisons(study, records)
+    row = compared[""].rows[0]
+    assert (row.last.estimate.interval.low, row.last.estimate.interval.high) == (0.0, 100.0)
+    assert point_of(row, compared[""].arms[row.arm], "time").interval == (0.0, 100.0)
+
+
+def test_the_forest_marks_published_differences_where_both_are_known():
+    both = {"plain": {"value": 78.0, "source": "A"}, **PLAN["published"]}
+    for published, marked in ((PLAN["published"], False), (both, True)):
+        study = plan(published=published)
+        (drawing,) = forest(study, comparisons(study, all_done(study)))
+        assert ("Diamonds: published differences." in drawing.caption) == marked

@@ -275,10 +275,10 @@ class Shape(nn.Module):
 @pytest.mark.parametrize(
     ("after", "message"),
     [
-        ("stam", "after='stam' is no module of the model; nearest modules: 'stem', "),
-        ("STEM", "after='STEM' is no module of the model; nearest modules: 'stem', "),
-        ("", "after='' is no module of the model; nearest modules: "),
-        (["stem", 3], "after=3 is no module of the model"),
+        ("stam", "after='stam' is not a module of the model; nearest modules: 'stem', "),
+        ("STEM", "after='STEM' is not a module of the model; nearest modules: 'stem', "),
+        ("", "after='' is not a module of the model; nearest modules: "),
+        (["stem", 3], "after=3 is not a module of the model"),
         ([], "after names no module"),
         (["stem", "pool.0", "stem"], "after names stem twice"),
         ("split", r"the output of split is a tuple, not a map \(B, C, \*map\)"),
@@ -298,7 +298,7 @@ def test_refusals(after, message):
 
 def test_a_second_call_on_the_same_place():
     once, _ = add(UNet(), "bottom")
-    with pytest.raises(checks.InputError, match="bottom has self-attention behind it already"):
+    with pytest.raises(checks.InputError, match="bottom has attention after it already"):
         add(once, ["head", "bottom"])
 
 

@@ -276,7 +276,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, undisturbed,
         run(tmp_path, train_faults={(2, 3): ZeroDivisionError()})
     harm(tmp_path / "last.pt")
     run(tmp_path, resume=True, progress=True)
-    note = capsys.readouterr().err.splitlines()[0]
+    note = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("note: "))
     assert re.fullmatch(r"note: .*last\.pt.*; the run goes on from (previous|best)\.pt, at epoch [23], batch 1", note)
     assert_same_end(tmp_path, undisturbed())
     assert not (tmp_path / "previous.pt").exists()
@@ -446,6 +446,6 @@ def test_another_number_of_threads_is_noted(stopped, capsys):
         resume=True,
         progress=True,
     )
-    err = capsys.readouterr().err
-    assert err.startswith(f"note: the run began with {state['threads']} CPU threads and goes on with ")
+    note = f"\nnote: the run began with {state['threads']} CPU threads and goes on with "
+    assert note in capsys.readouterr().err
     assert load_checkpoint(stopped / "last.pt")["threads"] == state["threads"]

@@ -105,8 +105,6 @@ def test_before_the_first_epoch(tmp_path):
         ("result.json", "[]", "result.json is damaged, or none of a run"),
         ("result.json", "[" * 100_000, "result.json is damaged, or none of a run"),
         ("result.json", '{"epochs": "3"}', "result.json is damaged, or none of a run"),
-        ("last.pt", "", "last.pt is cut short; --resume takes best.pt"),
-        ("last.pt", "no archive", "last.pt is cut short; --resume takes best.pt"),
     ],
 )
 def test_damaged_files_are_said(runs, name, contents, problem):
@@ -114,18 +112,6 @@ def test_damaged_files_are_said(runs, name, contents, problem):
     found = entries(runs)
     assert (found["finished"].state, found["finished"].problem) == ("damaged", problem)
     assert found["stopped"].state == "stopped"
-
-
-def test_a_checkpoint_that_is_cut(runs):
-    last = runs / "stopped" / "last.pt"
-    whole = last.read_bytes()
-    last.write_bytes(whole[: len(whole) // 2])
-    assert entries(runs)["stopped"].problem == "last.pt is cut short; --resume takes previous.pt"
-    for name in ("previous.pt", "best.pt"):
-        (runs / "stopped" / name).unlink()
-    assert entries(runs)["stopped"].problem == "last.pt is cut short; nothing to resume from"
-    last.write_bytes(whole)
-    assert entries(runs)["stopped"].problem is None
 
 
 def test_a_folder_that_cannot_be_read(runs, monkeypatch):

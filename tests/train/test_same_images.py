@@ -40,9 +40,9 @@ def stopped(tmp_path):
     ("images", "what"),
     [
         (changed(count=99), "100 training images, and now there are 99"),
-        (changed(listing="ac"), "100 training images, of which some now have other names or classes"),
+        (changed(listing="ac"), "100 training images, and now some have other names or classes"),
         (changed("validation", count=22), "21 validation images, and now there are 22"),
-        (changed("validation", listing="x"), "21 validation images, of which some now have other names or classes"),
+        (changed("validation", listing="x"), "21 validation images, and now some have other names or classes"),
     ],
 )
 def test_other_images_are_refused(stopped, images, what):
@@ -56,10 +56,11 @@ def test_other_images_are_refused(stopped, images, what):
 
 def test_changed_files_are_noted_once(stopped, capsys):
     run(stopped, changed(bytes=5001), resume=True, progress=True)
-    assert capsys.readouterr().err.splitlines()[0] == (
+    note = (
         "note: files of training images have changed since the last checkpoint (5,000 bytes then, 5,001 now): "
         "the run will not end in the very same bits"
     )
+    assert capsys.readouterr().err.splitlines().count(note) == 1
     assert load_checkpoint(stopped / "last.pt")["meta"]["images"]["training"]["bytes"] == 5001
 
 

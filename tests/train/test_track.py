@@ -21,6 +21,11 @@ def run(out, faults=None, resume=False, progress=False, **options):
     return fit(toy_net(), train, val_loader(), config=config, out=out, meta={}, progress=progress, resume=resume)
 
 
+def said(capfd):
+    """The notes of a run and the line of its first epoch."""
+    return [line for line in capfd.readouterr().err.splitlines() if line.startswith(("note:", "epoch 1"))]
+
+
 def rows(out):
     """Of metrics.csv, by epoch, as {column: number}."""
     with open(out / "metrics.csv", newline="") as file:
@@ -159,9 +164,9 @@ def test_wandb_offline_holds_what_the_table_holds(tmp_path, plain, offline, capf
     assert (described.project, described.display_name) == ("attnconv", "run")
     out, err = capfd.readouterr()
     assert out == ""
-    first, *others = err.splitlines()
+    first, *others = err.splitlines()[6:]
     assert first == f"note: Weights & Biases: offline (no API key is set); `wandb sync {folder}` sends it"
-    assert [line[:5] for line in others] == ["epoch"] * 3
+    assert [line[:5] for line in others] == ["epoch"] * 4
     a, b = weights(tmp_path / "run"), weights(plain)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -194,7 +199,7 @@ def test_wandb_mode_is_heeded_and_nobody_is_asked(tmp_path, offline, capfd, mode
     offline.setenv("WANDB_MODE", mode)
     offline.setattr("builtins.input", lambda *_: pytest.fail("asked for a key"))
     run(tmp_path / "run", track="wandb", epochs=1, progress=True)
-    assert capfd.readouterr().err.startswith(f"note: Weights & Biases: {kept}")
+    assert said(capfd)[0].startswith(f"note: Weights & Biases: {kept}")
     assert bool(list(tmp_path.glob("run/wandb/offline-run-*"))) == (mode != "disabled")
 
 
@@ -202,7 +207,7 @@ def test_wandb_with_a_key_but_no_server(tmp_path, offline, capfd):
     offline.setenv("WANDB_API_KEY", "0" * 40)
     offline.setattr("wandb.login", lambda **_: (_ for _ in ()).throw(ConnectionError("no route\nto host")))
     run(tmp_path, track="wandb", epochs=1, progress=True)
-    assert capfd.readouterr().err.startswith("note: Weights & Biases: offline (no route); `wandb sync")
+    assert said(capfd)[0].startswith("note: Weights & Biases: offline (no route); `wandb sync")
     assert_same(logged(tmp_path), rows(tmp_path))
 
 
@@ -210,7 +215,7 @@ def test_wandb_with_a_key_but_no_server(tmp_path, offline, capfd):
 def test_wandb_with_a_key_and_a_port_that_nobody_serves(tmp_path, offline, capfd):
     offline.setenv("WANDB_API_KEY", "0" * 40)
     run(tmp_path, track="wandb", epochs=1, progress=True)
-    note, line = capfd.readouterr().err.splitlines()
+    note, line = said(capfd)
     assert note.startswith("note: Weights & Biases: offline (Failed to authenticate with http://127.0.0.1:9")
     assert line.startswith("epoch 1/1")
     assert_same(logged(tmp_path), rows(tmp_path))
@@ -220,13 +225,13 @@ def test_a_service_that_cannot_start_is_one_line_before_training(tmp_path, offli
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "tensorboard").write_text("a file")
     run(tmp_path / "one", track="tensorboard", epochs=1, progress=True)
-    first, second = capfd.readouterr().err.splitlines()
+    first, second = said(capfd)
     assert first.startswith("note: tracking by tensorboard cannot start: ")
     assert first.endswith("; the run goes on without it")
     assert second.startswith("epoch 1/1")
     offline.setattr("wandb.init", lambda **_: (_ for _ in ()).throw(RuntimeError("broken\npipes")))
     run(tmp_path / "two", track="wandb", epochs=1, progress=True)
-    first, second = capfd.readouterr().err.splitlines()
+    first, second = said(capfd)
     assert first == "note: tracking by wandb cannot start: broken; the run goes on without it"
     assert (tmp_path / "two" / "result.json").exists()
 

@@ -1,8 +1,8 @@
-"""Benchmarks: several ways to compute the same thing, timed in turns on the same inputs, and the record of each.
+"""Benchmarks: candidates that compute the same thing, timed in turns on the same inputs, and the record of each.
 
-Candidates take turns, round after round, in one process. Whatever else the machine does then falls on all of them
-alike, and the ratio of two candidates' times in one round is a measurement of its own. So is the floor, on a CPU: the
-rates of a core are measured before and after each turn, and the higher ones count.
+Candidates take turns, round after round, in one process. Other work on the machine then affects all of them alike, and
+the ratio of two candidates' times in one round is a measurement by itself. So is the floor, on a CPU: the rates of a
+core are measured before and after each turn, and the higher ones count.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import functools
 import gc
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from attnconv.kernels.relative_attention import native
 
 FORWARD, BOTH, STEP = "forward", "forward+backward", "training step"
 
-TURN_SECONDS = 0.02  # at least, for the clock's sake
+TURN_SECONDS = 0.02  # at least, so that the clock is exact enough
 LEAST_ROUNDS = 3
-PART = 0.75  # of the free memory may be asked for: on a CPU the last byte costs the whole process
-PROBE_BYTES = 2**31  # what a probe itself may take, five times all logits
+PART = 0.75  # of the free memory may be used: on a CPU, running out ends the whole process
+LOGITS_HELD = 5 * 4  # bytes a logit, where all are held: five tensors of float32
 SIZES = (8, 16, 32, 64, 128)
 SWEEP_LOGITS = 2**26  # of a sweep's batch: 268 MB in float32
 
@@ -37,36 +37,27 @@ Tell = Callable[[str], None]
 
 
 class CannotRunError(Exception):
-    """A candidate that does not take part; the message is the reason that is recorded."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A smaller problem, which tells beforehand what memory the real one would take."""
-
-    inputs: Callable[[], Any]
-    factor: float  # how many times more the real one holds at most
-    text: str  # such as "on a map of 64 x 64"
+    """A candidate cannot take part; its record holds the message."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Candidates that compute the same thing in turns, and what the record of each says about the case.
+    """Candidates that compute the same thing, and the description of the case for their records.
 
     Args:
         study: relative_attention, bilinear_attention, layers, models, or data (of benchmarks/data_loader.py).
         case: a name such as S1.
         shape: names and sizes of the case.
-        what: the pass that is timed: FORWARD, BOTH or STEP.
-        baseline: the candidate that the others are set against.
+        what: the timed pass: FORWARD, BOTH or STEP.
+        baseline: the candidate that ratios are relative to.
         names: of the candidates.
-        inputs: makes, once, what the candidates share.
+        inputs: makes, once, the inputs of all candidates.
         build: takes a candidate's name and the inputs and returns the call; raises `CannotRunError` if there is none.
-        flops: of one call of a candidate, 2 a multiply-add that the mathematics needs, recomputation left out.
-        probe: given where a call might not fit into memory.
+        flops: of one call of a candidate, 2 for each multiply-add of the mathematics, without recomputation.
+        held: bytes that a candidate needs, roughly, if it may not fit into memory.
         size: side of the map in a sweep over sizes.
-        exps: exponentials that the mathematics needs; None if they are not the rest of the work.
-        macs: multiply-adds below which no CPU kernel of linear memory gets; with ``exps`` they make the floor there.
+        exps: exponentials of the mathematics; None if other work remains.
+        macs: the fewest multiply-adds of a CPU kernel of linear memory; with ``exps`` they give the floor there.
     """
 
     study: str
@@ -78,7 +69,7 @@ class Benchmark:
     inputs: Callable[[], Any]
     build: Callable[[str, Any], Call]
     flops: Callable[[str], int | None] = lambda name: None
-    probe: Probe | None = None
+    held: Callable[[str], int] = lambda name: 0
     size: int | None = None
     exps: int | None = None
     macs: int | None = None
@@ -86,13 +77,13 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that all benchmarks of one command share.
+    """Settings of all benchmarks of one command.
 
     Args:
         rounds: turns of each candidate; fewer, but at least three, once they have taken ``budget``.
-        budget: seconds after which no further round of a benchmark is begun.
+        budget: seconds after which a benchmark begins no further round.
         names: candidates that take part, all if None.
-        deadline: reading of torch's benchmark timer after which no candidate is started any more.
+        deadline: reading of torch's benchmark timer after which no candidate starts.
     """
 
     device: torch.device
@@ -125,10 +116,7 @@ def run(
     file: Path | None = None,
     tell: Tell = lambda _: None,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Run one benchmark after the other and yield the records of each once they are in ``file``.
-
-    ``tell`` is called with a line of text whenever something new is measured.
-    """
+    """Run the benchmarks, append the records of each to ``file`` and yield them; ``tell`` gets a line on each step."""
     for number, benchmark in enumerate(benchmarks, start=1):
         title = f"{number}/{len(benchmarks)} {benchmark.case} {benchmark.what}"
         tell(title)
@@ -144,8 +132,8 @@ def run(
 def measure(benchmark: Benchmark, settings: Settings, *, tell: Tell = lambda _: None) -> dict[str, Outcome]:
     """Build and warm up each candidate, let those that can run take turns, and return an outcome for each.
 
-    Round r begins with candidate r, so that none always follows the same one. A turn is the median of the calls that
-    `call_seconds` makes in it.
+    Round r begins with candidate r, so that none always follows the same one. The time of a turn is the median of the
+    calls of `call_seconds`.
     """
     calls: dict[str, Call] = {}
     peaks: dict[str, int] = {}
@@ -159,7 +147,7 @@ def measure(benchmark: Benchmark, settings: Settings, *, tell: Tell = lambda _: 
         with _reason(why_not, name, settings.device):
             if settings.deadline is not None and timer() > settings.deadline:
                 raise CannotRunError("not measured: the time was up")
-            _fit_memory(benchmark, name, settings.device)
+            _fit_memory(benchmark.held(name), settings.device)
             call = benchmark.build(name, inputs())
             call()  # may compile
             peaks[name] = peak_bytes(call, settings.device)
@@ -191,7 +179,7 @@ def measure(benchmark: Benchmark, settings: Settings, *, tell: Tell = lambda _: 
 
 @contextlib.contextmanager
 def _reason(why_not: dict[str, str], name: str, device: torch.device) -> Iterator[None]:
-    """Note why the block failed, in one sentence, and go on: others can still run."""
+    """Note an exception of the block as the candidate's reason, and go on with the others."""
     try:
         yield
     except Exception as error:
@@ -201,28 +189,19 @@ def _reason(why_not: dict[str, str], name: str, device: torch.device) -> Iterato
             torch.cuda.empty_cache()
 
 
-def _fit_memory(benchmark: Benchmark, name: str, device: torch.device) -> None:
-    """Raise CannotRunError if the candidate, on the probe and scaled up, holds more than may be asked for."""
-    probe = benchmark.probe
-    if probe is None or device.type == "cuda":  # which refuses what does not fit, and goes on
-        return
-    if (free := files.free_memory()) is None:
-        return
-    needed = peak_bytes(benchmark.build(name, probe.inputs()), device) * probe.factor
-    if needed > PART * free:
+def _fit_memory(needed: int, device: torch.device) -> None:
+    """Raise CannotRunError if ``needed`` bytes do not fit into memory; CUDA itself refuses them."""
+    free = files.free_memory()
+    if device.type != "cuda" and free is not None and needed > PART * free:
         raise CannotRunError(
-            f"would hold about {needed / 1e9:.1f} GB ({probe.factor:g} x what it held {probe.text}), "
-            f"more than {PART:.0%} of the {free / 1e9:.1f} GB free"
+            f"needs about {needed / 1e9:.1f} GB, more than {PART:.0%} of the {free / 1e9:.1f} GB of free memory"
         )
 
 
 def _record(
     benchmark: Benchmark, name: str, outcome: Outcome, settings: Settings, shared: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return one candidate's line: seconds of a call in each round, or the reason why there are none.
-
-    ``shared`` are the machine's rates and the provenance.
-    """
+    """Return the record of a candidate; ``shared`` holds the machine's rates and the provenance."""
     flops = benchmark.flops(name)
     median = statistics.median(outcome.seconds) if outcome.seconds else None
     peak, floor, floors, fraction = shared["matmul_flops_per_s"], None, None, None
@@ -280,22 +259,6 @@ def map_size_of(case: Any) -> int | None:
     return side if case.name == f"map{side}" else None
 
 
-def probe_of(case: Any, inputs: Callable[[Any], Any]) -> Probe | None:
-    """Return a probe on a map so small, its sides halved, that all logits could be held several times over.
-
-    Args:
-        case: has map_size and logits.
-        inputs: of a case.
-    """
-    small = case
-    while 5 * 4 * small.logits > PROBE_BYTES and min(small.map_size) > 1:
-        small = replace(small, map_size=tuple(n // 2 for n in small.map_size))
-    if small == case:
-        return None
-    text = f"on a map of {' x '.join(map(str, small.map_size))}"
-    return Probe(lambda: inputs(small), case.logits / small.logits, text)
-
-
 def call_of(function: Callable[[], Tensor], like: Tensor, leaves: Sequence[Tensor]) -> Call:
     """Return forward alone, under no_grad, if there are no ``leaves``; else forward, and backward to them.
 
@@ -308,7 +271,7 @@ def call_of(function: Callable[[], Tensor], like: Tensor, leaves: Sequence[Tenso
 
 
 def counted_flops(call: Call) -> int:
-    """Return 2 a multiply-add of a call, best made on the meta device, in the plain form of the mathematics."""
+    """Return the FLOPs, 2 a multiply-add, of a call, best made on the meta device in the plain form."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()

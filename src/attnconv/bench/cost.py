@@ -1,12 +1,11 @@
 """Multiply-adds, FLOPs and attention memory of a network for one image, and the published sizes of such networks.
 
 The full count is 2 FLOPs a multiply-add (MAC) of every convolution, matrix product and position term. The paper's
-count (Bello et al. 2019, arXiv:1904.09925, tables 1 and 2) takes 1 FLOP a MAC for the two attention products and leaves
-the position terms out; its rows fit no other reading.
+count (Bello et al. 2019, arXiv:1904.09925, tables 1 and 2) takes 1 FLOP a MAC for the two attention products and omits
+the position terms; its rows fit no other reading.
 
-Sources of the published sizes: the paper's tables 1 and 2; for the network of Attention-Augmented-Conv2d (2019), which
-states none, the size that its code has. XResNet-50's were never stated. Rows marked ``unverified`` are quoted from
-memory.
+Sources of the published sizes: the paper's tables 1 and 2; for Attention-Augmented-Conv2d (2019), which states none,
+its code. Those of XResNet-50 were never stated. Rows marked ``unverified`` are quoted from memory.
 Letters: N heads, L positions of the map, D key / E value channels a head.
 """
 
@@ -69,9 +68,9 @@ DATA = {"CIFAR-100": CIFAR100, "ImageNet": IMAGENET, "Imagewoof": Images(10, 256
 
 @dataclass(frozen=True)
 class Published:
-    """One network and its published size, as printed: millions of parameters, and 10^9 FLOPs for one image.
+    """A network and its published size, as printed: millions of parameters, and 10^9 FLOPs for one image.
 
-    ``unverified``: these numbers were not read in the source when they were entered.
+    ``unverified``: the numbers were not read in the source.
     """
 
     name: str
@@ -109,7 +108,7 @@ PUBLISHED = (
 
 @dataclass(frozen=True)
 class Compared:
-    """A published network, and what ours of that name has."""
+    """A published network and the size of ours."""
 
     published: Published
     params: int

@@ -1,4 +1,4 @@
-"""Attention layers against the convolution of equal output, and against the attention layer that timm ships.
+"""Attention layers compared with the convolution of equal output and with timm's attention layer.
 
 Letters: B batch, C channels in and out, L positions of the map.
 """
@@ -20,6 +20,7 @@ from attnconv.layers.attention import Attention
 from attnconv.layers.registry import AttentionKind, find_attention, is_known
 
 HEADS = 8
+QUADRATIC = ("augmented-eager", "timm-bottleneck")  # candidates that hold all logits
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def sweep(sizes: Sequence[int]) -> list[Case]:
 
 
 def _augmented(case: Case, **settings: Any) -> nn.Module:
-    """A 3x3 convolution, part of whose output is attention of the paper's widths."""
+    """Return a 3x3 convolution with attention of the paper's widths in part of its output."""
     return AugmentedConv2d.from_ratios(
         case.channels,
         case.channels,
@@ -71,7 +72,7 @@ def _augmented(case: Case, **settings: Any) -> nn.Module:
 
 
 def _attention_alone(case: Case) -> nn.Module:
-    """All of the output from attention, with the heads and widths that timm's layer has by default."""
+    """Return a layer whose whole output is attention, with the heads and widths of timm's layer."""
     c = case.channels
     return AugmentedConv2d(c, c, 1, key_channels=c, value_channels=c, num_heads=4, feat_size=case.map_size)
 
@@ -94,7 +95,7 @@ BUILDERS: dict[str, Callable[[Case], nn.Module]] = {
 
 
 def builders() -> dict[str, Callable[[Case], nn.Module]]:
-    """Return what makes each layer, those of `register_attention` that stand behind a module among them."""
+    """Return the builder of each layer, including layers of `register_attention` that stand behind a module."""
     kinds = [find_attention(name) for name in list_attention() if is_known(name)]
     kinds = [kind for kind in kinds if not kind.replaces_conv]
     return BUILDERS | {kind.name: functools.partial(_registered, kind) for kind in kinds}
@@ -116,7 +117,7 @@ def layer_benchmark(case: Case, what: str, settings: Settings) -> Benchmark:
         inputs=lambda: (case, case.images(settings)),
         build=lambda name, inputs: layer_call(builders()[name](inputs[0]), inputs[1], what == BOTH),
         flops=lambda name: flops(name, case, what == BOTH),
-        probe=benchmark.probe_of(case, lambda small: (small, small.images(settings))),
+        held=lambda name: benchmark.LOGITS_HELD * case.logits if name in QUADRATIC else 0,
         size=benchmark.map_size_of(case),
     )
 
@@ -129,7 +130,7 @@ def layer_call(layer: nn.Module, x: Tensor, backward: bool) -> Call:
 
 
 def flops(name: str, case: Case, backward: bool) -> int | None:
-    """Return 2 a multiply-add of one call in the plain form; None if the layer cannot be built here."""
+    """Return the FLOPs of one call in the plain form; None if the layer cannot be built here."""
     try:
         layer = with_impl(builders()[name](case), "eager").to("meta")
     except CannotRunError:
@@ -139,7 +140,7 @@ def flops(name: str, case: Case, backward: bool) -> int | None:
 
 
 def with_impl(model: nn.Module, impl: str) -> nn.Module:
-    """Let all of a network's attention layers that have a choice of kernel compute attention by ``impl``."""
+    """Set ``impl`` on all attention layers of a network that have a choice of kernel."""
     for module in model.modules():
         if isinstance(module, Attention) and hasattr(module, "impl"):
             module.impl = impl  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]

@@ -1,7 +1,6 @@
-"""The machine: its name, versions and fastest rates, and the seconds and bytes that a call takes on it.
+"""The machine: its name, versions and fastest rates, and the seconds and bytes of a call on it.
 
-A floor for the time of a benchmark follows from the two rates: its FLOPs over the first plus its exponentials over the
-second.
+The two rates give a floor for the time of a benchmark: its FLOPs over the first plus its exponentials over the second.
 """
 
 import os
@@ -26,7 +25,7 @@ _best: dict[tuple[torch.device, torch.dtype], dict[str, float]] = {}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Return name, threads and versions, as a record says them."""
+    """Return name, threads and versions, for a record."""
     return {
         "device": device.type,
         "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
@@ -39,7 +38,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """Return the processor's model, or at least its architecture."""
+    """Return the processor's model, or its architecture if that is unknown."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
@@ -53,7 +52,7 @@ def cpu_name() -> str:
 def call_seconds(
     call: Call, device: torch.device, *, at_least: float, clock: Callable[[], float] | None = None
 ) -> list[float]:
-    """Repeat ``call`` for ``at_least`` seconds, after a warm-up, and return the seconds of a call, measured often.
+    """Repeat ``call`` for ``at_least`` seconds, after a warm-up, and return the seconds of each measurement.
 
     On CUDA by Triton's do_bench, with the L2 cache emptied before each call; elsewhere, and without Triton, by torch's
     Timer, on all of torch's threads and without garbage collection.
@@ -74,7 +73,7 @@ def call_seconds(
 
 
 def peak_bytes(call: Call, device: torch.device) -> int:
-    """Return the largest sum held at once while ``call`` ran, its result included, above what was held before."""
+    """Return the peak memory of ``call``, its result included, above the memory held before."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -98,7 +97,7 @@ def peak_bytes(call: Call, device: torch.device) -> int:
 def rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """Return FLOP/s of the fastest large product in ``dtype``, and exponentials/s in float32.
 
-    Measured at each call, and the best that this process has seen: other work makes a machine slower, never faster.
+    Each call measures again and returns the best so far: other work makes a machine slower, never faster.
     """
     cuda = device.type == "cuda"
     n = 8192 if cuda else 1536

@@ -1,4 +1,4 @@
-"""A training step of each network with attention against that of its plain twin."""
+"""A training step of each network with attention compared with that of its plain twin."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from attnconv.surgery.steps import Step
 
 NAMED = ("aa_convnet3", "aa_wide_resnet28_10", "aa_resnet50", "sa_xresnet50", "ssa_xresnet50")
 
-# What a name with attention or squeeze-excitation has before its plain twin's.
+# Prefixes of names with attention or squeeze-excitation, before the plain twin's name.
 PREFIXES = ("seed_aa_", "aa_", "ssa_", "sa_", "se_")
 
 BATCHES = {"convnet3": 32, "wide_resnet": 4, "xresnet": 4, "": 2}  # part of a name -> images of a step
@@ -36,7 +36,7 @@ class Case:
 
     @property
     def twin(self) -> str:
-        """The name of the plain network: the same one, if steps of surgery put attention into it."""
+        """The name of the plain network; the same name if steps of surgery add the attention."""
         return self.name if self.attention else self.name.removeprefix(_prefix(self.name))
 
     @property
@@ -48,10 +48,10 @@ class Case:
 def case_of(
     name: str, *, batch: int | None = None, image_size: int | None = None, attention: Sequence[Step] = ()
 ) -> Case:
-    """Return the case of a network, of its family's usual size where none is given.
+    """Return the case of a network, by default with its family's usual size.
 
     Raises:
-        InputError: no such network, or one that has no plain twin and gets no ``attention``.
+        InputError: no such network, or one without plain twin and ``attention``.
     """
     if extensions.is_factory(name):
         extensions.import_factory(name)
@@ -92,8 +92,8 @@ def model_benchmark(
     """Return training steps of the twin and of the network on the same images.
 
     Args:
-        impls: of relative attention; the network takes part once with each of them.
-        compiled: both networks, by torch.compile.
+        impls: of relative attention; the network takes part once with each.
+        compiled: use torch.compile on both networks.
     """
     for impl in impls:
         checks.one_of("impl", impl, ops.IMPLS)
@@ -146,11 +146,11 @@ def step_of(
 
 
 def flops(case: Case, settings: Settings, *, plain: bool) -> int:
-    """Return 2 a multiply-add of a step's forward and backward, counted on the meta device in the plain form."""
+    """Return the FLOPs of a step's forward and backward, counted on the meta device in the plain form."""
     with torch.device("meta"):
         model = with_impl(_create(case, settings, plain=plain), "eager").train()
         image = torch.empty(1, 3, case.image_size, case.image_size)
-    # Batch norm refuses to train on a single value a channel, of which one image can leave no more.
+    # Batch norm cannot train on one value a channel, which is all that one image may leave.
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()

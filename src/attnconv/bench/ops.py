@@ -1,4 +1,4 @@
-"""Relative and bilinear attention: every implementation of ours against what torch has, on named cases and in sweeps.
+"""Relative and bilinear attention: our implementations compared with torch's, on named cases and in sweeps.
 
 A peer of relative attention takes q, k (B, N, *map, D), v (B, N, *map, E) and a table (2n - 1, D) for each axis or
 None, computes the position terms itself, and gives the result of `ops.relative_attention`. A peer of bilinear attention
@@ -18,14 +18,14 @@ from torch.nn import functional as F
 
 from attnconv import ops
 from attnconv.bench import benchmark
-from attnconv.bench.benchmark import BOTH, Benchmark, Probe, Settings, call_of, counted_flops
+from attnconv.bench.benchmark import BOTH, LOGITS_HELD, Benchmark, Settings, call_of, counted_flops
 from attnconv.bench.machine import Call
 from attnconv.ops.bilinear_attention import fastest_order
 
 META = torch.device("meta")
 WITHOUT = "-without-positions"
 FLEX_CHANNELS = 16  # FlexAttention on CUDA takes no fewer a head
-BILINEAR_PROBE_BYTES = 2**30
+QUADRATIC = ("eager", "einsum", "sdpa-mask")  # candidates that hold all logits
 
 Inputs = tuple[Tensor, Tensor, Tensor, list[Tensor]]  # q, k, v, tables
 Tables = Sequence[Tensor] | None
@@ -53,7 +53,7 @@ class RelativeCase:
         return self.logits * (2 if backward else 1)
 
     def macs(self, backward: bool) -> int:
-        """Multiply-adds of the products that no kernel of linear memory can leave out; position terms need fewer.
+        """Multiply-adds of the products that every kernel of linear memory needs; position terms need fewer.
 
         Forward the logits and the output; backward the logits again, and the gradients of weights, v, q and k.
         """
@@ -89,7 +89,7 @@ class BilinearCase:
     positions: int
 
     def inputs(self, settings: Settings, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return normal numbers, of which W and gamma are small, on the device."""
+        """Return normal numbers on the device; W and gamma are small."""
         torch.manual_seed(settings.seed)
         x = torch.randn(self.batch, self.channels, self.positions)
         weight = torch.randn(self.channels, self.channels) / self.channels
@@ -130,7 +130,7 @@ def sweep(sizes: Sequence[int]) -> list[RelativeCase]:
 
 
 def einsum(q: Tensor, k: Tensor, v: Tensor, rel: Tables) -> Tensor:
-    """The mathematics in einsums, all logits held."""
+    """Compute attention by einsum, holding all logits."""
     map_size, scaled = q.shape[2:-1], q * q.shape[-1] ** -0.5
     logits = torch.einsum("bnid,bnjd->bnij", scaled.flatten(2, -2), k.flatten(2, -2))
     if rel is not None:
@@ -140,14 +140,14 @@ def einsum(q: Tensor, k: Tensor, v: Tensor, rel: Tables) -> Tensor:
 
 
 def sdpa_mask(q: Tensor, k: Tensor, v: Tensor, rel: Tables) -> Tensor:
-    """F.scaled_dot_product_attention with the position terms of all pairs as its attn_mask."""
+    """Compute attention by F.scaled_dot_product_attention, with the position terms of all pairs as attn_mask."""
     mask = None if rel is None else _bias(q, rel)
     y = F.scaled_dot_product_attention(q.flatten(2, -2), k.flatten(2, -2), v.flatten(2, -2), attn_mask=mask)
     return y.unflatten(2, q.shape[2:-1])
 
 
 def flex(compiled: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, rel: Tables) -> Tensor:
-    """FlexAttention, ``compiled``: the terms of a query are looked up in score_mod."""
+    """Compute attention by ``compiled`` FlexAttention, whose score_mod looks up the position terms."""
     map_size, values, depth = q.shape[2:-1], v.shape[-1], q.shape[-1]
     terms = [term.flatten(2, -2) for term in _terms(q, rel or ())]  # (B, N, L, n) of each axis
 
@@ -165,7 +165,7 @@ def flex(compiled: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, rel: 
 
 
 def _bias(q: Tensor, rel: Sequence[Tensor]) -> Tensor:
-    """The position terms of all pairs, (B, N, L, L)."""
+    """Return the position terms of all pairs, (B, N, L, L)."""
     axes, total = len(rel), None
     for axis, term in enumerate(_terms(q, rel)):
         by_key = term.flatten(2, -2)[(..., *[None] * axis, slice(None), *[None] * (axes - 1 - axis))]
@@ -175,7 +175,7 @@ def _bias(q: Tensor, rel: Sequence[Tensor]) -> Tensor:
 
 
 def _terms(q: Tensor, rel: Sequence[Tensor]) -> list[Tensor]:
-    """scale * q_i . r[j - i] along each axis: (B, N, *map, n)."""
+    """Return scale * q_i . r[j - i] along each axis: (B, N, *map, n)."""
     scaled, found = q * q.shape[-1] ** -0.5, []
     for axis, table in enumerate(rel, start=2):
         term = torch.einsum("...id,ijd->...ij", scaled.movedim(axis, -2), _by_pair(table))
@@ -184,7 +184,7 @@ def _terms(q: Tensor, rel: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _by_pair(table: Tensor) -> Tensor:
-    """(2n - 1, D) -> (n, n, D): at [i, j] the row of distance j - i."""
+    """Return (2n - 1, D) as (n, n, D), with the row of distance j - i at [i, j]."""
     n = (table.shape[0] + 1) // 2
     i = torch.arange(n, device=table.device)
     return table[i[None, :] - i[:, None] + n - 1]
@@ -197,7 +197,7 @@ def _compiled_flex() -> Callable[..., Tensor]:
     return functools.partial(flex, torch.compile(flex_attention, dynamic=False))  # the terms inside fail on a CPU
 
 
-# Name -> what makes the function that is called; only FlexAttention has to be compiled first.
+# Name -> maker of the function; only FlexAttention is compiled first.
 RELATIVE_PEERS: dict[str, Callable[[], Callable[..., Tensor]]] = {
     "einsum": lambda: einsum,
     "sdpa-mask": lambda: sdpa_mask,
@@ -247,7 +247,7 @@ def relative_benchmark(case: RelativeCase, what: str, settings: Settings) -> Ben
         inputs=lambda: case.inputs(settings, grad),
         build=relative_call,
         flops=flops,
-        probe=benchmark.probe_of(case, lambda small: small.inputs(settings, grad)),
+        held=lambda name: LOGITS_HELD * case.logits if name.removesuffix(WITHOUT) in QUADRATIC else 0,
         size=benchmark.map_size_of(case),
         exps=case.exps(grad),
         macs=case.macs(grad),
@@ -255,10 +255,9 @@ def relative_benchmark(case: RelativeCase, what: str, settings: Settings) -> Ben
 
 
 def bilinear_benchmark(case: BilinearCase, what: str, settings: Settings) -> Benchmark:
-    """Return the benchmark of one pass; where much memory is needed, one image is a probe."""
+    """Return the benchmark of one pass."""
     grad = what == BOTH
-    large = 5 * 4 * case.batch * max(case.positions, case.channels) ** 2 > BILINEAR_PROBE_BYTES
-    one_image = replace(case, batch=1)
+    products = {"plain-scores": case.positions, "plain-gram": case.channels, "plain-gram_weight": case.channels}
 
     def flops(name: str) -> int:
         plain = f"plain-{fastest_order(case.channels, case.positions)}" if name == "auto" else name
@@ -274,5 +273,5 @@ def bilinear_benchmark(case: BilinearCase, what: str, settings: Settings) -> Ben
         inputs=lambda: case.inputs(settings, grad),
         build=bilinear_call,
         flops=flops,
-        probe=Probe(lambda: one_image.inputs(settings, True), case.batch, "for one image") if large else None,
+        held=lambda name: LOGITS_HELD * case.batch * products.get(name, 0) ** 2,
     )

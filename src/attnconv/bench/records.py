@@ -1,10 +1,9 @@
-"""Records as lines of JSON: those of benchmarks made, appended to a file, read back; those of studies read, too.
+"""Records of benchmarks and studies as lines of JSON.
 
-Each line stands alone: what was measured, on what, from which commit, by which command.
+Each line stands alone, with the measurement, the machine, the commit and the command.
 """
 
 import json
-import os
 import secrets
 import shlex
 import sys
@@ -24,8 +23,8 @@ FORMAT = 1
 def provenance(
     device: "torch.device", seed: int, *, commit: str | None, command: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Return what the records of one command share; rounds pair between the records of one session."""
-    from attnconv.bench.machine import machine  # which loads torch, and reading records needs none of it
+    """Return the provenance of all records of one command; rounds pair between the records of one session."""
+    from attnconv.bench.machine import machine  # here: it loads torch, which reading records does not need
 
     return {
         "session": secrets.token_hex(4),
@@ -38,39 +37,28 @@ def provenance(
 
 
 def append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Add lines to a file, and have them on disk before returning; a cut-off last line makes room for them.
+    """Add lines to a file, which is replaced as a whole, without a last line that was cut off.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be read or written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            files.require(path, at_most=files.TABLE)
-        with path.open("a+b") as file:
-            file.seek(0)
-            text = file.read()
-            tail = text[text.rfind(b"\n") + 1 :]
-            if tail and checks.json_object(tail) is None:
-                file.truncate(len(text) - len(tail))
-            elif tail:
-                file.write(b"\n")
-            file.write("".join(json.dumps(line) + "\n" for line in records).encode())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise checks.InputError(f"cannot write {path}: {error.strerror or error}") from error
+    files.make_folder(path.parent)
+    old = files.read_text(path, at_most=files.TABLE) if path.exists() else ""
+    lines = [line for line in old.split("\n") if line]
+    if lines and not old.endswith("\n") and checks.json_object(lines[-1]) is None:
+        lines.pop()
+    files.write(path, "".join(f"{line}\n" for line in (*lines, *map(json.dumps, records))))
 
 
 def read_records(path: Path, *, kind: str, version: int, cut_off: bool = False) -> list[dict[str, Any]]:
     """Return the records of a file, an object of JSON a line; blank lines are left out.
 
     Args:
-        kind: what they are records of, for messages.
-        version: the format that each must have.
+        kind: of record, for messages.
+        version: the format of each record.
         cut_off: leave out a last line that was cut off, as by a full disk or a kill.
     Raises:
-        InputError: the file cannot be read, a line is no record, or one of another format.
+        InputError: the file cannot be read, or a line is no record or has another format.
     """
     try:
         text = files.read_text(path, at_most=files.TABLE)

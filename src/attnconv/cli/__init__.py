@@ -1,4 +1,4 @@
-"""The command line: a command's file is imported when it is called, so that `attnconv --help` is quick."""
+"""The command line. A command's file is imported when the command is called, so that `attnconv --help` is quick."""
 
 import inspect
 import keyword
@@ -14,32 +14,32 @@ from attnconv.signals import Terminated, leave
 
 COMMANDS = {
     "models": "List the networks that can be created by name.",
-    "summary": "Print what a network costs: parameters, multiply-adds, FLOPs, attention memory.",
+    "summary": "Print a network's parameters, multiply-adds, FLOPs and attention memory.",
     "train": "Train a network and leave the run in a folder.",
-    "lr-find": "Find the learning rates that a run could take.",
+    "lr-find": "Suggest a learning rate for a run.",
     "evaluate": "Score a trained network on validation images.",
     "predict": "Predict the classes of images, the most likely first.",
-    "explain": "Draw what a position of an image attends to.",
+    "explain": "Draw the attention of a position in an image.",
     "export": "Write a trained network as an ONNX or torch.export program, checked against PyTorch, or as safetensors.",
-    "import": "Turn a checkpoint of 2019 or of fastai into one of our networks.",
+    "import": "Convert a checkpoint of 2019 or of fastai to a network of this library.",
     "runs": "List the runs in a folder, with their state and scores.",
     "study": "Run a plan of models, data, options and seeds, and compare the results.",
     "bench": "Measure time, memory and FLOPs of ops, layers and networks, compared with standard alternatives.",
     "hub": "Share a trained network: as a folder of safetensors, or on the Hugging Face Hub.",
-    "doctor": "Report what is installed here and what can run.",
+    "doctor": "Report versions, devices, kernels and missing packages of this machine.",
     "demo": "Train a plain and an augmented network on digits, side by side.",
 }
 
 # The files of commands that are not in the file of their own name.
 FILES = {"summary": "models", "predict": "evaluate", "lr-find": "train", "runs": "train", "hub": "export"}
 
-OF_ALL = "Every command takes --import MODULE, which may be repeated: your own networks, layers and data."
+OF_ALL = "Every command takes --import MODULE (repeatable): a module of your own networks, layers or data."
 
-# Removed commands ("shards", "bench data") and flags ("runs --watch"): the end of a sentence that says what to use.
+# Removed commands and flags, each with what to use instead.
 REMOVED: dict[str, str] = {
     "bench data": "use benchmarks/data_loader.py of the repository",
     "explain --points": "draw a row for each point in Python, as docs/explain.md shows",
-    "explain --trust": "a .pt2 file has no layers left to explain, give the run that it was exported from",
+    "explain --trust": "a .pt2 file has no layers to explain, give the run that it was exported from",
     "export --int8": "quantise the ONNX file with onnxruntime, as docs/export.md shows",
     "export --measure": "use `attnconv bench models`",
     "export --no-measure": "nothing is measured any more, leave it out",
@@ -47,7 +47,7 @@ REMOVED: dict[str, str] = {
     "train --strategy": "several processes train with DDP, leave it out",
     "lr-find --strategy": "it runs in one process, leave it out",
     "runs --watch": "use `watch attnconv runs FOLDER`",
-    "shards": "webdataset writes shards, and docs/data.md shows how to make a folder of images of them",
+    "shards": "webdataset writes shards; docs/data.md turns them into a folder of images",
 }
 
 
@@ -59,7 +59,7 @@ def entry() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 is success, 2 what the user can mend, 1 a failure, 130 Ctrl-C, 143 SIGTERM.
+    0: success, 2: an error that the user can correct, 1: any other failure, 130: Ctrl-C, 143: SIGTERM.
     """
     try:
         return _run(arguments)
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("terminated", 143)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -85,7 +85,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         from attnconv.extensions import import_modules
 
         import_modules(modules)
-    if words == ["--version"]:  # and what a broken installation is asked, without any package of [train]
+    if words == ["--version"]:  # as doctor, also where no package of [train] is installed
         print(__version__)
     elif words[:1] == ["doctor"] and set(words[1:]) <= {"--json"}:
         from attnconv.cli.doctor import doctor
@@ -95,13 +95,15 @@ def _run(arguments: Sequence[str] | None) -> int:
         command, bound = parse(words)
         command(*bound.args, **bound.kwargs)
         if getattr(command, "__name__", "") == "help_print":  # of cyclopts, whose help_epilogue 4.0 lacks
-            print(OF_ALL)
-    sys.stdout.flush()  # here, where a reader that has gone is no error
+            from attnconv.cli.terminal import note
+
+            note(OF_ALL)
+    sys.stdout.flush()  # here, where a broken pipe is no error
     return 0
 
 
 def _imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the words of a command line without --import MODULE, which any command takes, and the modules."""
+    """Return the command line without --import MODULE, and the modules."""
     words, modules = [], []
     given = iter(arguments)
     for word in given:
@@ -126,8 +128,9 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
         name="attnconv",
         help="Self-attention inside convolutional networks.",
         version=__version__,
-        help_format="plaintext",  # or <class> would be taken for markup
-        default_parameter=Parameter(negative=()),  # no --no-json and no --empty-option
+        help_format="markdown",
+        # Neither --no-json nor --empty-option nor [default: False].
+        default_parameter=Parameter(negative=(), show_default=lambda v: None if v in (None, False) else str(v)),
     )
     for name, text in COMMANDS.items():
         function = name.replace("-", "_") + "_" * keyword.iskeyword(name)
@@ -136,7 +139,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         text = " ".join(str(error).split())
-        # cyclopts takes case for a difference when it says which word was meant.
+        # cyclopts's own suggestion depends on case.
         if one_of := re.fullmatch(r'(Invalid value "(.*)" for .* Choose from: (.*))\. Did you mean ".*"\?', text):
             known = re.findall('"(.*?)"', one_of[3])
             text = f"{one_of[1]}; {checks.nearest(one_of[2], known)}"
@@ -157,7 +160,7 @@ def _fail(message: str, code: int) -> int:
     if code >= 128 and "torch" in sys.modules:
         from attnconv.train.processes import is_first_process
 
-        if not is_first_process():  # of several processes that are stopped together, one says so
+        if not is_first_process():  # one of several processes speaks for all
             return code
     print(f"attnconv: error: {shown(message)}", file=sys.stderr)
     return code

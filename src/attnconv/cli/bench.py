@@ -1,16 +1,16 @@
-"""attnconv bench: time, memory and FLOPs of ops, layers and networks, appended to records; and a report of those."""
+"""attnconv bench: measure time, memory and FLOPs of ops, layers and networks, and report the records."""
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from attnconv import checks, files
-from attnconv.cli.flags import Attend, Attention, Augment, integers, steps, words
+from attnconv.cli.flags import NO_SURGERY, Surgery, integers, words
 from attnconv.cli.terminal import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ Flag = Annotated[bool, Parameter(negative=())]
 RESULTS = Path("benchmarks/results")
 QUICK = {"cpu": "S1,S4,S6,X3", "cuda": "G1,G2,G3,X1"}
 QUICK_LAYERS = "L1,L4"
-BUDGET = 30.0  # seconds after which no further round of a benchmark is begun, but for its least three
+BUDGET = 30.0  # seconds after which no further round of a benchmark begins, once it has had three
 
-bench = App(name="bench", help_format="plaintext", default_parameter=Parameter(negative=None))  # with --no-NAME
+bench = App(name="bench", help_format="markdown", default_parameter=Parameter(negative=None))  # with --no-NAME
 
 
 @Parameter(name="*")
@@ -35,15 +35,15 @@ class Options:
     Parameters
     ----------
     dtype:
-        Of the inputs and parameters.
+        Number format of inputs and parameters.
     device:
-        Where to run.
+        Device to run on.
     rounds:
-        Turns of each candidate; at least 3 take place, and fewer than these where they are slow.
+        Turns of each candidate; slow ones have fewer, but at least 3.
     threads:
-        Of torch on a CPU; by default as many as it takes.
+        CPU threads of torch; by default its own choice.
     out:
-        Folder of the records, lines of JSON.
+        Folder of the records, JSON lines.
     json:
         Print the new records as one JSON list.
     """
@@ -55,8 +55,65 @@ class Options:
     out: Path = RESULTS
     json: Flag = False
 
+    def settings(self, what: str = "", names: str | None = None, known: Sequence[str] = ()) -> "Settings":
+        """Return the settings, with only these candidates if ``names`` of ``what`` are given."""
+        import torch
+
+        from attnconv.bench.benchmark import Settings
+        from attnconv.train.device import choose_device
+
+        if self.threads is not None:
+            torch.set_num_threads(checks.integer("threads", self.threads, at_least=1))
+        return Settings(
+            device=choose_device(_kind(self.device)),
+            dtype=getattr(torch, self.dtype),
+            rounds=checks.integer("rounds", self.rounds, at_least=1),
+            budget=BUDGET,
+            names=None if names is None else tuple(checks.one_of(what, name, known) for name in words(names)),
+        )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Cases:
+    """Cases to measure.
+
+    Parameters
+    ----------
+    case:
+        Names of cases, separated by commas, or all; see above. By default a few of them, or none beside --sizes.
+    sizes:
+        Sides of square maps for a sweep, such as 8,16,32,64,128.
+    backward:
+        Also time forward and backward together.
+    """
+
+    case: str | None = None
+    sizes: str | None = None
+    backward: bool = True
+
+    def chosen(self, *, quick: str, possible: Sequence[str], known: Sequence[str]) -> tuple[list[str], Sequence[int]]:
+        """Return names of cases, and sides of the maps of a sweep."""
+        from attnconv.bench.benchmark import SIZES
+
+        swept = [] if self.sizes is None else integers("sizes", self.sizes)
+        if self.case == "all":
+            return list(possible), swept or SIZES
+        names = words(self.case if self.case is not None else "" if self.sizes else quick)
+        for name in names:
+            checks.one_of("case", name, known)
+        if not names and not swept:
+            raise checks.InputError(f"no case is left to run: got --case {self.case!r} and --sizes {self.sizes!r}")
+        return names, swept
+
+    def passes(self) -> tuple[str, ...]:
+        from attnconv.bench.benchmark import BOTH, FORWARD
+
+        return (FORWARD, BOTH) if self.backward else (FORWARD,)
+
 
 DEFAULTS = Options()
+DEFAULT_CASES = Cases()
 
 
 @bench.default
@@ -74,12 +131,12 @@ def choice(
     device: Device = "auto",
     json: Flag = False,
 ) -> None:
-    """Measure time, memory and FLOPs: see the commands. With --explain-choice, nothing is run.
+    """Measure time, memory and FLOPs with one of the commands. --explain-choice runs nothing.
 
     Parameters
     ----------
     explain_choice:
-        Print which kernel relative attention takes for a shape, and why not the others.
+        Print the kernel that relative attention takes for a shape, and the reasons against the others.
     map_size:
         Rows, columns; or one or three numbers.
     key_dim:
@@ -87,17 +144,17 @@ def choice(
     value_dim:
         Value channels a head, E.
     positions:
-        With relative positions.
+        Use relative positions.
     backward:
-        Where a gradient is needed.
+        A gradient is needed.
     dtype:
-        Of the inputs.
+        Number format of the inputs.
     device:
-        Where the inputs are.
+        Device of the inputs.
     json:
         Print one JSON object.
     """
-    if command is not None:  # a name that is none of the commands
+    if command is not None:  # an unknown command
         checks.one_of("command", command, ("ops", "layers", "models", "report"))
     if not explain_choice:
         bench.help_print()
@@ -124,84 +181,55 @@ def choice(
         print_json({"kernel": chosen, "reasons": reasons})
         return
     print(f"map {map_size}, D {key_dim}, E {value_dim}, {dtype}, {problem.device_type}: {chosen}")
-    print_table(("kernel", "why, or why not"), list(reasons.items()), right=False)
+    print_table(("kernel", "why, or why not"), list(reasons.items()), fold=True)
 
 
 @bench.command
-def ops(
-    *,
-    case: str | None = None,
-    sizes: str | None = None,
-    impl: str | None = None,
-    backward: bool = True,
-    options: Options = DEFAULTS,
-) -> None:
+def ops(*, cases: Cases = DEFAULT_CASES, impl: str | None = None, options: Options = DEFAULTS) -> None:
     """Relative attention compared with standard alternatives, and the orders of bilinear attention's products.
 
-    Two to three minutes on two CPU cores; all cases and sizes take over half an hour. Adds to ops.jsonl.
+    Cases: S1 to S6, R14, R7, SAGAN, 1D, 3D, for a GPU G1 to G3, and X1 to X5 for the orders of products. By default two
+    to three minutes on two CPU cores; all cases and sizes take over half an hour. Appends to ops.jsonl.
 
     Parameters
     ----------
-    case:
-        S1 to S6, R14, R7, SAGAN, 1D, 3D, for a GPU G1 to G3, and X1 to X5 for the orders of products, separated by
-        commas, or all. By default a few of them, or none beside --sizes.
-    sizes:
-        Sides of square maps for a sweep of relative attention, such as 8,16,32,64,128.
     impl:
-        Candidates that take part, such as auto,eager,flex. By default all.
-    backward:
-        Time forward and backward together, too.
+        Candidates, such as auto,eager,flex; by default all.
     """
     from attnconv.bench import ops as op_cases
-    from attnconv.bench.benchmark import BOTH, FORWARD
 
-    settings = _settings(options)
+    kind = options.settings().device.type
     named = [c.name for c in (*op_cases.RELATIVE, *op_cases.BILINEAR)]
-    possible = [name for name in named if settings.device.type == "cuda" or not name.startswith("G")]
-    names, swept = _chosen(case, sizes, quick=QUICK[settings.device.type], possible=possible, known=named)
+    possible = [name for name in named if kind == "cuda" or not name.startswith("G")]
+    names, swept = cases.chosen(quick=QUICK[kind], possible=possible, known=named)
     attention = [c for c in op_cases.RELATIVE if c.name in names] + op_cases.sweep(swept)
     orders = [c for c in op_cases.BILINEAR if c.name in names]
     known = [*(op_cases.RELATIVE_NAMES if attention else ()), *(op_cases.BILINEAR_NAMES if orders else ())]
-    passes = (FORWARD, BOTH) if backward else (FORWARD,)
-    settings = _restricted(settings, "impl", impl, known)
-    benchmarks = [op_cases.relative_benchmark(c, what, settings) for c in attention for what in passes]
-    benchmarks += [op_cases.bilinear_benchmark(c, what, settings) for c in orders for what in passes]
+    settings = options.settings("impl", impl, known)
+    benchmarks = [op_cases.relative_benchmark(c, what, settings) for c in attention for what in cases.passes()]
+    benchmarks += [op_cases.bilinear_benchmark(c, what, settings) for c in orders for what in cases.passes()]
     _run(benchmarks, settings, options.out / "ops.jsonl", options.json)
 
 
 @bench.command
-def layers(
-    *,
-    case: str | None = None,
-    sizes: str | None = None,
-    layer: str | None = None,
-    backward: bool = True,
-    options: Options = DEFAULTS,
-) -> None:
-    """Attention layers, timm's among them, against the convolution of equal output.
+def layers(*, cases: Cases = DEFAULT_CASES, layer: str | None = None, options: Options = DEFAULTS) -> None:
+    """Attention layers, timm's among them, compared with the convolution of equal output.
 
-    Under a minute on two CPU cores; all cases and sizes take over half an hour. Adds to layers.jsonl.
+    Cases: L1 to L4. By default under a minute on two CPU cores; all cases and sizes take over half an hour. Appends to
+    layers.jsonl.
 
     Parameters
     ----------
-    case:
-        L1 to L4, separated by commas, or all. By default a few of them, or none beside --sizes.
-    sizes:
-        Sides of square maps for a sweep, such as 8,16,32,64,128.
     layer:
-        Candidates that take part, such as conv2d,augmented-auto. By default all.
-    backward:
-        Time forward and backward together, too.
+        Candidates, such as conv2d,augmented-auto; by default all.
     """
-    from attnconv.bench.benchmark import BOTH, FORWARD
     from attnconv.bench.layers import NAMED, builders, layer_benchmark, sweep
 
     known = [c.name for c in NAMED]
-    names, swept = _chosen(case, sizes, quick=QUICK_LAYERS, possible=known, known=known)
-    settings = _restricted(_settings(options), "layer", layer, list(builders()))
-    cases = [*(c for c in NAMED if c.name in names), *sweep(swept)]
-    passes = (FORWARD, BOTH) if backward else (FORWARD,)
-    benchmarks = [layer_benchmark(c, what, settings) for c in cases for what in passes]
+    names, swept = cases.chosen(quick=QUICK_LAYERS, possible=known, known=known)
+    settings = options.settings("layer", layer, list(builders()))
+    chosen = [*(c for c in NAMED if c.name in names), *sweep(swept)]
+    benchmarks = [layer_benchmark(c, what, settings) for c in chosen for what in cases.passes()]
     _run(benchmarks, settings, options.out / "layers.jsonl", options.json)
 
 
@@ -210,52 +238,49 @@ def models(
     *,
     model: str | None = None,
     impl: str = "auto",
-    batch_size: int | None = None,
+    batch_size: Annotated[int | None, Parameter(alias="-b")] = None,
     image_size: int | None = None,
-    augment: Augment = None,
-    attend: Attend = None,
-    attention: Attention = None,
+    surgery: Surgery = NO_SURGERY,
     options: Options = DEFAULTS,
 ) -> None:
-    """A training step of networks with attention against that of their plain twins, under autocast if not in float32.
+    """Training steps of networks with attention and of their plain twins, under autocast unless in float32.
 
-    Two to four minutes on two CPU cores. Adds to models.jsonl.
-
-    With --augment or --attend each network is compared with itself and that attention.
+    It takes two to four minutes on two CPU cores and appends to models.jsonl. With --augment or --attend, each network
+    is compared with itself plus that attention.
 
     Parameters
     ----------
     model:
         Names of `attnconv models`, timm:NAME, torchvision:NAME or package.module:function, separated by commas, or all.
-        By default five that stand for their families.
+        By default five, one of each family.
     impl:
-        How relative attention is computed, such as auto,eager: a network takes part once with each.
+        Implementations of relative attention, such as auto,eager; each network runs with each of them.
     batch_size:
-        Images of a step; by default a few, so that a CPU can do it.
+        Images a step; by default few enough for a CPU.
     image_size:
-        Side of the square images, pixels; by default what the family is usually trained on.
+        Side of the square images in pixels; by default the family's usual one.
     """
     from attnconv.bench.models import NAMED, case_of, model_benchmark, twinned_models
     from attnconv.surgery.steps import checked_steps
 
     names = twinned_models() if model == "all" else NAMED if model is None else words(model)
-    found = checked_steps(steps(augment, attend, attention))
+    found = checked_steps(surgery.steps())
     cases = [case_of(name, batch=batch_size, image_size=image_size, attention=found) for name in names]
-    settings = _settings(options)
+    settings = options.settings()
     benchmarks = [model_benchmark(case, settings, impls=words(impl)) for case in cases]
     _run(benchmarks, settings, options.out / "models.jsonl", options.json)
 
 
 @bench.command
 def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
-    """Tables of all records in a folder, and drawings of its sweeps on log-log axes.
+    """Write tables of all records in a folder, and plots of its sweeps on log-log axes.
 
     Parameters
     ----------
     folder:
-        Where the *.jsonl files are.
+        Folder of the .jsonl files.
     out:
-        Markdown file to write, its drawings beside it. By default report.md in that folder.
+        Markdown file to write, with its plots beside it; by default report.md in that folder.
     """
     from attnconv.bench.records import load_folder
     from attnconv.report.bench import markdown
@@ -270,53 +295,11 @@ def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
     say(f"{out}, with {len(figures)} drawing{'' if len(figures) == 1 else 's'} beside it")
 
 
-def _chosen(
-    case: str | None, sizes: str | None, *, quick: str, possible: Sequence[str], known: Iterable[str]
-) -> tuple[list[str], Sequence[int]]:
-    """Names of cases, and sides of the maps of a sweep."""
-    from attnconv.bench.benchmark import SIZES
-
-    if case == "all":
-        names, swept = list(possible), SIZES
-    else:
-        names, swept = words(case if case is not None else "" if sizes else quick), []
-        for name in names:
-            checks.one_of("case", name, known)
-    if sizes is not None:
-        swept = integers("sizes", sizes)
-    if not names and not swept:
-        raise checks.InputError(f"no case is left to run: got --case {case!r} and --sizes {sizes!r}")
-    return names, swept
-
-
 def _kind(device: Device) -> str:
-    """Return the kind of device, which need not be here, that ``device`` stands for."""
+    """Return the kind of ``device``, which need not be present."""
     import torch
 
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-
-
-def _settings(options: Options) -> "Settings":
-    import torch
-
-    from attnconv.bench.benchmark import Settings
-    from attnconv.train.device import choose_device
-
-    if options.threads is not None:
-        torch.set_num_threads(checks.integer("threads", options.threads, at_least=1))
-    return Settings(
-        device=choose_device(_kind(options.device)),
-        dtype=getattr(torch, options.dtype),
-        rounds=checks.integer("rounds", options.rounds, at_least=1),
-        budget=BUDGET,
-    )
-
-
-def _restricted(settings: "Settings", what: str, names: str | None, known: Sequence[str]) -> "Settings":
-    """The settings with only these candidates."""
-    if names is None:
-        return settings
-    return replace(settings, names=tuple(checks.one_of(what, name, known) for name in words(names)))
 
 
 def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, json: bool) -> None:
@@ -328,9 +311,9 @@ def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, js
     from attnconv.report.bench import tables
     from attnconv.train.device import ROOT, commit
 
-    append(file, [])  # rather now than after minutes of work
+    append(file, [])  # an error here comes before minutes of work
     made = provenance(settings.device, settings.seed, commit=commit(ROOT), command=["attnconv", *sys.argv[1:]])
-    with Console(stderr=True, highlight=False, markup=False).status("") as status:  # shown on a terminal alone
+    with Console(stderr=True, highlight=False, markup=False).status("") as status:  # shown only in a terminal
         found: list[dict[str, Any]] = []
         begin = time.perf_counter()
         for records in run(benchmarks, settings, made, file=file, tell=status.update):

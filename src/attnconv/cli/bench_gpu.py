@@ -1,11 +1,10 @@
 """python3 -m attnconv.cli.bench_gpu: the benchmark of `make gpu`, with torch, triton and numpy alone.
 
-Three cases of relative attention, forward and backward, and a training step of a Wide-ResNet with attention. Nothing
-new is started once the time is up, and what was not measured is recorded as that.
-Adds to benchmarks/results/gpu.jsonl and prints a short table. Exit code 1 without a CUDA device.
+It measures three cases of relative attention, forward and backward, and a training step of a Wide-ResNet with
+attention. It starts nothing new once the time is up, and records what it did not measure.
+It appends to benchmarks/results/gpu.jsonl and prints a short table. Exit code 1 without a CUDA device.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,35 +16,29 @@ from attnconv.report.bench import HEADER, tables
 if TYPE_CHECKING:
     import torch
 
-SECONDS = 300.0  # after which nothing new is started; what runs then takes at most two minutes more
+SECONDS = 300.0  # after which nothing new starts; a running benchmark takes at most two minutes more
 ROUNDS = 15
-BUDGET = 8.0  # seconds of rounds, each benchmark
-OPS_PART = 0.5  # of the time, at most, for attention alone
+BUDGET = 8.0  # seconds of rounds for each benchmark
+OPS_PART = 0.5  # largest share of the time for attention alone
 CANDIDATES = ("auto", "triton", "eager", "blocked", "sdpa", "flex")
 NETWORK = "aa_wide_resnet28_10", 128, 32, 100  # name, batch, image size, classes
-SHOWN = 6  # of the columns of `attnconv bench`
+SHOWN = 6  # columns of `attnconv bench`
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure on the first CUDA device, in bfloat16."""
-    parser = argparse.ArgumentParser(prog="python3 -m attnconv.cli.bench_gpu", description="The benchmark of make gpu.")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="start nothing new after so long (%(default)s)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results"), help="folder of gpu.jsonl (%(default)s)"
-    )
-    given = parser.parse_args(arguments)
+def main(seconds: float = SECONDS, out: Path = Path("benchmarks/results")) -> int:
+    """Measure on the first CUDA device, in bfloat16, for about so many seconds; ``out`` is the folder of gpu.jsonl."""
     import torch
 
     if not torch.cuda.is_available():
         print("attnconv: error: no CUDA device here, so nothing was measured", file=sys.stderr)
         return 1
-    found = measure(torch.device("cuda", 0), torch.bfloat16, seconds=given.seconds, file=given.out / "gpu.jsonl")
+    found = measure(torch.device("cuda", 0), torch.bfloat16, seconds=seconds, file=out / "gpu.jsonl")
     print(text(found))
     return 0
 
 
 def measure(device: "torch.device", dtype: "torch.dtype", *, seconds: float, file: Path) -> list[Mapping[str, Any]]:
-    """Return the records: of relative attention, forward and backward, and then of the network's training step."""
+    """Return the records of relative attention, forward and backward, then of the network's training step."""
     from torch.utils.benchmark import timer
 
     from attnconv.bench import models, ops
@@ -66,7 +59,7 @@ def measure(device: "torch.device", dtype: "torch.dtype", *, seconds: float, fil
 
 
 def text(records: Sequence[Mapping[str, Any]]) -> str:
-    """The tables in plain text, and whoever did not run with the reason."""
+    """Return the tables as plain text, with a reason for each candidate that did not run."""
     found = tables(records)
     parts = [found[0].machine] if found else []
     for table in found:

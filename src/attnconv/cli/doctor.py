@@ -1,6 +1,6 @@
 """attnconv doctor: versions, extras, devices, kernels and the data folder of this machine.
 
-Needs neither torch nor an extra: where a thing is missing, or fails, that is the finding.
+Needs neither torch nor an extra: a missing or broken package is a finding.
 """
 
 import os
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import __version__, checks
-from attnconv.cli.terminal import amount, print_json
+from attnconv.cli.terminal import amount, folded, print_json, terminal_width
 from attnconv.shown import shown_lines
 
 NOT_FOR_USERS = ("all", "dev", "docs")
-MAP_SIZE, HEAD_DIM = (32, 32), 16  # of the attention for which kernels are asked
+MAP_SIZE, HEAD_DIM = (32, 32), 16  # of the attention whose kernels are listed
 # A line of the package's metadata, such as: scipy>=1.15; extra == "train"
 OF_AN_EXTRA = re.compile(
     r"(?P<name>[\w.-]+)(\[.*?\])?\s*(?P<rule>[^;]*?)\s*;\s*extra\s*==\s*['\"](?P<extra>[\w-]+)['\"]"
@@ -28,7 +28,7 @@ Lines = Iterator[tuple[str, str]]  # name and text
 
 
 def doctor(*, json: bool = False) -> None:
-    """Say what is installed here and what can run: versions, extras, devices, kernels, the data folder.
+    """Report what is installed here and what can run: versions, extras, devices, kernels, the data folder.
 
     Parameters
     ----------
@@ -40,30 +40,33 @@ def doctor(*, json: bool = False) -> None:
 
 
 def diagnosis() -> dict[str, Any]:
-    """Return the findings of each section, as plain values; of one that cannot be looked at {"problem": why}."""
+    """Return the findings of each section as plain values; {"problem": reason} for a section that fails."""
     found: dict[str, Any] = {}
     for key, (_, look, _) in SECTIONS.items():
         try:
             found[key] = look()
-        except Exception as error:  # a torch that does not import, a driver that is broken: said, not raised
+        except Exception as error:  # a torch that does not import, a broken driver
             found[key] = {"problem": checks.first_line(error)}
     return found
 
 
 def diagnosis_text(found: dict[str, Any]) -> str:
-    """Return the findings as lines for people; without an extra, so without tables."""
+    """Return the findings as lines of text."""
     lines = []
     for key, (title, _, text) in SECTIONS.items():
         facts = found[key]
         problem = facts.get("problem") if isinstance(facts, dict) else None
         cells = [("unknown", problem)] if problem else list(text(facts))
         width = max((len(name) for name, _ in cells), default=0)
-        lines += [title, *(f"  {name:{width}}  {value}" for name, value in cells), ""]
+        lines += folded("", title, terminal_width())
+        for name, value in cells:
+            lines += folded(f"  {name:{width}}  ", value, terminal_width())
+        lines.append("")
     return "\n".join(lines).rstrip()
 
 
 def versions() -> Facts:
-    """Return the versions of attnconv, Python, the system, torch and numpy; None for what is not installed."""
+    """Return the versions of attnconv, Python, the system, torch and numpy; None if not installed."""
     return {
         "attnconv": __version__,
         "folder": str(Path(__file__).parents[1]),
@@ -95,10 +98,10 @@ def extras() -> dict[str, Facts]:
 
 
 def satisfies(here: str, rule: str) -> bool:
-    """True if version ``here`` follows ``rule``, or if nothing is installed that could tell."""
+    """True if version ``here`` satisfies ``rule``, or if packaging is not installed."""
     try:
         from packaging.specifiers import SpecifierSet
-    except ImportError:  # a plain install has no packaging; the version is shown all the same
+    except ImportError:  # not part of a plain install
         return True
     return SpecifierSet(rule).contains(here, prereleases=True)
 
@@ -110,7 +113,7 @@ def extras_text(facts: dict[str, Facts]) -> Lines:
 
 
 def devices() -> list[Facts]:
-    """Return the CPU, each CUDA GPU and MPS; for a kind that is absent, the reason."""
+    """Return the CPU, each CUDA GPU and MPS, with the reason for each kind that is absent."""
     import torch
 
     from attnconv.bench.machine import cpu_name
@@ -144,7 +147,7 @@ def devices_text(facts: list[Facts]) -> Lines:
 
 
 def kernels() -> list[Facts]:
-    """Return which kernel of relative attention runs under impl="auto" on each device, and why others cannot."""
+    """Return the kernel that impl="auto" chooses on each device, and the reasons why others cannot run."""
     import torch
 
     from attnconv.ops.kernel_choice import KERNELS, AttentionProblem, choose_kernel, why_not
@@ -168,7 +171,7 @@ def kernels_text(facts: list[Facts]) -> Lines:
 
 
 def data_folder() -> Facts:
-    """Return where named data sets are kept, who says so, why it cannot be written, and the bytes free there."""
+    """Return the folder of the named data sets, the setting it comes from, and whether it can be written."""
     from attnconv.data.load import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR
 
     named = os.environ.get(DATA_DIR_VARIABLE)
@@ -195,15 +198,15 @@ def data_text(facts: Facts) -> Lines:
     yield "writable", f"yes, {amount(facts['free'], 'B')} free" if facts["writable"] else f"no: {facts['why_not']}"
 
 
-KERNELS_TITLE = (
-    f"Kernels of relative attention, map {MAP_SIZE[0]} x {MAP_SIZE[1]}, {HEAD_DIM} channels a head; "
-    "others: attnconv bench --explain-choice"
-)
-# Of each section its title, what looks, and what writes the findings as lines.
+# Title, finder and text of each section.
 SECTIONS: dict[str, tuple[str, Callable[[], Any], Callable[[Any], Lines]]] = {
     "versions": ("Versions", versions, versions_text),
     "extras": ("Extras", extras, extras_text),
     "devices": ("Devices", devices, devices_text),
-    "kernels": (KERNELS_TITLE, kernels, kernels_text),
+    "kernels": (
+        f"Kernels of relative attention, map 32 x 32, {HEAD_DIM} channels a head (attnconv bench --explain-choice)",
+        kernels,
+        kernels_text,
+    ),
     "data": ("Named data sets", data_folder, data_text),
 }

@@ -1,14 +1,16 @@
-"""attnconv evaluate and attnconv predict: the scores of a trained network, and its classes for image files."""
+"""attnconv evaluate and predict: score a trained network, and classify image files with it."""
 
 import dataclasses
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from attnconv import checks
-from attnconv.cli.flags import ImageSize, load_network
-from attnconv.cli.terminal import print_json, print_table, say
+from attnconv.cli.flags import Checkpoint, ImageSize, load_network
+from attnconv.cli.terminal import counted, print_json, print_table, say
 from attnconv.train.config import Device
 
 
@@ -18,16 +20,16 @@ def evaluate(
     data: str | None = None,
     data_dir: Path | None = None,
     image_size: ImageSize = None,
-    checkpoint: Literal["best", "last"] = "best",
+    checkpoint: Checkpoint = "best",
     model: str | None = None,
-    batch_size: int = 256,
+    batch_size: Annotated[int, Parameter(alias="-b")] = 256,
     workers: int = 2,
     skip_bad_images: bool = False,
     device: Device = "auto",
     trust: bool = False,
     json: bool = False,
 ) -> None:
-    """Score a trained network on validation images: loss, top-1 and top-5.
+    """Score a trained network on validation images: top-1, top-5 from six classes on, and loss.
 
     Parameters
     ----------
@@ -40,19 +42,19 @@ def evaluate(
     image_size:
         Side of the images in pixels, or rows x columns such as 128x192; the run's own if not given.
     checkpoint:
-        Which checkpoint of the folder.
+        Checkpoint of the folder.
     model:
-        package.module:function, if the network is one that code of your own makes.
+        package.module:function of your own network.
     batch_size:
-        Images at once.
+        Images a batch.
     workers:
         Processes that decode a folder's images.
     skip_bad_images:
-        Count images that cannot be decoded, and go on.
+        Skip and count images that cannot be decoded.
     device:
-        Where to run.
+        Device to run on.
     trust:
-        Read a .pt2 file of `attnconv export`, which can run code that is in it: give it for files you trust alone.
+        Read a .pt2 file of `attnconv export`. Such a file can run code: only for files that you trust.
     json:
         Print one JSON object.
     """
@@ -83,12 +85,12 @@ def evaluate(
             }
         )
         return
-    miou = "" if scores.miou is None else f"mean IoU {scores.miou:.2f}%, "
-    say(
-        f"{trained.checkpoint} on {found.name}: top-1 {scores.top1:.2f}%, top-5 {scores.top5:.2f}%, {miou}"
-        f"loss {scores.loss:.4f}, {scores.count} image{'s' * (scores.count != 1)}"
-        + (f"; {len(loader.skipped)} could not be decoded" if loader.skipped else "")
-    )
+    skipped = len(loader.skipped)
+    say(f"{trained.checkpoint}" + (f", {counted(skipped, 'image')} could not be decoded" if skipped else ""))
+    top5 = f"{scores.top5:.2f}" if len(trained.meta["classes"]) > 5 else ""  # of five, top-5 says nothing
+    miou = "" if scores.miou is None else f"{scores.miou:.2f}"
+    row = (found.name, f"{scores.count:,}", f"{scores.top1:.2f}", top5, miou, f"{scores.loss:.4f}")
+    print_table(("data", "images", "top-1 %", "top-5 %", "mean IoU %", "loss"), [row])
 
 
 def predict(
@@ -96,17 +98,17 @@ def predict(
     /,
     *images: Path,
     top: int = 5,
-    checkpoint: Literal["best", "last"] = "best",
+    checkpoint: Checkpoint = "best",
     model: str | None = None,
     skip_bad_images: bool = False,
     device: Device = "auto",
     trust: bool = False,
     json: bool = False,
 ) -> None:
-    """Name what is on images, most likely classes first.
+    """Classify images, the most likely classes first.
 
-    In folders, files that are no images are passed over and counted. A bad image in a folder does not end the command:
-    it is named at the end, and the exit code is 2.
+    In folders, other files are skipped and counted. A bad image in a folder does not stop the command, which names it
+    at the end and exits with code 2.
 
     Parameters
     ----------
@@ -117,15 +119,15 @@ def predict(
     top:
         Classes to print for each image.
     checkpoint:
-        Which checkpoint of the folder.
+        Checkpoint of the folder.
     model:
-        package.module:function, if the network is one that code of your own makes.
+        package.module:function of your own network.
     skip_bad_images:
-        Name images that cannot be decoded on stderr, and go on.
+        Skip images that cannot be decoded, and name them on stderr.
     device:
-        Where to run.
+        Device to run on.
     trust:
-        Read a .pt2 file of `attnconv export`, which can run code that is in it: give it for files you trust alone.
+        Read a .pt2 file of `attnconv export`. Such a file can run code: only for files that you trust.
     json:
         Print one JSON object.
     """
@@ -160,6 +162,7 @@ def predict(
         with torch.no_grad():
             likely = topk(trained.model(image[None])[0], classes, top)
         predictions.append({"image": str(file), "top": [{"class": name, "probability": p} for name, p in likely]})
+    bad = f"{len(skipped)} of {len(files)} images could not be decoded"
     if json:
         report = {"checkpoint": str(trained.checkpoint), "predictions": predictions, "skipped_images": skipped}
         print_json({**report, "passed_over": dict(passed)})
@@ -169,37 +172,35 @@ def predict(
             [(p["image"], *(f"{t['class']} {100 * t['probability']:.1f}%" for t in p["top"])) for p in predictions],
         )
         if skipped:
-            say(f"{len(skipped)} of {len(files)} images could not be decoded")
+            say(bad)
         if passed:
             say(passed_over_line(passed))
     if skipped and not skip_bad_images:
-        raise checks.InputError(
-            f"{len(skipped)} of {len(files)} images could not be decoded, first {skipped[0]}; --skip-bad-images leaves "
-            "such files out"
-        )
+        raise checks.InputError(f"{bad}, first {skipped[0]}; --skip-bad-images leaves such files out")
 
 
 def image_files(paths: tuple[Path, ...], passed: Counter[str]) -> list[Path]:
-    """The files named, and every image below the folders named, sorted within each; ``passed`` counts other files."""
+    """Return the files, and the images in the folders, sorted within each; ``passed`` counts other files."""
     from attnconv.data.folder import images_below, passed_over_line
 
     if not paths:
         raise checks.InputError("predict needs at least one image or folder")
     files: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            others: Counter[str] = Counter()
-            try:
-                inside = [Path(name) for name, _ in images_below(path, others)]
-            except OSError as error:
-                raise checks.InputError(f"cannot read folder {error.filename}: {error.strerror}") from None
-            if not inside:
-                beside = f"; {passed_over_line(others)}" if others else ""
-                raise checks.InputError(f"folder {path} holds no image{beside}")
-            files += inside
-            passed += others
-        elif path.exists():
-            files.append(path)
-        else:
+        if not path.exists():
             raise checks.InputError(f"no image or folder at {path}")
+        if not path.is_dir():
+            files.append(path)
+            continue
+        others: Counter[str] = Counter()
+        try:
+            inside = [Path(name) for name, _ in images_below(path, others)]
+        except OSError as error:
+            raise checks.InputError(f"cannot read folder {error.filename}: {error.strerror}") from None
+        if not inside:
+            raise checks.InputError(
+                f"folder {path} holds no image" + (f"; {passed_over_line(others)}" if others else "")
+            )
+        files += inside
+        passed += others
     return files

@@ -1,52 +1,49 @@
-"""attnconv export and hub: a trained network as a program that is checked, as a folder to share, or on the Hub."""
+"""attnconv export and hub: write a trained network as a checked program or as a folder, or upload it to the Hub."""
 
 import dataclasses
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cyclopts import App
 
 from attnconv import checks
-from attnconv.cli.flags import ImageSize, load_network
+from attnconv.cli.flags import Checkpoint, ImageSize, load_network
 from attnconv.cli.terminal import print_json, say
+from attnconv.shown import shown
 
-if TYPE_CHECKING:
-    from attnconv.recipes import Trained
+SAVED_FILES = "config.json, model.safetensors, README.md"
 
-SAVED = "safetensors"
-
-Checkpoint = Literal["best", "last"]
-
-hub = App(name="hub", help_format="plaintext")
+hub = App(name="hub", help_format="markdown")
 
 
 def export(
     run: Path,
     /,
     *,
-    format: str = "onnx",
+    format: Literal["onnx", "torch", "safetensors"] = "onnx",
     out: Path | None = None,
     image_size: ImageSize = None,
     checkpoint: Checkpoint = "best",
     model: str | None = None,
     json: bool = False,
 ) -> None:
-    """Write a trained network for other programs; ONNX and torch.export files are checked against PyTorch.
+    """Write a trained network for other programs. ONNX and torch.export files are compared with PyTorch.
 
     Parameters
     ----------
     run:
         Folder of a run or of `attnconv hub save`, or a checkpoint.
     format:
-        onnx, torch (a program of torch.export, .pt2) or safetensors (a folder, as that of `attnconv hub save`).
+        onnx, torch (a program of torch.export, .pt2) or safetensors (a folder in the form of `attnconv hub save`).
     out:
-        The file or folder; RUN/model.onnx, RUN/model.pt2 or RUN/saved if not given.
+        File or folder to write; by default RUN/model.onnx, RUN/model.pt2 or RUN/saved.
     image_size:
-        Side that images are prepared to, pixels, or rows x columns such as 128x192; the run's own if not given.
+        Side of prepared images in pixels, or rows x columns such as 128x192; by default the run's.
     checkpoint:
-        Which checkpoint of the folder.
+        Checkpoint of the folder.
     model:
-        package.module:function, if the network is one that code of your own makes.
+        package.module:function of your own network.
     json:
         Print one JSON object.
     """
@@ -54,15 +51,14 @@ def export(
     from attnconv.export.capture import described
     from attnconv.models import save_pretrained
 
-    checks.one_of("format", format, (*FORMATS, SAVED))
     suffix = SUFFIXES.get(format, "")
     if suffix and out is not None and out.suffix != suffix:
         raise checks.InputError(f"--out must end in {suffix} for --format {format}, got {out}")
-    trained = _with_layers(run, checkpoint, model, "export")
+    trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model, layers_for="export")
     network = trained.model
     out = out or (run if run.is_dir() else run.parent) / (f"model{suffix}" if suffix else "saved")
     report: dict[str, Any] = {"checkpoint": str(trained.checkpoint), "format": format, "file": str(out)}
-    if format == SAVED:
+    if not suffix:
         if out.resolve() == trained.checkpoint.parent.resolve():
             raise checks.InputError(
                 f"{out} is the network itself, and would be overwritten; --out names another folder"
@@ -70,23 +66,27 @@ def export(
         config = described(network, None, None, image_size)
         network.meta, network.provenance = config["meta"], config["provenance"]  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         save_pretrained(network, out)
-        lines = [f"{out}: config.json, model.safetensors, README.md"]
+        lines = [f"{out}: {SAVED_FILES}"]
     else:
-        written = FORMATS[format](network, out, image_size=image_size)
+        written = FORMATS[format](network, out, image_size=image_size, tell=tell)
         report |= {
             "bytes": out.stat().st_size,
             "image_sizes": written.sizes.to_dict(),
             "notes": list(written.notes),
             "differences": [dataclasses.asdict(difference) for difference in written.differences],
         }
-        size = f"{out}: {out.stat().st_size / 1e6:.2f} MB; any batch, {written.sizes}"
-        lines = ["; ".join((size, *written.notes))]
+        lines = [f"{out}: {out.stat().st_size / 1e6:.2f} MB; any batch, {written.sizes}", *written.notes]
         lines += [f"largest difference from PyTorch in {len(written.differences)} cases: {written.largest}"]
     if json:
         print_json(report)
-        return
-    for line in lines:
-        say(line)
+    else:
+        for line in lines:
+            say(line)
+
+
+def tell(stage: str) -> None:
+    """Say on stderr what an export does next."""
+    print(f"attnconv: {shown(stage)}", file=sys.stderr, flush=True)
 
 
 @hub.command
@@ -98,27 +98,28 @@ def save(
     model: str | None = None,
     license: str | None = None,
 ) -> None:
-    """Write config.json, model.safetensors and a card with scores, licence and the command that trained it.
+    """Write config.json, model.safetensors and a card with scores, licence and the training command.
 
-    `attnconv.models.from_pretrained`, predict and evaluate take the folder.
+    `attnconv.models.from_pretrained`, predict and evaluate read the folder.
 
     Parameters
     ----------
     run:
         Folder of a run or of `attnconv hub save`, or a checkpoint.
     folder:
-        Where to; made if need be.
+        Folder to write.
     checkpoint:
-        Which checkpoint of the run.
+        Checkpoint of the run.
     model:
-        package.module:function, if the network is one that code of your own makes.
+        package.module:function of your own network.
     license:
-        Of the weights, as the Hub names it; not stated if not given.
+        Licence of the weights, as the Hub names it; by default none is stated.
     """
     from attnconv.models import save_pretrained
 
-    save_pretrained(_with_layers(run, checkpoint, model, "hub").model, folder, license=license)
-    say(f"{folder}: config.json, model.safetensors, README.md")
+    trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model, layers_for="hub")
+    save_pretrained(trained.model, folder, license=license)
+    say(f"{folder}: {SAVED_FILES}")
 
 
 @hub.command
@@ -132,34 +133,27 @@ def push(
     private: bool = False,
     branch: str | None = None,
 ) -> None:
-    """Upload the same to the Hugging Face Hub, with the token of `hf auth login` or HF_TOKEN.
+    """Upload the same files to the Hugging Face Hub, with the token of `hf auth login` or HF_TOKEN.
 
     Parameters
     ----------
     run:
         Folder of a run or of `attnconv hub save`, or a checkpoint.
     repo_id:
-        USER/NAME of the repository; made if it is not there.
+        USER/NAME of the repository, which is created if it does not exist.
     checkpoint:
-        Which checkpoint of the run.
+        Checkpoint of the run.
     model:
-        package.module:function, if the network is one that code of your own makes.
+        package.module:function of your own network.
     license:
-        Of the weights, as the Hub names it; not stated if not given.
+        Licence of the weights, as the Hub names it; by default none is stated.
     private:
-        Make the repository private, if it is made.
+        Create the repository as a private one.
     branch:
-        Of the repository; its main one if not given.
+        Branch of the repository; by default its main branch.
     """
-    checks.require("huggingface_hub", extra="hub")  # rather now than after the network is read
+    checks.require("huggingface_hub", extra="hub")  # before the network is read
     from attnconv.models import push_to_hub
 
-    network = _with_layers(run, checkpoint, model, "hub").model
-    say(push_to_hub(network, repo_id, license=license, private=private or None, branch=branch))
-
-
-def _with_layers(run: Path, checkpoint: Checkpoint, model: str | None, command: str) -> "Trained":
-    """Load the network of ``run``, which has its layers still."""
-    trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model)
-    trained.require_layers(command)
-    return trained
+    trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model, layers_for="hub")
+    say(push_to_hub(trained.model, repo_id, license=license, private=private or None, branch=branch))

@@ -1,23 +1,20 @@
-"""Values of flags: runs, image sizes, steps of surgery, NAME=VALUE pairs, and lists of words and integers."""
+"""Flags that several commands share: steps of surgery, runs, image sizes, NAME=VALUE pairs and lists."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import yaml
 from cyclopts import Parameter, Token
 
-from attnconv import checks
+from attnconv import checks, extensions, networks
 from attnconv.train.config import image_size_of, yaml_value
 
 if TYPE_CHECKING:
     from attnconv.recipes import Trained
 
-
-def _image_size(_: Any, tokens: Sequence[Token]) -> int | tuple[int, int] | None:
-    text = tokens[0].value
-    if text.casefold() in ("none", "null"):
-        return None
-    return image_size_of(int(text) if text.lstrip("+-").isdecimal() else text)
+Checkpoint = Literal["best", "last"]
 
 
 def _optional_text(_: Any, tokens: Sequence[Token]) -> str | None:
@@ -25,104 +22,81 @@ def _optional_text(_: Any, tokens: Sequence[Token]) -> str | None:
     return None if text.casefold() in ("none", "null") else text
 
 
-# Text, or none where a recipe or a file has set some.
-OptionalText = Annotated[str | None, Parameter(converter=_optional_text)]
+def _image_size(_: Any, tokens: Sequence[Token]) -> int | tuple[int, int] | None:
+    text = _optional_text(_, tokens)
+    return image_size_of(int(text) if text and text.lstrip("+-").isdecimal() else text)
 
-# A flag's type: 128, or 128x192, rows x columns.
+
+# Text, or "none" to unset what a recipe or a file has set.
+OptionalText = Annotated[str | None, Parameter(converter=_optional_text)]
+# 128, or 128x192, rows x columns.
 ImageSize = Annotated[int | tuple[int, int] | None, Parameter(converter=_image_size, n_tokens=1)]
 
 
-def load_network(run: Path, *, model: str | None, **options: Any) -> "Trained":
-    """Load a trained network, as `load_trained`, made by the function that --model names if it is given.
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Surgery:
+    """Attention that is put into a network.
 
-    Raises:
-        InputError: as there, or --model names no function, or another one than the run's.
+    Parameters
+    ----------
+    augment:
+        Convolutions to augment: a regular expression searched in the names of the network's modules; may be repeated.
+    attend:
+        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, timm:NAME
+        (se, eca, cbam, gc, nl and more), or the name of your own layer, with --import.
+    attention:
+        All steps of surgery as a YAML list, in place of these two; [] for none.
     """
-    from attnconv import extensions
-    from attnconv.recipes import load_trained
 
-    if model is None:
-        return load_trained(run, **options)
-    trained = load_trained(run, model=named_factory(model), **options)
-    wanted = trained.config.model
-    if extensions.can_be_imported(wanted) and wanted != model:
-        raise checks.InputError(f"{trained.checkpoint} is of {wanted}: give --model {wanted}, got {model}")
-    return trained
+    augment: list[str] | None = None
+    attend: list[str] | None = None
+    attention: str | None = None
+
+    @property
+    def given(self) -> bool:
+        return self.attention is not None or bool(self.augment or self.attend)
+
+    def steps(self) -> Any:
+        """Return the steps of surgery that the flags ask for, as `attnconv.surgery.apply_steps` takes them."""
+        if self.attention is not None:
+            if self.augment or self.attend:
+                raise checks.InputError("--attention holds all steps: leave --augment and --attend out")
+            return _yaml_of(self.attention, "--attention must be a YAML list of steps")
+        found: list[dict[str, Any]] = [{"augment": {"where": pattern}} for pattern in self.augment or []]
+        for text in self.attend or []:
+            module, _, kind = text.rpartition("=")
+            if not (module and kind):
+                raise checks.InputError(f"--attend must be MODULE=KIND, such as layer3=simple, got {text!r}")
+            found.append({"add": {"after": module, "kind": kind}})
+        return found
 
 
-def named_factory(model: str) -> Callable[..., Any]:
-    """Return the function that --model names for a command that reads a run, imported."""
-    from attnconv import extensions
-
-    if not extensions.is_factory(model):
-        raise checks.InputError(
-            f"--model must be package.module:function, of a network of your own, got {model!r}; a run knows any other"
-        )
-    return extensions.import_factory(model)
-
-
-def steps(augment: list[str] | None, attend: list[str] | None, attention: str | None = None) -> Any:
-    """Return the steps of surgery that --augment PATTERN and --attend MODULE=KIND ask for, or those of --attention."""
-    import yaml
-
-    if attention is not None:
-        if augment or attend:
-            raise checks.InputError("--attention holds all steps: leave --augment and --attend out")
-        try:
-            return yaml_value(attention)
-        except yaml.YAMLError:
-            raise checks.InputError(f"--attention must be a YAML list of steps, got {attention!r}") from None
-    found: list[dict[str, Any]] = [{"augment": {"where": pattern}} for pattern in augment or []]
-    for text in attend or []:
-        module, equals, kind = text.rpartition("=")
-        if not (equals and module and kind):
-            raise checks.InputError(f"--attend must be MODULE=KIND, such as layer3=simple, got {text!r}")
-        found.append({"add": {"after": module, "kind": kind}})
-    return found
+NO_SURGERY = Surgery()
 
 
 def pairs(texts: list[str] | None) -> dict[str, Any]:
     """Return NAME=VALUE texts as a dict; values are YAML, so 3, 0.5, true and [1, 2] are what they look like."""
-    import yaml
-
     found: dict[str, Any] = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise checks.InputError(f"--option must be NAME=VALUE, got {text!r}")
         if (key := name.replace("-", "_")) in found:
-            raise checks.InputError(f"--option {name} stands twice")
-        try:
-            found[key] = yaml_value(value)
-        except yaml.YAMLError:
-            raise checks.InputError(f"--option {name}: {value!r} is no YAML value") from None
+            raise checks.InputError(f"--option {name} is given twice")
+        found[key] = _yaml_of(value, f"--option {name} must be a YAML value")
     return found
 
 
-# Types of --augment, --attend and --attention, the flags of `steps`.
-Augment = Annotated[
-    list[str] | None,
-    Parameter(
-        help="Convolutions to augment, a regular expression searched in the names of the network's modules; may be "
-        "repeated.",
-        negative=(),
-    ),
-]
-Attend = Annotated[
-    list[str] | None,
-    Parameter(
-        help="MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, "
-        "timm:NAME (se, eca, cbam, gc, nl and more), or the name of a layer of your own, with --import.",
-        negative=(),
-    ),
-]
-Attention = Annotated[
-    str | None, Parameter(help="All steps of surgery as a YAML list, in place of these two; [] for none.")
-]
+def _yaml_of(text: str, rule: str) -> Any:
+    try:
+        return yaml_value(text)
+    except yaml.YAMLError:
+        raise checks.InputError(f"{rule}, got {text!r}") from None
 
 
 def words(text: str) -> list[str]:
-    """Return what stands between commas."""
+    """Return the words between commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
@@ -132,3 +106,44 @@ def integers(flag: str, text: str) -> list[int]:
         return [int(word) for word in words(text)]
     except ValueError:
         raise checks.InputError(f"--{flag} must be integers such as 8,16,32, got {text!r}") from None
+
+
+def require_network(model: str, options: dict[str, Any]) -> None:
+    """Import the factory if ``model`` names one; else raise InputError if no network has the name or these options.
+
+    Loads torch only if the factory does.
+    """
+    if extensions.is_factory(model):
+        extensions.import_factory(model)
+    networks.require_known(model, options)
+
+
+def load_network(run: Path, *, model: str | None, layers_for: str | None = None, **options: Any) -> "Trained":
+    """Load a trained network as `load_trained` does, with the factory that --model names.
+
+    Args:
+        run, options: of `load_trained`.
+        model: package.module:function, or None.
+        layers_for: the command that needs layers, which an exported program has lost.
+    Raises:
+        InputError: as `load_trained`; --model names no function, or another one than the run's; no layers.
+    """
+    from attnconv.recipes import load_trained
+
+    trained = load_trained(run, model=named_factory(model) if model else None, **options)
+    wanted = trained.config.model
+    if model is not None and extensions.can_be_imported(wanted) and wanted != model:
+        raise checks.InputError(f"{trained.checkpoint} is of {wanted}: give --model {wanted}, got {model}")
+    if layers_for is not None:
+        trained.require_layers(layers_for)
+    return trained
+
+
+def named_factory(model: str) -> Callable[..., Any]:
+    """Return the function that --model names for a command that reads a run, imported."""
+    if not extensions.is_factory(model):
+        raise checks.InputError(
+            f"--model must be package.module:function, for a network of your own, got {model!r}; a run names any other "
+            "network"
+        )
+    return extensions.import_factory(model)

@@ -1,4 +1,4 @@
-"""attnconv import: a checkpoint of 2019 or of fastai as a folder that the other commands take."""
+"""attnconv import: convert a checkpoint of 2019 or of fastai to a folder that the other commands read."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,11 +24,11 @@ def import_(
     average: bool = False,
     option: list[str] | None = None,
 ) -> None:
-    """Make a checkpoint of 2019 or of fastai one of our networks: a folder for evaluate, predict, explain and export.
+    """Convert a checkpoint of 2019 or of fastai to a network of this library, a folder that the other commands read.
 
-    Read are Attention-Augmented-Conv2d's Wide_ResNet, the XResNets of SimpleSelfAttention and those of fastai 1 and 2,
-    as they were saved: state dicts, what holds one, whole modules. Nothing in the file is run. Mean, standard deviation
-    and image size are those of the program that wrote it unless they are given.
+    It reads Attention-Augmented-Conv2d's Wide_ResNet and the XResNets of SimpleSelfAttention and fastai 1 and 2, saved
+    as state dicts, as training checkpoints or as whole modules. No code in the file runs. Mean, standard deviation and
+    image size default to those of the program that wrote the file.
 
     Parameters
     ----------
@@ -37,21 +37,21 @@ def import_(
     name:
         Our name of the network, such as seed_aa_wide_resnet28_10 or ssa_xresnet50.
     out:
-        Folder to write, made if need be, as that of `attnconv hub save`.
+        Folder to write, in the form of `attnconv hub save`.
     data:
-        Data set, or folder of images, whose classes these are; 0, 1, ... if neither it nor --classes is given.
+        Data set or folder of images with the same classes. Without it and --classes, classes are called 0, 1, ...
     data_dir:
         Folder of the named data sets.
     classes:
-        Text file with the name of a class a line, in the order of the outputs.
+        Text file with one class name a line, in the order of the outputs.
     mean:
-        That images were normalised with, one number a channel.
+        Mean that images were normalised with, one number a channel.
     std:
-        Likewise their standard deviation.
+        Standard deviation, likewise.
     image_size:
         Side of the images, pixels.
     average:
-        Take the averaged weights, where the file holds both.
+        Take the averaged weights if the file holds both.
     option:
         An option of the network, NAME=VALUE; may be repeated.
     """
@@ -87,7 +87,7 @@ def import_(
 
 
 def class_names(file: Path) -> list[str]:
-    """The lines of ``file``; InputError if it cannot be read, or one is empty or stands there twice."""
+    """Return the lines of ``file``; InputError if it cannot be read, or a line is empty or a duplicate."""
     try:
         names = [line.strip() for line in files.read_text(file).rstrip().split("\n")]
     except (OSError, UnicodeDecodeError) as error:

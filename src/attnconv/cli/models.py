@@ -1,10 +1,11 @@
-"""attnconv models and summary: the networks by name, the published ones compared with ours, and the cost of one."""
+"""attnconv models and summary: networks by name, published networks compared with ours, and the cost of one."""
 
 from typing import Any
 
-from attnconv import checks
-from attnconv.cli.flags import Attend, Attention, Augment, ImageSize, pairs, steps
-from attnconv.cli.terminal import amount, print_json, print_table
+from attnconv import checks, networks
+from attnconv.cli.flags import NO_SURGERY, ImageSize, Surgery, pairs, require_network
+from attnconv.cli.terminal import amount, note, print_json, print_table
+from attnconv.train.config import yaml_text
 
 
 def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> None:
@@ -15,43 +16,40 @@ def models(pattern: str = "*", *, table: bool = False, json: bool = False) -> No
     pattern:
         Shell pattern, such as 'aa_*'.
     table:
-        Print the published networks instead: our parameters and FLOPs beside the paper's.
+        Print the published networks instead, with our parameters and FLOPs and the paper's.
     json:
         Print one JSON list.
     """
-    from attnconv.models import list_models
-    from attnconv.models.registry import model_options
-
     if table:
         _print_published(pattern, json)
         return
-    names = list_models(pattern) + list_models(pattern, dense=True)
+    names = networks.list_models(pattern) + networks.list_models(pattern, dense=True)
     if not names:
-        known = list_models() + list_models(dense=True)
+        known = networks.list_models() + networks.list_models(dense=True)
         raise checks.InputError(f"no network matches {pattern!r}; {checks.nearest(pattern, known)}")
-    found: list[dict[str, Any]] = []
-    for name in names:
-        try:
-            found.append({"name": name, "options": model_options(name)})
-        except checks.InputError as error:  # of an installed package that offers it
-            found.append({"name": name, "error": str(error)})
+    found = [_described(name) for name in names]
     if json:
         print_json(found)
         return
-    rows = [
-        (one["name"], one.get("error") or " ".join(f"{k}={_as_yaml(v)}" for k, v in one["options"].items()))
-        for one in found
-    ]
-    print_table(("network", "options and their defaults"), rows)
+    options = [one.get("error") or " ".join(f"{k}={_as_yaml(v)}" for k, v in one["options"].items()) for one in found]
+    print_table(("network", "options and their defaults"), list(zip(names, options, strict=True)), fold=True)
+
+
+def _described(name: str) -> dict[str, Any]:
+    """Return the name and the options of a network, or the error of an installed package that offers it."""
+    if (found := networks.find(name)) is not None:
+        return {"name": name, "options": found[0].options}
+    from attnconv.models.registry import model_options
+
+    try:
+        return {"name": name, "options": model_options(name)}
+    except checks.InputError as error:
+        return {"name": name, "error": str(error)}
 
 
 def _as_yaml(value: Any) -> str:
     """Return ``value`` as --option takes it: [2,3], null, true."""
-    from attnconv.train.config import yaml_text
-
-    value = list(value) if isinstance(value, tuple) else value
-    text = yaml_text(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
-    return text.replace(", ", ",")
+    return yaml_text(value, default_flow_style=True).partition("\n")[0].replace(", ", ",")
 
 
 def _print_published(pattern: str, json: bool) -> None:
@@ -65,9 +63,9 @@ def _print_published(pattern: str, json: bool) -> None:
         print_json([row.to_dict() for row in found])
         return
     print_table(HEADER, [row.cells() for row in found])
-    print("GFLOPs: 2 a MAC of everything; paper's way: as it counts, attention products 1 a MAC, no position terms.")
+    note("GFLOPs: 2 a MAC of everything; paper's way: as it counts, attention products 1 a MAC, no position terms.")
     if any(row.published.unverified for row in found):
-        print(UNVERIFIED)
+        note(UNVERIFIED)
 
 
 def summary(
@@ -77,12 +75,10 @@ def summary(
     num_classes: int = 10,
     in_channels: int = 3,
     option: list[str] | None = None,
-    augment: Augment = None,
-    attend: Attend = None,
-    attention: Attention = None,
+    surgery: Surgery = NO_SURGERY,
     json: bool = False,
 ) -> None:
-    """Print what a network costs for one image: parameters, multiply-adds, FLOPs, attention memory.
+    """Print the cost of a network for one image: parameters, multiply-adds, FLOPs, attention memory.
 
     Parameters
     ----------
@@ -99,23 +95,22 @@ def summary(
     json:
         Print one JSON object.
     """
+    rows, columns = checks.per_axis("image_size", image_size or 32, 2, at_least=1)
+    options, attention_steps = pairs(option), surgery.steps()
+    require_network(model, options)
     import torch
 
     from attnconv.bench.cost import cost
-    from attnconv.extensions import import_factory, is_factory
     from attnconv.models.registry import build_model
 
-    rows, columns = checks.per_axis("image_size", image_size or 32, 2, at_least=1)
-    if is_factory(model):
-        import_factory(model)
     with torch.device("meta"):
         network, _ = build_model(
             model,
             num_classes=num_classes,
             in_channels=in_channels,
             image_size=(rows, columns),
-            attention=steps(augment, attend, attention),
-            options=pairs(option),
+            attention=attention_steps,
+            options=options,
         )
     found = cost(network, in_channels=in_channels, image_size=(rows, columns))
     if json:
@@ -128,19 +123,12 @@ def summary(
         ("FLOPs", amount(found.flops), "2 a MAC of all of these"),
         ("FLOPs, the paper's way", amount(found.paper_flops), "attention products 1 a MAC, no position terms"),
     ]
-    print_table(("quantity", "value", "how it is counted"), quantities)
+    print_table(("quantity", "value", "count"), quantities, fold=True)
     if not found.attention:
         return
-    print("Attention, memory of one image in float32: all logits at once (eager), or q, k, v and output (linear)")
+    note("Attention, memory of one image in float32: eager has all logits at once, linear only q, k, v and output")
     rows = [
-        (
-            a.name,
-            " x ".join(map(str, a.map_size)),
-            a.num_heads,
-            amount(a.eager_bytes, "B"),
-            amount(a.linear_bytes, "B"),
-            f"{a.eager_bytes / a.linear_bytes:.1f}",
-        )
+        (a.name, amount(a.eager_bytes, "B"), amount(a.linear_bytes, "B"), " x ".join(map(str, a.map_size)), a.num_heads)
         for a in found.attention
     ]
-    print_table(("layer", "map", "heads", "eager", "linear", "ratio"), rows)
+    print_table(("layer", "eager", "linear", "map", "heads"), rows)

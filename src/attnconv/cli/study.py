@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Scale = Literal["published", "small"]
 
-study = App(name="study", help_format="plaintext")
+study = App(name="study", help_format="markdown")
 
 
 @study.command
@@ -36,31 +36,32 @@ def run(
     mix_versions: bool = False,
     json: bool = False,
 ) -> None:
-    """Do the runs of a study that are not done yet.
+    """Do the runs of a study that are missing.
 
-    Finished runs are kept, interrupted ones go on from their last checkpoint, failed ones are tried again, and diverged
-    ones stay as they are.
+    Finished and diverged runs stay as they are, interrupted ones go on from their last checkpoint, failed ones are
+    tried again.
 
     Parameters
     ----------
     plan:
         A name of `attnconv study list`, a YAML file, or the folder of a study to go on with.
     out:
-        Folder of the study; studies/NAME, or studies/NAME-small, if not given.
+        Folder of the study. [default: studies/NAME or studies/NAME-small]
     scale:
-        Of a built-in study: published, for a GPU, or small, meant for an hour of two CPU cores. [default: published]
+        Size of a built-in study: published, for a GPU, or small, for about an hour of two CPU cores.
+        [default: published]
     seeds:
-        So many seeds, from 0, instead of the plan's.
+        Number of seeds, from 0, instead of the plan's.
     only:
-        Of the plan these arms or blocks alone, separated by commas, and their baselines.
+        Arms or blocks to run, separated by commas, with their baselines.
     threads:
-        CPU threads of each run; by default all of this machine, by GPU if there are several. A study keeps its number.
+        CPU threads of each run. [default: all of this machine, divided by its GPUs]
     memory_gb:
-        Memory that Ray reserves for each run, 10^9 bytes. A study keeps its number.
+        Memory that Ray reserves for each run, 10^9 bytes.
     ray:
         Run on Ray: HOST:PORT, ray://HOST:PORT, auto, or local to start one here. Needs attnconv[ray].
     extend:
-        Accept arms and seeds that the study in the folder has not.
+        Accept arms and seeds that the study in the folder does not have.
     mix_versions:
         Go on although runs of the folder were made by another version.
     json:
@@ -68,7 +69,7 @@ def run(
     """
     from attnconv.study.folder import StudyFolder
     from attnconv.study.plan_file import BUILT_IN, built_in, read_study
-    from attnconv.study.run import on_this_machine, run_study
+    from attnconv.study.run import run_study
 
     if plan not in BUILT_IN and scale is not None:
         raise checks.InputError(f"--scale is for built-in studies ({', '.join(BUILT_IN)}), got {plan!r}")
@@ -76,7 +77,7 @@ def run(
         chosen = built_in(plan, scale or "published")
     elif Path(plan).is_dir():
         if out is not None:
-            raise checks.InputError(f"--out is not for a study that has its folder, {plan}")
+            raise checks.InputError(f"--out cannot be used with the folder of a study, got {plan}")
         out = Path(plan)
         chosen = StudyFolder(out).study()
     elif Path(plan).suffix in (".yaml", ".yml") or Path(plan).exists():
@@ -90,18 +91,14 @@ def run(
         raise checks.InputError(f"{plan!r} is neither a built-in study nor a file or folder of one; {known}")
     if only is not None:
         chosen = chosen.only(words(only))
-    if seeds is not None:
-        chosen = dataclasses.replace(chosen, seeds=tuple(range(checks.integer("seeds", seeds, at_least=1))))
-    if threads is not None:
-        chosen = dataclasses.replace(chosen, threads=threads)
-    if memory_gb is not None:
-        chosen = dataclasses.replace(chosen, memory_gb=memory_gb)
+    given = {"seeds": seeds, "threads": threads, "memory_gb": memory_gb}
+    chosen = dataclasses.replace(chosen, **{name: value for name, value in given.items() if value is not None})
     # studies/NAME below the current folder, studies/NAME-small for the small size
     name = chosen.name if chosen.scale != "small" else f"{chosen.name}-small"
     folder = StudyFolder(out or Path("studies") / name)
     chosen.require_runnable()  # before Ray is asked for anything
     with contextlib.ExitStack() as stack:
-        executor = on_this_machine
+        executor = None
         if ray is not None:
             from attnconv.study.ray import ray_cluster
 
@@ -123,7 +120,7 @@ def status(folder: Path, *, json: bool = False) -> None:
     Parameters
     ----------
     folder:
-        Of the study.
+        Folder of the study.
     json:
         Print the counts and the records as one JSON object.
     """
@@ -137,46 +134,43 @@ def status(folder: Path, *, json: bool = False) -> None:
 
 @study.command
 def report(folder: Path, *, json: bool = False) -> None:
-    """Write report.html, report.md with its drawings, and CSV files of every number into a study's folder.
+    """Compare the arms of a study: report.html, report.md with its drawings, summary.tex and CSV files in its folder.
 
-    The page asks for nothing from anywhere. What is not run yet is named in it.
+    The page loads nothing from anywhere.
 
     Parameters
     ----------
     folder:
-        Of the study; without its runs, records.jsonl is read.
+        Folder of the study; without its runs, records.jsonl is read.
     json:
         Print the files, the counts and the rows of summary.csv as one JSON object.
     """
     from attnconv.study.report import write_report
-    from attnconv.study.tables import attention_table, notes, tables
+    from attnconv.study.tables import findings, verdict_table
 
     written = write_report(folder)
     files = [str(path) for path in written.files]
     if json:
         print_json({"files": files, "counts": written.runs, "summary": written.summary()})
         return
-    for block, comparison in written.compared.items():
-        for shown in (tables(comparison)[0], *attention_table(comparison)):
-            say(f"{block}: {shown.title}" if block else shown.title)
-            print_table(shown.header, shown.rows)
-        for text in notes(comparison):
-            say(f"- {text}")
-        print()
+    for found in findings(written.compared):
+        say(f"{found.head} {found.text}")
+    table = verdict_table(written.study, written.compared)
+    print_table(table.header, table.rows)
     for file in files:
         say(file)
 
 
 @study.command(name="list")
 def list_() -> None:
-    """The built-in studies."""
+    """List the built-in studies."""
     from attnconv.study.plan_file import BUILT_IN, built_in
 
     rows = []
     for name in BUILT_IN:
         plans = [built_in(name, scale) for scale in ("published", "small")]
         rows.append((name, *(f"{len(plan.arms)} x {len(plan.seeds)}" for plan in plans), plans[0].text))
-    print_table(("study", "arms x seeds", "small", "what it asks"), rows, right=False)
+    print_table(("study", "arms x seeds", "small", "question"), rows, fold=True)
 
 
 def _show(folder: "StudyFolder", found: list[dict[str, Any]], *, json: bool) -> None:
@@ -187,8 +181,9 @@ def _show(folder: "StudyFolder", found: list[dict[str, Any]], *, json: bool) -> 
         return
     done = counts(found)
     say(f"{folder.path}: " + ", ".join(f"{done[state]} {state}" for state in STATES if done[state]))
-    arms = {record["arm"]: [other for other in found if other["arm"] == record["arm"]] for record in found}
-    print_table(("arm", *STATES), [(arm, *(counts(mine)[state] for state in STATES)) for arm, mine in arms.items()])
+    arms = dict.fromkeys(record["arm"] for record in found)
+    by_arm = [(arm, counts([record for record in found if record["arm"] == arm])) for arm in arms]
+    print_table(("arm", *STATES), [(arm, *(states[state] for state in STATES)) for arm, states in by_arm])
     for what in ("version", "commit"):
         if len(values := sorted({record[what] for record in found if record.get(what)})) > 1:
             say(f"runs of {len(values)} {what}s: {', '.join(values)}")

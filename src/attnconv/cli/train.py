@@ -1,112 +1,176 @@
-"""attnconv train, lr-find and runs: one run, the learning rates that it could take, and the runs of a folder."""
+"""attnconv train, lr-find and runs: train a network, suggest its learning rate, and list the runs of a folder."""
 
 import dataclasses
+import json as encoder
 import time
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from cyclopts import Parameter
 
-from attnconv import checks, files
-from attnconv.cli.flags import Attend, Attention, Augment, ImageSize, OptionalText, pairs, steps
-from attnconv.cli.terminal import duration, print_json, print_table, say
-from attnconv.extensions import import_factory, is_factory
+from attnconv import checks, files, networks
+from attnconv.cli.flags import NO_SURGERY, ImageSize, OptionalText, Surgery, pairs, require_network
+from attnconv.cli.terminal import counted, duration, note, print_json, print_table, say
+from attnconv.extensions import LIBRARIES
 from attnconv.inactive import remark
 from attnconv.train.config import RunConfig, read_yaml
 
-if TYPE_CHECKING:
-    from attnconv.train.run_folder import RunEntry
-
 
 def run_options() -> Any:
-    """Return a TypedDict of every field of RunConfig, none required: what was not typed stays absent."""
+    """Return a TypedDict of every field of RunConfig, none of them required; options not given stay absent."""
     hints = typing.get_type_hints(RunConfig)
     flags: dict[str, Any] = {}
     for field in dataclasses.fields(RunConfig):
-        if field.name in ("model_options", "attention"):  # written in other ways
+        if field.name in ("model_options", "attention"):  # flags of their own
             continue
         default = "" if field.default is None or field.default is False else f" [default: {field.default}]"
-        # With --no-NAME, for what a recipe or a file has set.
+        # With --no-NAME, to unset an option of a recipe or a file.
         hint, negative = (ImageSize, ()) if field.name == "image_size" else (hints[field.name], None)
         if hint == str | None:
             hint = OptionalText
-        flags[field.name] = Annotated[hint, Parameter(help=field.metadata["help"] + default, negative=negative)]
+        alias = "-b" if field.name == "batch_size" else None
+        parameter = Parameter(help=field.metadata["help"] + default, negative=negative, alias=alias)
+        flags[field.name] = Annotated[hint, parameter]
     return TypedDict("RunOptions", flags, total=False)  # pyright: ignore[reportArgumentType]
 
 
 RunOptions = run_options()
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Base:
+    """Sources of a run's options besides their own flags.
+
+    Parameters
+    ----------
+    recipe:
+        A run by name, with all of its options; `attnconv train` lists them.
+    config:
+        YAML file of options, in the names of config.yaml.
+    option:
+        An option of the network, NAME=VALUE; may be repeated.
+    pretrained:
+        Short for --init-from torchvision or timm, whichever has weights of the network.
+    amp:
+        Short for --precision bf16.
+    """
+
+    recipe: str | None = None
+    config: Path | None = None
+    option: list[str] | None = None
+    pretrained: bool = False
+    amp: bool = False
+
+    def settings(self, options: dict[str, Any], surgery: Surgery, *, missing: str | None = None) -> RunConfig:
+        """Return the configuration: ``options`` over the file, over the recipe. Loads no torch.
+
+        Args:
+            options: given by their own flags.
+            surgery: given on the command line.
+            missing: the error if there is no file ``config``.
+        Raises:
+            InputError: as RunConfig, `Recipe.under` and `read_yaml`; an unknown network or option of one; two flags
+                that contradict each other.
+        """
+        values: dict[str, Any] = {}
+        if self.config is not None:
+            values = read_yaml(self.config, missing=missing)
+            RunConfig.from_dict(values, source=str(self.config))  # so that a fault of the file is blamed on the file
+        if self.amp:
+            options = options | short_for("--amp", "precision", "bf16", options)
+        values |= options | ({"attention": surgery.steps()} if surgery.given else {})
+        if self.option:
+            values["model_options"] = {**values.get("model_options", {}), **pairs(self.option)}
+        if "model" in options or missing is None:  # a run's own config.yaml imports nothing
+            require_network(str(values.get("model", RunConfig.model)), {})
+        if self.recipe is not None:
+            from attnconv.recipes import find_recipe
+
+            values = find_recipe(self.recipe).under(values)
+        if self.pretrained:
+            values |= short_for("--pretrained", "init_from", weights_of(values.get("model", RunConfig.model)), options)
+        found = RunConfig.from_dict(values, source="the command line")
+        networks.require_known(found.model, found.model_options)
+        return found
+
+
+def short_for(flag: str, name: str, value: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the option that ``flag`` stands for; InputError if ``options`` hold another value of it."""
+    if (given := options.get(name, value)) != value:
+        long = f"--{name.replace('_', '-')}"
+        raise checks.InputError(f"{flag} is short for {long} {value}, and {long} {given} is given, too; leave one out")
+    return {name: value}
+
+
+def weights_of(model: str) -> str:
+    """Return the library, torchvision or timm, that has trained weights of a network; InputError if neither has."""
+    if (library := model.partition(":")[0]) in LIBRARIES:
+        return library
+    if (found := networks.own(model)) is None or found[0].weights is None:
+        raise checks.InputError(f"--pretrained: no library has weights of {model!r}; give --init-from a file")
+    return found[0].weights
+
+
+NO_BASE = Base()
+
+
 def train(
     *,
     out: Path | None = None,
     resume: bool = False,
-    recipe: str | None = None,
     list_recipes: bool = False,
-    config: Path | None = None,
-    option: list[str] | None = None,
-    augment: Augment = None,
-    attend: Attend = None,
-    attention: Attention = None,
+    base: Base = NO_BASE,
+    surgery: Surgery = NO_SURGERY,
     profile: bool = False,
     json: bool = False,
     of_study: Annotated[bool, Parameter(show=False)] = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
-    """Train a network and leave the run in a folder.
+    """Train a network and write the run to a folder.
 
-    Options given here override the file of --config, which overrides --recipe, which overrides the defaults.
+    These options override those of the --config file, which override --recipe, which overrides the defaults.
 
     Parameters
     ----------
     out:
-        Folder of the run; runs/MODEL-DATA-seedN if not given, of a recipe runs/RECIPE-MODEL-seedN.
+        Folder of the run; by default runs/MODEL-DATA-seedN, or runs/RECIPE-MODEL-seedN.
     resume:
-        Go on with the run in --out, with its own options.
-    recipe:
-        A run by name, with all of its options.
+        Continue the run in --out, with its own options.
     list_recipes:
-        Print the recipes instead, with what was published for them.
-    config:
-        YAML file of options, in the names of config.yaml.
-    option:
-        An option of the network, NAME=VALUE; may be repeated.
+        Print the recipes instead, with their published results.
     profile:
-        Print a step profile at the end: the time that the loader and the operators take.
+        Print a step profile at the end: time in the loader and in each operator.
     json:
         Print the result as one JSON object, or the recipes as a JSON list.
     of_study:
-        A run of a study, which `attnconv.study.process` starts: wait for its word, end with it, and leave facts.json.
+        A run of a study, started by `attnconv.study.process`: wait for its signal, end with it, write facts.json.
     """
     if list_recipes:
         print_recipes(json)
         return
-    from attnconv.recipes import default_out, run
-    from attnconv.train.processes import is_first_process
-
-    missing = None
-    ready = None
+    missing = ready = None
     if of_study and out is not None:
         from attnconv.study.process import await_study
 
         ready = await_study(out)
+    recipe = base.recipe
     if resume:
         if out is None:
             raise checks.InputError("--resume needs --out, the folder of the run")
-        for name, given in (("--config", config), ("--recipe", recipe)):
+        for name, given in (("--config", base.config), ("--recipe", recipe)):
             if given is not None:
                 raise checks.InputError(f"--resume takes the run's own config.yaml; leave {name} out")
-        config, missing = out / "config.yaml", f"{out} holds no run to resume: it has no config.yaml"
-    settings = run_settings(
-        recipe=recipe,
-        config=config,
-        option=option,
-        options=options | attention_of(augment, attend, attention),
-        missing=missing,
-    )
+        base = dataclasses.replace(base, config=out / "config.yaml")
+        missing = f"{out} holds no run to resume: it has no config.yaml"
+    settings = base.settings(options, surgery, missing=missing)
+    from attnconv.recipes import default_out, run
+    from attnconv.train.processes import is_first_process
+
     out = out or default_out(settings, recipe)
     result = run(settings, out, resume=resume, profile=profile, ready=ready)
     if not is_first_process():
@@ -114,58 +178,19 @@ def train(
     if json:
         print_json(result)
         return
-    off = result.get("attention_off")
-    said = remark(off["logits_moved"], off["predictions_changed"]) if off else ""
+    top5 = f", top-5 {result['top5']:.2f}%" if result["top5"] < 100 else ""  # 100 % of five classes or fewer
     miou = f", mean IoU {result['miou']:.2f}%" if "miou" in result else ""
     say(
-        f"{out}: top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}%{miou} after "
-        f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}; "
+        f"{out}: top-1 {result['top1']:.2f}%{top5}{miou} after {counted(result['epochs'], 'epoch')}; "
         f"best top-1 {result['best_top1']:.2f}% in epoch {result['best_epoch']}; "
-        f"{result['params']:,} parameters, {result['seconds']:.0f} s"
-        + (
-            f"; {result['skipped_images']} image{'s' * (result['skipped_images'] != 1)} could not be decoded"
-            if result["skipped_images"]
-            else ""
-        )
-        + (f"; {said}" if said else "")
+        f"{result['params']:,} parameters, {duration(result['seconds'])}"
     )
+    if result["skipped_images"]:
+        say(f"{counted(result['skipped_images'], 'image')} could not be decoded")
+    if (off := result.get("attention_off")) and (said := remark(off["logits_moved"], off["predictions_changed"])):
+        say(said)
     if profile:
         print_profile(result.get("profile"), out)
-
-
-def run_settings(
-    *,
-    recipe: str | None,
-    config: Path | None,
-    option: list[str] | None,
-    options: dict[str, Any],
-    missing: str | None = None,
-) -> RunConfig:
-    """Return the configuration that a command's ``options`` ask for, over the file ``config``, over ``recipe``.
-
-    Raises:
-        InputError: as RunConfig, `Recipe.under` and `read_yaml`; there is no such file, which ``missing`` says.
-    """
-    values: dict[str, Any] = {}
-    if config is not None:
-        values = read_yaml(config, missing=missing)
-        RunConfig.from_dict(values, source=str(config))  # so that a fault of the file is not blamed on the command line
-    values = {**values, **options}
-    if is_factory(model := str(values.get("model", ""))) and ("model" in options or missing is None):
-        import_factory(model)  # which the user names here, or in a file of their own: not in a run's config.yaml
-    if option:
-        values["model_options"] = {**values.get("model_options", {}), **pairs(option)}
-    if recipe is not None:
-        from attnconv.recipes import find_recipe
-
-        values = find_recipe(recipe).under(values)
-    return RunConfig.from_dict(values, source="the command line")
-
-
-def attention_of(augment: list[str] | None, attend: list[str] | None, attention: str | None = None) -> dict[str, Any]:
-    """Return the option ``attention`` that the flags ask for; {} if none is given."""
-    given = attention is not None or augment or attend
-    return {"attention": steps(augment, attend, attention)} if given else {}
 
 
 def print_recipes(json: bool) -> None:
@@ -178,25 +203,24 @@ def print_recipes(json: bool) -> None:
         return
     rows = []
     for r in found:
-        c = r.config
-        rows.append((r.name, c.model, c.data, c.image_size or "own", c.epochs, r.expected, r.measured or "no"))
-    print_table(("recipe", "network", "data", "px", "epochs", "published, top-1 %", "measured here"), rows, right=False)
-    print("A recipe is for its network's family: --model xresnet50, --model sa_xresnet50, --option symmetric=true.")
+        c, here = r.config, f"; here: {r.measured}" if r.measured else ""
+        rows.append((r.name, c.model, c.data, c.image_size or "", c.epochs, r.expected + here))
+    print_table(("recipe", "network", "data", "px", "epochs", "top-1 %, published"), rows, fold=True)
+    note("A recipe is for its network's family: --model xresnet50, --model sa_xresnet50, --option symmetric=true.")
 
 
 def print_profile(profile: Mapping[str, Any] | None, run: Path) -> None:
-    """``profile`` as in result.json; None if the run was done before."""
+    """Print ``profile`` of result.json; None if the run was finished before."""
     if profile is None:
-        print("no profile: the run was finished already, and without one")
+        print("no profile: the run was finished before, without --profile")
         return
     if profile["steps"]:
         print(
             f"{profile['steps']} steps timed: {profile['step_ms']:.1f} ms a step (median), "
-            f"{profile['images_per_second']:.0f} images/s; {profile['loader_share']:.1f}% of the time waiting for the "
-            "loader"
+            f"{profile['images_per_second']:.0f} images/s; {profile['loader_share']:.1f}% of the time in the loader"
         )
     else:
-        print("no step timed: there were too few; the first six warm up and are traced")
+        print("no step was timed: the first six warm up and are traced")
     if profile["operators"]:
         rows = [
             (entry["name"], f"{entry['ms']:.2f}", f"{entry['share']:.1f}", f"{entry['calls']:.1f}")
@@ -212,19 +236,15 @@ def lr_find(
     high: float = 10.0,
     steps: int = 100,
     out: Path | None = None,
-    recipe: str | None = None,
-    config: Path | None = None,
-    option: list[str] | None = None,
-    augment: Augment = None,
-    attend: Attend = None,
-    attention: Attention = None,
+    base: Base = NO_BASE,
+    surgery: Surgery = NO_SURGERY,
     json: bool = False,
     options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
-    """Train for a few steps with a growing learning rate, and say which ones the loss suggests.
+    """Train for a few steps with a growing learning rate, and print the rates that the loss suggests.
 
-    Leaves lr-find.json and lr-find.png in --out. The steps are those that the run would take in one process, precision
-    and compiler included. Options that this does not need are read and left aside.
+    It writes lr-find.json and lr-find.png to --out. The steps are those of the run in one process, with its precision
+    and compiler. Options that it does not need have no effect.
 
     Parameters
     ----------
@@ -233,25 +253,16 @@ def lr_find(
     high:
         Learning rate of the last step.
     steps:
-        Steps, whatever the epochs.
+        Steps to train.
     out:
-        Folder of the curve; runs/lr-find-MODEL-DATA if not given.
-    recipe:
-        A recipe by name, as of `attnconv train`, whose options are taken.
-    config:
-        YAML file of options, in the names of config.yaml.
-    option:
-        An option of the network, NAME=VALUE; may be repeated.
+        Folder of the curve; by default runs/lr-find-MODEL-DATA.
     json:
         Print the curve as one JSON object.
     """
-    import json as encoder
-
-    from attnconv.recipes.run import lr_find as find
+    settings = base.settings(options, surgery)
+    from attnconv.recipes.training import lr_find as find
     from attnconv.report.plots import lr_figure
 
-    options = options | attention_of(augment, attend, attention)
-    settings = run_settings(recipe=recipe, config=config, option=option, options=options)
     folder = out or Path("runs") / f"lr-find-{settings.model.replace(':', '-')}-{Path(settings.data).name}"
     curve = find(settings, low=low, high=high, steps=steps).to_dict()
     files.make_folder(folder)
@@ -261,26 +272,26 @@ def lr_find(
     if json:
         print_json(curve)
         return
-    for name, where in (("steepest", "where the loss falls fastest"), ("valley", "two thirds down its longest fall")):
-        print(
-            f"{name}: {curve[name]:.2g}, {where}" if curve[name] is not None else f"{name}: none, the loss never falls"
-        )
+    for name, where in (
+        ("valley", "halfway down the longest fall"),
+        ("slide", "before the slope changes"),
+        ("steepest", "where the loss falls fastest"),
+        ("minimum", "a tenth of that with the least loss"),
+    ):
+        print(f"{name}: none" if curve[name] is None else f"{name}: {curve[name]:.2g}, {where}")
     say(f"{folder}: lr-find.json, lr-find.png; {len(curve['lrs'])} steps" + ", then it diverged" * curve["diverged"])
 
 
-RUNS_HEADER = ("run", "model", "data", "state", "epoch", "best top-1 %", "last top-1 %", "time", "changed", "remark")
-
-
 def runs(folder: Path = Path("runs"), *, json: bool = False) -> None:
-    """List the runs in a folder, and below it: where they stand, and how good they are.
+    """List the runs in and below a folder, with their states and scores.
 
-    Running means that a process of this machine trains into the folder; a stopped run goes on with `attnconv train
-    --resume`. Time is that of the whole run once it is finished, and that of training before.
+    A running run has a process of this machine; `attnconv train --resume` continues a stopped one. Time is that of the
+    whole run if it is finished, else that of training so far.
 
     Parameters
     ----------
     folder:
-        Where to look.
+        Folder of runs.
     json:
         Print one JSON list.
     """
@@ -289,35 +300,30 @@ def runs(folder: Path = Path("runs"), *, json: bool = False) -> None:
     entries = list_runs(folder)
     if json:
         print_json([as_json(entry) for entry in entries])
-    elif entries:
-        print_table(*cells(entries))
-    else:
+    elif not entries:
         say(f"no runs in {folder}")
-
-
-def cells(entries: Sequence["RunEntry"]) -> tuple[Sequence[str], list[list[str]]]:
-    """Header and rows of the table; the last column only if there is something to remark."""
-    rows = [
-        [
-            entry.name,
-            entry.model or "",
-            Path(entry.data).name if entry.data else "",
-            entry.state,
-            "" if entry.epochs is None else f"{entry.epochs_done or 0}/{entry.epochs}",
-            percent(entry.best_top1),
-            percent(entry.last_top1),
-            "" if entry.seconds is None else duration(entry.seconds),
-            "" if entry.changed is None else f"{duration(time.time() - entry.changed)} ago",
-            entry.problem or entry.remark or "",
+    else:
+        rows = [
+            (
+                entry.name,
+                entry.state,
+                "" if entry.epochs is None else f"{entry.epochs_done or 0}/{entry.epochs}",
+                percent(entry.best_top1),
+                percent(entry.last_top1),
+                entry.model or "",
+                Path(entry.data or "").name,
+                "" if entry.seconds is None else duration(entry.seconds),
+                "" if entry.changed is None else f"{duration(time.time() - entry.changed)} ago",
+                entry.problem or entry.remark or "",
+            )
+            for entry in entries
         ]
-        for entry in entries
-    ]
-    width = len(RUNS_HEADER) - (not any(row[-1] for row in rows))
-    return RUNS_HEADER[:width], [row[:width] for row in rows]
+        header = ("run", "state", "epoch", "best top-1 %", "last", "model", "data", "time", "changed", "remark")
+        print_table(header, rows, fold=any(row[-1] for row in rows))
 
 
-def as_json(entry: "RunEntry") -> dict[str, Any]:
-    """The fields of RunEntry, its path as "run"."""
+def as_json(entry: Any) -> dict[str, Any]:
+    """Return the fields of a RunEntry, its path as "run"."""
     changed = None if entry.changed is None else datetime.fromtimestamp(entry.changed, UTC).isoformat("T", "seconds")
     values = dataclasses.asdict(entry) | {"changed": changed}
     return {"run": str(values.pop("path")), **values}

@@ -15,7 +15,7 @@ from attnconv.compat.recognised import Recognised, recognised
 from attnconv.foreign import Found, Source, read_state_dict
 from attnconv.layers.spectral_norm import rename_old_keys
 from attnconv.models.network import HubNetwork
-from attnconv.models.registry import check_options, create_model, model_options
+from attnconv.models.registry import create_model, find
 from attnconv.weights import Shapes, difference, shapes_of, unfit
 
 ANY_SIZE = 128  # pixels: of networks without tables, which take images of every size
@@ -49,8 +49,9 @@ def load_checkpoint(
             and the network that the file resembles.
     """
     found = source if isinstance(source, Found) else read_state_dict(source, average=average)
-    known = model_options(name)
-    check_options(name, options)
+    network = find(name)
+    network.check_options(options)
+    known = network.options
     if options.get("symmetric"):
         raise checks.InputError(
             "the symmetric option had no effect in the program that wrote the checkpoint; leave symmetric=True out"

@@ -1,6 +1,6 @@
-"""Data sets and loaders: small sets that stay on the device, and folders of images decoded as they are needed.
+"""Data sets and loaders: small sets that stay on the device, and image files that are decoded during training.
 
-``torchvision``, ``PIL`` and ``sklearn`` are imported when they are used, so this import costs no more than torch.
+``torchvision``, ``PIL`` and ``sklearn`` are imported on use, so this import costs no more than torch.
 """
 
 from attnconv.data.augment import Augmentation

@@ -1,4 +1,4 @@
-"""Augmentation: the settings, the transforms of one image after its crop, and the mixing of a whole batch.
+"""Augmentation: settings, transforms of an image after its crop, and mixing of a whole batch.
 
 Letters: B batch, C channels, H rows, W columns, K classes.
 """
@@ -16,17 +16,14 @@ from attnconv.data.batches import Batch, Mix, seed_of
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Settings of how training images are varied; validation images never are.
+    """Augmentation of training images; RunConfig checks the values.
 
     Args:
-        crop_scale: the least part of a file's area that its random crop covers; small sets are shifted instead.
-        trivial: one random operation of random strength an image (TrivialAugment, arXiv:2103.10158).
+        crop_scale: smallest share of a file's area that its random crop covers; small sets are shifted instead.
+        trivial: apply one random operation of random strength to each image (TrivialAugment, arXiv:2103.10158).
         erasing: random-erasing probability (arXiv:1708.04896).
-        mixup: alpha of the Beta distribution by which pairs of images are blended (arXiv:1710.09412); 0 for none.
-        cutmix: alpha of that by which rectangles of pairs are swapped (arXiv:1905.04899); 0 for none. With both, each
-            batch has one or the other.
-    Raises:
-        InputError: a number out of its range.
+        mixup: alpha of mixup's Beta distribution (arXiv:1710.09412); 0 turns it off.
+        cutmix: alpha of CutMix's (arXiv:1905.04899); 0 turns it off. With both, each batch has one of the two.
     """
 
     crop_scale: float = 0.35
@@ -35,39 +32,19 @@ class Augmentation:
     mixup: float = 0.0
     cutmix: float = 0.0
 
-    def __post_init__(self) -> None:
-        if not 0 < checks.number("crop_scale", self.crop_scale) <= 1:
-            raise checks.InputError(f"crop_scale must be above 0 and at most 1, got {self.crop_scale}")
-        checks.flag("trivial_augment", self.trivial)
-        if not 0 <= checks.number("random_erasing", self.erasing) <= 1:
-            raise checks.InputError(f"random_erasing must be at least 0 and at most 1, got {self.erasing}")
-        for name in ("mixup", "cutmix"):
-            if checks.number(name, getattr(self, name)) < 0:
-                raise checks.InputError(f"{name} must be at least 0, got {getattr(self, name)}")
-
     @property
     def of_tensors(self) -> list[str]:
-        """Names of RunConfig's fields for what it does to small sets."""
-        settings = {
-            "trivial_augment": self.trivial,
-            "random_erasing": self.erasing,
-            "mixup": self.mixup,
-            "cutmix": self.cutmix,
-        }
-        return [name for name, setting in settings.items() if setting]
-
-    @property
-    def of_one_image(self) -> bool:
-        """True if it changes single images after the crop and the flip."""
-        return self.trivial or self.erasing > 0
+        """RunConfig's names of the active settings that change small sets."""
+        names = {"trivial": "trivial_augment", "erasing": "random_erasing", "mixup": "mixup", "cutmix": "cutmix"}
+        return [name for setting, name in names.items() if getattr(self, setting)]
 
 
 @contextlib.contextmanager
 def drawn_from(seed: int) -> Iterator[None]:
-    """Let torchvision's transforms, which draw from the global generator, draw what ``seed`` gives.
+    """Seed the global generator, from which torchvision's transforms draw, inside the block.
 
-    The generator is seeded itself, not by torch.manual_seed, which would seed the accelerator's too, and put back
-    afterwards, since all of this may run in the training process.
+    torch.manual_seed would seed the accelerator's generators, too. The state is restored because this may run in the
+    training process.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -75,8 +52,8 @@ def drawn_from(seed: int) -> Iterator[None]:
 
 
 def image_transforms(augmentation: Augmentation, colour: Sequence[int]) -> list[Any]:
-    """Return those of one image (C, H, W) uint8 after its crop and flip; ``colour`` is what erasing leaves."""
-    if not augmentation.of_one_image:
+    """Return the transforms of an image (C, H, W) uint8 after its crop and flip; erasing fills with ``colour``."""
+    if not (augmentation.trivial or augmentation.erasing):
         return []
     v2 = checks.require("torchvision.transforms.v2", extra="train")
     found = []
@@ -88,13 +65,13 @@ def image_transforms(augmentation: Augmentation, colour: Sequence[int]) -> list[
 
 
 def batch_mixer(augmentation: Augmentation, *, seed: int | None, num_classes: int) -> Mix | None:
-    """Return mixup, cutmix or either at random, for the batch of an epoch and number; None if neither is wanted.
+    """Return mixup, CutMix or a random choice of both as a function of a batch, its epoch and its number.
 
-    None without a ``seed`` too, which means validation.
+    Returns None if both are off, or without a ``seed``, which means validation.
 
-    Shapes: images (B, C, H, W) float32 and labels (B,) int64 -> images as they were and labels (B, K) float32, which
-    are the shares of the classes. Every image is mixed with the one before it in its batch, the first with the last,
-    and a batch has one share for all, drawn from (seed, epoch, number).
+    Shapes: images (B, C, H, W) float32 and labels (B,) int64 -> images (B, C, H, W) and shares of the classes (B, K)
+    float32. Each image is mixed with the one before it in its batch, the first with the last. All of a batch have one
+    share, drawn from (seed, epoch, number).
     """
     if seed is None or not (augmentation.mixup or augmentation.cutmix):
         return None

@@ -1,4 +1,4 @@
-"""Batches of a data set: which images form which of them, a function of (seed, epoch) and never of what ran before.
+"""Batches of a data set: their images and order depend on (seed, epoch) alone.
 
 Letters: B batch, C channels, H rows, W columns, K classes.
 """
@@ -23,24 +23,23 @@ if TYPE_CHECKING:
 
 
 def seed_of(seed: int, *key: int) -> int:
-    """Return a seed for (seed, *key) that unequal keys, also of unequal length, do not share but by chance.
+    """Return a seed for (seed, *key); different keys, of different lengths too, share one only by chance.
 
-    numpy's SeedSequence hashes all the words; given as ``spawn_key`` they are set apart from ``seed``, so that
-    (1, 2) and (1, 2, 0) differ, which they do not if all are given as entropy.
+    numpy's SeedSequence hashes all the words. As ``spawn_key`` they are kept apart from ``seed``, so (1, 2) and
+    (1, 2, 0) differ; as entropy they would not.
     """
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
 
 
 def generator(seed: int, *key: int) -> torch.Generator:
-    """Return a CPU generator for (seed, *key): on the CPU, so that the numbers are the same on every device."""
+    """Return a generator for (seed, *key), on the CPU so that its numbers are the same for every device."""
     return torch.Generator().manual_seed(seed_of(seed, *key))
 
 
 class Batch(NamedTuple):
-    """A batch as loaders yield it: ``images`` (B, C, H, W) float32, normalised; ``labels`` (B,) int64.
+    """A loader's batch: ``images`` (B, C, H, W) float32, normalised; ``labels`` (B,) int64.
 
-    Where images are mixed, ``labels`` are (B, K) float32, the classes' shares of each. Of a set with a label a pixel
-    they are (B, H, W) int64.
+    ``labels`` of mixed images are the shares of the classes, (B, K) float32; labels of pixels are (B, H, W) int64.
     """
 
     images: Tensor
@@ -49,11 +48,11 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """The order in which ``num_images`` are dealt into batches.
+    """The order of ``num_images`` in batches.
 
-    With a ``seed`` (training): shuffled, and the last, incomplete batch is left out, since batch norm needs more than
-    one image. Without (validation): every image once, in order. Of ``world`` processes, number ``rank`` has its part
-    of every batch, none of which is another's; all have equally many batches, so that a part may be empty.
+    With a ``seed`` (training): shuffled, without the last, incomplete batch, because batch norm needs more than one
+    image. Without (validation): every image once, in order. Process ``rank`` of ``world`` has its own part of every
+    batch; all have the same number of batches, so a part may be empty.
     """
 
     num_images: int
@@ -67,16 +66,16 @@ class BatchOrder:
         return dataclasses.replace(self, rank=rank, world=world)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches per epoch."""
         return -(-self.num_samples // self.batch_size)
 
     @property
     def num_samples(self) -> int:
-        """Images an epoch."""
+        """Images per epoch."""
         return self.num_images - (self.num_images % self.batch_size if self.seed is not None else 0)
 
     def batches(self, epoch: int, start: int = 0) -> tuple[Tensor, ...]:
-        """Return the image numbers, (B,) int64, of this process in each batch of ``epoch`` from ``start`` on."""
+        """Return this process's image numbers, (B,) int64, of each batch of ``epoch`` from ``start`` on."""
         checks.integer("epoch", epoch, at_least=0)
         if checks.integer("start", start, at_least=0) > len(self):
             raise checks.InputError(f"start must be at most {len(self)}, the batches of an epoch, got {start}")
@@ -96,11 +95,11 @@ class Reading:
     """Settings of a loader.
 
     Args:
-        normalise: uint8 images to float32.
-        augmentation: what is done to single images in training; its crops and flips are the source's.
-        mix: what is done to whole batches; None for nothing.
-        device: where batches are put.
-        workers: processes that read images one by one; 0 for this one.
+        normalise: converts uint8 images to float32.
+        augmentation: of single images in training; crops and flips depend on the source.
+        mix: augmentation of whole batches, or None.
+        device: of the batches.
+        workers: processes that read images one by one; 0 reads in this one.
     """
 
     order: BatchOrder
@@ -112,18 +111,18 @@ class Reading:
 
 
 class Source(Protocol):
-    """One part of a data set, wherever its images come from."""
+    """Training or validation images of a data set."""
 
     def __len__(self) -> int: ...
 
     @property
     def labels(self) -> Sequence[int] | Tensor:
-        """A label an image; (N, H, W) where each pixel has one."""
+        """A label per image, or (N, H, W), a label per pixel."""
         ...
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The `fingerprint` of these images, by which they are told from others."""
+        """The `fingerprint` of these images."""
         ...
 
     def subset(self, indices: Tensor) -> "Source":
@@ -142,10 +141,10 @@ class Source(Protocol):
 def divided(
     train: Source, val: Source | None, *, name: str, val_split: float | None, seed: int
 ) -> tuple[Source, Source]:
-    """Return training and validation images: as they are, or ``val_split`` of each class held out, as ``seed`` says.
+    """Return training and validation images; without ``val`` hold out ``val_split`` of each class, drawn from ``seed``.
 
     Raises:
-        InputError: there are validation images and ``val_split`` too, or neither, or too few images to divide.
+        InputError: ``val`` and ``val_split`` are both given, or neither, or there are too few images to divide.
     """
     if val is not None and val_split is None:
         return train, val
@@ -161,7 +160,7 @@ def divided(
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
         numbers = (labels == label).nonzero().flatten()
-        count = min(max(1, round(val_split * len(numbers))), len(numbers) - 1)  # some for each part, if there are two
+        count = min(max(1, round(val_split * len(numbers))), len(numbers) - 1)  # at least one for each part
         held[numbers[torch.randperm(len(numbers), generator=generator(seed, label, 0))[:count]]] = True
     if not held.any():
         raise checks.InputError(f"{name!r} has one image a class: none can be held out for validation")
@@ -169,7 +168,7 @@ def divided(
 
 
 class Loader(ABC):
-    """Batches of one part of a data set, epoch by epoch, on a device."""
+    """Batches of training or validation images, epoch by epoch, on a device."""
 
     def __init__(self, reading: Reading) -> None:
         self.order, self.normalise, self.device = reading.order, reading.normalise, reading.device
@@ -177,27 +176,27 @@ class Loader(ABC):
         self._skipped: set[str] = set()
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches per epoch."""
         return len(self.order)
 
     @property
     def num_samples(self) -> int:
-        """Images an epoch, those that cannot be decoded among them."""
+        """Images per epoch, including those that cannot be decoded."""
         return self.order.num_samples
 
     @property
     def skipped(self) -> list[str]:
-        """Paths of the files met so far that could not be decoded, sorted."""
+        """Paths of the files so far that could not be decoded, sorted."""
         return sorted(self._skipped)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of ``epoch`` from number ``start`` on; earlier ones are not decoded.
+        """Yield the batches of ``epoch`` from number ``start`` on, without decoding earlier ones.
 
-        A batch without a single good image comes with B = 0, so that whoever counts batches counts it too.
+        A batch without a good image has B = 0, so that callers can count batches.
 
         Raises:
-            InputError: ``start`` is beyond the epoch; while iterating, if a file cannot be decoded and bad images are
-                not to be skipped.
+            InputError: ``start`` is beyond the epoch; while iterating, a file cannot be decoded and bad images are not
+                skipped.
         """
         return self._finished(epoch, start, self.order.batches(epoch, start))
 
@@ -208,15 +207,15 @@ class Loader(ABC):
 
     @abstractmethod
     def _batches(self, epoch: int, numbers: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield for the image numbers of each batch its images (B, C, H, W) uint8 and labels, on the device."""
+        """Yield images (B, C, H, W) uint8 and labels, on the device, for the image numbers of each batch."""
 
 
 def fingerprint(images: Iterable[tuple[str, int, int]]) -> dict[str, Any]:
-    """Tell a list of images, each (name, label, bytes), from another, in a few bytes that a checkpoint can hold.
+    """Return a short fingerprint of a list of images, each (name, label, bytes), for a checkpoint.
 
     Returns:
-        count: how many; listing: SHA-256 of their names and labels, in order, on which the order of training depends;
-        bytes: of all of them together, which most changes of a file change.
+        count: number of images; listing: SHA-256 of names and labels in order, on which training depends; bytes: their
+        sum, which most changes of a file change.
     """
     digest, count, total = hashlib.sha256(), 0, 0
     for name, label, size in images:

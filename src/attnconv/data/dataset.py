@@ -1,4 +1,4 @@
-"""Any map-style Dataset of (image, label), and anybody's loader of batches, as sources of images.
+"""Map-style Datasets of (image, label) as sources of images, and DataLoaders as loaders.
 
 Letters: B batch, C channels, H rows, W columns, N images of the set.
 """
@@ -24,8 +24,8 @@ from attnconv.data.files import PLAIN, BrokenPromiseError, FileOptions, ItemSour
 from attnconv.data.folder import DEFAULT_SIZE, MEAN, RESIZE_RATIO, STD
 from attnconv.data.image_data import ImageData, one_class
 
-GREY_MEAN, GREY_STD = (0.449,), (0.226,)  # the means of ImageNet's over its channels
-LOOKED_AT = 8  # images of a Dataset, evenly spaced, by which channels and size are known
+GREY_MEAN, GREY_STD = (0.449,), (0.226,)  # means of ImageNet's over its channels
+LOOKED_AT = 8  # evenly spaced images of a Dataset, which tell channels and size
 UNKNOWN = -1  # in place of a label that would have to be read
 PROMISE = (
     "it must be (image, label): a PIL image, a uint8 tensor (C, H, W) or array (H, W, C) of 1 or 3 channels, or a "
@@ -35,7 +35,7 @@ PROMISE = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DatasetSource(ItemSource):
-    """The images of ``dataset`` at ``indices``; what its own transforms draw is keyed on (seed, epoch, index), too."""
+    """The images of ``dataset`` at ``indices``; its own transforms are seeded by (seed, epoch, index), too."""
 
     dataset: Any = field(repr=False)
     indices: Sequence[int] = field(repr=False)
@@ -69,7 +69,7 @@ class DatasetSource(ItemSource):
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The ``batches.fingerprint`` of these images, by number; their bytes are not known."""
+        """The ``batches.fingerprint`` of these images, by number; their bytes are unknown."""
         return fingerprint((str(number), label, 0) for number, label in zip(self.indices, self.labels, strict=True))
 
 
@@ -82,51 +82,47 @@ def data_of_datasets(
     image_size: int | tuple[int, int] | None = None,
     options: FileOptions = PLAIN,
 ) -> ImageData:
-    """Return map-style Datasets of (image, label) as data: floats are taken as preprocessed, all else as files are.
+    """Return map-style Datasets of (image, label) as data; float tensors count as preprocessed.
 
     Args:
         name: of the data set.
-        train: with a length and items.
-        val: likewise; if None, ``options.val_split`` holds some of ``train`` out.
-        classes: names in the order of the labels; if None the Dataset's ``classes``, else the numbers of its labels.
-        image_size: side, or rows and columns; if None their own where all are of one size, else 128.
-        options: as of files.
+        train: training images, with a length and items.
+        val: validation images; if None, ``options.val_split`` of ``train`` is held out.
+        classes: names in the order of the labels. Default: the Dataset's ``classes``, else the numbers of its labels.
+        image_size: side, or rows and columns. Default: the images' own if all have one size, else 128.
+        options: as for files.
     Raises:
-        InputError: a Dataset returns something else than promised, or cannot be divided.
+        InputError: a Dataset returns anything else, or cannot be divided.
     """
     parts = {f"the training images of {name!r}": train}
     if val is not None:
         parts[f"the validation images of {name!r}"] = val
     looked = [image for title, dataset in parts.items() for image in _some_of(dataset, title)]
-    prepared = looked[0].is_floating_point()
-    channels = looked[0].shape[0] if prepared else max(image.shape[0] for image in looked)
-    sizes = {(image.shape[1], image.shape[2]) for image in looked}
+    first = looked[0]
+    prepared, own = first.is_floating_point(), (first.shape[1], first.shape[2])
+    channels = first.shape[0] if prepared else max(image.shape[0] for image in looked)
+    sizes = {tuple(image.shape[1:]) for image in looked}
     if image_size is None:
-        size = looked[0].shape[1:] if prepared or len(sizes) == 1 else (DEFAULT_SIZE, DEFAULT_SIZE)
-    else:
-        size = checks.per_axis("image_size", image_size, 2, at_least=1)
-    rows, columns = size
-    if prepared and (rows, columns) != tuple(looked[0].shape[1:]):
+        image_size = own if prepared or len(sizes) == 1 else DEFAULT_SIZE
+    rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
+    if prepared and (rows, columns) != own:
         raise checks.InputError(
-            f"{name!r} gives float tensors of {looked[0].shape[1]} x {looked[0].shape[2]} pixels, which are taken as "
-            f"they are: leave image_size out, got {rows} x {columns}"
+            f"{name!r} gives float tensors of {own[0]} x {own[1]} pixels, which are taken as they are: leave "
+            f"image_size out, got {rows} x {columns}"
         )
-    names = _class_names(train) if classes is None else [str(word) for word in classes]
-    labels = {
-        title: _labels(dataset, title, read=dataset is train and (names is None or options.val_split is not None))
-        for title, dataset in parts.items()
-    }
-    if names is None:
-        names = [str(number) for number in range(max(next(iter(labels.values()))) + 1)]
     ratio = 1.0 if prepared or sizes == {(rows, columns)} else RESIZE_RATIO
+    names = _class_names(train) if classes is None else [str(word) for word in classes]
     sources = []
     for title, dataset in parts.items():
-        if wrong := [n for n in labels[title] if n != UNKNOWN and not 0 <= n < len(names)]:
+        labels = _labels(dataset, title, read=not sources and (names is None or options.val_split is not None))
+        if names is None:
+            names = [str(number) for number in range(max(labels) + 1)]
+        if wrong := [n for n in labels if n != UNKNOWN and not 0 <= n < len(names)]:
             raise BrokenPromiseError(f"{title} have the label {wrong[0]}: it must be 0 to {len(names) - 1}")
         source = DatasetSource(
             dataset=dataset,
             indices=range(len(dataset)),
-            labels=labels[title],
+            labels=labels,
             title=title,
             num_classes=len(names),
             image_size=(rows, columns),
@@ -136,16 +132,17 @@ def data_of_datasets(
             prepared=prepared,
         )
         sources.append(source)
+    assert names is not None
     of_train, of_val = divided(
         sources[0], sources[1] if val is not None else None, name=name, val_split=options.val_split, seed=options.seed
     )
-    # With these, preprocessed tensors are normalised to what they are.
+    # These leave preprocessed tensors as they are.
     mean, std = ((0.0,) * channels, (1 / 255,) * channels) if prepared else (MEAN, STD)
     if channels == 1 and not prepared:
         mean, std = GREY_MEAN, GREY_STD
     notes = one_class(name, names)
     if prepared:
-        notes.append(f"{name!r} gives float tensors: they are taken as preprocessed, neither varied nor normalised")
+        notes.append(f"{name!r} gives float tensors: they are taken as preprocessed, neither augmented nor normalised")
     return ImageData(
         name=name,
         classes=tuple(names),
@@ -162,7 +159,7 @@ def data_of_datasets(
 
 
 def _some_of(dataset: Any, title: str) -> list[Tensor]:
-    """Return a few images; InputError if this is no Dataset, or an empty one."""
+    """Return a few images; InputError if this is no Dataset or has none."""
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise checks.InputTypeError(
             f"{title} must be a map-style Dataset, with a length and items, got {type(dataset).__name__}"
@@ -174,21 +171,21 @@ def _some_of(dataset: Any, title: str) -> list[Tensor]:
 
 
 class ForeignLoader:
-    """Batches of anybody's loader, a DataLoader say, for the trainer; each must be (images, labels).
+    """Adapt a loader of (images, labels), such as a DataLoader, to the trainer.
 
-    An epoch is drawn under a seed of its own, so that the order, which a DataLoader draws when it is asked for its
-    first batch, is the same whenever the epoch is; so is what its worker processes draw. Without workers, what
-    transforms draw depends on what ran before. To go on inside an epoch, the batches before are read again and dropped.
+    Each epoch has its own seed, from which a DataLoader draws order and worker seeds when its first batch is requested.
+    Without workers, the random numbers of transforms depend on what ran before. A run that resumes inside an epoch
+    reads the earlier batches and drops them.
 
     Args:
-        loader: with a length; ``loader.sampler.set_epoch`` is called if it is there.
-        device: where batches are put.
+        loader: with a length; ``loader.sampler.set_epoch`` is called if it exists.
+        device: of the batches.
         seed: of the epochs' seeds.
-        training: False gives each epoch the first one's seed.
-        num_classes: whole labels must be below it; None if that is unknown.
-        at_least: images of a batch; 2 where batch norm is trained.
+        training: False gives every epoch the first one's seed.
+        num_classes: upper limit of whole labels, or None.
+        at_least: smallest batch; 2 to train batch norm.
     Raises:
-        InputError: it has no length; while iterating, if a batch is something else.
+        InputError: it has no length; while iterating, a batch is anything else.
     """
 
     skipped: Sequence[str] = ()
@@ -214,7 +211,7 @@ class ForeignLoader:
 
     @property
     def num_samples(self) -> int:
-        """Images an epoch, or batches where the loader does not know."""
+        """Images per epoch, or batches if the loader has no Dataset with a length."""
         dataset = getattr(self._loader, "dataset", None)
         return len(dataset) if hasattr(dataset, "__len__") else len(self)  # pyright: ignore[reportArgumentType]
 
@@ -225,7 +222,7 @@ class ForeignLoader:
             sampler.set_epoch(epoch)  # pyright: ignore[reportOptionalMemberAccess]
         with _all_drawn_from(seed_of(self._seed, epoch, 0, 0, 0)):
             batches = iter(self._loader)
-            first = list(itertools.islice(batches, 1))  # samplers draw their order when they are asked for a batch
+            first = list(itertools.islice(batches, 1))  # samplers draw their order for the first batch
         for number, batch in enumerate(itertools.islice(itertools.chain(first, batches), start, None), start):
             yield self._checked(batch, number)
 
@@ -244,20 +241,15 @@ class ForeignLoader:
                 "least: a DataLoader with drop_last=True leaves the last, incomplete batch out"
             )
         if not labels.is_floating_point():
-            labels = labels.to(torch.int64)
-            if (
-                self._num_classes is not None
-                and (wrong := labels[(labels < 0) | (labels >= self._num_classes)]).numel()
-            ):
-                raise BrokenPromiseError(
-                    f"batch {number} has the label {wrong[0]}: it must be 0 to {self._num_classes - 1}"
-                )
+            labels, classes = labels.to(torch.int64), self._num_classes
+            if classes is not None and (wrong := labels[(labels < 0) | (labels >= classes)]).numel():
+                raise BrokenPromiseError(f"batch {number} has the label {wrong[0]}: it must be 0 to {classes - 1}")
         return images.to(self._device, torch.float32), labels.to(self._device)
 
 
 @contextlib.contextmanager
 def _all_drawn_from(seed: int) -> Iterator[None]:
-    """`drawn_from` for the generators of Python and numpy, too, which people's transforms draw from."""
+    """Do as `drawn_from`, also for the generators of Python and numpy, from which users' transforms draw."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     with drawn_from(seed):
         random.seed(seed)
@@ -270,10 +262,10 @@ def _all_drawn_from(seed: int) -> Iterator[None]:
 
 
 def _pair(dataset: Any, index: int, name: str, seed: int = 0) -> tuple[Any, int]:
-    """Return image and label, drawn from ``seed``.
+    """Return image and label; random numbers come from ``seed``.
 
     Raises:
-        BrokenPromiseError: anything but that.
+        BrokenPromiseError: the Dataset returns anything else.
         InputError: the image cannot be read.
     """
     try:
@@ -297,7 +289,7 @@ def _label(label: Any, name: str) -> int:
 
 
 def _pixels(image: Any, channels: int | None, name: str) -> Tensor:
-    """Return (C, H, W) uint8 of ``channels``, or of its own if None; floats as they are."""
+    """Return (C, H, W) uint8 with ``channels``, or the image's own if None; floats as they are."""
     if hasattr(image, "getbands"):  # Pillow's
         own = 1 if image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F")) else 3
         return image_pixels(image, channels or own, name=name)
@@ -319,7 +311,7 @@ def _pixels(image: Any, channels: int | None, name: str) -> Tensor:
 
 
 def _shape(value: Any) -> str:
-    """Return what a value of a kind that was not promised is."""
+    """Describe a value of a wrong kind."""
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {', '.join(type(part).__name__ for part in value) or 'nothing'}"
     shape = f" {tuple(value.shape)} {value.dtype}" if isinstance(value, (Tensor, np.ndarray)) else ""
@@ -336,7 +328,7 @@ def _class_names(dataset: Any) -> list[str] | None:
 
 
 def _labels(dataset: Any, title: str, *, read: bool) -> list[int]:
-    """Return the labels, as the Dataset lists them; else UNKNOWN, or of all its images if they are to be ``read``."""
+    """Return the labels that the Dataset lists; else those of all its images if ``read``, else UNKNOWN."""
     numbers = list(range(len(dataset)))
     inner = dataset
     while isinstance(inner, Subset):
@@ -345,7 +337,7 @@ def _labels(dataset: Any, title: str, *, read: bool) -> list[int]:
     for name in ("targets", "labels", "_labels"):
         listed = getattr(inner, name, None)
         if isinstance(listed, (list, tuple, np.ndarray, Tensor)) and len(listed) > max(numbers):
-            with contextlib.suppress(BrokenPromiseError):  # of other labels than classes
+            with contextlib.suppress(BrokenPromiseError):  # these labels are no classes
                 return [_label(listed[i], title) for i in numbers]
     if not read:
         return [UNKNOWN] * len(dataset)

@@ -1,11 +1,10 @@
-"""Image files, decoded and augmented by worker processes as they are needed, and kept in memory if that is asked for.
+"""Image files, decoded and augmented by worker processes, and optionally kept in memory.
 
 Letters: B batch, C channels, H rows, W columns, N images of the set.
 """
 
 import contextlib
 import dataclasses
-import mmap
 import multiprocessing
 import os
 import signal
@@ -23,17 +22,18 @@ from torch.utils.data import DataLoader, Dataset
 from attnconv import checks, files
 from attnconv.data.augment import drawn_from, image_transforms
 from attnconv.data.batches import Loader, Reading, fingerprint, seed_of
-from attnconv.data.decode import count_pixels, decode_bytes, read_bytes
+from attnconv.data.decode import decode_bytes, read_bytes
 from attnconv.data.view import fit
 from attnconv.signals import interrupts_held
 
 CHANNELS = 3
-KEPT_FREE = 2**29  # bytes: what a run needs beside its images
-WORKER_NICENESS = 10  # decoding fills what the threads of a step leave of the cores, and takes nothing from them
+KEPT_FREE = 2**29  # bytes: what a run needs beside the images that it keeps
+BETWEEN_LOOKS = 100  # images, at the free memory
+WORKER_NICENESS = 10  # on a CPU decoding uses only the time that the threads of a step leave
 
 
 class BadImage(NamedTuple):
-    """A file that cannot be decoded, and the sentence that says so."""
+    """A file that cannot be decoded, and the reason."""
 
     path: str
     message: str
@@ -41,20 +41,12 @@ class BadImage(NamedTuple):
 
 
 class BrokenPromiseError(checks.InputError):
-    """A Dataset returned something else than it must; no setting leaves that out."""
+    """A Dataset returned the wrong kind of value; no setting skips that."""
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Treatment of image files.
-
-    Args:
-        skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
-        presize: validation images as in 2019: shorter side the image size + 32 pixels, else 8/7 of it; then the centre.
-        cache_images: keep decoded images in memory, so that each file is decoded once.
-        val_split: share of each class that is held out for validation, of images without any for it.
-        seed: of the images that are held out.
-    """
+    """Treatment of image files; see ``load_data``."""
 
     skip_bad_images: bool = False
     presize: bool = False
@@ -69,13 +61,13 @@ Sample = tuple[Tensor, int] | BadImage  # image (C, H, W) uint8 and label
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ItemSource(ABC):
-    """Images that are read one by one, where the loader's workers are; in validation they are cut by ``view.fit``.
+    """Images that the loader's workers read one by one; in validation ``view.fit`` cuts them.
 
     Args:
-        labels: one an image.
-        image_size: rows, columns that they are cut to.
-        channels: of what `item` returns.
-        prepared: True if that is float32 as the network takes it: neither cut, varied nor normalised.
+        labels: one per image.
+        image_size: rows, columns after the cut.
+        channels: of `item`'s images.
+        prepared: True if these are preprocessed float32: neither cut, augmented nor normalised.
     """
 
     labels: Sequence[int] = field(repr=False)
@@ -90,19 +82,15 @@ class ItemSource(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Return what a message calls the image."""
+        """Return the image's name for messages."""
 
     @abstractmethod
     def item(self, index: int, seed: int) -> tuple[Tensor, int]:
-        """Return image (C, H, W) and label; ``seed`` is for what the source itself draws.
+        """Return image (C, H, W) and label; ``seed`` is for random numbers of the source itself.
 
         Raises:
             InputError: the image cannot be read.
         """
-
-    def count_pixels(self, index: int) -> int:
-        """Return the number of pixels, without decoding; 0 if that is not known."""
-        return 0
 
     def in_three_channels(self) -> Self:
         """Return the grey images, repeated in three channels."""
@@ -115,7 +103,7 @@ class ItemSource(ABC):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FileSource(ItemSource):
-    """Image files and their labels. ``sizes``: bytes of each when it was listed; -1 where that was not known."""
+    """Image files and their labels. ``sizes``: bytes of each when it was listed, -1 if unknown."""
 
     paths: Sequence[str] = field(repr=False)
     sizes: Sequence[int] = field(repr=False)
@@ -134,7 +122,7 @@ class FileSource(ItemSource):
         return self.decode(index), int(self.labels[index])
 
     def decode(self, index: int) -> Tensor:
-        """Return (C, H, W) uint8; InputError if the file cannot be decoded or has changed since it was listed."""
+        """Return (C, H, W) uint8; InputError if the file cannot be decoded or its size has changed."""
         path, size = self.paths[index], self.sizes[index]
         data = read_bytes(path)
         if size not in (-1, data.size):
@@ -143,20 +131,15 @@ class FileSource(ItemSource):
             )
         return decode_bytes(data, CHANNELS, name=path)
 
-    def count_pixels(self, index: int) -> int:
-        with contextlib.suppress(OSError, checks.InputError), files.opened(self.paths[index]) as file:
-            return count_pixels(file)
-        return 0
-
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The ``batches.fingerprint`` of these images, the same wherever the folder is."""
+        """The ``batches.fingerprint`` of these images, independent of the folder's place."""
         names = ("/".join(path.split(os.sep)[-2:]) for path in self.paths)  # class/file
         return fingerprint(zip(names, self.labels, self.sizes, strict=True))
 
 
 class ItemLoader(Loader):
-    """Batches of images decoded one by one. With workers, only one epoch's iterator can be in use at a time."""
+    """Batches of images that are read one by one. With workers only one epoch's iterator can be in use at a time."""
 
     def __init__(self, source: ItemSource, reading: Reading) -> None:
         super().__init__(reading)
@@ -173,13 +156,13 @@ class ItemLoader(Loader):
             worker_init_fn=partial(shield_worker, give_way=self.device.type == "cpu") if workers else None,
             collate_fn=partial(_collate, shape=(source.channels, *source.image_size)),
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # torch draws its workers' seeds from it, and leaves the run's own alone
+            generator=torch.Generator(),  # of the workers' seeds, so that the run's generator stays as it is
         )
 
     def _batches(self, epoch: int, numbers: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
         self._sampler.epoch, self._sampler.batches = epoch, numbers
-        # What a signal raises while a process forks, in a hook of logging's, is lost. Later the workers are there, and
-        # are waited for, which a signal may end.
+        # An exception that a signal raises while a process forks, in a hook of logging, is lost. Later epochs only wait
+        # for the workers, which a signal may end.
         with contextlib.nullcontext() if self._forked else interrupts_held():
             decoded = iter(self._loader)
             self._forked = True
@@ -193,7 +176,7 @@ class ItemLoader(Loader):
 
 
 class _Sampler:
-    """Tells the workers, image by image, the epoch too: those that persist hear of it in no other way."""
+    """Yields (epoch, index) pairs, because persistent workers learn the epoch in no other way."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -206,15 +189,12 @@ class _Sampler:
 
 
 class _Decoder(Dataset):
-    """(epoch, index) -> the image as training (``seed`` given) or validation sees it, but for normalisation."""
+    """Dataset by (epoch, index): images as in training (with a seed) or validation, before normalisation."""
 
     def __init__(self, source: ItemSource, reading: Reading) -> None:
         v2 = checks.require("torchvision.transforms.v2", extra="train")
         self.source, self.seed = source, reading.order.seed
-        self.cache: ImageCache | None = None
-        if source.options.cache_images:
-            channels = source.channels
-            self.cache = ImageCache([channels * source.count_pixels(i) for i in range(len(source))], channels)
+        self.kept = self._decoded() if source.options.cache_images else None
         self.augment = v2.Compose(
             [
                 v2.RandomResizedCrop(source.image_size, scale=(reading.augmentation.crop_scale, 1.0), antialias=True),
@@ -225,88 +205,47 @@ class _Decoder(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        try:
-            image, label = self._item(epoch, index)
-        except checks.InputError as error:  # as a value: raised here, torch would wrap it in a page of traceback
-            return BadImage(self.source.name(index), str(error), not isinstance(error, BrokenPromiseError))
-        if self.source.prepared:
-            return image, label
+        sample = self._read(epoch, index) if self.kept is None else self.kept[index]
+        if isinstance(sample, BadImage) or self.source.prepared:
+            return sample
+        image, label = sample
         if self.seed is None:
             return fit(image, self.source.image_size, self.source.resize_ratio), label
         with drawn_from(seed_of(self.seed, epoch, index)):
             return self.augment(image), label
 
-    def _item(self, epoch: int, index: int) -> tuple[Tensor, int]:
-        if self.cache is not None and (image := self.cache.get(index)) is not None:
-            return image, int(self.source.labels[index])
-        # The key is longer than those of what we draw ourselves. Validation images are the same in each epoch.
+    def _read(self, epoch: int, index: int) -> Sample:
+        # The key is longer than those of our own random numbers. Validation images are the same in each epoch.
         drawn = seed_of(0, index) if self.seed is None else seed_of(self.seed, epoch, index, 0, 0)
-        image, label = self.source.item(index, drawn)
-        if self.cache is not None:
-            self.cache.put(index, image)
-        return image, label
+        try:
+            return self.source.item(index, drawn)
+        except checks.InputError as error:  # torch would wrap an exception in a page of traceback
+            return BadImage(self.source.name(index), str(error), not isinstance(error, BrokenPromiseError))
+
+    def _decoded(self) -> list[Sample]:
+        """Return all images; InputError if they leave too little memory free."""
+        found = []
+        for index in range(len(self.source)):
+            free = files.free_memory() if index % BETWEEN_LOOKS == 0 else None
+            if free is not None and free < KEPT_FREE:
+                raise checks.InputError(
+                    f"after {index:,} of {len(self.source):,} decoded images {free / 1e9:.1f} GB of memory are free, "
+                    f"and a run needs {KEPT_FREE / 1e9:.1f}; leave --cache-images out"
+                )
+            found.append(self._read(0, index))
+        return found
 
 
 def _collate(samples: list[Sample], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, list[BadImage]]:
-    """Return (B, C, H, W), (B,) int64, and the files that are missing from them."""
+    """Return images (B, C, H, W), labels (B,) int64, and the bad files."""
     bad = [sample for sample in samples if isinstance(sample, BadImage)]
     good = [sample for sample in samples if not isinstance(sample, BadImage)]
     images = torch.stack([image for image, _ in good]) if good else torch.empty(0, *shape, dtype=torch.uint8)
     return images, torch.tensor([label for _, label in good], dtype=torch.int64), bad
 
 
-class ImageCache:
-    """Memory for N decoded images of known sizes, uint8, filled by whichever process decodes them.
-
-    Processes share it if they are forked from the one that made it; it cannot be sent to others. All memory is taken
-    here, so that a run does not die of it later.
-
-    Args:
-        sizes: the most bytes that each image may take; 0 keeps it out.
-        channels: C.
-    Raises:
-        InputError: there is not so much memory.
-    """
-
-    def __init__(self, sizes: Sequence[int], channels: int) -> None:
-        self.channels = channels
-        self._ends = torch.tensor([0, *sizes], dtype=torch.int64).cumsum(0)
-        total = int(self._ends[-1])
-        free = files.free_memory()
-        if free is not None and total > free - KEPT_FREE:
-            raise checks.InputError(
-                f"the decoded images take {total / 1e9:.1f} GB and {max(0, free - KEPT_FREE) / 1e9:.1f} GB of memory "
-                "are free for them; leave --cache-images out"
-            )
-        # Anonymous, since files in /dev/shm, which torch would take, are often limited to a few megabytes.
-        self._pixels = torch.frombuffer(_shared(max(1, total)), dtype=torch.uint8)
-        self._shapes = torch.frombuffer(_shared(8 * len(sizes)), dtype=torch.int32).view(-1, 2)  # 0, 0 if absent
-
-    def get(self, index: int) -> Tensor | None:
-        """Return (C, H, W) uint8, stored as (H, W, C), not to be changed; None if the image is not here."""
-        rows, columns = self._shapes[index].tolist()
-        if not rows:
-            return None
-        start = int(self._ends[index])
-        pixels = self._pixels[start : start + rows * columns * self.channels]
-        return pixels.view(rows, columns, self.channels).permute(2, 0, 1)
-
-    def put(self, index: int, image: Tensor) -> None:
-        """Keep ``image`` (C, H, W), if it is no larger than was said."""
-        start, end = self._ends[index : index + 2].tolist()
-        if image.numel() > end - start:
-            return
-        self._pixels[start : start + image.numel()] = image.permute(1, 2, 0).reshape(-1)
-        self._shapes[index] = torch.tensor(image.shape[1:], dtype=torch.int32)  # last: it says that the pixels are here
-
-
-def _shared(size: int) -> mmap.mmap:
-    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
-    return mmap.mmap(-1, size, flags=flags)
-
-
 def forked_workers() -> str:
-    """Return the way of starting workers that share an ``ImageCache``; InputError if the system has none."""
+    """Return the start method whose workers share decoded images; InputError if the system lacks it."""
     if "fork" not in multiprocessing.get_all_start_methods():
         raise checks.InputError(
             "on this system workers cannot share decoded images: use --workers 0 or no --cache-images"
@@ -315,12 +254,13 @@ def forked_workers() -> str:
 
 
 def shield_worker(number: int, *, give_way: bool) -> None:
-    """Leave Ctrl-C to the parent, and end at a SIGTERM of the parent's only; for DataLoader's ``worker_init_fn``.
+    """Ignore Ctrl-C, and end only at the parent's SIGTERM; for DataLoader's ``worker_init_fn``.
 
-    ``give_way``: run at a lower priority, where the parent computes on the same cores.
+    A cluster's scheduler signals all processes of a job at once. The training process needs its workers until it has
+    saved; workers of torch end at once, which looks like a failure.
 
-    A cluster's scheduler signals all processes of a job at once. The training process saves and leaves then, and needs
-    its workers until it has; torch's own workers end at once, which looks to it like a failure.
+    Args:
+        give_way: run at a lower priority, because the parent computes on the same cores.
     """
     if give_way and hasattr(os, "nice"):  # Windows has none
         os.nice(WORKER_NICENESS)

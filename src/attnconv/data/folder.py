@@ -1,6 +1,6 @@
-"""A folder of images as people have them: train/<class>/* and val/<class>/*, under the usual names, or one of the two.
+"""Folders of images: train/<class>/* and val/<class>/*, under the usual names, or <class>/* alone.
 
-Nothing is lost in silence: what is found and is not among the images is counted by its reason.
+Files that are not among the images are counted by reason.
 """
 
 import os
@@ -10,29 +10,29 @@ from pathlib import Path
 
 from attnconv import checks, files
 from attnconv.data.batches import divided
-from attnconv.data.decode import HEAD, HEIC, format_of, reads_heic
+from attnconv.data.decode import is_image
 from attnconv.data.files import CHANNELS, PLAIN, FileOptions, FileSource
 from attnconv.data.image_data import ImageData, one_class
 
 DEFAULT_SIZE = 128
 RESIZE_RATIO = 8 / 7  # validation: shorter side 256 for 224, as is usual
-PRESIZE_MARGIN = 32  # pixels more than the image size, whatever that is: what fastai's presize did in 2019
+PRESIZE_MARGIN = 32  # pixels more than the image size, as in fastai's presize of 2019
 
-# Files of these names are images, and one that is none is a bad image; of others the content decides.
+# Files with these suffixes count as images, good or bad; for others the content decides.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
     *(".avif", ".jp2"),
 )
 
-# ImageNet's, so that networks trained on it can be taken over; measuring a folder's own would decode all of it.
+# ImageNet's, which suit networks trained on it; measuring a folder's own would decode all of it.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# Names of a part's folder, in any case; the first that is there is taken.
+# Folder names, in any case; the first that exists is taken.
 TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "dev", "eval", "test", "testing")
-OF_SYSTEMS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}  # beside all names that begin with a dot
+OF_SYSTEMS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}  # and all names that begin with a dot
 
-# Why a file is not among the images.
+# Reasons why a file is not among the images.
 SYSTEM = "hidden or of the system"
 NO_IMAGE = "no image"
 UNREADABLE = "cannot be read"
@@ -46,10 +46,10 @@ Labelled = tuple[str, int, int]  # and its label
 
 
 def load_folder(folder: Path, *, image_size: int | tuple[int, int] | None, options: FileOptions = PLAIN) -> ImageData:
-    """Load the images under ``folder``; a class is named by its folder, and labels follow the names' order.
+    """Load the images under ``folder``; classes are its sub-folders, sorted by name.
 
     Raises:
-        InputError: the layout is none of docs/data.md, or ``options.val_split`` does not go with it.
+        InputError: the layout is none of docs/data.md, or does not agree with ``options.val_split``.
     """
     try:
         return _load(folder, image_size, options)
@@ -97,7 +97,7 @@ def data_of_files(
     options: FileOptions,
     passed: Mapping[str, int],
 ) -> ImageData:
-    """Return the data set of these files; InputError if it cannot be divided as ``options`` say."""
+    """Return the data set of these files; InputError if ``options.val_split`` cannot divide it."""
     size = checks.per_axis("image_size", image_size or DEFAULT_SIZE, 2, at_least=1)
     rows, columns = size
     ratio = (max(size) + PRESIZE_MARGIN) / max(size) if options.presize else RESIZE_RATIO
@@ -127,7 +127,7 @@ def data_of_files(
 
 
 def passed_over_line(passed: Mapping[str, int]) -> str:
-    """Return what is said of the files that are not among the images."""
+    """Return a note that counts the files that are not among the images."""
     total = sum(passed.values())
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(passed.items()))
     return f"{total} file{'s' * (total != 1)} passed over: {reasons}"
@@ -138,7 +138,7 @@ def _beside(passed: Mapping[str, int]) -> str:
 
 
 def images_below(folder: Path, passed: Counter[str]) -> list[Image]:
-    """Return the images in ``folder`` and the folders in it, sorted by path; others are counted in ``passed``."""
+    """Return the images below ``folder``, sorted by path; other files are counted in ``passed``."""
     return sorted(_walk(folder, passed, ()))
 
 
@@ -162,28 +162,27 @@ def _walk(folder: Path, passed: Counter[str], above: tuple[tuple[int, int], ...]
 
 
 def why_no_image(path: str) -> str | None:
-    """Return why the file at ``path`` is not taken for an image; None if it is: by its name, else by its content."""
+    """Return why the file at ``path`` is no image; None if its name or its content says that it is one."""
     if path.lower().endswith(SUFFIXES):
         return None
     try:
         with files.opened(path) as file:
-            kind = format_of(file.read(HEAD))
+            if is_image(file):
+                return None
     except (OSError, checks.InputError):
         return UNREADABLE
-    if kind == HEIC and not reads_heic():
-        return NO_HEIF
-    return None if kind else NO_IMAGE
+    return NO_HEIF if path.lower().endswith((".heic", ".heif")) else NO_IMAGE
 
 
 def is_dataset_folder(folder: Path) -> bool:
-    """True if ``folder`` is what ``save_to_disk`` of Hugging Face's datasets leaves."""
+    """True if ``save_to_disk`` of Hugging Face's datasets wrote ``folder``."""
     return (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
     )
 
 
 def _parts(folder: Path, layout: str, options: FileOptions, passed: Counter[str]) -> tuple[Path, Path | None]:
-    """Return the folders of the training and of the validation classes; None where these are to be held out."""
+    """Return the folders of the training and the validation classes; None for a split to be held out."""
     inside = _folders(folder)
     train, val = _named(inside, TRAIN), _named(inside, VALIDATION)
     if train is None:
@@ -226,7 +225,7 @@ def _classes(folder: Path, layout: str, passed: Counter[str]) -> dict[str, list[
 
 
 def _count_unused(folder: Path, passed: Counter[str], *, used: Sequence[str | None]) -> None:
-    """Count in ``passed`` what lies in ``folder`` beside the folders that are used."""
+    """Count in ``passed`` the files in ``folder`` outside the ``used`` folders."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if _of_system(entry.name):
@@ -238,7 +237,7 @@ def _count_unused(folder: Path, passed: Counter[str], *, used: Sequence[str | No
 
 
 def _folders(folder: Path) -> list[str]:
-    """Return the names of the folders in ``folder`` but those of systems, sorted."""
+    """Return the names of the folders in ``folder`` except those of systems, sorted."""
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if not _of_system(e.name) and e.is_dir())
 
@@ -249,7 +248,7 @@ def _files(folder: Path) -> bool:
 
 
 def _named(inside: Sequence[str], names: Sequence[str]) -> str | None:
-    """Return the first of ``inside`` that is called as the first of ``names`` that is there, in any case."""
+    """Return the folder of ``inside`` that has the first possible of ``names``, in any case."""
     return next((found for name in names for found in inside if found.casefold() == name), None)
 
 
@@ -267,5 +266,5 @@ def _count(entry: os.DirEntry[str]) -> int:
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
-    except OSError:  # a link that leads nowhere, say: reading it will tell
+    except OSError:  # such as a broken link, which is reported when it is read
         return -1

@@ -1,6 +1,6 @@
-"""The generated sets far-pairs, textures and far-context: what a network can and cannot see.
+"""The generated sets far-pairs, textures and far-context, which test how far a network sees.
 
-They come from fixed seeds, have no options, and are no evidence of how well a network does on photographs.
+They come from fixed seeds and have no options. Their scores say nothing about photographs.
 
 Letters: N images, Q fours and P pairs of images, H rows, W columns, G the side of a glyph.
 """
@@ -24,49 +24,49 @@ _DRAWN = {
 }
 GLYPHS = np.array([[[pixel == "#" for pixel in row] for row in rows] for rows in _DRAWN.values()])  # (4, G, G) bool
 GLYPH_SIDE = GLYPHS.shape[-1]  # pixels
-NOISE, LEVEL = 64, 128  # the ground is 0 .. NOISE - 1; glyphs and blocks are LEVEL brighter
+NOISE, LEVEL = 64, 128  # the background is 0 .. NOISE - 1; glyphs and blocks are LEVEL brighter
 
-GAP = 22  # of far-pairs: columns from the last one of the left glyph to the first one of the right, at least
+GAP = 22  # of far-pairs: fewest columns from the last one of the left glyph to the first one of the right
 SHIFTS = {"horizontal": (0, 1), "vertical": (1, 0), "falling": (1, 1), "rising": (1, -1)}  # rows down, columns right
-BLANK = 8  # of textures: one of so many, equally many of each class, shows nothing
-CORNER, MARGIN = 12, 1  # of far-context: how far from its corner the block, and from its own the glyph, may begin
-SIDES = (5, 10)  # of the block, pixels: least and most
+BLANK = 8  # of textures: one image in so many, in equal numbers per class, shows no texture
+CORNER, MARGIN = 12, 1  # of far-context: largest distances of the block, and of the glyph, from their corners
+SIDES = (5, 10)  # of the block, pixels: smallest and largest
 
 Made = tuple[np.ndarray, np.ndarray]
 
 
 def below(bits: np.random.PCG64, high: int | np.ndarray, *shape: int) -> np.ndarray:
-    """Return integers 0 .. ``high`` - 1, int64, the same on every machine and under every version of numpy.
+    """Return integers 0 .. ``high`` - 1, int64, the same on every machine and with every version of numpy.
 
-    From the raw bits of PCG64, whose stream numpy promises to keep; its distributions may change between versions.
-    Taking the rest of 64 bits favours no integer by more than ``high`` in 2**64. An array ``high`` is of ``shape``.
+    They come from the raw bits of PCG64, whose stream numpy guarantees; its distributions may change. The remainder of
+    64 bits favours no integer by more than ``high`` in 2**64. An array ``high`` has ``shape``.
     """
     raw = np.asarray(bits.random_raw(math.prod(shape))).reshape(shape)
     return (raw % np.asarray(high, np.uint64)).astype(np.int64)
 
 
 def far_pairs(bits: np.random.PCG64, count: int, size: tuple[int, int]) -> Made:
-    """Return ``count`` fours: two glyphs far apart on a noisy ground; are they the same or different?
+    """Return ``count`` groups of four images: two glyphs far apart on noise; the classes are same and different.
 
-    Why a network that looks at a window and pools cannot tell. Let no window that its last layer sees hold pixels of
-    both glyphs, and let the network average what it sees over the map and end in a linear layer, as convnet3 does (its
-    windows are 22 pixels wide; the nearest columns of the two glyphs are 22 apart, so both would need 23). In
-    evaluation mode each logit is then a sum over windows, hence, on a given ground with given places, a sum of a term
-    of the left glyph and a term of the right one: score(a, b) = f(a) + g(b). So
+    A network of local windows and pooling cannot solve this. Assume that no window of its last layer holds pixels of
+    both glyphs, and that the network averages over the map and ends in a linear layer, as convnet3 does (its windows
+    are 22 pixels wide; the nearest columns of the two glyphs are 22 apart, so both would need 23). In evaluation mode
+    each logit is a sum over windows. For a given background and given positions it is the sum of a term of the left
+    glyph and a term of the right one: score(a, b) = f(a) + g(b). So
 
         score(a, a) + score(b, b) = score(a, b) + score(b, a).
 
-    The images come in fours which share ground and places and show the pairs aa, bb, ab, ba. Whatever f and g are, also
-    where they depend on the ground, the places and the border of the image:
+    The four images of a group share background and positions and show the pairs aa, bb, ab, ba. For any f and g, even
+    if they depend on background, positions and border:
 
-    - not all four are classified rightly, for two scores above a threshold cannot add up to what two below it do:
-      accuracy is at most 75 % on every such set, also on the one trained on. (With more kinds of glyphs it is still
+    - not all four are classified correctly, because two scores above a threshold cannot have the sum of two below it.
+      Accuracy is at most 75 % on every such set, including the training set. (With more kinds of glyphs it is still
       75 %: order them at random, and f(a) + g(b) can tell a <= b from a > b.)
-    - cross-entropy is at least ln 2 = 0.693, by Jensen's inequality, which is what a constant answer has: training
-      finds nothing better than chance, 50 %.
+    - cross-entropy is at least ln 2 = 0.693, by Jensen's inequality, which a constant answer has: training finds
+      nothing better than chance, 50 %.
 
-    Each kind of glyph is equally often on each side of both classes, so that nothing but the comparison helps: counts
-    are multiples of 12, the ordered pairs of unlike glyphs.
+    Each kind of glyph is equally frequent on each side in both classes, so only the comparison helps: counts are
+    multiples of 12, the number of ordered pairs of different glyphs.
     """
     kinds = len(GLYPHS)
     first = np.arange(count) % kinds
@@ -84,12 +84,11 @@ def far_pairs(bits: np.random.PCG64, count: int, size: tuple[int, int]) -> Made:
 
 
 def textures(bits: np.random.PCG64, count: int, size: tuple[int, int]) -> Made:
-    """Return ``count`` images: in which direction do neighbouring pixels resemble each other?
+    """Return ``count`` images whose class is the direction in which neighbouring pixels are similar.
 
-    All that is to be seen fits into 2 x 2 pixels, everywhere alike, so that far context adds nothing. An image is the
-    mean of noise and its own copy, moved by one pixel in the direction of the class. In one of eight other noise takes
-    the place of the copy: nothing is to be seen there, and nobody is right but by chance. So the best that can be
-    expected is 7/8 + 1/8 * 1/4 = 90.6 %.
+    Windows of 2 x 2 pixels show all of it, so far context adds nothing. An image is the mean of noise and its own copy,
+    moved by one pixel in the direction of the class. In one image in eight, other noise replaces the copy, and only
+    chance can be right. The best expected accuracy is 7/8 + 1/8 * 1/4 = 90.6 %.
     """
     rows, columns = size
     numbers = np.arange(count)
@@ -104,15 +103,15 @@ def textures(bits: np.random.PCG64, count: int, size: tuple[int, int]) -> Made:
 
 
 def far_context(bits: np.random.PCG64, count: int, size: tuple[int, int]) -> Made:
-    """Return ``count`` pairs, with a label a pixel: a block whose class is told by a glyph in the opposite corner.
+    """Return ``count`` pairs with a label per pixel: a block whose class a glyph in the opposite corner tells.
 
-    Why a network that looks at a window cannot tell. The block lies within 12 pixels of one corner in both directions,
-    the glyph within 6 of the opposite one, so each pixel of the block is at least 15 rows and columns away from the
-    glyph. A network that sees no farther (the small U-Net without attention sees 13 pixels far) answers in the block
-    whatever the glyph is. The images come in twos which differ in nothing but the glyph and the labels of the block. Of
-    the pixels of all blocks let such a network call a share p the first class and at most 1 - p the second, in one half
-    of the images and hence in the other. Then the intersections over unions are at most p / (1 + p) and
-    (1 - p) / (2 - p), and their mean with a faultless ground is at most (1 + 2/3) / 3 = 5/9 = 55.6 %.
+    A network of local windows cannot solve this. The block lies within 12 pixels of one corner in both directions, the
+    glyph within 6 of the opposite one, so each pixel of the block is at least 15 rows and columns away from the glyph.
+    A network with a shorter reach (the small U-Net without attention has 13 pixels) gives the block the same answer for
+    both glyphs. The two images of a pair differ only in the glyph and the labels of the block. Let such a network
+    assign a share p of all blocks' pixels to the first class and at most 1 - p to the second, in one half of the images
+    and hence in the other. Then the intersections over unions are at most p / (1 + p) and (1 - p) / (2 - p), and their
+    mean with a perfect background is at most (1 + 2/3) / 3 = 5/9 = 55.6 %.
     """
     ground = below(bits, NOISE, count, *size)
     least, most = SIDES
@@ -123,7 +122,7 @@ def far_context(bits: np.random.PCG64, count: int, size: tuple[int, int]) -> Mad
     block = (row >= top) & (row < top + rows) & (column >= left) & (column < left + columns)  # (P, H, W), top left
     glyph_at = np.array(size)[:, None] - GLYPH_SIDE - below(bits, MARGIN + 1, 2, count)
     corner = below(bits, 4, count)
-    for axis in (1, 2):  # mirrored, so that block and glyph lie in any two opposite corners
+    for axis in (1, 2):  # mirrored, so that block and glyph are in any two opposite corners
         mirrored = (corner >> (axis - 1)) & 1 == 1
         block[mirrored] = np.flip(block[mirrored], axis)
         glyph_at[axis - 1, mirrored] = size[axis - 1] - GLYPH_SIDE - glyph_at[axis - 1, mirrored]
@@ -160,10 +159,10 @@ GENERATED_SETS = {
 
 
 def load_generated(name: str, *, image_size: tuple[int, int] | None) -> ImageData:
-    """Make the set ``name`` of ``GENERATED_SETS``; a moment, and nothing is written.
+    """Return the set ``name`` of ``GENERATED_SETS``; it takes a moment and writes nothing.
 
     Raises:
-        InputError: ``image_size`` is another than the set's own, at which its distances mean something.
+        InputError: ``image_size`` is not the set's own, for which its distances are made.
     """
     make, classes, size, counts, seeds = GENERATED_SETS[name]
     if image_size is not None and image_size != size:

@@ -1,4 +1,4 @@
-"""A data set ready to train on: its sources, and the few facts that a network and a checkpoint need of it."""
+"""A data set ready for training: its sources, and its facts for networks and checkpoints."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,24 +18,24 @@ PLAIN = Augmentation()
 
 
 def one_class(name: str, classes: Sequence[str]) -> list[str]:
-    """Return what is to be said of a data set of one class; nothing of others."""
+    """Return a note about a data set of one class; [] for others."""
     return [f"{name!r} has one class, {classes[0]!r}: there is nothing to tell apart"] if len(classes) == 1 else []
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Training and validation images of one classification task, of images or of their pixels.
+    """Training and validation images with a class per image or per pixel.
 
     Args:
-        classes: their names, in the order of the labels.
+        classes: names in the order of the labels.
         channels: 1 or 3.
-        image_size: rows, columns, pixels.
-        mean: of the training images' values in [0, 1], one a channel.
+        image_size: rows, columns in pixels.
+        mean: of the training images' values in [0, 1], per channel.
         std: their standard deviation, likewise.
         resize_ratio: see ``view.fit``.
-        prepared: True if a Dataset gives tensors as the network takes them.
-        passed_over: files found that are not among the images, by reason.
-        notes: what is to be said once to whoever trains on it.
+        prepared: True if a Dataset gives preprocessed tensors.
+        passed_over: number of files that are not among the images, by reason.
+        notes: sentences to print once before training.
     """
 
     name: str
@@ -57,10 +57,10 @@ class ImageData:
         return isinstance(self.train, TensorSource) and self.train.dense
 
     def with_channels(self, channels: int) -> "ImageData":
-        """Return the same for a network that takes so many channels: grey images are repeated in three.
+        """Return the data for a network of so many channels: grey images are repeated in three.
 
         Raises:
-            InputError: they are not grey, and of another number of channels.
+            InputError: the images have another number of channels and are not grey.
         """
         if channels == self.channels:
             return self
@@ -74,12 +74,12 @@ class ImageData:
 
     @property
     def num_train(self) -> int:
-        """Training images."""
+        """Number of training images."""
         return len(self.train)
 
     @property
     def num_val(self) -> int:
-        """Validation images."""
+        """Number of validation images."""
         return len(self.val)
 
     def loaders(
@@ -96,16 +96,16 @@ class ImageData:
     def train_loader(
         self, *, batch_size: int, seed: int, device: torch.device, workers: int, augmentation: Augmentation = PLAIN
     ) -> Loader:
-        """Return the loader of the training images, shuffled and augmented as (seed, epoch) say.
+        """Return the loader of the training images, shuffled and augmented from (seed, epoch).
 
         Args:
-            batch_size: images a batch.
+            batch_size: images per batch.
             seed: of order and augmentation.
-            device: where batches, and the whole of a small set, are put.
+            device: of the batches, and of all images of a small set.
             workers: processes that decode files; 0 decodes in this one.
-            augmentation: what is done to images beyond the crop and the flip.
+            augmentation: beyond crop and flip.
         Raises:
-            InputError: a number out of its range, or fewer training images than one batch.
+            InputError: a number is out of its range, or the images do not fill one batch.
         """
         checks.integer("batch_size", batch_size, at_least=1)
         checks.integer("seed", seed, at_least=0)
@@ -130,10 +130,7 @@ class ImageData:
         return source.loader(Reading(order, normalise, augmentation, mix, device, workers))
 
     def meta(self) -> dict[str, Any]:
-        """Return the plain values that a checkpoint keeps.
-
-        For ``prepare_image``, for naming what was predicted, and ("images") for noticing other images on resume.
-        """
+        """Return plain values for a checkpoint: for ``prepare_image``, class names, and fingerprints ("images")."""
         return {
             "name": self.name,
             "classes": list(self.classes),
@@ -149,7 +146,7 @@ class ImageData:
 
 
 def data_of_tensors(name: str, classes: tuple[str, ...], train: TensorSource, val: TensorSource) -> ImageData:
-    """Return the data set of these images, which the network sees at their own size."""
+    """Return the data set of these images, which keep their size."""
     rows, columns = train.images.shape[2:]
     mean, std = mean_and_std(train.images)
     return ImageData(
@@ -166,6 +163,6 @@ def data_of_tensors(name: str, classes: tuple[str, ...], train: TensorSource, va
 
 
 def topk(logits: Tensor, classes: Sequence[str], count: int) -> list[tuple[str, float]]:
-    """Return the ``count`` most likely classes, or all if they are fewer, by ``logits`` (K,): names, probabilities."""
+    """Return names and probabilities of at most ``count`` most likely classes, from ``logits`` (K,)."""
     likely = logits.float().softmax(-1).topk(min(count, len(classes)))
     return [(classes[int(i)], p) for i, p in zip(likely.indices.tolist(), likely.values.tolist(), strict=True)]

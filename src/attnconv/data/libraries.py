@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv import checks
-from attnconv.data.decode import HEAD, image_formats
+from attnconv.data.decode import formats
 from attnconv.data.folder import TRAIN, VALIDATION
 
 TORCHVISION, HUGGING_FACE = "torchvision:", "hf:"
@@ -24,56 +24,48 @@ def torchvision_names() -> list[str]:
 
 
 def load_torchvision(name: str, data_dir: Path) -> Loaded:
-    """Make the data set ``name`` of torchvision, downloaded to ``data_dir`` if it is not there.
+    """Load the data set ``name`` of torchvision, and download it to ``data_dir`` if it is not there.
 
     Raises:
-        InputError: there is no such set, it wants more arguments, or it cannot be read or downloaded.
+        InputError: there is no such set, it needs more arguments, or it cannot be read or downloaded.
     """
     checks.one_of("data set of torchvision", name, torchvision_names())
     kind = getattr(checks.require("torchvision.datasets", extra="train"), name)
     takes = inspect.signature(kind.__init__).parameters
-    given: dict[str, Any] = {"root": str(data_dir)} if "root" in takes else {}
-    given |= {"download": True} if "download" in takes else {}
-    wanted = [
-        p.name
-        for p in list(takes.values())[1:]
-        if p.default is p.empty
-        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        and p.name not in (*given, "train", "split")
-    ]
-    if wanted:
-        raise checks.InputError(
-            f"torchvision:{name} wants {', '.join(wanted)}, which cannot be given here: make it in a function of your "
-            "own and name that with register_dataset"
-        )
+    given = {option: value for option, value in (("root", str(data_dir)), ("download", True)) if option in takes}
 
-    def made(splits: tuple[Any, ...], option: str) -> Any:
-        """Return the set of the first of ``splits`` that it knows; None if it knows none."""
+    def first(splits: tuple[str, ...]) -> Any:
+        """Return the set of the first of ``splits`` that it has; None if it has none."""
         for split in splits:
             try:
-                # stdout belongs to what the command line answers; progress bars write to stderr by themselves.
-                with contextlib.redirect_stdout(sys.stderr):
-                    return kind(**given, **{option: split})
+                return kind(**given, split=split)
             except ValueError as error:
                 if "split" not in str(error):
                     raise
         return None
 
     try:
-        if "train" in takes:
-            return made((True,), "train"), made((False,), "train"), None
-        if "split" in takes:
-            return made(TRAINING_SPLITS, "split"), made(VALIDATION, "split"), None
+        # stdout is for the command line's answer; progress bars write to stderr.
         with contextlib.redirect_stdout(sys.stderr):
+            if "train" in takes:
+                return kind(**given, train=True), kind(**given, train=False), None
+            if "split" in takes:
+                return first(TRAINING_SPLITS), first(VALIDATION), None
             return kind(**given), None, None
-    except Exception as error:  # no network, no room, a wrong checksum: each raises something else
+    except TypeError as error:  # it needs more arguments
         raise checks.InputError(
-            f"cannot read or download torchvision:{name} in {data_dir}: {checks.first_line(error)}"
+            f"torchvision:{name} cannot be made by its name alone: {checks.first_line(error)}; make it in a function "
+            "of your own and name that with register_dataset"
         ) from error
+    except Exception as error:  # no network, no room, a wrong checksum, a file cut off: each raises something else
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, OSError):  # which says itself what the system refused
+            reason += "; if files there are damaged, delete them"
+        raise checks.InputError(f"cannot read or download torchvision:{name} in {data_dir}: {reason}") from error
 
 
 class Rows:
-    """Rows of a Hugging Face Dataset as (image, label); images are opened here, by formats that start no program."""
+    """Rows of a Hugging Face Dataset as (image, label); only formats that start no program are opened."""
 
     def __init__(self, rows: Any, image: str, label: str, names: list[str] | None) -> None:
         self._rows, self._image, self._label = rows, image, label
@@ -92,14 +84,14 @@ class Rows:
 def _opened(image: dict[str, Any]) -> Any:
     pillow = checks.require("PIL.Image", extra="train")
     content = image["bytes"] if image.get("bytes") is not None else Path(image["path"]).read_bytes()
-    return pillow.open(io.BytesIO(content), formats=image_formats(content[:HEAD]))
+    return pillow.open(io.BytesIO(content), formats=formats())
 
 
 def load_hugging_face(name_or_folder: str, data_dir: Path | None, *, saved: bool = False) -> Loaded:
-    """Load a data set of the Hub, or a folder: one that ``save_to_disk`` left, or one of its data files.
+    """Load a data set of the Hub, or a folder that ``save_to_disk`` wrote or that holds data files.
 
-    The first column of images is taken, and the column "label" or "labels", or the only one of classes. No code of a
-    data set is run.
+    Uses the first column of images, and the column "label" or "labels", or the only one of classes. No code of a data
+    set is run.
 
     Raises:
         InputError: it cannot be loaded, or has no such columns.
@@ -111,7 +103,7 @@ def load_hugging_face(name_or_folder: str, data_dir: Path | None, *, saved: bool
                 found = library.load_from_disk(name_or_folder)
             else:
                 found = library.load_dataset(name_or_folder, cache_dir=None if data_dir is None else str(data_dir))
-    except Exception as error:  # no network, no such name, wants a name of a configuration
+    except Exception as error:  # no network, no such name, several configurations
         raise checks.InputError(f"cannot load hf:{name_or_folder}: {checks.first_line(error)}") from error
     parts = dict(found) if isinstance(found, dict) else {TRAIN[0]: found}
     train = next((parts[name] for name in TRAIN if name in parts), None)

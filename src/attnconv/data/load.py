@@ -1,4 +1,4 @@
-"""The one place where a name or a folder becomes an ``ImageData``."""
+"""Load a data set, as ``ImageData``, by name, folder or table."""
 
 import dataclasses
 import os
@@ -32,16 +32,16 @@ _REGISTERED: dict[str, Load] = {}
 
 
 def register_dataset(name: str, load: Load) -> None:
-    """Make a data set known by ``name``, for `load_data`, `attnconv train --import MODULE` and studies.
+    """Register a data set under ``name``, for `load_data`, `attnconv train --import MODULE` and studies.
 
     Args:
         name: of letters, digits and ``._-``.
-        load: called as ``load(data_dir=...)``, a Path, when the set is wanted; it returns training and validation
-            images, map-style Datasets of (image, label), and optionally, as a third value, the names of the classes. An
-            image is one of Pillow, a uint8 tensor (C, H, W) or array (H, W, C), or a float tensor, which is taken as
-            preprocessed: neither varied nor normalised. Without validation images (None), val_split holds some out.
+        load: called as ``load(data_dir=...)``, a Path. It returns training and validation images, map-style Datasets of
+            (image, label), and optionally the names of the classes. An image is Pillow's, a uint8 tensor (C, H, W) or
+            array (H, W, C), or a float tensor, which counts as preprocessed: neither augmented nor normalised. If the
+            validation images are None, val_split holds some out.
     Raises:
-        InputError: the name is taken, or is none; ``load`` cannot be called.
+        InputError: the name is taken or invalid, or ``load`` is not callable.
     """
     if not callable(load):
         raise checks.InputTypeError(f"load of data set {name!r} must be a function, got {type(load).__name__}")
@@ -50,7 +50,7 @@ def register_dataset(name: str, load: Load) -> None:
 
 
 def require_data(name_or_folder: str) -> None:
-    """Raise InputError unless `load_data` knows where to look; nothing is loaded."""
+    """Raise InputError unless `load_data` knows this name or path; nothing is loaded."""
     name = str(name_or_folder)
     if name.startswith(TORCHVISION):
         checks.one_of("data set of torchvision", name.removeprefix(TORCHVISION), libraries.torchvision_names())
@@ -67,7 +67,7 @@ def require_data(name_or_folder: str) -> None:
 
 
 def registered(name: str) -> Load | None:
-    """Return what loads the data set that was registered by ``name``, or that an installed package brings."""
+    """Return the loading function registered under ``name`` or offered by an installed package; None without one."""
     if name not in _REGISTERED and (load := extensions.load_offered(ENTRY_POINTS, name)) is not None:
         register_dataset(name, load)
     return _REGISTERED.get(name)
@@ -87,23 +87,24 @@ def load_data(
 ) -> ImageData:
     """Load a data set by name, a folder of images, or a table of paths and labels; docs/data.md lists them.
 
-    A known name comes before a folder of that name, which ``./name`` means. Several processes that may download the
-    same set of torchvision's should call this one after the other; Imagenette and Imagewoof see to that themselves.
+    A known name takes precedence over a folder of that name; write ``./name`` for the folder. Processes that may
+    download the same set of torchvision should call this one after the other; Imagenette and Imagewoof have a lock.
 
     Args:
-        name_or_folder: one of ``DATA_SETS``, of `register_dataset`, torchvision:NAME, hf:NAME, or a path.
-        data_dir: holds or receives the known sets; the variable ATTNCONV_DATA, else ~/.cache/attnconv, if None.
-        image_size: side of square images in pixels, or rows and columns; the set's own, or 128 of a folder, if None.
+        name_or_folder: a name of ``DATA_SETS`` or `register_dataset`, torchvision:NAME, hf:NAME, or a path.
+        data_dir: folder of the named sets, also for downloads. Default: the variable ATTNCONV_DATA, else
+            ~/.cache/attnconv.
+        image_size: side of square images in pixels, or rows and columns. Default: the set's own, 128 for files.
             Generated sets have no other.
-        train_subset: train on so many images only, always the same ones whatever the run's seed.
-        presize: validation images as in 2019: shorter side ``image_size`` + 32 pixels, then the centre. Of files only.
-        cache_images: keep decoded images in memory; of files only. H * W * 3 bytes each, at their files' own size.
-        skip_bad_images: leave out files that cannot be decoded instead of stopping at the first.
-        val_split: share of each class that is held out for validation, of images without any for it.
-        seed: of the images that are held out, and of nothing else.
+        train_subset: train on this many images, the same ones for every seed.
+        presize: resize validation files as in 2019: shorter side ``image_size`` + 32 pixels, then cut the centre.
+        cache_images: keep decoded files in memory, H * W * 3 bytes each at their own size.
+        skip_bad_images: skip files that cannot be decoded instead of stopping at the first.
+        val_split: share of each class to hold out if there are no validation images.
+        seed: of the images that are held out.
     Raises:
-        InputError: nothing is known by that name, a layout that is not known, a set that cannot be read or downloaded,
-            or a number out of its range.
+        InputError: the name or the layout is unknown, the set cannot be read or downloaded, or a number is out of its
+            range.
     """
     size = None
     if image_size is not None:
@@ -158,8 +159,8 @@ def _loaded(name: str, load: Load, data_dir: Path) -> libraries.Loaded:
         ) from error
     if not isinstance(found, (tuple, list)) or len(found) not in (2, 3):
         raise checks.InputTypeError(
-            f"load of data set {name!r} must return training and validation images, and the names of the classes if "
-            f"it likes, got {type(found).__name__}"
+            f"load of data set {name!r} must return training and validation images, and optionally the names of the "
+            f"classes, got {type(found).__name__}"
         )
     train, val, classes = (*found, None)[:3]
     return train, val, None if classes is None else list(classes)

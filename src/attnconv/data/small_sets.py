@@ -3,8 +3,6 @@
 Letters: N images, C channels, H rows, W columns.
 """
 
-import contextlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from attnconv import checks, files
 from attnconv.data.image_data import ImageData, data_of_tensors
+from attnconv.data.libraries import load_torchvision
 from attnconv.data.tensors import TensorSource
 from attnconv.data.view import fit
 
@@ -22,10 +21,10 @@ Images = tuple[Tensor, Tensor]  # (N, C, H, W) uint8, (N,) int64
 
 @dataclass(frozen=True)
 class SmallSet:
-    """Augmentation of a set, and its name in torchvision (digits, which it lacks: None)."""
+    """Augmentation of a set, and its name in torchvision, which lacks digits."""
 
     pad: int  # black pixels around the image, at its own size
-    flip: bool  # True if a mirrored image is still of its class
+    flip: bool  # True if mirroring keeps the class
     torchvision_name: str | None
 
 
@@ -39,7 +38,7 @@ SMALL_SETS = {
 
 
 def load_small(name: str, *, data_dir: Path, image_size: tuple[int, int] | None) -> ImageData:
-    """Load the set ``name`` of ``SMALL_SETS``, downloaded to ``data_dir`` if it is not there.
+    """Load the set ``name`` of ``SMALL_SETS``, and download it to ``data_dir`` if it is not there.
 
     Memory: N * C * H * W bytes.
 
@@ -50,7 +49,7 @@ def load_small(name: str, *, data_dir: Path, image_size: tuple[int, int] | None)
     if known.torchvision_name is None:
         train, val, classes = _read_digits()
     else:
-        train, val, classes = _read_torchvision(name, known.torchvision_name, data_dir)
+        train, val, classes = _read_torchvision(known.torchvision_name, data_dir)
     own_size = train[0].shape[-1]
     size = image_size or (own_size, own_size)
     train, val = ((_resized(images, size), labels) for images, labels in (train, val))
@@ -59,7 +58,7 @@ def load_small(name: str, *, data_dir: Path, image_size: tuple[int, int] | None)
 
 
 def _read_digits() -> tuple[Images, Images, tuple[str, ...]]:
-    """Read 1,797 images of 8 x 8 with values 0..16, of which a fixed fifth, alike in every class, is for validation."""
+    """Read 1,797 images of 8 x 8 with values 0..16; a fixed fifth of each class is for validation."""
     datasets = checks.require("sklearn.datasets", extra="train")
     selection = checks.require("sklearn.model_selection", extra="train")
 
@@ -71,32 +70,23 @@ def _read_digits() -> tuple[Images, Images, tuple[str, ...]]:
     return (images[train], labels[train]), (images[val], labels[val]), tuple(str(digit) for digit in range(10))
 
 
-def _read_torchvision(name: str, torchvision_name: str, folder: Path) -> tuple[Images, Images, tuple[str, ...]]:
-    kind = getattr(checks.require("torchvision.datasets", extra="train"), torchvision_name)
-    try:
-        for file in (folder / getattr(kind, "base_folder", f"{torchvision_name}/raw")).glob("*"):
-            files.require(file)
-        # stdout belongs to what the command line answers; torchvision's progress bar writes to stderr by itself.
-        with contextlib.redirect_stdout(sys.stderr):
-            parts = [kind(folder, train=train, download=True) for train in (True, False)]  # if they are not there
-        train, val = ((_as_images(part.data), torch.as_tensor(part.targets)) for part in parts)
-    # No network, no room, no permission, a wrong checksum, a file cut off: each raises something else.
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if not isinstance(error, OSError):  # which says itself what the system refused
-            reason += "; if files there are damaged, delete them"
-        raise checks.InputError(f"cannot read or download data set {name!r} in {folder}: {reason}") from error
+def _read_torchvision(name: str, folder: Path) -> tuple[Images, Images, tuple[str, ...]]:
+    kind = getattr(checks.require("torchvision.datasets", extra="train"), name)
+    for file in (folder / getattr(kind, "base_folder", f"{name}/raw")).glob("*"):
+        files.require(file)
+    *parts, _ = load_torchvision(name, folder)
+    train, val = ((_as_images(part.data), torch.as_tensor(part.targets)) for part in parts)
     return train, val, tuple(parts[0].classes)
 
 
 def _as_images(data: Any) -> Tensor:
-    """Turn torchvision's (N, H, W, 3) array or (N, H, W) tensor into (N, C, H, W)."""
+    """Return torchvision's (N, H, W, 3) array or (N, H, W) tensor as (N, C, H, W)."""
     images = torch.as_tensor(data)
     return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize a few thousand at a time: on some processors that goes through float32, four times the size."""
+    """Resize a few thousand at a time, because some processors do it in float32, four times the size."""
     if tuple(images.shape[-2:]) == size:
         return images
     return torch.cat([fit(part, size, 1.0) for part in images.split(4096)])

@@ -1,4 +1,4 @@
-"""A table of image files, CSV or parquet: columns path and label, and split if it names training and validation."""
+"""Tables of image files, CSV or parquet: columns path and label, and optionally split."""
 
 import csv
 import io
@@ -16,17 +16,15 @@ SUFFIXES = (".csv", ".tsv", ".parquet")
 COLUMNS = ("path", "label", "split")
 DELIMITERS = ",;\t"
 
-Row = dict[str, str]
-
 
 def load_table(file: Path, *, image_size: int | tuple[int, int] | None, options: FileOptions) -> ImageData:
-    """Load the images that ``file`` names; paths are relative to its folder, unless they are absolute.
+    """Load the images of ``file``; paths are absolute or relative to its folder.
 
-    Labels are ordered as numbers if all of them are whole numbers, else as words.
+    Labels are sorted as numbers if all of them are whole numbers, else as words.
 
     Raises:
-        InputError: it cannot be read, lacks a column, a path or a label, or names files that are not there; or its
-            splits are not those of `load_folder`.
+        InputError: it cannot be read; a column, a path, a label or an image file is missing; a split has another name
+            than those of `load_folder`.
     """
     rows = _read(file)
     if not rows:
@@ -39,12 +37,11 @@ def load_table(file: Path, *, image_size: int | tuple[int, int] | None, options:
     missing = []
     for row in rows:
         path = os.path.join(file.parent, row["path"])
-        size = -1
-        try:
-            size = os.stat(path).st_size
-        except OSError:
+        if not os.path.exists(path):
             missing.append(path)
-        parts.setdefault(row.get("split", TRAIN[0]).casefold(), []).append((path, size, labels[row["label"]]))
+            continue
+        split = row.get("split", TRAIN[0]).casefold()
+        parts.setdefault(split, []).append((path, os.stat(path).st_size, labels[row["label"]]))
     if missing:
         raise checks.InputError(
             f"{len(missing)} of {len(rows)} files that {file} names are missing, first {missing[0]}"
@@ -68,24 +65,25 @@ def load_table(file: Path, *, image_size: int | tuple[int, int] | None, options:
     )
 
 
-def _read(file: Path) -> list[Row]:
-    """Return the rows, each with a path and a label, and with a split if there is such a column."""
+def _read(file: Path) -> list[dict[str, str]]:
+    """Return the rows, each with path, label and, if there is such a column, split."""
     try:
         header, values = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except checks.InputError:
+        raise
+    except Exception as error:  # OSError, UnicodeDecodeError, csv.Error, pyarrow's own
         raise checks.InputError(f"cannot read {file}: {checks.first_line(error)}") from None
     header = [name.strip().casefold() for name in header]
     for name in COLUMNS[:2]:
         if header.count(name) != 1:
             raise checks.InputError(f"{file} must have one column {name!r}; it has {', '.join(header) or 'none'}")
+    wanted = [name for name in COLUMNS if name in header]
     rows = []
     for number, value in enumerate(values, 1):
-        row = {
-            name: str(v).strip() for name, v in zip(header, value, strict=False) if name in COLUMNS and v is not None
-        }
-        for name in (name for name in COLUMNS if name in header):
-            if not row.get(name):
-                raise checks.InputError(f"{file}: row {number} has no {name}")
+        found = {name: str(v).strip() for name, v in zip(header, value, strict=False) if v is not None}
+        row = {name: found.get(name, "") for name in wanted}
+        if empty := [name for name in wanted if not row[name]]:
+            raise checks.InputError(f"{file}: row {number} has no {empty[0]}")
         rows.append(row)
     return rows
 
@@ -97,13 +95,8 @@ def _csv(file: Path) -> tuple[list[str], list[list[str]]]:
     return next(rows, []), [row for row in rows if any(row)]
 
 
-def _parquet(file: Path) -> tuple[list[str], list[list[Any]]]:
+def _parquet(file: Path) -> tuple[list[str], list[tuple[Any, ...]]]:
     parquet = checks.require("pyarrow.parquet", extra="hf")
     files.require(file, at_most=files.TABLE)
-    try:
-        table = parquet.read_table(file)
-    except OSError:
-        raise
-    except Exception as error:  # pyarrow's own
-        raise checks.InputError(f"cannot read {file}: {checks.first_line(error)}") from None
-    return table.column_names, [list(row) for row in zip(*(c.to_pylist() for c in table.columns), strict=True)]
+    table = parquet.read_table(file)
+    return table.column_names, list(zip(*(column.to_pylist() for column in table.columns), strict=True))

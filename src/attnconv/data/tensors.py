@@ -1,4 +1,4 @@
-"""A small set that stays on the device as one tensor; crops and flips run on a whole batch at once.
+"""Small sets that stay on the device as one tensor; crops and flips run on a whole batch.
 
 Letters: B batch, C channels, H rows, W columns, N images of the set.
 """
@@ -20,11 +20,13 @@ from attnconv.data.batches import Loader, Reading, fingerprint, generator, seed_
 
 @dataclass(frozen=True, eq=False)
 class TensorSource:
-    """Images and labels, with the augmentation that suits them in training.
+    """Images and labels, with their augmentation in training.
 
-    ``images`` (N, C, H, W) uint8; ``labels`` (N,) int64, or (N, H, W) of a label a pixel; ``pad`` black pixels are
-    added on each side before a random crop of the old size; ``flip``: mirror every second image on average. Labels of
-    pixels would not move with them, so their images stay as they are.
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64, or (N, H, W), one per pixel; these images are not augmented.
+        pad: black pixels on each side before a random crop of the old size.
+        flip: mirror each image with probability 0.5.
     """
 
     images: Tensor = field(repr=False)
@@ -48,7 +50,7 @@ class TensorSource:
         return TensorSource(self.images[indices], self.labels[indices], self.pad, self.flip)
 
     def in_three_channels(self) -> "TensorSource":
-        """Return the grey images, repeated in three channels; it takes no memory."""
+        """Return the grey images, repeated in three channels without a copy."""
         return dataclasses.replace(self, images=self.images.expand(-1, 3, -1, -1))
 
     def loader(self, reading: Reading) -> "TensorLoader":
@@ -57,15 +59,15 @@ class TensorSource:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The ``batches.fingerprint`` of these images, by number, since they have no names."""
+        """The ``batches.fingerprint`` of these images, by number, as they have no names."""
         size = self.images[0].numel()
         return fingerprint((str(number), label, size) for number, label in enumerate(self.labels.tolist()))
 
 
 class TensorLoader(Loader):
-    """Batches of a ``TensorSource``; all of its images move to ``device`` here, and stay (N * C * H * W bytes).
+    """Batches of a ``TensorSource``, whose images all move to the device here (N * C * H * W bytes).
 
-    Crops and flips run on a batch at once; TrivialAugment and erasing, if asked for, image by image.
+    Crops and flips run on whole batches, TrivialAugment and erasing image by image.
 
     Raises:
         InputError: ``augmentation`` changes images whose pixels have labels.
@@ -96,16 +98,16 @@ class TensorLoader(Loader):
             yield images, self.labels[indices]
 
     def _transformed(self, image: Tensor, epoch: int, index: Tensor) -> Tensor:
-        assert self.order.seed is not None  # there are transforms in training only
+        assert self.order.seed is not None  # only training has transforms
         with drawn_from(seed_of(self.order.seed, epoch, int(index), 1)):
             for transform in self._transforms:
                 image = transform(image)
         return image
 
     def _moves(self, epoch: int) -> Tensor | None:
-        """Return (N, 3) int64: each image's crop offsets (top, left) and whether it is mirrored (0, 1) in ``epoch``.
+        """Return each image's crop offsets (top, left) and flip (0 or 1) in ``epoch``, (N, 3) int64.
 
-        Of the whole epoch at once, so that they do not depend on the batch where a run goes on.
+        They are drawn for the whole epoch, so they do not depend on the batch at which a run resumes.
         """
         if self.order.seed is None:
             return None
@@ -116,7 +118,7 @@ class TensorLoader(Loader):
 
 
 def crop_and_flip(images: Tensor, moves: Tensor, pad: int) -> Tensor:
-    """Shift each image by its own offsets inside a black frame of ``pad`` pixels, and mirror where asked.
+    """Shift each image by its own offsets inside a black frame of ``pad`` pixels, and mirror it if its flip is 1.
 
     One gather over flat pixel numbers: 50 times faster on a CPU than indexing with four tensors.
 
@@ -134,9 +136,9 @@ def crop_and_flip(images: Tensor, moves: Tensor, pad: int) -> Tensor:
 
 
 def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return those of each channel's values in [0, 1], in float64.
+    """Return mean and standard deviation of each channel's values in [0, 1], in float64.
 
-    From counts of the 256 values, so that no float copy is made.
+    They come from counts of the 256 values, without a float copy of the images.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)])  # (C, 256)

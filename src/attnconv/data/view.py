@@ -1,4 +1,4 @@
-"""The view of an image that the network gets outside training: resized, cropped in the centre, normalised.
+"""The network's view of an image outside training: resized, cropped in the centre, normalised.
 
 Letters: B batch, C channels, H rows, W columns.
 """
@@ -12,21 +12,21 @@ from torch import Tensor
 
 from attnconv import checks
 
-LONGEST = 16  # times the shorter side: of longer images the ends, which are far outside the centre, are cut off first
+LONGEST = 16  # times the shorter side; the ends of longer images, far from the centre, are cut off first
 
 
 @dataclass(frozen=True)
 class View:
-    """The part of a decoded image that the network sees: cut out, resized, and cut again. Pairs are rows, columns."""
+    """The part of a decoded image that the network sees: cut out, resized and cut again. Pairs are rows, columns."""
 
-    cut: tuple[int, int]  # where the part that is resized begins, pixels of the image
+    cut: tuple[int, int]  # start of the part that is resized, pixels of the image
     taken: tuple[int, int]  # its size, pixels of the image
-    resized: tuple[int, int]  # what it becomes
-    crop: tuple[int, int]  # where what the network sees begins in that
-    size: tuple[int, int]  # of what the network sees
+    resized: tuple[int, int]  # its size after resizing
+    crop: tuple[int, int]  # start of the network's view in that
+    size: tuple[int, int]  # of the network's view
 
     def seen(self, point: Sequence[int]) -> tuple[int, int] | None:
-        """Return the pixel that the network sees where ``point`` (row, column) of the image was; None if cut away."""
+        """Return the pixel of the view at ``point`` (row, column) of the image; None if that is cut off."""
         found = tuple(
             # The centre of the pixel, (2 * at + 1) / 2, in whole numbers.
             ((2 * (at - cut) + 1) * resized - 2 * crop * taken) // (2 * taken)
@@ -36,7 +36,7 @@ class View:
         return (found[0], found[1]) if inside else None
 
     def unseen(self, point: Sequence[int]) -> tuple[int, int]:
-        """Return the pixel of the image at the centre of ``point`` (row, column) of what the network sees."""
+        """Return the pixel of the image at the centre of ``point`` (row, column) of the view."""
         row, column = (
             cut + ((2 * (at + crop) + 1) * taken) // (2 * resized)
             for at, cut, taken, resized, crop in zip(point, self.cut, self.taken, self.resized, self.crop, strict=True)
@@ -44,9 +44,9 @@ class View:
         return row, column
 
     def box(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return first and last row, first and last column of the image's pixels that `seen` finds."""
+        """Return first and last row, and first and last column, of the image's pixels in the view."""
         rows, columns = (
-            # The least whole numbers whose centres are not before the crop, and not before its end.
+            # The smallest whole numbers whose centres are not before the crop, and not before its end.
             tuple(-((-2 * edge * taken - (2 * cut - 1) * resized) // (2 * resized)) for edge in (crop, crop + size))
             for cut, taken, resized, crop, size in zip(
                 self.cut, self.taken, self.resized, self.crop, self.size, strict=True
@@ -56,9 +56,9 @@ class View:
 
 
 def view_of(image: Sequence[int], image_size: Sequence[int], resize_ratio: float) -> View:
-    """Return what `fit` takes from an image of ``image`` (rows, columns) pixels; the other arguments are its."""
+    """Return `fit`'s view of an image of ``image`` (rows, columns) pixels; other arguments as `fit`'s."""
     rows, columns = image
-    # Of long thin images only the middle, or 20,000 x 1 pixels would become 20,000 times as many.
+    # Only the middle of long thin images: 20,000 x 1 pixels would become 20,000 times as many.
     taken = (min(rows, LONGEST * columns), min(columns, LONGEST * rows))
     short = round(max(image_size) * resize_ratio)
     resized = tuple(short if n == min(taken) else int(short * n / min(taken)) for n in taken)
@@ -70,17 +70,17 @@ def view_of(image: Sequence[int], image_size: Sequence[int], resize_ratio: float
 
 
 def _middle(whole: Sequence[int], part: Sequence[int]) -> tuple[int, int]:
-    """Return where ``part`` begins in the centre of ``whole``, rounded as torchvision rounds it."""
+    """Return the start of ``part`` in the centre of ``whole``, rounded as in torchvision."""
     row, column = (round((n - m) / 2) for n, m in zip(whole, part, strict=True))
     return row, column
 
 
 def fit(images: Tensor, image_size: Sequence[int], resize_ratio: float) -> Tensor:
-    """Resize images so that they cover ``resize_ratio`` times the size wanted, and cut out the centre.
+    """Resize images to cover ``resize_ratio`` times ``image_size``, and cut out the centre.
 
     Args:
         images: (..., C, H, W) uint8.
-        image_size: rows and columns wanted, pixels.
+        image_size: rows and columns, pixels.
         resize_ratio: at least 1; 1 keeps all of a square image, 8/7 leaves a margin.
     Returns:
         (..., C, *image_size) uint8.
@@ -96,9 +96,9 @@ def _cut(images: Tensor, start: tuple[int, int], size: tuple[int, int]) -> Tenso
 
 
 class Normalise:
-    """uint8 (..., C, H, W) -> float32 of mean 0 and standard deviation 1 over the training images.
+    """Convert uint8 (..., C, H, W) to float32 of mean 0 and standard deviation 1 over the training images.
 
-    A multiplication and an addition rather than two divisions: each is rounded alike on every device.
+    It multiplies and adds, because every device rounds these alike.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu") -> None:
@@ -107,14 +107,14 @@ class Normalise:
         self.scale = torch.tensor(scale, dtype=torch.float32, device=device).view(-1, 1, 1)  # (C, 1, 1)
         self.shift = torch.tensor(shift, dtype=torch.float32, device=device).view(-1, 1, 1)
 
-        self.colour = tuple(round(255 * m) for m in mean)  # the uint8 values that come nearest to 0
+        self.colour = tuple(round(255 * m) for m in mean)  # uint8 values nearest to 0
 
     def __call__(self, images: Tensor) -> Tensor:
         return images.to(torch.float32).mul_(self.scale).add_(self.shift)
 
 
 def require_preparable(meta: Mapping[str, Any]) -> None:
-    """Raise InputError if code that a network does not carry preprocessed the images that ``meta`` describes."""
+    """Raise InputError if the data set of ``meta`` preprocessed its images by code that is unknown here."""
     if meta.get("prepared"):
         raise checks.InputError(
             f"the network was trained on float tensors that the data set {meta['name']!r} preprocessed itself: how an "
@@ -123,13 +123,13 @@ def require_preparable(meta: Mapping[str, Any]) -> None:
 
 
 def prepare_image(image: Tensor, meta: Mapping[str, Any]) -> Tensor:
-    """Return one decoded image, (C, H, W) uint8, as the validation loader gives it: (C, *image_size) float32.
+    """Return a decoded image, (C, H, W) uint8, as in the validation loader: (C, *image_size) float32.
 
     Args:
-        image: of ``decode_image(path, meta["channels"])``.
-        meta: of ``ImageData.meta()``, as a checkpoint holds it.
+        image: ``decode_image(path, meta["channels"])``.
+        meta: ``ImageData.meta()``, also from a checkpoint.
     Raises:
-        InputError: ``image`` has another shape or another type of numbers; or as `require_preparable`.
+        InputError: ``image`` has another shape or dtype; or as `require_preparable`.
     """
     require_preparable(meta)
     if image.dtype != torch.uint8:

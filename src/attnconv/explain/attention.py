@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.inactive import is_inactive
-from attnconv.layers.attention import Attention, LogitChange, attention_off
+from attnconv.layers.activity import LogitChange, attention_off
+from attnconv.layers.attention import Attention
 
 SMALLEST_DRAWN = 4  # cells a side: a smaller map over a photo suggests places that it does not resolve
 

@@ -1,6 +1,6 @@
-"""Networks as programs for others to run, ONNX and torch.export; each is checked against PyTorch before it is kept.
+"""Export networks as ONNX and torch.export programs, which are compared with PyTorch before they are kept.
 
-onnx, onnxscript and onnxruntime are imported where they are used. The saved form is `attnconv.models.saved`'s.
+onnx, onnxscript and onnxruntime are imported where they are used. `attnconv.models.saved` writes the saved form.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from attnconv.export.onnx_file import export_onnx, load_onnx
 from attnconv.export.program_file import export_program, load_program
 from attnconv.models.image_sizes import Sizes
 
-# Of each format the suffix, the writer and the reader, which takes ``trust`` as `load_program` does.
+# Suffix, writer and reader of each format; ``trust`` is as in `load_program`.
 FORMS = {
     "onnx": (".onnx", export_onnx, lambda path, *, trust: load_onnx(path)),
     "torch": (".pt2", export_program, load_program),
@@ -38,12 +38,12 @@ __all__ = [
 
 
 def is_exported(path: str | Path) -> bool:
-    """True if ``path`` is named as exported networks are."""
+    """True if ``path`` has the suffix of an exported network."""
     return Path(path).suffix in SUFFIXES.values()
 
 
 def load_exported(path: str | Path, *, trust: bool = False) -> ExportedNetwork:
-    """Return the network in ``path``, an ONNX or .pt2 file; ``trust`` as `load_program`.
+    """Return the network in ``path``, an ONNX or .pt2 file; ``trust`` is as in `load_program`.
 
     Raises:
         InputError: as `load_onnx` and `load_program`, or the suffix is another one.

@@ -1,16 +1,14 @@
-"""The part that both exporters of torch share: prepare the network, keep sizes free, compare before a file is kept.
+"""Parts that both exports share: prepare and capture the network, keep sizes free, compare the file with PyTorch.
 
-The batch is free, and the map size where it can be.
 Letters: B batch, C channels, H rows, W columns.
 """
 
-import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 import torch.fx.experimental._config
@@ -19,18 +17,20 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils import parametrize
 
 from attnconv import checks
+from attnconv.export.network import config_text
+from attnconv.files import replacing
 from attnconv.models.image_sizes import Range, Sizes, require_covered, sizes_of
 from attnconv.models.saved import checked_meta, config_of, describe
 from attnconv.ops.fused_attention import FUSED
 
 BATCHES = (1, 2, 5)
-# Of the largest output. Rounding alone is 1e-6 in most networks, and 3e-4 in an untrained aa_resnet50, the softmaxes of
-# which are all but steps.
+# Share of the largest output. Rounding alone gives 1e-6 in most networks, and 3e-4 in an untrained aa_resnet50, whose
+# softmaxes are nearly steps.
 TOLERANCE = 1e-3
 
 
 class DisagreementError(RuntimeError):
-    """An exported network that computes something else."""
+    """An exported network whose outputs differ from PyTorch's."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Difference:
 
 
 def cases(sizes: Sizes, image_size: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Batch, rows, columns: three batches at ``image_size`` and, where they are free, two other sizes, not square."""
+    """Return (batch, rows, columns): three batches at ``image_size`` and, if it is free, two oblong sizes."""
     rows, columns = image_size
     found = [(batch, rows, columns) for batch in BATCHES]
     if sizes.dynamic:
@@ -69,7 +69,7 @@ def require_agreement(
     meta: Mapping[str, Any],
     what: str,
 ) -> list[Difference]:
-    """Hold ``call`` to ``model``, both (B, channels, H, W) -> logits, on random images: the differences, case by case.
+    """Compare ``call`` with ``model``, (B, channels, H, W) -> logits, on random images, case by case.
 
     Raises:
         InputError: ``model`` does not give one logit for each of the classes in ``meta``.
@@ -78,24 +78,20 @@ def require_agreement(
     numbers = torch.Generator().manual_seed(0)
     differences = []
     for batch, rows, columns in cases(sizes, meta["image_size"]):
+        case = f"{batch} images of {rows} x {columns}"
         images = torch.randn(batch, meta["channels"], rows, columns, generator=numbers)
         expected = model(images)
         _require_logits(expected, len(meta["classes"]))
         try:
             got = call(images)
         except Exception as error:  # of the runtime's own kind
-            reason = checks.first_line(error)
-            raise DisagreementError(f"{what} fails on {batch} images of {rows} x {columns}: {reason}") from error
+            raise DisagreementError(f"{what} fails on {case}: {checks.first_line(error)}") from error
         if got.shape != expected.shape:
-            raise DisagreementError(
-                f"{what} gives {tuple(got.shape)} for {batch} images of {rows} x {columns}, PyTorch "
-                f"{tuple(expected.shape)}"
-            )
+            raise DisagreementError(f"{what} gives {tuple(got.shape)} for {case}, PyTorch {tuple(expected.shape)}")
         for whose, outputs in (("PyTorch", expected), (what, got)):  # inf is within any tolerance of inf
             if not outputs.isfinite().all():
                 raise DisagreementError(
-                    f"{what} cannot be compared with PyTorch: outputs of {whose} are not finite for {batch} images of "
-                    f"{rows} x {columns}"
+                    f"{what} cannot be compared with PyTorch: outputs of {whose} are not finite for {case}"
                 )
         difference = Difference(batch, rows, columns, (got - expected).abs().max().item(), expected.abs().max().item())
         if not difference.largest <= TOLERANCE * difference.scale:
@@ -146,7 +142,7 @@ class Written:
         path: of the file.
         sizes: of the images that it takes.
         differences: from PyTorch, case by case.
-        notes: what else is worth telling, a clause each.
+        notes: more facts, a clause each.
     """
 
     path: Path
@@ -156,7 +152,7 @@ class Written:
 
     @property
     def largest(self) -> Difference:
-        """The difference that is the largest beside its outputs."""
+        """The largest difference relative to its outputs."""
         return max(self.differences, key=lambda d: d.largest / (d.scale or 1.0))
 
 
@@ -166,10 +162,10 @@ def described(
     provenance: Mapping[str, Any] | None,
     image_size: int | tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """Return the config of ``model``, for images that are prepared to ``image_size`` if it is given.
+    """Return the config of ``model``, with ``image_size`` as the size of prepared images if it is given.
 
     Args:
-        model: any; one of `attnconv.models` says itself what it is.
+        model: any network; those of `attnconv.models` describe themselves.
         meta, provenance: the network's own if None.
     Raises:
         InputError: meta does not say how images are prepared, or the position tables do not cover the size.
@@ -180,7 +176,7 @@ def described(
     if image_size is not None:
         size = list(checks.per_axis("image_size", image_size, 2, at_least=1))
         meta = checked_meta({**meta, "image_size": size})
-        if provenance is not None:  # its own images are prepared to this size from now on, and were scored at another
+        if provenance is not None:  # whose scores are those of another size
             config = {**provenance.get("config", {}), "image_size": size if len(set(size)) > 1 else size[0]}
             provenance = {**provenance, "config": config, "scores": None}
     require_covered(model, meta["channels"], meta["image_size"])
@@ -198,36 +194,61 @@ def described(
     )
 
 
-def with_free_sizes(
-    model: nn.Module, config: Mapping[str, Any], write: Callable[[nn.Module, Sizes], Written]
+def write_checked(
+    model: nn.Module,
+    path: Path,
+    config: Mapping[str, Any],
+    *,
+    what: str,
+    write: Callable[[BinaryIO, ExportedProgram, str], tuple[str, ...]],
+    caller: Callable[[Path], Callable[[Tensor], Tensor]],
+    tell: Callable[[str], object] | None,
 ) -> Written:
-    """Return ``write(model, sizes)`` of the folded model, with one size where an exporter cannot keep sizes free.
+    """Capture ``model``, write it to ``path`` and keep the file if it answers as PyTorch does.
 
+    Rows and columns stay free where torch can keep them free; else the file is for one size.
+
+    Args:
+        model: (B, C, H, W) -> logits, on the CPU; it is left as it is.
+        config: of `described`.
+        what: the file, in messages.
+        write: writes a program, with the config's text, into a file; returns notes.
+        caller: reads a file and returns its network.
+        tell: called with the name of each stage as it begins.
     Raises:
         InputError: a layer asks for a kernel that cannot be exported.
         DisagreementError: the answers differ even with one size.
     """
     require_exportable(model)
+    tell = tell or (lambda _: None)
     meta, model = config["meta"], folded(model).requires_grad_(False)
     rows, columns = meta["image_size"]
-    sizes = sizes_of(model, meta["channels"], (rows, columns))
-    try:
-        return write(model, sizes)
-    # What torch's exporters raise for a size that they cannot keep free is a RuntimeError, as a disagreement is.
-    except RuntimeError as error:
-        if not sizes.dynamic:
-            raise
-        reason = checks.first_line(error)
-        written = write(model, Sizes((rows, rows), (columns, columns)))
-    return replace(written, notes=(*written.notes, f"the image size is fixed, for with free ones: {reason}"))
+    wanted, notes = sizes_of(model, meta["channels"], (rows, columns)), ()
+    with replacing(path) as file:  # which fails, if it must, before minutes of work
+        while True:
+            try:
+                tell(f"capturing the network for {wanted}")
+                program = captured(model, meta, wanted)
+                sizes = captured_sizes(program, wanted)
+                tell(f"writing {what}")
+                file.seek(0)
+                file.truncate()
+                written = write(file, program, config_text(dict(config), sizes))  # pyright: ignore[reportArgumentType]
+                file.flush()
+                tell(f"comparing {what} with PyTorch, {len(cases(sizes, (rows, columns)))} batches")
+                call = caller(Path(file.name))
+                found = require_agreement(model, call, sizes=sizes, meta=meta, what=what)
+                return Written(path, sizes, found, (*written, *notes))
+            # For a size that cannot be free torch raises RuntimeErrors; a disagreement is one, too.
+            except RuntimeError as error:
+                if not wanted.dynamic:
+                    raise
+                notes = (f"the image size is fixed; with free rows and columns: {checks.first_line(error)}",)
+                wanted = Sizes((rows, rows), (columns, columns))
 
 
 def require_exportable(model: nn.Module) -> None:
-    """Pass if no layer asks for a kernel that exported programs do not know.
-
-    Raises:
-        InputError: one does; the message says which and what to use instead.
-    """
+    """Raise InputError, naming the layer and the remedy, if a layer asks for a kernel that cannot be exported."""
     for name, layer in model.named_modules():
         if (impl := getattr(layer, "impl", "auto")) in FUSED:
             raise checks.InputError(
@@ -236,13 +257,8 @@ def require_exportable(model: nn.Module) -> None:
             )
 
 
-def example(channels: int, image_size: Sequence[int]) -> Tensor:
-    """Images to trace with; two, for one would be taken for a constant."""
-    return torch.zeros(2, channels, *image_size)
-
-
 def dims(sizes: Sizes) -> dict[int, Any]:
-    """Return the free axes of (B, C, H, W), for torch's exporters; one that the network ties to a number becomes it."""
+    """Return the free axes of (B, C, H, W) for torch, which fixes those that the network ties to a number."""
 
     def free(found: Range) -> Any:
         low, high = found
@@ -254,17 +270,20 @@ def dims(sizes: Sizes) -> dict[int, Any]:
     return found
 
 
-@contextlib.contextmanager
-def tracing() -> Iterator[None]:
-    """Treat a size of 1 as any other size, as torch.onnx does, and silence the exporters' own remarks."""
+def captured(model: nn.Module, meta: Mapping[str, Any], sizes: Sizes) -> ExportedProgram:
+    """Return the program of ``model``, its batch and ``sizes`` free. The network runs once, nothing is compiled."""
+    images = torch.zeros(2, meta["channels"], *meta["image_size"])  # one image would be taken for a constant
     # Private, but the only way: otherwise a free size is taken to be at least 2, on every map in the network.
     with torch.fx.experimental._config.patch(backed_size_oblivious=True), warnings.catch_warnings():  # type: ignore[attr-defined]
         warnings.simplefilter("ignore")
-        yield
+        program = torch.export.export(model, (images,), dynamic_shapes=(dims(sizes),))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # lines of files in this machine's folders
+    return program
 
 
 def captured_sizes(program: ExportedProgram, asked: Sizes) -> Sizes:
-    """The image sizes of ``program``, which may be fewer than were ``asked`` for.
+    """Return the image sizes of ``program``, which may be fewer than those ``asked`` for.
 
     Raises:
         RuntimeError: the batch is not free.

@@ -1,7 +1,7 @@
 """A network read back from an ONNX or .pt2 file, and the config that the file holds beside it.
 
 The config is that of the saved form, `attnconv.models.saved`, as one JSON text under KEY, with the image sizes that the
-file takes and what the numbers in ``meta`` mean, for those who read the file without this library.
+file accepts and, for readers without this library, the meaning of the numbers in ``meta``.
 Letters: B batch, C channels, H rows, W columns.
 """
 
@@ -26,7 +26,7 @@ RULES = {
 
 
 def config_text(config: dict[str, Any], sizes: Sizes) -> str:
-    """Return what a file holds under KEY."""
+    """Return the text of a file under KEY."""
     return json.dumps({**config, "version": __version__, "image_sizes": sizes.to_dict(), "preprocessing": RULES})
 
 
@@ -34,7 +34,7 @@ def read_config(text: str, source: str) -> tuple[dict[str, Any], Sizes]:
     """Return the config and the sizes of `config_text`.
 
     Raises:
-        InputError: there is no ``text``, for the file is not of `attnconv export`, or it is damaged.
+        InputError: ``text`` is empty, because `attnconv export` did not write the file, or damaged.
     """
     if not text:
         raise checks.InputError(f"{source} was not written by attnconv export: its metadata hold no {KEY!r}")
@@ -52,21 +52,21 @@ def read_config(text: str, source: str) -> tuple[dict[str, Any], Sizes]:
 
 
 class ExportedNetwork(nn.Module):
-    """A network that a runtime computes, on the CPU and without gradients: (B, C, H, W) -> logits, float32.
+    """A network that a runtime computes on the CPU, without gradients: (B, C, H, W) -> logits, float32.
 
     Attributes:
-        config: as `attnconv.models.saved` describes it; ``meta`` and ``provenance`` are its parts.
-        sizes: of the images that it takes.
+        config: of `attnconv.models.saved`; ``meta`` and ``provenance`` are parts of it.
+        sizes: of the images that it accepts.
 
     Args:
-        call: the runtime's.
+        call: the runtime's function.
         config: of `read_config`.
         sizes: of `read_config`.
         source: the file.
-        widths: channels of its images and logits, as the file itself has them.
+        widths: channels of images and logits in the file.
     Raises:
-        InputError: here if ``config`` does not fit ``widths``; in forward, for images of a size that the file was not
-            made for, and for logits that are not one finite number a class.
+        InputError: here if ``config`` does not fit ``widths``; in forward for images of another size, and for logits
+            that are not one finite number a class.
     """
 
     def __init__(

@@ -1,28 +1,28 @@
-"""A network as an ONNX file: written by torch's dynamo exporter, checked in onnxruntime before it is kept, read back.
+"""Networks as ONNX files: written by torch's exporter, compared in onnxruntime before they are kept, read back.
 
 Letters: B batch, C channels, H rows, W columns.
 """
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from attnconv import checks, files
 from attnconv.export import capture
 from attnconv.export.capture import Written
-from attnconv.export.network import KEY, ExportedNetwork, config_text, read_config
-from attnconv.files import replacing
-from attnconv.models.image_sizes import Sizes
+from attnconv.export.network import KEY, ExportedNetwork, read_config
 
 INPUT, OUTPUT = "images", "logits"
 AXES = ("batch", "channels", "rows", "columns")
-CHECKSUM = "attnconv_sha256"  # the last of the metadata, of all bytes before it
-END = 2 + (2 + len(CHECKSUM)) + (2 + 64)  # bytes of it: a field of two texts, each after its kind and its length
+CHECKSUM = "attnconv_sha256"  # of all bytes before it; the last of the metadata
+END = 2 + (2 + len(CHECKSUM)) + (2 + 64)  # its bytes: a field of two texts, each after its kind and its length
 
 
 def export_onnx(
@@ -32,18 +32,20 @@ def export_onnx(
     meta: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> Written:
-    """Write ``model`` as ONNX, if onnxruntime then answers as PyTorch on three batches and, where free, three sizes.
+    """Write ``model`` as ONNX if onnxruntime gives PyTorch's outputs for three batches and, where free, three sizes.
 
-    The batch is free, and so are rows and columns up to what the position tables cover. Spectral norm becomes plain
-    weights. The file's metadata hold the network's config: see `attnconv.export.network`.
+    The batch is free, and so are rows and columns up to the size that the position tables cover. Spectral norm becomes
+    plain weights. The file's metadata hold the network's config: see `attnconv.export.network`.
 
     Args:
-        model: (B, C, H, W) -> logits, on the CPU; it is left as it is.
+        model: (B, C, H, W) -> logits, on the CPU; left unchanged.
         path: the file, ending in .onnx.
-        meta: of its images: classes, channels, image_size, mean, std, resize_ratio; the network's own if None.
-        provenance: how it was trained, plain values; the network's own if None.
-        image_size: side, or rows and columns, that images are prepared to, in pixels, if not meta's.
+        meta: facts of its images: classes, channels, image_size, mean, std, resize_ratio; by default the network's.
+        provenance: of its training, plain values; by default the network's.
+        image_size: side, or rows and columns, of prepared images in pixels; by default meta's.
+        tell: called with the name of each stage as it begins.
     Raises:
         InputError: a kernel that cannot be exported, tables that do not cover ``image_size``, meta that does not fit
             the network, or no room to write.
@@ -52,38 +54,33 @@ def export_onnx(
     """
     require_onnx()
     path, config = Path(path), capture.described(model, meta, provenance, image_size)
-    facts = config["meta"]
+    return capture.write_checked(
+        model,
+        path,
+        config,
+        what="the ONNX file",
+        write=_write,
+        caller=lambda file: caller(session(file, str(path))),
+        tell=tell,
+    )
 
-    def write(model: nn.Module, sizes: Sizes) -> Written:
-        with capture.tracing():
-            program = torch.onnx.export(
-                model,
-                (capture.example(facts["channels"], facts["image_size"]),),
-                dynamo=True,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=(capture.dims(sizes),),
-                verbose=False,
-            )
-        assert program is not None
-        assert program.exported_program is not None
-        found = capture.captured_sizes(program.exported_program, sizes)
-        proto = program.model_proto
-        name_axes(proto.graph)
-        for node in proto.graph.node:
-            del node.metadata_props[:]  # where in our code, and in this machine's folders, each comes from
-        with replacing(path) as file:
-            file.write(file_of(proto, config_text(config, found)))
-            file.flush()
-            call = caller(session(Path(file.name), str(path)))
-            differences = capture.require_agreement(model, call, sizes=found, meta=facts, what="the ONNX file")
-        return Written(path, found, differences, notes=(f"opset {proto.opset_import[0].version}",))
 
-    return capture.with_free_sizes(model, config, write)
+def _write(file: BinaryIO, program: ExportedProgram, text: str) -> tuple[str, ...]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Given a captured program, the exporter does not try other ways to capture it, which compile for minutes.
+        made = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+    assert made is not None
+    proto = made.model_proto
+    name_axes(proto.graph)
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # places in our code and in this machine's folders
+    file.write(file_of(proto, text))
+    return (f"opset {proto.opset_import[0].version}",)
 
 
 def load_onnx(path: str | Path) -> ExportedNetwork:
-    """The network of an ONNX file of `export_onnx`, run by onnxruntime on the CPU.
+    """Return the network of an ONNX file of `export_onnx`, run by onnxruntime on the CPU.
 
     Raises:
         InputError: the file is missing, damaged or changed, or not of `attnconv export`.
@@ -102,23 +99,23 @@ def load_onnx(path: str | Path) -> ExportedNetwork:
 
 
 def file_of(proto: Any, text: str) -> bytes:
-    """The bytes of a file with the model ``proto``, its config ``text`` and, at the end, a checksum of the others."""
+    """Return the bytes of a file with the model ``proto``, its config ``text`` and, at the end, a checksum."""
     onnx = require_onnx()
     onnx.helper.set_model_props(proto, {KEY: text})
     data, end = proto.SerializeToString(), onnx.ModelProto()
     onnx.helper.set_model_props(end, {CHECKSUM: hashlib.sha256(data).hexdigest()})
-    return data + end.SerializeToString()  # two pieces, one after the other, are one model
+    return data + end.SerializeToString()  # two serialised pieces in a row are one model
 
 
 def require_onnx() -> Any:
-    """The package onnx; MissingExtraError if it, or one of those that an export needs beside it, is missing."""
+    """Return the package onnx; MissingExtraError if it, onnxscript or onnxruntime is missing."""
     for package in ("onnxscript", "onnxruntime"):
         checks.require(package, extra="onnx")
     return checks.require("onnx", extra="onnx")
 
 
 def session(path: Path, source: str) -> Any:
-    """onnxruntime's session of a file on the CPU, silent; InputError, calling it ``source``, if there is none."""
+    """Return a silent onnxruntime session of a file on the CPU; InputError, naming ``source``, if it cannot be read."""
     import onnxruntime
 
     try:
@@ -130,12 +127,12 @@ def session(path: Path, source: str) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of onnxruntime's own kinds, which share no base
+    except Exception as error:  # onnxruntime's errors share no base
         raise checks.InputError(f"{source} is damaged or no ONNX file: {checks.first_line(error)}") from None
 
 
 def _widths(found: Any, source: str) -> tuple[object, object]:
-    """Channels of the images and of the logits of a session; InputError unless each is one tensor of float32."""
+    """Return the channels of images and logits of a session; InputError unless each is one tensor of float32."""
     values = [*found.get_inputs(), *found.get_outputs()]
     if [value.type for value in values] != ["tensor(float)"] * 2 or any(len(value.shape) < 2 for value in values):
         raise checks.InputError(f"{source} is no network of images: it must take one tensor of float32 and give one")
@@ -154,7 +151,7 @@ def caller(found: Any) -> Callable[[Tensor], Tensor]:
 
 
 def name_axes(graph: Any) -> None:
-    """Call the free axes batch, rows and columns, where the exporter has numbered them, in every shape of ``graph``."""
+    """Name the free axes batch, rows and columns, which the exporter has numbered, in every shape of ``graph``."""
     shape = graph.input[0].type.tensor_type.shape.dim
     names = {dim.dim_param: name for dim, name in zip(shape, AXES, strict=True) if dim.dim_param}
     for value in (*graph.input, *graph.output, *graph.value_info):

@@ -1,7 +1,7 @@
-"""A network as a program of torch.export, a .pt2 file: checked before it is kept, and read back.
+"""Networks as programs of torch.export, .pt2 files: compared with PyTorch before they are kept, and read back.
 
-Reading one can run code that is in it: torch unpickles constants, compiles guards and has SymPy evaluate sizes. So one
-is read only if the caller trusts whoever made it; the check of an export trusts what it has just written.
+Reading a .pt2 file can run code from it: torch unpickles constants, compiles guards and has SymPy evaluate sizes. So a
+file is read only if the caller trusts its maker. An export trusts the file that it has just written.
 
 Letters: B batch, C channels, H rows, W columns.
 """
@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,8 @@ from torch.export import ExportedProgram
 from attnconv import checks, files
 from attnconv.export import capture
 from attnconv.export.capture import Written
-from attnconv.export.network import KEY, ExportedNetwork, config_text, read_config
-from attnconv.files import append_checksum, replacing, verify_checksum
-from attnconv.models.image_sizes import Sizes
+from attnconv.export.network import KEY, ExportedNetwork, read_config
+from attnconv.files import append_checksum, verify_checksum
 from attnconv.weights import unfit
 
 
@@ -34,6 +33,7 @@ def export_program(
     meta: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> Written:
     """Write ``model`` as a program of torch.export; arguments, checks and config (an extra file) as `export_onnx`.
 
@@ -42,31 +42,28 @@ def export_program(
         DisagreementError: the answers differ; nothing is kept.
     """
     path, config = Path(path), capture.described(model, meta, provenance, image_size)
-    facts = config["meta"]
+    return capture.write_checked(
+        model,
+        path,
+        config,
+        what="the program",
+        write=_write,
+        caller=lambda file: _caller(_load(file, str(path))[0]),
+        tell=tell,
+    )
 
-    def write(model: nn.Module, sizes: Sizes) -> Written:
-        images = capture.example(facts["channels"], facts["image_size"])
-        with capture.tracing():
-            program = torch.export.export(model, (images,), dynamic_shapes=(capture.dims(sizes),))
-        found = capture.captured_sizes(program, sizes)
-        # Leave the ranges of sizes to be all that the program asks of its images. torch guards against each size of 1
-        # that it has asked about, a batch of one image among them, though the program is right for it, as the check
-        # shows. There is no public way to say so in the file.
-        program._guards_code = []
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # lines of files in this machine's folders
-        # In memory first: torch's writer ends the whole process where a disk is full.
-        whole = io.BytesIO()
-        torch.export.save(program, whole, extra_files={KEY: config_text(config, found)})
-        with replacing(path) as file:
-            file.write(whole.getbuffer())
-            append_checksum(file)
-            file.flush()
-            call = _caller(_load(Path(file.name), str(path))[0])
-            differences = capture.require_agreement(model, call, sizes=found, meta=facts, what="the program")
-        return Written(path, found, differences)
 
-    return capture.with_free_sizes(model, config, write)
+def _write(file: BinaryIO, program: ExportedProgram, text: str) -> tuple[str, ...]:
+    # Keep the ranges of sizes as the only condition on images. torch also guards against each size of 1 that it has
+    # looked at, such as a batch of one image, although the program is right for it, as the comparison shows. These
+    # guards have no public switch.
+    program._guards_code = []
+    # In memory first: on a full disk torch's writer aborts the process.
+    whole = io.BytesIO()
+    torch.export.save(program, whole, extra_files={KEY: text})
+    file.write(whole.getbuffer())
+    append_checksum(file)
+    return ()
 
 
 def load_program(path: str | Path, *, trust: bool = False) -> ExportedNetwork:
@@ -74,9 +71,9 @@ def load_program(path: str | Path, *, trust: bool = False) -> ExportedNetwork:
 
     Args:
         path: the file.
-        trust: read it although that can run code which is in it; for files whose makers you trust.
+        trust: read it although that can run code from it; only for files whose makers you trust.
     Raises:
-        InputError: the file is not to be trusted, missing, damaged, or not of `attnconv export`.
+        InputError: without ``trust``; the file is missing, damaged, or not of `attnconv export`.
     """
     path = Path(path)
     if not path.exists():
@@ -95,7 +92,7 @@ def load_program(path: str | Path, *, trust: bool = False) -> ExportedNetwork:
 
 
 def _widths(program: ExportedProgram, source: str) -> tuple[object, object]:
-    """Channels of the images and of the logits; InputError unless it is one tensor each, of finite weights."""
+    """Return the channels of images and logits; InputError unless each is one tensor and the weights are finite."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     names = (*program.graph_signature.user_inputs, *program.graph_signature.user_outputs)
     found = [values.get(str(name)) for name in names]
@@ -113,7 +110,7 @@ def _caller(program: ExportedProgram) -> Callable[[Tensor], Tensor]:
 
 
 def _load(path: Path, source: str) -> tuple[ExportedProgram, str]:
-    """The program and its config's text, "" for none."""
+    """Return the program and its config's text, "" if it has none."""
     texts: dict[str, Any] = {KEY: ""}  # torch fills it in
     try:
         verify_checksum(path)
@@ -129,7 +126,7 @@ def _load(path: Path, source: str) -> tuple[ExportedProgram, str]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Silence torch's export: our one sentence says what is wrong with a file."""
+    """Silence torch's export: our message says what is wrong with a file."""
     logger = logging.getLogger("torch.export")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

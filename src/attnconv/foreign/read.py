@@ -1,7 +1,7 @@
-"""Read weights from files that other programs wrote: the file, the place of the weights in it, and their names.
+"""Read weights from files of other programs: find the state dict in a file, and strip prefixes of its names.
 
-Trainers save a state dict, or a whole module, inside dicts of other things. Prefixes that wrappers put in front of the
-names are taken off where all names have them.
+Trainers save a state dict or a whole module inside dicts of other things. Prefixes of wrappers are stripped if all
+names have them.
 """
 
 import contextlib
@@ -23,31 +23,24 @@ from attnconv.weights import open_safetensors
 
 Value = TypeVar("Value")
 Tensors = dict[str, Tensor | Stored]
+Place = tuple[tuple[str, ...], Tensors]  # the keys that led to tensors, and the tensors
 
 PLAIN = ("state_dict", "model", "net", "params", "weights", "student")
 AVERAGED = ("state_dict_ema", "model_ema", "params_ema", "ema", "teacher")
-MOST = 8  # wrappers in each other
+MOST = 8  # nested wrappers
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "encoder_q.", "0.")
-# Beside the query encoder, MoCo saves another and a queue; beside the weights, torch's average its number of updates.
+# MoCo also saves a key encoder and a queue; torch's averaged model also saves its number of updates.
 LEFT_OUT = {"encoder_q.": ("encoder_k.", "queue"), "module.": ("n_averaged",)}
-MOST_DICTS = 5  # dicts in dicts around the weights
-VISITED = 30  # bytes that count for an entry that is looked at: a dict that holds itself is looked at many times
-NAMED = 300  # bytes of memory that the place of a module or tensor takes at most, beside its name
-
-
-@dataclass(frozen=True)
-class Place:
-    """Tensors and the keys that led to them."""
-
-    keys: tuple[str, ...]
-    tensors: Tensors
+MOST_DICTS = 5  # nested dicts around the weights
+VISITED = 30  # bytes charged for an entry that is visited, since a dict that contains itself is visited many times
+NAMED = 300  # most bytes of memory for the place of a module or tensor, without its name
 
 
 def find(value: Any, budget: Budget, *, average: bool) -> Place:
-    """Return the state dict in ``value``; with ``average``, that of the averaged weights.
+    """Return the state dict in ``value`` or, with ``average``, that of the averaged weights.
 
     Raises:
-        InputError: there is none; the message says what is there.
+        InputError: there is none; the message lists the contents.
     """
     if place := _find(value, (), budget, average):
         return place
@@ -56,7 +49,7 @@ def find(value: Any, budget: Budget, *, average: bool) -> Place:
         raise checks.InputError(f"{label} holds no averaged weights, under {' or '.join(AVERAGED)}: it holds {held}")
     if place := _find(value, (), budget, True):
         raise checks.InputError(
-            f"{label} holds averaged weights alone, under {'.'.join(place.keys)}: ask for them by average=True"
+            f"{label} holds averaged weights alone, under {'.'.join(place[0])}: ask for them by average=True"
         )
     raise checks.InputError(f"{label} holds no tensors by name: it holds {held}")
 
@@ -80,7 +73,7 @@ def _find(value: Any, keys: tuple[str, ...], budget: Budget, average: bool) -> P
 def _first(
     entries: Mapping[Any, Any], names: tuple[str, ...], keys: tuple[str, ...], budget: Budget, average: bool
 ) -> Place | None:
-    """Return the tensors under the first of ``names`` under which there are any."""
+    """Return the tensors under the first of ``names`` that has any."""
     for name in names:
         if name in entries and (place := _find(entries[name], (*keys, name), budget, average)):
             return place
@@ -88,7 +81,7 @@ def _first(
 
 
 def _place(keys: tuple[str, ...], tensors: Mapping[Any, Any]) -> Place | None:
-    return Place(keys, {str(name): tensor for name, tensor in tensors.items()}) if tensors else None
+    return (keys, {str(name): tensor for name, tensor in tensors.items()}) if tensors else None
 
 
 def _entries(value: Any) -> Mapping[Any, Any]:
@@ -99,7 +92,7 @@ def _entries(value: Any) -> Mapping[Any, Any]:
 
 
 def _module_state(value: Any) -> dict[Any, Any] | None:
-    """Return the attributes of a module of an unknown class; None if ``value`` is something else."""
+    """Return the attributes of a module of an unknown class; None if ``value`` is not a module."""
     if isinstance(value, StandIn):
         first = value.args[0] if type(value.args) is tuple and value.args else None  # torch.fx saves them there
         for state in (value.state, first):
@@ -113,10 +106,9 @@ def _is_module(value: Any) -> bool:
 
 
 def module_tensors(module: Any, budget: Budget) -> Tensors:
-    """Return what ``state_dict()`` of a module would: parameters and persistent buffers, by their dotted names.
+    """Return parameters and persistent buffers by their dotted names, as ``state_dict()`` of the module would.
 
-    A module that stands in many places is there under many names, which the ``budget`` bounds; so it does modules that
-    hold each other.
+    The ``budget`` bounds modules that appear in many places, and modules that contain each other.
     """
     if isinstance(module, nn.Module):
         return module.state_dict()
@@ -141,7 +133,7 @@ def module_tensors(module: Any, budget: Budget) -> Tensors:
 
 
 def _held(value: Any) -> str:
-    """Return a clause on what ``value`` holds: the first names and kinds."""
+    """Return the first names and kinds in ``value``, for a message."""
     entries = _entries(value)
     if not entries:
         return "nothing" if isinstance(value, Mapping) else f"no dict, but {quoted(kind_of(value))}"
@@ -150,7 +142,7 @@ def _held(value: Any) -> str:
 
 
 def stripped(tensors: Mapping[str, Value]) -> tuple[dict[str, Value], list[str], list[str]]:
-    """Return the tensors without what their names share, what that was, and the names that were left out for it."""
+    """Return the tensors with stripped names, the stripped prefixes, and the names that were left out."""
     found, taken_off, left_out = dict(tensors), [], []
     while len(taken_off) < MOST and (step := _one_step(found)):
         found, prefix, without = step
@@ -176,9 +168,9 @@ def _one_step(tensors: dict[str, Value]) -> tuple[dict[str, Value], str, list[st
 
 
 Source = str | PathLike[str] | Mapping[str, Any]
-TENSOR, VALUE = 1500, 150  # bytes of memory that one takes at most, beside its numbers
-DEEPEST = 100  # dicts and lists in each other
-HEADER = 4_000_000  # bytes of the longest header of safetensors that is read: some ten thousand tensors
+TENSOR, VALUE = 1500, 150  # most bytes of memory for one, without its numbers
+DEEPEST = 100  # nested dicts and lists
+HEADER = 4_000_000  # bytes of the longest header of safetensors: some ten thousand tensors
 
 
 class NotPlainError(checks.InputError):
@@ -190,9 +182,9 @@ class Found:
     """The weights in a file or dict.
 
     Args:
-        tensors: by name, without what wrappers put in front of all names; on the CPU if they are from a file.
+        tensors: by name, without prefixes of wrappers; on the CPU if they are from a file.
         label: of the file or dict, for messages.
-        taken: a clause on what was taken, such as "state_dict_ema, without 'module.'".
+        taken: the place that they were taken from, such as "state_dict_ema, without 'module.'".
     """
 
     tensors: dict[str, Tensor]
@@ -201,19 +193,18 @@ class Found:
 
 
 def read_state_dict(source: Source, *, average: bool = False) -> Found:
-    """Return the weights in ``source``, of which nothing is run.
+    """Return the weights in ``source``. No code in the file runs.
 
-    They are looked for in dicts and in whole modules of any class, under state_dict, model, net, params, weights and
-    student.
-    The names lose what they all share of module., _orig_mod., model., net., encoder_q., 0., and backbone. with head.
+    Weights may be in dicts and in whole modules of any class, under state_dict, model, net, params, weights and
+    student. Prefixes that all names share are stripped: module., _orig_mod., model., net., encoder_q., 0., and
+    backbone. with head.
 
     Args:
-        source: a file of torch.save, in either of its formats, or of safetensors; or a dict that was read from one.
-        average: take the averaged weights that are beside the others, under state_dict_ema, model_ema, params_ema, ema
-            or teacher.
+        source: a file of torch.save, in either of its formats, or of safetensors; or a dict read from one.
+        average: take the averaged weights under state_dict_ema, model_ema, params_ema, ema or teacher.
     Raises:
-        InputError: the file is missing, no regular one, damaged, or would take more memory than twice its size and 100
-            MB; or it has no weights, where the message says what it has.
+        InputError: the file is missing, not regular, damaged, or would take more memory than twice its size and 100 MB;
+            or it has no weights, and the message lists its contents.
     """
     if isinstance(source, Mapping):
         return _found(source, None, Budget("the state dict", 0), average)
@@ -230,10 +221,10 @@ def read_state_dict(source: Source, *, average: bool = False) -> Found:
 
 
 def read_plain(path: Path) -> Any:
-    """Return the object in a file of torch.save that holds tensors and plain values alone.
+    """Return the object in a file of torch.save that holds only tensors and plain values.
 
     Raises:
-        InputError: as `read_state_dict`, or it holds something else.
+        InputError: as `read_state_dict`, or it holds other objects.
     """
     with _opened(path) as (file, size):
         budget = Budget(str(path), size)
@@ -258,9 +249,9 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def _found(value: Any, storages: Storages | None, budget: Budget, average: bool) -> Found:
-    place = find(value, budget, average=average)
-    tensors, taken_off, left_out = stripped(place.tensors)
-    taken = ".".join(place.keys) or "all of it"
+    keys, tensors = find(value, budget, average=average)
+    tensors, taken_off, left_out = stripped(tensors)
+    taken = ".".join(keys) or "all of it"
     if taken_off:
         taken += ", without " + ", ".join(repr(prefix) for prefix in taken_off)
     if left_out:
@@ -281,7 +272,7 @@ def _made(tensor: Tensor | Stored, storages: Storages | None, budget: Budget) ->
 
 
 def _plain(value: Any, storages: Storages, budget: Budget, depth: int) -> Any:
-    """Return ``value`` with its tensors made. What stands in it twice is copied, so that work on it is bounded."""
+    """Return ``value`` with its tensors. Parts that appear twice are copied, so that work on the result is bounded."""
     budget.take(VALUE)
     if isinstance(value, (StandIn, Name)):
         raise NotPlainError(

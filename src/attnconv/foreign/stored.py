@@ -1,6 +1,6 @@
-"""Tensors as a file describes them: a storage, and sizes and strides on it; made when they are asked for.
+"""Tensors as a file describes them, a storage with sizes and strides, which are made on request.
 
-A description is compared with its storage, and the storage with the bytes that are there, before anything is taken.
+Before memory is taken, a description is compared with its storage, and the storage with the bytes in the file.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from attnconv import files
 
 AXES = 64  # torch's most
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
-# The classes of storages of old, whose names files still have.
+# Classes of typed storages, whose names files contain.
 STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -62,17 +62,17 @@ class Stored:
 
 
 def count_of(value: Any) -> int:
-    """Return ``value``, if it is an int of 0 or more."""
+    """Return ``value`` if it is an int of at least 0."""
     if type(value) is not int or value < 0:
         raise ValueError("a size, stride or offset is negative or no integer")
     return value
 
 
 def storage(kind: Any, key: Any, count: Any, view: Any = None) -> Storage:
-    """Return the storage of a persistent id, ``kind`` being the dtype of its class.
+    """Return the storage of a persistent id; ``kind`` is the dtype of its class.
 
     Raises:
-        ValueError: it is no such thing.
+        ValueError: the id does not describe a storage.
     """
     if not isinstance(kind, torch.dtype) or type(key) is not str:
         raise ValueError("a storage of an unknown class or name")
@@ -85,7 +85,7 @@ def storage(kind: Any, key: Any, count: Any, view: Any = None) -> Storage:
 
 
 def stored(on: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtype | None = None) -> Stored:
-    """Return the tensor of these arguments of torch's rebuilding functions.
+    """Return the tensor that torch's rebuild functions make of these arguments.
 
     Raises:
         ValueError: it reaches outside its storage or has more elements.
@@ -120,8 +120,8 @@ class Storages:
     """The bytes of a file's storages, each read once.
 
     Args:
-        file: it.
-        places: start and end in it of each storage, by key.
+        file: the file.
+        places: start and end of each storage in the file, by key.
     """
 
     def __init__(self, file: BinaryIO, places: Mapping[str, tuple[int, int]]) -> None:
@@ -129,13 +129,13 @@ class Storages:
         self._read: dict[str, Tensor] = {}
 
     def require(self, storage: Storage) -> None:
-        """Pass if the bytes of ``storage`` are there; ValueError if not."""
+        """Raise ValueError unless the file has the bytes of ``storage``."""
         start, end = self._places.get(storage.key, (0, -1))
         if storage.bytes_needed > end - start:
             raise ValueError(f"a storage of {storage.bytes_needed} bytes is announced where {max(0, end - start)} are")
 
     def tensor(self, stored: Stored) -> Tensor:
-        """Return the tensor; those on one storage share their memory, as they did when they were saved."""
+        """Return the tensor; tensors on one storage share memory, as they did when they were saved."""
         storage = stored.storage
         start = storage.first * storage.dtype.itemsize
         elements = self._bytes(storage.key)[start : storage.bytes_needed]

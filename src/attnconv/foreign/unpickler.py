@@ -1,8 +1,8 @@
 """An unpickler that builds plain values and descriptions of tensors, and neither imports nor calls anything.
 
 It is Python's own, `pickle._Unpickler`, with every instruction replaced that would import, call, set attributes, or
-take memory that its bytes do not pay for. (The one in C takes 1.5 GB for ten bytes.) What a name in the file would do
-when it is called is done here for the few names that tensors need; every other call is put down in a stand-in.
+take more memory than its bytes account for. (The one in C takes 1.5 GB for ten bytes.) The few functions that tensors
+need are written here; every other call becomes a stand-in.
 """
 
 import pickle
@@ -16,15 +16,15 @@ import torch
 from attnconv import checks
 from attnconv.foreign.stored import DTYPES, STORAGES, Stored, count_of, stored
 
-EXTRA = 60_000_000  # bytes that may be taken besides the size of the file; some are left for what is not counted
+EXTRA = 60_000_000  # bytes that may be taken besides the size of the file; 40 MB remain for memory that is not counted
 LINE = 1 << 16  # bytes of the longest line of text in a pickle
-# Bytes of memory that an instruction takes at most: one that pushes a small thing, and any other.
+# Most bytes of memory for an instruction that pushes a small object, and for any other.
 SMALL, LARGE = 56, 300
-PER_BYTE = 6  # of text or a number: a letter takes up to 4 where the file has 1, while it is still there
+PER_BYTE = 6  # of text or a number: the byte itself, and up to 4 for its letter
 PER_ENTRY = 150  # of a dict
 LONGEST_INT = 255  # bytes
-LARGEST_KEY = 1 << 60  # of a number: those that differ by a multiple of 2**61 - 1 have one hash
-KEYS = (str, int, float, bool, type(None), bytes)  # of which the hash is soon found
+LARGEST_KEY = 1 << 60  # numbers that differ by a multiple of 2**61 - 1 have the same hash
+KEYS = (str, int, float, bool, type(None), bytes)  # with quick hashes
 _SMALL = {
     *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE),
     *(pickle.BINGET, pickle.LONG_BINGET, pickle.GET, pickle.DUP, pickle.POP, pickle.APPEND, pickle.STOP),
@@ -33,7 +33,7 @@ _SMALL = {
 
 
 class Budget:
-    """Bytes that may still be taken for what a file holds besides the numbers of its tensors.
+    """Bytes of memory that may still be taken for the contents of a file, its tensors' numbers excluded.
 
     Args:
         label: of the file, for the message.
@@ -44,10 +44,10 @@ class Budget:
         self.label, self._left = label, size + EXTRA
 
     def take(self, size: int) -> None:
-        """Count ``size`` bytes.
+        """Take ``size`` bytes.
 
         Raises:
-            InputError: there are no more.
+            InputError: fewer are left.
         """
         self._left -= size
         if self._left < 0:
@@ -55,14 +55,14 @@ class Budget:
 
 
 class Part:
-    """The bytes from ``start`` to ``end`` of ``file``, from which a pickle is read."""
+    """The bytes from ``start`` to ``end`` of ``file``, which hold a pickle."""
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:
         self._file, self.at, self.end = file, start, end
         file.seek(start)
 
     def read(self, size: int) -> bytes:
-        """Return the next ``size`` bytes, which must be there: nothing is taken for those that are not."""
+        """Return the next ``size`` bytes; EOFError, before memory is taken, if there are fewer."""
         if not 0 <= size <= self.end - self.at:
             raise EOFError(f"{size} bytes are announced where {self.end - self.at} are left")
         self.at += size
@@ -79,7 +79,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """The name of a class or function in a file; it is not looked up."""
+    """The name of a class or function in a file, which is never looked up."""
 
     module: str
     name: str
@@ -90,14 +90,14 @@ class Name:
 
 @dataclass(eq=False, slots=True)
 class StandIn:
-    """An object as a file describes it: what it is made by, from what, and what it then got.
+    """An object as a file describes it: its class or function, the arguments and the state.
 
     Args:
         made_by: the class or function, usually a Name.
         args: its arguments.
-        state: what its ``__setstate__`` or ``__dict__`` would be given.
-        items: its entries, if it is a kind of dict.
-        elements: its elements, if it is a kind of list.
+        state: for its ``__setstate__`` or ``__dict__``.
+        items: entries of a kind of dict.
+        elements: elements of a kind of list.
     """
 
     made_by: Any
@@ -123,10 +123,10 @@ class Unpickler(_Python):
     Args:
         part: of the file, that begins with the pickle.
         budget: for all that is built.
-        storage: makes of the tuple of a persistent id what it stands for.
+        storage: returns the object of a persistent id, a tuple.
     """
 
-    # Of Python's class, which has no types.
+    # Attributes of Python's class, which has no types.
     stack: list[Any]
     memo: dict[int, Any]
     append: Callable[[Any], None]
@@ -135,11 +135,11 @@ class Unpickler(_Python):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]]
 
     def __init__(self, part: Part, budget: Budget, storage: Callable[[tuple[Any, ...]], Any] | None = None) -> None:
-        super().__init__(part, encoding="latin-1")  # in which every byte is a letter: files of Python 2
+        super().__init__(part, encoding="latin-1")  # files of Python 2; every byte is a letter
         self._part, self._budget, self._storage = part, budget, storage
 
     def find_class(self, module: str, name: str) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return a dtype for a dtype and for a class of storages, and the mere name of anything else."""
+        """Return a dtype for a dtype or a class of storages, and the name of anything else."""
         if module in ("torch", "torch.cuda", "torch.storage") and name in STORAGES:
             return STORAGES[name]
         return DTYPES[name] if module == "torch" and name in DTYPES else Name(module, name)
@@ -150,30 +150,15 @@ class Unpickler(_Python):
         return self._storage(pid)
 
     def call(self, function: Any, args: Any) -> Any:
-        """Return what ``function`` of ``args`` would, if it is known here, and a stand-in if it is not."""
-        if isinstance(function, Name) and type(args) is tuple:
-            name = (function.module, function.name)
-            if name in TENSORS:
-                return TENSORS[name](*args)
-            if name in PARAMETERS:
-                return args[0]
-            if name == ("torch._tensor", "_rebuild_from_type_v2"):
-                inner, _, inner_args, _ = args
-                if isinstance(inner, Name) and (inner.module, inner.name) in TENSORS:
-                    return self.call(inner, inner_args)
-            if name in DICTS:
-                return self._dict(args)
-            if name in LISTS and len(args) < 2:  # the list or tuple itself
-                return args[0] if args and type(args[0]) in (list, tuple) else []
-            if name == ("collections", "defaultdict"):
-                return {}
-            if name == ("torch", "device") and args and type(args[0]) is str:
-                return args[0]
-        return StandIn(function, args)
+        """Return the result of ``function`` if it is KNOWN, else a stand-in."""
+        known = KNOWN.get((function.module, function.name)) if isinstance(function, Name) else None
+        if known is None or type(args) is not tuple:
+            return StandIn(function, args)
+        made = known(self, *args)
+        return StandIn(function, args) if made is NotImplemented else made
 
-    def _dict(self, args: tuple[Any, ...]) -> dict[Any, Any]:
-        """Return a dict of the pairs in ``args``."""
-        given = args[0] if args else ()
+    def _dict(self, given: Any = ()) -> dict[Any, Any]:
+        """Return a dict of ``given``, a dict or pairs."""
         pairs = list(given.items()) if isinstance(given, dict) else given
         made: dict[Any, Any] = {}
         self._budget.take(PER_ENTRY * len(pairs))
@@ -184,7 +169,7 @@ class Unpickler(_Python):
     # Instructions.
 
     def _frame(self) -> None:
-        self._part.read(8)  # the length of what follows, which is read instruction by instruction all the same
+        self._part.read(8)  # the length of a frame, which is not needed
 
     def _text(self, format: str) -> None:
         self.append(str(self._bytes(format), "utf-8", "surrogatepass"))
@@ -273,7 +258,7 @@ class Unpickler(_Python):
 
 
 def put(onto: dict[Any, Any], key: Any, value: Any) -> None:
-    """Set an entry; one under a key whose hash could take for ever is left out: nothing is found by it."""
+    """Set an entry, unless hashing its key could take forever."""
     if _is_key(key) or (type(key) is tuple and len(key) < 9 and all(map(_is_key, key))):
         onto[key] = value
 
@@ -282,26 +267,55 @@ def _is_key(value: Any) -> bool:
     return type(value) in KEYS and (type(value) not in (int, float) or -LARGEST_KEY < value < LARGEST_KEY)
 
 
-def _rebuild_tensor_v2(on: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Stored:
+def _tensor(_: Any, on: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Stored:
     return stored(on, offset, size, stride)
 
 
-def _rebuild_tensor_v3(on: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any) -> Any:
+def _tensor_v3(
+    _: Any, on: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
+) -> Stored:
     if not isinstance(dtype, torch.dtype):
         raise ValueError("a tensor of no dtype")
     return stored(on, offset, size, stride, dtype)
 
 
-# Functions and classes that are known here.
-TENSORS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
-}
-PARAMETERS = {("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")}
-DICTS = {("collections", "OrderedDict"), ("builtins", "dict"), ("__builtin__", "dict")}
-LISTS = {("torch", "Size")} | {
-    (module, name) for module in ("builtins", "__builtin__") for name in ("list", "tuple", "set", "frozenset")
+def _typed_tensor(reader: Unpickler, function: Any, kind: Any, args: Any, state: Any) -> Any:
+    is_tensor = isinstance(function, Name) and KNOWN.get((function.module, function.name)) in (_tensor, _tensor_v3)
+    return reader.call(function, args) if is_tensor else NotImplemented
+
+
+def _first(_: Any, tensor: Any, *rest: Any) -> Any:
+    return tensor
+
+
+def _list(_: Any, *args: Any) -> Any:
+    if len(args) > 1:
+        return NotImplemented
+    return args[0] if args and type(args[0]) in (list, tuple) else []
+
+
+def _text(_: Any, *args: Any) -> Any:
+    return args[0] if args and type(args[0]) is str else NotImplemented
+
+
+# Functions and classes that are known here; they return NotImplemented for a stand-in.
+KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,
+    ("torch._utils", "_rebuild_parameter"): _first,
+    ("torch._utils", "_rebuild_parameter_with_state"): _first,
+    ("torch._tensor", "_rebuild_from_type_v2"): _typed_tensor,
+    ("torch", "Size"): _list,
+    ("torch", "device"): _text,
+    ("collections", "OrderedDict"): Unpickler._dict,
+    ("collections", "defaultdict"): lambda *_: {},
+    **{(module, "dict"): Unpickler._dict for module in ("builtins", "__builtin__")},
+    **{
+        (module, name): _list
+        for module in ("builtins", "__builtin__")
+        for name in ("list", "tuple", "set", "frozenset")
+    },
 }
 
 _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
@@ -336,7 +350,7 @@ _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
     pickle.DICT: Unpickler._make_dict,
     pickle.APPEND: lambda self: self._extend([self.stack.pop()]),
     pickle.APPENDS: lambda self: self._extend(self.pop_mark()),
-    # A set is a list here: what would be in it need not have a hash.
+    # A set becomes a list, since its elements need not have hashes.
     pickle.EMPTY_SET: lambda self: self.append([]),
     pickle.ADDITEMS: lambda self: self._extend(self.pop_mark()),
     pickle.FROZENSET: Unpickler._frozenset,
@@ -349,22 +363,13 @@ _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
     pickle.LONG: lambda self: self.append(int(self._line().rstrip("L"))),
     pickle.FLOAT: lambda self: self.append(float(self._line())),
 }
-# Of Python's own: they push what they are, or move what is on the stack.
-_AS_THEY_ARE = (
-    *(
-        pickle.PROTO,
-        pickle.STOP,
-        pickle.MARK,
-        pickle.POP,
-        pickle.POP_MARK,
-        pickle.DUP,
-        pickle.BINGET,
-        pickle.LONG_BINGET,
-    ),
-    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT),
-    *(pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.TUPLE),
+# Python's own, which push a constant or move objects on the stack.
+_AS_THEY_ARE = {
+    *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK, pickle.DUP, pickle.BINGET),
+    *(pickle.LONG_BINGET, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2),
+    *(pickle.BINFLOAT, pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.TUPLE),
     *(pickle.EMPTY_LIST, pickle.LIST, pickle.EMPTY_DICT, pickle.BINPERSID),
-)
+}
 
 
 def _int(line: str) -> int | bool:

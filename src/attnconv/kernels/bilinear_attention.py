@@ -1,9 +1,9 @@
-"""Bilinear attention: `eager`, in plain torch, and `own_backward`, with a backward of its own.
+"""Bilinear attention: `eager` in plain torch, and `own_backward` with its own backward pass.
 
-The latter takes fewer products, and keeps of the maps only x, or x and W x. gamma is folded into the small matrix and
-the residual into the last product: y = x + x S or y = x + A x. The backward merges the two gradients that x gets from
-x^T x or x x^T, and sums that of the weight over all images in one product. It can be differentiated once more, but not
-by torch.func: the plain form is for that.
+`own_backward` needs fewer products and keeps only x, or x and W x. The small matrix includes gamma, and the last
+product the residual: y = x + x S or y = x + A x. The backward pass merges both gradients of x from x^T x or x x^T, and
+sums the weight's gradient over all images in one product. It can be differentiated once more, but not by torch.func,
+which uses `eager`.
 Letters: B batch, C channels, L positions of the map.
 """
 
@@ -19,12 +19,12 @@ WIDE = 32  # positions
 
 
 def eager(x: Tensor, weight: Tensor, gamma: Tensor, order: str, key_weights: Tensor | None) -> Tensor:
-    """x (B, C, L), weight (C, C) and gamma () in the dtype to compute in -> (B, C, L): x + gamma * x x^T W x.
+    """Return x + gamma * x x^T W x (B, C, L) for x (B, C, L); weight (C, C) and gamma () have the computing dtype.
 
-    ``key_weights`` (B, 1, L), of each position in the sums over positions; 1 if None.
+    ``key_weights`` (B, 1, L) weights the positions in the sums; 1 if None.
     """
     flat = x.to(weight.dtype)
-    # not mT, which the older exporter to ONNX does not know
+    # not mT, which the older ONNX exporter lacks
     lines, summed = flat.transpose(1, 2), _weighted(flat, key_weights)
     if order == "scores":
         y = flat + flat @ gated(gamma, summed.transpose(1, 2) @ (weight @ flat))  # (B, L, L) inside
@@ -38,7 +38,7 @@ def eager(x: Tensor, weight: Tensor, gamma: Tensor, order: str, key_weights: Ten
 def own_backward(
     x: Tensor, weight: Tensor, gamma: Tensor, key_weights: Tensor | None, order: str, dtype: torch.dtype
 ) -> Tensor:
-    """The same; the products of "gram_weight" in ``dtype``, that of weight and gamma or bfloat16."""
+    """Return the same; the products of "gram_weight" run in ``dtype``, that of the weight or bfloat16."""
     if order == "scores":
         return _Scores.apply(x, weight, gamma, key_weights)  # type: ignore[return-value]
     return _GramWeight.apply(x, weight, gamma, key_weights, dtype)  # type: ignore[return-value]
@@ -49,14 +49,14 @@ def _weighted(flat: Tensor, key_weights: Tensor | None) -> Tensor:
 
 
 def gated(gamma: Tensor, mixing: Tensor) -> Tensor:
-    """gamma times ``mixing``, and 0 where gamma is 0, even if the products passed the largest number."""
+    """Return gamma times ``mixing``; 0 if gamma is 0, even where ``mixing`` overflowed."""
     gated = gamma * mixing
-    gated.detach().masked_fill_(gamma.detach() == 0, 0)  # in the values alone: gamma has a slope where it is 0, too
+    gated.detach().masked_fill_(gamma.detach() == 0, 0)  # in the values only: gamma = 0 has a gradient
     return gated
 
 
 def _autocast_off(backward: Callable) -> Callable:
-    """The forward runs without autocast; so has the backward to, wherever it is called."""
+    """Run a backward pass without autocast, as its forward pass."""
 
     @functools.wraps(backward)
     def call(ctx: Any, *grad_outputs: Tensor) -> tuple:
@@ -103,7 +103,7 @@ class _GramWeight(torch.autograd.Function):
 class _Scores(torch.autograd.Function):
     """y = x + x S with S = gamma x^T h and h = W x, (B, L, L) and (B, C, L); for fewer positions than channels.
 
-    h is kept: making it again would cost as much as a whole product with W, and there are few positions.
+    h is kept, since recomputing it costs a whole product with W and there are few positions.
     """
 
     @staticmethod
@@ -140,26 +140,26 @@ def _scores(flat: Tensor, weight: Tensor, key_weights: Tensor | None) -> tuple[T
 
 
 def _times(weight: Tensor, x: Tensor) -> Tensor:
-    """W x of each image: one product an image, or one of all, where the images are too narrow to pay for reading W."""
+    """Return W x of each image: one product per image, or one for all if narrow images do not pay for reading W."""
     if x.shape[2] >= WIDE:
         return torch.bmm(weight.expand(len(x), -1, -1), x)
     return (_lines(x) @ weight.mT).view(x.mT.shape).mT
 
 
 def _lines(x: Tensor) -> Tensor:
-    """(B, C, L) -> (B * L, C)."""
+    """Return x (B, C, L) as (B * L, C)."""
     return x.mT.reshape(-1, x.shape[1])
 
 
 def _add_mixed(base: Tensor, mixing: Tensor, x: Tensor) -> Tensor:
-    """base + mixing @ x, in the memory layout of ``base``: (B, C, L), (B, C, C), (B, C, L)."""
+    """Return base + mixing @ x in the memory layout of ``base``; (B, C, L), (B, C, C), (B, C, L)."""
     if base.stride(1) == 1:  # channels_last
         return torch.baddbmm(base.mT, x.mT, mixing.mT).mT
     return torch.baddbmm(base, mixing, x)
 
 
 def _times_weight(gram: Tensor, weight: Tensor) -> Tensor:
-    """gram @ weight, (B, C, C) and (C, C), in the dtype of ``gram``, as exact as with an unrounded weight."""
+    """Return gram @ weight, (B, C, C) and (C, C), in the dtype of ``gram`` without rounding the weight."""
     rounded = weight.to(gram.dtype)
     if rounded.dtype == weight.dtype:
         return gram @ weight

@@ -1,4 +1,4 @@
-"""Layers: each owns parameters and makes one op call; their base, and all of them by name."""
+"""Attention layers, their base class and their registry; each owns parameters and calls one op."""
 
 from attnconv.layers.attention import Attention, AttentionCost
 from attnconv.layers.augmented_conv import AugmentedConv1d, AugmentedConv2d, AugmentedConv3d

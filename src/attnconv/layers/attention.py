@@ -1,17 +1,17 @@
-"""The base of all attention layers: what the rest of the library may ask of any of them.
+"""Base classes of all attention layers: the interface that the rest of the library uses.
 
-Attention can keep nothing for the backward pass but its inputs, and be computed again there. Only the call of the op is
-computed again, never the module: a second forward of a module under spectral norm would advance its power iteration,
-and give other gradients.
+With `set_recompute`, attention keeps only its inputs for the backward pass. The backward pass then calls the op again,
+never the module: a second forward of a module under spectral norm would advance its power iteration and change the
+gradients.
 
-Letters: B batch, C channels, K classes, H rows, W columns.
+Letters: B batch, C channels.
 """
 
 import contextlib
 import fnmatch
 import functools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,15 +25,13 @@ from attnconv import checks
 from attnconv.layers import padding
 from attnconv.ops.arguments import require_floats
 
-NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have several axes; all others' have one
+NORMS = (nn.LayerNorm, nn.RMSNorm)  # their weights may have several axes; those of other norms have one
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
 FLOAT32_BYTES = 4
 
 
 def _leaf_of_fx(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let torch.fx note a call of the layer as one node, as it does of torch's own modules, whoever traces."""
+    """Make torch.fx record a call of the layer as one node, as it does for torch's own modules."""
 
     @functools.wraps(forward)
     def noted(self: nn.Module, *inputs: Any, **options: Any) -> Any:
@@ -41,7 +39,7 @@ def _leaf_of_fx(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
             if isinstance(value, Proxy):
                 if not (path := value.tracer.path_of_module(self)):  # pyright: ignore[reportAttributeAccessIssue]
                     name = type(self).__name__
-                    raise checks.InputError(f"torch.fx takes {name} as one node: trace a network that holds it")
+                    raise checks.InputError(f"torch.fx records {name} as one node: trace a network that contains it")
                 return value.tracer.create_proxy("call_module", path, inputs, options)
         return forward(self, *inputs, **options)
 
@@ -52,13 +50,13 @@ def _leaf_of_fx(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 class AttentionCost:
     """The cost of one attention layer for one image."""
 
-    name: str = ""  # of the layer in a network
+    name: str = ""  # of the layer in its network
     map_size: tuple[int, ...]
     num_heads: int
     product_macs: int  # q k^T and the weights times v
     position_macs: int  # q times the tables
     eager_bytes: int  # the logits of all pairs of positions, float32
-    linear_bytes: int  # q, k, v, the output and one log-sum-exp a query, float32
+    linear_bytes: int  # q, k, v, the output and one log-sum-exp per query, float32
 
     @classmethod
     def of_all_pairs(
@@ -71,14 +69,14 @@ class AttentionCost:
         tables: bool = False,
         key_map: tuple[int, ...] | None = None,
     ) -> "AttentionCost":
-        """Return the cost of attention of every position to every other.
+        """Return the cost of attention from every position to every other.
 
         Args:
-            map_size: of the map attended on.
-            num_heads: heads.
-            key_channels: of the queries and of the keys, all heads together.
-            value_channels: of the values, all heads together.
-            tables: there are position tables, one an axis.
+            map_size: size of the attended map.
+            num_heads: number of heads.
+            key_channels: channels of the queries and of the keys in all heads.
+            value_channels: channels of the values in all heads.
+            tables: True if there is a position table per axis.
             key_map: size of the map of keys and values; ``map_size`` if None.
         """
         positions, keys = math.prod(map_size), math.prod(map_size if key_map is None else key_map)
@@ -93,22 +91,22 @@ class AttentionCost:
 
 
 class Attention(nn.Module):
-    """The base of every attention layer: a module (B, C, *map) -> (B, C', *map'), and what the library asks of it.
+    """Base of every attention layer: a module (B, C, *map) -> (B, C', *map') with what the library asks of it.
 
-    A layer behind a module of a network is made from its channels alone and keeps the shape; its own options are
-    keyword arguments. One that takes the place of a convolution also has a class method
-    ``from_conv(conv, map_size, **options)``, attributes ``in_channels`` and ``kernel_size`` as the convolution's, and
-    keeps what it has left of the convolution as ``conv_out``. All methods below but `attend` may be replaced.
+    The constructor of a layer that follows a module takes the channels and keyword options; the layer keeps the shape.
+    A layer that replaces a convolution also has a class method ``from_conv(conv, map_size, **options)``, the
+    convolution's ``in_channels`` and ``kernel_size`` as attributes, and the rest of the convolution as ``conv_out``.
+    A subclass may override every method below except `attend`.
 
     Attributes:
         recompute: see `set_recompute`.
-        signed: the attention weights may be negative, and do not sum to 1.
-        citation: its source, a sentence of Markdown for model cards.
-        activity_name: name of the number that ``activity`` returns; "gamma", or "attention_share" of 0 to 1.
+        signed: True if the attention weights may be negative and do not sum to 1.
+        citation: the source, one sentence of Markdown for model cards.
+        activity_name: name of the number that ``activity`` returns: "gamma", or "attention_share" from 0 to 1.
     """
 
-    _path: str = ""  # its dotted name in the network that surgery or `create_model` put it into
-    _pixels_per_cell: tuple[tuple[int, int], ...] | None = None  # of its map there, fractions an axis; None: not known
+    _path: str = ""  # dotted name in the network, set by surgery and `create_model`
+    _pixels_per_cell: tuple[tuple[int, int], ...] | None = None  # stride of its map, a fraction per axis, where known
     recompute = False
     signed: ClassVar[bool] = False
     citation: str = ""
@@ -121,63 +119,62 @@ class Attention(nn.Module):
 
     @property
     def has_map(self) -> bool:
-        """True if `attention_weights` tells what a position attends to."""
+        """True if the layer has `attention_weights`."""
         return type(self).attention_weights is not Attention.attention_weights
 
     @property
     def _label(self) -> str:
-        """Return the class, behind the layer's name in its network: for messages."""
+        """Return the layer's name in its network and its class, for messages."""
         return f"{self._path} ({type(self).__name__})" if self._path else type(self).__name__
 
     def input_mask(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
-        """Return the cells of the input ``x`` that hold image, bool (B, *map); None if all do.
+        """Return the cells of ``x`` that belong to images, bool (B, *map); None if all do.
 
-        They are those of ``mask`` or, where that is None, of `attnconv.valid_sizes`.
+        They come from ``mask`` or, if that is None, from `attnconv.valid_sizes`.
         """
         return padding.input_mask(x, mask, self._label)
 
     def attention_map_size(self, x: Tensor) -> tuple[int, ...]:
-        """Return the size of the map attended on for the input ``x``; the input's own if not replaced."""
+        """Return the size of the attended map for ``x``; by default that of ``x``."""
         return tuple(x.shape[2:])
 
     def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor] | None:
-        """Return, for an input (1, C, *map), a function: a cell of the map attended on -> its weights (heads, *map).
+        """Return, for x (1, C, *map), a function from a cell of the attended map to its weights (heads, *key map).
 
-        Keys may have a map of their own, smaller than it. None, if the layer has no such weights: it is then not
-        explained.
+        The key map may be smaller than the attended map. By default None: the layer has no weights to explain.
         """
         return None
 
     def attention_cost(self, map_size: tuple[int, ...]) -> AttentionCost | None:
-        """Return the cost of attention on a map of that size; None if it needs no row among those of attention."""
+        """Return the cost of attention on a map of ``map_size``; by default None, and the layer is not listed."""
         return None
 
     def no_weight_decay(self) -> set[str]:
-        """Return names of own parameters that should not decay, beside those of one axis and those of norms."""
+        """Return names of parameters without weight decay, besides norms and parameters of one axis."""
         return set()
 
     def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the output for ``x``, which is ``y``, as it would be if attention brought nothing to it.
+        """Return the output as if attention contributed nothing, for the input ``x`` and the output ``y``.
 
-        A copy of ``x`` if not replaced; what follows may change it in place.
+        By default a copy of ``x``, since later modules may change it in place.
         """
         if x.shape != y.shape:
-            raise NotImplementedError(f"{type(self).__name__} has to define without_attention")
+            raise NotImplementedError(f"{type(self).__name__} must define without_attention")
         return x.clone()
 
     def activity(self, x: Tensor, y: Tensor) -> float:
-        """Return how much attention brings to the output ``y`` for ``x``.
+        """Return how much attention contributes to the output ``y`` for the input ``x``.
 
-        Its share, 0 to 1, of the sum of squares if not replaced.
+        By default its share, 0 to 1, of the sum of squares.
         """
         without = self.without_attention(x, y).float()
-        brought = (y.float() - without).square().sum()
-        return (brought / (brought + without.square().sum()).clamp_min(1e-30)).item()
+        added = (y.float() - without).square().sum()
+        return (added / (added + without.square().sum()).clamp_min(1e-30)).item()
 
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
-        """Draw anew what the layer adds to a plain network, each of its convolutions as ``initialise`` draws it.
+        """Re-initialise what the layer adds to a plain network, its convolutions with ``initialise``.
 
-        If not replaced: every module in it by ``reset_parameters``, where it has that, the layer itself as the last.
+        By default this calls ``reset_parameters`` of every module that has it, the layer's own last.
         """
         for module in reversed(list(self.modules())):
             reset(module)
@@ -186,15 +183,15 @@ class Attention(nn.Module):
 
     @property
     def largest_map(self) -> tuple[int, ...] | None:
-        """Return the largest output map that position tables cover; None without tables."""
+        """Return the size of the largest output map that the position tables cover; None without tables."""
         return None
 
     def resize_feat_size(self, feat_size: int | tuple[int, ...]) -> None:
-        """Fit the position tables to an output map of that size."""
+        """Resize the position tables to cover an output map of ``feat_size``."""
         raise checks.InputError(f"{type(self).__name__} has no position tables")
 
     def _resize_call(self, map_size: tuple[int, ...]) -> str:
-        """Return the call that fits the tables to that output map, in a network also that for all of its layers."""
+        """Return the calls that make the tables cover an output map, of this layer and of its whole network."""
         call = f"call layer.resize_feat_size({map_size})"
         if not self._path:
             return call
@@ -206,25 +203,25 @@ class Attention(nn.Module):
 
     @contextlib.contextmanager
     def tables_ignored(self) -> Iterator[None]:
-        """Run in the block without position tables, and so on maps of any size."""
+        """Ignore the position tables inside the ``with`` block, so that maps of any size pass."""
         yield
 
     def short_repr(self) -> str:
-        """Return the layer in a few words, for lists of changes."""
+        """Return a short description for lists of changes."""
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def attend(self, op: Callable[..., Tensor], *inputs: Any, **options: Any) -> Tensor:
-        """Return ``op(*inputs, **options)``, computed again in the backward pass where that was asked for."""
+        """Return ``op(*inputs, **options)``; with ``recompute`` the backward pass calls the op again."""
         if not (self.recompute and self.training and torch.is_grad_enabled()):
             return op(*inputs, **options)
-        # The ops draw no random numbers, so the generators need not be put back.
+        # The ops draw no random numbers, so the state of the generators need not be kept.
         output = checkpoint(op, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
         assert isinstance(output, Tensor)
         return output
 
 
 class GatedAttention(Attention):
-    """A layer whose output is its input and gamma times attention; its submodules are all `constrained_conv`."""
+    """A layer x + gamma * attention(x) whose children are all made by `constrained_conv`."""
 
     activity_name = "gamma"
 
@@ -238,15 +235,15 @@ class GatedAttention(Attention):
         require_floats(f"the input of {self._label}", x)
         if x.dim() < 3 or x.shape[1] != self.channels:
             raise checks.InputError(
-                f"{self._label} takes (B, {self.channels}, *map), a batch axis included; got {tuple(x.shape)}"
+                f"{self._label} takes (B, {self.channels}, *map), with a batch axis; got {tuple(x.shape)}"
             )
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, and the vectors of their spectral norm; gamma is 0 again."""
+        """Re-initialise the weights and their spectral norm, and set gamma to 0."""
         self.reset_attention(lambda _: None)
 
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
-        """Draw the weights anew, as ``initialise`` draws a convolution, before any constraint; gamma is 0 again."""
+        """Re-initialise the weights with ``initialise``, before any constraint, and set gamma to 0."""
         for conv in self.children():
             for module in reversed(list(conv.modules())):
                 reset(module)
@@ -258,20 +255,20 @@ class GatedAttention(Attention):
         return self.gamma.item()
 
     def short_repr(self) -> str:
-        """Return class and channels."""
+        """Return the class and the channels."""
         return f"{type(self).__name__}({self.channels})"
 
 
 def reset(module: nn.Module) -> None:
-    """Draw the parameters of ``module`` anew, where it has a method for that."""
+    """Call ``module.reset_parameters`` if there is one."""
     if callable(method := getattr(module, "reset_parameters", None)):
         method()
 
 
 def set_recompute(model: nn.Module, recompute: bool = True) -> int:
-    """Tell every attention layer in ``model`` whether to compute attention again; return how many layers there are.
+    """Make every attention layer in ``model`` recompute attention in the backward pass; return the number of layers.
 
-    Memory: impl "eager" keeps the logits of all pairs of positions otherwise; "blocked" never does.
+    This saves memory with impl "eager", which otherwise keeps the logits of all pairs of positions.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, Attention)]
     for layer in layers:
@@ -279,56 +276,16 @@ def set_recompute(model: nn.Module, recompute: bool = True) -> int:
     return len(layers)
 
 
-@contextlib.contextmanager
-def attention_off(model: nn.Module, *, only: Collection[nn.Module] | None = None) -> Iterator[None]:
-    """Run ``model`` in the block as if its attention brought nothing: each layer's output is `without_attention`'s.
-
-    Args:
-        model: the network.
-        only: these of its layers; all of them if None.
-    """
-    handles = [
-        layer.register_forward_hook(lambda layer, inputs, y: layer.without_attention(inputs[0], y))  # pyright: ignore[reportCallIssue]
-        for layer in model.modules()
-        if isinstance(layer, Attention) and (only is None or layer in only)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
-def attention_activity(model: nn.Module, images: Tensor) -> dict[str, float]:
-    """Return how much each attention layer brings for these images, by "gamma NAME" or "attention_share NAME"."""
-    found: dict[str, float] = {}
-    names = {layer: name for name, layer in model.named_modules() if isinstance(layer, Attention)}
-
-    def note(layer: nn.Module, inputs: Any, y: Tensor) -> None:
-        assert isinstance(layer, Attention)
-        found[f"{layer.activity_name} {names[layer]}"] = layer.activity(inputs[0], y)
-
-    handles = [layer.register_forward_hook(note) for layer in names]
-    try:
-        if names:
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
 def no_weight_decay(model: nn.Module) -> set[str]:
-    """Return the names of the parameters that an optimiser should not shrink: norms, biases, gammas, position tables.
+    """Return the names of the parameters without weight decay: norms, biases, gammas, position tables.
 
-    They have at most one axis, or are a norm's, or an attention layer names them, or ``model`` itself, as timm's
-    networks do. Weights under spectral norm decay in their own form, before they are divided.
+    These parameters have at most one axis, belong to a norm, or are named by an attention layer or by ``model`` itself,
+    as in timm's networks. Weights under spectral norm decay as they are before the division.
     """
-    listed: Any = ()  # by the model: names, or shell patterns
+    listed: Any = ()  # names or shell patterns that the model lists
     own: Any = getattr(model, "no_weight_decay", None)
     if own is not None and model not in _asked:
-        _asked.add(model)  # its answer may well be ours
+        _asked.add(model)  # the model's method may be this function
         try:
             listed = own()
         finally:
@@ -347,73 +304,14 @@ def no_weight_decay(model: nn.Module) -> set[str]:
     }
 
 
-_asked: set[nn.Module] = set()  # models whose own list is being made
-
-
-class LogitChange:
-    """Compare the logits (B, K) or (B, K, H, W) of two networks, over any number of batches."""
-
-    def __init__(self) -> None:
-        self._moved = self._norm = 0.0  # sums of squares
-        self._changed = self._count = 0
-
-    def add(self, before: Tensor, after: Tensor) -> None:
-        """Count in a batch of logits ``before`` and ``after`` the change."""
-        self._moved += (after.double() - before.double()).square().sum().item()
-        self._norm += before.double().square().sum().item()
-        self._changed += int((after.argmax(1) != before.argmax(1)).sum())
-        self._count += before.argmax(1).numel()
-
-    @property
-    def logits_moved(self) -> float:
-        """Return the norm of the difference, as a share of the norm of the logits before."""
-        return torch.tensor(self._moved / max(self._norm, 1e-300)).sqrt().item()
-
-    @property
-    def predictions_changed(self) -> float:
-        """Return the percentage of the images, or of their pixels, whose largest logit is another one."""
-        return 100 * self._changed / max(self._count, 1)
-
-
-def attention_widths(
-    out_channels: int, *, key_ratio: float, value_ratio: float, num_heads: int, min_head_dim: int
-) -> tuple[int, int]:
-    """Return max(floor(key_ratio*F/N)*N, min_head_dim*N) and max(floor(value_ratio*F/N)*N, N), the paper's widths."""
-    for name, ratio in (("key_ratio", key_ratio), ("value_ratio", value_ratio)):
-        if checks.number(name, ratio) < 0:
-            raise checks.InputError(f"{name} must not be negative, got {ratio}")
-    checks.integer("num_heads", num_heads, at_least=1)
-    checks.integer("min_head_dim", min_head_dim, at_least=1)
-    # 0.29 * 100 is 28.999999999999996 in binary, so a hair is added before the floor.
-    key_dim, value_dim = (math.floor(r * out_channels / num_heads + 1e-9) for r in (key_ratio, value_ratio))
-    return max(key_dim, min_head_dim) * num_heads, max(value_dim, 1) * num_heads
+_asked: set[nn.Module] = set()  # models whose own list is being computed
 
 
 def has_own_hooks(module: nn.Module) -> bool:
-    """True if ``module`` has hooks, or its forward was replaced: skipping that would be observable."""
+    """True if ``module`` has hooks or a replaced forward, so that skipping forward() would be observable."""
     return any(getattr(module, name) for name in HOOKS) or "forward" in vars(module)
 
 
-def require_split(
-    conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, value_channels: int, value_ratio: float, num_heads: int
-) -> None:
-    """Raise unless attention can take that many of the convolution's outputs and leaves as many to each group."""
-    channels, groups = conv.out_channels, conv.groups
-    if value_channels > channels:
-        raise checks.InputError(
-            f"attention cannot take {value_channels} of {channels} output channels (value_ratio={value_ratio}, "
-            f"and one channel for each of num_heads={num_heads}); lower value_ratio or num_heads"
-        )
-    step = math.lcm(groups, num_heads)
-    if (channels - value_channels) % groups:
-        fits = min(range(step, channels + 1, step), key=lambda n: abs(n - value_channels), default=None)
-        raise checks.InputError(
-            f"with groups={groups} and num_heads={num_heads}, attention can take a multiple of {step} of the "
-            f"{channels} output channels, not {value_channels}; "
-            + (f"value_ratio={fits}/{channels} fits" if fits else f"choose num_heads that divides {groups}")
-        )
-
-
 def has_hooks(module: nn.Module) -> bool:
-    """True if skipping ``module``'s forward would be observable, by hooks on all modules too, as FLOP counters have."""
+    """True if skipping forward() would be observable, also by global hooks such as those of FLOP counters."""
     return has_own_hooks(module) or any(getattr(torch_module, f"_global{name}") for name in HOOKS)

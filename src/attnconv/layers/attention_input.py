@@ -1,8 +1,8 @@
-"""The map that attention inside a convolution reads: the input at the centres of the windows, halved, with positions.
+"""Input map of attention inside a convolution: at the window centres, halved, with positions.
 
-Sources: the average over 3x3 cells at stride 2 as in Bello et al. 2019, arXiv:1904.09925, section 4.2; sine waves as in
-Vaswani et al. 2017, arXiv:1706.03762, section 3.5, an equal share of the channels for each axis; coordinates as in Liu
-et al. 2018, arXiv:1807.03247 (CoordConv).
+Sources: Bello et al. 2019, arXiv:1904.09925, section 4.2, for 3x3 average pooling of stride 2; Vaswani et al. 2017,
+arXiv:1706.03762, section 3.5, for sine waves, with an equal share of the channels per axis; Liu et al. 2018,
+arXiv:1807.03247, for coordinates (CoordConv).
 Letters: B batch, C channels, D depth, H rows, W columns.
 """
 
@@ -18,11 +18,11 @@ from attnconv import checks
 POSITIONS = ("relative", "sine", "coordconv", None)
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
-Pairs = tuple[tuple[int, int], ...]  # (left, right) of each axis
+Pairs = tuple[tuple[int, int], ...]  # (left, right) per axis
 
 
 def padding_pairs(padding: Any, stride: tuple[int, ...], reach: Sequence[int]) -> Pairs:
-    """Return nn.Conv2d's ``padding`` as pairs; ``reach``: cells from a window's first to its last, an axis."""
+    """Return nn.Conv2d's ``padding`` as pairs; ``reach`` is the distance from a window's first to its last cell."""
     if isinstance(padding, str):
         if checks.one_of("padding", padding, ("same", "valid")) == "valid":
             return ((0, 0),) * len(stride)
@@ -33,10 +33,10 @@ def padding_pairs(padding: Any, stride: tuple[int, ...], reach: Sequence[int]) -
 
 
 def centre_pairs(padding: Pairs, reach: Sequence[int], inner_reach: Sequence[int]) -> Pairs:
-    """Return what to pad (or, below 0, to crop) so that windows of ``inner_reach`` sit where those of ``reach`` do.
+    """Return the padding (or, if negative, the crop) that centres windows of ``inner_reach`` on those of ``reach``.
 
-    The centre of a window lies reach // 2 after its left end: padding beyond that is a ring of centres, and padding
-    short of it leaves border cells out. A wider inner kernel needs its own reach around each centre.
+    The centre of a window is reach // 2 cells after its left end. Wider padding adds a ring of centres; narrower
+    padding omits border cells. A wider inner kernel needs its own reach around each centre.
     """
     return tuple(
         (left - r // 2 + q // 2, right - (r - r // 2) + (q - q // 2))
@@ -45,7 +45,7 @@ def centre_pairs(padding: Pairs, reach: Sequence[int], inner_reach: Sequence[int
 
 
 def at_centres(x: Tensor, pairs: Pairs, padding_mode: str) -> Tensor:
-    """Pad or crop ``x`` (B, C, *map) by ``pairs``, of `centre_pairs`."""
+    """Pad or crop ``x`` (B, C, *map) by ``pairs`` of `centre_pairs`."""
     amounts = [amount for pair in reversed(pairs) for amount in pair]  # F.pad wants the last axis first
     crop, ring = [min(a, 0) for a in amounts], [max(a, 0) for a in amounts]
     if any(crop):
@@ -56,30 +56,30 @@ def at_centres(x: Tensor, pairs: Pairs, padding_mode: str) -> Tensor:
 
 
 def laid_out_as(x: Tensor, y: Tensor) -> Tensor:
-    """Return ``y`` (B, C', *map) with channels first in memory where those of ``x`` (B, C, *map) are.
+    """Return ``y`` (B, C', *map) with the memory layout of ``x`` (B, C, *map), channels first or channels last.
 
-    Kernels return channels last. A convolution whose weight is laid out otherwise makes of that a gradient of other
-    strides than the weight's, which DDP copies, with a warning, and hands the layout on to the layers behind it.
+    Kernels return channels last. For a convolution with another layout this gives gradients with other strides than the
+    weight's, which DDP copies with a warning, and passes the layout on to later layers.
     """
     channels_last = x.stride(1) < x.stride(-1)
-    # contiguous() would leave a map of 1x1 the strides of channels last.
+    # contiguous() would keep the channels-last strides of a 1x1 map.
     return y if channels_last else y.flatten(1).reshape(y.shape)
 
 
 def halve(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Average over 3 cells an axis, stride 2, of the cells that exist: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)).
+    """Return the average (B, C, ceil(H/2), ceil(W/2)) over 3 cells per axis with stride 2 of x (B, C, H, W).
 
-    Of those, only the cells count that are True in ``mask`` (B, H, W); where there is none, the average is 0.
+    Only existing cells that are True in ``mask`` (B, H, W) count; without any the average is 0.
     """
     if mask is not None:
         valid = mask[:, None].to(x.dtype)
-        return halve(x * valid) / halve(valid).clamp_min(0.01)  # one cell of 27 is more
+        return halve(x * valid) / halve(valid).clamp_min(0.01)  # less than one cell of 27
     axes = x.dim() - 2
     if axes == 1:
         return F.avg_pool1d(x, 3, stride=2, padding=1, count_include_pad=False)
     if axes == 2:
         return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
-    # F.avg_pool3d refuses maps of under 3 cells. The mean over a box is the mean of the means along its axes.
+    # F.avg_pool3d refuses maps of fewer than 3 cells. The mean over a box is the mean of the means along its axes.
     depth = x.shape[2]
     x = F.avg_pool2d(x.flatten(1, 2), 3, stride=2, padding=1, count_include_pad=False)
     x = x.unflatten(1, (-1, depth))  # (B, C, D, H', W')
@@ -88,10 +88,10 @@ def halve(x: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def sine(channels: int, map_size: tuple[int, ...], like: Tensor) -> Tensor:
-    """Return sine and cosine waves to be added: (channels, *map) in the dtype and on the device of ``like``.
+    """Return sine and cosine waves (channels, *map) with the dtype and device of ``like``.
 
-    Each axis gets w = ``channels // (2 * axes)`` waves; wave i is 2 pi * 10,000**(i / w) cells long. Channels left
-    over are 0.
+    Each axis gets w = ``channels // (2 * axes)`` waves; wave i is 2 pi * 10,000**(i / w) cells long. Remaining channels
+    are 0.
     """
     axes = len(map_size)
     waves = channels // (2 * axes)
@@ -106,9 +106,9 @@ def sine(channels: int, map_size: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 def coordinates(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the coordinates of the cells of ``x`` (B, C, *map), from -1 to 1 along each axis: (B, axes, *map).
+    """Return coordinates (B, axes, *map) from -1 to 1 of the cells of ``x`` (B, C, *map).
 
-    They are 0 on an axis of one cell. With a ``mask`` (B, *map) the last valid line of an axis has 1, in each image.
+    An axis of one cell has 0. With a ``mask`` (B, *map), the last valid line of each image has 1.
     """
     map_size, parts = x.shape[2:], []
     for axis, n in enumerate(map_size):
@@ -123,15 +123,15 @@ def coordinates(x: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def _along(values: Tensor, axis: int, map_size: tuple[int, ...]) -> Tensor:
-    """Return (C, n) laid along one axis and repeated over the others: (C, *map)."""
+    """Return ``values`` (C, n) along one axis, repeated along the others: (C, *map)."""
     own_axis = [1] * len(map_size)
     own_axis[axis] = map_size[axis]
     return values.unflatten(-1, own_axis).expand(-1, *map_size)
 
 
 def resized_table(table: Tensor, rows: int | None) -> Tensor:
-    """Return a position table (2R-1, D) interpolated linearly to ``rows``, as a contiguous tensor of its own."""
-    if rows == 1:  # interpolation would keep the first row; distance 0 is the middle one
+    """Return a contiguous copy of a position table (2R-1, D), interpolated linearly to ``rows``."""
+    if rows == 1:  # interpolation would keep the first row, but distance 0 is the middle one
         new = table[len(table) // 2][None]
     else:
         new = F.interpolate(table.mT[None], size=rows, mode="linear", align_corners=True)[0].mT

@@ -1,7 +1,7 @@
-"""Attention-augmented convolution: part of the output channels comes from attention over the whole map.
+"""Attention-augmented convolution: some of the output channels come from attention over the whole map.
 
 Source: Bello et al. 2019, arXiv:1904.09925, section 3. Departures: q, k, v sit at the centres of the convolution's
-windows, so that every padding, stride and dilation gives both parts one size; maps smaller than the tables are exact.
+windows, so that both parts have one size for any padding, stride and dilation; maps may be smaller than the tables.
 Letters: B batch, H rows, W columns, N heads, D key / E value channels a head, R half the rows of a position table.
 """
 
@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from attnconv import checks, ops
 from attnconv.layers import attention_input
-from attnconv.layers.attention import Attention, AttentionCost, attention_widths, has_hooks, require_split, reset
+from attnconv.layers.attention import Attention, AttentionCost, has_hooks, reset
 from attnconv.layers.padding import mask_at_centres, strided
+from attnconv.layers.widths import attention_widths, require_split
 from attnconv.ops.arguments import require_floats
 
 Size = int | tuple[int, ...]
@@ -24,13 +25,13 @@ Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class AugmentedConvNd(Attention):
-    """The code of all three; ``_axes`` and its companions say how many axes the map has."""
+    """Shared code of the three layers; ``_axes``, ``_conv`` and ``_table_names`` set the number of map axes."""
 
     citation = (
         "Attention-augmented convolution: Bello et al. 2019, [arXiv:1904.09925](https://arxiv.org/abs/1904.09925)."
     )
     _axes: ClassVar[int]
-    _conv: ClassVar[type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]]
+    _conv: ClassVar[Any]  # nn.Conv1d, nn.Conv2d or nn.Conv3d
     _table_names: ClassVar[tuple[str, ...]]
 
     def __init__(
@@ -45,11 +46,11 @@ class AugmentedConvNd(Attention):
         bias: bool = True,
         padding_mode: str = "zeros",
         *,
-        key_channels: int,
-        value_channels: int,
-        num_heads: int,
+        key_channels: int | None = None,
+        value_channels: int | None = None,
+        num_heads: int = 8,
         feat_size: Size | None = None,
-        position: str | None = "relative",
+        position: str | None = "auto",
         qkv_kernel_size: Size = 1,
         attention_pool: int = 1,
         impl: str = "auto",
@@ -67,14 +68,19 @@ class AugmentedConvNd(Attention):
         self.padding_mode = checks.one_of("padding_mode", padding_mode, attention_input.PADDING_MODES)
         self.qkv_kernel_size = checks.per_axis("qkv_kernel_size", qkv_kernel_size, axes, at_least=1)
         self.num_heads = checks.integer("num_heads", num_heads, at_least=1)
-        self.key_channels = checks.integer("key_channels", key_channels, at_least=0)
-        self.value_channels = checks.integer("value_channels", value_channels, at_least=0)
-        self.position = checks.one_of("position", position, attention_input.POSITIONS)
-        self.attention_pool = checks.one_of(
-            "attention_pool", checks.integer("attention_pool", attention_pool, at_least=1), (1, 2)
+        paper = attention_widths(self.out_channels, num_heads=self.num_heads)
+        given = (("key_channels", key_channels), ("value_channels", value_channels))
+        self.key_channels, self.value_channels = (
+            width if value is None else checks.integer(name, value, at_least=0)
+            for (name, value), width in zip(given, paper, strict=True)
         )
-        self.impl = checks.one_of("impl", impl, ops.IMPLS)
         self.feat_size = None if feat_size is None else checks.per_axis("feat_size", feat_size, axes, at_least=1)
+        if position == "auto":
+            position = None if feat_size is None else "relative"
+        self.position = checks.one_of("position", position, attention_input.POSITIONS)
+        checks.integer("attention_pool", attention_pool, at_least=1)
+        self.attention_pool = checks.one_of("attention_pool", attention_pool, (1, 2))
+        self.impl = checks.one_of("impl", impl, ops.IMPLS)
         self._require_widths()
         self._require_position()
         reach = tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
@@ -85,27 +91,17 @@ class AugmentedConvNd(Attention):
         self._centre_padding = attention_input.centre_pairs(self.padding, reach, (0,) * axes)
         self._pool_first = self.attention_pool == 2 and qkv_reach == (0,) * axes  # commutes with a 1x1, and is cheaper
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        conv_channels = self.out_channels - self.value_channels
         self.conv_out = None
-        if conv_channels:
-            self.conv_out = self._conv(
-                self.in_channels,
-                conv_channels,
-                self.kernel_size,  # type: ignore[arg-type]
-                self.stride,  # type: ignore[arg-type]
-                padding if isinstance(padding, str) else tuple(left for left, _ in self.padding),  # type: ignore[arg-type]
-                self.dilation,  # type: ignore[arg-type]
-                self.groups,
-                bias,
-                padding_mode,  # type: ignore[arg-type]
-                **factory,
-            )
+        if conv_channels := self.out_channels - self.value_channels:
+            padded = padding if isinstance(padding, str) else tuple(left for left, _ in self.padding)
+            geometry = (self.kernel_size, self.stride, padded, self.dilation, self.groups, bias, padding_mode)
+            self.conv_out = self._conv(self.in_channels, conv_channels, *geometry, **factory)
         self.qkv_conv = self._conv(
             self.in_channels + (axes if position == "coordconv" else 0),
             2 * self.key_channels + self.value_channels,
-            self.qkv_kernel_size,  # type: ignore[arg-type]
-            1 if self._pool_first else self.stride,  # type: ignore[arg-type]
-            dilation=qkv_dilation,  # type: ignore[arg-type]
+            self.qkv_kernel_size,
+            1 if self._pool_first else self.stride,
+            dilation=qkv_dilation,
             bias=bias,
             **factory,
         )
@@ -121,59 +117,29 @@ class AugmentedConvNd(Attention):
         in_channels: int,
         out_channels: int,
         kernel_size: Size,
-        stride: Size = 1,
-        padding: Size | Literal["same", "valid"] = 0,
-        dilation: Size = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        *,
-        key_ratio: float,
-        value_ratio: float,
+        *geometry: Any,
+        key_ratio: float = 0.2,
+        value_ratio: float = 0.1,
         num_heads: int = 8,
         min_head_dim: int = 20,
-        feat_size: Size | None = None,
-        position: str | None = "relative",
-        qkv_kernel_size: Size = 1,
-        attention_pool: int = 1,
-        impl: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Any,
     ):
-        """Make the layer with the paper's widths; ``key_ratio`` is its kappa, ``value_ratio`` its upsilon.
+        """Make the layer with widths given as parts of ``out_channels``, by the paper's rule.
 
-        ``d_k = max(floor(key_ratio*F/N)*N, min_head_dim*N)`` and ``d_v = max(floor(value_ratio*F/N)*N, N)``, with F
-        the output channels and N the heads.
+        d_k = max(floor(key_ratio*F/N)*N, min_head_dim*N) and d_v = max(floor(value_ratio*F/N)*N, N), with F the output
+        channels and N the heads. All other arguments are those of the constructor.
+
+        Args:
+            key_ratio: the paper's kappa.
+            value_ratio: the paper's upsilon.
+            min_head_dim: fewest key channels of a head.
         """
         checks.integer("out_channels", out_channels, at_least=1)
         key_channels, value_channels = attention_widths(
-            out_channels,
-            key_ratio=key_ratio,
-            value_ratio=value_ratio,
-            num_heads=num_heads,
-            min_head_dim=min_head_dim,
+            out_channels, key_ratio=key_ratio, value_ratio=value_ratio, num_heads=num_heads, min_head_dim=min_head_dim
         )
-        return cls(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            key_channels=key_channels,
-            value_channels=value_channels,
-            num_heads=num_heads,
-            feat_size=feat_size,
-            position=position,
-            qkv_kernel_size=qkv_kernel_size,
-            attention_pool=attention_pool,
-            impl=impl,
-            device=device,
-            dtype=dtype,
-        )
+        widths = {"key_channels": key_channels, "value_channels": value_channels, "num_heads": num_heads}
+        return cls(in_channels, out_channels, kernel_size, *geometry, **widths, **options)
 
     @classmethod
     def from_conv(
@@ -186,40 +152,30 @@ class AugmentedConvNd(Attention):
         num_heads: int = 8,
         min_head_dim: int = 20,
     ) -> "AugmentedConvNd":
-        """Make the layer of a convolution's geometry, bias, dtype, device and mode, of as many axes as that has.
+        """Make the layer with the geometry, bias, dtype, device and mode of a convolution.
 
-        It keeps the convolution's first filters (of each group, if it has groups: so every filter sees the channels
-        that it was trained on).
+        The layer keeps the convolution's first filters. Of a grouped convolution it keeps the first filters of each
+        group, so that every filter sees the channels it was trained on.
 
         Args:
-            conv: stays as it is.
-            map_size: of its output, which the position tables cover.
-            key_ratio: key channels as a part of the outputs; this and the next three as in `from_ratios`.
+            conv: the convolution, which stays unchanged.
+            map_size: size of its output map, which the position tables cover.
+            key_ratio: as in `from_ratios`, like the next three.
         Raises:
-            InputError: attention cannot take that many of its outputs, or leaves not as many to each group.
+            InputError: attention cannot take that many output channels, or would leave the groups unequal.
         """
-        key_channels, value_channels = attention_widths(
-            conv.out_channels,
-            key_ratio=key_ratio,
-            value_ratio=value_ratio,
-            num_heads=num_heads,
-            min_head_dim=min_head_dim,
-        )
+        ratios: Any = {"key_ratio": key_ratio, "value_ratio": value_ratio}
+        ratios |= {"num_heads": num_heads, "min_head_dim": min_head_dim}
+        _, value_channels = attention_widths(conv.out_channels, **ratios)
         require_split(conv, value_channels, value_ratio, num_heads)
         kind = (AugmentedConv1d, AugmentedConv2d, AugmentedConv3d)[len(conv.kernel_size) - 1]
-        layer = (kind if cls is AugmentedConvNd else cls)(
+        geometry = (conv.stride, conv.padding, conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode)
+        layer = (kind if cls is AugmentedConvNd else cls).from_ratios(
             conv.in_channels,
             conv.out_channels,
             conv.kernel_size,
-            conv.stride,
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,
-            conv.groups,
-            conv.bias is not None,
-            conv.padding_mode,
-            key_channels=key_channels,
-            value_channels=value_channels,
-            num_heads=num_heads,
+            *geometry,
+            **ratios,
             feat_size=map_size,
             device=conv.weight.device,
             dtype=conv.weight.dtype,
@@ -238,65 +194,62 @@ class AugmentedConvNd(Attention):
             if name not in ("weight", "bias"):
                 raise
             raise AttributeError(
-                f"{self._label} is no single convolution and has no {name}; conv_out, qkv_conv and attn_out have one. "
-                "Leave the layer out where convolutions are merged with batch norms"
+                f"{self._label} is not a single convolution and has no {name}; conv_out, qkv_conv and attn_out have "
+                "one. Exclude the layer where convolutions are fused with batch norms"
             ) from None
 
     @property
     def head_dim(self) -> int:
-        """Return D, the key channels of one head."""
+        """Return D, the key channels per head."""
         return self.key_channels // self.num_heads
 
     @property
     def tables(self) -> tuple[Tensor, ...] | None:
-        """Return the position tables, one (2R - 1, D) an axis in the map's order; None without relative positions."""
+        """Return the position tables (2R - 1, D), one per axis in the map's order; None without relative positions."""
         if self.position != "relative":
             return None
         return tuple(getattr(self, name) for name in self._table_names)
 
     def reset_parameters(self) -> None:
-        """Draw the convolutions and the position tables anew."""
+        """Re-initialise the convolutions and the position tables."""
         for conv in self.children():
             reset(conv)
         self._reset_tables()
 
     def _reset_tables(self) -> None:
-        """Draw the position tables anew, standard deviation D**-0.5."""
+        """Re-initialise the position tables with standard deviation D**-0.5."""
         for table in self.tables or ():
             nn.init.normal_(table, std=self.head_dim**-0.5)
 
     def reset_attention(self, initialise: Callable[[nn.Module], None]) -> None:
-        """Draw qkv_conv and attn_out anew, as ``initialise`` draws a convolution, and the position tables."""
+        """Re-initialise the position tables, and qkv_conv and attn_out with ``initialise``."""
         for conv in (self.qkv_conv, self.attn_out):
             reset(conv)
             initialise(conv)
         self._reset_tables()
 
     def without_attention(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the output ``y`` (B, out_channels, *map) with zeros in its value channels, which are the last."""
+        """Return the output ``y`` (B, out_channels, *map) with its value channels, the last ones, set to zero."""
         kept = self.out_channels - self.value_channels
         return torch.cat([y[:, :kept], torch.zeros_like(y[:, kept:])], dim=1)
 
     def activity(self, x: Tensor, y: Tensor) -> float:
-        """Return the share, 0 to 1, of the value channels in the variance of ``y``, summed over channels."""
+        """Return the share, 0 to 1, of the variance of ``y`` that lies in the value channels."""
         variance = y.float().transpose(0, 1).flatten(1).var(1, correction=0)  # (F,)
         return (variance[-self.value_channels :].sum() / variance.sum().clamp_min(1e-30)).item()
 
     def resize_feat_size(self, feat_size: Size) -> None:
-        """Fit the position tables to an output map of ``feat_size`` (rows, columns) by linear interpolation.
+        """Resize the position tables by linear interpolation to cover an output map of ``feat_size`` (rows, columns).
 
-        The tables become new parameters: build the optimiser afterwards.
+        The tables become new parameters, so build the optimiser afterwards.
         """
         if self.position != "relative":
             raise checks.InputError(f"resize_feat_size needs position='relative', this layer has {self.position!r}")
         self.feat_size = checks.per_axis("feat_size", feat_size, self._axes, at_least=1)
         for name, rows in zip(self._table_names, self._table_rows(), strict=True):
             old = getattr(self, name)
-            setattr(
-                self,
-                name,
-                nn.Parameter(attention_input.resized_table(old.detach(), rows), requires_grad=old.requires_grad),
-            )
+            new = attention_input.resized_table(old.detach(), rows)
+            setattr(self, name, nn.Parameter(new, requires_grad=old.requires_grad))
 
     @property
     def largest_map(self) -> tuple[int, ...] | None:
@@ -305,7 +258,7 @@ class AugmentedConvNd(Attention):
 
     @contextmanager
     def tables_ignored(self) -> Iterator[None]:
-        """Run in the block as if ``position`` were None."""
+        """Ignore the position tables inside the ``with`` block."""
         position, self.position = self.position, None
         try:
             yield
@@ -313,18 +266,18 @@ class AugmentedConvNd(Attention):
             self.position = position
 
     def attention_map_size(self, x: Tensor) -> tuple[int, ...]:
-        """Return the size of the map on which attention runs for ``x``: the output's, or half of it if pooled."""
+        """Return the size of the map that attention runs on: the output map, halved if pooled."""
         return self._pooled(self.output_size(x))
 
     def attention_weights(self, x: Tensor, mask: Tensor | None = None) -> Callable[[tuple[int, ...]], Tensor]:
-        """Return a function: a cell of the map attended on -> each head's shares, which sum to 1."""
+        """Return a function from a cell of the attended map to its weights in each head, which sum to 1."""
         mask = self.input_mask(x, mask)
         (q, k, _), tables = self.queries_keys_values(x, mask), self.tables
         keys = self._centres(mask, self.attention_pool)
         return lambda query: ops.attention_weights(q, k, tables, query=query, mask=keys)[0]
 
     def attention_cost(self, map_size: tuple[int, ...]) -> AttentionCost:
-        """Return the cost of attention on a map of that size, the position tables included."""
+        """Return the cost of attention on a map of ``map_size``, position tables included."""
         return AttentionCost.of_all_pairs(
             map_size,
             num_heads=self.num_heads,
@@ -338,16 +291,16 @@ class AugmentedConvNd(Attention):
         return set(self._table_names)
 
     def short_repr(self) -> str:
-        """Return class, widths and heads."""
+        """Return the class, the widths and the number of heads."""
         widths = f"d_k {self.key_channels}, d_v {self.value_channels}, {self.num_heads} heads"
         return f"{type(self).__name__}({widths})"
 
     def _pooled(self, map_size: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the size of attention's map for an output map of ``map_size``: half of it, rounded up, if pooled."""
+        """Return the size of the attended map for an output map of ``map_size``: half, rounded up, if pooled."""
         return tuple(-(-n // self.attention_pool) for n in map_size)
 
     def output_size(self, x: Tensor) -> tuple[int, ...]:
-        """Return the size of the output map for ``x``; InputError if this layer cannot take it."""
+        """Return the size of the output map for ``x``; raise InputError if the layer does not accept ``x``."""
         name, axes = self._label, self._axes
         require_floats(f"the input of {name}", x)
         if x.dim() != axes + 2 or x.shape[1] != self.in_channels:
@@ -384,9 +337,9 @@ class AugmentedConvNd(Attention):
         return y if convolved is None else torch.cat([convolved, y], dim=1)
 
     def queries_keys_values(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, in_channels, H_in, W_in) -> q, k (B, N, H, W, D) and v (B, N, H, W, E), on the map attention runs on.
+        """Return q, k (B, N, H, W, D) and v (B, N, H, W, E) on the attended map for x (B, in_channels, H_in, W_in).
 
-        ``mask`` (B, H_in, W_in) is True where there is image.
+        ``mask`` (B, H_in, W_in) is True at cells of the image and False in the padding.
         """
         x = attention_input.at_centres(x, self._qkv_padding, self.padding_mode)
         if self._pool_first:
@@ -400,11 +353,11 @@ class AugmentedConvNd(Attention):
         return self._heads(self.qkv_conv(x), mask)
 
     def _centres(self, mask: Tensor | None, pool: int = 1) -> Tensor | None:
-        """(B, H_in, W_in) -> (B, H, W) of the output map, or of every ``pool`` cells of it."""
+        """Return the mask (B, H, W) of the output map, or of every ``pool``-th cell of it, from (B, H_in, W_in)."""
         return mask_at_centres(mask, self._centre_padding, [s * pool for s in self.stride])
 
     def _one_convolution(self) -> bool:
-        """True if conv_out and qkv_conv read the same windows of the same map, and neither has hooks."""
+        """True if conv_out and qkv_conv read the same windows of the same map and neither has hooks."""
         convs = [c for c in (self.conv_out, self.qkv_conv) if c is not None and type(c) is self._conv]
         return (
             len({c.bias is None for c in convs}) == 1 < len(convs)
@@ -414,18 +367,18 @@ class AugmentedConvNd(Attention):
         )
 
     def _convolve_and_project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return conv_out(x), and the map that qkv_conv makes, by one convolution: x is read once."""
+        """Return conv_out(x) and qkv_conv(x), computed by a single convolution."""
         first, second = self.conv_out or self.qkv_conv, self.qkv_conv
         bias = None if first.bias is None or second.bias is None else torch.cat([first.bias, second.bias])
         both = first._conv_forward(x, torch.cat([first.weight, second.weight]), bias)
         return both[:, : first.out_channels], both[:, first.out_channels :]
 
     def _heads(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The map of qkv_conv, and the input's mask -> q, k (B, N, H, W, D) and v (B, N, H, W, E)."""
+        """Return q, k (B, N, H, W, D) and v (B, N, H, W, E) from the output of qkv_conv and the input's mask."""
         if self.attention_pool == 2 and not self._pool_first:
             x = attention_input.halve(x, self._centres(mask))
         widths = [self.key_channels, self.key_channels, self.value_channels]
-        # reshape, since behind unflatten the older exporter to ONNX takes all sizes for constants
+        # Not unflatten: the older ONNX exporter would make all later sizes constants.
         shapes = [(x.shape[0], self.num_heads, width // self.num_heads, *x.shape[2:]) for width in widths]
         q, k, v = (t.reshape(s).movedim(2, -1) for t, s in zip(x.split(widths, dim=1), shapes, strict=True))
         return q, k, v
@@ -440,7 +393,7 @@ class AugmentedConvNd(Attention):
 
     def _merge_heads(self, y: Tensor) -> Tensor:
         """(B, N, H, W, E) -> (B, N*E, H, W)."""
-        return y.movedim(y.dim() - 1, 2).flatten(1, 2)  # not -1, which the older exporter to ONNX writes as it is
+        return y.movedim(y.dim() - 1, 2).flatten(1, 2)  # not -1: the older ONNX exporter writes it literally
 
     def _require_widths(self) -> None:
         heads, out_channels = self.num_heads, self.out_channels
@@ -457,7 +410,8 @@ class AugmentedConvNd(Attention):
         conv_channels = out_channels - self.value_channels
         if conv_channels < 0:
             raise checks.InputError(
-                f"value_channels must be at most out_channels={out_channels}, got {self.value_channels}"
+                f"value_channels must be at most out_channels={out_channels}, got {self.value_channels}; the least is "
+                f"num_heads={heads}"
             )
         for what, width in (("in_channels", self.in_channels), ("out_channels - value_channels", conv_channels)):
             if conv_channels and width % self.groups:
@@ -467,11 +421,11 @@ class AugmentedConvNd(Attention):
         if self.position == "relative" and self.feat_size is None:
             raise checks.InputError(
                 "position='relative' needs feat_size, the rows and columns of the largest output map; "
-                "or choose position='sine', 'coordconv' or None"
+                "without it choose position='sine', 'coordconv' or None"
             )
         if self.position == "sine" and self.in_channels < 2 * self._axes:
             raise checks.InputError(
-                f"position='sine' needs at least {2 * self._axes} in_channels, two an axis; got {self.in_channels}"
+                f"position='sine' needs at least {2 * self._axes} in_channels, two per axis; got {self.in_channels}"
             )
 
     def _table_rows(self) -> tuple[int | None, ...]:
@@ -481,9 +435,9 @@ class AugmentedConvNd(Attention):
 
 
 class AugmentedConv1d(AugmentedConvNd):
-    """`AugmentedConv2d` of one axis: a 1-D convolution, and relative self-attention over the whole sequence.
+    """Concatenate a 1-D convolution and relative self-attention over the whole sequence; see `AugmentedConv2d`.
 
-    Shapes: (B, in_channels, W_in) -> (B, out_channels, W). The table is key_rel_w.
+    Shapes: (B, in_channels, W_in) -> (B, out_channels, W). The position table is key_rel_w.
     """
 
     _axes, _conv, _table_names = 1, nn.Conv1d, ("key_rel_w",)
@@ -494,42 +448,45 @@ class AugmentedConv2d(AugmentedConvNd):
 
     Shapes: (B, in_channels, H_in, W_in) -> (B, out_channels, H, W), H and W as nn.Conv2d gives them; the last
     ``value_channels`` channels are attention.
-    Memory: linear in H * W; its square with impl "eager", which "auto" takes on small maps and under torch.func.
+    Memory: linear in H * W, except with impl "eager", where it is quadratic; "auto" takes that on small maps and under
+    torch.func.
 
-    The parameters are ``conv_out`` (absent if value_channels == out_channels), ``qkv_conv`` (its outputs in the order
-    q, k, v), ``attn_out``, and, for relative positions, ``key_rel_h`` and ``key_rel_w``.
+    ``AugmentedConv2d(64, 128, 3, padding=1)`` has the paper's widths and no positions; add ``feat_size`` for relative
+    positions. The parameters are ``conv_out`` (absent if value_channels == out_channels), ``qkv_conv`` (outputs in the
+    order q, k, v), ``attn_out``, and the position tables ``key_rel_h`` and ``key_rel_w``.
 
-    The arguments up to ``padding_mode`` are those of nn.Conv2d. ``groups`` splits the convolution only, ``bias`` is for
-    all three convolutions. Where padding is wider than half the window, the cells of its ring are positions too; q, k,
-    v see there what ``padding_mode`` gives.
+    The arguments up to ``padding_mode`` are those of nn.Conv2d. ``groups`` applies to conv_out only, ``bias`` to all
+    three convolutions. Where the padding is wider than half the window, its ring counts as positions: q, k, v see there
+    what ``padding_mode`` gives.
 
     Args:
-        key_channels: width of the queries and of the keys, all heads together; the paper's d_k.
-        value_channels: width of the values, all heads together; the paper's d_v.
-        num_heads: heads; both widths are multiples of it.
-        feat_size: rows, columns of the largest output map, in cells and not image pixels; sizes the position tables.
-            Smaller maps, also non-square ones, are exact.
-        position: "relative", needing feat_size; "sine", waves added to the map that ``qkv_conv`` reads; "coordconv",
-            coordinates concatenated to it; or None. That map is the input with the padding ring (or without the
-            border) that the window centres ask for, before the stride; with attention_pool=2 and a
-            qkv_kernel_size of 1 it is the pooled one.
+        key_channels: channels of the queries and of the keys in all heads, the paper's d_k; if None, the paper's
+            max(floor(0.2*F/N)*N, 20*N) of F output channels and N heads. `from_ratios` takes other ratios.
+        value_channels: channels of the values in all heads, the paper's d_v; if None, max(floor(0.1*F/N)*N, N).
+        num_heads: number of heads, which divides both widths.
+        feat_size: rows and columns of the largest output map, in cells (not image pixels), which the position tables
+            cover. Smaller maps of any shape are exact.
+        position: "relative", which needs feat_size; "sine", waves added to the input of ``qkv_conv``; "coordconv",
+            coordinates concatenated to that input; None, no positions; or "auto", which is "relative" with feat_size
+            and None without. The input of ``qkv_conv`` is the map at the window centres, before the stride; with
+            attention_pool=2 and a qkv_kernel_size of 1 it is the pooled map.
         qkv_kernel_size: kernel of the projection to q, k, v.
-        attention_pool: 2 runs attention on a map of half the size: 3x3 average of stride 2 before, bilinear
-            upsampling after.
+        attention_pool: 2 halves the map for attention: 3x3 average pooling of stride 2 before, bilinear upsampling
+            after.
         impl: the kernel; see `attnconv.ops.relative_attention`.
     Raises:
-        ValueError: here, if arguments do not fit each other; in forward, if ``x`` has no batch axis or other channels,
-            or if the map is larger than ``feat_size``.
+        ValueError: in the constructor if arguments do not fit each other; in forward if ``x`` has no batch axis or
+            other channels, or if its output map is larger than ``feat_size``.
     """
 
     _axes, _conv, _table_names = 2, nn.Conv2d, ("key_rel_h", "key_rel_w")
 
 
 class AugmentedConv3d(AugmentedConvNd):
-    """`AugmentedConv2d` of three axes: a 3-D convolution, and relative self-attention over the whole volume.
+    """Concatenate a 3-D convolution and relative self-attention over the whole volume; see `AugmentedConv2d`.
 
-    Shapes: (B, in_channels, D_in, H_in, W_in) -> (B, out_channels, D, H, W). The tables are key_rel_d, key_rel_h and
-    key_rel_w.
+    Shapes: (B, in_channels, D_in, H_in, W_in) -> (B, out_channels, D, H, W). The position tables are key_rel_d,
+    key_rel_h and key_rel_w.
     """
 
     _axes, _conv, _table_names = 3, nn.Conv3d, ("key_rel_d", "key_rel_h", "key_rel_w")

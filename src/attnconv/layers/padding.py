@@ -1,7 +1,7 @@
-"""Batches of images of differing sizes, padded to one: which cells of a map hold image, and which padding.
+"""Masks of batches whose images are padded to one size.
 
-A mask is bool, True where there is image. A cell of a map is valid where the centre of its window is, and a ring of
-padding around the map is one around each image: its cells are as the nearest cell of the image.
+A mask is bool, True at cells of the image. A cell of a map is valid if the centre of its window is. A ring of padding
+around the map counts as a ring around each image: its cells are valid as the nearest cell of the image.
 
 Letters: B batch.
 """
@@ -16,29 +16,29 @@ from torch.nn import functional as F
 from attnconv import checks
 from attnconv.ops.arguments import require_mask
 
-# The sizes (B, axes) of the images, and that of the padded batch. For all threads: a backward on a GPU runs in its own.
+# Sizes of the images (B, axes) and of the padded batch; for all threads, since a backward pass on a GPU has its own.
 _current: tuple[Tensor, tuple[int, ...]] | None = None
 
 
 @contextmanager
 def valid_sizes(sizes: Tensor | Sequence[Sequence[int]], padded_size: Sequence[int] | None = None) -> Iterator[None]:
-    """Let no layer of this library attend to the padding of a batch while the block runs, in all threads.
+    """Exclude the padding of a batch from attention inside the ``with`` block, in all threads.
 
-    The layers of timm (`timm:NAME`) know no masks and do not take part.
+    timm's layers (`timm:NAME`) support no masks and are not affected.
 
-    Each image lies at the start of its axes (top left), the padding behind it. A layer finds its stride from the size
-    of its map: the power of 2 that makes so many cells of ``padded_size``, else the ratio of both. Cell i of an axis is
-    then valid where stride * i lies in the image, which is where its window's centre is, if each convolution before is
-    padded by half its window. A layer that is given a mask of its own uses that.
+    Each image lies at the start of its axes (top left), followed by padding. A layer derives its stride from the size
+    of its map: the power of 2 that maps ``padded_size`` to it, else the ratio of both. Cell i of an axis is valid if
+    stride * i lies in the image; this is the centre of its window if every convolution before is padded by half its
+    window. A mask that is passed to a layer takes precedence.
 
-    Where a network computes parts of its forward pass again in the backward pass (torch.utils.checkpoint), that must
-    run inside the block, too: torch raises CheckpointError otherwise.
+    A backward pass that recomputes parts of the forward pass (torch.utils.checkpoint) must run inside the block too;
+    otherwise torch raises CheckpointError.
 
     Args:
         sizes: rows and columns of each image, (B, axes), in pixels of the network's input.
-        padded_size: rows, columns of that input; the largest of ``sizes`` along each axis if None.
+        padded_size: rows and columns of that input; the largest of ``sizes`` along each axis if None.
     Raises:
-        ValueError: an image is larger than ``padded_size``; in a layer, if its batch or its axes are not those of
+        ValueError: an image is larger than ``padded_size``; in a layer, if its batch or its axes do not match
             ``sizes``.
     """
     global _current
@@ -61,7 +61,7 @@ def valid_sizes(sizes: Tensor | Sequence[Sequence[int]], padded_size: Sequence[i
 
 
 def input_mask(x: Tensor, mask: Tensor | None, layer: str) -> Tensor | None:
-    """Return the mask (B, *map) of ``x`` (B, C, *map): ``mask`` if given, else that of `valid_sizes`; None without."""
+    """Return the mask (B, *map) of ``x`` (B, C, *map): ``mask``, else that of `valid_sizes`, else None."""
     if mask is not None:
         require_mask(mask, (x.shape[0], *x.shape[2:]), x.device, name=f"{layer}: mask", of="its input")
         return mask
@@ -82,7 +82,7 @@ def input_mask(x: Tensor, mask: Tensor | None, layer: str) -> Tensor | None:
 
 
 def pixels_per_cell(pixels: int, cells: int) -> tuple[int, int]:
-    """Return the stride of a map of so many ``cells``, as a fraction: a power of 2 if one fits, else pixels / cells."""
+    """Return the stride of a map with ``cells`` cells as a fraction: a power of 2 if one fits, else pixels / cells."""
     stride = 1
     while -(-pixels // stride) > max(cells, 1):
         stride *= 2
@@ -90,17 +90,17 @@ def pixels_per_cell(pixels: int, cells: int) -> tuple[int, int]:
 
 
 def mask_at_centres(mask: Tensor | None, pairs: Sequence[tuple[int, int]], stride: Sequence[int] = ()) -> Tensor | None:
-    """Return the mask of the map that `attention_input.at_centres` gives, every ``stride`` cells; None for None."""
+    """Return the mask of the map of `attention_input.at_centres`, at every ``stride``-th cell; None for None."""
     if mask is None:
         return None
     for axis, (left, right) in enumerate(pairs, 1):
         ring = max(left, 0) + max(right, 0)
         mask = mask.narrow(axis, max(-left, 0), mask.shape[axis] - max(-left, 0) - max(-right, 0))
-        if ring:  # valid where image is at most ``right`` cells before, or ``left`` behind
+        if ring:  # valid if the image is at most ``right`` cells before or ``left`` cells after
             mask = F.pad(mask, [0, 0] * (mask.dim() - 1 - axis) + [ring, ring]).unfold(axis, ring + 1, 1).any(-1)
     return strided(stride, mask)
 
 
 def strided(stride: Sequence[int], x: Tensor) -> Tensor:
-    """Return the cells of ``x`` (..., *map) that lie ``stride`` apart along each axis."""
+    """Return every ``stride``-th cell of ``x`` (..., *map) along each axis."""
     return x[(..., *(slice(None, None, s) for s in stride))]

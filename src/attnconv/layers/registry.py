@@ -1,7 +1,7 @@
-"""Every attention layer under its name: ours, the user's, what installed packages offer, and timm's.
+"""Attention layers by name: ours, the user's, those of installed packages, and timm's.
 
-Names in files lead to no import but that of what an installed package offers under the entry points, and that of timm
-itself, whose own list the name must be in.
+A name in a file imports nothing except what an installed package offers as an entry point, and timm for the names in
+timm's own list.
 """
 
 import fnmatch
@@ -19,30 +19,22 @@ from attnconv.layers.self_attention import SelfAttention, SimpleSelfAttention
 from attnconv.layers.timm_attention import TIMM, timm_layer, timm_options
 
 GROUP = "attnconv.layers"  # of entry points
-PARTS = (
-    "attention_map_size",
-    "attention_weights",
-    "attention_cost",
-    "without_attention",
-    "no_weight_decay",
-    "citation",
-)
 
-Layer = Callable[..., Any]  # of an Attention
+Layer = Callable[..., Any]  # returns an Attention
 Kind = str | Layer
 
 
 @dataclass(frozen=True)
 class AttentionKind:
-    """The factory of the attention layers of one name.
+    """A named factory of attention layers.
 
     Args:
-        name: of `register_attention`.
-        layer: makes one, of channels and options; its ``from_conv`` does, of a convolution, a map's size and options,
-            if it replaces one.
-        replaces_conv: it takes the place of a convolution, and does not stand behind a module.
-        options: its options and their defaults.
-        others: it may take options that are not listed, too.
+        name: name of `register_attention`.
+        layer: makes a layer from channels and options; if it replaces a convolution, its ``from_conv`` does so from
+            the convolution, the size of its map and options.
+        replaces_conv: True if the layer replaces a convolution; False if it follows a module.
+        options: options with defaults.
+        others: True if it may take other options too.
     """
 
     name: str
@@ -52,26 +44,21 @@ class AttentionKind:
     others: bool = False
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """Raise InputError unless all are names of the layer's options."""
+        """Raise InputError unless the layer has all ``options``."""
         for name in options:
             if not self.others:
                 checks.one_of(f"option of attention layer {self.name!r}:", name, self.options)
 
     def make(self, *arguments: Any, **options: Any) -> Attention:
-        """Return a new layer, of (channels) or, if it replaces a convolution, of (conv, map_size).
+        """Return a new layer from (channels) or, if it replaces a convolution, from (conv, map_size).
 
         Raises:
-            InputError: an unknown option (the nearest is named), the layer's own code fails, or makes something else.
+            InputError: an unknown option (the nearest is named), or the layer's code fails or makes something else.
         """
         self.check_options(options)
         make: Any = self.layer
-        try:
+        with extensions.user_code(f"attention layer {self.name!r} cannot be made"):
             made = (make.from_conv if self.replaces_conv else make)(*arguments, **options)
-        except checks.InputError:
-            raise
-        except Exception as error:  # of somebody's own code
-            reason = f"{type(error).__name__}: {checks.first_line(error)}"
-            raise checks.InputError(f"attention layer {self.name!r} cannot be made: {reason}") from error
         if not isinstance(made, Attention):
             raise checks.InputTypeError(f"attention layer {self.name!r}: {_without_base(type(made))}")
         return made
@@ -81,16 +68,16 @@ _REGISTERED: dict[str, AttentionKind] = {}
 
 
 def register_attention(name: str, layer: Layer, *, replaces_conv: bool = False) -> None:
-    """Let ``name`` be an attention layer in surgery, on the command line, in configurations and in plans.
+    """Register an attention layer under ``name`` for surgery, the command line, configurations and plans.
 
     Args:
-        name: of letters, digits and ``._-``.
-        layer: a subclass of `attnconv.Attention`, or a function that makes one; called with the channels of the map
-            that it stands behind, and with its own options as keyword arguments.
-        replaces_conv: it takes the place of a convolution: its class method ``from_conv`` is called with the
-            convolution, the size of its output map, and options.
+        name: letters, digits and ``._-``.
+        layer: a subclass of `attnconv.Attention`, or a function that makes one, called with the channels of the map and
+            its options as keyword arguments.
+        replaces_conv: True if the layer replaces a convolution: its class method ``from_conv`` is then called with the
+            convolution, the size of its output map and options.
     Raises:
-        InputError: the name is another layer's, or the layer lacks something, which is named.
+        InputError: the name is taken, or the layer lacks something, which is named.
     """
     old = _REGISTERED[name].layer if name in _REGISTERED else None
     extensions.require_free("an attention layer", name, layer, old)
@@ -98,15 +85,15 @@ def register_attention(name: str, layer: Layer, *, replaces_conv: bool = False) 
 
 
 def list_attention(pattern: str = "*") -> list[str]:
-    """Return the names of attention layers that match a shell pattern, sorted; timm:NAME stands for more of them."""
+    """Return the sorted names of attention layers that match a shell pattern; timm:NAME gives more."""
     return sorted(fnmatch.filter({*_REGISTERED, *extensions.offered(GROUP)}, pattern))
 
 
 def find_attention(kind: Kind) -> AttentionKind:
-    """Return what makes layers of ``kind``: a name, a class, or a function of channels.
+    """Return the factory of layers of ``kind``: a name, a class, or a function of channels.
 
     Raises:
-        InputError: there is no layer of that name (the nearest is named), or it lacks something, which is named.
+        InputError: unknown name (the nearest is named), or the layer lacks something, which is named.
     """
     if not isinstance(kind, str):
         registered = next((found for found in _REGISTERED.values() if found.layer is kind), None)
@@ -120,25 +107,25 @@ def find_attention(kind: Kind) -> AttentionKind:
     if kind not in _REGISTERED:
         known = [*list_attention(), f"{TIMM}se"]
         raise checks.InputError(
-            f"unknown attention layer {kind!r}; {checks.nearest(kind, known)}; one of your own is known "
-            "after register_attention, on the command line --import MODULE"
+            f"unknown attention layer {kind!r}; {checks.nearest(kind, known)}; register your own with "
+            "register_attention, and on the command line --import MODULE"
         )
     return _REGISTERED[kind]
 
 
 def is_known(kind: str) -> bool:
-    """True if a layer of that name is registered, so that `find_attention` loads nothing."""
+    """True if a layer of that name is registered, so that `find_attention` imports nothing."""
     return kind in _REGISTERED
 
 
 def is_users(kind: str) -> bool:
-    """True if a module of the user's own registers it: it is not ours, timm's, or an installed package's."""
+    """True if the user registered the layer: it is not ours, timm's or an installed package's."""
     own = kind in _REGISTERED and not _dotted(_REGISTERED[kind].layer).startswith("attnconv.")
     return own and kind not in extensions.offered(GROUP)
 
 
 def replaces_conv(module: nn.Module) -> bool:
-    """True for an attention layer that stands in the place of a convolution."""
+    """True for an attention layer that replaces a convolution."""
     return isinstance(module, Attention) and hasattr(module, "from_conv")
 
 
@@ -154,7 +141,7 @@ def _kind_of(name: str, layer: Any, *, replaces_conv: bool) -> AttentionKind:
             wanted |= {"from_conv": Attention, "without_attention": Attention}
         lacking = [part for part, base in wanted.items() if getattr(layer, part, None) is getattr(base, part, None)]
         if lacking:
-            raise checks.InputError(f"{what}: {layer.__name__} has to define {', '.join(lacking)}")
+            raise checks.InputError(f"{what}: {layer.__name__} must define {', '.join(lacking)}")
     elif replaces_conv:
         raise checks.InputTypeError(f"{what} replaces a convolution and must be a class with from_conv, got a function")
     make = getattr(layer, "from_conv", layer) if replaces_conv else layer
@@ -163,20 +150,19 @@ def _kind_of(name: str, layer: Any, *, replaces_conv: bool) -> AttentionKind:
 
 
 def _options_of(make: Any, name: str, *, skipped: int) -> tuple[dict[str, Any], bool]:
-    """Return the options behind the first arguments of ``make`` and their defaults, and whether it takes any other."""
+    """Return the options after the first arguments of ``make`` with defaults, and True if it takes any other."""
     called = "the convolution and the size of its map" if skipped == 2 else "the channels"
     try:
         parameters = list(inspect.signature(make).parameters.values())
         inspect.signature(make).bind(*[None] * skipped)
     except (TypeError, ValueError):
-        raise checks.InputError(f"attention layer {name!r} must be made of {called} alone, options apart") from None
+        raise checks.InputError(f"attention layer {name!r} must be made from {called} and options only") from None
     named = [p for p in parameters[skipped:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     return {p.name: p.default for p in named}, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _without_base(layer: type) -> str:
-    lacking = ", ".join(part for part in PARTS if not hasattr(layer, part))
-    return f"{layer.__name__} is no attnconv.Attention, and lacks {lacking}; derive it from that, all have a default"
+    return f"{layer.__name__} is not an attnconv.Attention; derive it from that class"
 
 
 def _dotted(layer: Any) -> str:

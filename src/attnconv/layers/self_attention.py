@@ -1,8 +1,8 @@
-"""Self-attention with a residual and a gate that starts closed: SAGAN's, and SimpleSelfAttention.
+"""Self-attention with a residual and a gate that starts at 0: SAGAN's layer and SimpleSelfAttention.
 
-Sources: Zhang et al. 2018, arXiv:1805.08318, section 3, with the names and shapes that fastai gave it;
-SimpleSelfAttention (2019). Departures from the latter: ``symmetric`` is truly symmetric, S can be divided by the number
-of positions, and the products run in the cheapest order.
+Sources: Zhang et al. 2018, arXiv:1805.08318, section 3, with fastai's names and shapes; SimpleSelfAttention (2019).
+Departures from the latter: ``symmetric`` makes the weight symmetric, S can be divided by the number of positions, and
+the products run in the cheapest order.
 Letters: B batch, C channels, L positions of the map, D key / E value channels.
 """
 
@@ -22,27 +22,25 @@ SAGAN = "Zhang et al. 2018, [arXiv:1805.08318](https://arxiv.org/abs/1805.08318)
 
 
 class SelfAttention(GatedAttention):
-    """SAGAN's layer, of one head.
+    """SAGAN's attention with one head: y = gamma * o + x with o_j = sum_i softmax_i(f_i . g_j) h_i.
 
-    y = gamma * o + x, where o_j = sum_i softmax_i(f_i . g_j) h_i with f, g, h = query(x), key(x), value(x). The paper's
-    code has pool=2 and value_ratio=1/2: f and h are maxima over 2x2 cells, h is narrower than x, and y = gamma * out(o)
-    + x. There g is theta, f phi, h g, out o, and gamma sigma.
+    f, g, h are query(x), key(x), value(x). The paper's code has pool=2 and value_ratio=1/2: f and h are maxima over 2x2
+    cells, h is narrower than x, and y = gamma * out(o) + x. It calls g theta, f phi, h g, out o, and gamma sigma.
 
     Shapes: (B, C, *map) -> the same, any number of map axes. gamma starts at 0, where the output is x.
-    Memory: linear in the number of positions; its square on small maps, under torch.func and in forward mode.
+    Memory: linear in the number of positions; quadratic on small maps, under torch.func and in forward mode.
 
     Args:
         channels: C.
-        key_ratio: width of queries and keys as a part of C; at least one channel.
-        value_ratio: width of the values as a part of C, from which ``out`` leads back to C; C values and no ``out`` if
-            None.
-        pool: 2 takes the maxima over 2 cells an axis of what the softmax runs over, and of the values. The odd end of
-            an axis is dropped, and an axis of one cell is not pooled.
-        bias: of all convolutions.
+        key_ratio: channels of queries and keys over C; at least one channel.
+        value_ratio: channels of the values over C, which ``out`` maps back to C; None: C channels and no ``out``.
+        pool: 2 pools keys and values by maxima over 2 cells per axis; an odd last cell is dropped, and an axis of one
+            cell is not pooled.
+        bias: bias of all convolutions.
         spectral_norm: divide each weight by its largest singular value, as published.
     Raises:
-        ValueError: here, for a ratio that is not above 0 and at most 1, or another pool than 1 and 2; in forward, for
-            an input without batch axis or of other channels.
+        ValueError: in the constructor if a ratio is not above 0 and at most 1, or pool is not 1 or 2; in forward if the
+            input has no batch axis or other channels.
     """
 
     citation = f"SAGAN's self-attention: {SAGAN}."
@@ -75,7 +73,7 @@ class SelfAttention(GatedAttention):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         self._require_map(x)
         flat, mask = x.flatten(2), self.input_mask(x, mask)  # (B, C, L)
-        # The softmax runs over the positions of query(x), so those are what the op calls keys.
+        # The softmax runs over the positions of query(x), which the op calls keys.
         f, g, h = (conv(flat) for conv in (self.query, self.key, self.value))  # (B, D or E, L)
         f, h = (self._pooled(t, x.shape[2:], mask).flatten(2) for t in (f, h))
         k, q, v = (t.transpose(1, 2)[:, None] for t in (f, g, h))  # (B, 1, L or that of the pooled map, D or E)
@@ -83,10 +81,10 @@ class SelfAttention(GatedAttention):
         o = self.attend(ops.relative_attention, q, k, v, None, mask=keys, scale=1.0)  # (B, 1, L, E)
         o = o[:, 0].transpose(1, 2)  # (B, E, L)
         o = (o if self.out is None else self.out(o)).unflatten(2, x.shape[2:])  # (B, C, *map)
-        return (x + gated(self.gamma, o)).to(x.dtype)  # x first: the sum takes its memory format
+        return (x + gated(self.gamma, o)).to(x.dtype)  # x first: the sum has its memory format
 
     def _pooled(self, t: Tensor, map_size: tuple[int, ...], mask: Tensor | None) -> Tensor:
-        """(B, D, L) -> (B, D, *pooled map): the maxima over valid cells, 0 where there are none."""
+        """Return the maxima (B, D, *pooled map) over valid cells of t (B, D, L); 0 without any."""
         y = t.reshape(*t.shape[:2], *map_size)  # not unflatten, as in AugmentedConvNd
         if self.pool == 1:
             return y
@@ -96,13 +94,13 @@ class SelfAttention(GatedAttention):
         return y.masked_fill(~self._pooled_mask(mask)[:, None], 0)
 
     def _pooled_mask(self, mask: Tensor) -> Tensor:
-        """Return the cells of the pooled map over which one cell is valid."""
+        """Return the mask of the pooled map, True where any pooled cell is valid."""
         return mask if self.pool == 1 else _maxima(mask[:, None].float())[:, 0] > 0
 
     def attention_weights(self, x: Tensor, mask: Tensor | None = None) -> Callable[[tuple[int, ...]], Tensor]:
-        """Return a function: a cell of the map -> its shares of one head, which sum to 1, on the pooled map."""
+        """Return a function from a cell of the map to its weights (1, *pooled map), which sum to 1."""
         mask = self.input_mask(x, mask)
-        # What the op calls queries is key(x): see forward.
+        # The op calls key(x) queries: see forward.
         flat, map_size = x.flatten(2), x.shape[2:]
         q = self.key(flat).unflatten(2, map_size).movedim(1, -1)[:, None]
         k = self._pooled(self.query(flat), map_size, mask).movedim(1, -1)[:, None]
@@ -110,7 +108,7 @@ class SelfAttention(GatedAttention):
         return lambda query: ops.attention_weights(q, k, None, query=query, mask=keys, scale=1.0)[0]
 
     def attention_cost(self, map_size: tuple[int, ...]) -> AttentionCost:
-        """Return the cost on a map of that size, of one head."""
+        """Return the cost of attention on a map of ``map_size``."""
         return AttentionCost.of_all_pairs(
             map_size,
             key_map=tuple(max(n // self.pool, 1) for n in map_size),
@@ -124,18 +122,18 @@ class SelfAttention(GatedAttention):
 
 
 class SimpleSelfAttention(GatedAttention):
-    """y = gamma * x S + x with S = x^T W x, the influence of each position on each other: no softmax, one weight.
+    """SimpleSelfAttention: y = gamma * x S + x with S = x^T W x, one weight and no softmax.
 
     Shapes: (B, C, *map) -> the same, any number of map axes. gamma starts at 0, where the output is x.
-    Memory: linear in L, or less, since S is formed only where L < C.
+    Memory: at most linear in L, since S is formed only where L < C.
 
     Args:
         channels: C.
         symmetric: use (W + W^T) / 2, so that two positions influence each other equally.
-        normalize: divide S by L, so that its size does not depend on the map's.
+        normalize: divide S by L, so that its scale does not depend on the size of the map.
         spectral_norm: divide W by its largest singular value, as published.
     Raises:
-        ValueError: in forward, for an input without batch axis or of other channels.
+        ValueError: in forward if the input has no batch axis or other channels.
     """
 
     signed = True
@@ -154,13 +152,13 @@ class SimpleSelfAttention(GatedAttention):
         self._require_map(x)
         options = {"mask": self.input_mask(x, mask), "normalize": self.normalize}
         if not self._conv_is_its_weight():
-            h = self.conv(x.flatten(2))  # outside of the checkpoint: it may draw random numbers, or count its calls
+            h = self.conv(x.flatten(2))  # outside the checkpoint: it may draw random numbers or count calls
             return self.attend(bilinear_attention_of, x, h, self.gamma, **options)
-        # The weight is read once: under spectral norm each reading in training is a step of the power iteration.
+        # Read once: under spectral norm each access in training is a step of the power iteration.
         return self.attend(ops.bilinear_attention, x, self.conv.weight, self.gamma, **options)
 
     def _conv_is_its_weight(self) -> bool:
-        """False if ``conv`` has to be called: another module stands there (LoRA), or it has hooks (pruning, FSDP)."""
+        """True unless ``conv`` must be called, as a replaced module (LoRA) or with hooks (pruning, FSDP)."""
         return (
             isinstance(self.conv, ConstrainedConv1d)
             and self.conv.kernel_size == (1,)
@@ -169,8 +167,8 @@ class SimpleSelfAttention(GatedAttention):
         )
 
     def attention_weights(self, x: Tensor, mask: Tensor | None = None) -> Callable[[tuple[int, ...]], Tensor]:
-        """Return a function: a cell of the map -> the signed weights that make what gamma multiplies there."""
-        x = x.clone()  # what follows may change the input in place
+        """Return a function from a cell of the map to its signed weights, whose sum gamma multiplies."""
+        x = x.clone()  # later modules may change the input in place
         mask = self.input_mask(x, mask)
         if not self._conv_is_its_weight():
             h = self.conv(x.flatten(2)).unflatten(2, x.shape[2:])
@@ -186,9 +184,9 @@ class SimpleSelfAttention(GatedAttention):
 
 
 def _maxima(x: Tensor) -> Tensor:
-    """Return the maxima over 2 cells an axis, 1 of an axis of one: (B, C, *map) -> (B, C, *pooled map)."""
+    """Return maxima (B, C, *pooled map) over 2 cells per axis of x (B, C, *map); an axis of one cell stays."""
     window, axes = [2 if n > 1 else 1 for n in x.shape[2:]], x.dim() - 2
-    if axes > 3:  # the first axis by itself: torch pools three at most
+    if axes > 3:  # the first axis separately: torch pools at most three
         rest = _maxima(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
         return F.max_pool2d(rest.flatten(3), (window[0], 1)).unflatten(3, rest.shape[3:])
     return (F.max_pool1d, F.max_pool2d, F.max_pool3d)[axes - 1](x, window)

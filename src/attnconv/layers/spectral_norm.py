@@ -1,8 +1,8 @@
-"""1-D convolutions under spectral norm, and what old checkpoints call their tensors.
+"""1-D convolutions under spectral norm, with the tensor names of old checkpoints.
 
-Source: Miyato et al. 2018, arXiv:1802.05957, by torch's own parametrization. Departures from torch 1.0, with which the
-layers of 2019 were trained: the vectors begin with 15 power iterations, there they are random; each forward in training
-updates u before v, there v before u.
+Source: Miyato et al. 2018, arXiv:1802.05957, through torch's parametrization. Departures from torch 1.0, with which the
+layers of 2019 were trained: the vectors start with 15 power iterations instead of random values, and each forward pass
+in training updates u before v instead of v before u.
 """
 
 import functools
@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 
 class Symmetric(nn.Module):
-    """W -> (W + W^T) / 2 for a (C, C, 1) weight; C * C parameters all the same."""
+    """W -> (W + W^T) / 2 for a weight (C, C, 1), with C * C parameters."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return (weight + weight.transpose(0, 1)) / 2
@@ -25,7 +25,7 @@ class Symmetric(nn.Module):
 
 
 class SpectralNorm(parametrizations._SpectralNorm):
-    """torch's parametrization, which tracers follow too: the older exporter to ONNX does not know its vdot."""
+    """torch's parametrization without vdot under tracing, which the older ONNX exporter lacks."""
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.training or not torch.jit.is_tracing():
@@ -34,28 +34,24 @@ class SpectralNorm(parametrizations._SpectralNorm):
 
 
 class ConstrainedConv1d(nn.Conv1d):
-    """A 1-D convolution with a He-normal weight, which pickle takes although torch has parametrised it.
+    """A 1-D convolution with a He-normal weight that pickle supports under parametrizations.
 
-    It has the arguments of nn.Conv1d: adapters (LoRA) make convolutions of the class that they find.
+    It has the arguments of nn.Conv1d, since adapters (LoRA) make convolutions of the same class.
     """
 
     def reset_parameters(self) -> None:
-        """Draw the weight anew, and with it the vectors of spectral norm, whose divisor would be the old weight's."""
+        """Re-initialise the weight and the vectors of its spectral norm."""
         if not parametrize.is_parametrized(self):
-            super().reset_parameters()  # a seed gives the weights that it gave when two draws were made
+            super().reset_parameters()  # two draws, for the same weights per seed as ever
             nn.init.kaiming_normal_(self.weight)
             return
+        factory = {"device": self.weight.device, "dtype": self.weight.dtype}
         drawn = type(self).__bases__[0](
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size[0],
-            bias=self.bias is not None,
-            device=self.weight.device,
-            dtype=self.weight.dtype,
+            self.in_channels, self.out_channels, self.kernel_size[0], bias=self.bias is not None, **factory
         )
         weight = drawn.weight.detach()
         with torch.no_grad():
-            self.weight = weight  # through the constraints, each of which keeps it in a form of its own
+            self.weight = weight  # through the constraints, which store it in their own form
             if self.bias is not None:
                 self.bias.copy_(drawn.bias)
             for constraint in constraints_of(self):
@@ -63,13 +59,13 @@ class ConstrainedConv1d(nn.Conv1d):
                     weight = constraint(weight)
                 elif isinstance(constraint, SpectralNorm):
                     new = SpectralNorm(weight)
-                    new(weight)  # one iteration more, as torch makes it when it registers one
+                    new(weight)  # one more iteration, as torch does at registration
                     constraint.load_state_dict(new.state_dict())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if "__getstate__" not in vars(type(self)):
             return super().__reduce_ex__(protocol)
-        # torch gives each parametrised module a class of its own, which has no name and refuses to be pickled.
+        # torch gives each parametrised module its own class, which cannot be pickled.
         names = list(self.get_submodule("parametrizations")._modules) if parametrize.is_parametrized(self) else []
         return _with_properties, (type(self).__bases__[0], names), nn.Module.__getstate__(self)
 
@@ -83,9 +79,9 @@ def constrained_conv(
     symmetric: bool = False,
     bias: bool = False,
 ) -> ConstrainedConv1d:
-    """Make a convolution that keeps the length, with these constraints on its weight."""
+    """Make a convolution that keeps the length, with constraints on its weight."""
     conv = ConstrainedConv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
-    if symmetric:  # first: what spectral norm divided would not be symmetric and of norm 1 at once otherwise
+    if symmetric:  # first: in the other order the weight would not have norm 1
         parametrize.register_parametrization(conv, "weight", Symmetric())
     if spectral_norm:
         parametrize.register_parametrization(conv, "weight", SpectralNorm(conv.weight))
@@ -94,7 +90,7 @@ def constrained_conv(
 
 
 def _with_properties(kind: type[nn.Module], names: list[str]) -> nn.Module:
-    """Return an empty module of such a class, with a property for each of ``names``; its state is to be put in."""
+    """Return an empty module of class ``kind`` with a parametrised property per name; its state follows."""
     module = kind.__new__(kind)
     nn.Module.__init__(module)
     for name in names:
@@ -104,12 +100,12 @@ def _with_properties(kind: type[nn.Module], names: list[str]) -> nn.Module:
 
 
 def constraints_of(conv: nn.Module) -> list[nn.Module]:
-    """Return the parametrizations of its weight, in their order."""
+    """Return the parametrizations of the weight of ``conv``, in order."""
     return list(conv.get_submodule("parametrizations.weight").children()) if parametrize.is_parametrized(conv) else []
 
 
 def refuse_vmap_in_training(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Raise a clear error where torch.func.vmap would have to step the power iterations of stacked weights in place."""
+    """Give a clear error where torch.func.vmap would step the power iterations of stacked weights in place."""
 
     @functools.wraps(forward)
     def explained(self: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -127,11 +123,11 @@ def refuse_vmap_in_training(forward: Callable[..., Tensor]) -> Callable[..., Ten
 
 
 def rename_old_keys(conv: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Give weight_orig, weight_u, weight_v, as torch.nn.utils.spectral_norm wrote them, today's names.
+    """Rename weight_orig, weight_u, weight_v of torch.nn.utils.spectral_norm to today's names.
 
-    torch 1.0 and later wrote all three. Older files hold the divided weight in place of weight_v; v is then what makes
-    u^T W v the divisor. Without spectral norm here the weight is folded: W / (u^T W v). In
-    fastai 2 the convolution is the first of a Sequential: 0.weight_orig, and so on.
+    torch 1.0 and later write all three. Older files have the divided weight instead of weight_v; v is then the vector
+    with which u^T W v is the divisor. A convolution without spectral norm gets W / (u^T W v). In fastai 2 the
+    convolution is the first module of a Sequential: 0.weight_orig and so on.
     """
     for name in [name for name in state if name.startswith(f"{prefix}0.weight")]:
         state[prefix + name.removeprefix(f"{prefix}0.")] = state.pop(name)

@@ -1,7 +1,7 @@
 """timm's attention modules as attention layers: timm:se, timm:eca, timm:cbam, timm:gc, timm:nl and more.
 
-Sources: the modules of `timm.layers.create_attn`. Most of them scale their input, and
-change it from the first; non-local attention begins as the identity, its last norm being 0.
+Sources: the modules of `timm.layers.create_attn`. Most scale their input and change it from the start; non-local
+attention starts as the identity, since its last norm is 0.
 Letters: B batch, C channels, L positions of the map.
 """
 
@@ -15,7 +15,7 @@ from attnconv import checks
 from attnconv.layers.attention import Attention, AttentionCost
 
 TIMM = "timm:"
-# All that create_attn knows; some need options, a feat_size for example.
+# All names of create_attn; some need options, such as feat_size.
 NAMES = (
     *("se", "ese", "eca", "ecam", "ceca", "ge", "gc", "gca", "cbam", "lcbam"),
     *("coord", "scoord", "ela", "strip", "sk", "splat", "lambda", "bottleneck", "halo", "nl", "bat"),
@@ -33,14 +33,14 @@ PAPERS = {
 
 
 class TimmAttention(Attention):
-    """One of timm's modules behind a module of a network; it weighs channels or places, and no position by another.
+    """One of timm's attention modules, which weights channels or places, not pairs of positions.
 
     Shapes: (B, C, H, W) -> the same.
 
     Args:
         channels: C.
-        name: of `timm.layers.create_attn`.
-        options: the module's own.
+        name: name in `timm.layers.create_attn`.
+        options: options of the module.
     """
 
     def __init__(self, channels: int, *, name: str, **options: Any) -> None:
@@ -58,10 +58,10 @@ class TimmAttention(Attention):
 
 
 class TimmNonLocal(TimmAttention):
-    """timm:nl, in which each position attends to all."""
+    """timm:nl, where each position attends to all."""
 
     def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
-        """Return a function: a cell of the map -> its shares, which sum to 1, of one head."""
+        """Return a function from a cell of the map to its weights (1, *map), which sum to 1."""
         layer: Any = self.layer
         q, k = layer.t(x).flatten(2)[0], layer.p(x).flatten(2)[0]  # (D, L)
         map_size = x.shape[2:]
@@ -73,17 +73,17 @@ class TimmNonLocal(TimmAttention):
         return weights
 
     def attention_cost(self, map_size: tuple[int, ...]) -> AttentionCost:
-        """Return the cost on a map of that size, of one head."""
+        """Return the cost of attention on a map of ``map_size``."""
         layer: Any = self.layer
         channels = layer.t.out_channels
         return AttentionCost.of_all_pairs(map_size, num_heads=1, key_channels=channels, value_channels=channels)
 
 
 class TimmGlobalContext(TimmAttention):
-    """timm:gc and timm:gca, in which all positions attend to the same ones."""
+    """timm:gc and timm:gca, where all positions share their weights."""
 
     def attention_weights(self, x: Tensor) -> Callable[[tuple[int, ...]], Tensor] | None:
-        """Return a function: any cell of the map -> the shares, which sum to 1, of one head."""
+        """Return a function from any cell of the map to the weights (1, *map), which sum to 1."""
         layer: Any = self.layer
         if layer.conv_attn is None:
             return None
@@ -95,15 +95,15 @@ MAPPED = {"nl": TimmNonLocal, "gc": TimmGlobalContext, "gca": TimmGlobalContext}
 
 
 def timm_layer(name: str) -> Callable[..., TimmAttention]:
-    """Return what makes the layer of `timm.layers.create_attn`'s ``name``, of channels and the module's own options."""
+    """Return a function of channels and options that makes the layer ``name`` of `timm.layers.create_attn`."""
     return functools.partial(MAPPED.get(name, TimmAttention), name=name)
 
 
 def timm_options(name: str) -> Any:
-    """Return timm's own class of that name, called with channels and options.
+    """Return timm's class of that name, which takes channels and options.
 
     Raises:
-        InputError: there is none (the nearest is named), or timm is not installed.
+        InputError: unknown name (the nearest is named), or timm is not installed.
     """
     layers = checks.require("timm", extra="timm").layers
     checks.one_of("attention layer of timm:", name, NAMES)

@@ -1,17 +1,15 @@
-"""Networks by name, `list_models` and `create_model`; and from a folder or the Hub, `from_pretrained`."""
+"""Networks by name (`create_model`, `list_models`), and saved networks (`from_pretrained`)."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from attnconv.layers.attention import set_recompute
-
-# Their import fills the registry.
-from attnconv.models import convnet3 as _convnet3  # noqa: F401
-from attnconv.models import resnet as _resnet  # noqa: F401
-from attnconv.models import seed_wide_resnet as _seed_wide_resnet  # noqa: F401
-from attnconv.models import unet as _unet  # noqa: F401
-from attnconv.models import wide_resnet as _wide_resnet  # noqa: F401
-from attnconv.models import xresnet as _xresnet  # noqa: F401
 from attnconv.models.init_from import Transfer
-from attnconv.models.network import HubNetwork, from_pretrained, push_to_hub, save_pretrained
+from attnconv.models.network import HubNetwork
 from attnconv.models.registry import create_model, list_models, register_model
+
+if TYPE_CHECKING:
+    from attnconv.models.hub import from_pretrained, push_to_hub, save_pretrained
 
 __all__ = [
     "HubNetwork",
@@ -24,3 +22,9 @@ __all__ = [
     "save_pretrained",
     "set_recompute",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("from_pretrained", "push_to_hub", "save_pretrained"):  # on first access: training does not need them
+        return getattr(import_module("attnconv.models.hub"), name)
+    raise AttributeError(f"module 'attnconv.models' has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""Parts that networks share: 3x3 convolutions, plain or augmented; squeeze-excitation; stages and the sizes of maps.
+"""Parts that networks share: 3x3 convolutions, plain or augmented; squeeze-excitation; stages; map sizes.
 
-Sources: Bello et al. 2019, arXiv:1904.09925, section 4, which has one setting for all augmented convolutions of a
-network; Hu et al. 2018, arXiv:1709.01507.
+Sources: Bello et al. 2019, arXiv:1904.09925, section 4, with one setting for all augmented convolutions of a network;
+Hu et al. 2018, arXiv:1709.01507.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ Conv3x3 = Callable[..., nn.Module]  # of in_channels, out_channels, stride, dila
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up; no bias: batch norm follows."""
+    """Make a 3x3 convolution without bias: (B, C, H, W) -> (B, out_channels, H / stride, W / stride), rounded up."""
     return nn.Conv2d(in_channels, out_channels, 3, stride, dilation, dilation, bias=False)
 
 
 class ResidualBlock(nn.Module):
-    """The base of blocks that add a path of convolutions to a shortcut.
+    """Base of blocks that add a path of convolutions to a shortcut.
 
     Attributes:
-        drop_path_rate: probability in training that an image goes by the shortcut alone.
+        drop_path_rate: probability in training that an image takes only the shortcut.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
         self.drop_path_rate = 0.0
 
     def drop_path(self, y: Tensor) -> Tensor:
-        """Return the path's output ``y``, 0 for some images and scaled for the others so that the mean is the same."""
+        """Return the path's output ``y``, zeroed for some images and scaled for the others to keep the mean."""
         if self.drop_path_rate == 0.0 or not self.training:
             return y
         kept = 1.0 - self.drop_path_rate
@@ -45,7 +45,7 @@ class ResidualBlock(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Blocks, each of which may be computed again in the backward pass."""
+    """Blocks in sequence; with ``grad_checkpointing`` the backward pass recomputes each."""
 
     def __init__(self, *blocks: nn.Module) -> None:
         super().__init__(*blocks)
@@ -61,11 +61,10 @@ class Stage(nn.Sequential):
 
 
 def _computed_again(block: nn.Module, x: Tensor) -> Tensor:
-    """Return ``block(x)``, computed again in the backward pass.
+    """Return ``block(x)``; the backward pass computes it again.
 
-    Then from the buffers that the block found, and leaving those of the time: running averages move once, and a power
-    iteration of spectral norm gives the weights that it gave. Compiled, by torch's own rule, which steps both twice
-    where there is spectral norm.
+    The recomputation starts from the buffers of the first pass and restores the current ones afterwards, so running
+    averages move once and spectral norm gives the same weights. Under torch.compile both move twice with spectral norm.
     """
     if not torch.is_grad_enabled() or torch.jit.is_tracing():
         return block(x)
@@ -76,7 +75,7 @@ def _computed_again(block: nn.Module, x: Tensor) -> Tensor:
 
 
 class _Kept:
-    """A context, entered any number of times, in which a block has the buffers of now, and behind it those of then."""
+    """A reusable context in which a block has the buffers that it had when this object was made."""
 
     def __init__(self, block: nn.Module) -> None:
         self.buffers = list(block.buffers())
@@ -99,14 +98,14 @@ class _Kept:
 class Augmentation:
     """Options that all augmented convolutions of a network share, named as in `AugmentedConv2d.from_ratios`."""
 
-    key_ratio: float = 0.2
-    value_ratio: float = 0.1
-    num_heads: int = 8
-    min_head_dim: int = 20
-    position: str | None = "relative"
+    key_ratio: float
+    value_ratio: float
+    num_heads: int
+    min_head_dim: int
+    position: str | None
 
     def conv3x3(self, map_size: tuple[int, int], attention_pool: int = 1) -> Conv3x3:
-        """Return a function that makes an augmented `conv3x3`, with output maps of ``map_size`` at most."""
+        """Return a function that makes an augmented `conv3x3` with output maps of at most ``map_size``."""
         shared = {"bias": False, "feat_size": map_size, "attention_pool": attention_pool, **asdict(self)}
 
         def make(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Module:
@@ -115,17 +114,13 @@ class Augmentation:
         return make
 
 
-PAPER = Augmentation()  # kappa 0.2, upsilon 0.1
-SMALL = Augmentation(num_heads=4, key_ratio=0.5, value_ratio=0.25, min_head_dim=16)  # of networks of a few channels
-
-
 def squeeze_excitation(channels: int, width: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Module:
-    """(B, channels, H, W) -> the same, each channel scaled; ``width`` channels between the two linear steps."""
+    """Make squeeze-excitation with ``width`` channels between its two layers; the shape (B, channels, H, W) stays."""
     return checks.require("torchvision", extra="train").ops.SqueezeExcitation(channels, width, activation=activation)
 
 
 def chosen(what: str, value: Any, known: tuple[int, ...]) -> tuple[int, ...]:
-    """Return ``value``, a list of some of the stages ``known``, as a tuple."""
+    """Return ``value``, a list of stages among ``known``, as a tuple."""
     if not isinstance(value, (tuple, list)) or any(stage not in known for stage in value):
         names = f"{', '.join(map(str, known[:-1]))} and {known[-1]}"
         raise checks.InputError(f"{what} must be a list of stages among {names}, got {value!r}")
@@ -133,13 +128,13 @@ def chosen(what: str, value: Any, known: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def halved(map_size: tuple[int, int]) -> tuple[int, int]:
-    """Return the size that a padded 3x3 window of stride 2 leaves of a map: half of it, rounded up."""
+    """Return half of a map's size, rounded up, as a padded 3x3 window of stride 2 gives it."""
     rows, columns = map_size
     return -(-rows // 2), -(-columns // 2)
 
 
 def require_pixels(x: Tensor, least: int) -> None:
-    """Raise InputError unless the images ``x`` have ``least`` pixels a side; torch.fx shows none."""
+    """Raise InputError unless the images ``x`` have ``least`` pixels per side; torch.fx has no sizes."""
     if not isinstance(x, Proxy) and min(x.shape[-2:]) < least:
         raise checks.InputError(
             f"the network needs images of at least {least} x {least} pixels, got {tuple(x.shape[-2:])}"

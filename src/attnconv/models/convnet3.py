@@ -1,18 +1,19 @@
-"""Three convolutions, plain and augmented: the smallest network on which attention can be compared.
+"""Three convolutions, plain and augmented: the smallest network for comparing attention.
 
-Source: the three-layer comparison of Attention-Augmented-Conv2d (2019), channels 64, 128, 192; its code is not in that
-repository. Ours: batch norm after each convolution, as the paper has it, and by default a plain first layer, so that no
-attention runs on the full image.
+Source: the three-layer comparison of Attention-Augmented-Conv2d (2019), channels 64, 128, 192, whose code that
+repository does not have. Ours: batch norm after each convolution, as in the paper, and by default a plain first layer,
+so that attention does not run on the full image.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from attnconv.models.blocks import SMALL, Augmentation, chosen, conv3x3, require_pixels
+from attnconv.models.blocks import Augmentation, chosen, conv3x3, require_pixels
 from attnconv.models.network import Network
-from attnconv.models.registry import CIFAR100, Task, register
+from attnconv.models.registry import Task
 
 CHANNELS = (64, 128, 192)
 
@@ -20,7 +21,7 @@ CHANNELS = (64, 128, 192)
 class ConvNet3(Network):
     """Three blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pooling, then mean pooling and a linear layer.
 
-    Shapes: (B, C, rows, columns) -> (B, num_classes); at least 8 pixels a side.
+    Shapes: (B, C, rows, columns) -> (B, num_classes); at least 8 pixels per side.
 
     Args:
         convs: the three convolutions, of 64, 128 and 192 output channels.
@@ -41,19 +42,18 @@ class ConvNet3(Network):
         return self.layer3(self.layer2(self.layer1(x)))
 
 
-@register("convnet3", images=CIFAR100)
 def convnet3(task: Task) -> ConvNet3:
-    """The plain network; takes images of any size from 8 x 8 on."""
-    return aa_convnet3(task, augment=())
+    """Make the plain network, for images of at least 8 x 8 pixels."""
+    widths = itertools.pairwise((task.in_channels, *CHANNELS))
+    return ConvNet3([conv3x3(*pair) for pair in widths], task.num_classes)
 
 
-@register("aa_convnet3", images=CIFAR100, plain="convnet3")
-def aa_convnet3(task: Task, *, augment: Sequence[int] = (2, 3), augmentation: Augmentation = SMALL) -> ConvNet3:
-    """The same with augmented convolutions.
+def aa_convnet3(task: Task, *, augment: Sequence[int], augmentation: Augmentation) -> ConvNet3:
+    """Make the network with augmented convolutions.
 
     Args:
-        augment: which of the layers 1, 2, 3; layer 1 sees the full image, 2 half of it, 3 a quarter.
-        augmentation: their options.
+        augment: the augmented layers among 1, 2, 3, which run at full, half and quarter size.
+        augmentation: options of the augmented convolutions.
     """
     augment = chosen("augment", augment, (1, 2, 3))
     convs = []

@@ -1,24 +1,27 @@
-"""The image sizes that a network takes.
+"""Image sizes that a network takes.
 
 Letters: C channels, H rows, W columns.
 """
 
+import bisect
+import contextlib
 import copy
-import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attnconv import checks
 from attnconv.layers.attention import Attention
+from attnconv.surgery.network import trace
 
-Range = tuple[int, int | None]  # least and most, None without end
-# Pixels a side: no network here needs more to run at all; and nothing above is looked for.
-LEAST, LARGEST = 64, 1 << 14
+Range = tuple[int, int | None]  # least and most; None: no limit
+LEAST = 64  # pixels per side with which every network here runs
+LARGEST = 1 << 14  # pixels per side up to which sizes are tried
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,19 @@ class Sizes:
         return any(low != high for low, high in (self.rows, self.columns))
 
     def why_not(self, size: Sequence[int]) -> str | None:
-        """Return the reason why an image of ``size`` (rows, columns) is not taken, as a clause; None if it is."""
+        """Return why the network does not take an image of ``size`` (rows, columns), as a clause; None if it does."""
         for name, (low, high), n in zip(("rows", "columns"), (self.rows, self.columns), size, strict=True):
             if n < low or (high is not None and n > high):
                 return f"it takes {range_text((low, high))} {name}, got {n}"
         return None
 
     def to_dict(self) -> dict[str, list[int | None]]:
-        """Return plain values, as the files carry them."""
+        """Return plain values for a file."""
         return {"rows": list(self.rows), "columns": list(self.columns)}
 
     @classmethod
     def from_dict(cls, values: Any) -> "Sizes":
-        """Return what `to_dict` gave; raise ValueError, TypeError or KeyError for anything else."""
+        """Return the sizes that `to_dict` wrote; raise ValueError, TypeError or KeyError for other values."""
         ranges = []
         for name in ("rows", "columns"):
             low, high = values[name]
@@ -68,14 +71,14 @@ def range_text(found: Range) -> str:
 
 
 def sizes_of(model: nn.Module, channels: int, image_size: Sequence[int] | None = None) -> Sizes:
-    """Return the sizes that ``model`` takes: from the smallest at which it runs to the largest that its tables cover.
+    """Return the sizes that ``model`` takes: from the smallest that runs to the largest that its tables cover.
 
     Args:
-        model: (B, C, H, W) -> anything.
+        model: a network of images (B, C, H, W).
         channels: C.
-        image_size: rows, columns that must be among them; any if None.
+        image_size: rows and columns that the sizes must include; None: any.
     Raises:
-        InputError: a position table does not cover ``image_size``, or the network refuses it, or takes no size.
+        InputError: the position tables do not cover ``image_size``, or the network refuses it or every size.
     """
     probe = _Probe(model, channels)
     if image_size is None:
@@ -93,51 +96,41 @@ def sizes_of(model: nn.Module, channels: int, image_size: Sequence[int] | None =
 
 
 def require_covered(model: nn.Module, channels: int, image_size: Sequence[int]) -> None:
-    """Pass if ``model`` takes images of that size; InputError as `sizes_of`."""
+    """Raise InputError unless ``model`` takes images of that size."""
     rows, columns = image_size
     _Probe(model, channels).require(rows, columns)
 
 
-def _largest(start: int, takes: Any) -> int:
-    """Return the last number from ``start`` on that ``takes``, which says no from some number on."""
-    step = 1
-    while start + step <= LARGEST and takes(start + step):
-        step *= 2
-    low, high = start + step // 2, start + step  # taken, and not taken
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if takes(middle) else (low, middle)
-    return low
+def _largest(start: int, takes: Callable[[int], bool]) -> int:
+    """Return the largest number from ``start`` to LARGEST that ``takes`` accepts; it accepts all smaller ones."""
+    steps = (start + 2**i for i in itertools.count())
+    refused = next(n for n in steps if n > LARGEST or not takes(n))
+    return start + bisect.bisect_left(range(start + 1, refused), True, key=lambda n: not takes(n))
 
 
 class _Probe:
-    """The network on the meta device, where nothing is computed, run as if its tables never ended."""
+    """A copy of the network on the meta device, where nothing is computed, run without position tables."""
 
     def __init__(self, model: nn.Module, channels: int) -> None:
         self.model, self.channels = copy.deepcopy(model).to("meta").eval(), channels
-        self.layers: dict[str, Attention] = {}
-        self.maps: dict[str, tuple[int, ...]] = {}
-        for name, layer in self.model.named_modules():
-            if isinstance(layer, Attention) and layer.largest_map is not None:
-                layer.register_forward_hook(functools.partial(self._see, name))
-                self.layers[name] = layer
+        layers = {m: name for name, m in self.model.named_modules() if isinstance(m, Attention)}
+        self.layers = {layer: name for layer, name in layers.items() if layer.largest_map is not None}
 
     def uncovered(self, rows: int, columns: int) -> tuple[str, tuple[int, ...], Any] | None:
-        """Return the first layer with tables too small for such an image, its map and its feat_size."""
-        self.maps.clear()
-        with torch.no_grad(), ExitStack() as stack:
-            for layer in self.layers.values():
+        """Return the first layer whose tables are too small for such an image, its map size and its feat_size."""
+        images = torch.empty(2, self.channels, rows, columns, device="meta")
+        with ExitStack() as stack:
+            for layer in self.layers:
                 stack.enter_context(layer.tables_ignored())
-            self.model(torch.empty(2, self.channels, rows, columns, device="meta"))
-        for name, map_size in self.maps.items():
-            feat_size = self.layers[name].largest_map
-            assert feat_size is not None
-            if any(n > covered for n, covered in zip(map_size, feat_size, strict=True)):
-                return name, map_size, feat_size
+            outputs = trace(self.model, self.layers, image_size=None, example=images)
+        for layer, name in self.layers.items():
+            for size in (output.map_size for output in outputs[layer]):
+                if any(n > covered for n, covered in zip(size, layer.largest_map or (), strict=True)):
+                    return name, size, layer.largest_map
         return None
 
     def require(self, rows: int, columns: int) -> None:
-        """Pass if the tables cover such an image."""
+        """Raise InputError unless the tables cover such an image."""
         if (found := self.uncovered(rows, columns)) is not None:
             name, map_size, feat_size = found
             raise checks.InputError(
@@ -147,11 +140,6 @@ class _Probe:
             )
 
     def takes(self, rows: int, columns: int) -> bool:
-        try:
+        with contextlib.suppress(checks.InputError):  # an image smaller than the network's windows
             return self.uncovered(rows, columns) is None
-        except (checks.InputError, RuntimeError):  # an image smaller than the network's windows
-            return False
-
-    def _see(self, name: str, _layer: nn.Module, _inputs: Any, y: Tensor) -> None:
-        seen = self.maps.get(name, ())
-        self.maps[name] = tuple(max(pair) for pair in zip(seen, y.shape[2:], strict=True)) if seen else (*y.shape[2:],)
+        return False

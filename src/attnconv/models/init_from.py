@@ -1,8 +1,8 @@
-"""Weights of a plain network, trained or just drawn, as the start of an augmented one.
+"""Weights of a plain network, trained or new, as the start of an augmented one.
 
-An augmented convolution keeps, as its ``conv_out``, the first filters of the convolution that it replaces; its
-attention starts as it was drawn. The first weights of both being the same, runs of a seed differ by attention alone;
-what attention adds is drawn from generators of its own, one a layer, so that neither shifts the other's numbers.
+The ``conv_out`` of an augmented convolution takes the first filters of the convolution that it replaces; its attention
+keeps its own initialisation. Networks of one seed thus start from equal weights and differ by attention alone. Each
+attention layer has a random generator of its own, so that it does not shift the numbers of the others.
 """
 
 import contextlib
@@ -31,11 +31,11 @@ class Transfer:
     """The origin of a network's weights; str() is a table.
 
     Args:
-        copied: names of tensors taken over whole.
-        cut: of convolutions of which the first filters were taken.
-        left: of tensors that stayed as they were drawn, for want of one that fits.
-        unused: of tensors of the source of which nothing was taken.
-        taken: where in the source the weights were, and what was left off their names.
+        copied: names of tensors that were copied whole.
+        cut: names of convolutions that received the first filters of a larger one.
+        left: names of tensors that kept their initialisation, because nothing fits.
+        unused: names of source tensors that were not used.
+        taken: the place of the weights in the source, and the prefix removed from their names.
     """
 
     copied: tuple[str, ...]
@@ -46,7 +46,7 @@ class Transfer:
 
     @property
     def taken_over(self) -> tuple[str, ...]:
-        """Names of tensors that were taken over, whole or in part."""
+        """Names of tensors that were copied, whole or in part."""
         return (*self.copied, *self.cut)
 
     def __str__(self) -> str:
@@ -61,25 +61,25 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Given:
-    """Weights to start from: ``label`` says where they are from, ``taken`` what was left off their names."""
+    """Weights to start from: ``label`` names the source, ``taken`` the prefix removed from their names."""
 
     tensors: Mapping[str, Tensor]
     label: str
     taken: str = ""
 
     def has_names_of(self, model: nn.Module) -> bool:
-        """True if all of the model's convolutions are among the names."""
+        """True if the names include all convolutions of the model."""
         return all(key in self.tensors for key, tensor in model.state_dict().items() if tensor.dim() > 2)
 
 
 def given_weights(source: Source, name: str) -> Given:
-    """Read what the network ``name`` is to start from.
+    """Read the weights that the network ``name`` starts from.
 
     Args:
-        source: "torchvision" or "timm", for the weights that these call their default; or a file or state dict, in
-            which the weights are found as `attnconv.foreign.read_state_dict` finds them.
+        source: "torchvision" or "timm" for their default weights; or a file or a state dict, as in
+            `attnconv.foreign.read_state_dict`.
     Raises:
-        InputError: it cannot be had or read.
+        InputError: the weights cannot be downloaded or read.
     """
     if not isinstance(source, (str, PathLike, Mapping)):
         raise checks.InputTypeError(
@@ -93,10 +93,10 @@ def given_weights(source: Source, name: str) -> Given:
 
 
 def initialise(model: nn.Module, name: str, found: Given) -> Transfer:
-    """Copy into ``model``, the network ``name``, what fits of ``found``.
+    """Copy the tensors of ``found`` that fit into ``model``, the network ``name``.
 
     Raises:
-        InputError: it is of another family than ``model``, which is then as it was.
+        InputError: the weights are of another family; ``model`` is unchanged.
     """
     label, given = found.label, found.tensors
     state = model.state_dict()
@@ -116,7 +116,7 @@ def initialise(model: nn.Module, name: str, found: Given) -> Transfer:
             taken[key] = given[plain]
         else:
             left.append(key)
-    # A single matrix that fits is a classifier of as many features.
+    # A single matrix that fits may be any classifier with as many features.
     if not any(tensor.dim() > 2 for tensor in taken.values()) and sum(t.dim() > 1 for t in taken.values()) < 2:
         key, tensor = next(iter(given.items()))
         raise checks.InputError(f"nothing in {label} fits {name}: it holds {key!r} of shape {tuple(tensor.shape)}, ...")
@@ -129,7 +129,7 @@ def initialise(model: nn.Module, name: str, found: Given) -> Transfer:
                 f"{label} is not of a plain network of {name}'s family: it has nothing for {key!r} "
                 f"of shape {tuple(state[key].shape)}"
             )
-    # Counts, such as num_batches_tracked, are fractions in an average of networks.
+    # Averages of networks hold fractions as counts such as num_batches_tracked.
     if problem := unfit(taken, {key: t if t.dtype in FLOATS else state[key] for key, t in taken.items()}):
         raise checks.InputError(f"{label} cannot be the start of {name}: {problem}")
     with torch.no_grad():
@@ -140,18 +140,18 @@ def initialise(model: nn.Module, name: str, found: Given) -> Transfer:
 
 
 def _is_the_trunk(key: str, tensor: Tensor, added: list[str]) -> bool:
-    """True for a convolution that the plain network has too: not ``added`` as attention, nor squeeze-excitation."""
+    """True for a convolution of the plain network, not ``added`` as attention or squeeze-excitation."""
     inside = any(key.startswith(layer) and not key.startswith(f"{layer}conv_out.") for layer in added)
     return tensor.dim() == 4 and not inside and "se" not in key.split(".")
 
 
 def _differs_in_channels(old: Tensor | None, new: Tensor) -> bool:
-    """True for the first convolution where images have another number of channels."""
+    """True for a first convolution of another number of image channels."""
     return old is not None and len(old) == len(new) and old.shape[2:] == new.shape[2:]
 
 
 def _differs_in_outputs(old: Tensor | None, new: Tensor) -> bool:
-    """True for a classifier that is a 1x1 convolution, where there are other classes."""
+    """True for a classifier that is a 1x1 convolution of another number of classes."""
     return old is not None and new.dim() == 4 and new.shape[2:] == (1, 1) and old.shape[1:] == new.shape[1:]
 
 
@@ -160,25 +160,17 @@ def _has_more_filters(old: Tensor, new: Tensor) -> bool:
 
 
 def after_surgery(transfer: Transfer, model: nn.Module) -> Transfer:
-    """Return ``transfer``, of a network before surgery, under the names of ``model``, which surgery made of it."""
-    whole = {*transfer.copied, *transfer.cut}
-    copied, cut, left = [], [], []
-    now = plain_names(model)
-    for name in model.state_dict():
-        plain = now.get(name)  # None of attention behind a module
-        if plain is None:
-            left.append(name)
-        elif plain in whole:
-            copied.append(name)
-        elif plain.replace(".conv_out.", ".") in whole:
-            cut.append(name)
-        else:
-            left.append(name)
-    return Transfer(tuple(copied), tuple(cut), tuple(left), transfer.unused, transfer.taken)
+    """Return ``transfer`` of a network before surgery with the names that ``model`` has after it."""
+    before, plain_of = {*transfer.copied, *transfer.cut}, plain_names(model)  # attention after a module has no name
+    plain = {name: plain_of.get(name, "") for name in model.state_dict()}
+    copied = tuple(name for name in plain if plain[name] in before)
+    cut = tuple(n for n in plain if n not in copied and plain[n].replace(".conv_out.", ".") in before)
+    left = tuple(name for name in plain if name not in (*copied, *cut))
+    return Transfer(copied, cut, left, transfer.unused, transfer.taken)
 
 
 def _torchvision(name: str) -> Mapping[str, Any]:
-    """Return the default weights of torchvision's network of that name, aa_ or se_ apart."""
+    """Return torchvision's default weights of the plain network of ``name``."""
     models = checks.require("torchvision", extra="train").models
     plain = name.removeprefix("torchvision:").removeprefix("aa_").removeprefix("se_")
     try:
@@ -194,7 +186,7 @@ def _torchvision(name: str) -> Mapping[str, Any]:
 
 
 def _timm(name: str) -> Mapping[str, Any]:
-    """Return the weights that timm calls the default of its network of that name, aa_ or se_ apart."""
+    """Return timm's default weights of the plain network of ``name``."""
     timm = checks.require("timm", extra="timm")
     plain = name.removeprefix("timm:").removeprefix("aa_").removeprefix("se_")
     if not timm.is_model_pretrained(plain):
@@ -206,22 +198,22 @@ def _timm(name: str) -> Mapping[str, Any]:
 
 
 def has_memory(model: nn.Module) -> bool:
-    """True unless the weights are on the meta device, or only pretend not to be."""
+    """True unless the weights are on the meta device, also under fake tensors."""
     return all(parameter.untyped_storage().device.type != "meta" for parameter in model.parameters())
 
 
 @contextlib.contextmanager
 def generators_kept() -> Iterator[None]:
-    """Put torch's generators back at the end of the block."""
+    """Restore the state of torch's generators at the end of the ``with`` block."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         yield
 
 
 def share_draws(model: "HubNetwork", name: str, plain: Callable[[], nn.Module]) -> None:
-    """Give ``model``, the network ``name``, the weights of ``plain()``, drawn where torch's generators stand.
+    """Give ``model``, the network ``name``, the weights of ``plain()``, made from the current state of the generators.
 
-    Each attention layer is drawn from the state of the CPU's generator and the layer's dotted name.
+    Each attention layer is initialised from the state of the CPU generator and the layer's dotted name.
     """
     state = bytes(torch.get_rng_state().numpy())
     initialise(model, name, Given(plain().state_dict(), f"the plain twin of {name}"))

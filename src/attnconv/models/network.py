@@ -1,11 +1,11 @@
-"""The base of all networks, which are saved and shared, and that of classifiers with the methods that timm asks of one.
+"""Base classes of networks: one that is saved and shared, and a classifier with the methods that timm expects.
 
 A classifier has features, mean pooling and a linear layer.
 
 Letters: B batch, C channels of the last stage, H rows, W columns of its map.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,123 +21,45 @@ from attnconv.models.registry import Blueprint
 from attnconv.surgery import resize_feat_size
 
 
-def save_pretrained(model: nn.Module, save_directory: str | Path, *, license: str | None = None) -> None:
-    """Write config.json, model.safetensors and the card README.md into a folder, made if need be.
-
-    Args:
-        model: any network that `create_model` made, surgery by `attnconv.surgery` included.
-        save_directory: the folder; a README.md there that this library did not generate is kept.
-        license: of the weights, an identifier of the Hub's such as "mit" or "cc-by-4.0"; None: not stated.
-    Raises:
-        InputError: the network is not what its blueprint makes, or the folder cannot be written.
-        MissingExtraError: safetensors is not installed.
-    """
-    from attnconv.models import hub  # when a network is saved: training needs none of it
-
-    hub.save(model, Path(save_directory), license=license)
-
-
-def push_to_hub(
-    model: nn.Module,
-    repo_id: str,
-    *,
-    license: str | None = None,
-    private: bool | None = None,
-    token: str | None = None,
-    branch: str | None = None,
-    create_pr: bool | None = None,
-    commit_message: str = "Push a network of attnconv",
-) -> str:
-    """Upload what `save_pretrained` writes to the Hugging Face Hub: the address of the commit.
-
-    Of the other arguments huggingface_hub's `create_repo` and `upload_folder` say what they do.
-
-    Args:
-        model: as `save_pretrained`'s.
-        repo_id: USER/NAME; made if it is not there.
-        license: as `save_pretrained`'s.
-        token: that of `hf auth login` or of HF_TOKEN if None.
-    Raises:
-        InputError: as `save_pretrained`; no token, no network, or the Hub refuses.
-        MissingExtraError: huggingface_hub or safetensors is not installed.
-    """
-    from attnconv.models import hub
-
-    return hub.push(
-        model,
-        repo_id,
-        license=license,
-        token=token,
-        private=private,
-        revision=branch,
-        create_pr=create_pr,
-        commit_message=commit_message,
-    )
-
-
-def from_pretrained(
-    pretrained_model_name_or_path: str | Path,
-    *,
-    model: Callable[..., nn.Module] | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-) -> "HubNetwork":
-    """The network of a folder of `save_pretrained`, or of a repository on the Hub, in eval mode on the CPU.
-
-    Nothing in the files is run or imported, and files of pickle are not looked at. The arguments from revision on are
-    those of huggingface_hub's `hf_hub_download`.
-
-    Args:
-        pretrained_model_name_or_path: a folder, or USER/NAME.
-        model: of a network that code of somebody's own makes, that function.
-    Raises:
-        InputError: there is none, it cannot be had, or its files are damaged or do not fit each other.
-        MissingExtraError: huggingface_hub or safetensors is not installed.
-    """
-    from attnconv.models import hub
-
-    return hub.load(
-        pretrained_model_name_or_path,
-        model=model,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        force_download=force_download,
-    )
-
-
 class HubNetwork(nn.Module):
-    """A network of this library: it knows how to be made again, saved and shared.
+    """A network that can be made again, saved and shared.
 
     Attributes:
-        blueprint: the arguments of `create_model`; None of one that was built in another way, which cannot be saved.
-        meta: facts of the images it was trained on, as `attnconv.data.prepare_image` takes them, or None.
-        provenance: how it was trained (options, command, recipe, results), or None.
+        blueprint: the arguments of `create_model`; None if it was built in another way and cannot be saved.
+        meta: facts about the images it was trained on, as `attnconv.data.prepare_image` takes them, or None.
+        provenance: training options, command, recipe and results, or None.
     """
 
     blueprint: Blueprint | None = None
     meta: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
 
-    save_pretrained = save_pretrained
-    push_to_hub = push_to_hub
-
     @staticmethod
     def initialise(module: nn.Module) -> None:
-        """Draw the weights of one convolution or linear layer, where this network does not draw them as torch does."""
+        """Initialise one convolution or linear layer; by default it stays as torch initialises it."""
+
+    def save_pretrained(self, save_directory: str | Path, *, license: str | None = None) -> None:
+        """Save the network in a folder; see `attnconv.models.save_pretrained`."""
+        from attnconv.models import hub  # here: training does not need it
+
+        hub.save_pretrained(self, save_directory, license=license)
+
+    def push_to_hub(self, repo_id: str, **settings: Any) -> str:
+        """Upload the network; arguments as in `attnconv.models.push_to_hub`."""
+        from attnconv.models import hub
+
+        return hub.push_to_hub(self, repo_id, **settings)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **settings: Any) -> Self:
-        """The network of the function `from_pretrained`, whose arguments these are.
+        """Return a saved network; arguments as in `attnconv.models.from_pretrained`.
 
         Raises:
-            InputError: as there, or it is another class of network than the one asked.
+            InputError: as there, or the network is of another class.
         """
-        model = from_pretrained(pretrained_model_name_or_path, **settings)
+        from attnconv.models import hub
+
+        model = hub.from_pretrained(pretrained_model_name_or_path, **settings)
         if not isinstance(model, cls):
             raise checks.InputError(
                 f"{pretrained_model_name_or_path} holds a {type(model).__name__}, not a {cls.__name__}; "
@@ -147,21 +69,20 @@ class HubNetwork(nn.Module):
 
 
 class Network(HubNetwork):
-    """A subclass registers its modules in the order in which they run, stages named layer1, layer2, ... among them.
+    """Base of classifiers, whose modules are registered in the order in which they run, with stages layer1, layer2, ...
 
-    The classifier ``fc`` is the last. A checkpoint made for another image size loads: its position tables are
-    interpolated.
+    The classifier ``fc`` comes last. A checkpoint for another image size loads: its position tables are interpolated.
 
     Shapes: (B, in_channels, rows, columns) -> (B, num_classes), or (B, C) after ``reset_classifier(0)``.
 
     Attributes:
-        feature_info: of each stage its channels ("num_chs"), the side of the image over that of its map ("reduction")
-            and the name of the module that gives it ("module").
-        drop_rate: dropout of the pooled features, in training.
+        feature_info: channels ("num_chs"), side of the image over side of the map ("reduction") and name of the module
+            ("module") of each stage.
+        drop_rate: dropout of the pooled features in training.
     """
 
     num_features: int  # C
-    steps: list[str]  # the modules that `forward_features` runs, in their order
+    steps: list[str]  # the modules of `forward_features`, in order
     no_weight_decay = no_weight_decay
 
     def __init__(self) -> None:
@@ -170,7 +91,7 @@ class Network(HubNetwork):
         self.register_load_state_dict_pre_hook(_fit_tables)
 
     def add_classifier(self, stages: Sequence[tuple[int, int]], num_classes: int) -> None:
-        """Make ``fc``, the last step of a subclass's constructor; ``stages`` are channels and reduction of each."""
+        """Make ``fc`` at the end of a subclass's constructor; ``stages`` has the channels and the reduction of each."""
         self.feature_info = [
             {"num_chs": channels, "reduction": reduction, "module": name}
             for (channels, reduction), name in zip(stages, self.stage_names(), strict=True)
@@ -180,14 +101,14 @@ class Network(HubNetwork):
         self.reset_classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_channels, rows, columns) -> (B, C, H, W)."""
+        """Return the last map (B, C, H, W) of images (B, in_channels, rows, columns)."""
         for name, module in self.named_children():
             if name in self.steps:
                 x = module(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, H, W) -> (B, num_classes); what ``fc`` would take if ``pre_logits``."""
+        """Return logits (B, num_classes) of a map (B, C, H, W), or the input of ``fc`` if ``pre_logits``."""
         if self.global_pool != "":
             x = x.mean((2, 3))
         x = F.dropout(x, self.drop_rate, self.training)
@@ -205,15 +126,15 @@ class Network(HubNetwork):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the last map and a list of stages' maps.
+        """Return the last map and a list of the maps of stages.
 
         Args:
             x: images.
-            indices: of stages, from 0; an integer n: the last n; all if None.
-            norm: no difference: a stage that ends with a norm always does.
-            stop_early: run no further than the last of the stages; its map is then the last one.
-            output_fmt: "NCHW", the only one.
-            intermediates_only: return the list alone.
+            indices: stages, from 0; an integer n means the last n; None means all.
+            norm: has no effect.
+            stop_early: stop after the last of these stages, whose map is then the last map.
+            output_fmt: "NCHW", the only choice.
+            intermediates_only: return only the list.
         """
         checks.one_of("output_fmt", output_fmt, ("NCHW",))
         wanted = {self.stage_names()[i] for i in self._stages(indices)}
@@ -231,12 +152,12 @@ class Network(HubNetwork):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Take out what runs behind the last of the stages, ``indices`` as in `forward_intermediates`; return them.
+        """Remove what runs after the last of these stages; return the stages.
 
         Args:
-            indices: of stages.
-            prune_norm: no difference: a stage that ends with a norm keeps it.
-            prune_head: take the classifier out even if no stage goes.
+            indices: as in `forward_intermediates`.
+            prune_norm: has no effect.
+            prune_head: remove the classifier even if no stage is removed.
         """
         taken = self._stages(indices)
         if not taken:
@@ -260,16 +181,16 @@ class Network(HubNetwork):
         return [i % count for i in indices]
 
     def stage_names(self) -> list[str]:
-        """Return the names of the modules whose outputs are the stages' features, in their order: layer1, ..."""
+        """Return the names of the modules that give the features of each stage, in order."""
         return [name for name, _ in self.named_children() if name.startswith("layer")]
 
     def get_classifier(self) -> nn.Module:
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Make a new ``fc`` of so many outputs; 0 leaves pooled features, or unpooled ones if the pool is "".
+        """Replace ``fc`` by one of ``num_classes`` outputs; 0 leaves pooled features, or a map if the pool is "".
 
-        The pool stays if it is None, but a classifier brings "avg" back.
+        With ``global_pool`` None the pool stays, except that a classifier brings "avg" back.
         """
         checks.integer("num_classes", num_classes, at_least=0)
         if global_pool is None:
@@ -285,19 +206,19 @@ class Network(HubNetwork):
         self.fc.train(self.training)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Fit the position tables to images of that side, or of these rows and columns, as `surgery.resize_feat_size`.
+        """Resize the position tables for images of a side, or of rows and columns; see `surgery.resize_feat_size`.
 
-        Resized tables are new parameters: build the optimiser afterwards. A network without tables takes any size.
+        Resized tables are new parameters, so build the optimiser afterwards. Networks without tables take any size.
         """
         rows, columns = checks.per_axis("img_size", img_size, 2, at_least=1)
         if any(layer.largest_map is not None for layer in self.modules() if isinstance(layer, Attention)):
             resize_feat_size(self, (rows, columns))
 
     def set_drop_path(self, rate: float) -> None:
-        """Leave out residual paths in training, each image's by itself: stochastic depth, arXiv:1603.09382.
+        """Drop residual paths of single images in training: stochastic depth, arXiv:1603.09382.
 
         Args:
-            rate: probability in the last block; it grows linearly from 0 in the first one.
+            rate: probability in the last block, growing linearly from 0 in the first.
         """
         if not 0 <= checks.number("drop_path_rate", rate) < 1:
             raise checks.InputError(f"drop_path_rate must be at least 0 and below 1, got {rate}")
@@ -308,28 +229,28 @@ class Network(HubNetwork):
             block.drop_path_rate = rate * i / max(len(blocks) - 1, 1)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Let the backward pass compute each block again, which then keeps its input alone.
+        """Recompute each block in the backward pass, so that it keeps only its input.
 
-        Numbers stay the same, but for the buffers of a compiled network with spectral norm.
+        Results stay the same, except for the buffers of a compiled network with spectral norm.
         """
         stages = [module for module in self.modules() if isinstance(module, Stage)]
         if enable and not stages:
-            raise checks.InputError(f"{type(self).__name__} has no gradient checkpointing: it has no blocks")
+            raise checks.InputError(f"{type(self).__name__} has no blocks for gradient checkpointing")
         for stage in stages:
             stage.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return regular expressions that sort parameters by depth, for learning rates that decay towards the input."""
+        """Return regular expressions that group parameters by depth, for layer-wise learning rates."""
         return {"stem": r"^(?:conv1|bn1|stem)\b", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
 
 def _fit_tables(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Interpolate the position tables in a state dict that have another number of rows than the network's."""
+    """Interpolate the position tables of a state dict to the number of rows in the network."""
     for path, layer in model.named_modules(prefix=prefix.removesuffix(".")):
         if isinstance(layer, Attention) and layer.largest_map is not None:
             for name, table in layer.named_parameters(prefix=path, recurse=False):
                 old = state.get(name)
                 if not isinstance(old, Tensor) or old.shape[1:] != table.shape[1:] or not len(old) % 2:
-                    continue  # no table of such a layer: torch refuses it
+                    continue  # not a position table; torch raises
                 if len(old) != len(table):
                     state[name] = resized_table(old, len(table))

@@ -1,52 +1,38 @@
-"""Every network under its name: `create_model` makes one, wherever it comes from.
+"""Networks by name: `create_model` makes one of ours, the user's or another library's.
 
-A builder of ours is called with a `Task` and, by keyword, the integers in the network's name and its own options. An
-option whose default is a dataclass stands for the fields of that dataclass: networks share options so without passing
-on each of them.
+`attnconv.networks` has the table of ours. A builder takes a `Task` and, by keyword, the integers in the name and all
+options. A parameter annotated with a dataclass takes the options that are its fields.
 """
 
 import dataclasses
-import fnmatch
 import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import nn
 
-from attnconv import checks, extensions
-from attnconv.models.init_from import (
-    Source,
-    Transfer,
-    after_surgery,
-    generators_kept,
-    given_weights,
-    has_memory,
-    initialise,
-    share_draws,
-)
-from attnconv.models.sources import CIFAR100, IMAGENET, Images, NetworkSource, of_library, source_of
+from attnconv import checks, extensions, networks
+from attnconv.models import init_from as first_weights
+from attnconv.models.init_from import Source, Transfer
+from attnconv.models.sources import NetworkSource, of_library, source_of
+from attnconv.networks import CIFAR100, GROUP, IMAGENET, Images, list_models
 from attnconv.surgery.network import note_paths
 from attnconv.surgery.steps import Step, apply_steps, checked_steps
 
 if TYPE_CHECKING:
     from attnconv.models.network import HubNetwork
 
-__all__ = ["CIFAR100", "IMAGENET", "Images"]
+__all__ = ["CIFAR100", "IMAGENET", "Images", "list_models"]
 
-Builder = Callable[..., "HubNetwork"]
-AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
-
-DIGITS = 9  # of an integer in a name; Python reads at most a few thousand
-GROUP = "attnconv.models"  # of entry points
-Side = int | tuple[int, int]  # of images, or rows and columns, in pixels
+Side = int | tuple[int, int]  # side of images, or rows and columns, in pixels
 
 
 @dataclass(frozen=True)
 class Task:
-    """Outputs, image channels, and rows and columns of the largest images in pixels."""
+    """Number of outputs, image channels, and rows and columns of the largest images in pixels."""
 
     num_classes: int
     in_channels: int
@@ -55,52 +41,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Blueprint(Task):
-    """The arguments of `create_model` that made a network; ``options`` left at their defaults, too."""
+    """The arguments of `create_model` that made a network; ``options`` include defaults."""
 
     name: str
     options: dict[str, Any]
     attention: list[Step] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Family:
-    """One builder, every name that it answers to, and what else `register` is told."""
-
-    build: Builder
-    pattern: re.Pattern[str]
-    listed: tuple[str, ...]
-    images: Images
-    dense: bool
-    plain: str | None = None
-
-
-_FAMILIES: list[_Family] = []
-_REGISTERED: dict[str, NetworkSource] = {}  # of users
-
-
-def register(
-    pattern: str, listed: tuple[str, ...] = (), *, images: Images, dense: bool = False, plain: str | None = None
-) -> Callable[[AnyBuilder], AnyBuilder]:
-    """Decorator: ``build`` makes every network whose whole name matches.
-
-    Args:
-        pattern: a regular expression; its named groups match integers, which ``build`` takes under these names.
-        listed: the names that `list_models` shows; the pattern, a name itself, if none are given.
-        images: what they were published for, or are tried on if for nothing.
-        dense: whether they give logits (B, num_classes, rows, columns).
-        plain: the same network without attention, a name with the pattern's groups in braces, whose first weights
-            they share.
-    """
-    compiled, listed = re.compile(pattern), listed or (pattern,)
-    for name in listed:
-        assert compiled.fullmatch(name), (pattern, name)
-        assert not any(family.pattern.fullmatch(name) for family in _FAMILIES), name
-
-    def add(build: AnyBuilder) -> AnyBuilder:
-        _FAMILIES.append(_Family(build, compiled, listed, images, dense, plain))
-        return build
-
-    return add
 
 
 def register_model(
@@ -111,50 +56,38 @@ def register_model(
     image_size: int = 224,
     dense: bool = False,
 ) -> None:
-    """Let ``name`` be a network in `create_model`, on the command line, in configurations and in plans.
+    """Register a network under ``name`` for `create_model`, the command line, configurations and plans.
 
     Args:
-        name: of letters, digits and ``._-``.
-        build: called with num_classes, with in_channels and image_size (rows, columns) where its signature has them,
-            and with what is left of it as options.
-        num_classes: outputs where a task is not given.
-        image_size: side of the images in pixels, likewise.
-        dense: it gives logits (B, num_classes, rows, columns).
+        name: letters, digits and ``._-``.
+        build: called with num_classes, with in_channels and image_size (rows, columns) if its signature has them, and
+            with options for its other parameters.
+        num_classes: default number of outputs.
+        image_size: default side of the images in pixels.
+        dense: True if it returns logits (B, num_classes, rows, columns).
     Raises:
-        InputError: the name is taken by another network, or ``build`` takes no num_classes.
+        InputError: the name is taken, or ``build`` does not take num_classes.
     """
-    old = _REGISTERED[name].build if name in _REGISTERED else None
-    extensions.require_free("a network", name, build, old, taken=_family(str(name)) is not None)
+    old = networks.REGISTERED[name].build if name in networks.REGISTERED else None
+    extensions.require_free("a network", name, build, old, taken=networks.own(str(name)) is not None)
     images = Images(
         checks.integer("num_classes", num_classes, at_least=1), checks.integer("image_size", image_size, at_least=1)
     )
-    _REGISTERED[name] = source_of(name, build, images=images, dense=dense)
+    networks.REGISTERED[name] = source_of(name, build, images=images, dense=dense)
 
 
 def is_users(name: str) -> bool:
-    """True if a module of the user's own registers that network: it is not ours, or an installed package's."""
-    return name in _REGISTERED and name not in extensions.offered(GROUP)
-
-
-def list_models(pattern: str = "*", *, dense: bool = False) -> list[str]:
-    """Return names that match a shell pattern, sorted; a family such as wide_resnet{depth}_{k} has more than these.
-
-    Those of networks with a class an image or, if ``dense``, those of networks with a class a pixel.
-    """
-    listed = [name for family in _FAMILIES if family.dense == dense for name in family.listed]
-    listed += [name for name, source in _REGISTERED.items() if source.dense == dense]
-    if not dense:
-        listed += [name for name in extensions.offered(GROUP) if name not in listed]
-    return sorted(fnmatch.filter(listed, pattern))
+    """True if the user registered the network: it is not ours or an installed package's."""
+    return name in networks.REGISTERED and name not in extensions.offered(GROUP)
 
 
 @overload
 def create_model(
     name: str | Callable[..., nn.Module],
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     in_channels: int = 3,
-    image_size: Side,
+    image_size: Side | None = None,
     attention: Sequence[Step] = (),
     init_from: None = None,
     **options: Any,
@@ -163,46 +96,41 @@ def create_model(
 
 @overload
 def create_model(
-    name: str | Callable[..., nn.Module],
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: Side,
-    attention: Sequence[Step] = (),
-    init_from: Source,
-    **options: Any,
+    name: str | Callable[..., nn.Module], *, init_from: Source, **settings: Any
 ) -> "tuple[HubNetwork, Transfer]": ...
 
 
 def create_model(
     name: str | Callable[..., nn.Module],
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     in_channels: int = 3,
-    image_size: Side,
+    image_size: Side | None = None,
     attention: Sequence[Step] = (),
     init_from: Source | None = None,
     **options: Any,
 ) -> Any:
-    """A new network: (B, in_channels, rows, columns) -> logits (B, num_classes), of dense ones a map of them.
+    """Make a network: (B, in_channels, rows, columns) -> logits (B, num_classes), or a map of logits if it is dense.
 
-    At one state of torch's generators (after `torch.manual_seed`, say) a network of ours with attention or
-    squeeze-excitation has the first weights of the plain network of its family, which is made for a moment beside it;
-    attention's own depend on that state and on the layer's name alone.
+    For one seed (`torch.manual_seed`), our networks with attention or squeeze-excitation start from the weights of the
+    plain network of their family. The weights of attention itself depend on the seed and on the layer's name only.
 
     Args:
-        name: one of `list_models`, dense or not, or another of its family; timm:NAME or torchvision:NAME;
-            package.module:function, which is imported; or such a function itself, called as `register_model` says.
-        num_classes: outputs.
+        name: a name of `list_models` or its family; timm:NAME or torchvision:NAME; package.module:function, which is
+            imported; or such a function, called as `register_model` describes.
+        num_classes: number of outputs; if None, that of the publication: 100 for convnet3 and Wide-ResNets, 10 for
+            XResNets, 2 for U-Nets, timm's own for timm:NAME, else 1000.
         in_channels: image channels.
-        image_size: side, or rows and columns, of the largest images in pixels; position tables are sized by it.
-        attention: steps of surgery, of `attnconv.surgery.apply_steps`, in the network as it comes.
-        init_from: trained weights to start from, those of the network without attention or of this very one:
-            "torchvision", "timm", a file, or a state dict. The result is then (network, `Transfer`).
-        options: the network's own, as its builder documents them.
+        image_size: side, or rows and columns, of the largest images in pixels, which the position tables cover; if
+            None, that of the publication: 32 for convnet3 and Wide-ResNets, 128 for XResNets, 64 for U-Nets, timm's own
+            for timm:NAME, else 224.
+        attention: steps of `attnconv.surgery.apply_steps` to apply to the network.
+        init_from: trained weights of this network or of the plain one: "torchvision", "timm", a file, or a state dict.
+            The result is then (network, `Transfer`).
+        options: options of the network, documented by its builder.
     Raises:
-        ValueError: an unknown name or option (the nearest is named), values that do not fit each other, a step that
-            matches nothing, or weights that cannot be read or fit nowhere.
+        ValueError: an unknown name or option (the nearest is named), values that do not match, a step that matches
+            nothing, or weights that cannot be read or do not fit.
     """
     if callable(name):
         name = extensions.remember_factory(name)
@@ -223,126 +151,97 @@ def create_model(
 def build_model(
     name: str,
     *,
-    num_classes: int,
+    num_classes: int | None,
     in_channels: int,
-    image_size: int | Sequence[int],
+    image_size: int | Sequence[int] | None,
     attention: Sequence[Step],
     options: Mapping[str, Any],
     init_from: Source | None = None,
 ) -> tuple[nn.Module, Transfer | None]:
-    """Do as `create_model`, and import nothing that ``name`` names: for names that were read from a file."""
+    """Make a network as `create_model`, without importing what ``name`` names: for names from files."""
     source = find(name)
     source.check_options(options)
     steps = checked_steps(attention)
+    usual = source.images
+    image_size = usual.image_size if image_size is None else image_size
     rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
     task = Task(
-        checks.integer("num_classes", num_classes, at_least=1),
+        checks.integer("num_classes", usual.num_classes if num_classes is None else num_classes, at_least=1),
         checks.integer("in_channels", in_channels, at_least=1),
         (rows, columns),
     )
     if source.plain is None:
         model = source.make(**vars(task), **options)
     else:
-        with generators_kept():
+        with first_weights.generators_kept():
             model = source.make(**vars(task), **options)
-        if has_memory(model):
+        if first_weights.has_memory(model):
             twin = find(source.plain)
             shared = {key: value for key, value in options.items() if key in twin.options}
-            share_draws(model, name, lambda: twin.make(**vars(task), **shared))  # pyright: ignore[reportArgumentType]
-    given = None if init_from is None else given_weights(init_from, name)
+            first_weights.share_draws(model, name, lambda: twin.make(**vars(task), **shared))  # pyright: ignore[reportArgumentType]
+    given = None if init_from is None else first_weights.given_weights(init_from, name)
     transfer = None
     if given is not None and (not steps or given.has_names_of(model)):
-        transfer = initialise(model, name, given)
+        transfer = first_weights.initialise(model, name, given)
     note_paths(model, model.modules() if source.own else (), (rows, columns))
     if steps:
         model, _ = apply_steps(model, steps, image_size=(rows, columns), inplace=True)
-        transfer = transfer and after_surgery(transfer, model)
+        transfer = transfer and first_weights.after_surgery(transfer, model)
     if given is not None and transfer is None:
-        transfer = initialise(model, name, given)
+        transfer = first_weights.initialise(model, name, given)
     blueprint = Blueprint(**vars(task), name=str(name), options={**source.options, **options}, attention=steps)
     model.blueprint = blueprint  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model, transfer
 
 
-def _call_family(
-    family: _Family,
+def _call_builder(
+    builder: str,
     numbers: Mapping[str, int],
+    defaults: Mapping[str, Any],
     *,
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
     **options: Any,
 ) -> nn.Module:
-    arguments = {**numbers, **options}
-    for key, default in _defaults(family.build).items():
-        if dataclasses.is_dataclass(default) and not isinstance(default, type):
-            names = arguments.keys() & vars(default).keys()
-            arguments[key] = dataclasses.replace(default, **{name: arguments.pop(name) for name in names})
-    return family.build(Task(num_classes, in_channels, image_size), **arguments)
-
-
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raise unless all are names of the network's own options."""
-    find(name).check_options(options)
+    file, _, function = builder.partition(":")
+    build = getattr(import_module(f"attnconv.models.{file}"), function)
+    arguments = {**numbers, **defaults, **options}
+    for key, parameter in list(inspect.signature(build).parameters.items())[1:]:  # after the task
+        kind: Any = parameter.annotation
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            arguments[key] = kind(**{f.name: arguments.pop(f.name) for f in dataclasses.fields(kind)})
+    return build(Task(num_classes, in_channels, image_size), **arguments)
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """Return the network's own options and their defaults, as far as they are known."""
+    """Return the known options of the network with defaults."""
     return dict(find(name).options)
 
 
-def _defaults(build: Builder) -> dict[str, Any]:
-    parameters = list(inspect.signature(build).parameters.items())
-    return {key: parameter.default for key, parameter in parameters[1:]}  # but for the task
-
-
-def is_dense(name: str) -> bool:
-    """True if the network gives each pixel a class; False of others' where that is not known."""
-    return bool(find(name).dense)
-
-
 def usual_images(name: str) -> Images:
-    """Return what the network was published for, or is tried on: the default where a task is not given."""
+    """Return the default number of classes and image size of the network, those of its publication."""
     return find(name).images
 
 
 def find(name: str) -> NetworkSource:
-    """Return the source of a network: one of ours, registered, a library's, or of a factory that was imported before.
+    """Return the source of a network: ours, registered, a library's, or a factory that was imported before.
 
     Raises:
-        InputError: there is none (the nearest is named).
+        InputError: unknown name (the nearest is named).
     """
     name = str(name)
-    if (found := _family(name)) is not None:
+    if (found := networks.find(name)) is not None:
         family, numbers = found
-        options: dict[str, Any] = {}
-        for key, default in _defaults(family.build).items():
-            if key not in numbers:
-                options |= vars(default) if dataclasses.is_dataclass(default) else {key: default}
+        build = functools.partial(_call_builder, family.builder, numbers, family.options)
         plain = family.plain and family.plain.format(**numbers)
-        build = functools.partial(_call_family, family, numbers)
         return NetworkSource(
-            name, build, options=options, own=True, images=family.images, dense=family.dense, plain=plain
+            name, build, options=family.options, own=True, images=family.images, dense=family.dense, plain=plain
         )
-    if name not in _REGISTERED and (build := extensions.load_offered(GROUP, name)) is not None:
+    if name not in networks.REGISTERED and (build := extensions.load_offered(GROUP, name)) is not None:
         register_model(name, build)
-    if name in _REGISTERED:
-        return _REGISTERED[name]
+    if name in networks.REGISTERED:
+        return networks.REGISTERED[name]
     if (source := of_library(name)) is not None:
         return source
-    if ":" in name:
-        return source_of(name, extensions.factory(name))
-    known = [*list_models(), *list_models(dense=True)]
-    raise checks.InputError(f"unknown model {name!r}; {checks.nearest(name, known)}")
-
-
-def _family(name: str) -> tuple[_Family, dict[str, int]] | None:
-    """Return the family of ``name`` and the integers in it, None if it is of none."""
-    for family in _FAMILIES:
-        if match := family.pattern.fullmatch(name):
-            if len(longest := max(match.groups(), key=len, default="")) > DIGITS:
-                raise checks.InputError(
-                    f"integers in a network's name have at most {DIGITS} digits, got {len(longest)}"
-                )
-            return family, {key: int(digits) for key, digits in match.groupdict().items()}
-    return None
+    return source_of(name, extensions.factory(name))

@@ -1,41 +1,32 @@
 """Residual networks for ImageNet: plain, with squeeze-excitation, and attention-augmented.
 
-Sources: He et al. 2015, arXiv:1512.03385, with the stride in the 3x3 convolution, and parameter names, as torchvision;
-Hu et al. 2017, arXiv:1709.01507; Bello et al. 2019, arXiv:1904.09925, section 4.2, which augments 3x3 convolutions of
-the last three stages. Departures: none known.
+Sources: He et al. 2015, arXiv:1512.03385, with the stride in the 3x3 convolution and parameter names as in torchvision;
+Hu et al. 2017, arXiv:1709.01507; Bello et al. 2019, arXiv:1904.09925, section 4.2, which augments the 3x3 convolutions
+of the last three stages. Departures: none known.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.models.blocks import (
-    PAPER,
-    Augmentation,
-    Conv3x3,
-    ResidualBlock,
-    Stage,
-    chosen,
-    conv3x3,
-    halved,
-    squeeze_excitation,
-)
+from attnconv.models.blocks import Augmentation, Conv3x3, ResidualBlock, Stage, chosen, conv3x3, squeeze_excitation
 from attnconv.models.network import Network
-from attnconv.models.registry import IMAGENET, Task, register
+from attnconv.models.registry import Task
 
 STAGES = (1, 2, 3, 4)
 OUTPUT_STRIDES = (8, 16, 32)
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-NUMBERS = r"resnet(?P<depth>18|34|50|101|152)"
-BASIC, BOTTLENECK = (18, 34), (50, 101, 152)
-QUARTERS = Augmentation(key_ratio=0.25, value_ratio=0.25)
+BASIC = (18, 34)
 
 
 class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions; (B, in_channels, H, W) -> (B, planes, H / stride, W / stride), rounded up.
 
     Args:
-        dilations: of the two convolutions.
-        conv: makes the first convolution, the one with the stride.
+        dilations: those of the two convolutions.
+        conv: makes the first convolution, which has the stride.
         se: squeeze-excitation before the addition.
     """
 
@@ -47,6 +38,7 @@ class BasicBlock(ResidualBlock):
         super().__init__()
         self.conv1 = conv(in_channels, planes, stride, dilations[0])
         self.bn1 = nn.BatchNorm2d(planes)
+        self.relu1 = nn.ReLU(inplace=True)  # one per call: quantisers and DeepLift refuse a module that is called twice
         self.conv2 = conv3x3(planes, planes, dilation=dilations[1])
         self.bn2 = nn.BatchNorm2d(planes)
         self.se = squeeze_excitation(planes, planes // 16) if se else nn.Identity()
@@ -54,7 +46,7 @@ class BasicBlock(ResidualBlock):
         self.downsample = _downsample(in_channels, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu1(self.bn1(self.conv1(x)))
         y = self.drop_path(self.se(self.bn2(self.conv2(y))))
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
@@ -64,7 +56,7 @@ class Bottleneck(ResidualBlock):
 
     Args:
         dilations: the first is that of the 3x3 convolution.
-        conv: makes the 3x3 convolution, the one with the stride.
+        conv: makes the 3x3 convolution, which has the stride.
         se: squeeze-excitation before the addition.
     """
 
@@ -77,8 +69,10 @@ class Bottleneck(ResidualBlock):
         out_channels = self.expansion * planes
         self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = conv(planes, planes, stride, dilations[0])
         self.bn2 = nn.BatchNorm2d(planes)
+        self.relu2 = nn.ReLU(inplace=True)
         self.conv3 = nn.Conv2d(planes, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.se = squeeze_excitation(out_channels, out_channels // 16) if se else nn.Identity()
@@ -86,27 +80,27 @@ class Bottleneck(ResidualBlock):
         self.downsample = _downsample(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.relu2(self.bn2(self.conv2(y)))
         y = self.drop_path(self.se(self.bn3(self.conv3(y))))
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 class ResNet(Network):
-    """A 7x7 convolution and a max pooling, four stages of blocks, mean pooling and a linear layer.
+    """A 7x7 convolution, max pooling, four stages of blocks, mean pooling and a linear layer.
 
-    Shapes: (B, in_channels, rows, columns) -> (B, num_classes), images of any size; the stages' maps have 1/4, 1/8,
-    1/16 and 1/32 of their side.
+    Shapes: (B, in_channels, rows, columns) -> (B, num_classes), images of any size; the maps of the stages have 1/4,
+    1/8, 1/16 and 1/32 of the image's side.
 
     Args:
-        task: of which only attention needs the image size.
+        task: only attention needs its image size.
         depth: 18, 34, 50, 101 or 152.
-        stages: those of 1 to 4 whose 3x3 convolutions (the first in a basic block) are augmented.
-        augmentation: their options.
+        stages: stages, from 1 to 4, whose 3x3 convolutions (the first of a basic block) are augmented.
+        augmentation: options of the augmented convolutions.
         pool_first: run the attention of the first augmented stage on a map of half the size.
         se: squeeze-excitation in every block.
-        output_stride: 32; or 16 or 8, the side of the image over that of the last map: where the map is not halved,
-            windows are dilated instead, so that weights of a network of output stride 32 fit.
+        output_stride: side of the image over side of the last map: 32, or 16 or 8, where dilated windows replace
+            strides, so that weights of output stride 32 fit.
     """
 
     def __init__(
@@ -115,37 +109,28 @@ class ResNet(Network):
         depth: int,
         *,
         stages: tuple[int, ...] = (),
-        augmentation: Augmentation = PAPER,
+        augmentation: Augmentation | None = None,
         pool_first: bool = False,
         se: bool = False,
         output_stride: int = 32,
     ) -> None:
         super().__init__()
-        checks.one_of("output_stride", output_stride, OUTPUT_STRIDES)
         stages = chosen("stages", stages, STAGES)
         checks.flag("pool_first", pool_first)
-        block = BasicBlock if depth in BASIC else Bottleneck
         self.conv1 = nn.Conv2d(task.in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels, map_size, layers, features = 64, halved(halved(task.image_size)), [], []
-        for stage, blocks in zip(STAGES, DEPTHS[depth], strict=True):
-            stride, dilation = stride_and_dilation(stage, output_stride)
-            planes, dilations = 64 * 2 ** (stage - 1), (max(dilation // 2, 1), dilation)
-            map_size = map_size if stride == 1 else halved(map_size)
-            conv = conv3x3
-            if stage in stages:
-                conv = augmentation.conv3x3(map_size, attention_pool=2 if pool_first and stage == min(stages) else 1)
-            layer = Stage()
-            for _ in range(blocks):
-                layer.append(block(channels, planes, stride, dilations=dilations, conv=conv, se=se))
-                channels, stride, dilations = block.expansion * planes, 1, (dilation, dilation)
-            layers.append(layer)
-            features.append((channels, min(2 ** (stage + 1), output_stride)))
-        self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.add_classifier(features, task.num_classes)
-        self.apply(self.initialise)
+
+        def options(stage: int, reduction: int, _: bool) -> dict[str, Any]:
+            if augmentation is None or stage not in stages:
+                return {"conv": conv3x3, "se": se}
+            rows, columns = (-(-n // reduction) for n in task.image_size)
+            pool = 2 if pool_first and stage == min(stages) else 1
+            return {"conv": augmentation.conv3x3((rows, columns), attention_pool=pool), "se": se}
+
+        block = BasicBlock if depth in BASIC else Bottleneck
+        add_stages(self, task, depth, block, 64, options, output_stride=output_stride, expansion=block.expansion)
 
     @staticmethod
     def initialise(module: nn.Module) -> None:
@@ -153,10 +138,40 @@ class ResNet(Network):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def stride_and_dilation(stage: int, output_stride: int) -> tuple[int, int]:
-    """Return a stage's stride and the dilation of its windows; its first block has the dilation of the stage before."""
-    dilation = max(2 ** (stage + 1) // output_stride, 1)
-    return (2 if stage > 1 and dilation == 1 else 1), dilation
+def add_stages(
+    model: Network,
+    task: Task,
+    depth: int,
+    block: Callable[..., nn.Module],
+    channels: int,
+    options: Callable[[int, int, bool], dict[str, Any]],
+    *,
+    output_stride: int,
+    expansion: int,
+) -> None:
+    """Add the stages layer1 to layer4 and the classifier, and initialise the network.
+
+    Args:
+        block: makes a block from input channels, planes, stride, dilations and options.
+        channels: of the map that the first stage takes.
+        options: gives a block's options for its stage, the reduction of its map and whether it is the stage's last.
+        expansion: output channels of a block over its planes.
+    """
+    checks.one_of("output_stride", output_stride, OUTPUT_STRIDES)
+    features = []
+    for stage, blocks in zip(STAGES, DEPTHS[depth], strict=True):
+        reduction = min(2 ** (stage + 1), output_stride)
+        dilation = 2 ** (stage + 1) // reduction
+        stride, dilations = 2 if stage > 1 and dilation == 1 else 1, (max(dilation // 2, 1), dilation)
+        layer, planes = Stage(), 64 * 2 ** (stage - 1)
+        for i in range(blocks):
+            own = options(stage, reduction, i == blocks - 1)
+            layer.append(block(channels, planes, stride, dilations=dilations, **own))
+            channels, stride, dilations = expansion * planes, 1, (dilation, dilation)
+        model.add_module(f"layer{stage}", layer)
+        features.append((channels, reduction))
+    model.add_classifier(features, task.num_classes)
+    model.apply(model.initialise)
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
@@ -165,55 +180,29 @@ def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module |
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
-@register(NUMBERS, tuple(f"resnet{depth}" for depth in DEPTHS), images=IMAGENET)
-def resnet(task: Task, *, depth: int, output_stride: int = 32) -> ResNet:
-    """resnet{depth}, the plain network; torchvision's checkpoints load."""
+def resnet(task: Task, *, depth: int, output_stride: int) -> ResNet:
+    """Make resnet{depth}, the plain network, which loads torchvision's checkpoints."""
     return ResNet(task, depth, output_stride=output_stride)
 
 
-@register(f"se_{NUMBERS}", tuple(f"se_resnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="resnet{depth}")
-def se_resnet(task: Task, *, depth: int, output_stride: int = 32) -> ResNet:
-    """The same with squeeze-excitation, reduction 16, in every block."""
+def se_resnet(task: Task, *, depth: int, output_stride: int) -> ResNet:
+    """Make the network with squeeze-excitation, reduction 16, in every block."""
     return ResNet(task, depth, se=True, output_stride=output_stride)
 
 
-@register(
-    r"aa_resnet(?P<depth>18|34)", tuple(f"aa_resnet{depth}" for depth in BASIC), images=IMAGENET, plain="resnet{depth}"
-)
-def aa_basic_resnet(
-    task: Task,
-    *,
-    depth: int,
-    stages: tuple[int, ...] = (2, 3, 4),
-    augmentation: Augmentation = QUARTERS,
-    pool_first: bool = True,
-    output_stride: int = 32,
-) -> ResNet:
-    """The same with the first 3x3 convolution of each block augmented; arguments as `ResNet`.
-
-    With value_ratio=1 attention is left alone.
-    """
-    return ResNet(
-        task, depth, stages=stages, augmentation=augmentation, pool_first=pool_first, output_stride=output_stride
-    )
-
-
-@register(
-    r"aa_resnet(?P<depth>50|101|152)",
-    tuple(f"aa_resnet{depth}" for depth in BOTTLENECK),
-    images=IMAGENET,
-    plain="resnet{depth}",
-)
 def aa_resnet(
     task: Task,
     *,
     depth: int,
-    stages: tuple[int, ...] = (2, 3, 4),
-    augmentation: Augmentation = PAPER,
-    pool_first: bool = True,
-    output_stride: int = 32,
+    stages: tuple[int, ...],
+    augmentation: Augmentation,
+    pool_first: bool,
+    output_stride: int,
 ) -> ResNet:
-    """The same with the 3x3 convolution of each block augmented; arguments as `ResNet`."""
+    """Make the network with augmented 3x3 convolutions, the first of each basic block; arguments as `ResNet`.
+
+    With value_ratio=1 attention replaces the convolution.
+    """
     return ResNet(
         task, depth, stages=stages, augmentation=augmentation, pool_first=pool_first, output_stride=output_stride
     )

@@ -1,7 +1,7 @@
-"""The saved form of a network: a folder with config.json, what the network is, and model.safetensors, its weights.
+"""Saved networks: a folder with config.json, the description, and model.safetensors, the weights.
 
-config.json holds the keys of KEYS. A saved network may come from anybody: nothing in it is run, and it is built on the
-meta device, where tensors have no memory, and compared with the header of the weights before memory is taken for it.
+config.json has the keys of KEYS. A saved network is untrusted: nothing in it is run, and the network is built on the
+meta device, without memory, and compared with the header of the weights before memory is allocated.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from attnconv import __version__, checks, files
 from attnconv.extensions import remember_factory
 from attnconv.files import locked, replacing, sync_folder
 from attnconv.layers.attention import Attention
-from attnconv.models.registry import build_model, check_options
+from attnconv.models.registry import build_model
 from attnconv.surgery.steps import checked_steps
 from attnconv.weights import Shapes, difference, open_safetensors, shapes_of, unfit
 
@@ -36,10 +36,9 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "attnconv 1"
-# model to attention: the arguments of `create_model`, model None of a network that it did not make. meta: facts of the
-# images, as `attnconv.data` gives them. provenance: how it was trained. feat_sizes: of tables that were resized, by
-# layer. global_pool: "" of a network that gives its map. sha256: of the weights, for a file of safetensors has no
-# checksum of its own, and a flipped bit in a weight would pass.
+# model to attention: the arguments of `create_model`; model is None for other networks. meta: facts about the images,
+# as `attnconv.data` gives them. provenance: how it was trained. feat_sizes: of resized tables, by layer. global_pool:
+# "" for a network that returns its map. sha256: of the weights, since safetensors files have no checksum.
 KINDS: dict[str, tuple[type, ...]] = {
     "model": (str, NoneType),
     "num_classes": (int,),
@@ -54,32 +53,32 @@ KINDS: dict[str, tuple[type, ...]] = {
     **{f"provenance.{name}": (str, NoneType) for name in ("command", "recipe")},
 }
 KEYS = ("format", *(key for key in KINDS if "." not in key), "feat_sizes", "global_pool", "sha256", "version")
-PREPARATION = ("channels", "image_size", "mean", "std", "resize_ratio")  # what of meta an image needs, with the classes
+PREPARATION = ("channels", "image_size", "mean", "std", "resize_ratio")  # of meta, to prepare an image
 
-LARGEST = 1 << 16  # of an integer in a network's name or among its options
-# While a network is built, a tensor may come and go: one of a classifier or a table that is resized, a weight that
-# becomes constrained. So many times the file's tensors, and so many more; the same of the numbers in them.
+LARGEST = 1 << 16  # integer in a network's name or options
+# Building a network makes temporary tensors: replaced classifiers, resized tables, constrained weights. These limits
+# apply to the tensors and the numbers in them: TIMES as many as in the file, and some more.
 TIMES, MORE_TENSORS, MORE_NUMBERS = 4, 64, 1 << 24
-# Weights that wait for their config.json, and halves of them.
+# Weights that wait for their config.json, and temporary files of them.
 _WAITING = re.compile(r"model-[0-9a-f]{16}\.safetensors(\.[0-9a-f]{8}\.tmp)?")
 
 
 def is_saved(path: Path) -> bool:
-    """True if ``path`` is a folder that looks like one of `write`."""
+    """True if ``path`` looks like a folder of `write`."""
     return (path / CONFIG).exists()
 
 
 def write(model: nn.Module, folder: Path) -> None:
-    """Write both files into ``folder``, made if need be: killed at any moment, it holds the old network or the new one.
+    """Write both files into ``folder``; if the process is killed, the folder has the old network or the new one.
 
-    The one step that counts is that of config.json, which names its weights by their checksum: before it they lie in
-    the folder under a name of their own, and after it they take the place of the old ones. Between the two, a
-    program that reads the folder by other means than `read` may see the old weights under the new config.json.
+    The decisive step is the replacement of config.json, which identifies its weights by checksum. The new weights have
+    a temporary name before it and replace the old ones after it. In between, a program that does not use `read` may see
+    the old weights with the new config.json.
 
     Raises:
-        InputError: `create_model` does not make this network, or it has no memory; safetensors is not installed; the
-            files cannot be written, or another process is at work in the folder.
-        OSError: the folder cannot be made, or be reached.
+        InputError: `create_model` does not make this network, or it is on the meta device; safetensors is not
+            installed; the files cannot be written, or another process works in the folder.
+        OSError: the folder cannot be created or accessed.
     """
     config, state = describe(model), model.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
@@ -98,7 +97,7 @@ def write(model: nn.Module, folder: Path) -> None:
         weights: bytes = save({k: v.detach().cpu().contiguous() for k, v in state.items()}, {"format": "pt"})
         config |= {"sha256": hashlib.sha256(weights).hexdigest(), "version": __version__}
         text = json.dumps(config, indent=2) + "\n"
-    except Exception as error:  # what safetensors and JSON cannot hold
+    except Exception as error:  # of safetensors and JSON
         raise checks.InputError(f"cannot write a network to {folder}: {checks.first_line(error)}") from error
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -106,8 +105,8 @@ def write(model: nn.Module, folder: Path) -> None:
 
 
 def _exchange(folder: Path, weights: bytes, text: str, sha256: str) -> None:
-    """Put new weights and the text of their config.json in the place of what ``folder`` holds."""
-    # What a process that was killed has left to do, and weights that no config.json names.
+    """Replace the weights and config.json in ``folder``."""
+    # Finish the work of a killed process, and remove weights that no config.json names.
     if (waiting := _waiting(folder)).is_file():
         os.replace(waiting, folder / WEIGHTS)
     for path in folder.iterdir():
@@ -128,7 +127,7 @@ def _exchange(folder: Path, weights: bytes, text: str, sha256: str) -> None:
 
 
 def _waiting(folder: Path) -> Path:
-    """Return where the weights of the config.json in ``folder`` are until those that they replace are out of use."""
+    """Return the temporary path of the weights of the config.json in ``folder``."""
     with contextlib.suppress(checks.InputError):
         sha256 = _read_config(folder / CONFIG).get("sha256")
         if isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256):
@@ -140,10 +139,10 @@ def read(folder: Path, *, model: Callable[..., nn.Module] | None = None) -> "Hub
     """Return the network that `write` saved, in eval mode on the CPU.
 
     Args:
-        folder: of `write`.
-        model: the function that makes it, of a network of somebody's own code; nothing in a file is imported.
+        folder: folder of `write`.
+        model: the function that makes the network, if it is the user's own; no file causes an import.
     Raises:
-        InputError: a file is missing, damaged, of another library or of another network than the other.
+        InputError: a file is missing, damaged or from another library, or the files do not match.
     """
     file, weights = folder / CONFIG, folder / WEIGHTS
     config = checked(_read_config(file), source=str(file))
@@ -157,7 +156,7 @@ def read(folder: Path, *, model: Callable[..., nn.Module] | None = None) -> "Hub
     with open_safetensors(weights, extra="hub") as opened:
 
         def tensors() -> dict[str, Tensor]:
-            if config.get("sha256") is not None and files.sha256(weights) != config["sha256"]:
+            if config.get("sha256") is not None and files.digest(weights) != config["sha256"]:
                 raise checks.InputError(f"{weights} is damaged or was changed: config.json has another checksum for it")
             return opened.tensors()
 
@@ -177,19 +176,19 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def config_of(**values: Any) -> dict[str, Any]:
-    """Return a config, its keys in their order, of ``values`` for all that KINDS names."""
+    """Return ``values`` as a config with its keys in order."""
     values |= {"format": FORMAT}
     return {key: values[key] for key in KEYS if key in values}
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """Return the config of ``model`` as it now is: its classifier may be another one, its tables resized.
+    """Return the config of ``model`` as it is now, with its current classifier and table sizes.
 
     Raises:
-        InputError: `create_model` did not make it, or its options, meta or provenance are no plain values.
+        InputError: `create_model` did not make it, or its options, meta or provenance are not plain values.
     """
     if (blueprint := getattr(model, "blueprint", None)) is None:
-        raise checks.InputError(f"this {type(model).__name__} was not made by create_model, and cannot say how to be")
+        raise checks.InputError(f"this {type(model).__name__} was not made by create_model and cannot be described")
     config = config_of(
         model=blueprint.name,
         num_classes=getattr(model, "num_classes", blueprint.num_classes),
@@ -202,7 +201,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
     )
     meta = config["meta"]
     if meta and meta.get("classes") is not None and len(meta["classes"]) != config["num_classes"]:
-        meta["classes"] = None  # they are those of a classifier that was exchanged
+        meta["classes"] = None  # of a classifier that was replaced
     if isinstance(pool := getattr(model, "global_pool", "avg"), str) and pool != "avg":
         config["global_pool"] = pool
     with torch.device("meta"):
@@ -214,10 +213,10 @@ def describe(model: nn.Module) -> dict[str, Any]:
 
 
 def checked(config: Any, *, source: str) -> dict[str, Any]:
-    """Return ``config``, of the file ``source``, if every key is of its kind; whether it can be built is not asked.
+    """Return ``config`` of the file ``source`` after a check of the types of its keys.
 
     Raises:
-        InputError: another library's file, another format, an unknown key, or one that is missing or of another kind.
+        InputError: another library's file, another format, or a key that is unknown, missing or of another type.
     """
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else None
@@ -250,7 +249,7 @@ def checked(config: Any, *, source: str) -> dict[str, Any]:
 
 
 def checked_meta(meta: Any) -> dict[str, Any]:
-    """Return ``meta`` as plain values; InputError unless it says, without contradiction, how images are prepared."""
+    """Return ``meta`` as plain values; raise InputError unless it describes how to prepare images."""
     if not isinstance(meta, Mapping):
         raise checks.InputTypeError(f"meta must hold names and values, got {type(meta).__name__}")
     for name in ("classes", *PREPARATION):
@@ -265,34 +264,28 @@ def checked_meta(meta: Any) -> dict[str, Any]:
     found["image_size"] = list(checks.per_axis("meta's 'image_size'", found["image_size"], 2, at_least=1))
     largest, most = max(found["image_size"]), checks.LARGEST_IMAGE
     if largest > most:
-        raise checks.InputError(f"meta's 'image_size' must be at most {most} a side, got {largest}")
+        raise checks.InputError(f"meta's 'image_size' must be at most {most} per side, got {largest}")
     found["resize_ratio"] = checks.number("meta's 'resize_ratio'", found["resize_ratio"])
     for name in ("mean", "std"):
-        if not isinstance(found[name], list) or len(found[name]) != channels:
-            raise checks.InputError(f"meta's {name!r} must list one number a channel, {channels}, got {found[name]!r}")
-        found[name] = [checks.number(f"meta's {name!r}", value) for value in found[name]]
+        values = found[name]
+        if not isinstance(values, list) or len(values) != channels:
+            raise checks.InputError(f"meta's {name!r} must list one number per channel, {channels}, got {values!r}")
+        found[name] = [checks.number(f"meta's {name!r}", value) for value in values]
     for name, least in (("std", min(found["std"])), ("resize_ratio", found["resize_ratio"])):
         if least <= 0:
             raise checks.InputError(f"meta's {name!r} must be above 0, got {found[name]!r}")
     if (side := largest * found["resize_ratio"]) > 2 * most:
         raise checks.InputError(
-            f"meta's 'resize_ratio' must resize images to at most {2 * most} pixels a side, got {side:.3g}"
+            f"meta's 'resize_ratio' must resize images to at most {2 * most} pixels per side, got {side:.3g}"
         )
     return found
 
 
 def make(config: Mapping[str, Any]) -> nn.Module:
-    """Return the network of ``config``, newly drawn; InputError as `create_model`, or if a resized layer is missing."""
+    """Return a new network of ``config``; raise InputError as `create_model`, or if a resized layer is missing."""
     name, outputs, pool = config["model"], config["num_classes"], config.get("global_pool", "avg")
-    check_options(name, config["options"])
-    model, _ = build_model(
-        name,
-        num_classes=1 if outputs == 0 else outputs,
-        in_channels=config["in_channels"],
-        image_size=config["image_size"],
-        attention=config["attention"],
-        options=config["options"],
-    )
+    settings = {key: config[key] for key in ("in_channels", "image_size", "attention", "options")}
+    model, _ = build_model(name, num_classes=1 if outputs == 0 else outputs, **settings)
     if outputs == 0 or pool != "avg":
         if not hasattr(model, "reset_classifier"):
             raise checks.InputError(f"{name} has no classifier to leave out: num_classes must be at least 1")
@@ -304,7 +297,7 @@ def make(config: Mapping[str, Any]) -> nn.Module:
 
 
 def _tables(model: nn.Module) -> dict[str, Attention]:
-    """Return the layers with position tables, by dotted name."""
+    """Return the layers with position tables by dotted name."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
     return {name: layer for name, layer in layers.items() if layer.largest_map is not None}
 
@@ -318,19 +311,19 @@ def build(
     otherwise: str,
     keep_dtype: bool = False,
 ) -> "HubNetwork":
-    """Return the network of ``config`` with the weights that ``tensors`` gives, in eval mode on the CPU.
+    """Return the network of ``config`` with the weights of ``tensors()``, in eval mode on the CPU.
 
     Args:
-        config: as `checked`, or as much of it as `make` reads.
-        given: the shapes of the weights, compared before ``tensors`` is called.
-        source: of the config, for messages.
-        otherwise: how the sentence begins that says in what the weights differ.
+        config: as `checked`, or the part that `make` reads.
+        given: shapes of the weights, compared before ``tensors`` is called.
+        source: name of the config in messages.
+        otherwise: beginning of the message for weights that differ.
         keep_dtype: give the network the dtypes of the weights.
     Raises:
-        InputError: there is no such network, it is not that of the weights, building it would take much more memory
-            than they do, or a weight is no finite floating-point number.
+        InputError: there is no such network, the weights are of another one, building it takes much more memory than
+            they do, or a weight is not finite.
     """
-    # Integers, those in a name such as wide_resnet28_10 among them, but no digits of a fraction.
+    # Integers, also in names such as wide_resnet28_10, but not the digits of a fraction.
     for digits in re.findall(r"(?<![\d.])\d+(?![\d.])", json.dumps([config["model"], config["options"]])):
         if len(digits) > 9 or int(digits) > LARGEST:
             raise checks.InputError(
@@ -341,7 +334,7 @@ def build(
             wanted = make(config).state_dict()
     except checks.InputError as error:
         raise checks.InputError(f"{source}: {error}") from None
-    except Exception as error:  # what options of the wrong kind, or out of all range, lead to
+    except Exception as error:  # of options with wrong types or values
         reason = checks.first_line(error)
         raise checks.InputError(f"{source}: {config['model']} cannot be built with these options: {reason}") from error
     if problem := difference(given, shapes_of(wanted)):
@@ -351,7 +344,7 @@ def build(
     weights = tensors()
     if problem := unfit(weights, wanted):
         raise checks.InputError(f"{otherwise}: {problem}")
-    with torch.random.fork_rng(devices=[]):  # the weights that are drawn are thrown away
+    with torch.random.fork_rng(devices=[]):  # the initial weights are discarded
         model = make(config)
     model.load_state_dict(weights, assign=keep_dtype)
     model.meta, model.provenance = config.get("meta"), config.get("provenance")  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
@@ -360,7 +353,7 @@ def build(
 
 @contextlib.contextmanager
 def _counted(most: int) -> Iterator[list[int]]:
-    """Yield the sizes of the tensors that this thread's modules are given in the block; InputError above ``most``."""
+    """Yield the sizes of the tensors that modules of this thread receive; raise InputError above ``most`` tensors."""
     numbers: list[int] = []
     thread = threading.get_ident()
 

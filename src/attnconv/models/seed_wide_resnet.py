@@ -1,9 +1,9 @@
-"""The Wide-ResNet of Attention-Augmented-Conv2d (2019), so that its users can compare.
+"""The Wide-ResNet of Attention-Augmented-Conv2d (2019), for comparison.
 
-Source: that repository's AA-Wide-ResNet, its last version, which reads the paper's "kappa = 2 upsilon = 0.2" as kappa =
-2, upsilon = 0.2; widths, first weights and the last batch norm's momentum are its own. Departures: heads are read in
-the right order unless ``head_layout`` says otherwise; maps need not be square; the last map is averaged whole, there in
-squares of 8, which is the same at 32 px; ``dropout`` is 0 unless it is given, there 0.3.
+Source: the last version of that repository's AA-Wide-ResNet, which reads the paper's "kappa = 2 upsilon = 0.2" as
+kappa = 2, upsilon = 0.2; it has widths, an initialisation and a momentum of the last batch norm of its own. Departures:
+heads are read in the right order unless ``head_layout`` is "legacy"; maps need not be square; the last map is averaged
+as a whole, there in squares of 8, which is the same at 32 px; ``dropout`` is 0 by default, there 0.3.
 Letters: B batch, N heads, H rows, W columns, E value channels a head.
 """
 
@@ -13,18 +13,18 @@ from torch.nn import functional as F
 from attnconv import checks
 from attnconv.layers import AugmentedConv2d
 from attnconv.models.blocks import ResidualBlock, Stage, halved
-from attnconv.models.registry import CIFAR100, Task, register
-from attnconv.models.wide_resnet import NUMBERS, WideResNet, blocks_of
+from attnconv.models.registry import Task
+from attnconv.models.wide_resnet import WideResNet, blocks_of
 
 STEM = 20
-LAST_MOMENTUM = 0.9  # of torch's kind: nine tenths of the running averages are the last batch's
+LAST_MOMENTUM = 0.9  # as torch counts: the last batch makes 0.9 of the running averages
 HEAD_LAYOUTS = ("correct", "legacy")
 
 
 class HeadLayoutConv2d(AugmentedConv2d):
-    """`AugmentedConv2d` with an attribute ``head_layout``: "correct", or "legacy", which differs where E > 1.
+    """`AugmentedConv2d` with an attribute ``head_layout``: "correct" or "legacy", which differ where E > 1.
 
-    Source: Attention-Augmented-Conv2d (2019), which takes the positions of a head's values for its channels.
+    Source: Attention-Augmented-Conv2d (2019), which mistakes the positions of a head's values for its channels.
     """
 
     head_layout: str = "correct"
@@ -35,14 +35,14 @@ class HeadLayoutConv2d(AugmentedConv2d):
     def _merge_heads(self, y: Tensor) -> Tensor:
         if self.head_layout == "correct":
             return super()._merge_heads(y)
-        # (B, N, H, W, E) read as if it were (B, N, E, H, W): right for E = 1 alone.
+        # (B, N, H, W, E) read as (B, N, E, H, W), which is right only for E = 1.
         return y.reshape(y.shape[0], -1, *y.shape[2:4])
 
 
 def augmented_conv(
     in_channels: int, out_channels: int, stride: int, *, feat_size: tuple[int, int], position: str | None
 ) -> HeadLayoutConv2d:
-    """A 3x3 convolution, four heads, kappa 2, upsilon 0.2; its q, k, v come from a 3x3 convolution too."""
+    """Make a 3x3 convolution with four heads, kappa 2 and upsilon 0.2, whose q, k, v come from a 3x3 convolution."""
     return HeadLayoutConv2d(
         in_channels,
         out_channels,
@@ -59,14 +59,14 @@ def augmented_conv(
 
 
 class SeedBlock(ResidualBlock):
-    """Batch norm, ReLU, convolution, twice, the second with the stride; the shortcut starts at the block's input.
+    """Batch norm, ReLU and a convolution, twice, the second with the stride; the shortcut starts at the input.
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up.
 
     Args:
         map_size: largest H, W.
-        dropout: probability, behind the first convolution.
-        position: as AugmentedConv2d's.
+        dropout: probability after the first convolution.
+        position: as in `AugmentedConv2d`.
     """
 
     def __init__(
@@ -96,25 +96,19 @@ class SeedBlock(ResidualBlock):
         return self.drop_path(y) + (x if self.shortcut is None else self.shortcut(x))
 
 
-@register(f"seed_aa_{NUMBERS}", ("seed_aa_wide_resnet28_10",), images=CIFAR100)
 def seed_aa_wide_resnet(
-    task: Task,
-    *,
-    depth: int,
-    width: int,
-    dropout: float = 0.0,
-    position: str | None = "relative",
-    head_layout: str = "correct",
+    task: Task, *, depth: int, width: int, dropout: float, position: str | None, head_layout: str
 ) -> WideResNet:
-    """seed_aa_wide_resnet{depth}_{k}: every convolution and every shortcut augmented, 20, 20k, 40k and 60k channels.
+    """Make seed_aa_wide_resnet{depth}_{k}: all convolutions and shortcuts augmented, 20, 20k, 40k and 60k channels.
 
-    The one of depth 28 and k = 10 has 206M parameters.
+    Depth 28 and k = 10 give 206M parameters.
 
     Args:
-        dropout: probability, behind the first convolution of a block.
-        position: as AugmentedConv2d's.
+        dropout: probability after the first convolution of a block.
+        position: as in `AugmentedConv2d`.
         head_layout: "correct", or "legacy" for the order in which the program of 2019 read the heads' outputs.
     """
+    checks.one_of("head_layout", head_layout, HEAD_LAYOUTS)
     conv1 = augmented_conv(task.in_channels, STEM, 1, feat_size=task.image_size, position=position)
     channels, map_size, stages = STEM, task.image_size, []
     widths = [20 * width, 40 * width, 60 * width]
@@ -129,13 +123,13 @@ def seed_aa_wide_resnet(
     model.bn.momentum = LAST_MOMENTUM
     for module in model.modules():
         if isinstance(module, HeadLayoutConv2d):
-            module.head_layout = checks.one_of("head_layout", head_layout, HEAD_LAYOUTS)
+            module.head_layout = head_layout
         _initialise(module)
     return model
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw the weights as that program drew them."""
+    """Initialise a module as that program does."""
     if isinstance(module, HeadLayoutConv2d):
         for table in module.tables or ():
             nn.init.normal_(table)

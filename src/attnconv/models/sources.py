@@ -1,8 +1,7 @@
-"""Sources of networks: a builder of ours or of the user's, timm, torchvision.
+"""Sources of networks: our builders, the user's, timm, torchvision.
 
-A `NetworkSource` says which arguments are passed to the factory of a name. Names in files lead to no import but that of
-what an installed package offers under the entry points, and that of timm and torchvision themselves, whose own lists
-the names must be in, and to no download.
+A name in a file imports nothing except what an installed package offers as an entry point, and timm and torchvision for
+the names in their own lists. It downloads nothing.
 """
 
 import inspect
@@ -12,39 +11,27 @@ from typing import Any
 
 from torch import nn
 
-from attnconv import checks
-from attnconv.extensions import LIBRARIES
+from attnconv import checks, extensions
+from attnconv.networks import IMAGENET, Images
 
 COMMON = ("num_classes", "in_channels", "image_size")
 
 
 @dataclass(frozen=True)
-class Images:
-    """The task of a network: so many classes, on images of that side in pixels."""
-
-    num_classes: int
-    image_size: int
-
-
-CIFAR100 = Images(100, 32)
-IMAGENET = Images(1000, 224)
-
-
-@dataclass(frozen=True)
 class NetworkSource:
-    """The factory of the networks of one name.
+    """The factory of a named network.
 
     Args:
-        name: of `create_model`.
-        build: takes by keyword those of COMMON that ``takes`` holds, and options.
-        takes: in_channels and image_size may be missing in it: such networks are of three channels, of any size.
-        options: its own options and their defaults.
-        others: it may take options that are not listed, too.
-        refused: options that it has and that would open files or download.
-        images: the task where none is given.
-        dense: it gives each pixel a class; None: not known before it runs.
+        name: name of `create_model`.
+        build: takes the arguments ``takes`` and the options by keyword.
+        takes: arguments among COMMON; without in_channels the network takes three channels.
+        options: options with defaults.
+        others: True if it may take other options too.
+        refused: options that would open files or download.
+        images: default number of classes and image size.
+        dense: True if it classifies each pixel; None: unknown before it runs.
         plain: name of the same network without attention, whose first weights it shares.
-        own: the builder is of this library, and says itself what is wrong.
+        own: True for a builder of this library, whose errors are clear.
     """
 
     name: str
@@ -59,10 +46,10 @@ class NetworkSource:
     own: bool = False
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """Raise InputError unless all are names of the network's own options."""
+        """Raise InputError unless the network has all ``options``."""
         for name in options:
             if name in self.refused or (self.others and name in COMMON):
-                raise checks.InputError(f"{name} is no option of {self.name}: it is set by attnconv")
+                raise checks.InputError(f"{name} is not an option of {self.name}: attnconv sets it")
             if not self.others:
                 checks.one_of(f"option of {self.name}:", name, self.options)
 
@@ -70,7 +57,7 @@ class NetworkSource:
         """Return a new network.
 
         Raises:
-            InputError: the builder fails, makes no module, or knows three channels only and is asked for others.
+            InputError: the builder fails, does not make a module, or supports three channels only.
         """
         if "in_channels" not in self.takes and in_channels != 3:
             raise checks.InputError(f"{self.name} takes images of 3 channels only, got in_channels={in_channels}")
@@ -78,13 +65,8 @@ class NetworkSource:
         arguments = {name: value for name, value in common.items() if name in self.takes} | options
         if self.own:
             return self.build(**arguments)
-        try:
+        with extensions.user_code(f"{self.name} cannot be made"):
             model = self.build(**arguments)
-        except checks.InputError:
-            raise
-        except Exception as error:  # of somebody's own code
-            reason = f"{type(error).__name__}: {checks.first_line(error)}"
-            raise checks.InputError(f"{self.name} cannot be made: {reason}") from error
         if not isinstance(model, nn.Module):
             raise checks.InputTypeError(f"{self.name} makes a {type(model).__name__}, not an nn.Module")
         return model
@@ -93,10 +75,10 @@ class NetworkSource:
 def source_of(
     name: str, build: Callable[..., nn.Module], *, images: Images = IMAGENET, dense: bool | None = None
 ) -> NetworkSource:
-    """Return the source of what ``build`` makes, called as its signature says.
+    """Return the source of the networks that ``build`` makes, called according to its signature.
 
     Raises:
-        InputError: it is not callable, or not with ``num_classes``, or is a network itself.
+        InputError: ``build`` is not callable, does not take ``num_classes``, or is itself a network.
     """
     if isinstance(build, nn.Module):
         raise checks.InputTypeError(f"the builder of {name!r} is a module, not a function that makes one")
@@ -120,13 +102,13 @@ def source_of(
 
 
 def of_library(name: str) -> NetworkSource | None:
-    """Return the source of timm:NAME or torchvision:NAME; None of another name.
+    """Return the source of timm:NAME or torchvision:NAME; None for other names.
 
     Raises:
         InputError: the library has no such network (the nearest is named), or is not installed.
     """
     library, colon, network = name.partition(":")
-    if not colon or library not in LIBRARIES:
+    if not colon or library not in extensions.LIBRARIES:
         return None
     return (_of_timm if library == "timm" else _of_torchvision)(name, network)
 
@@ -135,19 +117,21 @@ def _of_timm(name: str, network: str) -> NetworkSource:
     timm = checks.require("timm", extra="timm")
     checks.one_of("network of timm:", network.partition(".")[0], timm.list_models())
     loading = frozenset(inspect.signature(timm.create_model).parameters) | {"num_classes", "in_chans", "img_size"}
-    fixed = bool(getattr(timm.get_pretrained_cfg(network), "fixed_input_size", False))
+    published = timm.get_pretrained_cfg(network)
+    images = Images(published.num_classes, published.input_size[1]) if published else IMAGENET
+    fixed = bool(getattr(published, "fixed_input_size", False))
 
     def build(*, num_classes: int, in_channels: int, image_size: tuple[int, int], **options: Any) -> nn.Module:
         size = {"img_size": image_size} if fixed else {}
         return timm.create_model(network, num_classes=num_classes, in_chans=in_channels, **size, **options)
 
-    return NetworkSource(name, build, others=True, refused=loading)
+    return NetworkSource(name, build, others=True, refused=loading, images=images)
 
 
 def _of_torchvision(name: str, network: str) -> NetworkSource:
     models = checks.require("torchvision", extra="train").models
     checks.one_of("network of torchvision:", network, models.list_models(module=models))
-    # Of these two the auxiliary classifiers make a tuple of the output, and a default that warns takes minutes.
+    # The auxiliary classifiers of these two would make the output a tuple; their default init warns and takes minutes.
     fixed = {"aux_logits": False, "init_weights": True} if network in ("googlenet", "inception_v3") else {}
     sized = network.startswith("vit_")
 

@@ -1,8 +1,8 @@
-"""A small U-Net, plain and with attention at its bottleneck: the smallest network for a label a pixel.
+"""A small U-Net for segmentation, plain and with attention at its bottleneck.
 
-Source: Ronneberger et al. 2015, arXiv:1505.04597. Departures: two halvings, one convolution a level, padded so that
-maps keep their sizes, batch norm, and nearest-neighbour upsampling in place of transposed convolutions. Each pixel of
-the plain network's output then depends on those at most 13 rows and columns away, and on no others.
+Source: Ronneberger et al. 2015, arXiv:1505.04597. Departures: two halvings, one padded convolution per level, batch
+norm, and nearest-neighbour upsampling instead of transposed convolutions. Each output pixel of the plain network
+depends only on input pixels at most 13 rows and columns away.
 
 Letters: B batch, C channels, H rows, W columns.
 """
@@ -11,27 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnconv.models.blocks import SMALL, Augmentation, conv3x3, require_pixels
+from attnconv.models.blocks import Augmentation, conv3x3, require_pixels
 from attnconv.models.network import HubNetwork
-from attnconv.models.registry import Images, Task, register
+from attnconv.models.registry import Task
 
 CHANNELS = (16, 32, 64)
-IMAGES = Images(2, 64)  # no paper has these two networks
 
 
 def block(conv: nn.Module, channels: int) -> nn.Sequential:
-    """Convolution, batch norm, ReLU."""
+    """Make a convolution with batch norm and ReLU."""
     return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
 class UNet(HubNetwork):
-    """Two levels down to a quarter of the size, the bottleneck, two levels up beside the maps from the way down.
+    """Two levels down to a quarter of the size, the bottleneck, and two levels up with skip connections.
 
-    Shapes: (B, in_channels, rows, columns) -> logits (B, num_classes, rows, columns); at least 4 pixels a side.
+    Shapes: (B, in_channels, rows, columns) -> logits (B, num_classes, rows, columns); at least 4 pixels per side.
 
     Args:
-        task: num_classes outputs a pixel.
-        bottleneck: the convolution of 32 to 64 channels at a quarter of the size.
+        task: its num_classes are outputs per pixel.
+        bottleneck: the convolution from 32 to 64 channels at a quarter of the size.
     """
 
     def __init__(self, task: Task, bottleneck: nn.Module) -> None:
@@ -55,15 +54,13 @@ class UNet(HubNetwork):
         return self.head(y)
 
 
-@register("unet", images=IMAGES, dense=True)
 def unet(task: Task) -> UNet:
-    """The plain network; takes images of any size from 4 x 4 on."""
+    """Make the plain network, for images of at least 4 x 4 pixels."""
     return UNet(task, conv3x3(*CHANNELS[1:]))
 
 
-@register("aa_unet", images=IMAGES, dense=True, plain="unet")
-def aa_unet(task: Task, *, augmentation: Augmentation = SMALL) -> UNet:
-    """The same with an augmented convolution as its bottleneck, of these options."""
+def aa_unet(task: Task, *, augmentation: Augmentation) -> UNet:
+    """Make the network with an augmented convolution as its bottleneck."""
     rows, columns = task.image_size
     make = augmentation.conv3x3((max(rows // 4, 1), max(columns // 4, 1)))
     return UNet(task, make(*CHANNELS[1:]))

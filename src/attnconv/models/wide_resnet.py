@@ -1,8 +1,8 @@
 """Wide residual networks for small images: plain, with squeeze-excitation, and attention-augmented.
 
 Sources: Zagoruyko and Komodakis 2016, arXiv:1605.07146, sections 2 and 3; Bello et al. 2019, arXiv:1904.09925, section
-4.1, which augments the first convolution of every block. Departures: none known; the published 36.3M parameters need
-``shortcut="pad"``, which the paper does not mention, and its 36.2M with attention come out of no reading found.
+4.1, which augments the first convolution of every block. Departures: none known. The published 36.3M parameters need
+``shortcut="pad"``, which the paper does not mention; no reading of it found gives its 36.2M with attention.
 """
 
 from dataclasses import dataclass
@@ -11,36 +11,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
-from attnconv.models.blocks import (
-    PAPER,
-    Augmentation,
-    Conv3x3,
-    ResidualBlock,
-    Stage,
-    chosen,
-    conv3x3,
-    halved,
-    squeeze_excitation,
-)
+from attnconv.models import blocks
+from attnconv.models.blocks import Augmentation, ResidualBlock, Stage, conv3x3
 from attnconv.models.network import Network
-from attnconv.models.registry import CIFAR100, Task, register
+from attnconv.models.registry import Task
 
 STAGES = (1, 2, 3)
-SIZES = ("28_10", "16_4", "22_6", "40_2")
-NUMBERS = r"wide_resnet(?P<depth>[1-9]\d*)_(?P<width>[1-9]\d*)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """Options that the blocks of a network share.
+    """Options of all blocks of a network.
 
     Args:
-        shortcut: where a block changes the shape, "pad" (average pooling and channels of zeros) or "conv" (1x1).
-        dropout: probability, between the two convolutions of a block.
+        shortcut: where a block changes the shape: "pad" (average pooling and zero channels) or "conv" (1x1).
+        dropout: probability between the two convolutions of a block.
     """
 
-    shortcut: str = "pad"
-    dropout: float = 0.0
+    shortcut: str
+    dropout: float
 
     def __post_init__(self) -> None:
         checks.one_of("shortcut", self.shortcut, ("pad", "conv"))
@@ -48,11 +37,8 @@ class Style:
             raise checks.InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
 
 
-PLAIN = Style()
-
-
 class PadShortcut(nn.Module):
-    """A shortcut without parameters: average pooling, then channels of zeros.
+    """A shortcut without parameters: average pooling, then zero channels.
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up.
     """
@@ -67,18 +53,18 @@ class PadShortcut(nn.Module):
 
 
 class PreActBlock(ResidualBlock):
-    """Twice batch norm, ReLU and a 3x3 convolution, beside a shortcut that starts after the first ReLU.
+    """Batch norm, ReLU and a 3x3 convolution, twice, with a shortcut that starts after the first ReLU.
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up.
 
     Args:
         first: makes the first convolution.
-        style: see `Style`; blocks that change no shape have no shortcut, and add their input.
-        se: squeeze-excitation of the second convolution's output.
+        style: see `Style`; blocks that keep the shape add their input.
+        se: squeeze-excitation after the second convolution.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, *, first: Conv3x3, style: Style, se: bool
+        self, in_channels: int, out_channels: int, stride: int, *, first: blocks.Conv3x3, style: Style, se: bool
     ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
@@ -86,7 +72,7 @@ class PreActBlock(ResidualBlock):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.dropout = nn.Dropout(style.dropout)
         self.conv2 = conv3x3(out_channels, out_channels)
-        self.se = squeeze_excitation(out_channels, out_channels // 16) if se else None
+        self.se = blocks.squeeze_excitation(out_channels, out_channels // 16) if se else None
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             if style.shortcut == "pad":
@@ -109,8 +95,8 @@ class WideResNet(Network):
 
     Args:
         conv1: the first convolution.
-        stages: three modules, of which the second and the third halve the map.
-        channels: of each stage.
+        stages: three modules; the second and the third halve the map.
+        channels: output channels of each stage.
         num_classes: outputs.
     """
 
@@ -128,18 +114,18 @@ class WideResNet(Network):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def stage_names(self) -> list[str]:
-        """The last stage ends behind the norm and the activation, which its blocks have in front."""
+        """Return the names; the last stage ends after the norm and the ReLU, which its blocks have first."""
         return ["layer1", "layer2", "relu"]
 
 
 def blocks_of(depth: int) -> int:
-    """Blocks of each of the three stages; InputError unless ``depth`` is 6n + 4."""
-    blocks, rest = divmod(depth - 4, 6)
-    if rest or blocks < 1:
+    """Return the number of blocks per stage; raise InputError unless ``depth`` is 6n + 4."""
+    count, rest = divmod(depth - 4, 6)
+    if rest or count < 1:
         below = depth - rest
-        near = f"{below} or {below + 6}" if blocks > 0 else "10"
+        near = f"{below} or {below + 6}" if count > 0 else "10"
         raise checks.InputError(f"the depth of a wide_resnet must be 6n + 4; got {depth}, nearest: {near}")
-    return blocks
+    return count
 
 
 def _build(
@@ -149,17 +135,17 @@ def _build(
     *,
     style: Style,
     stages: tuple[int, ...] = (),
-    augmentation: Augmentation = PAPER,
+    augmentation: Augmentation | None = None,
     se: bool = False,
 ) -> WideResNet:
-    blocks, stages = blocks_of(depth), chosen("stages", stages, STAGES)
+    depth_of_stage, stages = blocks_of(depth), blocks.chosen("stages", stages, STAGES)
     channels, map_size, layers, widths = 16, task.image_size, [], []
     for stage in STAGES:
         stride = 1 if stage == 1 else 2
-        map_size = map_size if stage == 1 else halved(map_size)
-        first = augmentation.conv3x3(map_size) if stage in stages else conv3x3
+        map_size = map_size if stage == 1 else blocks.halved(map_size)
+        first = augmentation.conv3x3(map_size) if augmentation and stage in stages else conv3x3
         layer, planes = Stage(), width * 16 * 2 ** (stage - 1)
-        for _ in range(blocks):
+        for _ in range(depth_of_stage):
             layer.append(PreActBlock(channels, planes, stride, first=first, style=style, se=se))
             channels, stride = planes, 1
         layers.append(layer)
@@ -168,36 +154,18 @@ def _build(
     return model.apply(model.initialise)
 
 
-@register(NUMBERS, tuple(f"wide_resnet{size}" for size in SIZES), images=CIFAR100)
-def wide_resnet(task: Task, *, depth: int, width: int, style: Style = PLAIN) -> WideResNet:
-    """wide_resnet{depth}_{k}: stages of 16k, 32k and 64k channels, each of (depth - 4) / 6 blocks."""
+def wide_resnet(task: Task, *, depth: int, width: int, style: Style) -> WideResNet:
+    """Make wide_resnet{depth}_{k}: stages of 16k, 32k and 64k channels with (depth - 4) / 6 blocks each."""
     return _build(task, depth, width, style=style)
 
 
-@register(f"se_{NUMBERS}", ("se_wide_resnet28_10",), images=CIFAR100, plain="wide_resnet{depth}_{width}")
-def se_wide_resnet(task: Task, *, depth: int, width: int, style: Style = PLAIN) -> WideResNet:
-    """The same with squeeze-excitation (Hu et al. 2017, arXiv:1709.01507), reduction 16, in every block."""
+def se_wide_resnet(task: Task, *, depth: int, width: int, style: Style) -> WideResNet:
+    """Make the network with squeeze-excitation (Hu et al. 2017, arXiv:1709.01507), reduction 16, in every block."""
     return _build(task, depth, width, style=style, se=True)
 
 
-@register(
-    f"aa_{NUMBERS}",
-    tuple(f"aa_wide_resnet{size}" for size in SIZES),
-    images=CIFAR100,
-    plain="wide_resnet{depth}_{width}",
-)
 def aa_wide_resnet(
-    task: Task,
-    *,
-    depth: int,
-    width: int,
-    style: Style = PLAIN,
-    stages: tuple[int, ...] = STAGES,
-    augmentation: Augmentation = PAPER,
+    task: Task, *, depth: int, width: int, style: Style, stages: tuple[int, ...], augmentation: Augmentation
 ) -> WideResNet:
-    """The same with the first convolution of every block augmented.
-
-    Args:
-        stages: which of the stages 1, 2, 3 are augmented; stage 1 sees the full image.
-    """
+    """Make the network with the first convolution of every block in ``stages`` augmented; stage 1 has full size."""
     return _build(task, depth, width, style=style, stages=stages, augmentation=augmentation)

@@ -1,51 +1,51 @@
-"""XResNet: residual networks with the usual tricks as options, plain or with attention that starts closed.
+"""XResNet: residual networks with the usual tricks as options, plain or with attention whose gate starts at 0.
 
-Sources: He et al. 2018, arXiv:1812.01187, section 4, as fastai has it; SimpleSelfAttention (2019), which puts its layer
-at the end of the first stage; the public leaderboard of Imagenette for the options. Departures: `blur_pool` repeats
-borders where the leaderboard's runs reflect them, so that maps of one cell work; it blurs over 3 cells and takes each
-second one, where kornia's blurs over 5 and averages 2 x 2.
+Sources: He et al. 2018, arXiv:1812.01187, section 4, as in fastai; SimpleSelfAttention (2019), which puts its layer at
+the end of the first stage; the public leaderboard of Imagenette for the options. Departures: `blur_pool` replicates
+borders, so that maps of one cell work, while the leaderboard's runs reflect them; it blurs over 3 cells and takes every
+second one, while kornia's blurs over 5 and averages 2 x 2.
 """
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.layers.registry import find_attention
-from attnconv.models.blocks import ResidualBlock, Stage, chosen, squeeze_excitation
+from attnconv.models.blocks import ResidualBlock, chosen, squeeze_excitation
 from attnconv.models.network import Network
-from attnconv.models.registry import IMAGENET, Task, register
-from attnconv.models.resnet import BASIC, DEPTHS, OUTPUT_STRIDES, STAGES, stride_and_dilation
+from attnconv.models.registry import Task
+from attnconv.models.resnet import BASIC, STAGES, add_stages
 
-NUMBERS = r"xresnet(?P<depth>18|34|50|101|152)"
 ACTIVATIONS = {"relu": nn.ReLU, "mish": nn.Mish}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """Options of a network, most of them of its blocks.
+    """Options of a network.
 
     Args:
         stem: channels of the first three convolutions.
         act: "relu" or "mish".
-        shortcut_pool: "average" or "max"; 2x2, before the 1x1 convolution of a shortcut that halves the map.
-        blur_pool: every max pool is 3x3 at stride 1, and its output is blurred before each second cell is taken.
+        shortcut_pool: "average" or "max"; the 2x2 pooling in a shortcut that halves the map.
+        blur_pool: pool by a 3x3 maximum of stride 1, a blur, and every second cell.
         se: squeeze-excitation, reduction 16, in every block.
-        groups: of the 3x3 convolutions in bottlenecks.
-        width_per_group: channels of one group in the first stage, doubled from stage to stage.
-        output_stride: as `attnconv.models.resnet.ResNet`'s.
+        groups: groups of the 3x3 convolutions in bottlenecks.
+        width_per_group: channels per group in the first stage; each stage doubles it.
+        output_stride: as in `attnconv.models.resnet.ResNet`.
     """
 
-    stem: tuple[int, int, int] = (32, 64, 64)
-    act: str = "relu"
-    shortcut_pool: str = "average"
-    blur_pool: bool = False
-    se: bool = False
-    groups: int = 1
-    width_per_group: int = 64
-    output_stride: int = 32
+    stem: tuple[int, int, int]
+    act: str
+    shortcut_pool: str
+    blur_pool: bool
+    se: bool
+    groups: int
+    width_per_group: int
+    output_stride: int
 
     def __post_init__(self) -> None:
         checks.per_axis("stem", self.stem, 3, at_least=1)
@@ -55,13 +55,12 @@ class Style:
         checks.flag("se", self.se)
         checks.integer("groups", self.groups, at_least=1)
         checks.integer("width_per_group", self.width_per_group, at_least=1)
-        checks.one_of("output_stride", self.output_stride, OUTPUT_STRIDES)
 
     def activation(self) -> nn.Module:
         return ACTIVATIONS[self.act](inplace=True)
 
     def max_pool(self, channels: int, kernel_size: int) -> nn.Module:
-        """Half the map, rounded up."""
+        """Make a max pooling that halves the map, rounded up."""
         padding = (kernel_size - 1) // 2
         if not self.blur_pool:
             return nn.MaxPool2d(kernel_size, stride=2, padding=padding, ceil_mode=kernel_size == 2)
@@ -69,27 +68,24 @@ class Style:
         return nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), layers.BlurPool2d(channels, pad_mode="replicate"))
 
 
-PLAIN = Style()
-
-
 def conv_bn(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> tuple[nn.Module, nn.Module]:
-    """A convolution without bias, and its batch norm."""
+    """Make a convolution without bias and its batch norm."""
     padding = kernel_size // 2 * dilation
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
     return conv, nn.BatchNorm2d(out_channels)
 
 
 class XResBlock(ResidualBlock):
-    """A basic block or a bottleneck whose last batch norm starts at zero.
+    """A basic block or a bottleneck whose last batch norm starts at 0.
 
     Shapes: (B, in_channels, H, W) -> (B, expansion * planes, H / stride, W / stride), rounded up.
 
     Args:
-        dilations: of the two 3x3 convolutions; of a bottleneck's one the first.
+        dilations: those of the two 3x3 convolutions; a bottleneck uses the first.
         expansion: 1, or 4 for a bottleneck.
-        attention: makes the layer behind the last batch norm, from its channels.
+        attention: makes the layer after the last batch norm from its channels.
     """
 
     def __init__(
@@ -124,7 +120,7 @@ class XResBlock(ResidualBlock):
         nn.init.zeros_(self.convs[-1].weight)  # type: ignore[arg-type]
         self.se = nn.Identity()
         if style.se:
-            # A sixteenth, but a multiple of 8, as fastai rounds.
+            # One sixteenth, rounded up to a multiple of 8 as in fastai.
             self.se = squeeze_excitation(out_channels, -(-out_channels // 128) * 8, style.activation)
         self.attention = nn.Identity() if attention is None else attention(out_channels)
         self.shortcut = nn.Sequential()
@@ -133,7 +129,7 @@ class XResBlock(ResidualBlock):
                 style.max_pool(in_channels, 2) if style.shortcut_pool == "max" else nn.AvgPool2d(2, ceil_mode=True)
             )
         elif dilations[0] != dilations[1]:
-            self.shortcut.append(nn.Identity())  # so that weights have the same names as with a pool
+            self.shortcut.append(nn.Identity())  # keeps the names of the weights
         if in_channels != out_channels:
             self.shortcut.extend(conv_bn(in_channels, out_channels, 1))
         self.act = style.activation()
@@ -143,17 +139,17 @@ class XResBlock(ResidualBlock):
 
 
 class XResNet(Network):
-    """Three 3x3 convolutions and a max pooling, four stages of blocks, mean pooling and a linear layer.
+    """Three 3x3 convolutions, max pooling, four stages of blocks, mean pooling and a linear layer.
 
-    Shapes: (B, in_channels, rows, columns) -> (B, num_classes), images of any size; the stages' maps have 1/4, 1/8,
-    1/16 and 1/32 of their side.
+    Shapes: (B, in_channels, rows, columns) -> (B, num_classes), images of any size; the maps of the stages have 1/4,
+    1/8, 1/16 and 1/32 of the image's side.
 
     Args:
-        task: whose image size is of no concern.
+        task: its image size is not used.
         depth: 18, 34, 50, 101 or 152.
         style: see `Style`.
         attention: makes an attention layer from its channels.
-        attention_stages: the stages, counted from 1, whose last block has one.
+        attention_stages: stages, from 1 to 4, with attention in their last block.
     """
 
     def __init__(
@@ -161,7 +157,7 @@ class XResNet(Network):
         task: Task,
         depth: int,
         *,
-        style: Style = PLAIN,
+        style: Style,
         attention: Callable[[int], nn.Module] | None = None,
         attention_stages: tuple[int, ...] = (),
     ) -> None:
@@ -171,28 +167,19 @@ class XResNet(Network):
             raise checks.InputError(
                 f"groups and width_per_group are for bottlenecks, xresnet50 and deeper; xresnet{depth} has none"
             )
-        expansion = 1 if depth in BASIC else 4
-        make = functools.partial(XResBlock, expansion=expansion, style=style)
         channels = task.in_channels
         self.stem = nn.Sequential()
         for i, width in enumerate(style.stem):
             self.stem.extend((*conv_bn(channels, width, 3, 2 if i == 0 else 1), style.activation()))
             channels = width
         self.stem.append(style.max_pool(channels, 3))
-        layers, features = [], []
-        for stage, blocks in zip(STAGES, DEPTHS[depth], strict=True):
-            stride, dilation = stride_and_dilation(stage, style.output_stride)
-            planes, dilations = 64 * 2 ** (stage - 1), (max(dilation // 2, 1), dilation)
-            layer = Stage()
-            for i in range(blocks):
-                here = attention if stage in attention_stages and i == blocks - 1 else None
-                layer.append(make(channels, planes, stride, dilations=dilations, attention=here))
-                channels, stride, dilations = expansion * planes, 1, (dilation, dilation)
-            layers.append(layer)
-            features.append((channels, min(2 ** (stage + 1), style.output_stride)))
-        self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.add_classifier(features, task.num_classes)
-        self.apply(self.initialise)
+
+        def options(stage: int, _: int, last: bool) -> dict[str, Any]:
+            return {"attention": attention if last and stage in attention_stages else None}
+
+        expansion = 1 if depth in BASIC else 4
+        block = functools.partial(XResBlock, expansion=expansion, style=style)
+        add_stages(self, task, depth, block, channels, options, output_stride=style.output_stride, expansion=expansion)
 
     @staticmethod
     def initialise(module: nn.Module) -> None:
@@ -202,32 +189,19 @@ class XResNet(Network):
                 nn.init.zeros_(module.bias)
 
 
-@register(NUMBERS, tuple(f"xresnet{depth}" for depth in DEPTHS), images=IMAGENET)
-def xresnet(task: Task, *, depth: int, style: Style = PLAIN) -> XResNet:
-    """xresnet{depth}, the plain network."""
+def xresnet(task: Task, *, depth: int, style: Style) -> XResNet:
+    """Make xresnet{depth}, the plain network."""
     return XResNet(task, depth, style=style)
 
 
-@register(f"sa_{NUMBERS}", tuple(f"sa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}")
-def sa_xresnet(task: Task, *, depth: int, attention_stages: tuple[int, ...] = (1,), style: Style = PLAIN) -> XResNet:
-    """The same with a `SelfAttention` behind the last batch norm of a stage's last block.
-
-    Args:
-        attention_stages: which of the stages 1 to 4.
-    """
+def sa_xresnet(task: Task, *, depth: int, attention_stages: tuple[int, ...], style: Style) -> XResNet:
+    """Make the network with a `SelfAttention` after the last batch norm of the last block of ``attention_stages``."""
     return XResNet(task, depth, style=style, attention=find_attention("sagan").make, attention_stages=attention_stages)
 
 
-@register(f"ssa_{NUMBERS}", tuple(f"ssa_xresnet{depth}" for depth in DEPTHS), images=IMAGENET, plain="xresnet{depth}")
 def ssa_xresnet(
-    task: Task,
-    *,
-    depth: int,
-    attention_stages: tuple[int, ...] = (1,),
-    symmetric: bool = False,
-    normalize: bool = False,
-    style: Style = PLAIN,
+    task: Task, *, depth: int, attention_stages: tuple[int, ...], symmetric: bool, normalize: bool, style: Style
 ) -> XResNet:
-    """The same with a `SimpleSelfAttention` there, of which ``symmetric`` and ``normalize`` are options."""
+    """Make the network with a `SimpleSelfAttention` there, with its options ``symmetric`` and ``normalize``."""
     attention = functools.partial(find_attention("simple").make, symmetric=symmetric, normalize=normalize)
     return XResNet(task, depth, style=style, attention=attention, attention_stages=attention_stages)

@@ -1,4 +1,4 @@
-"""The mathematics as functions: what each computes, what it accepts, and which kernel computes it."""
+"""Attention as functions: definition, argument checks, and choice of the kernel."""
 
 from attnconv.ops.bilinear_attention import ORDERS, bilinear_attention, bilinear_weights
 from attnconv.ops.kernel_choice import AttentionProblem, explain_choice

@@ -1,4 +1,4 @@
-"""Checks of tensors that the ops and the layers share: a sentence for what torch would fail at somewhere inside."""
+"""Tensor checks of the ops and the layers: clear errors where torch would fail deep inside."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def require_floats(what: str, x: Any) -> None:
 def require_mask(
     mask: Any, shape: tuple[int, ...], device: torch.device, *, name: str = "mask", of: str = "x", keys: bool = False
 ) -> None:
-    """Raise unless ``mask`` is bool, of that shape and on the device of ``of``; of ``keys``, or of a map."""
+    """Raise unless ``mask`` is bool of ``shape`` on ``device``, that of ``of``; messages speak of ``keys`` or a map."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         where = "a key may be attended to" if keys else "there is image"
@@ -33,7 +33,7 @@ def require_mask(
 
 
 def as_number(what: str, value: Any) -> float:
-    """Return ``value`` as a float; a tensor has one element."""
+    """Return ``value`` as a float; a tensor must have one element."""
     if isinstance(value, Tensor) and value.numel() != 1:
         raise checks.InputError(f"{what} must hold one element, got shape {tuple(value.shape)}")
     try:

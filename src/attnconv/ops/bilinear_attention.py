@@ -1,4 +1,4 @@
-"""Attention without a softmax: a map mixed by its own bilinear form, x S with S = x^T W x.
+"""Attention without a softmax: x S with the bilinear form S = x^T W x.
 
 Source: SimpleSelfAttention (2019), which drops the softmax and the value projection of SAGAN's layer, arXiv:1805.08318.
 Departures: the weight can be truly symmetric, and S can be divided by the number of positions.
@@ -16,7 +16,7 @@ from attnconv import checks
 from attnconv.ops.arguments import as_number, require_floats, require_mask
 from attnconv.ops.kernel_choice import autocast_dtype, autocast_off, exporting, has_tangent, transforming
 
-# Asked once: torch.compile cannot trace the question.
+# Queried once, since torch.compile cannot trace the query.
 CPU_MULTIPLIES_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 ORDERS = ("auto", "scores", "gram", "gram_weight")
 
@@ -31,31 +31,31 @@ def bilinear_attention(
     normalize: bool = False,
     order: str = "auto",
 ) -> Tensor:
-    """Return y = gamma * x S + x with S = x^T W x, x taken as (C, L).
+    """Return y = gamma * x S + x with S = x^T W x, where x is (C, L).
 
-    Every product and the gradient of ``gamma`` accumulate in float32 (float64 for float64), under autocast too, but for
-    the backward of the orders that run in plain torch ("gram", and all of them compiled inside autocast). The
-    result is exact up to rounding to the dtype of x: without ``normalize`` it grows with L, and passes the largest
-    float16 number (65,504) for x of standard deviation 3 at C = 512, L = 4096, gamma = 1.
+    All products and the gradient of ``gamma`` accumulate in float32 (float64 for float64), also under autocast, except
+    in the backward pass of plain torch: "gram", and all orders when compiled inside autocast. The result is exact up to
+    rounding to the dtype of x. Without ``normalize`` it grows with L, and exceeds the largest float16 number (65,504)
+    for x of standard deviation 3 at C = 512, L = 4096, gamma = 1.
 
-    For x in bfloat16, which has the range of float32, the products of "gram_weight" are rounded to bfloat16 where the
-    device multiplies in it. The result then errs at most twice as much as by its own rounding alone, the gradient of x
-    three times; those of the weight and of gamma err by at most a rounding to bfloat16.
+    For x in bfloat16, "gram_weight" rounds its products to bfloat16 on devices that multiply in it. The error of the
+    result is then at most twice, and that of the gradient of x three times, the rounding of the result itself; the
+    gradients of the weight and of gamma are off by at most one rounding to bfloat16.
 
     Args:
         x: (B, C, *map), any number of map axes.
         weight: (C, C), or (C, C, 1) as a 1-D convolution holds it.
         gamma: a number, or a tensor of one element.
-        mask: None, or bool (B, *map), True at positions that enter the sums; `normalize` divides by their number.
-            Masked positions still get an output, and must be finite. All True is as no mask.
+        mask: None, or bool (B, *map), True at positions that enter the sums; ``normalize`` divides by their number.
+            Masked positions get an output too, and must be finite. All True equals no mask.
         symmetric: use (W + W^T) / 2.
         normalize: divide S by L.
         order: "scores" is x (x^T (W x)), L C^2 + 2 L^2 C multiply-adds, and holds the (L, L) scores; "gram" is
-            (x x^T)(W x), 3 L C^2; "gram_weight" is ((x x^T) W) x, 2 L C^2 + C^3; "auto" takes the fastest.
+            (x x^T)(W x), 3 L C^2; "gram_weight" is ((x x^T) W) x, 2 L C^2 + C^3; "auto" is the fastest.
     Returns:
         The shape and dtype of x; exactly x where gamma is 0.
     Raises:
-        ValueError: shapes or devices do not fit each other, or ``order`` is unknown.
+        ValueError: shapes or devices do not match, or ``order`` is unknown.
     """
     checks.one_of("order", order, ORDERS)
     _check(x, weight, gamma, mask)
@@ -70,8 +70,7 @@ def bilinear_attention(
     gate = torch.as_tensor(gamma, dtype=exact, device=x.device).reshape(())
     if order == "auto":
         order = fastest_order(x.shape[1], math.prod(map_size))
-    # The form with a backward of its own is for torch to differentiate in the ordinary way, and its backward cannot be
-    # compiled where autocast is on.
+    # Only ordinary autograd takes the kernel with its own backward pass, which cannot be compiled under autocast.
     compiled_mix = torch.compiler.is_compiling() and autocast_dtype(x) is not None
     literal = compiled_mix or order == "gram" or exporting() or transforming() or has_tangent(x, weight, gate)
 
@@ -89,16 +88,16 @@ def bilinear_attention(
 
 
 def gated(gamma: Tensor, y: Tensor) -> Tensor:
-    """Return gamma times ``y``: 0 where gamma is 0, even if ``y`` passed the largest number."""
+    """Return gamma times ``y``; 0 if gamma is 0, even where ``y`` overflowed."""
     from attnconv.kernels import bilinear_attention
 
     return bilinear_attention.gated(gamma, y)
 
 
 def weights_of_keys(mask: Tensor | None, dtype: torch.dtype, *, normalize: bool) -> Tensor | None:
-    """Return each position's weight in the sums (B, 1, L): 0 where masked.
+    """Return the weight of each position in the sums (B, 1, L), 0 where masked.
 
-    With ``normalize`` the others make up for a later division by L, which counts the masked ones, too.
+    With ``normalize`` the weights compensate a later division by L, which also counts masked positions.
     """
     if mask is None:
         return None
@@ -109,9 +108,9 @@ def weights_of_keys(mask: Tensor | None, dtype: torch.dtype, *, normalize: bool)
 def bilinear_attention_of(
     x: Tensor, h: Tensor, gamma: Tensor, *, mask: Tensor | None = None, normalize: bool = False
 ) -> Tensor:
-    """Return x + gamma * x S with S = x^T h, for an h = W x that is there: x (B, C, *map), h (B, C, L) -> like x.
+    """Return x + gamma * x S with S = x^T h for a given h = W x; x (B, C, *map), h (B, C, L).
 
-    Only two of the three orders exist: W cannot be taken out of its product with x.
+    "gram_weight" is not available, since W cannot be separated from its product with x.
     """
     exact = torch.promote_types(x.dtype, torch.float32)
     with autocast_off(x):
@@ -128,16 +127,15 @@ def bilinear_attention_of(
 def bilinear_weights(
     x: Tensor, weight: Tensor, *, query: tuple[int, ...], mask: Tensor | None = None, normalize: bool = False
 ) -> Tensor:
-    """Return the weights s of every position i for the one position j = ``query``: s_i = x_i . (W x)_j, signed.
+    """Return the signed weights s_i = x_i . (W x)_j of all positions i for the position j = ``query``.
 
-    sum_i s_i x_i is what `bilinear_attention` multiplies by gamma and adds to x there. The weights are no shares: they
-    can be negative, and do not sum to 1. Where W is symmetric they are the row of S as well as its column. Memory is
-    linear in the positions.
+    `bilinear_attention` adds gamma * sum_i s_i x_i to x there. The weights can be negative and do not sum to 1. If W is
+    symmetric, they are a row and a column of S. Memory is linear in the positions.
 
     Args:
         x: (B, C, *map), any number of map axes.
         weight: (C, C), or (C, C, K) with K odd, as a 1-D convolution of the flattened map holds it.
-        query: one cell of the map, an index an axis.
+        query: a cell of the map, one index per axis.
         mask: as in `bilinear_attention`.
         normalize: divide by L.
     Returns:
@@ -170,13 +168,13 @@ def bilinear_weights(
 
 
 def fastest_order(channels: int, positions: int) -> str:
-    """Return the faster of "scores" and "gram_weight"; "gram" never beats both others, so it is only ever asked for.
+    """Return the faster of "scores" and "gram_weight"; "gram" is never faster than both.
 
-    Forward multiply-adds cross at L = C, those of forward and backward together at 0.904 C, and measured times of
-    both at about 0.9 C for C = 64, 256 and 512 (docs/results/kernels.md).
+    The multiply-adds of the forward pass cross at L = C and those of both passes at 0.904 C; measured times cross at
+    about 0.9 C for C = 64, 256 and 512 (docs/results/kernels.md).
     """
     fewer = 10 * positions < 9 * channels
-    if exporting() and not isinstance(fewer, Tensor):  # a dynamic map must not be tied to one side of the comparison
+    if exporting() and not isinstance(fewer, Tensor):  # must not fix one side of the comparison for dynamic maps
         fewer = statically_known_true(fewer)
     return "scores" if fewer else "gram_weight"
 

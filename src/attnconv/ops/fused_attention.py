@@ -1,6 +1,6 @@
-"""The kernels of FUSED as torch operators: what compile, autograd, checkpointing, the FLOP counter know.
+"""Kernels with a backward of their own, as torch operators for compile, autograd, checkpointing and FLOP counters.
 
-Names, shapes and FLOPs are registered when `attnconv.ops` is imported; a kernel itself loads when first called.
+Importing `attnconv.ops` registers their names, shapes and FLOPs; a kernel loads at its first call.
 Letters: B batch, N heads, D key / E value channels a head.
 """
 
@@ -27,7 +27,7 @@ def run_fused(
     """Return the output (B, N, *map, E) of one of FUSED."""
     try:
         if _needs_grad(q, k, v, rel) and not (torch.compiler.is_compiling() or transforming()):
-            return _Fused.apply(impl, scale, mask, q, k, v, *rel)[0]  # as the operator does, with one dispatch less
+            return _Fused.apply(impl, scale, mask, q, k, v, *rel)[0]  # what the operator does, with one dispatch less
         return _OPS[impl][0](q, k, v, rel, mask, scale)[0]
     except RuntimeError as error:
         if "functorch transforms" not in str(error):
@@ -47,25 +47,13 @@ def _kernel(impl: str) -> Any:
 def _register(impl: str) -> tuple[Any, Any]:
     """Define attnconv::<impl>_attention and its backward; return both."""
 
-    def forward(
-        q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(q: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
         with autocast_off(q):
-            return _kernel(impl).forward(q, k, v, rel, mask, scale)
+            return _kernel(impl).forward(q, *inputs)
 
-    def backward(
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        rel: Sequence[Tensor],
-        mask: Tensor | None,
-        out: Tensor,
-        lse: Tensor,
-        scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        with autocast_off(q):  # a backward may well be called inside
-            return _kernel(impl).backward(grad, q, k, v, rel, mask, out, lse, scale)
+    def backward(grad: Tensor, q: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        with autocast_off(q):  # a backward pass may run under autocast
+            return _kernel(impl).backward(grad, q, *inputs)
 
     def differentiable(
         q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
@@ -75,14 +63,11 @@ def _register(impl: str) -> tuple[Any, Any]:
         with torch._C._AutoDispatchBelowAutograd():  # pyright: ignore[reportAttributeAccessIssue]
             return forward_op(q, k, v, rel, mask, scale)
 
-    of = "Tensor q, Tensor k, Tensor v, Tensor[] rel, Tensor? mask"
-    forward_op = _define(f"{impl}_attention", f"({of}, float scale) -> (Tensor, Tensor)", forward, _fake_forward)
-    backward_op = _define(
-        f"{impl}_attention_backward",
-        f"(Tensor grad, {of}, Tensor out, Tensor lse, float scale) -> (Tensor, Tensor, Tensor, Tensor[])",
-        backward,
-        _fake_backward,
-    )
+    inputs = "Tensor q, Tensor k, Tensor v, Tensor[] rel, Tensor? mask"
+    outputs = "(Tensor, Tensor, Tensor, Tensor[])"
+    forward_op = _define(f"{impl}_attention", f"({inputs}, float scale) -> (Tensor, Tensor)", forward, _fake_forward)
+    backward_schema = f"(Tensor grad, {inputs}, Tensor out, Tensor lse, float scale) -> {outputs}"
+    backward_op = _define(f"{impl}_attention_backward", backward_schema, backward, _fake_backward)
     register_flop_formula(getattr(torch.ops.attnconv, f"{impl}_attention"))(_forward_flops)
     register_flop_formula(getattr(torch.ops.attnconv, f"{impl}_attention_backward"))(_backward_flops)
     LIBRARY.impl(f"{impl}_attention", differentiable, "Autograd")
@@ -90,7 +75,7 @@ def _register(impl: str) -> tuple[Any, Any]:
 
 
 def _define(name: str, schema: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Define attnconv::<name> on all devices, its shapes and its rule for vmap; return it."""
+    """Define attnconv::<name> for all devices with its fake and its vmap rule; return it."""
     LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
     LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
     torch.library.register_fake(f"attnconv::{name}", fake, lib=LIBRARY)
@@ -102,7 +87,7 @@ def _define(name: str, schema: str, compute: Callable[..., Any], fake: Callable[
 class _Fused(torch.autograd.Function):
     """A fused operator and its backward.
 
-    By hand, since `torch.library.register_autograd` takes three times as long for an operator with a list of tensors.
+    `torch.library.register_autograd` would take three times as long for an operator with a list of tensors.
     """
 
     @staticmethod
@@ -134,13 +119,15 @@ class _Fused(torch.autograd.Function):
 def _differentiable_gradients(
     ctx: Any, grad: Tensor, mask: Tensor | None, inputs: list[Tensor]
 ) -> Iterator[Tensor | None]:
-    """Return the plain form's gradients of q, k, v and the tables, at quadratic memory: for a derivative of them, or
-    for many of them at once (``is_grads_batched``)."""
+    """Return the gradients of q, k, v and the tables through "eager", with quadratic memory.
+
+    They can be differentiated again, and batched (``is_grads_batched``).
+    """
     from attnconv.kernels.relative_attention import eager
 
     again = torch.is_grad_enabled()
     with autocast_off(grad), torch.enable_grad():
-        inputs = [t.view_as(t) for t in inputs]  # tensors of their own, even where one is made from another
+        inputs = [t.view_as(t) for t in inputs]  # separate tensors, even if one is a view of another
         q, k, v, *rel = inputs
         y = eager.forward(q, k, v, rel, mask, ctx.scale)
     needed = [t for t, wanted in zip(inputs, ctx.needs_input_grad[3:], strict=True) if wanted]
@@ -148,30 +135,20 @@ def _differentiable_gradients(
     return (next(found) if wanted else None for wanted in ctx.needs_input_grad[3:])
 
 
-def _fake_forward(
-    q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor]:
+def _fake_forward(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     from attnconv.kernels.relative_attention import empty_output
 
     return empty_output(q, v), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
 
 
 def _fake_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rel: Sequence[Tensor],
-    mask: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
-    scale: float,
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), [torch.empty_like(t) for t in rel]
 
 
 def _one_by_one(op: Any) -> Any:
-    """Return a rule for vmap: one call a slice, since the tables of the slices may differ."""
+    """Return a vmap rule with one call per slice, since the slices may have different tables."""
 
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         def taken(i: int, dim: Any, arg: Any) -> Any:
@@ -187,8 +164,11 @@ def _one_by_one(op: Any) -> Any:
 
 
 def _flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], rel: Sequence[Any], *, keys: int, values: int) -> int:
-    """2 a multiply-add: ``keys`` products of length D for each pair of a query and a key, masked or not, and for each
-    position term that a query needs, and ``values`` products of length E for each pair."""
+    """Return FLOPs, 2 per multiply-add.
+
+    Each pair of a query and a key, masked or not, takes ``keys`` products of length D and ``values`` products of length
+    E; each position term takes ``keys`` products of length D.
+    """
     pairs = math.prod(q[2:-1]) * math.prod(k[2:-1])
     terms = math.prod(q[2:-1]) * sum(q[2:-1]) if len(rel) else 0
     return 2 * q[0] * q[1] * (keys * q[-1] * (pairs + terms) + values * v[-1] * pairs)
@@ -199,7 +179,7 @@ def _forward_flops(q: Any, k: Any, v: Any, rel: Any, *_: Any, **__: Any) -> int:
 
 
 def _backward_flops(grad: Any, q: Any, k: Any, v: Any, rel: Any, *_: Any, **__: Any) -> int:
-    return _flops(q, k, v, rel, keys=3, values=2)  # the logits again, and their slopes times k and q
+    return _flops(q, k, v, rel, keys=3, values=2)  # recomputed logits, and their gradients times k and q
 
 
 _OPS = {impl: _register(impl) for impl in FUSED}

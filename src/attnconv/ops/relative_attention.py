@@ -1,6 +1,6 @@
 """Multi-head attention over a map of one, two or three axes, with relative positions along each axis.
 
-Source: Bello et al. 2019, arXiv:1904.09925, section 3.2; any map size and number of axes are ours.
+Source: Bello et al. 2019, arXiv:1904.09925, section 3.2, extended to any map size and to one or three axes.
 Letters: B batch, N heads, D key / E value channels a head, R half the rows of a position table.
 """
 
@@ -20,7 +20,6 @@ from attnconv.ops.kernel_choice import (
     autocast_off,
     choose_kernel,
     exporting,
-    exporting_to_onnx,
     has_tangent,
     transforming,
     why_not,
@@ -48,32 +47,31 @@ def relative_attention(
         logit(i, j) = scale * q_i . (k_j + sum_a rel_a[j_a - i_a + R_a - 1])
         out_i       = sum_j softmax_j(logit(i, j)) v_j
 
-    Logits and softmax are float32 for half precision inputs. Under autocast q, k, v and the tables are cast to its
-    dtype first, float64 excepted, as autocast does everywhere.
+    Logits and softmax are float32 for half precision inputs. Autocast casts q, k, v and the tables to its dtype first,
+    except float64.
 
     Args:
         q: (B, N, *map, D), a map of 1, 2 or 3 axes.
         k: (B, N, *key map, D). The key map is that of q; without tables it may be any of 1, 2 or 3 axes.
         v: (B, N, *key map, E).
-        rel: None, or one table (2*R - 1, D) for each axis of the map, with R at least the length of that axis; the
-            middle row is distance 0. An axis whose table is None has no position term.
-        mask: None, or bool (B, *key map), True where a key may be attended to. Masked keys and values get no weight
-            and gradient 0, and must be finite. Queries are not masked; all True is as no mask. Where an image has no
-            True at all, its output and gradients are 0.
-        scale: factor of the logits; D**-0.5 if None. A tensor of one element is differentiable: it is
-            multiplied into q, and so rounded with it.
-        impl: "eager" is the mathematics, literally: it holds the logits of all pairs of positions; "native" is compiled
-            for CPUs, in C++, at linear memory; "blocked" holds the logits of a few queries at a time, so that memory is
-            linear in the positions, on any device; "triton" is fused for CUDA, at linear memory; "sdpa" folds the
-            position terms into torch's fused attention, so that it exports, and rounds them to the dtype of q. "auto"
-            is chosen by `explain_choice`'s rules. A named one runs or raises. A backward that is itself to be
-            differentiated (``create_graph=True``) computes as "eager" does, and takes as much memory.
+        rel: None, or one table (2*R - 1, D) per axis of the map, with R at least the length of that axis; the middle
+            row is distance 0. An axis whose table is None has no position term.
+        mask: None, or bool (B, *key map), True at keys that may be attended to. Masked keys and values get weight and
+            gradient 0, and must be finite. Queries are not masked; all True equals no mask. An image without any True
+            has output and gradients 0.
+        scale: factor of the logits; D**-0.5 if None. A tensor of one element is differentiable: it multiplies q and is
+            rounded with it.
+        impl: "eager" is the formula as it stands and holds the logits of all pairs of positions; "native", C++ on CPUs,
+            "blocked" on any device and "triton" on CUDA need memory linear in the positions; "sdpa" folds the position
+            terms into torch's fused attention, exports, and rounds them to the dtype of q. "auto" follows the rules of
+            `explain_choice`. A named kernel runs or raises. A backward pass that is differentiated again
+            (``create_graph=True``) runs as "eager", with its memory.
     Returns:
         (B, N, *map, E), in the dtype of the inputs.
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other, or ``impl`` is unknown or cannot run.
-        RuntimeError: under torch.func.grad through "native", "blocked" or "triton"; in the derivative of a derivative
-            through a compiled graph, or through "sdpa" on a CPU, where torch has none.
+        ValueError: shapes, dtypes or devices do not match, or ``impl`` is unknown or cannot run.
+        RuntimeError: torch.func.grad through "native", "blocked" or "triton"; a second derivative through a compiled
+            graph, or through "sdpa" on a CPU, where torch has none.
     """
     checks.one_of("impl", impl, IMPLS)
     _check(q, k, v, rel, mask)
@@ -109,19 +107,19 @@ def attention_weights(
     mask: Tensor | None = None,
     scale: float | Tensor | None = None,
 ) -> Tensor:
-    """Return the softmax row of position i = ``query`` alone: the weights of every position j, at linear memory.
+    """Return the softmax row of the position i = ``query``: the weights of all positions j, with linear memory.
 
     Args:
         q: (B, N, *map, D), a map of 1, 2 or 3 axes.
         k: (B, N, *key map, D).
         rel: as in `relative_attention`.
-        query: one cell of the map of q, an index an axis.
+        query: a cell of the map of q, one index per axis.
         mask: as in `relative_attention`.
         scale: as in `relative_attention`.
     Returns:
-        (B, N, *key map) in float32 or wider; each map sums to 1, but to 0 where the mask leaves an image no key.
+        (B, N, *key map) in float32 or wider; each map sums to 1, or to 0 if the mask leaves an image no key.
     Raises:
-        ValueError: ``query`` is not a cell of the map, or shapes, dtypes or devices do not fit each other.
+        ValueError: ``query`` is not a cell of the map, or shapes, dtypes or devices do not match.
     """
     _check(q, k, k, rel, mask)
     map_size, key_map = tuple(q.shape[2:-1]), k.shape[2:-1]
@@ -145,7 +143,7 @@ def attention_weights(
 
 
 def _scaled(q: Tensor, scale: float | Tensor | None) -> tuple[Tensor, float]:
-    """Return q and the factor of the logits; of a tensor that is differentiated, q times it and 1."""
+    """Return q and the factor of the logits; a differentiated scale multiplies q, and the factor is 1."""
     if scale is None:
         return q, q.shape[-1] ** -0.5
     if isinstance(scale, Tensor) and scale.numel() == 1 and (scale.requires_grad or has_tangent(scale)):
@@ -154,7 +152,7 @@ def _scaled(q: Tensor, scale: float | Tensor | None) -> tuple[Tensor, float]:
 
 
 def _unmask_keyless(mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Return the images without a valid key (B,), and a mask in which they have every key: no kernel divides by 0."""
+    """Return the images without a valid key (B,), and a mask where they have all keys: no kernel divides by 0."""
     if mask is None:
         return None, None
     keyless = ~mask.flatten(1).any(dim=1)
@@ -162,7 +160,7 @@ def _unmask_keyless(mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _per_image(x: Tensor, axes: int) -> Tensor:
-    """(B,) -> (B, 1, ...)."""
+    """Return x (B,) as (B, 1, ...)."""
     return x[(slice(None), *[None] * (axes - 1))]
 
 
@@ -170,8 +168,8 @@ def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], mask: Tensor
     inputs = (q, k, v, *tables)
     export = None
     if exporting():
-        export = "onnx" if exporting_to_onnx() else "trace" if torch.jit.is_tracing() else "torch"
-    # Not asked in an export: the question would tie dynamic maps to sizes that differ.
+        export = "onnx" if torch.onnx.is_in_onnx_export() else "trace" if torch.jit.is_tracing() else "torch"
+    # Not compared in an export, where the comparison would fix dynamic sizes.
     own_keys = export is None and len(tables) == 0 and k.shape != q.shape
     return AttentionProblem(
         map_size=tuple(q.shape[2:-1]),
@@ -179,7 +177,7 @@ def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], mask: Tensor
         value_dim=v.shape[-1],
         dtype=q.dtype,
         device_type=q.device.type,
-        tables=len(tables) > 0,  # not bool(): torch 2.11 cannot trace that of a list
+        tables=len(tables) > 0,  # not bool(), which torch 2.11 cannot trace for a list
         needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in inputs),
         transformed=transforming() or has_tangent(*inputs),
         export=export,
@@ -188,10 +186,10 @@ def _problem(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], mask: Tensor
 
 
 def _require(impl: str, problem: AttentionProblem, tangent: bool) -> None:
-    """Raise, and name a kernel that can, where ``impl`` cannot run."""
+    """Raise if ``impl`` cannot run, and name a kernel that can."""
     if impl in FUSED and problem.export is not None:
         raise checks.InputError(f"impl={impl!r} cannot be traced or exported; impl='sdpa' and impl='eager' can")
-    if impl in FUSED and tangent:  # custom operators drop it in silence
+    if impl in FUSED and tangent:  # custom operators silently drop the tangent
         raise RuntimeError(f"impl={impl!r} has no forward-mode derivative; impl='eager' has one")
     if (reason := why_not(impl, replace(problem, transformed=False, export=None))) is not None:
         raise checks.InputError(f"impl={impl!r} cannot run here: {reason}; impl='blocked' can")
@@ -232,7 +230,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, rel: Tables, mask: Tensor | None) ->
 
 
 def _slice_tables(rel: Tables, q: Tensor) -> list[Tensor]:
-    """Return one (2n - 1, D) table for each axis of length n, so that no kernel knows R; empty if there are none."""
+    """Return a table (2n - 1, D) per axis of length n, so that kernels need not know R; empty without tables."""
     if rel is None:
         return []
     map_size, head_dim = q.shape[2:-1], q.shape[-1]
@@ -243,7 +241,7 @@ def _slice_tables(rel: Tables, q: Tensor) -> list[Tensor]:
         return []
     tables = []
     for axis, (n, table) in enumerate(zip(map_size, rel, strict=True)):
-        if table is None:  # a mixture: no term is a term of zeros
+        if table is None:  # a mixture: zeros stand for a missing term
             tables.append(q.new_zeros(2 * n - 1, head_dim))
             continue
         if not isinstance(table, Tensor):

@@ -1,20 +1,22 @@
-"""Runs put together: from a RunConfig, or a recipe's name, to a network, its data and the training loop."""
+"""Training runs: from a RunConfig or a recipe's name to a network, its data and the training loop."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from attnconv.recipes.catalog import Recipe, find_recipe, list_recipes
-from attnconv.recipes.network import dense_models
-from attnconv.recipes.run import default_out, require_known, run
 from attnconv.train.config import RunConfig
 
 if TYPE_CHECKING:
+    from attnconv.recipes.network import dense_models
     from attnconv.recipes.script import fit
     from attnconv.recipes.trained import ExampleImage, Trained, example_images, load_example, load_trained
+    from attnconv.recipes.training import default_out, require_known, run
 
-# Loaded when first asked for: a run needs none of it.
+# Loaded on first use: the catalogue needs no torch, and a run needs no trained network.
 _LATER = {
+    "dense_models": "network",
     "fit": "script",
+    **dict.fromkeys(("default_out", "require_known", "run"), "training"),
     **dict.fromkeys(("ExampleImage", "Trained", "example_images", "load_example", "load_trained"), "trained"),
 }
 

@@ -1,30 +1,27 @@
-"""Recipes: configurations under a name, each with its source, what was published for it and what was measured.
-
-They are written in catalog.yaml.
-"""
+"""Recipes: named configurations with their sources, published results and measured results, read from catalog.yaml."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from attnconv import checks
-from attnconv.models.registry import model_options
+from attnconv import checks, networks
 from attnconv.train.config import YOUR_FOLDER, RunConfig, read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A run under a name.
+    """A named run.
 
     Args:
-        name: what --recipe takes.
+        name: for --recipe.
         title: one sentence.
-        command: that runs it, on the hardware it needs.
-        config: all of its options.
-        source: where its settings come from.
-        expected: what was published for it, in percent top-1 if nothing else is said, or that nothing was.
-        measured: what it gave here, or None.
+        command: the command line, for the hardware that it needs.
+        config: all options.
+        source: of its settings.
+        expected: the published result, in percent top-1 unless it says otherwise, or that there is none.
+        measured: the result here, or None.
     """
 
     name: str
@@ -41,10 +38,9 @@ class Recipe:
         return self.config.data == YOUR_FOLDER
 
     def under(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the recipe's options with ``values``, of a file or the command line, laid over them.
+        """Return the recipe's options, overridden by ``values`` of a file or the command line.
 
-        A recipe fixes everything but the network: given another one, it keeps those of its network's options that the
-        other knows, too.
+        A recipe fixes everything but the network. With another network, it keeps the options that both networks have.
 
         Raises:
             InputError: an unknown network, or no data where the recipe needs some.
@@ -55,10 +51,19 @@ class Recipe:
             )
         mine = {f.name: getattr(self.config, f.name) for f in fields(RunConfig)}
         if "base_momentum" in values or "max_momentum" in values:
-            del mine["momentum"]  # what the recipe keeps constant is cycled now
-        known = model_options(values.get("model", self.config.model))
+            del mine["momentum"]  # which is cycled now
+        known = _options_of(values.get("model", self.config.model))
         options = {name: value for name, value in self.config.model_options.items() if name in known}
         return {**mine, **values, "model_options": {**options, **values.get("model_options", {})}}
+
+
+def _options_of(model: str) -> Mapping[str, Any]:
+    """Return the options of a network; those of ours without loading torch."""
+    if (found := networks.find(model)) is not None:
+        return found[0].options
+    from attnconv.models.registry import model_options
+
+    return model_options(model)
 
 
 @functools.cache

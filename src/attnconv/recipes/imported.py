@@ -1,7 +1,7 @@
-"""A checkpoint of 2019, or of fastai, as a network that says what its images are: to be saved, scored and used.
+"""Convert a checkpoint of 2019 or of fastai to a network with the facts of its images.
 
-Sources: the preprocess.py of Attention-Augmented-Conv2d's AA-Wide-ResNet, and the train.py of SimpleSelfAttention,
-whose images are the defaults here.
+Sources of the defaults: the preprocess.py of Attention-Augmented-Conv2d's AA-Wide-ResNet, and the train.py of
+SimpleSelfAttention.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from attnconv.models.saved import checked_meta
 from attnconv.recipes.trained import shareable
 from attnconv.train.config import YOUR_FOLDER, RunConfig
 
-# What the first program normalised with: of its two modes, the one with as many classes tells.
+# Mean and standard deviation of the first program's two modes, which differ in their numbers of classes.
 CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 CIFAR100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
@@ -37,16 +37,16 @@ def imported(
     std: Sequence[float] | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> HubNetwork:
-    """The network of `attnconv.compat.load_checkpoint`, with the ``meta`` that predict, evaluate and export need.
+    """Return the network of `attnconv.compat.load_checkpoint`, with the ``meta`` for predict, evaluate and export.
 
     Args:
-        file, name, options, average: as there.
-        data, data_dir: the data set or folder whose classes it names, as `attnconv.data.load_data` takes them.
-        classes: their names, in the order of the outputs, in place of ``data``; 0, 1, ... if neither is given.
-        mean, std: that images were normalised with; the program's if None.
-        image_size: side, or rows and columns, in pixels; that of the position tables, of ``data``, or 128 if None.
+        file, name, options, average: of `load_checkpoint`.
+        data, data_dir: data set or folder with the same classes, as in `attnconv.data.load_data`.
+        classes: class names in the order of the outputs, in place of ``data``; by default 0, 1, ...
+        mean, std: of the normalisation; by default the program's.
+        image_size: side, or rows and columns, in pixels; by default that of the position tables or of ``data``, or 128.
     Raises:
-        InputError: as `load_checkpoint` and `load_data`, or what is given does not fit the network.
+        InputError: as `load_checkpoint` and `load_data`, or the arguments do not fit the network.
     """
     if data is not None and classes is not None:
         raise checks.InputError("--data names the classes already; leave --classes out")
@@ -58,7 +58,7 @@ def imported(
     size = blueprint.image_size if image_size is None else checks.per_axis("image_size", image_size, 2, at_least=1)
     images = None
     if data is not None:
-        wanted = (size[0], size[1]) if of_cifar else image_size  # the other networks take images of the data's own size
+        wanted = (size[0], size[1]) if of_cifar else image_size  # other networks take the data's own size
         images = load_data(data, data_dir=data_dir, image_size=wanted, presize=not of_cifar)
         size = images.image_size
     if images is None and classes is None:
@@ -74,7 +74,7 @@ def imported(
         )
     require_covered(model, blueprint.in_channels, size)
     config = shareable(RunConfig(data=data or YOUR_FOLDER))
-    # As the program normalised; as ``images`` do where it took no such images.
+    # The program's for colour images; for others those of ``images``.
     if blueprint.in_channels == 3:
         usual = (CIFAR10 if blueprint.num_classes == 10 else CIFAR100) if of_cifar else (MEAN, STD)
     else:

@@ -1,4 +1,4 @@
-"""The network of a run, the one place where it is made."""
+"""Make the network of a run, and check that it fits the data."""
 
 import copy
 from pathlib import Path
@@ -15,19 +15,19 @@ from attnconv.models.registry import build_model, find
 from attnconv.surgery.steps import checked_steps
 from attnconv.train.config import RunConfig
 
-ANY_SIZE = 224  # pixels, where the data's own size is not known yet
+ANY_SIZE = 224  # pixels, while the data's size is unknown
 
 
 def dense_models() -> list[str]:
-    """Return the names of networks that give each pixel a class."""
+    """Return the names of networks that classify each pixel."""
     return list_models(dense=True)
 
 
 def require_network(config: RunConfig, *, fresh: bool = True) -> None:
     """Raise InputError unless the network of ``config`` can be made with its options.
 
-    One of ours is made without memory. Code of somebody's own is not run twice for a question: of that the name, the
-    options and the steps are looked at. What ``init_from`` names must be there for a ``fresh`` run alone.
+    A network of this library is made on the meta device. A user's factory is not called: only its name, its options and
+    the steps are checked. Only a ``fresh`` run needs the file that ``init_from`` names.
     """
     source = find(config.model)
     source.check_options(config.model_options)
@@ -52,22 +52,20 @@ def require_network(config: RunConfig, *, fresh: bool = True) -> None:
 
 
 def channels_of(config: RunConfig, channels: int) -> int:
-    """Return the channels in which the network of ``config`` takes images of so many: 3 if it knows no other."""
+    """Return the channels that the network of ``config`` takes for images of ``channels``: 3 if it takes no other."""
     return channels if "in_channels" in find(config.model).takes else 3
 
 
 def make_network(config: RunConfig, meta: dict[str, Any], *, fresh: bool = True) -> tuple[nn.Module, Transfer | None]:
-    """Return the network of ``config`` for the images that ``meta`` describes, its weights drawn from the seed.
-
-    And what ``init_from`` brought, None without.
+    """Return the network of ``config`` for the images in ``meta``, initialised from the seed, and its `Transfer`.
 
     Args:
-        config: known to `require_network`.
+        config: checked by `require_network`.
         meta: of `ImageData.meta`.
-        fresh: take over what ``init_from`` names; not of a run that goes on from a checkpoint.
+        fresh: load the weights of ``init_from``; False for a run that continues from a checkpoint.
     Raises:
-        InputError: it cannot take these images, gives another number of outputs than there are classes, a step or
-            ``init_from`` matches nothing in it, or there is nothing in it to recompute, or to train.
+        InputError: the network does not take these images or has another number of outputs than there are classes; a
+            step or ``init_from`` matches nothing in it; it has nothing to recompute or to train.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -92,7 +90,7 @@ def make_network(config: RunConfig, meta: dict[str, Any], *, fresh: bool = True)
 
 
 def transfer_note(transfer: Transfer | None) -> list[str]:
-    """Return what to say of the weights that a run starts from."""
+    """Return notes about the weights that a run starts from."""
     if transfer is None:
         return []
     text = f"init_from: {len(transfer.taken_over)} tensors taken over"
@@ -103,11 +101,11 @@ def transfer_note(transfer: Transfer | None) -> list[str]:
 
 
 def require_fit(model: nn.Module, name: str, meta: dict[str, Any]) -> None:
-    """Raise what ``model`` raises for images of this size, before anything is written.
+    """Raise InputError, before anything is written, if ``model`` does not fit the images and classes in ``meta``.
 
     Raises:
-        InputError: also if it gives an answer an image where there is a label a pixel, or the other way round, or not
-            one number a class.
+        InputError: it fails on images of this size, classifies images where pixels have labels or pixels where images
+            have, or does not give one number a class.
     """
     dense, classes = meta.get("dense", False), len(meta["classes"])
     answer = _answer(model, name, meta)
@@ -127,21 +125,18 @@ def require_fit(model: nn.Module, name: str, meta: dict[str, Any]) -> None:
 
 
 def _answer(model: nn.Module, name: str, meta: dict[str, Any]) -> Any:
-    """Return what ``model`` gives for two images: on the meta device, or, where that is impossible, for zeros."""
+    """Return the output of ``model`` for two images, on the meta device or, if that fails, for zeros."""
     shape = (2, meta["channels"], *meta["image_size"])
-    with torch.no_grad():
+    failed: Exception | None = None
+    for device in ("meta", "cpu"):  # on meta an operator that needs numbers fails, say
         try:
-            return copy.deepcopy(model).to("meta")(torch.empty(shape, device="meta"))
+            with torch.no_grad():
+                return copy.deepcopy(model).to(device)(torch.zeros(shape, device=device))
         except checks.InputError:
             raise
-        except Exception:  # an operator that looks at numbers, say
-            pass
-        try:
-            return copy.deepcopy(model)(torch.zeros(shape))
-        except checks.InputError:
-            raise
-        except Exception as error:  # of somebody's own code
-            size = " x ".join(map(str, shape[1:]))
-            raise checks.InputError(
-                f"model {name!r} does not take images of {size}: {type(error).__name__}: {checks.first_line(error)}"
-            ) from error
+        except Exception as error:  # of a user's code
+            failed = error
+    size, reason = " x ".join(map(str, shape[1:])), checks.first_line(failed)
+    raise checks.InputError(
+        f"model {name!r} does not take images of {size}: {type(failed).__name__}: {reason}"
+    ) from failed

@@ -1,4 +1,4 @@
-"""`attnconv.fit`: the trainer of `attnconv train`, for people who have a script with a network and images in it."""
+"""`attnconv.fit`: the trainer of `attnconv train` for a script with its own network and images."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -13,14 +13,7 @@ from attnconv.data import ForeignLoader, ImageData, data_of_datasets
 from attnconv.data.files import FileOptions
 from attnconv.models import set_recompute
 from attnconv.recipes.network import channels_of, make_network, require_fit, require_network, transfer_note
-from attnconv.recipes.run import (
-    AttentionObserver,
-    batch_notes,
-    batch_size_for,
-    has_batch_norm,
-    loaders_of,
-    require_batch_norm,
-)
+from attnconv.recipes.training import AttentionObserver, has_batch_norm, train_on
 from attnconv.surgery.network import first_conv
 from attnconv.surgery.steps import checked_steps
 from attnconv.train.config import YOUR_DATASET, RunConfig
@@ -29,10 +22,10 @@ from attnconv.train.fit import fit as train_network
 from attnconv.train.processes import Ranks
 from attnconv.train.run_folder import RunFolder
 
-# Options of a run that say where its images are, which a script has.
+# Options of a run that a script has no use for: they name the images.
 OF_IMAGES = ("data", "data_dir", "train_subset", "presize", "cache_images")
-OF_NAMES = ("model", "model_options", "attention", "init_from", "freeze_epochs")  # of networks that are made here
-# Options that act on single images, which float tensors and loaders do not let them; and those that a loader has taken.
+OF_NAMES = ("model", "model_options", "attention", "init_from", "freeze_epochs")  # of networks by name
+# Options without effect: on float tensors and loaders, those that act on single images; on loaders, these too.
 OF_SINGLE_IMAGES = ("crop_scale", "trivial_augment", "random_erasing")
 OF_LOADERS = ("batch_size", "workers", "image_size", "val_split", "skip_bad_images", "mixup", "cutmix")
 
@@ -49,30 +42,30 @@ def fit(
     progress: bool = True,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train a network on images of your own and leave the run in a folder, as `attnconv train` does.
+    """Train a network on your own images and write the run to a folder, as `attnconv train` does.
 
-    evaluate, predict, explain, export and hub take the folder; of a network that no name makes again, `load_trained`
-    and these commands are told ``model`` anew. A run on Datasets that was stopped goes on exactly, as every run. Of
-    foreign loaders exactness is the loader's own: an epoch is drawn under its own seed, and inside an epoch the batches
-    before are read again and dropped; what transforms draw without workers depends on what ran before.
+    evaluate, predict, explain, export and hub read the folder. If no name makes the network again, pass ``model`` to
+    `load_trained` and --model to these commands. A stopped run on Datasets resumes exactly. With your own loaders, each
+    epoch is drawn under its own seed, and a run that resumes inside an epoch reads its first batches again and drops
+    them; random transforms without workers depend on what ran before.
 
     Args:
-        model: a module, (B, C, H, W) -> logits (B, K), which is trained in place; or what `create_model` takes.
-        train: a map-style Dataset of (image, label), whose images are of Pillow, uint8, or float tensors, which are
-            taken as preprocessed: neither varied nor normalised; or a loader of batches of float images and labels.
-        val: likewise; with Datasets None if ``val_split`` is given.
+        model: a module, (B, C, H, W) -> logits (B, K), which is trained in place; or a name or function for
+            `create_model`.
+        train: a map-style Dataset of (image, label) with Pillow images, uint8 tensors or float tensors (taken as
+            preprocessed, without augmentation and normalisation); or a loader of batches of float images and labels.
+        val: likewise; for Datasets, None with ``val_split``.
         out: folder of the run.
         epochs: passes over the training images.
-        classes: names of the classes in the order of the labels; the Dataset's own, or numbers, if None.
-        resume: go on with the run in ``out``.
-        progress: show a line an epoch on stderr.
-        options: fields of `RunConfig`, such as batch_size, optimizer, lr; model_options, attention, init_from and
-            freeze_epochs of a network by name.
+        classes: names of the classes in the order of the labels; by default the Dataset's own, or numbers.
+        resume: continue the run in ``out``.
+        progress: print a line an epoch on stderr.
+        options: fields of `RunConfig`, such as batch_size, optimizer and lr; for a network by name also model_options,
+            attention, init_from and freeze_epochs.
     Returns:
-        What result.json holds.
+        The contents of result.json.
     Raises:
-        InputError: as a run; an option that a script has no use for, or that cannot act on such images; something else
-            than such images.
+        InputError: as a run; an option without effect on these images; images of another kind.
     """
     for name in options:
         checks.one_of(
@@ -80,59 +73,41 @@ def fit(
         )
     config = _config(model, {**options, "epochs": epochs})
     fabric, folder = fabric_of(config), RunFolder(Path(out))
-    ranks = Ranks(fabric)
-    loaders: Any = None
+    ranks, network = Ranks(fabric), model if isinstance(model, nn.Module) else None
     if not resume:
         ranks.on_first(folder.require_free)
+    fresh = not (resume and folder.holds_checkpoint())
+    if network is None:
+        require_network(config, fresh=fresh)
+    elif config.recompute_attention and not set_recompute(network):
+        raise checks.InputError(f"recompute_attention needs attention layers, and {config.model} has none")
     if hasattr(train, "__getitem__"):
         data = _data(config, train, val, classes)
         if data.prepared:
             _refuse(options, OF_SINGLE_IMAGES, "float tensors are taken as they are")
-        if not isinstance(model, nn.Module):
+        if network is None:
             data = data.with_channels(channels_of(config, data.channels))
-        elif data.channels == 1 and getattr(first_conv(model), "in_channels", 1) == 3:
+        elif data.channels == 1 and getattr(first_conv(network), "in_channels", 1) == 3:
             data = data.with_channels(3)
-        meta, notes, batch_size = data.meta(), (*data.notes, *batch_notes(config, data)), batch_size_for(config, data)
-        loaders = loaders_of(config, data, fabric.device)
-        for loader in loaders:
-            loader.order = loader.order.shard(ranks.rank, ranks.world)
-    else:
-        if ranks.world > 1:
-            raise checks.InputError(
-                f"{ranks.world} processes need Datasets, of which each reads its part; got a loader"
-            )
-        _refuse(options, (*OF_LOADERS, *OF_SINGLE_IMAGES), "a loader makes its batches itself")
-        if val is None:
-            raise checks.InputError("a loader for training needs one for validation: val is None")
-        meta = _meta_of_batches(model, ForeignLoader(val, device=fabric.device, training=False), classes)
-        notes, batch_size = (), None
-    taken_over: tuple[str, ...] = ()
-    if isinstance(model, nn.Module):
-        network = model
-        if config.recompute_attention and not set_recompute(network):
-            raise checks.InputError(f"recompute_attention needs attention layers, and {config.model} has none")
-        require_fit(network, config.model, meta)
-    else:
-        fresh = not (resume and folder.holds_checkpoint())
-        require_network(config, fresh=fresh)
+        return train_on(data, config, folder.path, fabric, network=network, resume=resume, progress=progress)
+    if ranks.world > 1:
+        raise checks.InputError(f"{ranks.world} processes need Datasets, of which each reads its part; got a loader")
+    _refuse(options, (*OF_LOADERS, *OF_SINGLE_IMAGES), "a loader makes its batches itself")
+    if val is None:
+        raise checks.InputError("a loader for training needs one for validation: val is None")
+    meta = _meta_of_batches(network, ForeignLoader(val, device=fabric.device, training=False), classes)
+    taken_over, notes = (), []
+    if network is None:
         network, transfer = make_network(config, meta, fresh=fresh)
-        notes = (*notes, *transfer_note(transfer))
-        taken_over = transfer.taken_over if transfer else ()
-    if batch_size is not None:
-        require_batch_norm(network, config, batch_size, ranks.world)
+        notes, taken_over = transfer_note(transfer), transfer.taken_over if transfer else ()
     else:
-        at_least = 2 * config.accumulate if has_batch_norm(network) else 1
-        loaders = [
-            ForeignLoader(
-                given,
-                device=fabric.device,
-                seed=config.seed,
-                training=training,
-                num_classes=len(meta["classes"]),
-                at_least=at_least if training else 1,
-            )
-            for given, training in ((train, True), (val, False))
-        ]
+        require_fit(network, config.model, meta)
+    shared = {"device": fabric.device, "seed": config.seed, "num_classes": len(meta["classes"])}
+    at_least = 2 * config.accumulate if has_batch_norm(network) else 1
+    loaders: Any = (
+        ForeignLoader(train, training=True, at_least=at_least, **shared),
+        ForeignLoader(val, training=False, **shared),
+    )
     return train_network(
         network,
         *loaders,
@@ -149,7 +124,7 @@ def fit(
 
 
 def _config(model: Any, options: dict[str, Any]) -> RunConfig:
-    """Return the configuration of the run, which names the network as far as it has a name."""
+    """Return the configuration of the run, with the network's name if it has one."""
     if isinstance(model, nn.Module):
         for name in OF_NAMES:
             if name in options:
@@ -157,7 +132,7 @@ def _config(model: Any, options: dict[str, Any]) -> RunConfig:
                     f"{name} is for a network by name, and this one is made: attnconv.surgery puts attention into it"
                 )
         if (blueprint := getattr(model, "blueprint", None)) is not None:
-            checked_steps(blueprint.attention, layers=True)  # a layer without a name could not be read back
+            checked_steps(blueprint.attention, layers=True)  # a layer without a name cannot be read back
             options |= {
                 "model": blueprint.name,
                 "model_options": blueprint.options,
@@ -177,7 +152,7 @@ def _config(model: Any, options: dict[str, Any]) -> RunConfig:
 
 
 def _refuse(options: dict[str, Any], names: Iterable[str], reason: str) -> None:
-    """Raise InputError if one of ``names`` is among the ``options``, where it would do nothing."""
+    """Raise InputError if one of ``names``, which would have no effect, is among the ``options``."""
     for name in names:
         if name in options:
             raise checks.InputError(f"{name} has no effect here: {reason}; leave it out")
@@ -188,13 +163,13 @@ def _data(config: RunConfig, train: Any, val: Any, classes: Sequence[str] | None
     return data_of_datasets(YOUR_DATASET, train, val, classes=classes, image_size=config.image_size, options=options)
 
 
-def _meta_of_batches(model: Any, loader: ForeignLoader, classes: Sequence[str] | None) -> dict[str, Any]:
-    """Return what a checkpoint keeps of images that a foreign loader gives."""
+def _meta_of_batches(model: nn.Module | None, loader: ForeignLoader, classes: Sequence[str] | None) -> dict[str, Any]:
+    """Return the ``meta`` of a checkpoint for images of a user's loader."""
     if (first := next(loader.epoch(0), None)) is None:
         raise checks.InputError("the loader for validation gives no batch")
     images, _ = first
     if classes is None:
-        if not isinstance(model, nn.Module):
+        if model is None:
             raise checks.InputError("classes must name the outputs, which a loader does not")
         with torch.no_grad():
             modes = {module: module.training for module in model.modules()}

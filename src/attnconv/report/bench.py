@@ -1,4 +1,4 @@
-"""Records of benchmarks: as tables, and as a Markdown page of them with drawings of sweeps over map sizes.
+"""Records of benchmarks as tables, and as a Markdown page with drawings of sweeps over map sizes.
 
 A table is one comparison: medians, spread, and ratios to its baseline. A ratio is that of two medians. Its spread
 comes from the rounds: candidates take turns, so that the times of one round belong together.
@@ -32,7 +32,7 @@ FLOOR = ("floor ms", "/ floor")  # more columns, where a floor is known
 
 
 def markdown(records: Sequence[Record]) -> tuple[str, dict[str, "Figure"]]:
-    """Return the page, and the drawings that it shows, by file name."""
+    """Return the page, and its drawings by file name."""
     found = sweeps(records)
     machines: dict[str, list[Table]] = {}
     for table in tables(records):
@@ -52,7 +52,7 @@ def markdown(records: Sequence[Record]) -> tuple[str, dict[str, "Figure"]]:
 
 @dataclass(frozen=True)
 class Table:
-    """One comparison: a line on what was measured, one on its floor, rows under a header, and who did not run."""
+    """One comparison: title, machine, a note on its floor, rows, and the candidates that did not run."""
 
     title: str
     machine: str
@@ -113,7 +113,7 @@ def _row(record: Record, baseline: Record | None, peak: float) -> tuple[str, ...
 
 
 def _floor_cells(record: Record, floors: Sequence[float]) -> tuple[str, str]:
-    """The median of the floors, and that of a round's time over its floor."""
+    """Return the median of the floors, and the median of a round's time over its floor."""
     if not floors:
         return "-", "-"
     over = statistics.median(s / floor for s, floor in zip(record["seconds"], floors, strict=True))
@@ -121,7 +121,7 @@ def _floor_cells(record: Record, floors: Sequence[float]) -> tuple[str, str]:
 
 
 def _note(ran: Sequence[Record]) -> str:
-    """The rates that the floors follow from, or why there are none; empty where neither was recorded."""
+    """Return the rates behind the floors, or the reason why there are none; "" if neither was recorded."""
     if reason := next((r["floor_why_not"] for r in ran if r.get("floor_why_not")), None):
         return f"no floor, which impl='native' measures: {reason}"
     pairs = [pair for record in ran for pair in record.get("rates") or ()]
@@ -144,7 +144,7 @@ def ratios(seconds: Sequence[float], base: Sequence[float]) -> tuple[float, tupl
 
 
 def fastest_rates(record: Record, records: Sequence[Record]) -> tuple[float, float]:
-    """Return FLOP/s of products in the record's dtype, and exponentials/s: the best that its machine has shown."""
+    """Return the best FLOP/s of products in the record's dtype, and exponentials/s, of its machine."""
     same = [r for r in records if machine_line(r) == machine_line(record)]
     peak = max(r["matmul_flops_per_s"] for r in same if r["dtype"] == record["dtype"])
     return peak, max(r["exps_per_s"] for r in same)
@@ -153,8 +153,8 @@ def fastest_rates(record: Record, records: Sequence[Record]) -> tuple[float, flo
 def floor_seconds(record: Record, peak: float, exps_per_s: float) -> list[float]:
     """Return the time of the products and exponentials alone, in each round; empty if it is unknown.
 
-    On a CPU at the rates of a core that were measured beside the round. A record that has none of a kernel's floor, as
-    on a GPU and before there was one, gets it at the rates given.
+    On a CPU at the rates of a core measured around the round. A record without floors, as on a GPU, has them at the
+    rates given.
     """
     if (floors := record.get("floors")) is not None:
         return floors
@@ -164,7 +164,7 @@ def floor_seconds(record: Record, peak: float, exps_per_s: float) -> list[float]
 
 
 def machine_line(record: Record) -> str:
-    """Return the machine in words: records of different ones are never mixed."""
+    """Return the machine in words: records of different machines are never mixed."""
     machine = record["machine"]
     triton = f", triton {machine['triton']}" if machine["triton"] and machine["device"] == "cuda" else ""
     threads = f", {machine['threads']} threads" if machine["device"] == "cpu" else ""

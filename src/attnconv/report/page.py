@@ -1,7 +1,7 @@
-"""Pages from templates: HTML that asks for nothing from anywhere, Markdown, and plain text.
+"""Pages from templates: HTML that loads nothing from anywhere, Markdown, LaTeX and plain text.
 
 The templates are the files of templates/, in Jinja's language. Whatever a template is given is text: names from files
-are shown as `attnconv.shown` shows them, and nothing in them can become markup. A template marks what is set in lines:
+are shown as `attnconv.shown` shows them, and nothing in them can become markup. Filters of the templates:
 
 - ``{{ text|line }}``: sentences, as one line
 - ``{{ text|code }}``: a command or a file, line by line; in Markdown with its fence
@@ -19,17 +19,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnconv import checks, files
-from attnconv.shown import code_span, fenced, shown_html, shown_lines, shown_markdown
+from attnconv.report.plots import COLOURS, DARK, SOFT
+from attnconv.shown import code_span, fenced, shown, shown_html, shown_lines, shown_markdown
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure
 
 TEMPLATES = Path(__file__).with_name("templates")
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
 
 
 def render(name: str, **values: Any) -> str:
-    """Return the template of that name, filled in; its ending (html, md, txt) says how text is escaped."""
+    """Return the template of that name, filled in; its ending (html, md, tex, txt) says how text is escaped."""
     return _environment(name.rpartition(".")[2]).get_template(name).render(values)
 
 
@@ -39,7 +41,7 @@ def _environment(kind: str) -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    escape = {"html": shown_html, "md": shown_markdown, "txt": str}[kind]
+    escape = {"html": shown_html, "md": shown_markdown, "tex": shown_latex, "txt": str}[kind]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=kind != "txt",
@@ -65,14 +67,31 @@ def _one_line(text: str, kind: str) -> str:
     return re.sub(r"^([-+#]+|\d+[.)])(?= |$)", lambda found: f"{found[0][:-1]}\\{found[0][-1]}", text)
 
 
+def shown_latex(text: object) -> str:
+    """Return ``shown`` as LaTeX within a line."""
+    return re.sub(r"[\\{}%$&#_~^±]", lambda found: LATEX.get(found[0], f"\\{found[0]}"), shown(text))
+
+
 def svg_file(figure: "Figure") -> str:
-    """Return a matplotlib figure as the text of an SVG file, the same for the same numbers."""
+    """Return a matplotlib figure as the text of an SVG file, the same for the same numbers.
+
+    On a dark screen its background, its text, its black lines and the colours of `attnconv.report.plots` change.
+    """
     import matplotlib as mpl
 
     text = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "attnconv"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()
+    drawn = text.getvalue()
+    pairs = {"#000000": "#e6e8eb", SOFT: "#a2abb6", **dict(zip(COLOURS, DARK, strict=True))}
+    rules = [
+        '[id*="patch_"] > [style*="fill: #ffffff"] { fill: #16181c !important }',
+        '[id*="text_"] { fill: #e6e8eb }',
+    ]
+    for light, dark in pairs.items():
+        rules += [f'[style*="{part}: {light}"] {{ {part}: {dark} !important }}' for part in ("fill", "stroke")]
+    style = f"<style>@media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}</style>"
+    return re.sub(r"(<svg[^>]*>)", lambda found: f"{found[0]}\n {style}", drawn, count=1)
 
 
 def svg_element(text: str) -> str:

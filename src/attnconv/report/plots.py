@@ -1,7 +1,8 @@
-"""Drawings: of single runs, of lr-find, of a study's arms over epochs and over costs, and of benchmarks over map sizes.
+"""Drawings: of single runs, of lr-find, of a study's arms, and of benchmarks over map sizes.
 
 Colours: six that differ by at least 43 in CIELAB for people with any one kind of colour-blindness too (simulated after
-Machado et al. 2009), each with a contrast of at least 3 to 1 on white; lines and markers differ as well.
+Machado et al. 2009), each with a contrast of at least 3 to 1 on white; lines and markers differ as well. `svg_file`
+shows each in its counterpart of DARK where the reader's screen is dark; those differ by at least 36.
 """
 
 import statistics
@@ -18,19 +19,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#3e07fd", "#e96710", "#0da783", "#591004", "#b159c6", "#240f3a")
+DARK = ("#7744ef", "#fe6b16", "#248355", "#f7dfb2", "#a64caf", "#b0e0fb")
+SOFT = "#5b6470"
 LINES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX*"
 PALE = "#adb5bd"
 
 SIZE = (4.4, 3.1)  # inches without the legend: 317 points wide, so that the text is readable on a phone
 LINE = 0.19  # inches, of the legend
-WIDTH = 260  # points between the ends of the axis, about
-BESIDE = 16  # points between arms of nearly the same cost
 WRAP = 52  # characters in a line of it
+NAME = 28  # characters of a name beside a text
 
 
 def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return colour, line and marker of each; the colours come again after six, with another line."""
+    """Return colour, line and marker of each name; after six the colours repeat with another line."""
     return {
         name: {
             "color": COLOURS[i % len(COLOURS)],
@@ -43,7 +45,7 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple["Figure", list["Axes"]]:
-    """Return an empty figure, in inches, and its axes, which stand side by side."""
+    """Return an empty figure, in inches, and its axes side by side."""
     checks.require("matplotlib", extra="train")
     from matplotlib.figure import Figure
 
@@ -55,34 +57,22 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple["Figure",
     return figure, found
 
 
-def history_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
-    """Draw loss and top-1 accuracy over epochs: dashed in training, solid in validation.
-
-    Args:
-        runs: the rows of metrics.csv of each run, under the name that the legend shows.
-    """
-    figure, panels = new_figure(9, 3.4, columns=2)
-    for axes, quantity, label in zip(panels, ("loss", "top1"), ("loss (nats)", "top-1 accuracy (%)"), strict=True):
-        for (name, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
-            epochs = [row["epoch"] for row in rows]
-            axes.plot(epochs, [row[f"train_{quantity}"] for row in rows], "--", color=colour, linewidth=1, alpha=0.6)
-            axes.plot(epochs, [row[f"val_{quantity}"] for row in rows], color=colour, linewidth=2, label=name)
-        axes.set(xlabel="epoch", ylabel=label)
-    panels[0].legend(frameon=False, title="validation; dashed: training", title_fontsize=8, fontsize=8)
-    return figure
-
-
 def lr_figure(curve: Mapping[str, Any]) -> "Figure":
-    """Draw loss over learning rate: ``curve`` holds what LrCurve.to_dict gives."""
+    """Draw loss over learning rate, and a dot for each suggestion: ``curve`` holds what LrCurve.to_dict gives."""
+    import numpy as np
+
     figure, (axes,) = new_figure(6, 3.6)
-    axes.plot(curve["lrs"], curve["losses"], color=PALE, linewidth=1, label="loss of a step")
-    losses = curve["smoothed"]
-    axes.plot(curve["lrs"], losses, color=COLOURS[0], linewidth=2, label="smoothed")
-    for name, colour in zip(("steepest", "valley"), COLOURS[1:], strict=False):
+    lrs, means = curve["lrs"], curve["smoothed"]
+    axes.plot(lrs, curve["losses"], color=PALE, linewidth=1, label="loss of a step")
+    axes.plot(lrs, means, color=COLOURS[0], linewidth=2, label="smoothed")
+    for name, colour in zip(("valley", "slide", "steepest", "minimum"), COLOURS[1:], strict=False):
         if (lr := curve[name]) is not None:
-            axes.axvline(lr, color=colour, linestyle="--", linewidth=1, label=f"{name}: {lr:.2g}")
-    ceiling = losses[0] + 0.5 * max(losses[0] - min(losses), 0.1 * abs(losses[0]))  # what diverges would flatten all
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss (nats)", ylim=(None, ceiling))
+            loss = np.interp(np.log(lr), np.log(lrs), means)
+            axes.plot(lr, loss, "o", color=colour, label=f"{name}: {lr:.2g}", clip_on=False)
+    top, bottom = max(means[:-5] or means), min(curve["losses"])  # the last steps diverge, and would flatten all else
+    room = 0.05 * (top - bottom) or 0.1
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss (nats)")
+    axes.set(xlim=(lrs[0], lrs[-1]), ylim=(bottom - room, top + room))
     axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -98,7 +88,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Point:
-    """An arm's mean, its interval if there is one, and its runs' scores, over what its training cost."""
+    """An arm's mean, its interval if there is one, and its runs' scores, over the cost of its training."""
 
     arm: str
     cost: float
@@ -107,11 +97,53 @@ class Point:
     scores: Sequence[float]
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of a forest or dot plot: a value with its interval, single runs as dots, and a published value."""
+
+    name: str
+    text: str
+    value: float
+    colour: str
+    interval: tuple[float, float] | None = None
+    dots: Sequence[float] = ()
+    published: float | None = None
+
+
+def lines_figure(lines: Sequence[Line], *, label: str, zero: bool = False) -> "Figure":
+    """Draw a line of its own for each value, its name and text above it; ``zero`` adds a line of no difference."""
+    heights = [0.24 + LINE * len(_wrapped(line.name, NAME).splitlines()) for line in lines]
+    figure, (axes,) = new_figure(SIZE[0], sum(heights) + 0.65)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.set(xlabel=label, ylim=(sum(heights), 0), yticks=[])
+    if zero:
+        axes.axvline(0, color=SOFT, linewidth=1, linestyle=":")
+    top = 0.0
+    for line, height in zip(lines, heights, strict=True):
+        y = top + height - 0.12
+        style = {"color": line.colour, "zorder": 3}
+        if line.interval:
+            axes.plot(line.interval, (y, y), linewidth=2.4, solid_capstyle="butt", **style)
+        axes.plot(line.dots, [y] * len(line.dots), ".", markersize=5, alpha=0.6, **style)
+        axes.plot(line.value, y, "o", markersize=7, **style)
+        if line.published is not None:
+            axes.plot(line.published, y, "D", markersize=6, markerfacecolor="none", color=COLOURS[3], zorder=4)
+        for x, side, text in ((0, "left", _wrapped(line.name, NAME)), (1, "right", line.text)):
+            axes.text(
+                x, top + 0.04, text, transform=axes.get_yaxis_transform(), ha=side, va="top", fontsize=8.5,
+                parse_math=False, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            )  # fmt: skip
+        top += height
+    axes.margins(x=0.06)
+    return figure
+
+
 def curves_figure(curves: Sequence[Curves], *, arms: Sequence[str], label: str) -> "Figure":
     """Draw means over runs as lines, smallest to largest run as bands, and stopped runs as thin lines with a cross.
 
     Args:
-        arms: all of the study, whose order gives the styles.
+        arms: all arms of the block, whose order gives the styles.
         label: of the scores.
     """
     figure, axes = _study_figure(len(curves), arms, "epoch", label)
@@ -139,52 +171,21 @@ def curves_figure(curves: Sequence[Curves], *, arms: Sequence[str], label: str) 
 
 
 def cost_figure(points: Sequence[Point], *, arms: Sequence[str], cost: str, label: str) -> "Figure":
-    """Draw means with their intervals, and runs as small dots; arms of nearly the same cost stand side by side.
-
-    Args:
-        cost: what the points' cost is, with its unit.
-    """
+    """Draw means with their intervals, and runs as small dots, over ``cost``, which names its unit."""
     figure, axes = _study_figure(len(points), arms, cost, label)
-    from matplotlib.transforms import offset_copy
-
     found = styles(arms)
     handles = {}
-    costs = [point.cost for point in points] or [0.0]
-    reach = max(0.6 * (max(costs) - min(costs)), 0.1 * max(costs)) or 1.0  # costs nearly the same are to look so
-    middle = (max(costs) + min(costs)) / 2
-    low, high = max(0.0, middle - reach), middle + reach
-    axes.set_xlim(low, high)
-    shifts = _shifts([(point.cost - low) / (high - low) * WIDTH for point in points])
-    for point, shift in zip(points, shifts, strict=True):
-        style = {**found[point.arm], "linestyle": "none", "markersize": 7}
-        there, right = (offset_copy(axes.transData, figure, x, units="points") for x in (shift, shift + 7))
+    for point in points:
+        style = {**found[point.arm], "linestyle": "none"}
         dots = [point.cost] * len(point.scores)
-        axes.plot(dots, point.scores, ".", color=style["color"], markersize=3, transform=right)
-        ends = point.interval and [
-            [max(0.0, point.mean - point.interval[0])],
-            [max(0.0, point.interval[1] - point.mean)],
-        ]
+        axes.plot(dots, point.scores, "_", color=style["color"], markersize=9, alpha=0.6)
+        ends = point.interval and [[point.mean - point.interval[0]], [point.interval[1] - point.mean]]
         handles[point.arm] = axes.errorbar(
-            [point.cost], [point.mean], yerr=ends, capsize=4, elinewidth=1.6, transform=there, **style
+            [point.cost], [point.mean], yerr=ends, capsize=4, elinewidth=1.6, **{**style, "markersize": 7}
         )
-    heights = [y for point in points for y in (point.mean, *(point.interval or ()), *point.scores)]
-    axes.update_datalim([(low, y) for y in heights])  # which shifted points do not do
-    axes.autoscale_view(scalex=False)
+    axes.margins(x=0.1)
     _add_legend(figure, handles)
     return figure
-
-
-def _shifts(places: Sequence[float]) -> list[float]:
-    """Return the smallest shifts, by their squares, that leave all places BESIDE apart in their order."""
-    import numpy as np
-    from scipy.optimize import isotonic_regression
-
-    order = np.argsort(places, kind="stable")
-    there, apart = np.asarray(places)[order], BESIDE * np.arange(len(places))
-    shifts = np.zeros(len(places))
-    if len(places):
-        shifts[order] = isotonic_regression(there - apart).x + apart - there
-    return shifts.tolist()
 
 
 def _study_figure(drawn: int, arms: Sequence[str], x: str, y: str) -> tuple["Figure", "Axes"]:
@@ -207,8 +208,8 @@ def _add_legend(figure: "Figure", handles: Mapping[str, Any]) -> None:
         text.set_text(_wrapped(arm))
 
 
-def _wrapped(arm: str) -> str:
-    return textwrap.fill(arm, WRAP) or arm
+def _wrapped(arm: str, width: int = WRAP) -> str:
+    return textwrap.fill(arm, width) or arm
 
 
 def sweep_figure(title: str, records: Sequence[Mapping[str, Any]]) -> "Figure":

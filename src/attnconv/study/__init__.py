@@ -1,5 +1,33 @@
-"""Studies: runs of several arms and seeds, run on this machine or on Ray, kept in one folder.
+"""Studies: runs of several arms and seeds, run on this machine or on Ray, kept and compared in one folder.
 
-Import what you need from its file: ``attnconv.study.plan`` (Study), ``.plan_file`` (read_study, built_in), ``.folder``
-(StudyFolder, read_records), ``.run`` (run_study).
+A `Study` is the plan, `run_study` does the runs that are missing, and `write_report` compares the arms.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnconv.study.plan import Study
+    from attnconv.study.plan_file import built_in, read_study
+    from attnconv.study.ray import ray_cluster
+    from attnconv.study.report import Report, write_report
+    from attnconv.study.run import run_study
+
+# Loaded when first asked for: a run of a study needs none of it.
+_FILES = {
+    "Report": "report",
+    "Study": "plan",
+    "built_in": "plan_file",
+    "ray_cluster": "ray",
+    "read_study": "plan_file",
+    "run_study": "run",
+    "write_report": "report",
+}
+
+__all__ = ["Report", "Study", "built_in", "ray_cluster", "read_study", "run_study", "write_report"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FILES:
+        return getattr(import_module(f"attnconv.study.{_FILES[name]}"), name)
+    raise AttributeError(f"module 'attnconv.study' has no attribute {name!r}")

@@ -1,20 +1,19 @@
 """From the records of a study's runs to the comparison of its arms: one row an arm, one comparison a block.
 
-How each state enters. done: its last epoch's score. diverged: the score it ended with, that is the last finite one of
-its validations, or ``chance`` if it never finished an epoch; leaving it out would make an arm better for diverging.
-failed, running, missing: they have no score. An arm none of whose runs is done is shown and not compared.
+How a run's state counts. done: the score of its last epoch. diverged: the score that it ended with, the last finite one
+of its validations, or ``chance`` if it never finished an epoch; leaving it out would reward an arm for diverging.
+failed, running, missing: no score. An arm without a run that is done is shown and not compared.
 
-Arms are also compared at equal time and at equal FLOPs. A clock is what an arm has spent at the end of each epoch. For
-time it is the sum of training seconds, of each epoch the median over the arm's runs, so that one disturbed run moves
-nothing; validation and start-up are left out. For FLOPs it is epochs x training images x 3 x the FLOPs of one image's
-forward, backward counting as two forwards.
-The budget is the smallest total of any arm with a run that is done, and an arm's score is that of the last epoch that
-ends within it: nothing is interpolated.
+Arms are also compared at equal time and at equal FLOPs. A clock is the cost of an arm at the end of each epoch. In time
+it is the sum of training seconds, each epoch's being the median over the arm's runs, so that one disturbed run moves
+nothing; validation and start-up are left out. In FLOPs it is epochs x training images x 3 x the FLOPs of one image's
+forward, since backward counts as two forwards. The budget is the smallest total of any arm with a run that is done, and
+an arm's score is that of the last epoch that ends within it, without interpolation.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from statistics import median
@@ -25,17 +24,17 @@ from attnconv.inactive import is_inactive
 from attnconv.study import statistics
 from attnconv.study.folder import MEASURED, STATES, Record, scored
 from attnconv.study.plan import SCORES, Study
-from attnconv.study.statistics import Difference, Estimate, Permutation, Scores, holm
+from attnconv.study.statistics import Estimate, Permutation, Scores, holm
 
 Clock = Sequence[float]  # one number an epoch
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to read an arm's score; ``epochs`` where it is not that of the whole run. Or why it cannot be read."""
+    """An arm's score and its difference to the baseline, after ``epochs`` if not at the end; or why there is none."""
 
     estimate: Estimate | None = None
-    difference: Difference | None = None  # to the baseline
+    difference: Estimate | None = None
     epochs: int | None = None
     why_not: str = ""
 
@@ -45,18 +44,17 @@ class Tested:
     """The test of the last epoch's difference; p and holm_p None with the reason in ``why_not``."""
 
     permutation: Permutation | None = None
-    holm_p: float | None = None  # adjusted for all tests of the table
+    holm_p: float | None = None  # adjusted for all tests of the study
     runs_to_see: int | None = None
     why_not: str = ""
 
 
 @dataclass(frozen=True)
 class SwitchedOff:
-    """Scores of the finished runs of an arm that measured it.
+    """Scores of the same networks with attention (``on``) and without (``off``), over the runs that measured it.
 
-    ``on`` and ``off`` are the scores of the same networks, with and without attention. ``logits_moved`` (of their norm)
-    and ``predictions_changed`` (percent) are the largest of any run. ``inactive`` counts runs by the rule of
-    `attnconv.inactive`.
+    ``logits_moved`` (relative to their norm) and ``predictions_changed`` (percent) are the largest of any run.
+    ``inactive`` counts runs by the rule of `attnconv.inactive`.
     """
 
     on: Estimate
@@ -80,6 +78,7 @@ class Row:
     params: int | None
     flops: int | None  # of one image's forward, 2 a multiplication and addition
     epochs: int | None
+    steps: int | None  # of a run
     seconds: float | None  # training, by the arm's clock
     last: Reading
     best: Reading
@@ -88,12 +87,11 @@ class Row:
     without_diverged: Reading | None  # where runs of the arm or of the baseline diverged
     test: Tested
     off: SwitchedOff | None  # None where no run has measured it, as of plain networks
-    steps: int | None = None  # of a run
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``time`` and ``flops``: the budget of the equal-time and equal-FLOPs readings, and the arm that sets it."""
+    """The arms of a block, the baseline first; ``time`` and ``flops``: the equal budgets and the arms that set them."""
 
     score: str
     baseline: str
@@ -112,32 +110,27 @@ class Arm:
         self.chance = chance
         self.done = [r for r in records if r["state"] == "done"]
         self.diverged = [r for r in records if r["state"] == "diverged"]
-        self.finished = {r["seed"]: self.at(r, None) for r in self.done}
-        self.last = {**self.finished, **{r["seed"]: self.at(r, None) for r in self.diverged}}
-        self.best = {r["seed"]: self._best(r) for r in (*self.done, *self.diverged)}
+        self.finished = {r["seed"]: r["score"] for r in self.done}
+        self.last = {**self.finished, **self.after(None, self.diverged)}
+        self.best = {r["seed"]: r["best_score"] for r in self.done}
+        self.best |= {r["seed"]: max(validated(r).values(), default=chance) for r in self.diverged}
+        self.time, self.flops = time_clock(self.done), flops_clock(self.done)
+        self.why_no_score = "" if self.done else "no run is done"
+        if self.diverged and not self.done:
+            self.why_no_score += f", and {len(self.diverged)} of {len(records)} diverged"
 
     def at(self, record: Record, epochs: int | None) -> float:
-        """Return a run's score after so many epochs, or at its end; a diverged run keeps that with which it ended."""
-        if epochs is None and record["state"] == "done":
-            return record["score"]
-        scores = validated(record)
-        within = [epoch for epoch in scores if epochs is None or epoch <= epochs]
-        return scores[max(within)] if within else self.chance
+        """Return a run's validation score after so many epochs, or its last; a run that has none has ``chance``."""
+        within = [epoch for epoch in validated(record) if epochs is None or epoch <= epochs]
+        return validated(record)[max(within)] if within else self.chance
 
-    def _best(self, record: Record) -> float:
-        if record["state"] == "done":
-            return record["best_score"]
-        return max(validated(record).values(), default=self.chance)
+    def after(self, epochs: int | None, records: Sequence[Record]) -> dict[int, float]:
+        """Return the scores of ``records`` after so many epochs; a diverged run keeps the score that it ended with."""
+        return {record["seed"]: self.at(record, epochs) for record in records}
 
     def known(self, key: str) -> Any:
-        """Return what the first run that knows it says; runs of an arm have one network."""
+        """Return the value of the first run that knows it; runs of an arm have one network."""
         return next((r[key] for r in self.records if r.get(key) is not None), None)
-
-    def why_no_score(self) -> str:
-        """Return why the arm cannot be compared, "" if it can."""
-        if self.done or not self.diverged:
-            return "" if self.done else "no run is done"
-        return f"no run is done, and {len(self.diverged)} of {len(self.records)} diverged"
 
 
 def validated(record: Record) -> dict[int, float]:
@@ -147,7 +140,7 @@ def validated(record: Record) -> dict[int, float]:
 
 
 def comparisons(study: Study, records: Sequence[Record]) -> dict[str, Comparison]:
-    """Return block -> the comparison of its arms, under their names without the block; "" where arms have no block.
+    """Return block -> the comparison of its arms; "" where arms have no block. p is adjusted for the whole study.
 
     Raises:
         InputError: a record of an arm or a seed that the study has not, or one that is damaged.
@@ -155,34 +148,21 @@ def comparisons(study: Study, records: Sequence[Record]) -> dict[str, Comparison
     checked = [scored(study, record) for record in records]
     found = {}
     for block, arms in study.blocks().items():
-        inside = [
-            {**record, "arm": arm.rpartition("/")[2]} for arm in arms for record in checked if record["arm"] == arm
-        ]
+        inside = [record for arm in arms for record in checked if record["arm"] == arm]
         score = SCORES[study.score_of(block)]
-        found[block] = compare(inside, baseline=study.baseline, chance=chance_of(inside, score), score=score)
-    return found
+        baseline = study.baseline_of(arms[0])
+        found[block] = _compared(inside, baseline=baseline, chance=chance_of(inside, score), score=score)
+    return _adjusted(found)
 
 
 def chance_of(records: Sequence[Record], score: str) -> float:
-    """Return the score of guessing one of the classes: what a run counts with that diverged in its first epoch.
+    """Return the score of guessing, in percent, which a run counts with that diverged in its first epoch.
 
-    In percent. 0 where the records do not say how many classes there are, and for mean IoU, which depends on the
-    classes' areas as well.
+    0 where the records do not say how many classes there are, and for mean IoU, which depends on the classes' areas.
     """
     guesses = {"top-1": 1, "top-5": 5}.get(score, 0)
     classes = next((record["classes"] for record in records if record.get("classes")), None)
     return 100 * min(guesses, classes) / classes if classes else 0.0
-
-
-def holm_over_all(compared: Mapping[str, Comparison]) -> dict[tuple[str, str], float]:
-    """Return (block, arm) -> p after Holm over all tests of the study; a comparison's own is over the block's."""
-    tests = {
-        (block, row.arm): row.test.permutation.p
-        for block, comparison in compared.items()
-        for row in comparison.rows
-        if row.test.permutation
-    }
-    return dict(zip(tests, holm(list(tests.values())), strict=True))
 
 
 def compare(records: Sequence[Record], *, baseline: str, chance: float, score: str = "top-1") -> Comparison:
@@ -194,6 +174,10 @@ def compare(records: Sequence[Record], *, baseline: str, chance: float, score: s
     Raises:
         InputError: no records, an unknown baseline or state, or two records of one run.
     """
+    return _adjusted({"": _compared(records, baseline=baseline, chance=chance, score=score)})[""]
+
+
+def _compared(records: Sequence[Record], *, baseline: str, chance: float, score: str) -> Comparison:
     by_arm: dict[str, list[Record]] = {}
     for record in records:
         checks.one_of("state of a run", record["state"], STATES)
@@ -206,46 +190,50 @@ def compare(records: Sequence[Record], *, baseline: str, chance: float, score: s
     checks.one_of("baseline", baseline, by_arm)
     chance = checks.number("chance", chance)
     arms = {name: Arm(by_arm[name], chance) for name in dict.fromkeys((baseline, *by_arm))}
+    base = arms[baseline]
     finished = {name: arm for name, arm in arms.items() if arm.done}
-    times_spent = {name: time_clock(arm.done) for name, arm in finished.items()}
-    flops_spent = {name: flops_clock(arm.done) for name, arm in finished.items()}
-    time, flops = cheapest(times_spent), cheapest(flops_spent)
-    equal_time = _within(finished, times_spent, time, baseline, "an arm's training seconds are not known")
-    equal_flops = _within(finished, flops_spent, flops, baseline, "an arm's FLOPs or images are not known")
-    rows = []
-    for name, arm in arms.items():
-        base = arms[baseline]
-        why_not = "the baseline" if name == baseline else arm.why_no_score()
-        if not why_not and (without_base := base.why_no_score()):
-            why_not = f"of the baseline, {without_base}"
+    time = cheapest({name: arm.time for name, arm in finished.items()})
+    flops = cheapest({name: arm.flops for name, arm in finished.items()})
+
+    def row(name: str, arm: Arm) -> Row:
+        why_not = "the baseline" if name == baseline else arm.why_no_score
+        if not why_not and base.why_no_score:
+            why_not = f"of the baseline, {base.why_no_score}"
         other = None if why_not else base
-        lone = Reading(why_not=arm.why_no_score())
+
+        def within(budget: tuple[str, float] | None, clock: Callable[[Arm], Clock | None], unknown: str) -> Reading:
+            if arm.why_no_score or not budget:
+                return Reading(why_not=arm.why_no_score or f"{unknown} not known")
+            epochs, of_base = (epochs_within(clock(one) or (), budget[1]) for one in (arm, base))
+            if not epochs:
+                return Reading(epochs=0, why_not="no epoch ends within the budget")
+            at_base = base.after(of_base, (*base.done, *base.diverged)) if other and of_base else None
+            return _reading(arm.after(epochs, (*arm.done, *arm.diverged)), at_base, epochs)
+
         without = None
         if arm.diverged or (other and other.diverged):
+            lone = Reading(why_not=arm.why_no_score)
             without = _reading(arm.finished, other and other.finished) if arm.finished else lone
         permutation = statistics.permutation(arm.last, other.last) if other else None
-        clock = times_spent.get(name)
-        rows.append(
-            Row(
-                arm=name,
-                counts={state: sum(r["state"] == state for r in arm.records) for state in STATES},
-                params=arm.known("params"),
-                flops=arm.known("flops"),
-                epochs=max((len(validated(r)) for r in arm.done), default=None),
-                seconds=clock[-1] if clock else None,
-                last=_reading(arm.last, other and other.last),
-                best=_reading(arm.best, other and other.best),
-                equal_time=equal_time.get(name, lone),
-                equal_flops=equal_flops.get(name, lone),
-                without_diverged=without,
-                test=Tested(permutation, why_not="" if permutation else why_not or "fewer than two seeds"),
-                off=switched_off(arm.done),
-                steps=max(
-                    (row["step"] for r in arm.done for row in r.get("history") or () if "step" in row), default=None
-                ),
-            )
+        return Row(
+            arm=name,
+            counts={state: sum(r["state"] == state for r in arm.records) for state in STATES},
+            params=arm.known("params"),
+            flops=arm.known("flops"),
+            epochs=max((len(validated(r)) for r in arm.done), default=None),
+            steps=max((row["step"] for r in arm.done for row in r["history"] if "step" in row), default=None),
+            seconds=arm.time[-1] if arm.time else None,
+            last=_reading(arm.last, other and other.last),
+            best=_reading(arm.best, other and other.best),
+            equal_time=within(time, lambda one: one.time, "an arm's training seconds are"),
+            equal_flops=within(flops, lambda one: one.flops, "an arm's FLOPs or images are"),
+            without_diverged=without,
+            test=Tested(permutation, why_not="" if permutation else why_not or "fewer than two shared seeds"),
+            off=switched_off(arm.done),
         )
-    return Comparison(score, baseline, tuple(_adjusted(rows)), time, flops, tuple(records), arms)
+
+    rows = tuple(row(name, arm) for name, arm in arms.items())
+    return Comparison(score, baseline, rows, time, flops, tuple(records), arms)
 
 
 def _reading(scores: Scores, baseline: Scores | None, epochs: int | None = None) -> Reading:
@@ -253,44 +241,22 @@ def _reading(scores: Scores, baseline: Scores | None, epochs: int | None = None)
     if not scores:
         return Reading(why_not="no run has a score")
     difference = statistics.difference(scores, baseline) if baseline else None
-    return Reading(statistics.estimate(list(scores.values())), difference, epochs)
+    shared = difference if difference and difference.n else None
+    return Reading(statistics.estimate(list(scores.values())), shared, epochs)
 
 
-def _within(
-    arms: Mapping[str, Arm],
-    clocks: Mapping[str, Clock | None],
-    budget: tuple[str, float] | None,
-    baseline: str,
-    unknown: str,
-) -> dict[str, Reading]:
-    """Return each arm's reading within the budget; ``arms`` have a run that is done, and clocks if there is one."""
-    if budget is None:
-        return dict.fromkeys(arms, Reading(why_not=unknown))
-    found: dict[str, Reading] = {}
-    base: Scores | None = None  # of the baseline, which comes first
-    for name, arm in arms.items():
-        epochs = epochs_within(clocks[name] or (), budget[1])
-        if not epochs:
-            found[name] = Reading(epochs=0, why_not="no epoch ends within the budget")
-            continue
-        scores = {r["seed"]: arm.at(r, epochs) for r in (*arm.done, *arm.diverged)}
-        found[name] = _reading(scores, base, epochs)
-        if name == baseline:
-            base = scores
-    return found
-
-
-def _adjusted(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with Holm's p over all tests that could be made, and the runs that so many tests ask for."""
-    tested = [row.test.permutation.p for row in rows if row.test.permutation]
+def _adjusted(compared: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    """Return the comparisons with Holm's p over all tests, and the runs that so many tests ask for."""
+    tested = [row.test.permutation.p for one in compared.values() for row in one.rows if row.test.permutation]
     adjusted = iter(holm(tested))
-    found = []
-    for row in rows:
-        if row.test.permutation and row.last.difference:
-            needed = statistics.runs_to_see(row.last.difference, len(tested))
-            row = replace(row, test=replace(row.test, holm_p=next(adjusted), runs_to_see=needed))
-        found.append(row)
-    return found
+
+    def done(row: Row) -> Row:
+        if not row.test.permutation or not row.last.difference:
+            return row
+        needed = statistics.runs_to_see(row.last.difference, len(tested))
+        return replace(row, test=replace(row.test, holm_p=next(adjusted), runs_to_see=needed))
+
+    return {block: replace(one, rows=tuple(map(done, one.rows))) for block, one in compared.items()}
 
 
 def switched_off(done: Sequence[Record]) -> SwitchedOff | None:
@@ -312,7 +278,7 @@ def time_clock(runs: Sequence[Record]) -> Clock | None:
     """Return the training seconds at the end of each epoch; None if no run has noted any."""
     spent: dict[int, list[float]] = {}
     for run in runs:
-        for row in run.get("history") or ():
+        for row in run["history"]:
             spent.setdefault(int(row["epoch"]), []).append(float(row["seconds"]))
     return list(accumulate(median(spent[epoch]) for epoch in sorted(spent))) or None
 
@@ -322,7 +288,7 @@ def flops_clock(runs: Sequence[Record]) -> Clock | None:
     if not runs or not all(run.get("flops") and run.get("images") for run in runs):
         return None
     an_epoch = median(3 * run["flops"] * run["images"] for run in runs)
-    epochs = max((len(run.get("history") or ()) for run in runs), default=0)
+    epochs = max(len(run["history"]) for run in runs)
     return list(accumulate([float(an_epoch)] * epochs)) or None
 
 
@@ -331,8 +297,7 @@ def cheapest(clocks: Mapping[str, Clock | None]) -> tuple[str, float] | None:
     ends = {arm: clock[-1] for arm, clock in clocks.items() if clock}
     if not ends or len(ends) < len(clocks):
         return None
-    arm = min(ends, key=lambda name: ends[name])
-    return arm, ends[arm]
+    return min(ends.items(), key=lambda end: end[1])
 
 
 def epochs_within(clock: Clock, budget: float) -> int:

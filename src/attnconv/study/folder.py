@@ -1,13 +1,13 @@
-"""The folder of a study: its plan, its runs, what may be added to it once there are runs, and a record of each.
+"""The folder of a study: its plan, its runs, a record of each, and the changes that are possible once there are runs.
 
-study.yaml is the whole plan. runs/ARM-seedS/ are run folders of `attnconv train`, with facts.json (what a record needs
-beside result.json) and, if it came to that, diverged.json or failed.json; logs/ARM-seedS.txt is what their processes
-printed. records.jsonl is derived from them and made anew each time.
+study.yaml is the whole plan. runs/ARM-seedS/ are run folders of `attnconv train`, with facts.json (numbers that
+result.json lacks) and, if the run ended so, diverged.json or failed.json; logs/ARM-seedS.txt is the output of their
+processes. records.jsonl is derived from them and made anew each time.
 
-One record a run is what a table, a curve and a test are made of. Its "state" is "done", "diverged" (its loss was not
-finite; kept as it is), "failed" (tried again the next time), "running" or "missing" (not begun, or interrupted).
-Numbers that a run has not come to are None; "history" holds the rows of metrics.csv so far, and "top1" is of the last
-epoch of a run that is done. Scores are percentages; which of a run's own numbers they are, `scored` chooses.
+Tables, curves and tests use one record a run. Its "state" is "done", "diverged" (the loss was not finite; kept as it
+is), "failed" (tried again the next time), "running" or "missing" (not begun, or interrupted). Numbers that do not exist
+yet are None; "history" holds the rows of metrics.csv so far, and "top1" is of the last epoch of a finished run. Scores
+are percentages; `scored` chooses which of a run's numbers they are.
 """
 
 import contextlib
@@ -34,12 +34,13 @@ NUMBERS = ("params", "flops", "images", "classes")  # of a record
 MEASURED = ("logits_moved", "predictions_changed")  # with attention switched off
 FORMAT = 1  # of a record
 RESULTS = ("top1", "best_top1", "best_epoch", "top5", "loss", "seconds", "train_seconds_per_epoch")  # of result.json
-OF_PIXELS = ("miou", "best_miou")  # of runs in which each pixel has a label
+OPTIONAL = ("miou", "best_miou", "attention_off")  # of runs that label pixels, or have attention
 COUNTS = ("epoch", "step")  # columns of metrics.csv that are whole numbers
+DAMAGE = (KeyError, TypeError, ValueError, OverflowError)  # of reading a record that somebody edited
 
 
 class StudyFolder:
-    """The files of one study. Making it reads and writes nothing."""
+    """The files of one study. The constructor reads and writes nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -51,7 +52,7 @@ class StudyFolder:
         return RunFolder(self.path / "runs" / planned.name)
 
     def log(self, planned: PlannedRun) -> Path:
-        """Return the file of what its processes print."""
+        """Return the file of its processes' output."""
         return self.path / "logs" / f"{planned.name}.txt"
 
     def study(self) -> Study:
@@ -61,16 +62,16 @@ class StudyFolder:
         return read_study(self.plan)
 
     def begun(self, study: Study) -> list[PlannedRun]:
-        """Return the runs of which there is anything."""
+        """Return the runs that have a folder."""
         return [planned for planned in study.runs() if self.run(planned).path.exists()]
 
     def make(self) -> None:
-        """Make the folder; InputError if it cannot be, or holds what is no study."""
+        """Make the folder; InputError if that fails, or if it holds other files and no study."""
         if self.path.exists() and not self.path.is_dir():
             raise checks.InputError(f"{self.path} is a file; --out must name a folder, or one to be made")
         try:
             there = list(self.path.iterdir()) if self.path.exists() else []
-            # A process killed while it wrote the plan leaves half of it, which is nobody's.
+            # A process killed while it wrote the plan leaves a part of it under another name.
             if not self.plan.exists() and not all(is_half_of(self.plan, path) for path in there):
                 raise checks.InputError(f"{self.path} holds other files and no study: give another --out")
             self.path.mkdir(parents=True, exist_ok=True)
@@ -78,15 +79,15 @@ class StudyFolder:
             raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
 
     def prepare(self, study: Study, *, threads: int, extend: bool = False, mix_versions: bool = False) -> Study:
-        """Make the folder, or take up the one that is there; return the study to run, with its number of threads.
+        """Make the folder, or use the one that exists; return the study to run, with its number of threads.
 
         Args:
-            threads: CPU threads of each run, if neither ``study`` nor the folder says.
-            extend: accept arms, seeds, published numbers and words that ``study`` has and the folder has not.
+            threads: CPU threads of each run, if neither ``study`` nor the folder sets them.
+            extend: accept arms, seeds, published numbers and texts that the folder does not have.
             mix_versions: go on although some runs were made by another version of this library.
         Raises:
             InputError: the folder holds something else, runs of another plan (the differences are listed), runs whose
-                own config.yaml is another than the plan's, or runs of another version.
+                config.yaml differs from the plan, or runs of another version.
         """
         self.make()
         if not self.plan.exists():
@@ -115,14 +116,14 @@ class StudyFolder:
         return study
 
     def require_as_planned(self, study: Study) -> None:
-        """Raise InputError unless the plan names each run that was begun, and gives it the configuration it has."""
+        """Raise InputError unless the plan names each run that was begun, with the configuration that it has."""
         named = {self.run(planned).path for planned in study.runs()}
         runs = self.path / "runs"
         for path in sorted(facts.parent for facts in runs.rglob("facts.json")):
             if path not in named:
                 raise checks.InputError(
-                    f"study.yaml was changed after run {path.relative_to(runs)} was begun: it does not name it "
-                    "any more; put it back, or move that folder away"
+                    f"study.yaml was changed after run {path.relative_to(runs)} was begun: it does not name that "
+                    "run any more; restore it, or move the folder away"
                 )
         for planned in self.begun(study):
             path = self.run(planned).config
@@ -142,14 +143,13 @@ class StudyFolder:
         if others := {version: count for version, count in made.items() if version != __version__}:
             which = ", ".join(f"{count} of attnconv {version}" for version, count in sorted(others.items()))
             raise checks.InputError(
-                f"{self.path} holds runs of another version ({which}; this is {__version__}): numbers of two versions "
-                "may differ for that reason alone; give another --out, or --mix-versions to go on and have the records "
-                "say so"
+                f"{self.path} holds runs of another version ({which}; this is {__version__}): their numbers may "
+                "differ for that reason alone; give another --out, or --mix-versions to go on"
             )
 
 
 def read_note(run: Path, name: str) -> dict[str, Any] | None:
-    """Return what NAME.json in a run's folder holds; None if it is not there, or is no JSON object."""
+    """Return the JSON object of NAME.json in a run's folder; None if there is none."""
     with contextlib.suppress(OSError, ValueError):
         return checks.json_object(files.read_text(run / f"{name}.json"))
     return None
@@ -162,7 +162,7 @@ def write_note(run: RunFolder, name: str, value: dict[str, Any]) -> None:
 
 
 def facts_of(run: Path) -> dict[str, Any]:
-    """Return what a run's processes noted about it; {} before its data were loaded.
+    """Return the facts that a run's processes noted; {} before its data were loaded.
 
     "sessions" is a list of objects, one a process; without those that are damaged.
     """
@@ -173,14 +173,14 @@ def facts_of(run: Path) -> dict[str, Any]:
 
 
 def result_of(run: Path) -> dict[str, Any] | None:
-    """Return what a run's result.json holds; None unless all its numbers are there."""
+    """Return the contents of a run's result.json; None unless all its numbers are there."""
     found = read_note(run, "result")
     numbers = found is not None and all(isinstance(found.get(name), (int, float)) for name in RESULTS)
     return found if numbers else None
 
 
 def differences(stored: Study, now: Study) -> tuple[list[str], list[str]]:
-    """Return what ``now`` has that ``stored`` has not, and what differs, which would change runs that exist."""
+    """Return the additions of ``now`` to ``stored``, and the differences that would change existing runs."""
     added, changed = [], []
     for what, then, new in (("arm", stored.arms, now.arms), ("seed", stored.seeds, now.seeds)):
         added += [f"{what} {name} is new" for name in new if name not in then]
@@ -192,17 +192,14 @@ def differences(stored: Study, now: Study) -> tuple[list[str], list[str]]:
     for what in ("baseline", "score", "threads"):
         if (then := getattr(stored, what)) != (new := getattr(now, what)):
             changed.append(f"{what} was {then!r} and is now {new!r}")
-    for what in ("name", "text", "scale"):
+    for what in ("name", "text", "scale", "published"):
         if (then := getattr(stored, what)) != (new := getattr(now, what)):
             added.append(f"{what} was {then!r} and is now {new!r}")
-    for arm in {**stored.published, **now.published}:
-        if (then := stored.published.get(arm)) != (new := now.published.get(arm)):
-            added.append(f"published number of {arm} was {then!r} and is now {new!r}")
     return added, changed
 
 
 def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
-    """Return the record of one run, from its folder; torch is not needed for it, and nothing is written."""
+    """Return the record of one run, read from its folder, without torch."""
     run = folder.run(planned)
     facts, result = facts_of(run.path), result_of(run.path)
     sessions = facts.get("sessions", [])
@@ -216,8 +213,7 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
         "state": state,
         "reason": reason,
         **{name: (result or {}).get(name) for name in RESULTS},
-        **{name: result[name] for name in OF_PIXELS if result and name in result},
-        **({"attention_off": result["attention_off"]} if result and "attention_off" in result else {}),
+        **{name: result[name] for name in OPTIONAL if result and name in result},
         "params": facts.get("params"),
         "flops": facts.get("flops"),  # of one image forward, 2 a multiply-add
         "images": facts.get("images"),  # of training, an epoch
@@ -233,7 +229,7 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
 
 
 def records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
-    """Return the records of all runs, in the order of the plan; of an archive what it holds, and the rest missing."""
+    """Return the records of all runs, in the order of the plan; those that an archive lacks are missing."""
     if not is_archive(folder):
         return [record(folder, planned) for planned in study.runs()]
     found = read_records(folder.records)
@@ -243,9 +239,9 @@ def records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
 
 
 def is_archive(folder: StudyFolder) -> bool:
-    """True if the plan and the records of runs were kept, and not the runs.
+    """True if the folder holds plan and records without the runs.
 
-    A study that was stopped before its first run began has no runs either: all its records are of missing ones.
+    A study that was stopped before its first run began has no runs either, but all its records are of missing runs.
     """
     if (folder.path / "runs").exists() or not folder.records.exists():
         return False
@@ -253,7 +249,7 @@ def is_archive(folder: StudyFolder) -> bool:
 
 
 def write_records(folder: StudyFolder, study: Study) -> list[dict[str, Any]]:
-    """Make records.jsonl anew; return what it holds."""
+    """Make records.jsonl anew; return its records."""
     found = records(folder, study)
     files.write(folder.records, "".join(json.dumps(one) + "\n" for one in found))
     return found
@@ -297,12 +293,19 @@ def _history(metrics: Path) -> list[dict[str, Any]]:
 
 
 def _all(sessions: list[dict[str, Any]], name: str) -> str | None:
-    """Return the value of the run's processes; if one went on where another stopped, and differs, both, in order."""
+    """Return the value of the run's processes, all of them in order if they differ."""
     return " + ".join(dict.fromkeys(str(s[name]) for s in sessions if s.get(name) is not None)) or None
 
 
 def scored(study: Study, record: Record) -> dict[str, Any]:
-    """Return a record with the study's score as well, under the names that `attnconv.study.comparison` reads."""
+    """Return a record with the study's score as well, under the names that `attnconv.study.comparison` reads.
+
+    A finished run that measured its best network without attention has ``on_score`` and ``off_score`` too, unless its
+    logits were not finite.
+
+    Raises:
+        InputError: the arm or the seed is none of the study's, or a number is none.
+    """
     run = f"the record of {record.get('arm')!r} with seed {record.get('seed')!r}"
     checks.one_of(f"arm in {run}:", record.get("arm"), study.arms)
     checks.one_of(f"seed in {run}:", record.get("seed"), study.seeds)
@@ -310,44 +313,30 @@ def scored(study: Study, record: Record) -> dict[str, Any]:
         if record.get(name) is not None:
             checks.number(f"{name} in {run}", record[name])
     score = study.score_of(record["arm"].rpartition("/")[0])
-    if not isinstance(rows := record.get("history") or [], list):
-        raise checks.InputError(f"{run} is damaged: its history is {rows!r}")
-    history = [_epoch(row, f"val_{score}", run) for row in rows]
+    try:
+        history = [
+            {
+                **row,
+                "epoch": int(row["epoch"]),
+                "val_score": float(row[f"val_{score}"]),
+                "seconds": float(row["seconds"]),
+            }
+            for row in record.get("history") or ()
+        ]
+    except DAMAGE as error:
+        raise checks.InputError(f"{run} is damaged: its history holds no epochs ({error!r})") from None
     found = {**record, "history": history}
-    if record["state"] == "done":
-        found["score"] = checks.number(f"{score} in {run}", record.get(score))
-        best = record.get(f"best_{score}", max((row["val_score"] for row in history), default=None))
-        found["best_score"] = checks.number(f"best {score} in {run}", best)
-        if record.get("attention_off") is not None:
-            found |= _measured(record, score, history, run)
-    return found
-
-
-def _measured(record: Record, score: str, history: Sequence[Record], run: str) -> dict[str, Any]:
-    """Return the scores of a run's best network with attention and without, if its logits were finite.
-
-    By top-5 that network's epoch need not be the one of the best top-5.
-    """
-    if not isinstance(off := record["attention_off"], Mapping):
-        raise checks.InputError(f"{run} is damaged: its attention_off is {off!r}")
-    for name in MEASURED:
-        if isinstance(off.get(name), float) and not math.isfinite(off[name]):
-            return {}
-        checks.number(f"{name} of attention_off in {run}", off.get(name))
-    off_score = checks.number(f"{score} of attention_off in {run}", off.get(score))
-    best = record.get("best_epoch")
-    on = [row["val_score"] for row in history if row["epoch"] == best]
-    if not on:
-        raise checks.InputError(f"{run} is damaged: its best epoch is {best!r}, which its history has not")
-    return {"on_score": checks.number(f"{score} of the best epoch in {run}", on[0]), "off_score": off_score}
-
-
-def _epoch(row: Any, column: str, run: str) -> dict[str, Any]:
-    if not isinstance(row, Mapping):
-        raise checks.InputError(f"{run} is damaged: an epoch of its history is {row!r}")
-    for name in ("epoch", column, "seconds"):
-        if isinstance(row.get(name), bool) or not isinstance(row.get(name), (int, float)):
-            raise checks.InputError(f"{run} is damaged: {name} of an epoch must be a number, got {row.get(name)!r}")
-    if not float(row["epoch"]).is_integer():
-        raise checks.InputError(f"{run} is damaged: the number of an epoch must be whole, got {row['epoch']!r}")
-    return {**row, "val_score": row[column]}
+    if record["state"] != "done":
+        return found
+    found["score"] = checks.number(f"{score} in {run}", record.get(score))
+    best = record.get(f"best_{score}", max((row["val_score"] for row in history), default=None))
+    found["best_score"] = checks.number(f"best {score} in {run}", best)
+    if (off := record.get("attention_off")) is None:
+        return found
+    try:  # by top-5 the best epoch need not be the one of the best top-5
+        (on,) = [row["val_score"] for row in history if row["epoch"] == record.get("best_epoch")]
+        measured = {"on_score": on, "off_score": float(off[score])}
+        finite = all(math.isfinite(off[name]) for name in MEASURED)
+    except DAMAGE as error:
+        raise checks.InputError(f"{run} is damaged: it lacks attention_off or its best epoch ({error!r})") from None
+    return found | measured if finite else found

@@ -1,12 +1,14 @@
 """A study's plan: arms and seeds over base options, checked as a whole before anything runs.
 
-An arm is a set of options of RunConfig under a name. Arms may stand in blocks, named BLOCK/ARM: a row of a table, say,
-with its own data and its own baseline. Everything here is names and numbers: torch is loaded by `require_runnable`
-alone.
+An arm is a set of options of RunConfig under a name. Arms may belong to blocks, named BLOCK/ARM, such as rows of a
+table, each with its own data and baseline. Only the check that models and data exist loads torch.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +19,11 @@ SCALES = ("published", "small", "own")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
 ENTRIES = ("value", "score", "source", "runs", "note")  # of a published number
 
-# What a study can compare, by name; always the last epoch's, which is fixed before the runs. In a record it stands
-# under its key, in the rows of a record's history under "val_" and the key.
+# Scores that a study can compare, of the last epoch, which is fixed before the runs. A record holds them under these
+# keys, the rows of its history under "val_" and the key.
 SCORES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU"}
 
-# What a published number may be, in words.
+# Kinds of published numbers.
 PUBLISHED = {
     "top1": "last epoch",
     "best_top1": "best epoch",
@@ -47,26 +49,26 @@ class PlannedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A plan of runs.
+    """A plan of runs: every arm with every seed.
 
     Args:
-        name: of letters, digits and ``._+=,-``.
-        text: what the study asks, for people.
-        base: options of RunConfig that all arms share.
-        arms: name -> the options in which it differs from ``base``; model_options are merged option by option. Either
-            all names have a block, BLOCK/ARM, or none has.
-        seeds: a list of them, or how many, counted from 0.
-        baseline: the arm that the others are compared with; in a study of blocks ARM, which each block must have.
-        score: what is compared, of the last epoch: "top1", "top5" or, where each pixel has a label, "miou"; in a study
-            of blocks also BLOCK -> one of these, "top1" for the others.
-        published: arm -> {"value": percent, "source": text} and, where known, "score" ("top1" if not
-            said, "best_top1" of the best epoch, "top5", "miou", "best_miou"), "runs" and "note".
-        scale: "published", "small", or "own", a size that is neither.
+        name: letters, digits and ``._+=,-``.
+        text: the question, for people.
+        arms: name -> options of `RunConfig` that differ from ``base``; model_options are merged option by option.
+            Either all names have a block, BLOCK/ARM, or none.
+        baseline: the arm that the others are compared with; with blocks ARM, which each block must have.
+        base: options of `RunConfig` that all arms share.
+        seeds: a list of seeds, or their number, counted from 0.
+        score: the score of the last epoch to compare: "top1", "top5" or, where each pixel has a label, "miou"; with
+            blocks also BLOCK -> score, "top1" for the others.
+        published: arm -> {"value": percent, "source": text} and optionally "score" ("top1" by default, "best_top1" for
+            the best epoch, "top5", "miou", "best_miou"), "runs" and "note".
+        scale: "published", "small", or "own" for any other size.
         threads: CPU threads of each run; None until the study has a folder, which then keeps the number.
         memory_gb: memory that Ray reserves for each run, 10^9 bytes; None for none.
     Raises:
-        InputError: no arms, no seeds, unknown or ill-typed options, names that do not exist (with the nearest), the
-            same runs under two names.
+        InputError: with every mistake: no arms or seeds, unknown options (with the nearest) or values of the wrong
+            type, the same runs under two names.
     """
 
     name: str
@@ -82,32 +84,58 @@ class Study:
     memory_gb: float | None = None
 
     def __post_init__(self) -> None:
+        mistakes: list[str] = []
         for what in ("name", "text", "baseline"):
             if not isinstance(value := getattr(self, what), str):
-                raise checks.InputTypeError(f"{what} of a study must be text, got {value!r}")
-        if not NAME.fullmatch(self.name):
-            raise checks.InputError(f"name of a study must be of letters, digits and ._+=,- only, got {self.name!r}")
+                mistakes.append(f"{what} of a study must be text, got {value!r}")
         for what in ("base", "arms", "published"):
-            object.__setattr__(self, what, checks.plain(what, named(what, getattr(self, what))))
-        object.__setattr__(self, "arms", {arm: named(f"arm {arm!r}", options) for arm, options in self.arms.items()})
-        object.__setattr__(self, "seeds", _seeds(self.seeds))
-        checks.one_of("scale", self.scale, SCALES)
+            with noted(mistakes):
+                object.__setattr__(self, what, checks.plain(what, named(what, getattr(self, what))))
+        with noted(mistakes):
+            arms = {arm: named(f"arm {arm!r}", options) for arm, options in self.arms.items()}
+            object.__setattr__(self, "arms", arms)
+        with noted(mistakes):
+            object.__setattr__(self, "seeds", _seeds(self.seeds))
+        if mistakes:  # the rest reads these
+            raise PlanError(mistakes)
+        for check in (self._check_names, self._check_scores, self._check_published, self._check_resources):
+            with noted(mistakes):
+                check()
+        configs = self._configs(mistakes)
+        if mistakes:
+            raise PlanError(mistakes, configs)
+        for one, other in itertools.combinations(configs, 2):
+            if configs[one] == configs[other]:
+                raise checks.InputError(f"arms {one!r} and {other!r} are the same runs under two names")
+
+    def _check_resources(self) -> None:
         if self.threads is not None:
             checks.integer("threads", self.threads, at_least=1)
         if self.memory_gb is not None and not checks.number("memory_gb", self.memory_gb) > 0:
             raise checks.InputError(f"memory_gb must be positive, got {self.memory_gb}")
-        self._check_names()
-        self._check_scores()
-        self._check_published()
-        configs: dict[str, dict[str, Any]] = {}
+
+    def _configs(self, mistakes: list[str]) -> dict[str, RunConfig]:
+        """Return the configurations of the arms; those with mistakes, once each, without the options at fault."""
+        configs: dict[str, RunConfig] = {}
+        said = set()  # a mistake in the base is every arm's
         for arm in self.arms:
-            config = self.config(arm, self.seeds[0]).to_dict()
-            for other, same in configs.items():
-                if same == config:
-                    raise checks.InputError(f"arms {other!r} and {arm!r} are the same runs under two names")
-            configs[arm] = config
+            options, before = self.options(arm), None
+            while options != before:
+                before = options
+                try:
+                    configs[arm] = self._config(arm, options, self.seeds[0])
+                except checks.InputError as error:
+                    text = str(error).replace(f"arm {arm!r}", "")
+                    mistakes += [] if text in said else [str(error)]
+                    said.add(text)
+                    at_fault = re.findall(r"\w+", text)
+                    options = {name: value for name, value in options.items() if name not in at_fault}
+        return configs
 
     def _check_names(self) -> None:
+        checks.one_of("scale", self.scale, SCALES)
+        if not NAME.fullmatch(self.name):
+            raise checks.InputError(f"name of a study must be of letters, digits and ._+=,- only, got {self.name!r}")
         if not self.arms:
             raise checks.InputError(f"study {self.name!r} has no arms")
         for arm in self.arms:
@@ -141,7 +169,7 @@ class Study:
             checks.one_of(f"score of published[{arm!r}]:", entry.get("score", "top1"), PUBLISHED)
 
     def blocks(self) -> dict[str, list[str]]:
-        """Block -> its arms, in order; the block of arms without one is ""."""
+        """Return block -> its arms, in order; arms without a block have block ""."""
         found: dict[str, list[str]] = {}
         for arm in self.arms:
             found.setdefault(arm.rpartition("/")[0], []).append(arm)
@@ -152,53 +180,50 @@ class Study:
         return self.score if isinstance(self.score, str) else self.score.get(block, "top1")
 
     def baseline_of(self, arm: str) -> str:
-        """Return the arm with which ``arm`` is compared: its block's baseline, which is compared with itself."""
+        """Return the baseline of the block of ``arm``."""
         block = arm.rpartition("/")[0]
         return f"{block}/{self.baseline}" if block else self.baseline
 
     def options(self, arm: str) -> dict[str, Any]:
-        """The base options with those of ``arm`` over them."""
+        """Return the base options, overridden by those of ``arm``."""
         checks.one_of("arm", arm, self.arms)
         return merged(self.base, self.arms[arm])
 
     def config(self, arm: str, seed: int) -> RunConfig:
-        """The configuration of one run."""
-        options = self.options(arm)
+        """Return the configuration of one run."""
+        return self._config(arm, self.options(arm), seed)
+
+    @staticmethod
+    def _config(arm: str, options: Mapping[str, Any], seed: int) -> RunConfig:
         if "seed" in options:
-            raise checks.InputError(f"arm {arm!r} has a seed of its own: a study's seeds stand in 'seeds'")
+            raise checks.InputError(f"arm {arm!r} has a seed of its own: give the study's seeds as 'seeds'")
         config = RunConfig.from_dict({**options, "seed": seed}, source=f"arm {arm!r}")
         if config.nodes > 1:
             raise checks.InputError(f"arm {arm!r}: each run of a study is on one machine, got nodes {config.nodes}")
         return config
 
     def runs(self) -> list[PlannedRun]:
-        """Every run, seed by seed, so that a study that is cut short has as many of each arm."""
+        """Return every run, seed by seed, so that a study that is cut short has as many of each arm."""
         return [PlannedRun(arm, seed, self.config(arm, seed)) for seed in self.seeds for arm in self.arms]
 
     def require_runnable(self) -> None:
         """Raise InputError unless the models, their options and the data of all arms exist; nothing is loaded."""
-        from attnconv.recipes import dense_models, require_known
+        from attnconv.recipes import dense_models
 
+        mistakes = unknown_names({arm: self.config(arm, self.seeds[0]) for arm in self.arms})
         dense = dense_models()
-        checked = []  # without what does not decide it: a row of a table more costs nothing
         for arm in self.arms:
-            config = dataclasses.replace(self.config(arm, self.seeds[0]), epochs=1)
-            if config in checked:
-                continue
-            checked.append(config)
-            try:
-                require_known(config)
-            except checks.InputError as error:
-                raise type(error)(f"arm {arm!r}: {error}") from None
-            score = self.score_of(arm.rpartition("/")[0])
-            if score == "miou" and config.model not in dense:
-                raise checks.InputError(
-                    f"arm {arm!r}: score {score!r} is for networks that give each pixel a class ({', '.join(dense)}), "
-                    f"got {config.model!r}"
+            model = self.options(arm).get("model")
+            if self.score_of(arm.rpartition("/")[0]) == "miou" and model not in dense:
+                mistakes.append(
+                    f"arm {arm!r}: score 'miou' is for networks that give each pixel a class ({', '.join(dense)}), "
+                    f"got {model!r}"
                 )
+        if mistakes:
+            raise PlanError(mistakes)
 
     def only(self, names: list[str]) -> "Study":
-        """The study with these arms and blocks alone, and the baselines that they are compared with."""
+        """Return the study with these arms and blocks alone, and their baselines."""
         chosen: set[str] = set()
         blocks = self.blocks()
         for name in names:
@@ -214,12 +239,50 @@ class Study:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, from which `attnconv.study.plan_file.study_of` makes the same study."""
+        """Return plain values, from which `attnconv.study.plan_file.study_of` makes the same study."""
         return checks.plain("study", dataclasses.asdict(self))
 
 
+class PlanError(checks.InputError):
+    """A plan with mistakes, which the message numbers; ``configs`` are those that the arms have without them."""
+
+    def __init__(self, mistakes: Iterable[str], configs: Mapping[str, RunConfig] | None = None) -> None:
+        self.mistakes, self.configs = list(dict.fromkeys(mistakes)), dict(configs or {})
+        numbered = "; ".join(f"({number}) {text}" for number, text in enumerate(self.mistakes, start=1))
+        several = f"{len(self.mistakes)} mistakes: {numbered}"
+        super().__init__(self.mistakes[0] if len(self.mistakes) == 1 else several)
+
+
+@contextlib.contextmanager
+def noted(mistakes: list[str]) -> Iterator[None]:
+    """Add an InputError of the block to ``mistakes`` instead of raising it."""
+    try:
+        yield
+    except PlanError as error:
+        mistakes += error.mistakes
+    except checks.InputError as error:
+        mistakes.append(str(error))
+
+
+def unknown_names(configs: Mapping[str, RunConfig]) -> list[str]:
+    """Return the mistakes of arms whose model, model options or data do not exist."""
+    from attnconv.recipes import require_known
+
+    mistakes, checked = [], []  # without the option that does not decide it: a row of a table more costs nothing
+    for arm, config in configs.items():
+        config = dataclasses.replace(config, epochs=1)
+        if config in checked:
+            continue
+        checked.append(config)
+        try:
+            require_known(config)
+        except checks.InputError as error:
+            mistakes.append(f"arm {arm!r}: {error}")
+    return mistakes
+
+
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``over`` in its place; of model_options each one by itself."""
+    """Return ``base`` overridden by ``over``; model_options are merged option by option."""
     found = {**base, **over}
     if isinstance(base.get("model_options"), dict) and isinstance(over.get("model_options"), dict):
         found["model_options"] = {**base["model_options"], **over["model_options"]}

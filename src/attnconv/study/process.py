@@ -1,10 +1,9 @@
-"""A run of a study as a process: `attnconv train`, begun again from its last checkpoint if something kills it.
+"""A run of a study as a process: `attnconv train`, restarted from its last checkpoint if something kills it.
 
 The study writes the run's config.yaml and starts ``attnconv train --resume --of-study --out RUN``, which begins the run
-or goes on with it. A run is so the same process with the same threads on this machine and under Ray, and a fault of
-one, an end for want of memory say, is no fault of the study. Its stdin is a pipe from the study: a line there lets it
-begin, so that it can load its libraries, which takes as long as a small run, while the run before it is under way; the
-end of it says that the study is no more, and the run saves itself and ends too.
+or goes on with it. The process is the same on this machine and under Ray, and its death does not stop the study. Its
+stdin is a pipe from the study. A line lets it begin: meanwhile it loads its libraries, which takes as long as a small
+run. The end of the pipe means that the study has ended, and the run saves itself and ends too.
 """
 
 import contextlib
@@ -29,26 +28,27 @@ from attnconv.train.run_folder import RunFolder
 
 COMMAND = ("-m", "attnconv", "train", "--resume", "--of-study", "--out")
 BEGIN = b"\n"
-RETRIES = 2  # times that a run is begun again after its process, or its Ray worker, was killed
-PATIENCE = 60.0  # seconds for a process that is told to stop to finish its step and save
+RETRIES = 2  # restarts of a run whose process, or Ray worker, was killed
+PATIENCE = 60.0  # seconds in which a process that is told to stop finishes its step and saves
 SIGNALLED = (130, 143)  # exit codes of `attnconv` after Ctrl-C and SIGTERM
 ERROR = "attnconv: error: "  # begins the line in which `attnconv` says why it ended
-DIVERGED = re.compile(r" at step (\d+) \(lr .*last good checkpoint: ")  # what attnconv.train.evaluate.Diverged says
+DIVERGED = re.compile(
+    r" at step (\d+) \(lr .*last good checkpoint: "
+)  # the message of attnconv.train.evaluate.Diverged
 
-# What a launcher has told this process is not for its children: each starts its own processes, if it has several.
-OF_LAUNCHERS = ("SLURM_", "TORCHELASTIC_")
-OF_RANKS = (
-    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"),
+# Variables of a launcher, which the children do not get: each starts its own processes, if it has several.
+OF_LAUNCHERS = (
+    *("SLURM_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"),
     *("MASTER_ADDR", "MASTER_PORT"),
 )
 
 
 class RunProcess:
-    """A run under way. Making it starts the process, which loads its libraries and waits for `begin`.
+    """A run under way. The constructor starts the process, which loads its libraries and waits for `begin`.
 
     Args:
         threads: CPU threads.
-        gpus: names of those that the process may see; all that this one sees if there are none.
+        gpus: names of the GPUs that the process may see; all that this one sees if empty.
         environment: more variables.
         imports: modules of the user's own, which this process has imported.
     """
@@ -95,13 +95,13 @@ class RunProcess:
         """Write the run's config.yaml and let the process begin with it."""
         self.begun = True
         begin_run(self.folder, self.planned)
-        with contextlib.suppress(BrokenPipeError):  # it has been killed: `ended` will see
+        with contextlib.suppress(BrokenPipeError):  # it was killed, which `ended` notices
             assert self.process.stdin is not None
             self.process.stdin.write(BEGIN)
             self.process.stdin.flush()
 
     def ended(self) -> bool:
-        """True if the run has come to an end; one whose process was killed is begun again, at most RETRIES times."""
+        """True if the run has ended; a killed process is restarted, at most RETRIES times."""
         if (code := self.process.poll()) is None:
             return False
         self._close()
@@ -118,7 +118,7 @@ class RunProcess:
             self.process.terminate()
 
     def wait(self) -> None:
-        """Wait for the end of a process that was told to stop; PATIENCE over, kill it."""
+        """Wait PATIENCE seconds for the end of a process that was told to stop, then kill it."""
         try:
             self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -135,7 +135,7 @@ class RunProcess:
 
 
 def begin_run(folder: StudyFolder, planned: PlannedRun) -> None:
-    """Write the run's config.yaml; forget why it failed, and a result that is damaged: its last checkpoint makes it."""
+    """Write the run's config.yaml; remove an earlier failure, and a damaged result, which the checkpoint makes anew."""
     run = folder.run(planned)
     run.make()
     files.write(run.config, yaml_text(planned.config.to_dict(), sort_keys=False))
@@ -145,12 +145,12 @@ def begin_run(folder: StudyFolder, planned: PlannedRun) -> None:
 
 
 def note_end(folder: StudyFolder, planned: PlannedRun, code: int, printed: str, *, tries: int = 1) -> None:
-    """Leave diverged.json or failed.json if the process ended without a result, with the reason that it ``printed``."""
+    """Write diverged.json or failed.json with the reason that it ``printed``, if the process left no result."""
     if code == 0:
         return
     run, log = folder.run(planned), folder.log(planned)
     lines = [line for line in printed.splitlines() if line.strip()]
-    said = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]  # of several processes the first
+    said = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]  # several processes: the first counts
     reason = (said or lines[-1:] or [f"its process ended with code {code}; see {log}"])[0]
     if killed(code):
         name = signal.Signals(-code).name if code < 0 else "a signal"
@@ -164,15 +164,13 @@ def note_end(folder: StudyFolder, planned: PlannedRun, code: int, printed: str, 
 
 
 def killed(code: int) -> bool:
-    """True if a process that ended with ``code`` was ended by a signal."""
+    """True if a signal ended the process that exited with ``code``."""
     return code < 0 or code in SIGNALLED
 
 
 def child_environment(threads: int) -> dict[str, str]:
-    """Return this process's variables, with ``threads``, without a launcher's, and with this very library."""
-    found = {
-        name: value for name, value in os.environ.items() if not name.startswith(OF_LAUNCHERS) and name not in OF_RANKS
-    }
+    """Return this process's variables with ``threads`` and this library's path, without those of a launcher."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith(OF_LAUNCHERS)}
     found |= {"OMP_NUM_THREADS": str(threads), "ATTNCONV_TRACEBACK": "1"}  # the log has room for a traceback
     root = Path(__file__).resolve().parents[2]
     if root.name != "site-packages":  # a checkout, perhaps on this process's path alone
@@ -181,7 +179,7 @@ def child_environment(threads: int) -> dict[str, str]:
 
 
 def await_study(out: Path) -> Callable[[Any, Any], None]:
-    """Load, in the run's process, what every run needs; wait for the study's word, and from then on end with it.
+    """Load a run's libraries in its process and wait until the study lets it begin; from then on, end with the study.
 
     Returns `note_facts`, for the network and the images.
     """
@@ -203,7 +201,7 @@ def await_study(out: Path) -> Callable[[Any, Any], None]:
 
 
 def _end_with_study() -> None:
-    """Wait for the end of stdin, and be terminated then."""
+    """Wait for the end of stdin, then terminate this process."""
     with contextlib.suppress(OSError):
         while os.read(0, 1024):
             pass
@@ -211,7 +209,7 @@ def _end_with_study() -> None:
 
 
 def note_facts(out: Path, model: Any, data: Any) -> None:
-    """Write facts.json, in the run's process: what the run is, and one entry for each process that has worked on it."""
+    """Write facts.json in the run's process: the network's size, and one entry for each process that worked on it."""
     import torch
 
     from attnconv.bench.cost import cost

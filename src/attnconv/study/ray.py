@@ -1,7 +1,7 @@
 """Ray: each run a task with its CPU threads, GPUs and memory, retried from its last checkpoint when its worker dies.
 
-The study's folder must be one that all machines of the cluster see, as a checkpoint on another machine is none, and
-attnconv must be installed on each. A task starts the same process as a study on one machine, which ends with it.
+All machines of the cluster must see the study's folder and have attnconv installed. A task starts the same process as a
+study on one machine, which ends with it.
 """
 
 import contextlib
@@ -24,19 +24,19 @@ from attnconv.study.process import RETRIES, RunProcess
 from attnconv.study.run import Executor, gpus_of
 
 CONNECT = 8.0  # seconds for a port to answer
-PROBE = 20.0  # seconds for what answers to be a Ray cluster of this version
+PROBE = 20.0  # seconds for the answer of a Ray cluster of this version
 PAUSE = 0.5
 STOPPING = 90.0  # seconds for cancelled tasks to save their runs
 
 
 @contextlib.contextmanager
 def ray_cluster(address: str) -> Iterator[Executor]:
-    """Connect to a Ray cluster, or to a Ray that is started here for the study, and disconnect in the end.
+    """Connect to a Ray cluster, or start one here; yield the executor for `run_study`, and disconnect at the end.
 
     Args:
         address: HOST:PORT, ray://HOST:PORT, "auto" for the cluster that this machine is part of, or "local".
     Raises:
-        InputError: Ray is not installed, or nothing of the kind answers there.
+        InputError: Ray is not installed, or no cluster answers there.
     """
     ray: Any = checks.require("ray", extra="ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -67,7 +67,7 @@ def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Gen
     cpus, gpus, memory = (max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU", "memory"))
     if study.memory_gb is not None and study.memory_gb * 1e9 > memory:
         raise checks.InputError(
-            f"memory_gb is {study.memory_gb:g}, and no machine of the cluster has more than {memory / 1e9:.1f}"
+            f"memory_gb must be at most {memory / 1e9:.1f}, the largest machine's, got {study.memory_gb:g}"
         )
     needs = {planned.name: gpus_of(planned, int(gpus)) for planned in runs}
     environment = {name: os.environ[name] for name in (DATA_DIR_VARIABLE,) if name in os.environ}
@@ -90,7 +90,7 @@ def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Gen
                 planned = tasks.pop(task)
                 _settle(folder, planned, task)
                 yield planned
-    finally:  # there are tasks left where an exception came, Ctrl-C among them
+    finally:  # after an exception such as Ctrl-C there are tasks left
         for task in tasks:
             ray.cancel(task, force=False)
         if tasks:
@@ -100,9 +100,9 @@ def on_ray(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Gen
 def do_run(
     folder: str, arm: str, seed: int, threads: int, environment: dict[str, str], cwd: str, imports: Sequence[str] = ()
 ) -> None:
-    """Do a run as a child process, whose end is its own: what a task does."""
+    """Do a run as a child process: the work of a task."""
     if os.path.isdir(cwd):
-        os.chdir(cwd)  # where relative paths of data begin
+        os.chdir(cwd)  # relative paths of data begin here
     place = StudyFolder(Path(folder))
     if not place.plan.exists():
         raise RuntimeError(f"{socket.gethostname()} does not see {folder}: all machines need the study's folder")
@@ -118,7 +118,7 @@ def do_run(
 
 
 def _settle(folder: StudyFolder, planned: PlannedRun, task: Any) -> None:
-    """Note why a task failed, if its run could not."""
+    """Note why a task failed, if its run did not."""
     import ray
     from ray import exceptions
 
@@ -134,7 +134,7 @@ def _settle(folder: StudyFolder, planned: PlannedRun, task: Any) -> None:
 def require_answer(address: str) -> None:
     """Raise InputError unless a Ray cluster answers at ``address``, within half a minute.
 
-    ray.init itself retries for minutes, and ends the process where it gives up: hence the port is tried first, and then
+    ray.init itself retries for minutes and ends the process when it gives up: hence the port is tried first, then
     another process.
     """
     if address != "auto":

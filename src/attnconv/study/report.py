@@ -1,7 +1,7 @@
-"""The report of a study's folder: a page, its Markdown twin with drawings beside it, and CSV files of every number.
+"""The report of a study's folder: a page, its Markdown twin with drawings beside it, LaTeX and CSV files.
 
-Page and twin are the templates study.html and study.md, which are given the same values: first the whole, then block by
-block, then the runs one by one, and what was not run.
+Page and twin are the templates study.html and study.md, which are given the same values: the verdict first, then curves
+and costs, then the runs, and at the end the notes.
 """
 
 import shlex
@@ -12,15 +12,14 @@ from typing import Any
 
 from attnconv import __version__, files
 from attnconv.report.page import render, short_commit
-from attnconv.study.comparison import Comparison, comparisons, holm_over_all
-from attnconv.study.drawings import attention_drawings, drawings
+from attnconv.study.comparison import Comparison, comparisons
+from attnconv.study.drawings import attention_drawings, drawings, forest
 from attnconv.study.folder import Record, StudyFolder, counts, records
-from attnconv.study.plan import PUBLISHED, SCORES, Study
-from attnconv.study.tables import NONE, Table, csv_files, findings, mean_text, notes, p_text, summary, tables, text
+from attnconv.study.plan import Study
+from attnconv.study.tables import NONE, Table, csv_files, findings, notes, other_tables, summary, text, verdict_table
 from attnconv.train.config import yaml_text
 
-PROVENANCE = ("version", "torch", "device", "threads", "machine")  # of a record
-UNDONE = ("failed", "running", "missing")
+PROVENANCE = ("commit", "version", "torch", "device", "threads", "machine")  # of a record
 
 
 @dataclass(frozen=True)
@@ -33,113 +32,71 @@ class Report:
     compared: Mapping[str, Comparison]
 
     def summary(self) -> list[dict[str, Any]]:
-        """Return the rows of summary.csv."""
-        return summary(self.study, self.compared)
+        """Return the rows of summary.csv: ten values for each arm."""
+        return summary(self.compared)
 
 
-def write_report(path: Path) -> Report:
-    """Write report.html, report.md with its .svg files, summary.csv, runs.csv and epochs.csv into a study's folder.
+def write_report(path: Path | str) -> Report:
+    """Write report.html, report.md with its .svg files, summary.tex and CSV files into a study's folder.
 
     The records are made anew from the folders of the runs; where there are none, records.jsonl is read.
 
     Raises:
         InputError: no study there, its plan or its records cannot be read, or nothing can be written.
     """
-    folder = StudyFolder(path)
+    folder = StudyFolder(Path(path))
     study = folder.study()
     folder.require_as_planned(study)
     found = records(folder, study)
     compared = comparisons(study, found)
-    over_all = holm_over_all(compared) if len(compared) > 1 else {}
-    sections = [_section(study, folder, block, comparison, found, over_all) for block, comparison in compared.items()]
+    maps = {block: attention_drawings(study, folder, block, found) for block in compared}
+    sections = [
+        {"block": block, "drawings": [*drawings(one, block), *maps[block][0]], "undrawn": maps[block][1]}
+        for block, one in compared.items()
+    ]
+    made = {name: _kinds(found, name) for name in PROVENANCE}
     values = {
         "title": f"Study {study.name}",
         "study": study,
-        "command": f"attnconv study run {shlex.quote(str(folder.plan))} --out studies/again",
         "runs": counts(found),
         "total": len(found),
-        "overview": _overview(compared, over_all) if len(compared) > 1 else None,
+        "findings": findings(compared),
+        "forest": forest(study, compared),
+        "verdict": verdict_table(study, compared),
         "sections": sections,
-        "undone": _undone(study, found),
-        "run_table": _run_table(study, found),
+        "others": other_tables(compared),
+        "run_table": _run_table(study, found, [name for name, kinds in made.items() if len(kinds) > 1]),
+        "shared": {name: short_commit(str(kinds[0])) for name, kinds in made.items() if len(kinds) == 1},
+        "notes": notes(study, compared),
+        "command": f"attnconv study run {shlex.quote(str(folder.plan))} --out studies/again",
         "plan": yaml_text(study.to_dict(), sort_keys=False, allow_unicode=True).rstrip(),
         "footer": f"Written by attnconv {__version__} from the records of {len(found)} runs.",
     }
-    pictures = [drawing for section in sections for row in section["drawings"] for drawing in row]
+    pictures = [*values["forest"], *(drawing for section in sections for drawing in section["drawings"])]
     texts = {
         "report.html": render("study.html", **values),
         "report.md": render("study.md", **values),
+        "summary.tex": render("study.tex", **values),
         **{f"{drawing.name}.svg": drawing.svg for drawing in pictures},
-        **csv_files(study, compared),
+        **csv_files(compared),
     }
     for name, content in texts.items():
-        files.write(path / name, content.encode(errors="replace"))
-    return Report(study, tuple(path / name for name in texts), counts(found), compared)
+        files.write(folder.path / name, content.encode(errors="replace"))
+    return Report(study, tuple(folder.path / name for name in texts), counts(found), compared)
 
 
-def _section(
-    study: Study,
-    folder: StudyFolder,
-    block: str,
-    comparison: Comparison,
-    found: Sequence[Record],
-    over_all: Mapping[tuple[str, str], float],
-) -> dict[str, Any]:
-    """Return what the templates are given of a block."""
-    full = {row.arm: f"{block}/{row.arm}" if block else row.arm for row in comparison.rows}
-    published = {arm: study.published[name] for arm, name in full.items() if name in study.published}
-    results, *others = tables(comparison)
-    maps, undrawn = attention_drawings(study, folder, block, found)
-    return {
-        "block": block,
-        "findings": findings(comparison, {arm: p for (its, arm), p in over_all.items() if its == block}),
-        "results": results,
-        "published": _beside(comparison, published) if published else None,
-        "drawings": [row for row in (drawings(comparison, block), maps) if row],
-        "undrawn": undrawn,
-        "others": others,
-        "notes": notes(comparison),
-    }
+def _kinds(found: Sequence[Record], name: str) -> list[Any]:
+    """Return the different values that the records have of ``name``."""
+    return list(dict.fromkeys(record[name] for record in found if record.get(name) is not None))
 
 
-def _published(entry: Mapping[str, Any]) -> str:
-    runs = entry.get("runs")
-    about = [PUBLISHED[entry.get("score", "top1")], *([f"{runs} run{'s' if runs != 1 else ''}"] if runs else [])]
-    return f"{entry['value']:g} ({', '.join(about)})"
-
-
-def _beside(comparison: Comparison, published: Mapping[str, Mapping[str, Any]]) -> Table:
-    score = comparison.score
-    header = ("arm", "published", f"our {score}, last epoch", f"our {score}, best epoch", "our runs", "source")
-    rows = []
-    for row in comparison.rows:
-        if (entry := published.get(row.arm)) is not None:
-            ours = [mean_text(reading.estimate) for reading in (row.last, row.best)]
-            runs = str(row.counts["done"] + row.counts["diverged"])
-            source = ". ".join(said.rstrip(".") for said in (entry["source"], entry.get("note")) if said)
-            rows.append((row.arm, _published(entry), *ours, runs, source))
-    return Table("Published numbers beside ours", header, tuple(rows))
-
-
-def _overview(compared: Mapping[str, Comparison], over_all: Mapping[tuple[str, str], float]) -> Table:
-    header = ("section", "arm", "runs", "mean ± sd", "difference", "95 % interval", "p (Holm, all)")
+def _run_table(study: Study, found: Sequence[Record], varying: Sequence[str]) -> Table:
+    """Return a row a run, by arm and seed, with the provenance that varies; runs that diverged or failed stand out."""
+    reasons = any(record.get("reason") for record in found)
+    header = ("arm", "seed", "state", "last epoch", "best epoch", "epochs", "training s", *varying)
+    order = {arm: i for i, arm in enumerate(study.arms)}
     rows, marked = [], []
-    for block, comparison in compared.items():
-        (results, *_) = tables(comparison)
-        for row, cells in zip(comparison.rows, results.rows, strict=True):
-            if row.counts["diverged"]:
-                marked.append(len(rows))
-            rows.append((block, *cells[:2], cells[3], *cells[5:7], p_text(over_all.get((block, row.arm)))))
-    return Table("Overview", header, tuple(rows), tuple(marked))
-
-
-def _run_table(study: Study, found: Sequence[Record]) -> Table:
-    """Return a row a run, by arm and seed; those that diverged or failed stand out."""
-    names = {SCORES[study.score_of(block)] for block in study.blocks()}
-    name = names.pop() if len(names) == 1 else "score"
-    header = ("arm", "seed", "state", f"{name}, last", f"{name}, best", "epochs", "training s", "commit", *PROVENANCE)
-    rows, marked = [], []
-    for record in _by_arm(study, found):
+    for record in sorted(found, key=lambda record: order[record["arm"]]):
         history = record.get("history") or ()
         key = study.score_of(record["arm"].rpartition("/")[0])
         last = record.get(key) if record["state"] == "done" else history[-1][f"val_{key}"] if history else None
@@ -152,24 +109,7 @@ def _run_table(study: Study, found: Sequence[Record]) -> Table:
                 *(text(score, "{:.2f}") for score in (last, best)),
                 str(len(history)),
                 f"{sum(row['seconds'] for row in history):,.1f}" if history else NONE,
-                short_commit(record.get("commit") or NONE),
-                *(str(record.get(key) or NONE) for key in (*PROVENANCE, "reason")),
+                *(short_commit(str(record.get(name) or NONE)) for name in (*varying, *(("reason",) * reasons))),
             )
         )
-    return Table("Runs", (*header, "remark"), tuple(rows), tuple(marked))
-
-
-def _undone(study: Study, found: Sequence[Record]) -> Table:
-    """Return the runs that came to no end, by arm and reason."""
-    undone: dict[tuple[str, str, str], list[int]] = {}
-    for record in _by_arm(study, found):
-        if record["state"] in UNDONE:
-            key = (record["arm"], record["state"], record.get("reason") or NONE)
-            undone.setdefault(key, []).append(record["seed"])
-    rows = [(arm, state, ", ".join(map(str, seeds)), reason) for (arm, state, reason), seeds in undone.items()]
-    return Table("What was not run", ("arm", "state", "seeds", "reason"), tuple(rows))
-
-
-def _by_arm(study: Study, found: Sequence[Record]) -> list[Record]:
-    order = {arm: i for i, arm in enumerate(study.arms)}
-    return sorted(found, key=lambda record: order[record["arm"]])
+    return Table("Runs", header + ("remark",) * reasons, tuple(rows), tuple(marked))

@@ -1,8 +1,8 @@
-"""Running a study: what is missing of it, in its folder, on this machine; `attnconv.study.ray` does it on others.
+"""The missing runs of a study, done on this machine; `attnconv.study.ray` does them on others.
 
-An executor does runs, in any order, each in its folder, where what they come to stands. It is a generator of the runs
-that have come to an end. When it is closed, as at Ctrl-C and SIGTERM, the runs under way are saved. InputError, before
-any run is begun, if one needs what is not there.
+An executor does runs in any order, each in its folder, and yields those that have ended. When it is closed, as at
+Ctrl-C and SIGTERM, it saves the runs under way. It raises InputError before any run begins if one needs a GPU or memory
+that is not there.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import Any
 
 from attnconv import checks
@@ -29,31 +30,37 @@ Executor = Callable[[StudyFolder, Sequence[PlannedRun], Study], Generator[Planne
 
 def run_study(
     study: Study,
-    folder: StudyFolder,
-    executor: Executor,
+    folder: StudyFolder | Path | str,
+    executor: Executor | None = None,
     *,
     extend: bool = False,
     mix_versions: bool = False,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Do the runs of ``study`` that are not done; return the records of all.
+    """Do the runs of ``study`` that are missing in ``folder``; return the records of all runs.
 
-    Runs that are done are kept, and so are diverged ones; interrupted ones go on from their checkpoints; failed ones
-    are tried again. Ctrl-C and SIGTERM save the runs under way and are raised.
+    Finished and diverged runs stay as they are, interrupted ones go on from their checkpoints, failed ones are tried
+    again. Ctrl-C and SIGTERM save the runs under way and are raised.
 
+    Args:
+        executor: where runs take place: this machine if not given, or the value of `ray_cluster`.
+        extend: accept arms and seeds that the study in the folder does not have.
+        mix_versions: go on although runs of the folder were made by another version.
+        progress: show a bar and a line for each run on stderr.
     Raises:
-        InputError: as `Study.require_runnable`, `StudyFolder.prepare` and the executor, before anything runs; the
-            folder holds records without their runs; another process is at work in it.
+        InputError: before anything runs: a model or data that do not exist, a folder of another plan, of another
+            version or without its runs, or one in which another process is at work.
     """
-    import torch  # here: what starts a run on another machine needs none of it
+    import torch  # here: the start of a run on another machine does not need it
     from rich import progress as bars
     from rich.console import Console
 
     study.require_runnable()
+    folder = folder if isinstance(folder, StudyFolder) else StudyFolder(Path(folder))
     folder.make()
     if is_archive(folder):
         raise checks.InputError(
-            f"{folder.path} holds the records of runs and not the runs, so it is for `study report` alone: give "
+            f"{folder.path} holds the records of runs and not the runs, so that only `study report` can use it: give "
             "another --out"
         )
     with locked(folder.path), termination_raised():
@@ -72,13 +79,13 @@ def run_study(
         try:
             with (
                 bars.Progress(*columns, console=console, transient=True, disable=not live) as bar,
-                contextlib.closing(executor(folder, left, study)) as under_way,
+                contextlib.closing((executor or on_this_machine)(folder, left, study)) as under_way,
             ):
                 task = bar.add_task("runs", total=len(runs), completed=done)
                 if left and (note := too_few_seeds(study)):
                     say(note)
                 if done:
-                    say(f"{done} of {len(runs)} runs need nothing more, {len(left)} are left")
+                    say(f"{done} of {len(runs)} runs are done, {len(left)} are left")
                 for number, planned in enumerate(under_way, start=done + 1):
                     say(f"{number}/{len(runs)} {_line(record(folder, planned))}")
                     bar.update(task, completed=number)
@@ -89,19 +96,16 @@ def run_study(
 
 
 def too_few_seeds(study: Study) -> str:
-    """Return what to say, before the hours are spent, of a study whose test can find nothing; "" of others."""
-    comparisons = max(map(len, study.blocks().values())) - 1
+    """Return a note if the study has too few seeds for its own test, else ""."""
+    comparisons = len(study.arms) - len(study.blocks())
     if not comparisons or len(study.seeds) >= (enough := seeds_to_reach(comparisons)):
         return ""
     few = f"{len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
-    return f"note: with {few} no difference can come out below p = 0.05, however large; --seeds {enough} is enough"
+    return f"note: {few} cannot show any difference at 5 %, however large; --seeds {enough} can"
 
 
 def on_this_machine(folder: StudyFolder, runs: Sequence[PlannedRun], study: Study) -> Generator[PlannedRun]:
-    """Do one run at a time with all CPU threads, or one a GPU; memory is not reserved.
-
-    While a run is under way the next one, if it takes no GPU, loads its libraries.
-    """
+    """Do one run at a time with all CPU threads, or one a GPU; meanwhile the next run loads its libraries."""
     free = _visible_gpus()
     needs = {planned.name: gpus_of(planned, len(free)) for planned in runs}
     waiting, busy = list(runs), dict[RunProcess, list[str]]()
@@ -111,7 +115,7 @@ def on_this_machine(folder: StudyFolder, runs: Sequence[PlannedRun], study: Stud
             for process in [process for process in busy if process.ended()]:
                 free += busy.pop(process)
                 yield process.planned
-            # The next run may begin on free GPUs or, if it takes none, alone.
+            # The next run begins on free GPUs or, if it needs none, alone.
             while waiting and (need <= len(free) if (need := needs[waiting[0].name]) else not busy):
                 planned = waiting.pop(0)
                 taken = [free.pop(0) for _ in range(need)]
@@ -139,28 +143,28 @@ def _visible_gpus() -> list[str]:
 
 
 def gpus_of(planned: PlannedRun, present: int) -> int:
-    """Return how many of ``present`` GPUs, on one machine, a run takes.
+    """Return the number of ``present`` GPUs of one machine that a run takes.
 
     Raises:
-        InputError: they are too few, or there is none and its arithmetic has to have one.
+        InputError: there are too few, or none for a precision that needs one.
     """
     config = planned.config
     if config.device not in ("auto", "cuda") or (config.device == "auto" and not present):
         if config.precision in ("tf32", "fp16"):
             raise checks.InputError(
-                f"arm {planned.arm!r} has precision {config.precision!r}, which needs a GPU: here is none"
+                f"arm {planned.arm!r} has precision {config.precision!r}, which needs a GPU, and there is none"
             )
         return 0
     count = present if config.devices == "auto" else config.devices or 1
     if not 1 <= count <= present:
         raise checks.InputError(
-            f"arm {planned.arm!r} has devices {max(count, 1)}, and no machine here has more than {present} GPUs"
+            f"arm {planned.arm!r} needs {max(count, 1)} GPUs, and no machine here has more than {present}"
         )
     return count
 
 
 def _line(found: Record) -> str:
-    """Return what is said of a run that has ended."""
+    """Return the line about a run that has ended."""
     score, value = ("mean IoU", found["miou"]) if "miou" in found else ("top-1", found["top1"])
     outcome = f"{score} {value:.2f}%, {found['seconds']:.0f} s" if found["state"] == "done" else found["reason"]
     return f"{found['arm']}-seed{found['seed']}: {found['state']}, {outcome}"

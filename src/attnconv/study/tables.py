@@ -1,31 +1,34 @@
-"""A comparison as tables of text, as sentences, and as rows for CSV files.
+"""The comparisons of a study as sentences, as tables of text, and as rows for CSV files.
 
-Three tables: equal epochs, with the test; the other readings of the same runs; what each arm costs; and a fourth where
-runs have measured what their attention does. The sentences are those of two templates, notes.txt and findings.txt. The
-CSV rows hold every number of the tables unrounded, every run, and every epoch.
+The sentences and the first table give the verdict; the other tables read the same runs otherwise, switch their
+attention off, and count their costs. summary.csv has a row of ten numbers for each arm; details.csv every number
+unrounded, runs.csv every run, and epochs.csv every epoch.
 """
 
 import csv
+import dataclasses
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from attnconv.inactive import LOGITS_MOVED, PREDICTIONS_CHANGED
 from attnconv.report.page import render
-from attnconv.study.comparison import Comparison, Reading, Row, holm_over_all
-from attnconv.study.folder import STATES
-from attnconv.study.plan import Study
-from attnconv.study.statistics import ALPHA, Difference, Estimate, seeds_to_reach
+from attnconv.study.comparison import Comparison, Reading, Row
+from attnconv.study.plan import PUBLISHED, Study
+from attnconv.study.statistics import ALPHA, Estimate, seeds_to_reach
 
 NONE = "-"
-READINGS = (
-    ("last", "last epoch"),
-    ("best", "best epoch"),
-    ("equal_time", "equal time"),
-    ("equal_flops", "equal FLOPs"),
-    ("without_diverged", "last epoch, without diverged runs"),
-)
+SMALL_P = 0.001
+READINGS = {
+    "last": "last epoch",
+    "best": "best epoch",
+    "equal_time": "equal time",
+    "equal_flops": "equal FLOPs",
+    "without_diverged": "last epoch, without diverged runs",
+}
+
+Compared = Mapping[str, Comparison]  # by block
 
 
 @dataclass(frozen=True)
@@ -38,75 +41,123 @@ class Table:
     marked: tuple[int, ...] = ()
 
 
-def tables(comparison: Comparison) -> list[Table]:
-    """Return the tables, that of attention only if it was measured."""
-    found = [_results(comparison), _readings(comparison), _costs(comparison)]
-    diverged = {row.arm for row in comparison.rows if row.counts["diverged"]}
-    return [
-        replace(table, marked=tuple(i for i, row in enumerate(table.rows) if row[0] in diverged))
-        for table in (*found, *attention_table(comparison))
-    ]
+@dataclass(frozen=True)
+class Finding:
+    """The comparison of an arm in words: the verdict, and the numbers behind it."""
+
+    verdict: str  # better, worse, or none
+    head: str
+    text: str
 
 
-def attention_table(comparison: Comparison) -> list[Table]:
+def arms_of(compared: Compared) -> Iterator[tuple[Comparison, Row]]:
+    """Yield every arm of the study with its comparison."""
+    return ((comparison, row) for comparison in compared.values() for row in comparison.rows)
+
+
+def findings(compared: Compared) -> list[Finding]:
+    """Return a finding for each arm but the baselines."""
+    enough = seeds_to_reach(max(count_tests(compared), 1))
+    return [_finding(one, row, enough) for one, row in arms_of(compared) if row.arm != one.baseline]
+
+
+def count_tests(compared: Compared) -> int:
+    """Return how many comparisons of the study could be tested."""
+    return sum(row.test.permutation is not None for _, row in arms_of(compared))
+
+
+def _finding(comparison: Comparison, row: Row, enough: int) -> Finding:
+    arm, baseline, p = row.arm, comparison.baseline.rpartition("/")[2], row.test.holm_p
+    more = f" Its attention is {row.off.verdict}." if row.off and row.off.inactive else ""
+    difference = row.last.difference
+    if difference is None or difference.mean is None:
+        return Finding("none", f"{arm}: not compared with {baseline}, {row.test.why_not}.", more.strip())
+    ends = f", 95 % interval {interval_text(difference, kind=False)}" if difference.interval.low is not None else ""
+    numbers = f"{difference.mean:+.2f} points{ends}"
+    if p is None:
+        return Finding("none", f"{arm}: not tested, {row.test.why_not}.", f"{numbers}.{more}")
+    if difference.n < enough:
+        head = f"{arm}: no verdict with {difference.n} seeds."
+        return Finding("none", head, f"{numbers} so far; at least {enough} seeds are needed.{more}")
+    if p > ALPHA:
+        return Finding("none", f"{arm}: no difference from {baseline} shown.", f"{numbers}, p = {p_text(p)}.{more}")
+    verdict = "better" if difference.mean > 0 else "worse"
+    p_said = f"p = {p_text(p)}" if p >= SMALL_P else f"p < {SMALL_P}"
+    return Finding(verdict, f"{arm} is {verdict} than {baseline}.", f"{numbers}, {p_said}.{more}")
+
+
+def verdict_table(study: Study, compared: Compared) -> Table:
+    """Return the table of the last epoch: the verdict first, then the runs and the published value, if any."""
+    names = {comparison.score for comparison in compared.values()}
+    rows, marked = [], []
+    for comparison, row in arms_of(compared):
+        scored, planned = row.counts["done"] + row.counts["diverged"], sum(row.counts.values())
+        if row.counts["diverged"]:
+            marked.append(len(rows))
+        runs = str(scored) if scored == planned else f"{scored} of {planned}"
+        runs += f", {row.counts['diverged']} diverged" if row.counts["diverged"] else ""
+        score = f" {comparison.score}" if len(names) > 1 and comparison.score != "top-1" else ""
+        cells = ("baseline" if row.arm == comparison.baseline else NONE, NONE)
+        if (difference := row.last.difference) and difference.mean is not None:
+            cells = (f"{difference.mean:+.2f}", interval_text(difference))
+        tested = (NONE, NONE)
+        if row.test.permutation:
+            tested = (p_text(row.test.holm_p), text(row.test.runs_to_see, "{:,}", "none would do"))
+        published = (text(study.published.get(row.arm, {}).get("value"), "{:g}"),) if study.published else ()
+        rows.append((row.arm, mean_text(row.last.estimate) + score, *cells, *tested, runs, *published))
+    score = names.pop() if len(names) == 1 else "score"
+    header = ("arm", f"{score}, mean ± sd", "difference", "95 % interval", "p (Holm)", "runs needed", "runs")
+    header += ("published",) if study.published else ()
+    return Table("Scores after the last epoch", header, tuple(rows), tuple(marked))
+
+
+def other_tables(compared: Compared) -> list[Table]:
+    """Return the table of costs, that of the other readings, and that of attention switched off if it was measured."""
+    return [_costs(compared), _readings(compared), *attention_table(compared)]
+
+
+def attention_table(compared: Compared) -> list[Table]:
     """Return the table of the best networks with attention switched off; no table if no run has measured that."""
-    if not any(row.off for row in comparison.rows):
+    if not any(row.off for _, row in arms_of(compared)):
         return []
-    score = comparison.score
-    header = ("arm", "runs", f"best epoch's {score}, mean ± sd", f"{score} with attention off, mean ± sd", "difference")
     rows = []
-    for row in comparison.rows:
+    for _, row in arms_of(compared):
         if (off := row.off) is None or off.on.mean is None or off.off.mean is None:
-            rows.append((row.arm, *[NONE] * 7))
+            rows.append((row.arm, *[NONE] * 5))
             continue
         scores = (mean_text(off.on), mean_text(off.off), f"{off.off.mean - off.on.mean:+.2f}")
-        moved = (f"{off.logits_moved:.1g}", f"{off.predictions_changed:.2g}")
-        rows.append((row.arm, str(off.off.n), *scores, *moved, off.verdict))
-    more = ("logits moved, at most", "predictions changed, at most %", "attention")
-    return [Table("The same networks with their attention switched off", (*header, *more), tuple(rows))]
+        rows.append((row.arm, *scores, f"{off.predictions_changed:.2g} %", off.verdict))
+    header = ("arm", "attention on", "attention off", "difference", "predictions changed, at most", "attention")
+    return [Table("The same networks with their attention switched off", header, tuple(rows))]
 
 
-def _results(comparison: Comparison) -> Table:
-    header = ("arm", "runs", "diverged", f"{comparison.score}, mean ± sd", "95 % interval", "difference")
+def _readings(compared: Compared) -> Table:
+    """Return a row an arm: at the best epoch, at equal time and so on its mean and its difference to the baseline."""
+    keys = [key for key in READINGS if key != "last" and any(getattr(row, key) for _, row in arms_of(compared))]
+    rows = [(row.arm, *(_reading_text(getattr(row, key)) for key in keys)) for _, row in arms_of(compared)]
+    header = ("arm", *(READINGS[key] for key in keys))
+    return Table("The same runs, read otherwise: mean and difference, not tested", header, tuple(rows))
+
+
+def _reading_text(reading: Reading | None) -> str:
+    if reading is None or reading.estimate is None:
+        return NONE if reading is None else reading.why_not
+    difference = reading.difference and reading.difference.mean
+    after = "" if reading.epochs is None else f" at epoch {reading.epochs}"
+    return text(reading.estimate.mean, "{:.2f}") + text(difference, " ({:+.2f})", "") + after
+
+
+def _costs(compared: Compared) -> Table:
+    header = ("arm", "parameters", "GMACs an image", "epochs", "ms a step", "s an epoch", "training s")
     rows = []
-    for row in comparison.rows:
-        scored, planned = row.counts["done"] + row.counts["diverged"], sum(row.counts.values())
-        test, pairs = row.test, NONE
-        if difference := row.last.difference:
-            pairs = str(difference.n[0]) if difference.paired else "unpaired, {} and {}".format(*difference.n)
-        tested = (test.why_not, NONE, NONE)
-        if test.permutation:
-            tested = (p_text(test.permutation.p), p_text(test.holm_p), text(test.runs_to_see, "{:,}", "none would do"))
-        runs = str(scored) if scored == planned else f"{scored} of {planned}"
-        rows.append((row.arm, runs, str(row.counts["diverged"]), *_reading(row.last), pairs, *tested))
-    more = ("95 % interval", "pairs", "p", "p (Holm)", "runs needed")
-    return Table("Equal epochs: the score after the last epoch", (*header, *more), tuple(rows))
-
-
-def _readings(comparison: Comparison) -> Table:
-    header = ("arm", "reading", "epochs", "runs", f"{comparison.score}, mean ± sd", "95 % interval")
-    rows = []
-    for row in comparison.rows:
-        for key, name in READINGS[1:]:
-            reading: Reading | None = getattr(row, key)
-            if reading is None:
-                continue
-            epochs = row.epochs if reading.epochs is None else reading.epochs
-            runs = reading.estimate and reading.estimate.n
-            rows.append((row.arm, name, text(epochs), text(runs), *_reading(reading)))
-    return Table("The same runs, read otherwise: not tested", (*header, "difference", "95 % interval"), tuple(rows))
-
-
-def _costs(comparison: Comparison) -> Table:
-    header = ("arm", "parameters", "GMACs an image", "epochs", "ms a step", "training s an epoch", "training s")
-    rows = []
-    for row in comparison.rows:
-        an_epoch = row.seconds / row.epochs if row.seconds is not None and row.epochs else None
-        a_step = 1000 * row.seconds / row.steps if row.seconds is not None and row.steps else None
+    for _, row in arms_of(compared):
         gmacs = None if row.flops is None else row.flops / 2e9
-        cells = (row.arm, text(row.params, "{:,}"), text(gmacs, "{:.3g}"), text(row.epochs), text(a_step, "{:,.1f}"))
-        rows.append((*cells, text(an_epoch, "{:,.1f}"), text(row.seconds, "{:,.1f}")))
-    return Table("What a run costs", header, tuple(rows))
+        cells = (row.arm, text(row.params, "{:,}"), text(gmacs, "{:.3g}"), text(row.epochs))
+        seconds = row.seconds
+        a_step, an_epoch = (None if seconds is None or not n else seconds / n for n in (row.steps, row.epochs))
+        times = (a_step and 1000 * a_step, an_epoch, seconds)
+        rows.append((*cells, *(text(value, "{:,.1f}") for value in times)))
+    return Table("Costs of a run", header, tuple(rows))
 
 
 def text(value: float | None, form: str = "{}", none: str = NONE) -> str:
@@ -116,7 +167,7 @@ def text(value: float | None, form: str = "{}", none: str = NONE) -> str:
 
 def p_text(p: float | None) -> str:
     """Return a p value as tables show it."""
-    return text(p, "<0.0001" if p is not None and p < 1e-4 else "{:.4f}")
+    return text(p, f"<{SMALL_P}" if p is not None and p < SMALL_P else "{:.3f}")
 
 
 def mean_text(found: Estimate | None) -> str:
@@ -124,164 +175,100 @@ def mean_text(found: Estimate | None) -> str:
     return NONE if found is None else text(found.mean, "{:.2f}") + text(found.sd, " ± {:.2f}", "")
 
 
-def _reading(reading: Reading) -> tuple[str, ...]:
-    """Return the cells of mean and difference, each with its interval."""
-    mean, difference = reading.estimate, reading.difference
-    cells = (reading.why_not or NONE, NONE) if mean is None else (mean_text(mean), _interval(mean, ""))
-    return (*cells, *((f"{difference.value:+.2f}", _interval(difference, "+")) if difference else (NONE, NONE)))
-
-
-def _interval(found: Estimate | Difference, sign: str) -> str:
+def interval_text(found: Estimate, *, kind: bool = True) -> str:
+    """Return the ends of a difference's interval; with its ``kind``, "(t)" stands behind those of Student's."""
     ends = found.interval
-    return NONE if ends.low is None else f"{ends.low:{sign}.2f} to {ends.high:{sign}.2f}" + " (t)" * (ends.kind == "t")
+    return NONE if ends.low is None else f"{ends.low:+.2f} to {ends.high:+.2f}" + " (t)" * (kind and ends.kind == "t")
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """Return what has to be said below the tables, a sentence or two a note."""
-    tested = [row for row in comparison.rows if row.test.permutation]
-    by_smallest: dict[float, list[str]] = {}
-    for row in tested:
-        if row.test.permutation and row.test.permutation.smallest_p * len(tested) > ALPHA:
-            by_smallest.setdefault(row.test.permutation.smallest_p, []).append(row.arm)
-    partly_paired = []
-    for row in tested:
-        difference = row.last.difference
-        runs = max(reading.estimate.n for reading in (row.last, comparison.rows[0].last) if reading.estimate)
-        if difference and difference.paired and difference.n[0] < runs:
-            partly_paired.append((row.arm, difference.n[0]))
-    return _paragraphs(
+def notes(study: Study, compared: Compared) -> list[str]:
+    """Return the notes on the whole report, a sentence or two each."""
+    partly_paired = [
+        (row.arm, difference.n)
+        for one, row in arms_of(compared)
+        if (difference := row.last.difference)
+        and difference.n < max(known.n for known in (row.last.estimate, one.rows[0].last.estimate) if known)
+    ]
+    found = render(
         "notes.txt",
-        c=comparison,
-        tests=len(tested),
-        out_of_reach=sorted(by_smallest.items(), reverse=True),
-        enough=seeds_to_reach(max(len(tested), 1)),
-        alpha=ALPHA,
+        compared=list(compared.values()),
+        rows=[row for _, row in arms_of(compared)],
+        records=[record for comparison in compared.values() for record in comparison.records],
+        scores=sorted({comparison.score for comparison in compared.values()}),
+        tests=count_tests(compared),
         partly_paired=partly_paired,
         logits_moved=LOGITS_MOVED,
         predictions_changed=PREDICTIONS_CHANGED,
+        published=[(arm, entry, PUBLISHED[entry.get("score", "top1")]) for arm, entry in study.published.items()],
     )
+    return [" ".join(part.split()) for part in found.split("\n\n") if part.strip()]
 
 
-def findings(comparison: Comparison, over_all: Mapping[str, float]) -> list[str]:
-    """Return the comparisons in words; ``over_all``: p after Holm over several sections, by arm."""
-    tests = sum(row.test.permutation is not None for row in comparison.rows)
-    return _paragraphs("findings.txt", c=comparison, tests=tests, alpha=ALPHA, over_all=over_all)
-
-
-def _paragraphs(template: str, **values: Any) -> list[str]:
-    return [" ".join(part.split()) for part in render(template, **values).split("\n\n") if part.strip()]
-
-
-def csv_files(study: Study, compared: Mapping[str, Comparison]) -> dict[str, str]:
-    """Return every number of all blocks, by the names of the files."""
-    return {
-        "summary.csv": csv_text(summary(study, compared)),
-        "runs.csv": csv_text(_of_blocks(compared, run_rows)),
-        "epochs.csv": csv_text(_of_blocks(compared, epoch_rows)),
-    }
-
-
-def summary(study: Study, compared: Mapping[str, Comparison]) -> list[dict[str, Any]]:
-    """Return the rows of all blocks, with what takes the whole study to know."""
-    adjusted = holm_over_all(compared)
-    found = _of_blocks(compared, summary_rows)
-    for row in found:
-        block, arm = row["block"], row["arm"]
-        published = study.published.get(f"{block}/{arm}" if block else arm, {})
-        row["p_holm_all"] = adjusted.get((block, arm)) if row["reading"] == "last" else None
-        row["published"] = published.get("value")
-        row["published_score"] = published.get("score", "top1") if published else None
-        row["published_runs"] = published.get("runs")
-    return found
-
-
-def _of_blocks(compared: Mapping[str, Comparison], rows_of: Any) -> list[dict[str, Any]]:
-    """Return the rows of all blocks, each with its block, "" without."""
-    return [{"block": block, **row} for block, comparison in compared.items() for row in rows_of(comparison)]
-
-
-def summary_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return a flat mapping for each arm and reading; None where a number does not exist."""
-    return [
-        _summary(comparison, row, key, reading)
-        for row in comparison.rows
-        for key, _ in READINGS
-        if (reading := getattr(row, key)) is not None
-    ]
-
-
-def _summary(comparison: Comparison, row: Row, key: str, reading: Reading) -> dict[str, Any]:
-    found, difference = reading.estimate, reading.difference
-    test = row.test if key == "last" else None
-    permutation = test.permutation if test else None
-    off = row.off if key == "best" else None
-    budget = {"equal_time": comparison.time, "equal_flops": comparison.flops}.get(key)
-    return {
-        "arm": row.arm,
-        "baseline": comparison.baseline,
-        "reading": key,
-        "score": comparison.score,
-        **{state: row.counts[state] for state in STATES},
-        "epochs": row.epochs if reading.epochs is None else reading.epochs,
-        "n": found and found.n,
-        "mean": found and found.mean,
-        "sd": found and found.sd,
-        "low": found and found.interval.low,
-        "high": found and found.interval.high,
-        "interval": found and (found.interval.kind or found.interval.why_not),
-        "difference": difference and difference.value,
-        "difference_low": difference and difference.interval.low,
-        "difference_high": difference and difference.interval.high,
-        "difference_interval": difference and (difference.interval.kind or difference.interval.why_not),
-        "paired": difference and difference.paired,
-        "pairs": difference.n[0] if difference and difference.paired else None,
-        "sd_difference": difference.sds[0] if difference and difference.paired and difference.sds else None,
-        "n_arm": difference.n[0] if difference and not difference.paired else None,
-        "n_baseline": difference.n[1] if difference and not difference.paired else None,
-        "p": permutation and permutation.p,
-        "p_holm": test and test.holm_p,
-        "smallest_p": permutation and permutation.smallest_p,
-        "p_exact": permutation and permutation.exact,
-        "runs_needed": test and test.runs_to_see,
-        "why_not": reading.why_not or (test.why_not if test else ""),
-        "params": row.params,
-        "flops": row.flops,
-        "train_seconds": row.seconds,
-        "budget": budget[1] if budget else None,  # seconds, or FLOPs, of training
-        "budget_arm": budget[0] if budget else None,
-        "attention_on_mean": off and off.on.mean,  # of the runs that were measured
-        "attention_off_mean": off and off.off.mean,
-        "attention_off_sd": off and off.off.sd,
-        "attention_off_n": off and off.off.n,
-        "logits_moved": off and off.logits_moved,  # the largest of the runs
-        "predictions_changed": off and off.predictions_changed,
-        "inactive_runs": off and off.inactive,
-    }
-
-
-def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return each run's record without its epochs; attention_off is a column for each of its numbers."""
-    return [
+def csv_files(compared: Compared) -> dict[str, str]:
+    """Return the CSV files by name."""
+    records = [record for comparison in compared.values() for record in comparison.records]
+    runs = [
         {
             **{key: value for key, value in record.items() if key not in ("history", "attention_off")},
             **{f"attention_off_{key}": value for key, value in (record.get("attention_off") or {}).items()},
         }
-        for record in comparison.records
+        for record in records
     ]
-
-
-def epoch_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return each epoch of each run."""
-    return [
+    epochs = [
         {"arm": record["arm"], "seed": record["seed"], **row}
-        for record in comparison.records
+        for record in records
         for row in record.get("history") or ()
     ]
+    tables = {"summary": summary(compared), "details": details(compared), "runs": runs, "epochs": epochs}
+    return {f"{name}.csv": csv_text(rows) for name, rows in tables.items()}
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+def summary(compared: Compared) -> list[dict[str, Any]]:
+    """Return ten values for each arm, of the last epoch; None where a number does not exist."""
+    found = []
+    for comparison, row in arms_of(compared):
+        mean, difference = row.last.estimate, row.last.difference
+        values = {"arm": row.arm, "score": comparison.score, "runs": mean and mean.n}
+        values |= {"mean": mean and mean.mean, "sd": mean and mean.sd, "difference": difference and difference.mean}
+        values["difference_low"] = difference and difference.interval.low
+        values["difference_high"] = difference and difference.interval.high
+        found.append({**values, "p_holm": row.test.holm_p, "runs_needed": row.test.runs_to_see})
+    return found
+
+
+def details(compared: Compared) -> Iterator[dict[str, Any]]:
+    """Yield all numbers of each arm and reading."""
+    for comparison, row in arms_of(compared):
+        for key in READINGS:
+            if (reading := getattr(row, key)) is None:
+                continue
+            shared = {"arm": row.arm, "baseline": comparison.baseline, "score": comparison.score, "reading": key}
+            costs = {"params": row.params, "flops": row.flops, "train_epochs": row.epochs, "train_seconds": row.seconds}
+            budget = {"equal_time": comparison.time, "equal_flops": comparison.flops}.get(key)
+            yield {
+                **shared,
+                **flat(reading),
+                **(flat(row.test) if key == "last" else {}),
+                **(flat(row.off, "attention_") if key == "best" and row.off else {}),
+                **row.counts,
+                **costs,
+                **({"budget_arm": budget[0], "budget": budget[1]} if budget else {}),
+            }
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the fields of nested dataclasses under joined names, such as difference_interval_low."""
+    found = {}
+    for field in dataclasses.fields(value):
+        one = getattr(value, field.name)
+        name = f"{prefix}{field.name}"
+        found |= flat(one, f"{name}_") if dataclasses.is_dataclass(one) else {} if one is None else {name: one}
+    return found
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return a table with a header; None, and what a row has not, is an empty cell."""
-    file = io.StringIO()
+    file, rows = io.StringIO(), list(rows)
     writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

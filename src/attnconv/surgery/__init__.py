@@ -1,4 +1,4 @@
-"""Surgery: attention put into a network that exists, torchvision's, timm's or your own."""
+"""Surgery: attention in existing networks, torchvision's, timm's or your own."""
 
 from attnconv.layers.attention import no_weight_decay
 from attnconv.surgery.add_self_attention import add_self_attention

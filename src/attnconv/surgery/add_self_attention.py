@@ -1,4 +1,4 @@
-"""An attention layer behind any module of a network."""
+"""Attention after any module of a network."""
 
 import math
 from typing import Any, TypeVar
@@ -10,25 +10,11 @@ from attnconv import checks
 from attnconv.layers.attention import Attention
 from attnconv.layers.augmented_conv import Size
 from attnconv.layers.registry import Kind, find_attention
-from attnconv.surgery.network import (
-    Attended,
-    Change,
-    Changes,
-    Example,
-    Output,
-    Place,
-    nearest_names,
-    note_paths,
-    note_step,
-    only_call,
-    params,
-    places,
-    trace,
-    working_copy,
-)
+from attnconv.surgery import network
+from attnconv.surgery.network import Attended, Change, Changes, Example, Output, Place
 
 Model = TypeVar("Model", bound=nn.Module)
-TRIED, TRIED_SIDE = 4096, 16  # largest map on which a new layer is tried, in positions; side of a larger one's part
+TRIED, TRIED_SIDE = 4096, 16  # largest map on which a new layer is tried, in positions; else the side of a part
 
 
 def add_self_attention(
@@ -41,36 +27,35 @@ def add_self_attention(
     inplace: bool = False,
     **options: Any,
 ) -> tuple[Model, Changes]:
-    """Send the output of modules through attention; return the network and the list of changes.
+    """Add attention after modules of a network; return the network and the list of changes.
 
-    The gammas of "simple" and "sagan" start at 0, so the network computes at first what it did; of a layer that changes
-    its input from the first, most of timm's, the list of changes says so. Each module is wrapped in `Attended`, whose
-    docstring describes the names in the state dict. Channels are those of the module's output in one forward of the
-    network, traced in evaluation mode.
+    The gammas of "simple" and "sagan" start at 0, so the output of the network stays the same at first; the list of
+    changes names layers that are not the identity at first, as most of timm's. Each module is wrapped in `Attended`,
+    which describes the names in the state dict. One forward pass in evaluation mode finds the channels of each module.
 
     Args:
         model: any network.
-        after: dotted name of a module whose output is a map (B, C, *map), or several of them.
+        after: dotted name of a module whose output is a map (B, C, *map), or several names.
         kind: "simple", `SimpleSelfAttention`; "sagan", `SelfAttention`; timm:NAME, a module of
             `timm.layers.create_attn`; another name of `attnconv.layers.list_attention`; or a class or function of
             channels that makes an `attnconv.Attention`.
         image_size: side, or rows and columns, of the images in pixels. The trace runs on zeros (1, C, *image_size),
             with the channels C of the model's first convolution.
-        example: a tensor, or a tuple of positional arguments, for the trace to run on instead of zeros.
-        inplace: change ``model`` itself and not a copy of it.
-        options: of the layer, as its constructor takes them.
+        example: a tensor, or a tuple of positional arguments, to trace with instead of zeros.
+        inplace: change ``model`` itself instead of a copy.
+        options: options of the layer's constructor.
     Raises:
-        InputError: an unknown name or option (the nearest is named), a layer that is no `attnconv.Attention` or gives
-            another shape than it takes, or a module that is attended already, run twice or not at all, or whose
-            output is no map. The model is then as it was.
+        InputError: an unknown name or option (the nearest is named); a layer that is not an `attnconv.Attention` or
+            changes the shape; a module that has attention already, runs twice or never, or whose output is not a map.
+            The model is unchanged.
     """
     found = find_attention(kind)
     if found.replaces_conv:
         raise checks.InputError(f"attention layer {found.name!r} replaces a convolution; use augment")
     found.check_options(options)
-    model = working_copy(model, inplace=inplace)
-    choice = _named(places(model), after)
-    outputs = trace(model, (place.module for place in choice), image_size=image_size, example=example)
+    model = network.working_copy(model, inplace=inplace)
+    choice = _named(network.places(model), after)
+    outputs = network.trace(model, (place.module for place in choice), image_size=image_size, example=example)
     layers, changes = [], Changes()
     for place in choice:
         output = _only_map(place.name, outputs[place.module])
@@ -79,21 +64,23 @@ def add_self_attention(
         layers.append(layer)
         before = type(place.module).__name__
         text = f"{before} + {layer.short_repr()}{'' if _is_identity(layer, output) else ', not the identity at first'}"
-        sizes = params(place.module), params(place.module, layer)
+        sizes = network.params(place.module), network.params(place.module, layer)
         changes.append(Change(place.name, before, text, output.map_size, *sizes))
     for place, layer in zip(choice, layers, strict=True):
         place.put(Attended(place.module, layer))
-    note_paths(model)
+    network.note_paths(model)
     said = {name: value for name, value in options.items() if value != found.options.get(name)}
-    note_step(model, "add", {"after": after if isinstance(after, str) else list(after), "kind": found.name, **said})
+    network.note_step(
+        model, "add", {"after": after if isinstance(after, str) else list(after), "kind": found.name, **said}
+    )
     return model, changes
 
 
 def _is_identity(layer: Attention, output: Output) -> bool:
-    """False if a new layer changes the ``output`` of the module before it; True where that cannot be tried.
+    """Return False if a new layer changes a map like ``output``; True if it cannot be tried.
 
     Raises:
-        InputError: the layer does not take such a map, or gives something of another shape.
+        InputError: the layer does not take such a map, or changes its shape.
     """
     size = output.map_size
     whole = math.prod(size) <= TRIED
@@ -105,7 +92,7 @@ def _is_identity(layer: Attention, output: Output) -> bool:
     try:
         with torch.no_grad():
             y: Any = layer.eval()(x.clone())
-    except Exception as error:  # of somebody's own code
+    except Exception as error:  # of the user's code
         if not whole:
             return True
         reason = checks.first_line(error)
@@ -126,17 +113,17 @@ def _named(found: list[Place], after: str | list[str] | tuple[str, ...]) -> list
     for name in names:
         if name not in by_name:
             raise checks.InputError(
-                f"after={name!r} is no module of the model; {nearest_names('modules', str(name), by_name)}"
+                f"after={name!r} is not a module of the model; {network.nearest_names('modules', str(name), by_name)}"
             )
         if by_name[name].attended:
-            raise checks.InputError(f"{name} has self-attention behind it already")
+            raise checks.InputError(f"{name} has attention after it already")
         if names.count(name) > 1:
             raise checks.InputError(f"after names {name} twice")
     return [by_name[name] for name in names]
 
 
 def _only_map(name: str, outputs: list[Output]) -> Output:
-    output = only_call(name, outputs)
+    output = network.only_call(name, outputs)
     if len(output.shape) < 3 or output.dtype is None or not output.dtype.is_floating_point:
         raise checks.InputError(f"the output of {name} is {output.what}, not a map (B, C, *map)")
     return output

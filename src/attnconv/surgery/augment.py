@@ -1,4 +1,4 @@
-"""Convolutions of any network become attention-augmented ones of the same geometry; their tables fit other sizes."""
+"""Replace convolutions of any network by augmented ones; resize position tables for other image sizes."""
 
 import copy
 import re
@@ -10,25 +10,11 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.layers.attention import Attention
+from attnconv.layers.attention import Attention, has_own_hooks
 from attnconv.layers.augmented_conv import Conv, Size
 from attnconv.layers.registry import Kind, find_attention, replaces_conv
-from attnconv.surgery.network import (
-    CONVS,
-    Change,
-    Changes,
-    Example,
-    Place,
-    nearest_names,
-    note_paths,
-    note_step,
-    only_call,
-    params,
-    places,
-    size_text,
-    trace,
-    working_copy,
-)
+from attnconv.surgery import network
+from attnconv.surgery.network import CONVS, Change, Changes, Example, Place, params, size_text
 
 Model = TypeVar("Model", bound=nn.Module)
 Where = str | re.Pattern[str] | Callable[[str, nn.Module], bool]
@@ -45,50 +31,47 @@ def augment(
     inplace: bool = False,
     **options: Any,
 ) -> tuple[Model, Changes]:
-    """Replace convolutions by augmented ones: return the network, and the list of changes.
+    """Replace convolutions by augmented ones; return the network and the list of changes.
 
-    Each augmented convolution has the geometry, bias, dtype, device and mode of the convolution it replaces, and keeps
-    its first F - d_v filters of F (of each group, if it has groups: so every filter sees the channels that it was
-    trained on). The position tables cover the convolution's output map in one forward of the network, traced in
-    evaluation mode. Code that reads a replaced convolution's own ``weight`` or ``bias`` finds them in its ``conv_out``
-    from then on.
+    Each augmented convolution has the geometry, bias, dtype, device and mode of the convolution that it replaces, and
+    keeps its first F - d_v of F filters (of each group, so that every filter sees the channels it was trained on). One
+    forward pass in evaluation mode finds the output map that the position tables cover. The ``weight`` and ``bias`` of
+    a replaced convolution move to ``conv_out``.
 
     Args:
         model: any network of nn.Conv1d, nn.Conv2d or nn.Conv3d.
         image_size: side, or rows and columns, of the largest images in pixels. The trace runs on zeros
             (1, C, *image_size), with the channels C of the model's first convolution.
-        where: a regular expression searched in the dotted module names, or a function (name, conv) -> bool that is
-            asked about every convolution.
-        kind: "augmented", or another attention layer that replaces a convolution: the name of `register_attention`,
-            or the class.
-        example: a tensor, or a tuple of positional arguments, for the trace to run on instead of zeros.
-        inplace: change ``model`` itself and not a copy of it.
-        options: of the layer; of "augmented" key_ratio (0.2), value_ratio (0.1), num_heads (8) and min_head_dim (20),
-            as in `AugmentedConv2d.from_ratios`.
+        where: a regular expression searched in the dotted module names, or a function (name, conv) -> bool.
+        kind: "augmented", or the name or the class of another attention layer that replaces a convolution.
+        example: a tensor, or a tuple of positional arguments, to trace with instead of zeros.
+        inplace: change ``model`` itself instead of a copy.
+        options: options of the layer; "augmented" has key_ratio (0.2), value_ratio (0.1), num_heads (8) and
+            min_head_dim (20), as `AugmentedConv2d.from_ratios`.
     Raises:
-        InputError: ``where`` means no convolution, or one that cannot be replaced: augmented already, transposed, of
-            shared or computed weights, run twice or not at all, or too narrow for these widths and its groups. The
-            model is then as it was.
+        InputError: ``where`` selects no convolution, or one that cannot be replaced: augmented already, transposed,
+            with shared or computed weights, run twice or never, or too narrow for these widths and its groups. The
+            model is unchanged.
     """
     found = find_attention(kind)
     if not found.replaces_conv:
         raise checks.InputError(
-            f"attention layer {found.name!r} replaces no convolution, it stands behind a module: add_self_attention"
+            f"attention layer {found.name!r} does not replace a convolution; use add_self_attention"
         )
     found.check_options(options)
-    model = working_copy(model, inplace=inplace)
-    choice = _chosen(places(model), where)
-    outputs = trace(model, (place.module for place in choice), image_size=image_size, example=example)
+    model = network.working_copy(model, inplace=inplace)
+    choice = _chosen(network.places(model), where)
+    outputs = network.trace(model, (place.module for place in choice), image_size=image_size, example=example)
     layers, changes = [], Changes()
     for place in choice:
         conv: Conv = place.module  # type: ignore[assignment]
-        output = only_call(place.name, outputs[conv])
+        output = network.only_call(place.name, outputs[conv])
         if len(output.shape) != len(conv.kernel_size) + 2:
             raise checks.InputError(f"{place.name} runs without a batch axis, which an augmented convolution needs")
         try:
             layer = found.make(conv, output.map_size, **options)
         except checks.InputError as error:
-            width = "channels" in str(error)  # of this convolution, and not of an option
+            width = "channels" in str(error)  # about this convolution, not about an option
             hint = ", or leave it out of where" if width else ""
             raise type(error)(f"{place.name}: {error}{hint}") from error
         layers.append(layer)
@@ -96,15 +79,15 @@ def augment(
         changes.append(change)
     for place, layer in zip(choice, layers, strict=True):
         place.put(layer)
-    note_paths(model, layers, image_size if example is None else getattr(example, "shape", ())[2:])
+    network.note_paths(model, layers, image_size if example is None else getattr(example, "shape", ())[2:])
     names = where if isinstance(where, str) else f"^(?:{'|'.join(re.escape(place.name) for place in choice)})$"
     said = {} if found.name == "augmented" else {"kind": found.name}
-    note_step(model, "augment", {"where": names, **said, **found.options, **options})
+    network.note_step(model, "augment", {"where": names, **said, **found.options, **options})
     return model, changes
 
 
 def _chosen(found: list[Place], where: Where) -> list[Place]:
-    """Return the convolutions among ``found`` that ``where`` means; raise if none, or if one cannot be replaced."""
+    """Return the convolutions that ``where`` selects; raise if there is none or one cannot be replaced."""
     below = [place for place in found if place.slots]  # without the model itself
     convs = [place for place in below if isinstance(place.module, CONVS) or replaces_conv(place.module)]
     choice = _by_function(convs, where) if callable(where) else _by_pattern(below, convs, where)
@@ -124,7 +107,7 @@ def _by_function(convs: list[Place], where: Callable[[str, nn.Module], bool]) ->
 def _by_pattern(below: list[Place], convs: list[Place], where: str | re.Pattern[str]) -> list[Place]:
     try:
         pattern = re.compile(where)
-        pattern.search("")  # a pattern of bytes compiles, too
+        pattern.search("")  # raises for a pattern of bytes
     except (re.error, TypeError) as error:
         raise checks.InputError(
             f"where must be a regular expression or a function of (name, conv), got {where!r}: {error}"
@@ -133,7 +116,7 @@ def _by_pattern(below: list[Place], convs: list[Place], where: str | re.Pattern[
     choice = [place for place in matched if place in convs or isinstance(place.module, TRANSPOSED)]
     if choice:
         return choice
-    near = nearest_names("convolutions", pattern.pattern, (place.name for place in convs))
+    near = network.nearest_names("convolutions", pattern.pattern, (place.name for place in convs))
     if not matched:
         raise checks.InputError(f"where={pattern.pattern!r} matches no module; {near}")
     first = matched[0]
@@ -147,7 +130,7 @@ def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _why_not(place: Place, owners: Counter[Tensor]) -> str | None:
-    """Return the reason not to replace it, if any, as the rest of a sentence that its name begins."""
+    """Return why the convolution cannot be replaced, as the rest of a sentence after its name; None if it can."""
     conv, kind = place.module, type(place.module).__name__
     if replaces_conv(conv):
         return f"is an {kind} already; leave it out of where"
@@ -161,7 +144,7 @@ def _why_not(place: Place, owners: Counter[Tensor]) -> str | None:
     base = CONVS[len(conv.kernel_size) - 1]
     if type(conv).forward is not base.forward or type(conv)._conv_forward is not base._conv_forward:
         return f"is a {kind}, which computes something else than {base.__name__}; leave it out of where"
-    if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks:
+    if has_own_hooks(conv):
         return "has hooks, which would be lost; remove them first"
     return None
 
@@ -176,29 +159,28 @@ def _text(conv: Conv) -> str:
 
 
 def resize_feat_size(model: nn.Module, image_size: Size | None = None, *, example: Example | None = None) -> Changes:
-    """Fit the position tables of every augmented convolution to ``image_size``, in place; return the list of changes.
+    """Resize the position tables of all augmented convolutions for ``image_size``, in place; return the changes.
 
-    Each layer's output map is taken from one forward of the network, traced in evaluation mode; of several calls of a
-    layer the largest counts, and a layer that does not run keeps its tables. Resized tables are interpolated, and are
-    new parameters: build the optimiser afterwards.
+    One forward pass in evaluation mode finds the output map of each layer: the largest of several calls; a layer that
+    does not run keeps its tables. Resized tables are interpolated new parameters, so build the optimiser afterwards.
 
     Args:
         model: a network with augmented convolutions of position="relative".
         image_size: side, or rows and columns, of the largest images in pixels. The trace runs on zeros
             (1, C, *image_size), with the channels C of the model's first convolution.
-        example: a tensor, or a tuple of positional arguments, for the trace to run on instead of zeros.
+        example: a tensor, or a tuple of positional arguments, to trace with instead of zeros.
     Raises:
         InputError: there is no such layer, or the model does not run at that size.
     """
     layers = {
         place.module: place.name
-        for place in places(model)
+        for place in network.places(model)
         if isinstance(place.module, Attention) and place.module.largest_map is not None
     }
     if not layers:
         raise checks.InputError(f"{type(model).__name__} has no augmented convolution with position tables")
     with _sizes_only(layers):
-        outputs = trace(model, layers, image_size=image_size, example=example)
+        outputs = network.trace(model, layers, image_size=image_size, example=example)
     changes = Changes()
     for layer, name in layers.items():
         calls = [output.map_size for output in outputs[layer]]
@@ -213,9 +195,9 @@ def resize_feat_size(model: nn.Module, image_size: Size | None = None, *, exampl
 
 @contextmanager
 def _sizes_only(layers: Iterable[Attention]) -> Iterator[None]:
-    """Each layer answers zeros of its output's size: attention itself could need more memory than there is.
+    """Make each layer return zeros of its output's size, since attention could exceed the memory.
 
-    Without tables, because those too small for the map would stop the trace.
+    Position tables are ignored, since too small ones would stop the trace.
     """
 
     def zeros_of(layer: Attention) -> Callable[[Tensor], Tensor]:

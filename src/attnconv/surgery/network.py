@@ -1,10 +1,10 @@
-"""A network under surgery: its modules by name and place, attention behind one, one forward, the changes made to it."""
+"""Parts of surgery: the modules of a network and their places, attention after a module, a trace, a list of changes."""
 
 import copy
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,18 +21,18 @@ CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Attended(nn.Module):
-    """A module of somebody else's network with attention behind it: attention(inner(...)).
+    """A module followed by attention: attention(inner(...)).
 
-    A wrapper and not a forward hook: both go through compile, export and deepcopy, but with a hook the attention would
-    have to live among the module's own children, where a forward that loops over them (nn.Sequential, DenseNet's
-    blocks) runs it once more, and tools that replace or fuse a module they know (convolution with batch norm) lose it.
+    This is a wrapper, not a forward hook, although both support compile, export and deepcopy. With a hook the attention
+    would be a child of the module: a forward that loops over the children (nn.Sequential, DenseNet's blocks) would run
+    it again, and tools that replace or fuse known modules (convolution with batch norm) would lose it.
 
-    Shapes: whatever ``inner`` takes -> (B, C, *map), as ``inner`` gives it.
+    Shapes: the input of ``inner`` -> (B, C, *map), the shape of its output.
 
-    Attributes, items and length are those of ``inner``, so code that reads ``model.layer1[0].conv1``, and
-    ``model.get_submodule("layer1.0.conv1")``, go on working. In the state dict the tensors of ``inner`` stand one
-    level deeper, "layer1.inner.0.conv1.weight", beside "layer1.attention.gamma"; a state dict of the network without
-    attention loads too, with ``strict=False`` for the attention that it lacks.
+    Attributes, items and length are those of ``inner``, so ``model.layer1[0].conv1`` and
+    ``model.get_submodule("layer1.0.conv1")`` still work. In the state dict the tensors of ``inner`` are one level
+    deeper: "layer1.inner.0.conv1.weight", next to "layer1.attention.gamma". A state dict of the network without
+    attention loads with ``strict=False``.
     """
 
     def __init__(self, inner: nn.Module, attention: Attention) -> None:
@@ -67,28 +67,23 @@ class Attended(nn.Module):
 
 
 def _take_names_without_attention(attended: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Move "layer1.*" to "layer1.inner.*", unless the state dict knows of the attention."""
+    """Rename "layer1.*" to "layer1.inner.*" unless the state dict has the attention."""
     assert isinstance(attended, Attended)
-    names = _names_without_attention(attended.inner)
+    names = plain_names(attended.inner).values()  # before any module inside was wrapped
     if not any(f"{prefix}inner.{name}" in state for name in (*names, *attended.inner.state_dict())):
         for name in names:
             if f"{prefix}{name}" in state:
                 state[f"{prefix}inner.{name}"] = state.pop(f"{prefix}{name}")
 
 
-def _names_without_attention(module: nn.Module) -> list[str]:
-    """The names of ``module``'s state as they were before any module inside it was wrapped."""
-    return list(plain_names(module).values())
-
-
 def plain_names(module: nn.Module) -> dict[str, str]:
-    """Return each name of ``module``'s state but attention's, and what it was before any module was wrapped."""
+    """Return the names in the state dict of ``module`` before any module was wrapped, by their names now."""
     found = module.named_modules(remove_duplicate=False)
     wrapped = [f"{name}." if name else "" for name, m in found if isinstance(m, Attended)]
     names = {}
     for now in module.state_dict():
         name = now
-        for outer in sorted(wrapped, key=len, reverse=True):  # the innermost first, whose name holds the others
+        for outer in sorted(wrapped, key=len, reverse=True):  # innermost first
             if name.startswith(f"{outer}attention."):
                 break
             if name.startswith(f"{outer}inner."):
@@ -115,7 +110,7 @@ class Change:
 
 
 class Changes(list[Change]):
-    """A list of `Change`; ``str()`` of it is a plain-text table that ends with the parameters gained."""
+    """A list of `Change`; ``str()`` gives a plain-text table that ends with the change in parameters."""
 
     def __str__(self) -> str:
         rows = [("name", "before", "after", "map", "params")]
@@ -143,24 +138,24 @@ def size_text(size: Iterable[int]) -> str:
 
 @dataclass(eq=False)
 class Place:
-    """One module, by the first of its names; `Attended` adds no level to names and is no place of its own."""
+    """A module under its first name; `Attended` adds no level to names and is not a place itself."""
 
     name: str
     module: nn.Module
-    slots: list[tuple[nn.Module, str]] = field(default_factory=list)  # (parent, key), several if it is registered twice
+    slots: list[tuple[nn.Module, str]] = field(default_factory=list)  # (parent, key); several for a shared module
 
     @property
     def attended(self) -> bool:
         return any(isinstance(parent, Attended) for parent, _ in self.slots)
 
     def put(self, module: nn.Module) -> None:
-        """Let ``module`` stand here."""
+        """Put ``module`` here."""
         for parent, key in self.slots:
             parent.add_module(key, module)
 
 
 def places(model: nn.Module) -> list[Place]:
-    """Return every module of ``model`` in the order of registration, itself first, no attention layer's insides."""
+    """Return ``model`` and its modules in the order of registration, without the insides of attention layers."""
     found = {model: Place("", model)}
     for name, parent, key, child in _walk(model, "", {model}):
         found.setdefault(child, Place(name, child)).slots.append((parent, key))
@@ -183,14 +178,14 @@ def _walk(parent: nn.Module, prefix: str, seen: set[nn.Module]) -> Iterator[tupl
 
 
 def note_step(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
-    """Note a step of surgery in the blueprint of a network that `attnconv.models.create_model` made."""
+    """Record a step of surgery in the blueprint of a network of `attnconv.models.create_model`."""
     blueprint: Any = getattr(model, "blueprint", None)
     if blueprint is not None:
         model.blueprint = dataclasses.replace(blueprint, attention=[*blueprint.attention, {name: arguments}])  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def note_paths(model: nn.Module, sized: Iterable[nn.Module] = (), image_size: Size | None = None) -> None:
-    """Tell every attention layer its name in ``model``, for messages; those ``sized`` by such images, their stride."""
+    """Give attention layers their names in ``model``, and layers ``sized`` for such images their stride."""
     sized = set(sized)
     for name, layer in model.named_modules():
         if isinstance(layer, Attention):
@@ -202,13 +197,13 @@ def note_paths(model: nn.Module, sized: Iterable[nn.Module] = (), image_size: Si
 
 
 def nearest_names(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return a clause with the three names of ``kind`` most like ``name``."""
+    """Return a clause with the three names of ``kind`` closest to ``name``."""
     close = checks.closest(name, known, 3)
     return f"nearest {kind}: {', '.join(map(repr, close))}" if close else f"the model has no {kind}"
 
 
 def working_copy(model: Model, *, inplace: bool) -> Model:
-    """Return ``model`` itself, or a copy that shares nothing with it."""
+    """Return ``model`` itself or a deep copy."""
     if not isinstance(model, nn.Module):
         raise checks.InputTypeError(f"model must be an nn.Module, got {type(model).__name__}")
     if inplace:
@@ -245,14 +240,14 @@ class Output:
 def trace(
     model: nn.Module, modules: Iterable[nn.Module], *, image_size: Size | None, example: Example | None
 ) -> dict[nn.Module, list[Output]]:
-    """Run ``model`` once, in evaluation mode and without gradients; return the outputs of ``modules``, one a call.
+    """Run ``model`` once, in evaluation mode without gradients; return the outputs of each call of ``modules``.
 
-    Modes, buffers and hooks of the model are afterwards as they were.
+    Modes, buffers and hooks of the model stay as they are.
 
     Args:
-        image_size: the model runs on zeros (1, C, *image_size), C and the number of axes being those of the first
-            convolution in the model; an int stands for all axes. In pixels. A torchvision detector, which resizes
-            its images, runs on the largest batch that its max_size allows instead.
+        image_size: the model runs on zeros (1, C, *image_size), in pixels, with the channels and the number of axes of
+            its first convolution; an int stands for all axes. A torchvision detector, which resizes its images, runs on
+            the largest batch that its max_size allows.
         example: a tensor, or a tuple of positional arguments, to run on instead.
     """
     inputs = _inputs(model, image_size, example)
@@ -261,30 +256,28 @@ def trace(
     def see(module: nn.Module, _: Any, output: Any) -> None:
         outputs[module].append(Output.of(output))
 
-    handles = [module.register_forward_hook(see) for module in outputs]
     try:
-        with _unchanged(model), torch.no_grad(), _without_autocast(model):
+        with ExitStack() as stack, _unchanged(model), torch.no_grad(), _without_autocast(model):
+            for module in outputs:
+                stack.enter_context(module.register_forward_hook(see))
             model(*inputs)
-    except Exception as error:  # whatever a foreign model may raise
+    except Exception as error:  # of the user's model
         given = "the example"
         if example is None:
             shapes = (str(tuple(x.shape)) for x in (inputs if isinstance(inputs[0], Tensor) else inputs[0]))
             given = f"zeros of {' and '.join(shapes)}; pass example=, an input that it takes"
         reason = checks.first_line(error)
         raise checks.InputError(f"{type(model).__name__} does not run on {given}: {reason}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
     return outputs
 
 
 def first_conv(model: nn.Module) -> Any:
-    """Return the first convolution of ``model`` in the order of registration; None if it has none."""
+    """Return the first registered convolution of ``model``; None if it has none."""
     return next((module for module in model.modules() if isinstance(module, CONVS) or replaces_conv(module)), None)
 
 
 def only_call(name: str, outputs: list[Output]) -> Output:
-    """Return the output of a module that has to run just once."""
+    """Return the output of a module; raise unless it ran exactly once."""
     if not outputs:
         raise checks.InputError(f"{name} does not run in the model's forward (in evaluation mode)")
     if len(outputs) > 1:
@@ -302,7 +295,7 @@ def _inputs(model: nn.Module, image_size: Size | None, example: Example | None) 
             f"{type(model).__name__} has no convolution that tells its input's channels; pass example="
         )
     zeros = next(first.parameters()).new_zeros
-    if (side := _longest_side(model)) is not None:  # of a wide and a tall image: no batch has a larger map
+    if (side := _longest_side(model)) is not None:  # a wide and a tall image give the largest map
         return ([zeros(first.in_channels, 1, side), zeros(first.in_channels, side, 1)],)
     if image_size is None:
         raise checks.InputError("image_size is needed, or example=, an input of the model")
@@ -311,27 +304,27 @@ def _inputs(model: nn.Module, image_size: Size | None, example: Example | None) 
 
 
 def _longest_side(model: nn.Module) -> int | None:
-    """Return the side in pixels to which a torchvision detector resizes the longest images; None of other networks."""
+    """Return the longest side in pixels to which a torchvision detector resizes images; None for other networks."""
     kind = getattr(sys.modules.get("torchvision.models.detection.transform"), "GeneralizedRCNNTransform", ())
     modules: Iterator[Any] = model.modules()
     return next((module.max_size for module in modules if isinstance(module, kind)), None)
 
 
 def _without_autocast(model: nn.Module) -> AbstractContextManager[Any]:
-    """Turn off the caller's autocast, which would show another dtype than the model's own."""
+    """Turn off the caller's autocast, which would hide the model's own dtypes."""
     device = next((p.device.type for p in model.parameters()), "cpu")
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within; every mode and buffer is afterwards what it was."""
+    """Set evaluation mode inside the ``with`` block; restore all modes and buffers."""
     modes = {module: module.training for module in model.modules()}
     buffers = {module: dict(module._buffers) for module in modes}
     values = [(b, b._version, b.clone()) for held in buffers.values() for b in held.values() if b is not None]
     try:
         for module in modes:
-            module.training = False  # not eval(): models override it
+            module.training = False  # not eval(), which models override
         yield
     finally:
         for module, mode in modes.items():

@@ -1,7 +1,7 @@
-"""Surgery as plain values: what a configuration, a plan or a saved network says of the attention in somebody's network.
+"""Surgery as plain values, for configurations, plans and saved networks.
 
-A step is a dict of one entry: {augment: {where: 'layer4.*conv2'}} or {add: {after: layer3, kind: simple}}, with the
-arguments of the function in its own words. Names mean modules of the network as it came, whatever step comes before.
+A step is a dict with one entry: {augment: {where: 'layer4.*conv2'}} or {add: {after: layer3, kind: simple}}, with the
+arguments of the function. Names refer to the modules of the original network, whatever steps come before.
 """
 
 import inspect
@@ -24,18 +24,18 @@ STEPS: dict[str, tuple[Callable[..., tuple[Any, Changes]], str]] = {
     "augment": (augment, "where"),
     "add": (add_self_attention, "after"),
 }
-NOT_SAID = ("model", "image_size", "example", "inplace")  # arguments that are no matter of a step
+NOT_SAID = ("model", "image_size", "example", "inplace")  # arguments that the run sets
 
 
 def checked_steps(steps: Any, *, what: str = "attention", layers: bool = False) -> list[Step]:
-    """Return ``steps`` as plain values; modules are looked for when they are applied.
+    """Return checked ``steps`` as plain values; `apply_steps` looks for the modules.
 
     Args:
-        steps: to be checked.
-        what: they are, for messages.
-        layers: look for all layers that they name; else for options of those that were registered before.
+        steps: list of steps.
+        what: their name in messages.
+        layers: look up all layers; if False, check the options of registered layers only.
     Raises:
-        InputError: they are no list of steps, or an argument or a layer is unknown (the nearest is named) or missing.
+        InputError: not a list of steps, or an argument or a layer that is unknown (the nearest is named) or missing.
     """
     if not isinstance(steps, (list, tuple)):
         raise checks.InputTypeError(f"{what} must be a list of steps such as {{add: {{after: layer3}}}}, got {steps!r}")
@@ -50,7 +50,7 @@ def checked_steps(steps: Any, *, what: str = "attention", layers: bool = False) 
         if not isinstance(arguments, dict):
             raise checks.InputTypeError(f"step {name!r} of {what} must hold names and values, got {arguments!r}")
         for key in arguments.keys() & set(NOT_SAID):
-            raise checks.InputError(f"step {name!r} of {what} cannot say {key!r}: the run does")
+            raise checks.InputError(f"step {name!r} of {what} cannot set {key!r}, which the run sets")
         kind = arguments.get("kind", inspect.signature(function).parameters["kind"].default)
         if not isinstance(kind, str):
             raise checks.InputTypeError(f"step {name!r} of {what}: kind must be the name of a layer, got {kind!r}")
@@ -67,14 +67,14 @@ def checked_steps(steps: Any, *, what: str = "attention", layers: bool = False) 
 
 
 def apply_steps(model: Model, steps: list[Step], *, image_size: Size, inplace: bool = False) -> tuple[Model, Changes]:
-    """Put attention into a network as ``steps``, of `checked_steps`, say; return the network and the changes.
+    """Apply ``steps`` of `checked_steps` to a network; return the network and the changes.
 
     Args:
         model: any network.
         image_size: side, or rows and columns, of the largest images in pixels.
-        inplace: change ``model`` itself and not a copy of it.
+        inplace: change ``model`` itself instead of a copy.
     Raises:
-        InputError: as `augment` and `add_self_attention`, the number of the step named.
+        InputError: as `augment` and `add_self_attention`, with the number of the step.
     """
     changes = Changes()
     for number, step in enumerate(checked_steps(steps), 1):

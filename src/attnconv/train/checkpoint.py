@@ -1,4 +1,4 @@
-"""Checkpoints: a dict of tensors and plain values in one file, read without running any code that it may hold."""
+"""Checkpoints: a dict of tensors and plain values in one file, which is read without running any code in it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +13,10 @@ from attnconv.foreign import NotPlainError, read_plain
 from attnconv.weights import difference, shapes_of
 
 FORMAT = 2
-# What `fit` saves. average: of the weights, or None; epoch: whole epochs done; step_in_epoch: batches done of the next
-# one; sums: TrainSums of these; lr_factor, left_out: what losses that were not finite have led to; best: the best epoch
-# so far; history: the rows of metrics.csv; seconds: of the whole run; threads, processes: with which it began;
-# skipped: undecodable files; config: RunConfig.to_dict(); meta: what the caller of `fit` wants to find again.
+# average: of the weights, or None; epoch: whole epochs done; step_in_epoch: batches done of the next one; sums:
+# TrainSums of these; lr_factor, left_out: results of losses that were not finite; best: the best epoch so far; history:
+# the rows of metrics.csv; seconds: of the whole run; threads, processes: at its start; skipped: files that could not be
+# decoded; config: RunConfig.to_dict(); meta: values of `fit`'s caller.
 KEYS = {
     *("format", "model", "optimizer", "scaler", "average", "epoch", "step_in_epoch", "batches_per_epoch", "sums"),
     *("lr_factor", "left_out", "processes", "threads", "best", "history", "skipped"),
@@ -25,31 +25,29 @@ KEYS = {
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], *, previous: Path | None = None) -> None:
-    """Write ``state``, every key of KEYS but "format", to ``path``, with a checksum: wholly or not at all.
+    """Write ``state``, every key of KEYS but "format", to ``path`` with a checksum, atomically.
 
     Args:
-        path: the checkpoint.
-        state: see KEYS.
-        previous: where the checkpoint that was at ``path`` is kept.
+        previous: new name of the checkpoint that was at ``path``.
     Raises:
-        InputError: it could not be written; what ``path`` held before is untouched.
+        InputError: it could not be written; ``path`` is as it was.
     """
     state = {"format": FORMAT, **state}
     assert state.keys() == KEYS, state.keys() ^ KEYS
     with replacing(path, previous=previous) as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # what torch makes of an OSError, such as a full disk
+        except RuntimeError as error:  # torch's for an OSError, such as a full disk
             raise checks.InputError(f"cannot write {path}, is the disk full? {checks.first_line(error)}") from error
         append_checksum(file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The dict that ``save_checkpoint`` wrote, its tensors on the CPU.
+    """Return the dict that ``save_checkpoint`` wrote, its tensors on the CPU.
 
     Raises:
-        InputError: the file is missing, cut short, damaged, of another origin or of a newer format, or holds anything
-            but tensors and plain values, of which nothing is run.
+        InputError: the file is missing, cut short, damaged, from another program or of another format, or holds
+            anything but tensors and plain values; no code in it is run.
     """
     try:
         verify_checksum(path)
@@ -79,8 +77,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path, *, averaged: bool = False) -> None:
     """Load the weights and buffers of ``checkpoint``, read from ``path``, into ``model``.
 
-    ``averaged``: the average of the weights, where there is one; it is what the run's scores are those of.
-
+    Args:
+        averaged: load the average of the weights if there is one, as the run's scores are the average's.
     Raises:
         InputError: they are another network's; ``model`` is then unchanged.
     """
@@ -90,10 +88,6 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path, *,
 
 
 def require_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Pass if the weights and buffers of ``checkpoint``, read from ``path``, are of the shapes of ``model``'s.
-
-    Raises:
-        InputError: they are another network's.
-    """
+    """Raise InputError unless weights and buffers of ``checkpoint``, read from ``path``, fit ``model``."""
     if problem := difference(shapes_of(checkpoint["model"]), shapes_of(model.state_dict())):
         raise checks.InputError(f"{path} is a checkpoint of {checkpoint['config'].get('model')!r}: {problem}")

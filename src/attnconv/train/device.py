@@ -1,4 +1,4 @@
-"""The device and the precision of a run as a Fabric, the network set up by it, and the versions it runs with."""
+"""Device and precision of a run as a Fabric, the network set up by it, and the versions that it runs with."""
 
 import contextlib
 import logging
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 CUDA_ONLY = ("tf32", "fp16")
-# The checkout's root, if the package lies in one as this file does: <root>/src/attnconv/train/device.py
+# The root of the checkout, if this file is in one: <root>/src/attnconv/train/device.py
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that ``name`` stands for; "auto" is the first of cuda, mps and cpu that is there.
+    """Return the device called ``name``; "auto" is the first available of cuda, mps and cpu.
 
     Raises:
-        InputError: an unknown name, or a device that this machine does not have.
+        InputError: the name is unknown, or this machine has no such device.
     """
     checks.one_of("device", name, get_args(Device))
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -49,12 +49,13 @@ def make_fabric(
     devices: int | str | None = None,
     nodes: int = 1,
 ) -> "Fabric":
-    """Return a Fabric to launch; ``fabric.setup_module(model)`` gives a model that runs in this precision.
+    """Return a Fabric to launch, whose ``setup_module(model)`` gives a model that runs in this precision.
 
     Args:
-        device, precision, devices, nodes: as RunConfig's. Several processes train with DDP.
+        device, precision, devices, nodes: those of RunConfig. Several processes train with DDP.
     Raises:
-        InputError: an unknown or absent device or precision; tf32 or fp16 elsewhere than on cuda; see `process_count`.
+        InputError: the device or the precision is unknown or unavailable; tf32 or fp16 without cuda; see
+            `process_count`.
     """
     checks.one_of("precision", precision, PRECISIONS)
     kind = choose_device(device).type
@@ -65,14 +66,14 @@ def make_fabric(
     count, nodes = process_count(kind, devices, nodes)
     from lightning_fabric import Fabric  # takes seconds to import, and choose_device is called without it
 
-    # Importing it lets it speak: of each process that it starts, and of the precision that was asked for.
+    # Without this it logs each process that it starts, and the precision.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     strategy = "ddp" if count * nodes > 1 else "auto"
     return Fabric(accelerator=kind, devices=count, num_nodes=nodes, strategy=strategy, precision=PRECISIONS[precision])  # pyright: ignore[reportArgumentType]
 
 
 def fabric_of(config: RunConfig) -> "Fabric":
-    """Return the Fabric that ``config`` asks for, launched: from here on, each of its processes runs the program."""
+    """Return the launched Fabric of ``config``: from here on, each of its processes runs the program."""
     fabric = make_fabric(config.device, config.precision, devices=config.devices, nodes=config.nodes)
     if config.sync_batchnorm and (fabric.world_size == 1 or fabric.device.type != "cuda"):
         raise checks.InputError(
@@ -88,9 +89,9 @@ def fabric_of(config: RunConfig) -> "Fabric":
 
 @contextlib.contextmanager
 def float32_products(precision: str, device: torch.device) -> Iterator[None]:
-    """Make a GPU multiply float32 matrices as ``precision`` says: with 10 bits for "tf32", else exactly.
+    """Make a GPU multiply float32 matrices with 10 bits for "tf32", else exactly, inside the block.
 
-    torch's own choice is exact for products and 10 bits for convolutions, so the settings are put back at the end.
+    torch's defaults, exact for products and 10 bits for convolutions, are restored at the end.
     """
     if device.type != "cuda":
         yield
@@ -105,10 +106,15 @@ def float32_products(precision: str, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, else "cpu" or "mps"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def provenance(device: torch.device) -> dict[str, str | None]:
-    """The device by name, the versions of torch and attnconv, and the commit, None outside a checkout."""
+    """Return device name, versions of torch and attnconv, and the commit, None outside a checkout."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(device),
         "torch": torch.__version__,
         "attnconv": __version__,
         "commit": commit(ROOT),
@@ -116,28 +122,31 @@ def provenance(device: torch.device) -> dict[str, str | None]:
 
 
 def commit(root: Path) -> str | None:
-    """The commit checked out at ``root``, and "-dirty" if files differ from it; None if ``root`` is no checkout's top.
+    """Return the commit checked out at ``root``, with "-dirty" if files differ; None if ``root`` is no checkout's top.
 
-    A package installed in an environment somewhere inside a checkout of another project is not of that one's commit.
+    An environment inside the checkout of another project is not of that project's commit.
     """
-    top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root.resolve():
+    if not (root / ".git").exists():
         return None
-    return _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")  # by its hash, never by a tag
-
-
-def _git(root: Path, *words: str) -> str | None:
-    """Return what git prints, None if it fails."""
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]  # never by a tag
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.rstrip("\n")
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.rstrip("\n")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A network set up by Fabric: ``bare`` is the network itself, ``model`` the same as it is to be called."""
+    """A network set up by Fabric: ``bare`` is the network itself, ``model`` the wrapper to call."""
 
     fabric: "Fabric"
     ranks: Ranks
@@ -147,7 +156,7 @@ class Engine:
     average: WeightAverage | None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of the engine."""
+        """Return the engine's part of a checkpoint."""
         return {
             "model": self.bare.state_dict(),
             "optimizer": self.optimizer.optimizer.state_dict(),
@@ -156,10 +165,10 @@ class Engine:
         }
 
     def load_state_dict(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """Put back what `state_dict` gave, read from ``path``.
+        """Load a checkpoint read from ``path``.
 
         Raises:
-            InputError: the weights are another network's, or the optimiser's state is.
+            InputError: the weights or the optimiser's state are another network's.
         """
         require_weights(self.bare, checkpoint, path)
         try:
@@ -173,7 +182,7 @@ class Engine:
 
 
 def make_engine(model: nn.Module, config: RunConfig, fabric: "Fabric") -> Engine:
-    """Put ``model`` on the device of a launched ``fabric``."""
+    """Return ``model``, moved to the device of a launched ``fabric``, with its optimiser."""
     if config.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.channels_last:

@@ -1,4 +1,4 @@
-"""Losses and scores of a loader's images: what the loop asks of a loader, sums in training, evaluation, finiteness.
+"""Losses and scores of a loader's images: the loader protocol, sums in training, evaluation, checks for finite values.
 
 Letters: B batch, K classes, H rows, W columns.
 """
@@ -21,36 +21,36 @@ OBSERVED = 64  # images
 
 
 class Loader(Protocol):
-    """Batches of one data set, the same ones whenever the same epoch is asked for.
+    """Batches of a data set, the same for the same epoch.
 
-    ``len(loader)`` is the number of batches an epoch. A batch may be smaller than the others, and
-    empty where none of its images can be decoded.
+    ``len(loader)`` is the number of batches per epoch. A batch may be smaller than the others, and empty if none of its
+    images can be decoded.
     """
 
     @property
     def num_samples(self) -> int:
-        """Images an epoch."""
+        """Images per epoch."""
         ...
 
     @property
     def skipped(self) -> list[str]:
-        """The files met so far that could not be decoded."""
+        """Files so far that could not be decoded."""
         ...
 
     def __len__(self) -> int: ...
 
     def epoch(self, epoch: int, start: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
-        """The batches of ``epoch`` (from 0), without its first ``start``: none where all have come.
+        """Return the batches of ``epoch``, counted from 0, without its first ``start``.
 
-        Each is images (B, C, H, W), float32, normalised, and labels (B,), int64, both on the device; where images are
-        mixed, labels are the classes' shares (B, K), float32; where each pixel has one, (B, H, W), int64. A batch of
-        which no image could be decoded comes with B = 0, for a run that resumes inside the epoch counts batches.
+        Each is images (B, C, H, W), float32, normalised, and labels (B,), int64, both on the device. Labels of mixed
+        images are the classes' shares (B, K), float32; labels of pixels are (B, H, W), int64. A batch without any image
+        that can be decoded has B = 0, because a run that resumes inside the epoch counts batches.
         """
         ...
 
 
 class Diverged(checks.InputError):
-    """A loss or a weight is not finite after ``step`` steps."""
+    """A loss or a weight that is not finite after ``step`` steps."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
@@ -58,10 +58,9 @@ class Diverged(checks.InputError):
 
 
 def require_finite(what: str, value: float, *, step: int, lr: float, checkpoint: Path) -> None:
-    """Pass if ``value`` is finite. ``step`` counts from 1, as metrics.csv does; ``checkpoint`` need not exist.
+    """Raise Diverged, with step, learning rate and last good checkpoint, unless ``value`` is finite.
 
-    Raises:
-        Diverged: naming the step, its learning rate and the last good checkpoint.
+    ``step`` counts from 1, as metrics.csv does; ``checkpoint`` need not exist.
     """
     if not math.isfinite(value):
         good = checkpoint if checkpoint.exists() else "none yet"
@@ -72,16 +71,16 @@ def require_finite(what: str, value: float, *, step: int, lr: float, checkpoint:
 
 @torch.no_grad()
 def largest_value(model: nn.Module) -> float:
-    """The largest value in the weights and statistics; inf or nan if any is: a step can spoil them at a finite loss."""
+    """Return the largest value of weights and statistics, inf or nan if any is: a finite loss does not exclude that."""
     weights = [p.abs().max() for p in model.parameters() if p.numel()]
     statistics = [b.max() for b in model.buffers() if b.numel()]  # without abs, because a mask may well hold -inf
     return torch.stack([value.float() for value in weights + statistics]).max().item()
 
 
 class TrainSums:
-    """Sums over the images of an epoch. Steps wait on the device until ``flush``: reading each would stall it.
+    """Sums over the images of an epoch. Results stay on the device until ``flush``, because each read stalls it.
 
-    The sums are Python floats, added step by step in order, so that they do not depend on when ``flush`` was called.
+    The sums are Python floats, added in the order of the steps, so they do not depend on when ``flush`` was called.
     """
 
     def __init__(
@@ -92,14 +91,14 @@ class TrainSums:
         self._waiting: list[tuple[int, float, Tensor]] = []
 
     def add(self, step: int, lr: float, sums: Tensor) -> None:
-        """Note ``step``, counted from 1: ``sums`` (3,) are the sum of the losses, the hits and the images."""
+        """Record ``step``, counted from 1: ``sums`` (3,) are the sum of the losses, the hits and the images."""
         self._waiting.append((step, lr, sums))
 
     def flush(self, checkpoint: Path, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
-        """Add what waits to the sums; ``total`` makes of the sums (N, 3) of N steps those of all processes.
+        """Add the recorded steps; ``total`` returns the sums of all processes for those of this one, (N, 3) of N steps.
 
         Raises:
-            Diverged: a loss is not finite; it names the first such step, and ``checkpoint`` if that exists.
+            Diverged: a loss is not finite; for the first such step.
         """
         waiting, self._waiting = self._waiting, []
         values = total(torch.stack([sums for *_, sums in waiting])).tolist() if waiting else []
@@ -110,7 +109,7 @@ class TrainSums:
             self.images += int(images)
 
     def to_dict(self) -> dict[str, float]:
-        """The sums as TrainSums takes them; call ``flush`` first."""
+        """Return TrainSums' arguments; call ``flush`` first."""
         assert not self._waiting
         return {name: getattr(self, name) for name in ("loss", "hits", "images", "seconds", "waited")}
 
@@ -132,8 +131,8 @@ class TrainSums:
 class Scores:
     """Means over ``count`` images: cross-entropy in nats, accuracies in percent. With K < 5, top5 is top-K.
 
-    Where each pixel has a label, these are means over the pixels, and ``miou`` is the mean intersection over union in
-    percent, of the pixels of all images together; None otherwise.
+    If each pixel has a label, these are means over the pixels, and ``miou`` is the mean intersection over union of all
+    pixels in percent; it is None otherwise.
     """
 
     loss: float
@@ -153,18 +152,17 @@ def evaluate(
     on_batch: Callable[[], None] = lambda: None,
     observe: Callable[[Tensor], None] | None = None,
 ) -> Scores:
-    """Run ``model``, (B, C, H, W) -> logits (B, K) or (B, K, H, W), in evaluation mode over the loader's epoch 0.
+    """Score ``model``, (B, C, H, W) -> logits (B, K) or (B, K, H, W), in evaluation mode on the loader's epoch 0.
 
-    Of several processes, ``ranks``, each brings its part of every batch, and all get the scores of the whole. A part
-    may be empty: an image that counts for nothing then takes its place, for some networks need all processes to run.
-
-    ``observe`` is called once, with the first images.
-
-    ``progress`` shows a bar; whoever has one already moves it by ``on_batch``, called after each batch.
-
-    The mode of every module is restored. For another precision than the model's own, hand in
+    The mode of every module is restored. For another precision than the model's own, pass
     ``make_fabric(...).setup_module(model)``.
 
+    Args:
+        progress: show a bar.
+        ranks: processes, each of which brings its part of every batch; all get the scores of the whole. For an empty
+            part an image of weight 0 is computed, because some networks need all processes to run.
+        on_batch: called after each batch.
+        observe: called once, with the first images.
     Raises:
         InputError: the loader brings no image.
     """
@@ -207,9 +205,9 @@ def evaluate(
 
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:
-    """Count the pixels of each class by what they were called: logits (B, K, H, W), labels (B, H, W) -> (K, K) int64.
+    """Return the confusion matrix of the pixels: logits (B, K, H, W), labels (B, H, W) -> (K, K) int64.
 
-    Rows are the classes that pixels have, columns those that they were given.
+    Rows are true classes, columns predicted ones.
     """
     classes = logits.shape[1]
     pairs = labels * classes + logits.argmax(1)  # (B, H, W)
@@ -217,9 +215,9 @@ def confusion(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def mean_iou(counts: Tensor) -> float:
-    """Mean over classes of intersection over union, in percent, from the counts (K, K) of all images together.
+    """Return the mean intersection over union in percent, from the confusion matrix (K, K) of all images.
 
-    A class that no pixel has and none was given is left out.
+    Classes without true and predicted pixels are left out.
     """
     both = counts.diagonal()
     either = counts.sum(0) + counts.sum(1) - both

@@ -1,8 +1,8 @@
-"""The training loop: a run that can be stopped anywhere and gone on with exactly.
+"""The training loop: a run that can be stopped anywhere and resumed exactly.
 
-What makes resuming exact: the learning rate, the random numbers and the batches of a step are functions of the step's
-number and the seed, so a checkpoint needs the weights, the optimiser and that number, and nothing else. On a CPU with
-the same number of threads, a resumed run ends in the same bits as one that was never stopped.
+The learning rate, the random numbers and the batches of a step are functions of the step's number and the seed, so a
+checkpoint needs only the weights, the optimiser's state and that number. On a CPU with the same number of threads, a
+resumed run ends in the same bits as one that was never stopped.
 
 Letters: B batch, K classes.
 """
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 MOST_RETURNS = 5  # to a checkpoint, with on_nan "rollback"
-STEPS_BETWEEN_LOOKS = 10  # at the losses, for each look waits for the device; and, of several processes, at signals
+STEPS_BETWEEN_LOOKS = 10  # at the losses, because each look waits for the device, and at signals to other processes
 
 
 class Observer(Protocol):
-    """A network observed beside its losses and scores, by somebody who knows its layers; the trainer does not.
+    """Further measurements of a network, by code that knows its layers, as the trainer does not.
 
-    Called in evaluation mode, without gradients, under the run's precision: ``epoch`` in the first process, ``end`` in
-    runs of one process alone.
+    Both methods are called in evaluation mode, without gradients, under the run's precision; ``epoch`` in the first
+    process, ``end`` in runs of one process only.
     """
 
     def epoch(self, model: nn.Module, images: Tensor) -> dict[str, float]:
-        """Return columns for an epoch's row of metrics.csv, from some validation images (B, C, H, W)."""
+        """Return more columns of an epoch's row of metrics.csv, from some validation images (B, C, H, W)."""
         ...
 
     def end(self, model: nn.Module, loader: Loader) -> dict[str, Any]:
-        """Return plain values for result.json, from the network of best.pt and the validation images."""
+        """Return more values of result.json, from the network of best.pt and the validation images."""
         ...
 
 
@@ -72,29 +72,30 @@ def fit(
     progress: bool = True,
     profile: bool = False,
 ) -> dict[str, Any]:
-    """Train ``model``, (B, C, H, W) -> logits (B, K) or (B, K, H, W), in place; leave the run in the folder ``out``.
+    """Train ``model``, (B, C, H, W) -> logits (B, K) or (B, K, H, W), in place; write the run to the folder ``out``.
 
-    The folder receives config.yaml, metrics.csv (a row an epoch), last.pt and best.pt (by validation top-1, or by mean
-    IoU where each pixel has a label), and at the end result.json; until then previous.pt is what last.pt was before.
-    The loss is cross-entropy, smoothed in training and plain in validation. Ctrl-C and SIGTERM save last.pt at the step
-    they came in, and are raised. torch's random generators are left at an arbitrary state.
+    The folder receives config.yaml, metrics.csv (a row per epoch), last.pt and best.pt (by validation top-1, or by mean
+    IoU if each pixel has a label), and at the end result.json; until then previous.pt keeps the last.pt before.
+    The loss is cross-entropy, smoothed in training only. Ctrl-C and SIGTERM save last.pt at the current step and are
+    raised. torch's random generators end in an arbitrary state.
 
     Args:
         taken_over: names of the weights that came with ``config.init_from``, for its freeze_epochs.
-        meta: plain values that the checkpoints carry for whoever rebuilds the network: class names, say.
-        observer: what else the rows of metrics.csv and the result say of the network.
-        fabric: of `fabric_of`, which is called if None; of several processes, each brings its part of every batch.
+        meta: plain values for the checkpoints, from which the network can be rebuilt, such as class names.
+        observer: adds columns to metrics.csv and values to the result.
+        fabric: of `fabric_of`, which is called if None. Each of several processes brings its part of every batch.
         resume: go on with the run in ``out``; a finished one is not trained again.
-        notes: sentences to say before the first epoch.
-        progress: show a line an epoch on stderr, and live bars if that is a terminal.
-        profile: see where the time of a step goes, and say it under "profile" of the result.
+        notes: sentences to print before the first epoch.
+        progress: print a header and a row per epoch on stderr, and show live bars if that is a terminal.
+        profile: add a step profile to the result.
     Returns:
-        What result.json holds. Accuracies in percent; seconds are of the run, train_seconds_per_epoch their median.
+        The values of result.json. Accuracies are in percent; seconds are the whole run's, train_seconds_per_epoch the
+        median of its epochs.
     Raises:
-        InputError: ``out`` holds a run already (or, to resume, none or another one), cannot be written, the disk is
-            full or another process trains into it; the device or the precision is unavailable; a loader brings
-            nothing; ``meta`` is not plain; the loss or a weight is not finite.
-        KeyboardInterrupt: after Ctrl-C; after SIGTERM its subclass Terminated.
+        InputError: ``out`` already holds a run (or, to resume, none or another one) or cannot be written; the disk is
+            full; another process trains into ``out``; the device or the precision is unavailable; a loader gives no
+            batch; ``meta`` is not plain; the loss or a weight is not finite.
+        KeyboardInterrupt: after Ctrl-C; its subclass Terminated after SIGTERM.
     """
     fabric = fabric_of(config) if fabric is None else fabric
     ranks, folder = Ranks(fabric), RunFolder(out)
@@ -122,7 +123,10 @@ def fit(
         stack.enter_context(signals if signals.active else termination_raised())
         note = state.restore_newest() if resume else ranks.on_first(folder.require_free)
         shown = progress and ranks.first
-        display = stack.enter_context(Display(shown, epochs=config.epochs, batches=len(train_loader)))
+        display = stack.enter_context(
+            Display(shown, epochs=config.epochs, batches=len(train_loader), top5=len(meta.get("classes", ())) > 5)
+        )
+        display.header(state.facts(train_loader, val_loader))
         for text in (*notes, note, *state.differences()):
             if text:
                 display.note(text)
@@ -137,7 +141,7 @@ def fit(
         except Diverged:
             if ranks.first:
                 raise
-            raise SystemExit(FAILED) from None  # the first process says it
+            raise SystemExit(FAILED) from None  # the first process reports it
         result = state.summary() | training.observed_at_end()
         if profiled is not None:
             result["profile"] = profiled.summary()
@@ -147,7 +151,7 @@ def fit(
 
 @dataclass(frozen=True)
 class Training:
-    """The epochs of a run that are left, from where ``state`` stands."""
+    """The remaining epochs of a run."""
 
     engine: Engine
     state: RunState
@@ -160,7 +164,7 @@ class Training:
     observer: Observer | None
 
     def run(self) -> None:
-        """Train epoch by epoch, each with its validation and its checkpoint."""
+        """Train the epochs, each with its validation and its checkpoint."""
         state, folder, ranks = self.state, self.state.folder, self.engine.ranks
         try:
             ranks.on_first(lambda: folder.begin(state.config, state.history))
@@ -185,7 +189,7 @@ class Training:
         except BaseException as error:
             if ranks.first:
                 folder.forget_empty_run()
-            if ranks.world > 1 and type(error) is RuntimeError:  # all that the collectives say when a process has gone
+            if ranks.world > 1 and type(error) is RuntimeError:  # of a collective operation, when a process has gone
                 raise RuntimeError(
                     f"process {ranks.rank} of {ranks.world} cannot go on, perhaps because another one has ended; "
                     f"--resume goes on from the last checkpoint ({error})"
@@ -193,7 +197,7 @@ class Training:
             raise
 
     def train_epoch(self) -> None:
-        """Do what is left of an epoch's steps. Signals are raised between two of them."""
+        """Do the remaining steps of an epoch. Signals are raised between two of them."""
         state, sums, ranks = self.state, self.state.sums, self.engine.ranks
         display, profile = self.display, self.profile
         self.engine.model.train()
@@ -217,18 +221,18 @@ class Training:
                 display.batch_done()
                 if state.step_in_epoch % STEPS_BETWEEN_LOOKS == 0:
                     sums.flush(state.last, ranks.sum)
-                    display.sums_known(sums)
-                    self.signals.raise_pending(ranks.largest)
+                    display.sums_known(sums, state.lr)
+                    self.raise_signals()
         sums.flush(state.last, ranks.sum)
         sums.seconds = time.perf_counter() - began  # once more: the flush has waited for the device
-        display.sums_known(sums)
-        self.signals.raise_pending(ranks.largest)
+        display.sums_known(sums, state.lr)
+        self.raise_signals()
         if not sums.images and not state.left_out:
             samples = self.train_loader.num_samples
             raise checks.InputError(f"epoch {state.epoch + 1} brought none of {samples} training images")
 
     def _timed_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The epoch's batches, while ``state.sums`` counts the seconds that the loop waits for them."""
+        """Yield the epoch's batches, and add the seconds of waiting for them to ``state.sums``."""
         batches = iter(self.train_loader.epoch(self.state.epoch, start=self.state.step_in_epoch))
         while True:
             began = time.perf_counter()
@@ -241,7 +245,7 @@ class Training:
             yield batch
 
     def validate(self) -> None:
-        """Score the network after an epoch; write its row of metrics.csv and its checkpoint."""
+        """Score the network after an epoch; write the row of metrics.csv and the checkpoint."""
         engine, state, display = self.engine, self.state, self.display
         display.validating(len(self.val_loader))
         observed: dict[str, float] = {}
@@ -261,17 +265,21 @@ class Training:
             state.save(best=state.epoch_done(row))
             engine.ranks.on_first(lambda: state.folder.write_metrics(state.history))
             display.epoch_done(row)
-        self.signals.raise_pending(engine.ranks.largest)
+        self.raise_signals()
+
+    def raise_signals(self) -> None:
+        """Raise in all processes a signal that any of them has received."""
+        self.signals.raise_pending(lambda number: max(self.engine.ranks.gather(number)))
 
     def count_skipped(self) -> None:
-        """Tell ``state`` of the files so far that could not be decoded."""
+        """Add to ``state`` the files that could not be decoded so far."""
         self.state.skipped.update(self.train_loader.skipped, self.val_loader.skipped)
 
     def go_back(self, error: Diverged) -> str:
-        """Return to the last checkpoint, halve the learning rate and leave the bad step out; what is to be said of it.
+        """Return to the last checkpoint, halve the learning rate and skip the bad step; return a note about it.
 
         Raises:
-            Diverged: ``error`` itself, if the run is to stop at it, or has gone back too often.
+            Diverged: ``error`` itself, if the configuration says stop, or the run has returned too often.
         """
         state = self.state
         if state.config.on_nan != "rollback" or state.lr_factor <= 0.5**MOST_RETURNS:
@@ -285,7 +293,7 @@ class Training:
         return f"{error}; back to {where}, at {factor:g} times the learning rate{'; ' + note if note else ''}"
 
     def observed_at_end(self) -> dict[str, Any]:
-        """Return what the observer says of the network of best.pt; the trained network stays as it is."""
+        """Return the observer's values for the network of best.pt; the trained network stays as it is."""
         engine, path = self.engine, self.state.folder.best
         if self.observer is None or engine.ranks.world > 1:
             return {}
@@ -294,6 +302,6 @@ class Training:
             load_weights(best, load_checkpoint(path), path, averaged=True)
             with torch.no_grad(), engine.fabric.autocast():
                 return self.observer.end(best.eval(), self.val_loader)
-        except checks.InputError as error:  # best.pt is gone or damaged: the run is whole without it
+        except checks.InputError as error:  # best.pt is gone or damaged; the run is complete without it
             self.display.note(f"the best network is not looked at: {error}")
             return {}

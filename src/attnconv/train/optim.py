@@ -1,8 +1,8 @@
 """Optimisers, schedules of learning rate and momentum, and the average of the weights.
 
-A schedule is a pure function of the step, so that a resumed run needs no scheduler's state. ``step`` is the number of
-optimiser steps already taken, 0 to ``total_steps`` - 1; ``peak`` is the largest rate; ``warmup`` is the fraction of the
-steps, at least 0 and below 1, in which it rises.
+A schedule is a pure function of the step, so a resumed run needs no scheduler state. ``step`` counts the steps done, 0
+to ``total_steps`` - 1; ``peak`` is the largest rate; ``warmup`` is the share of the steps, at least 0 and below 1, in
+which the rate rises.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from attnconv.layers.attention import no_weight_decay
 from attnconv.signals import interrupts_held
 from attnconv.train.config import RunConfig
 
-# Second beta and eps of SimpleSelfAttention's published runs, and of the leaderboard's; RMSprop shares both here.
+# Second beta and eps of SimpleSelfAttention's published runs and of the leaderboard's; RMSprop takes both.
 SMOOTHING = 0.99
 EPS = 1e-6
 LOOKAHEAD_EVERY = 6  # steps of Ranger
 LOOKAHEAD_SHARE = 0.5  # of the way from the slow weights to the fast ones
-FLAT = 0.75  # of the steps, in which flat_cosine does not move
+FLAT = 0.75  # share of the steps in which flat_cosine is constant
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return two parameter groups: weights that decay, and those of `no_weight_decay`."""
+    """Return two parameter groups: weights that decay, and those of `no_weight_decay`, which do not."""
     names = no_weight_decay(model)
     decayed, spared = [], []
     for name, parameter in model.named_parameters():
@@ -38,7 +38,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def set_momentum(optimizer: Optimizer, momentum: float) -> None:
-    """Give every parameter group this momentum; of the adaptive optimisers it is the first beta."""
+    """Set the momentum of every parameter group, which is the first beta of the adaptive optimisers."""
     for group in optimizer.param_groups:
         if "betas" in group:
             group["betas"] = (momentum, *group["betas"][1:])
@@ -47,11 +47,13 @@ def set_momentum(optimizer: Optimizer, momentum: float) -> None:
 
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> Optimizer:
-    """The optimiser that ``config`` names.
+    """Return the optimiser of ``config``.
 
-    AdamW, RAdam and Ranger decay the weights themselves; for SGD, Adam and RMSprop decay is a term of the gradient.
+    AdamW, RAdam and Ranger decay the weights directly; for SGD, Adam and RMSprop decay is a term of the gradient.
     """
-    groups, lr, momentum = decay_groups(model, config.weight_decay), config.lr, config.first_momentum
+    groups, lr = decay_groups(model, config.weight_decay), config.lr
+    momentum = config.momentum if config.max_momentum is None else config.max_momentum  # of the first step
+    assert momentum is not None
     adaptive: dict[str, Any] = {"lr": lr, "betas": (momentum, SMOOTHING), "eps": EPS}
     match config.optimizer:
         case "sgd":
@@ -69,14 +71,13 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> Optimizer:
 
 
 class Ranger(RAdam):
-    """RAdam whose weights are drawn back, every 6 steps, half of the way towards slow ones. Arguments: RAdam's.
+    """RAdam with Lookahead: every 6 steps the weights move half of the way towards slow weights. Arguments: RAdam's.
 
     Sources: Liu et al. 2019, arXiv:1908.03265 (RAdam, torch's own); Zhang et al. 2019, arXiv:1907.08610 (Lookahead);
-    the two together as fastai has them. timm's Lookahead is not used: its slow weights begin at the first look ahead
-    and not where training does.
+    fastai (the combination). Departure from timm's Lookahead: the slow weights start where training starts, not at the
+    first look ahead.
 
-    Memory: a copy of the weights more than RAdam. The slow weights are part of its state, so that a state dict holds
-    all that it goes on from.
+    Memory: a copy of the weights more than RAdam. The slow weights are part of the state dict.
     """
 
     @torch.no_grad()
@@ -95,11 +96,11 @@ class Ranger(RAdam):
 
 
 class WeightAverage:
-    """An exponential moving average of ``model``'s parameters; ``decay`` is the part that a step leaves of it.
+    """Exponential moving average of ``model``'s parameters.
 
-    Source: Polyak averaging as the training of EfficientNet and timm have it; the decay grows with the steps, so that
-    the first ones do not drag the start along. Buffers are not averaged: the statistics of batch norm and the vectors
-    of spectral norm stay those of the trained weights.
+    Source: Polyak averaging as in EfficientNet's training and timm; the decay grows with the steps up to ``decay``, so
+    that the initial weights fade quickly. Buffers are not averaged: batch norm's statistics and spectral norm's vectors
+    stay those of the trained weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -109,13 +110,13 @@ class WeightAverage:
         self.averages = [weight.detach().clone() for weight in self.weights]
 
     def update(self, step: int) -> None:
-        """Take in the weights after ``step`` steps, counted from 1."""
+        """Add the weights after ``step`` steps, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         get_ema_multi_avg_fn(decay)(self.averages, self.weights, step)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Give the model the averages as its weights inside the block."""
+        """Use the averages as the model's weights inside the block."""
         trained = [weight.detach().clone() for weight in self.weights]
         try:
             self._put(self.averages)
@@ -133,13 +134,13 @@ class WeightAverage:
         return dict(zip(self.names, self.averages, strict=True))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Raises KeyError if a parameter is missing."""
+        """Load averages by name; KeyError if a parameter is missing."""
         for name, average in zip(self.names, self.averages, strict=True):
             average.copy_(state[name])
 
 
 def one_cycle(step: int, total_steps: int, *, peak: float, warmup: float) -> float:
-    """Half a cosine from peak/10 up to peak, then half a cosine down to 0, which the end of the run would reach.
+    """Return the rate of half a cosine from peak/10 up to peak, then half a cosine down to 0 at the end of the run.
 
     Source: Smith and Topin 2017, arXiv:1708.07120, with fastai's cosines.
     """
@@ -152,7 +153,7 @@ def one_cycle(step: int, total_steps: int, *, peak: float, warmup: float) -> flo
 def one_cycle_momentum(step: int, total_steps: int, *, base: float, largest: float, warmup: float) -> float:
     """Return the momentum opposite to `one_cycle`: from ``largest`` down to ``base`` at the peak, and back.
 
-    Source: fastai 1.0's one-cycle, which moves Adam's first beta so, whatever momentum it is given.
+    Source: fastai 1.0's one-cycle, which cycles Adam's first beta, too.
     """
     rise = warmup * total_steps
     share = _rise(step, rise) if step < rise else _fall(step, rise, total_steps)
@@ -160,7 +161,7 @@ def one_cycle_momentum(step: int, total_steps: int, *, base: float, largest: flo
 
 
 def cosine(step: int, total_steps: int, *, peak: float, warmup: float) -> float:
-    """A straight line from 0 up to peak, then half a cosine down to 0, which the end of the run would reach.
+    """Return the rate of a straight line from 0 up to peak, then half a cosine down to 0 at the end of the run.
 
     Source: Loshchilov and Hutter 2016, arXiv:1608.03983, without restarts.
     """
@@ -171,16 +172,16 @@ def cosine(step: int, total_steps: int, *, peak: float, warmup: float) -> float:
 
 
 def flat_cosine(step: int, total_steps: int, *, peak: float, warmup: float) -> float:
-    """``peak`` for three quarters of the steps, without warm-up, then half a cosine down to 0.
+    """Return ``peak`` for three quarters of the steps, without warm-up, then half a cosine down to 0.
 
-    Source: fastai's fit_flat_cos, with its share of flat steps; made for optimisers that warm up by themselves.
+    Source: fastai's fit_flat_cos, with its share of flat steps; for optimisers that warm up by themselves.
     """
     start = FLAT * total_steps
     return peak if step < start else peak * _fall(step, start, total_steps)
 
 
 def constant(step: int, total_steps: int, *, peak: float, warmup: float) -> float:
-    """``peak`` at every step: no warm-up either."""
+    """Return ``peak``, without warm-up."""
     return peak
 
 

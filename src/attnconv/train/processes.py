@@ -1,4 +1,4 @@
-"""The processes of a run: how many there are, who starts them, what they tell each other, and how they end together."""
+"""The processes of a run: their number, their start, their exchange of values, and their common end."""
 
 import os
 import sys
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FAILED = 2  # exit code of a process whose first one says what the user can mend
+FAILED = 2  # exit code of the other processes after a bad input, which the first one reports
 STARTED_BY = "ATTNCONV_FIRST_PROCESS"  # environment variable: number of the process that starts the others
-PAUSE, PATIENCE = 1.0, 20.0  # seconds: between looks, and for a process to find out by itself, and to say more
+PAUSE, PATIENCE = 1.0, 20.0  # seconds: between looks, and for a process to end by itself with a better message
 
 
 def process_count(kind: str, devices: int | str | None, nodes: int) -> tuple[int, int]:
-    """Return the number of processes on each machine, and of machines.
+    """Return the number of processes per machine, and of machines.
 
     Args:
-        kind: of device, "cpu", "cuda" or "mps".
-        devices: a number, "auto" for all GPUs of the machine, or None for one; each of the three gives way to what a
-            launcher has started, with which a number must agree.
+        kind: device type, "cpu", "cuda" or "mps".
+        devices: a number, "auto" for all GPUs of the machine, or None for one. Under a launcher its number counts, and
+            ``devices`` must agree with it.
         nodes: machines.
     Raises:
-        InputError: the launcher started something else, or there are not so many devices.
+        InputError: the launcher started other numbers, or the machine has fewer devices.
     """
     if (started := launched()) is not None:
         launcher, here, machines = started
@@ -55,7 +55,7 @@ def process_count(kind: str, devices: int | str | None, nodes: int) -> tuple[int
 
 
 def launched() -> tuple[str, int, int] | None:
-    """Name of the launcher that started this process, processes a machine, and machines; None without one."""
+    """Return the launcher that started this process, processes per machine, and machines; None without a launcher."""
     environment = os.environ
     if "TORCHELASTIC_RUN_ID" in environment:
         here = int(environment["LOCAL_WORLD_SIZE"])
@@ -69,9 +69,9 @@ def launched() -> tuple[str, int, int] | None:
 
 
 def launch(start: Callable[[], object]) -> None:
-    """Call ``start``, which may start the other processes of a run; this one, if it is such a one, ends with its first.
+    """Call ``start``, which may start the other processes of a run; each of these ends when the first one has ended.
 
-    The mark is there for as long as ``start`` runs, so that nothing that is started later takes itself for one.
+    The environment variable marks them. It is set only while ``start`` runs, so that later subprocesses are not marked.
     """
     first = os.getppid()  # now: it may be gone when ``start`` is done
     is_started = os.environ.get(STARTED_BY) == str(first)
@@ -85,10 +85,10 @@ def launch(start: Callable[[], object]) -> None:
 
 
 def _watch_parent(first: int) -> None:
-    """End this process after its first one, which may have been killed.
+    """End this process after the first one, which may have been killed.
 
-    Over gloo a process hears of that at once, over NCCL it would wait for half an hour. The other way round Fabric sees
-    to it: the first process watches those that it has started.
+    Gloo reports that at once, but NCCL waits for half an hour. Fabric covers the other direction: the first process
+    watches those that it has started.
     """
     while os.getppid() == first:
         time.sleep(PAUSE)
@@ -99,7 +99,7 @@ def _watch_parent(first: int) -> None:
 
 
 class Ranks:
-    """The processes of a launched ``fabric``. All of them have to make the same calls in the same order."""
+    """The processes of a launched ``fabric``. All of them must make the same calls in the same order."""
 
     def __init__(self, fabric: "Fabric") -> None:
         self.fabric = fabric
@@ -107,35 +107,27 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """True in the process that writes and speaks for all."""
+        """True in the process that writes files and messages."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over the processes."""
+        """Return the sum over the processes."""
         if self.world == 1:
             return values
         total = self.fabric.all_reduce(values, reduce_op="sum")
         assert isinstance(total, Tensor)
         return total
 
-    def union(self, names: set[str]) -> set[str]:
-        """The names that any process has."""
+    def gather(self, value: T) -> list[T]:
+        """Return the processes' values, each of which can be pickled."""
         if self.world == 1:
-            return names
+            return [value]
         found: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(found, names)
-        return set().union(*found)
-
-    def largest(self, number: int) -> int:
-        """The largest of the processes' numbers, none of which is negative and above 10,000."""
-        if self.world == 1:
-            return number
-        numbers = torch.zeros(self.world)
-        numbers[self.rank] = number
-        return int(self.sum(numbers).max().item())
+        torch.distributed.all_gather_object(found, value)
+        return found
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """Return in all processes what ``work`` gives in the first one; an InputError there ends the others silently.
+        """Return in all processes the result of ``work`` in the first; an InputError there ends the others silently.
 
         The result must be small and plain.
         """
@@ -155,13 +147,13 @@ class Ranks:
         return answer
 
     def first_then_others(self, work: Callable[[], T]) -> T:
-        """Do ``work`` in every process, in the others once the first is done: a download, say."""
+        """Do ``work``, such as a download, in the first process and then in the others; return each one's result."""
         results = []
         self.on_first(lambda: results.append(work()))
         return results[0] if self.first else work()
 
 
 def is_first_process() -> bool:
-    """True if this process speaks for its run: always, but for the others of several."""
+    """True in the only or the first process of a run."""
     available = torch.distributed.is_available() and torch.distributed.is_initialized()
     return not available or torch.distributed.get_rank() == 0

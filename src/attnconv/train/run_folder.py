@@ -1,12 +1,9 @@
-"""The folder of a run: its file names, who may write to it, what it holds; and the list of all runs below a folder.
+"""The folder of a run: its files, its lock and its contents; and the list of all runs below a folder.
 
-Loads torch only where a checkpoint is read, so that `attnconv runs` need not. The list writes nothing and leaves runs
-alone: a run replaces its files as a whole, so that none is met half written, and the lock of an unfinished one is tried
-for an instant, which a run that starts just then waits for. Quick with a thousand runs: a checkpoint's last bytes are
-all that is read of it.
+Loads torch only to read a checkpoint, so `attnconv runs` does not. The list writes nothing and does not disturb runs: a
+run replaces its files atomically, and a run that starts while the list tries its lock waits for that instant.
 """
 
-import contextlib
 import csv
 import io
 import json
@@ -20,32 +17,21 @@ from typing import Any, Literal
 import yaml
 
 from attnconv import checks, files
-from attnconv.files import ends_whole, forget_halves, is_locked
+from attnconv.files import forget_halves, is_locked
 from attnconv.inactive import remark
 from attnconv.train.config import RunConfig, yaml_text, yaml_value
 
 # A row of metrics.csv. epoch and step count from 1; lr is that of the last step; accuracies are in percent; seconds
-# are those of training, without validation, and images_per_second follows from them. Where each pixel has a label,
-# val_miou comes last.
+# and images_per_second are those of training, without validation. val_miou comes last if each pixel has a label.
 METRICS = (
     *("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5"),
     *("images_per_second", "seconds"),
 )
-# Where a run computes, what it does at a bad file, when it saves, and who is told.
-MAY_DIFFER = ("device", "workers", "skip_bad_images", "checkpoint_steps", "devices", "nodes", "track")
-
-
-@dataclass(frozen=True)
-class Found:
-    """A checkpoint to go on from: None before the first; ``note`` says so if it is not the one it should be."""
-
-    checkpoint: dict[str, Any] | None
-    path: Path
-    note: str | None = None
+MAY_DIFFER = ("device", "workers", "skip_bad_images", "checkpoint_steps", "devices", "nodes", "track")  # after a resume
 
 
 def changes(stored: RunConfig, config: RunConfig) -> list[str]:
-    """Return what differs in ``config``, in words, but for MAY_DIFFER."""
+    """Return the differences of ``config``, in words, except MAY_DIFFER."""
     then, now = stored.to_dict(), config.to_dict()
     return [
         f"{name} was {then[name]!r} and is now {now[name]!r}"
@@ -55,7 +41,7 @@ def changes(stored: RunConfig, config: RunConfig) -> list[str]:
 
 
 class RunFolder:
-    """The files of one run. Making it reads and writes nothing."""
+    """The files of one run. The constructor reads and writes nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -73,7 +59,7 @@ class RunFolder:
         return any(path.exists() for path in (self.last, self.previous, self.best))
 
     def require_free(self) -> None:
-        """Raises InputError if a run, or a file, is there already."""
+        """Raise InputError if a run, or a file, is there already."""
         if self.path.exists() and not self.path.is_dir():
             raise checks.InputError(f"{self.path} is a file; --out must name a folder, or one to be made")
         if self.holds_run():
@@ -81,64 +67,59 @@ class RunFolder:
                 f"{self.path} already holds a run: give --resume to go on with it, or another --out"
             )
 
-    def reopen(self, config: RunConfig) -> Found:
-        """The last checkpoint of the run in this folder; a damaged one gives way to the newest that can be read.
+    def reopen(self, config: RunConfig) -> tuple[Path | None, str | None]:
+        """Return the last checkpoint of the run in this folder, or, with a note, the newest that can be read.
 
+        Returns:
+            Its path, None before the first one; the note or None.
         Raises:
-            InputError: there is no run here, it is one of another configuration, or its files cannot be read.
+            InputError: there is no run here, it has another configuration, or its files cannot be read.
         """
-        if not self.holds_run():
-            raise checks.InputError(f"{self.path} holds no run to resume: leave --resume out to start one there")
-        found = self._newest()
-        if found.checkpoint is not None:
-            stored = RunConfig.from_dict(found.checkpoint["config"], source=str(found.path))
-        else:
-            stored = RunConfig.from_dict(_read(self.config, yaml_value, yaml.YAMLError), source=str(self.config))
-        if differences := changes(stored, config):
-            raise checks.InputError(f"{self.path} holds a run of another configuration: {'; '.join(differences)}")
-        return found
-
-    def _newest(self) -> Found:
         from attnconv.train.checkpoint import load_checkpoint
 
-        others = [path for path in (self.previous, self.best) if path.exists()]
-        if not self.last.exists() and not others:
-            return Found(None, self.last)
-        try:
-            return Found(load_checkpoint(self.last), self.last)
-        except checks.InputError as error:
-            problem = error
-        found = []
-        for path in others:
-            with contextlib.suppress(checks.InputError):
-                found.append((load_checkpoint(path), path))
-        if not found:
+        if not self.holds_run():
+            raise checks.InputError(f"{self.path} holds no run to resume: leave --resume out to start one there")
+        found: dict[Path, dict[str, Any]] = {}
+        problem = None
+        for path in (self.last, self.previous, self.best) if self.holds_checkpoint() else ():
+            try:
+                found[path] = load_checkpoint(path)
+            except checks.InputError as error:
+                problem = problem or error
+            if self.last in found:
+                break
+        if not found and problem is not None:
             raise problem
-        checkpoint, path = max(found, key=lambda pair: (pair[0]["epoch"], pair[0]["step_in_epoch"]))
-        where = f"epoch {checkpoint['epoch'] + 1}, batch {checkpoint['step_in_epoch'] + 1}"
-        return Found(checkpoint, path, f"{problem}; the run goes on from {path.name}, at {where}")
+        path = max(found, key=lambda path: (found[path]["epoch"], found[path]["step_in_epoch"]), default=None)
+        stored = found[path]["config"] if path else _read(self.config, yaml_value, yaml.YAMLError)
+        if differences := changes(RunConfig.from_dict(stored, source=str(path or self.config)), config):
+            raise checks.InputError(f"{self.path} holds a run of another configuration: {'; '.join(differences)}")
+        if path is None or path == self.last:
+            return path, None
+        where = f"epoch {found[path]['epoch'] + 1}, batch {found[path]['step_in_epoch'] + 1}"
+        return path, f"{problem}; the run goes on from {path.name}, at {where}"
 
     def finished(self, config: RunConfig) -> dict[str, Any] | None:
-        """The result of a finished run, None of an unfinished one; InputError as `reopen`, or if it cannot be read."""
+        """Return the result of a finished run, None for an unfinished one; errors as `reopen`'s."""
         self.reopen(config)
         return _read(self.result, checks.from_json, ValueError) if self.result.exists() else None
 
     def make(self) -> None:
-        """Make the folder, if need be; InputError if that cannot be done."""
+        """Make the folder if it is not there; InputError if that fails."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
 
     def begin(self, config: RunConfig, history: list[dict[str, Any]]) -> None:
-        """Write config.yaml, and metrics.csv cut back to where the run stands; clear what a killed process left."""
+        """Write config.yaml, and metrics.csv cut back to ``history``; remove temporary files of a killed process."""
         forget_halves((self.config, self.metrics, self.last, self.previous, self.best, self.result))
         files.write(self.config, yaml_text(config.to_dict(), sort_keys=False))
         self.write_metrics(history)
 
     def forget_empty_run(self) -> None:
-        """Undo ``make`` and ``begin`` if no checkpoint has been saved, so that another run finds no trace."""
-        if self.last.exists() or self.best.exists() or self.previous.exists():
+        """Undo ``make`` and ``begin`` if no checkpoint has been saved."""
+        if self.holds_checkpoint():
             return
         self.config.unlink(missing_ok=True)
         self.metrics.unlink(missing_ok=True)
@@ -146,16 +127,16 @@ class RunFolder:
             self.path.rmdir()
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Write one row an epoch: all of them each time, so that the file is never half a row, nor ahead of last.pt."""
+        """Write all rows, so that the file never ends in half a row and is never ahead of last.pt."""
         table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        names = [*METRICS, *(name for row in history[:1] for name in row if name not in METRICS)]
-        writer.writerow(names)
-        writer.writerows([row.get(name, "") for name in names] for row in history)
+        names = dict.fromkeys((*METRICS, *(name for row in history[:1] for name in row)))
+        writer = csv.DictWriter(table, list(names), lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(history)
         files.write(self.metrics, table.getvalue())
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write what the run has come to; no checkpoint but the last and the best is wanted any more."""
+        """Write result.json, and remove the checkpoint before the last."""
         files.write(self.result, json.dumps(result, indent=2) + "\n")
         self.previous.unlink(missing_ok=True)
 
@@ -171,24 +152,26 @@ def _read(path: Path, parse: Any, bad_syntax: type[Exception]) -> Any:
         raise checks.InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
 
 
-OWN_FOLDERS = {"tensorboard", "wandb", "profile"}  # of a run; in the second one are files named config.yaml, too
-
-Number = (int, float)
+OWN_FOLDERS = {"tensorboard", "wandb", "profile"}  # of a run; wandb's has files named config.yaml, too
 
 
 @dataclass(frozen=True)
 class RunEntry:
-    """One run. Anything that its files do not say is None.
+    """One run. A fact that its files do not hold is None.
 
-    ``state``: running, if a process of this machine trains into it; finished; stopped, if ``--resume`` would go on with
-    it; damaged, if a file cannot be read, which ``problem`` names. ``epochs_done`` of ``epochs`` are whole ones.
-    ``best_top1`` and ``last_top1`` are in percent; ``seconds`` are those of a finished run, or those of training in
-    the epochs done; ``changed`` is the time (Unix) of the last change. ``remark``: of a finished run, that
-    its attention does nothing.
+    Args:
+        name: path below the folder that was searched.
+        state: running, if a process of this machine trains into it; finished; stopped, if ``--resume`` would go on
+            with it; damaged, if a file cannot be read, which ``problem`` names.
+        epochs_done: whole epochs.
+        best_top1, last_top1: percent.
+        seconds: of a finished run, else of training in the epochs done.
+        changed: Unix time of the last change.
+        remark: a warning about a finished run whose attention does nothing.
     """
 
     path: Path
-    name: str  # below the folder that was searched
+    name: str
     state: Literal["running", "finished", "stopped", "damaged"]
     model: str | None = None
     data: str | None = None
@@ -203,7 +186,7 @@ class RunEntry:
 
 
 def list_runs(folder: Path) -> list[RunEntry]:
-    """Return the runs below ``folder``, at any depth: the running ones first, each part by name; no hidden folders.
+    """Return the runs below ``folder`` at any depth, running ones first, by name; hidden folders are skipped.
 
     Raises:
         InputError: there is no such folder.
@@ -228,7 +211,7 @@ def list_runs(folder: Path) -> list[RunEntry]:
 
 
 def _run_folders(folder: Path, problems: list[OSError]) -> Iterator[Path]:
-    """Yield the folders with a config.yaml at and below ``folder``, links followed; ``problems`` gets what failed."""
+    """Yield the folders with a config.yaml at and below ``folder``, links followed; append errors to ``problems``."""
     seen = set()
     for here, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
         try:
@@ -246,7 +229,7 @@ def _run_folders(folder: Path, problems: list[OSError]) -> Iterator[Path]:
 
 
 def _entry(run: RunFolder, name: str) -> RunEntry | None:
-    """Return what the files of a run say; None if it has gone in the meantime."""
+    """Return the entry of a run, None if it has gone in the meantime."""
     changed = {file: _changed(file) for file in (run.config, run.metrics, run.last, run.result)}
     if changed[run.config] is None:
         return None
@@ -263,10 +246,6 @@ def _entry(run: RunFolder, name: str) -> RunEntry | None:
             problem = str(error)
         except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError, csv.Error, RecursionError):
             problem = f"{path.name} is damaged, or none of a run"
-    if problem is None and changed[run.last] is not None and not _whole(run.last):
-        others = (path.name for path in (run.previous, run.best) if path.exists() and _whole(path))
-        other = next(others, None)
-        problem = f"last.pt is cut short; {f'--resume takes {other}' if other else 'nothing to resume from'}"
     if changed[run.result] is not None and problem is None:
         state = "finished"
     elif is_locked(run.path):
@@ -283,52 +262,39 @@ def _changed(path: Path) -> float | None:
         return None
 
 
-def _whole(path: Path) -> bool:
-    try:
-        return ends_whole(path)
-    except (OSError, checks.InputError):
-        return False
-
-
 def _from_config(text: str) -> dict[str, Any]:
     values = yaml_value(text)  # plain values only
-    return {name: _typed(values[name], kind) for name, kind in (("model", str), ("data", str), ("epochs", int))}
+    facts = {name: values[name] for name in ("model", "data", "epochs")}
+    if [type(value) for value in facts.values()] != [str, str, int]:
+        raise TypeError
+    return facts
 
 
 def _from_metrics(text: str) -> dict[str, Any]:
-    """Read metrics.csv, which has a row an epoch."""
-    header, *rows = csv.reader(text.splitlines())
-    epoch, top1, seconds = (header.index(name) for name in ("epoch", "val_top1", "seconds"))
-    if not rows:
-        return {"epochs_done": 0, "seconds": 0.0}
-    scores = [float(row[top1]) for row in rows]
+    rows = list(csv.DictReader(text.splitlines()))
+    if not rows and not text.startswith("epoch,"):
+        raise ValueError
+    scores = [float(row["val_top1"]) for row in rows]
     return {
-        "epochs_done": int(rows[-1][epoch]),
-        "best_top1": max(scores),
-        "last_top1": scores[-1],
-        "seconds": sum(float(row[seconds]) for row in rows),
+        "epochs_done": int(rows[-1]["epoch"]) if rows else 0,
+        "best_top1": max(scores, default=None),
+        "last_top1": scores[-1] if rows else None,
+        "seconds": sum(float(row["seconds"]) for row in rows),
     }
 
 
 def _from_result(text: str) -> dict[str, Any]:
     values = checks.from_json(text)
     off = values.get("attention_off")  # of networks that have attention
-    said = off and remark(_typed(off["logits_moved"], Number), _typed(off["predictions_changed"], Number))
     return {
-        "epochs_done": _typed(values["epochs"], int),
-        "best_top1": _typed(values["best_top1"], Number),
-        "last_top1": _typed(values["top1"], Number),
-        "seconds": _typed(values["seconds"], Number),
-        "remark": said or None,
+        "epochs_done": int(values["epochs"]),
+        "best_top1": float(values["best_top1"]),
+        "last_top1": float(values["top1"]),
+        "seconds": float(values["seconds"]),
+        "remark": (off and remark(float(off["logits_moved"]), float(off["predictions_changed"]))) or None,
     }
 
 
-def _typed(value: Any, kind: Any) -> Any:
-    if not isinstance(value, kind):
-        raise TypeError
-    return value
-
-
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key by which seed2 comes before seed10."""
+    """Return a key that sorts seed2 before seed10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

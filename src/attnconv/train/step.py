@@ -1,6 +1,4 @@
-"""One step of the optimiser, whose random numbers come from the seed, the step and the process alone.
-
-No generator's state need be saved, then.
+"""One optimiser step. Its random numbers depend only on seed, step and process, so no generator state is saved.
 
 Letters: B batch, C channels, H rows, W columns, K classes.
 """
@@ -18,17 +16,17 @@ from attnconv.train.device import Engine
 from attnconv.train.optim import SCHEDULES, one_cycle_momentum, set_momentum
 from attnconv.train.run_state import RunState
 
-FILLERS = 2  # images: batch norm wants more than one
+FILLERS = 2  # images: batch norm needs more than one
 
 
 def train_step(engine: Engine, state: RunState, images: Tensor, labels: Tensor) -> None:
-    """Learn from this process's part of a batch, which may be empty; ``state`` notes the loss and is not moved on.
+    """Train on this process's part of a batch, which may be empty; ``state`` records the loss but not the step.
 
     Shapes: images (B, C, H, W); labels (B,) int64, (B, K) probabilities, or (B, H, W) int64, one a pixel.
     """
     config, world = state.config, engine.ranks.world
     total = engine.ranks.sum(torch.tensor(float(len(labels)), device=images.device)) if world > 1 else len(labels)
-    # Reading the number waits for the device, and only bad images can make a batch empty everywhere.
+    # Reading the number waits for the device, and only bad images can make a batch empty in all processes.
     if (world == 1 or config.skip_bad_images) and not total:
         return
     lr = set_rates(engine, state)
@@ -53,13 +51,13 @@ def train_step(engine: Engine, state: RunState, images: Tensor, labels: Tensor) 
 
 
 def reseed(seed: int, step: int, rank: int = 0) -> None:
-    """Set torch's generators, of every device, to where ``step`` of a run with ``seed`` starts in process ``rank``."""
+    """Seed torch's generators of every device for ``step`` of a run with ``seed`` in process ``rank``."""
     # SeedSequence mixes: seed + step would give run 1 at step 0 the numbers of run 0 at step 1.
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))
 
 
 def set_rates(engine: Engine, state: RunState) -> float:
-    """Give the optimiser the learning rate and the momentum of the step at which ``state`` stands; the former."""
+    """Set the optimiser's learning rate and momentum for the present step of ``state``; return the learning rate."""
     config, total = state.config, state.config.epochs * state.batches
     lr = state.lr_factor * SCHEDULES[config.schedule](state.step, total, peak=config.lr, warmup=config.warmup)
     for group in engine.optimizer.param_groups:
@@ -76,12 +74,12 @@ def set_rates(engine: Engine, state: RunState) -> float:
 def compute_gradients(
     engine: Engine, config: RunConfig, images: Tensor, labels: Tensor, scale: float | Tensor
 ) -> Tensor:
-    """Gradients of ``scale`` times the summed loss; sum of losses, number of hits and of images, (3,) float32.
+    """Compute gradients of ``scale`` times the summed loss; return sums of losses, hits and images, (3,) float32.
 
-    Of an image with a label a pixel, the loss is the pixels' mean, and a hit their share.
+    If each pixel has a label, an image's loss and hit are means over its pixels.
     """
     weight = 1.0
-    if not len(labels):  # the other processes wait for this one in the network, too
+    if not len(labels):  # the other processes wait for this one inside the network
         images, labels = (t.new_zeros(FILLERS, *t.shape[1:]) for t in (images, labels))
         weight = 0.0
     count = min(config.accumulate, len(labels) if weight else 1)
@@ -100,9 +98,9 @@ def compute_gradients(
 
 
 def drop_gradients(model: nn.Module, names: Container[str]) -> None:
-    """Forget the gradients of the parameters ``names``, which the optimiser then leaves alone.
+    """Drop the gradients of the parameters ``names``, so that the optimiser leaves them alone.
 
-    requires_grad stays True: DDP never exchanges the gradients of what was frozen when it wrapped the network.
+    requires_grad stays True: DDP never exchanges gradients of parameters that were frozen when it wrapped the network.
     """
     for name, parameter in model.named_parameters():
         if name in names:
@@ -110,23 +108,23 @@ def drop_gradients(model: nn.Module, names: Container[str]) -> None:
 
 
 def hold_norms(model: nn.Module, names: Container[str]) -> None:
-    """Put into evaluation mode the batch norms whose running statistics are among ``names``."""
+    """Put the batch norms whose running statistics are among ``names`` into evaluation mode."""
     for name, module in model.named_modules():
         if f"{name}.running_mean".removeprefix(".") in names:
             module.eval()
 
 
 def clip_gradients(engine: Engine, config: RunConfig) -> None:
-    """Shorten the gradients, taken together, to ``config.clip`` if they are longer."""
+    """Clip the norm of all gradients to ``config.clip``."""
     if config.clip is not None:
         engine.fabric.clip_gradients(engine.model, engine.optimizer, max_norm=config.clip, error_if_nonfinite=False)  # pyright: ignore[reportArgumentType]
 
 
 @torch.no_grad()
 def all_finite(engine: Engine, sums: Tensor) -> bool:
-    """True if every process's loss is finite, and the gradients are. This waits for the device.
+    """True if losses and gradients are finite in every process. This waits for the device.
 
-    With a loss scaler gradients may well be infinite: it sees that itself, and leaves the step out.
+    A loss scaler skips steps of infinite gradients by itself, so gradients are not looked at with one.
     """
     finite = sums[0].isfinite()
     if getattr(engine.fabric.strategy.precision, "scaler", None) is None:

@@ -1,7 +1,7 @@
-"""Profile of training steps: the time of the loader and of each operator. It changes nothing that is computed.
+"""Profile of training steps: the time of the loader and of each operator. Results stay the same.
 
-The first steps of a process warm up and are traced; those after them are timed, each until the device has done it. To
-wait for the device makes a step on a GPU a little slower, and is the only way to know what it waits for.
+The first steps of a process warm up and are traced; later ones are timed, each until the device has done it, which
+makes steps on a GPU a little slower.
 """
 
 import contextlib
@@ -17,18 +17,17 @@ from torch.autograd import DeviceType
 from attnconv.train.evaluate import TrainSums
 from attnconv.train.processes import Ranks
 
-# Steps: left alone, then seen by a profiler that warms up itself, then traced.
-ALONE, WARM_UP, TRACED = 2, 1, 3
-OPERATORS = 10  # those that take longest
-NONE = ("ProfilerStep", "enumerate(DataLoader)")  # names of what is no operator begin so; the loader is timed apart
+ALONE, WARM_UP, TRACED = 2, 1, 3  # steps: without the profiler, of its warm-up, traced
+OPERATORS = 10  # the slowest
+NONE = ("ProfilerStep", "enumerate(DataLoader)")  # first words of events that are no operators
 
 
 class StepProfile:
-    """A context in which a run's steps are timed; its end ends the trace.
+    """A context in which a run's steps are timed, and the first ones traced.
 
     Args:
-        device: that steps run on.
-        folder: of the run; the trace goes to profile/trace.json.gz below.
+        device: of the steps.
+        folder: of the run; the trace is profile/trace.json.gz in it.
         ranks: the processes of the run, of which the first is traced.
     """
 
@@ -36,7 +35,7 @@ class StepProfile:
         self.device, self.ranks = device, ranks
         self.trace = folder / "profile" / "trace.json.gz"
         self.operators: list[dict[str, Any]] = []
-        self.seconds: list[float] = []  # of each timed step, the wait for its batch included
+        self.seconds: list[float] = []  # of each timed step, including the wait for its batch
         self.waited = 0.0  # seconds of these
         self.images = 0
         self._steps, self._then, self._waited_then = 0, 0.0, 0.0
@@ -44,7 +43,7 @@ class StepProfile:
 
     def __enter__(self) -> Self:
         if self.ranks.first:
-            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the tracer has nothing to say to a user
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # no messages of the tracer
             kinds = [torch.profiler.ProfilerActivity.CPU]
             if self.device.type == "cuda":
                 kinds.append(torch.profiler.ProfilerActivity.CUDA)
@@ -57,11 +56,11 @@ class StepProfile:
         self._end_trace()
 
     def epoch_begins(self, sums: TrainSums) -> None:
-        """The next step begins here, with the wait for its batch."""
+        """Start the time of the next step, which begins with the wait for its batch."""
         self._then, self._waited_then = time.perf_counter(), sums.waited
 
     def step_done(self, sums: TrainSums, images: int) -> None:
-        """A step on so many images of this process has been given to the device."""
+        """Record a step on so many ``images`` of this process, which the device may not have finished."""
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
         self._steps += 1
@@ -76,11 +75,11 @@ class StepProfile:
         self.epoch_begins(sums)
 
     def summary(self) -> dict[str, Any]:
-        """Return what is known; call it in all processes. Images are those of all, the rest is the first one's.
+        """Return the profile of the first process, with the images of all; call it in all processes.
 
-        Of the timed steps: their number, the median in milliseconds, the percent of their time that is spent waiting
-        for the loader, images a second (None, all three, if there were no such steps); and the operators that took
-        longest in the traced ones, with milliseconds, percent of all operators' and calls.
+        Of the timed steps: their number, the median in milliseconds, percent of the time spent waiting for the loader,
+        images per second (the three are None without such steps); and the slowest operators of the traced steps, with
+        milliseconds, percent of all operators' time and calls per step.
         """
         total = sum(self.seconds)
         images = self.ranks.sum(torch.tensor(float(self.images), device=self.device)).item()
@@ -99,19 +98,19 @@ class StepProfile:
             tracer.stop()
 
     def _keep(self, tracer: torch.profiler.profile) -> None:
-        """Called by the tracer once it has seen its steps."""
+        """Keep the trace and its operators; called by the tracer after its steps."""
         if self._steps < ALONE + WARM_UP + TRACED:
-            return  # the run has ended before
+            return  # the run ended earlier
         on_device = self.device.type == "cuda"
         times = {}
         for event in tracer.key_averages():
-            # A kernel is listed by itself and again under the operator that has launched it.
+            # A kernel is listed by itself and again under the operator that launched it.
             if event.device_type == DeviceType.CPU and not event.key.startswith(NONE):
                 microseconds = event.self_device_time_total if on_device else event.self_cpu_time_total
                 times[event.key] = (microseconds / 1000 / TRACED, event.count / TRACED)
         total = sum(milliseconds for milliseconds, _ in times.values()) or 1.0
         longest = sorted(times.items(), key=lambda item: -item[1][0])[:OPERATORS]
-        with contextlib.suppress(OSError, RuntimeError):  # a full disk: a run does not end of this
+        with contextlib.suppress(OSError, RuntimeError):  # a full disk does not end a run here
             self.trace.parent.mkdir(exist_ok=True)
             tracer.export_chrome_trace(str(self.trace))
             self.operators = [

@@ -1,7 +1,4 @@
-"""Experiment tracking beside metrics.csv: TensorBoard, or Weights & Biases.
-
-A service that fails is a line on stderr and never the end of a run.
-"""
+"""Experiment tracking by TensorBoard or Weights & Biases. A failing service is a line on stderr; the run goes on."""
 
 import os
 import secrets
@@ -14,24 +11,23 @@ from typing import Any, Self
 from attnconv import checks, files
 from attnconv.train.config import RunConfig
 
-# Seconds that a server has to answer at the start, and to receive what is left at the end: a run does not wait longer.
-PATIENCE = 30
+PATIENCE = 30  # seconds for a server to answer at the start, and to receive the rest at the end
 
 
 def require_service(config: RunConfig) -> None:
-    """Raises InputError, which names the extra to install, if the package that ``config.track`` needs is missing."""
+    """Raise InputError, which names the extra to install, if the package for ``config.track`` is missing."""
     if config.track != "none":
         checks.require(config.track, extra="track")
 
 
 class Tracker:
-    """The service of ``config.track`` as it follows a run, closed at the end of the context; none where that is "none".
+    """A context that keeps the service of ``config.track`` up to date with a run; it does nothing for "none".
 
     Args:
         folder: of the run.
         fresh: True for a new run, False for one that is resumed.
-        say: shows a line.
-        active: True in the process that speaks for the run.
+        say: prints a line.
+        active: True in the first process.
     """
 
     def __init__(
@@ -49,10 +45,7 @@ class Tracker:
         self._close(kind is not None)
 
     def follow(self, history: Sequence[dict[str, Any]]) -> None:
-        """Bring the service to where the run stands: ``history`` holds all of its rows of metrics.csv.
-
-        The first call opens it.
-        """
+        """Send new rows of ``history``, which holds all rows of metrics.csv. The first call opens the service."""
         if not self.wanted:
             return
         try:
@@ -82,15 +75,14 @@ class Tracker:
             try:
                 service.close(failed)
             except Exception as error:
-                if self.wanted:  # else it has been said that something is wrong
+                if self.wanted:  # else a failure has been reported
                     self.say(f"tracking by {self.config.track} has not ended well: {checks.first_line(error)}")
 
 
 class TensorBoard:
-    """A run as event files in RUN/tensorboard: the columns of metrics.csv over epochs, and the configuration.
+    """Event files in RUN/tensorboard: the columns of metrics.csv over epochs, and the configuration.
 
-    Whoever goes on with a run writes them anew, so that no point is missing, double or contradicted, whatever happened
-    before.
+    A resumed run writes them anew, so that no point is missing or double.
 
     Raises:
         OSError: the folder cannot be written.
@@ -104,7 +96,7 @@ class TensorBoard:
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self.writer = SummaryWriter(str(folder))
-        # The writer's own add_hparams would start another run, in a folder below.
+        # The writer's add_hparams would start another run in a folder below.
         for summary in hparams(hyper_parameters(config), {"val_top1": 0, "val_loss": 0}):
             self.writer.file_writer.add_summary(summary)  # pyright: ignore[reportOptionalMemberAccess]
 
@@ -122,18 +114,17 @@ class TensorBoard:
 
 
 def hyper_parameters(config: RunConfig) -> dict[str, bool | int | float | str]:
-    """Every option, flat, in the types that TensorBoard takes."""
+    """Return every option, flat, in the types that TensorBoard takes."""
     values = config.to_dict()
     options = {f"model_options.{name}": value for name, value in values.pop("model_options").items()}
     return {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in (values | options).items()}
 
 
 class WandB:
-    """A run in Weights & Biases: sent to its server where there is a key, else kept in RUN/wandb for `wandb sync`.
+    """A run in Weights & Biases: sent to the server if there is an API key, else kept in RUN/wandb for `wandb sync`.
 
-    WANDB_MODE, WANDB_PROJECT and the service's other variables are heeded. Nothing ever asks for a key. The run's id is
-    kept in the folder: a run that goes on sends what the server lacks; without a server its record is written anew,
-    under the same id.
+    WANDB_MODE, WANDB_PROJECT and wandb's other variables apply. Nothing asks for a key. The folder keeps the run's id.
+    A resumed run sends the rows that the server lacks; without a server it writes its record anew under the same id.
 
     Raises:
         Exception: of several kinds, if the service cannot start.
@@ -159,8 +150,8 @@ class WandB:
             resume="allow",
             mode=mode,
             config=config.to_dict(),
-            allow_val_change=True,  # of options that may differ after a resume
-            reinit="create_new",  # rather than taking over a run that this program has open
+            allow_val_change=True,  # options may differ after a resume
+            reinit="create_new",  # do not take over another run that this program has open
             settings=wandb.Settings(
                 silent=True, console="off", init_timeout=float(PATIENCE), finish_timeout=float(PATIENCE)
             ),
@@ -186,7 +177,7 @@ class WandB:
 
 
 def identity_of(folder: Path, *, fresh: bool) -> str:
-    """The id of the run, kept in ``folder``; another one if the run is ``fresh``."""
+    """Return the run's id, kept in ``folder``; a new one if the run is ``fresh``."""
     path = folder / "run-id.txt"
     if path.exists() and not fresh:
         return files.read_text(path).strip()

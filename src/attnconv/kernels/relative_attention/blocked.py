@@ -1,9 +1,9 @@
-"""Relative attention a block of queries at a time: exact, memory linear in the number of positions, plain torch.
+"""Relative attention one block of queries at a time: exact, memory linear in the number of positions, plain torch.
 
-The logits of a block live in one buffer of about the size of a core's cache. They start as the sum of the position
-terms, the product q k^T is added by the matrix product itself, and the exponential is taken in place: of 2, which
-processors are faster at, the factor log2 e being in q. Of the forward only the log-sum-exp of each query is kept; the
-backward makes each block again from it.
+The logits of a block stay in one buffer of about the size of a core's cache. It receives the sum of the position terms,
+then q k^T through baddbmm, then the exponential in place. The exponential has base 2, which is faster; q includes the
+factor log2 e. The forward pass keeps only the log-sum-exp of each query, from which the backward pass recomputes each
+block.
 Letters: B batch, N heads, M heads of one block, of one image or of several; Q queries of one block, J positions of the
 map of the keys; D key / E value channels a head; n length of one axis.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnconv.kernels.relative_attention import empty_output
 
-# Logits of a block, 4 MiB in float32 forward. The backward has more narrow products a block and gains from longer ones.
+# Logits per block, 4 MiB in float32 forward. The backward pass has more narrow products and gains from larger blocks.
 FORWARD_LOGITS, BACKWARD_LOGITS = 2**20, 2**21
 LOG2_E = math.log2(math.e)
 
@@ -24,11 +24,9 @@ LOG2_E = math.log2(math.e)
 def forward(
     q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """q (B, N, *map, D), k (B, N, *key map, D), v (B, N, *key map, E), rel empty or one (2n - 1, D) an axis, mask None
-    or (B, *key map) with a True in each image.
+    """Return the output (B, N, *map, E) and the log-sum-exp (B, N, *map), float32 or wider, in units of log 2.
 
-    Returns the output (B, N, *map, E), laid out as (B, *map, N, E) in memory, and the log-sum-exp of each query's
-    logits (B, N, *map), in float32 or wider, in units of log 2.
+    Arguments as "eager"; the mask has a True in each image, and the memory layout of the output is (B, *map, N, E).
     """
     exact = torch.promote_types(q.dtype, torch.float32)
     map_size = q.shape[2:-1]
@@ -46,7 +44,7 @@ def forward(
             logits = _logits(queries, keys, tables, place, map_size, hidden, None, logits)  # (M, Q, J)
             largest = logits.amax(dim=2, keepdim=True)
             weights = logits.sub_(largest).exp2_()
-            sums = torch.bmm(values, weights.mT).mT  # (M, Q, E + 1): the one beside v sums the weights
+            sums = torch.bmm(values, weights.mT).mT  # (M, Q, E + 1): the ones appended to v sum the weights
             total = sums[..., -1:]
             _fill(out[here], sums[..., :-1] / total)
             _fill(lse[here], largest + total.log2())
@@ -64,7 +62,7 @@ def backward(
     lse: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """The gradients of q, k, v and of each table, from ``grad``, that of the output (B, N, *map, E)."""
+    """Return the gradients of q, k, v and the tables from ``grad`` (B, N, *map, E), that of the output."""
     exact = lse.dtype
     map_size = q.shape[2:-1]
     tables = [table.to(exact) for table in rel]
@@ -75,7 +73,7 @@ def backward(
         hidden = _hidden(mask, group)
         keys = k[group].to(exact).flatten(0, 1).flatten(1, -2)  # (M, J, D)
         values = _append(v[group].to(exact), 1.0).flatten(0, 1).flatten(1, -2)  # (M, J, E + 1)
-        # Transposed, as all narrow products here: the matrix libraries are up to nine times faster at them.
+        # Transposed like all narrow products here, for which matrix libraries are up to nine times faster.
         sum_k, sum_v = keys.new_zeros(keys.mT.shape), values.new_zeros(values.mT.shape)  # (M, D, J), (M, E + 1, J)
         for place in ranges:
             here = (*group, *place)
@@ -83,7 +81,7 @@ def backward(
             minus = lse[here].flatten(0, 1)
             weights = _logits(queries, keys, tables, place, map_size, hidden, minus, weights).exp2_()  # (M, Q, J)
             upper = grad[here].to(exact)
-            # With -grad . out beside grad and a one beside v, one product gives grad_i . v_j - grad_i . out_i.
+            # With -grad . out appended to grad and ones to v, one product gives grad_i . v_j - grad_i . out_i.
             upper = torch.cat([upper, -(upper * out[here].to(exact)).sum(-1, keepdim=True)], dim=-1)
             upper = upper.flatten(0, 1).flatten(1, -2)  # (M, Q, E + 1)
             slopes = _buffer(slopes, weights.shape)
@@ -107,10 +105,10 @@ def backward(
 
 
 def _groups(q: Tensor, k: Tensor, most: int) -> Iterator[tuple[tuple[slice, slice], list[tuple[slice, ...]]]]:
-    """Images and heads that share a block of up to ``most`` logits, and the ranges of the map of each of its blocks.
+    """Yield images and heads that share blocks of up to ``most`` logits, with the map ranges of each block.
 
-    Whole images, or several heads of one, share a block if all of their logits fit; else one head is cut along its
-    first axis, and along the next one where a single step of the first is too much.
+    Whole images, or heads of an image, share a block if all their logits fit. Otherwise a head is cut along its first
+    axis, and along the next one if a single step of the first is too large.
     """
     batch, heads, *map_size = q.shape[:-1]
     keys = math.prod(k.shape[2:-1])
@@ -131,7 +129,7 @@ def _groups(q: Tensor, k: Tensor, most: int) -> Iterator[tuple[tuple[slice, slic
 
 
 def _hidden(mask: Tensor | None, group: tuple[slice, slice]) -> Tensor | None:
-    """True for each key of a group's images that may not be attended to: (M, 1, J); None if there is no mask."""
+    """Return True for masked keys (M, 1, J) of a group; None without a mask."""
     if mask is None:
         return None
     images, heads = group
@@ -139,7 +137,7 @@ def _hidden(mask: Tensor | None, group: tuple[slice, slice]) -> Tensor | None:
 
 
 def _fill(part: Tensor, flat: Tensor) -> None:
-    """Write ``flat`` (M, ...), of the same elements in the same order, to ``part`` (images, heads, ...)."""
+    """Copy ``flat`` (M, ...) to ``part`` (images, heads, ...), which has the same elements in the same order."""
     part.copy_(flat.reshape(part.shape))
 
 
@@ -153,8 +151,7 @@ def _logits(
     minus: Tensor | None,
     buffer: Tensor,
 ) -> Tensor:
-    """q_i . (k_j + r[j - i]), less ``minus`` of each query, -inf for ``hidden`` keys, in ``buffer``: queries
-    (M, *block, D) -> (M, Q, J)."""
+    """Return q_i . (k_j + r[j - i]) - minus_i (M, Q, J), -inf for ``hidden`` keys, of queries (M, *block, D)."""
     flat = queries.flatten(1, -2)  # (M, Q, D)
     logits = _buffer(buffer, (*flat.shape[:2], keys.shape[1]))
     if not tables:
@@ -182,10 +179,10 @@ def _logits(
 
 
 def _by_distance(rows: Tensor, axis: int, start: int, n: int) -> Tensor:
-    """A view of ``rows`` (M, *block, 2n - 1), a column a distance, as (M, *block, n), a column a position.
+    """Return a view by position (M, *block, n) of ``rows`` by distance (M, *block, 2n - 1).
 
-    Query i of ``axis``, the block beginning at ``start``, finds position j in column j - i + n - 1: one step along the
-    axis is one column less.
+    Query i of ``axis`` in a block from ``start`` finds position j in column j - i + n - 1, so a step along the axis
+    moves one column back.
     """
     strides = list(rows.stride())
     strides[1 + axis] -= 1
@@ -193,10 +190,10 @@ def _by_distance(rows: Tensor, axis: int, start: int, n: int) -> Tensor:
 
 
 def _append(t: Tensor, value: float) -> Tensor:
-    """(..., E) -> (..., E + 1)."""
+    """Return (..., E + 1) with ``value`` appended to ``t`` (..., E)."""
     return torch.nn.functional.pad(t, (0, 1), value=value)
 
 
 def _buffer(buffer: Tensor, shape: Sequence[int]) -> Tensor:
-    """``buffer`` if it has this shape (it has, but for the last block of an axis), or else a new one."""
+    """Return ``buffer``, or a new one if its shape differs, as for the last block of an axis."""
     return buffer if buffer.shape == tuple(shape) else buffer.new_empty(tuple(shape))

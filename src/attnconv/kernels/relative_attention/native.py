@@ -1,8 +1,8 @@
 """Relative attention on a CPU in C++, from csrc/: exact, memory linear in the number of positions.
 
-The library is built when attnconv is installed and there is a compiler; without one `why_not` says so. It is a plain
-one, called by ctypes: it knows nothing of torch but a pointer to its parallel loop, and works in memory that it is
-handed. Computes in float32; ``ATTNCONV_ISA`` in the environment takes a narrower instruction set than the widest.
+Installing attnconv builds the library if there is a compiler; otherwise `why_not` reports it. ctypes calls the library,
+which uses torch only through a pointer to its parallel loop and works in memory that it is given. It computes in
+float32. The environment variable ``ATTNCONV_ISA`` selects a narrower instruction set than the widest.
 Letters: B batch, N heads, D key / E value channels a head, n length of one axis.
 """
 
@@ -21,20 +21,19 @@ from torch import Tensor
 from attnconv.kernels.relative_attention import empty_output
 
 LIBRARY = Path(__file__).with_name("native_library.so")
-BUILD_ERROR = Path(__file__).with_name("native_build_error.txt")  # the compiler's last word, written by setup.py
-VERSION = 4  # of the structure below and the library's functions
+BUILD_ERROR = Path(__file__).with_name("native_build_error.txt")  # the compiler's message, written by setup.py
+VERSION = 4  # of the structure below and of the library's functions
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 
-
 # Problem of csrc/problem.h: sizes, dtype, scale; ten views of a pointer and six strides; three tables of a pointer, two
-# strides and a pointer; workers and a pointer. Packed at once: a structure of ctypes takes four times as long.
+# strides and a pointer; workers and a pointer. A structure of ctypes takes four times as long to fill.
 _PROBLEM = struct.Struct("@11q d 70q 12q 2q")
 _NO_VIEW = (0,) * 7
 
 
 def _load() -> tuple[Any, c_void_p | None, str]:
-    """Return the library, torch's parallel loop and the instruction set; or None, None and the reason, as a clause."""
+    """Return the library, torch's parallel loop and the instruction set; or None, None and a clause: why not."""
     wanted = os.environ.get("ATTNCONV_ISA", "")
     if wanted not in ("", *INSTRUCTION_SETS):
         return None, None, f"ATTNCONV_ISA is {wanted!r}, none of {', '.join(INSTRUCTION_SETS)}"
@@ -64,14 +63,14 @@ def _load() -> tuple[Any, c_void_p | None, str]:
     return library, ctypes.cast(parallel_for, c_void_p), taken.decode()
 
 
-# Asked once, at import: a library that is loaded at the first call would break torch.compile(fullgraph=True).
+# Loaded at import: loading at the first call would break torch.compile(fullgraph=True).
 _LIBRARY, _PARALLEL_FOR, _SAID = _load()
 INSTRUCTION_SET = _SAID if _LIBRARY is not None else None
-MISSING = _SAID if _LIBRARY is None else None  # the reason why there is no library, as a clause
+MISSING = _SAID if _LIBRARY is None else None  # why there is no library, as a clause
 
 
 def why_not(*, dtype: torch.dtype, device_type: str) -> str | None:
-    """Return the reason why these inputs cannot run, as a clause; None if they can."""
+    """Return why these inputs cannot run, as a clause; None if they can."""
     if device_type != "cpu":
         return f"the device is {device_type}, not cpu"
     if dtype not in DTYPES:
@@ -80,10 +79,10 @@ def why_not(*, dtype: torch.dtype, device_type: str) -> str | None:
 
 
 def rates() -> tuple[float, float]:
-    """Return multiply-adds and exponentials a second of one core, in loops that touch no memory; in some milliseconds.
+    """Return the multiply-adds and the exponentials per second of one core, measured in loops without memory access.
 
-    Both are of the instruction set in use; the exponentials are the kernel's own. A core's clock changes, and so do the
-    rates: they hold for what runs next to the call.
+    Both use the selected instruction set and the kernel's own exponential. They follow the clock of the core, so
+    measure them next to what they are compared with; it takes some milliseconds.
 
     Raises:
         RuntimeError: there is no library.
@@ -98,11 +97,7 @@ def rates() -> tuple[float, float]:
 def forward(
     q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """q, k (B, N, *map, D), v (B, N, *map, E), rel empty or one (2n - 1, D) an axis.
-
-    Returns the output (B, N, *map, E), laid out as (B, *map, N, E) in memory, and the log-sum-exp of each query's
-    logits (B, N, *map) in float32, in units of log 2.
-    """
+    """Return the output (B, N, *map, E) and the log-sum-exp (B, N, *map) in units of log 2; arguments as "triton"."""
     out, lse = empty_output(q, v), q.new_empty(q.shape[:-1], dtype=torch.float32)
     if v.numel() == 0:
         return out.zero_(), lse.zero_()
@@ -121,15 +116,13 @@ def backward(
     lse: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """The gradients of q, k, v and of each table, from ``grad``, that of the output (B, N, *map, E)."""
-    grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    """Return the gradients of q, k, v and the tables from ``grad`` (B, N, *map, E), that of the output."""
+    new = torch.empty_like if v.numel() else torch.zeros_like
+    grad_q, grad_k, grad_v = new(q), new(k), new(v)
     grad_tables = [torch.zeros(table.shape, dtype=torch.float32) for table in rel]
-    if v.numel() == 0:
-        for t in (grad_q, grad_k, grad_v):
-            t.zero_()
-        return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
-    grads = (grad, grad_q, grad_k, grad_v, *grad_tables)
-    _run(_problem(q, k, v, rel, mask, scale, out, lse, *grads), q, backward=True)
+    if v.numel():
+        grads = (grad, grad_q, grad_k, grad_v, *grad_tables)
+        _run(_problem(q, k, v, rel, mask, scale, out, lse, *grads), q, backward=True)
     return grad_q, grad_k, grad_v, [g.to(table.dtype) for g, table in zip(grad_tables, rel, strict=True)]
 
 
@@ -144,7 +137,7 @@ def _problem(
     lse: Tensor,
     *grads: Tensor,
 ) -> bytes:
-    """Pack one call; ``grads``: none, or those of the output, q, k, v, and the tables."""
+    """Pack one call; ``grads`` are none, or those of the output, q, k, v and the tables."""
     batch, heads, *map_size, key_dim = q.shape
     key_size = k.shape[2:-1]
     missing = [1] * (3 - len(map_size))
@@ -168,7 +161,7 @@ def _problem(
 
 
 def _view(x: Tensor, *channel: int) -> tuple[int, ...]:
-    """Return pointer and six strides of ``x`` (B, N, *map, channels), or of (B, N, *map) and ``channel``, a stride."""
+    """Return the pointer and six strides of ``x`` (B, N, *map, channels); ``channel`` is a stride that x lacks."""
     strides = (*x.stride(), *channel)
     return x.data_ptr(), *strides[:2], *[0] * (6 - len(strides)), *strides[2:]
 

@@ -1,8 +1,8 @@
-"""Relative attention folded into torch's own fused attention: the kernel that exports.
+"""Relative attention folded into torch's fused attention: the kernel that exports.
 
-The position terms of a query become further channels of it, and one-hot coordinates those of the keys, so that
-[q, rows, columns] . [k, one-hot row, one-hot column] is the logit. Exact, but the terms round to the dtype of q.
-Memory: L * (D + sum of the axes) a head, and torch's fused kernels add no L * L.
+Position terms become additional channels of the queries, and one-hot coordinates additional channels of the keys:
+[q, rows, columns] . [k, one-hot row, one-hot column] is the logit. Exact, except that the terms round to the dtype of
+q. Memory: L * (D + sum of the axes) per head; torch's fused kernels add no L * L.
 Letters: B batch, N heads, L positions of the map, J of that of the keys, D key / E value channels a head, n length of
 one axis.
 """
@@ -16,14 +16,11 @@ from torch.nn import functional as F
 
 from attnconv.kernels.relative_attention import position_term
 
-WIDEST_ON_CUDA = 256  # channels of a head that torch's fused kernels take there
+WIDEST_ON_CUDA = 256  # channels per head of torch's fused kernels
 
 
-def why_not(
-    *, map_size: Sequence[int], head_dim: int, value_dim: int, dtype: torch.dtype, device_type: str, tables: bool
-) -> str | None:
-    """Return the reason why these inputs cannot run, as a clause; None if they can."""
-    width = max(head_dim + (sum(map_size) if tables else 0), value_dim)
+def why_not(*, width: int, dtype: torch.dtype, device_type: str) -> str | None:
+    """Return why folded heads of ``width`` channels, max(D + axes of the map, E), cannot run; None if they can."""
     if device_type == "cuda" and dtype == torch.float64:
         return "torch has no fused kernel for float64 on CUDA"
     if device_type == "cuda" and width > WIDEST_ON_CUDA:
@@ -32,8 +29,10 @@ def why_not(
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float) -> Tensor:
-    """q (B, N, *map, D), k (B, N, *key map, D), v (B, N, *key map, E), rel empty or one (2n - 1, D) an axis, mask None
-    or (B, *key map) -> (B, N, *map, E)."""
+    """Return (B, N, *map, E) for q (B, N, *map, D), k (B, N, *key map, D), v (B, N, *key map, E).
+
+    ``rel`` is empty or has one table (2n - 1, D) per axis; ``mask`` is None or (B, *key map).
+    """
     map_size, value_dim = q.shape[2:-1], v.shape[-1]
     axes = len(map_size)
     queries, keys = [q * scale], [k]
@@ -46,9 +45,9 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor
     folded_q = torch.cat(queries, dim=-1).flatten(2, -2)  # (B, N, L, D + axes)
     folded_k = torch.cat(keys, dim=-1).flatten(2, -2)  # (B, N, J, D + axes)
     values = v.flatten(2, -2)
-    # On a CPU only heads of one width run fused, and on CUDA widths that are multiples of 8 run everywhere.
+    # A CPU fuses only equal widths of q, k and v; on CUDA multiples of 8 run everywhere.
     width: Any = folded_q.shape[-1] - value_dim
-    # Sizes are tensors under torch.jit.trace, of which max() would fix one for maps of all sizes.
+    # Sizes are tensors under torch.jit.trace, where max() would fix the result for all map sizes.
     width = value_dim + (width.clamp(min=0) if isinstance(width, Tensor) else max(width, 0))
     if q.device.type == "cuda":
         width = -(-width // 8) * 8

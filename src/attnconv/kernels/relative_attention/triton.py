@@ -1,9 +1,9 @@
 """Relative attention as one GPU program over tiles of queries and keys: exact, memory linear in the positions.
 
-Of the forward only the log-sum-exp of each query is kept; the backward makes the weights again from it, with sums in
-a fixed order, so that gradients are the same each time.
-Letters: B batch, N heads, A planes, H lines (rows), W columns of the map (a map of fewer axes has one plane, or one
-line); L positions of the map; D key / E value channels a head; n length of one axis; P programs of the backward.
+The forward pass keeps only the log-sum-exp of each query; the backward pass recomputes the weights from it. Its sums
+have a fixed order, so gradients are reproducible.
+Letters: B batch, N heads, A planes, H lines (rows), W columns of the map (missing axes have length 1); D key / E value
+channels a head; n length of one axis; P programs of the backward pass.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ from torch import Tensor
 
 from attnconv.kernels.relative_attention import empty_output
 
-# Above them the registers no longer hold a tile.
+# Wider heads do not fit the registers.
 MAX_HEAD_DIM = {torch.float32: 128, torch.bfloat16: 256, torch.float16: 256}
 MAX_SPLITS = 8
 INSTALLED = importlib.util.find_spec("triton") is not None
-GROUP = 16  # lines whose position terms are made at a time
+GROUP = 16  # lines whose position terms are computed at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """The sizes of the tiles, all powers of two: rows x columns queries, lines x key_columns keys, both at least 16.
+    """Tile sizes, powers of two: rows x columns queries and lines x key_columns keys, at least 16 each.
 
-    ``channels`` of v are taken at a time; lines are at most 16.
+    A program takes ``channels`` of v at a time; lines are at most 16.
     """
 
     rows: int
@@ -43,25 +43,15 @@ class Blocks:
 
 
 def why_not(
-    *,
-    head_dim: int,
-    value_dim: int,
-    dtype: torch.dtype,
-    device_type: str,
-    capability: tuple[int, int] | None = None,
+    *, head_dim: int, dtype: torch.dtype, device_type: str, capability: tuple[int, int] | None = None
 ) -> str | None:
-    """Return the reason why this kernel cannot run, in one clause, or None if it can.
-
-    Args:
-        value_dim: any: it is taken in parts.
-        capability: of the GPU; that of the current one if None.
-    """
+    """Return why this kernel cannot run, as a clause; None if it can. ``capability`` defaults to the current GPU's."""
     if not INSTALLED:
         return "triton is not installed"
     if device_type != "cuda" and not (device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"the device is {device_type}, not cuda"
     if torch.version.hip is not None:
-        return "it is untried on AMD GPUs"
+        return "it is untested on AMD GPUs"
     if dtype not in MAX_HEAD_DIM:
         return f"{dtype} is none of float32, bfloat16, float16"
     if head_dim > MAX_HEAD_DIM[dtype]:
@@ -87,7 +77,7 @@ def choose_blocks(
     backward: bool,
     key_map: tuple[int, int, int] | None = None,
 ) -> Blocks:
-    """Tiles as large as the registers hold in the inner loops, by what the compiler reports for Hopper."""
+    """Return the largest tiles whose inner loops fit the registers, as the compiler reports for Hopper."""
     _, height, width = map_size
     _, key_height, key_width = key_map or map_size
     single = dtype == torch.float32
@@ -101,19 +91,19 @@ def choose_blocks(
         queries, keys, warps = 64, 64 if widest <= 32 else 32, 4
     else:
         queries, keys, warps = (64, 32, 8) if widest <= 128 else (32, 16, 8)
-    if height == 1:  # each tile of keys has column terms of its own
+    if height == 1:  # every tile of keys has its own column terms
         queries = min(queries, 32)
 
     key_columns = _step(key_width, keys)
     lines = max(16 // key_columns, min(keys // key_columns, _power(key_height)))
-    columns = _step(width, min(queries, 32) if backward else queries)  # else the window is too long for registers
+    columns = _step(width, min(queries, 32) if backward else queries)  # a longer window would not fit the registers
     rows = min(queries // columns, _power(height))
     columns = max(columns, 16 // rows)
     return Blocks(rows, columns, lines, key_columns, channels, warps)
 
 
 def _step(n: int, most: int) -> int:
-    """The largest power of two up to ``most`` in whose steps n is not much longer than in steps of 16."""
+    """Return the largest power of two, at most ``most``, whose steps exceed n little more than steps of 16."""
     if n <= 16:
         return min(max(4, _power(n)), most)
     step = min(most, _power(n))
@@ -132,11 +122,16 @@ def forward(
     *,
     blocks: Blocks | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """q (B, N, *map, D), k (B, N, *key map, D), v (B, N, *key map, E), rel empty or one (2n - 1, D) an axis, mask None
-    or (B, *key map) with a True in each image.
+    """Return the output (B, N, *map, E), with memory layout (B, *map, N, E), and the log-sum-exp (B, N, *map).
 
-    Returns the output (B, N, *map, E), laid out as (B, *map, N, E) in memory, and the log-sum-exp of each query's
-    logits (B, N, *map), in float32.
+    Args:
+        q: (B, N, *map, D).
+        k: (B, N, *key map, D).
+        v: (B, N, *key map, E).
+        rel: empty, or one table (2n - 1, D) per axis.
+        mask: None or (B, *key map), with a True in each image.
+        scale: factor of the logits.
+        blocks: tile sizes; chosen if None.
     """
     from attnconv.kernels.relative_attention import triton_programs
 
@@ -149,7 +144,7 @@ def forward(
     shared = _arguments(q, v, rel, mask, scale, blocks)
     a, h, w = _map3(q)
     tiles = a * -(-h // blocks.rows) * -(-w // blocks.columns)
-    program: Any = triton_programs.forward  # typed as what the compiler sees
+    program: Any = triton_programs.forward
     with _on_device_of(q):
         program[(batch * heads * tiles * shared["CHUNKS"],)](
             q, k, v, *_tables3(rel, q), _bytes(mask, q), out, lse, _magnitude(scale) * math.log2(math.e),
@@ -172,9 +167,9 @@ def backward(
     blocks: Blocks | None = None,
     splits: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """The gradients of q, k, v and of each table, from ``grad``, that of the output (B, N, *map, E).
+    """Return the gradients of q, k, v and the tables from ``grad`` (B, N, *map, E), that of the output.
 
-    The queries of a head are shared among ``splits`` programs, each with sums of its own.
+    ``splits`` programs share the queries of a head; each has its own sums.
     """
     from attnconv.kernels.relative_attention import triton_programs
 
@@ -186,8 +181,9 @@ def backward(
     a, h, w = _map3(q)
     tiles = a * -(-h // blocks.rows) * -(-w // blocks.columns)
     if splits is None:
-        splits = max(1, min(2 * _processors(q) // (batch * heads), tiles, MAX_SPLITS))
-    splits = -(-tiles // -(-tiles // splits))  # none is left without a tile: its sums would stay unset
+        processors = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
+        splits = max(1, min(2 * processors // (batch * heads), tiles, MAX_SPLITS))
+    splits = -(-tiles // -(-tiles // splits))  # every program gets a tile: its sums are uninitialised
     programs = batch * heads * splits
     sum_k = q.new_empty(batch, heads, splits, *key_map, head_dim, dtype=torch.float32)
     sum_v = q.new_empty(batch, heads, splits, *key_map, v.shape[-1], dtype=torch.float32)
@@ -212,8 +208,8 @@ def backward(
 def _arguments(
     q: Tensor, v: Tensor, rel: Sequence[Tensor], mask: Tensor | None, scale: float, blocks: Blocks
 ) -> dict[str, Any]:
-    """The constants that both programs are compiled for."""
-    # The float32 units take no tile that the registers hold; three products of tensor cores are as exact.
+    """Return the compile-time constants of both programs."""
+    # Three products on tensor cores are as exact as float32 units, whose tiles do not fit the registers.
     precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
     return {
         "D": q.shape[-1],
@@ -234,48 +230,44 @@ def _arguments(
         "COLUMN_WINDOW": max(16, _power(blocks.columns + blocks.key_columns - 1)),
         "num_warps": blocks.num_warps,
         "num_stages": blocks.num_stages,
-        "enable_fp_fusion": True,  # of a product and a sum: the default of Triton changes
+        "enable_fp_fusion": True,  # of a product and a sum; Triton's default changes
     }
 
 
 def _map3(x: Tensor) -> tuple[int, int, int]:
-    """A, H, W."""
+    """Return A, H, W."""
     a, h, w = (1, 1, *x.shape[2:-1])[-3:]
     return a, h, w
 
 
 def _strides(x: Tensor) -> tuple[int, ...]:
-    """Return the strides of b, n, a, h, w and the channels, zero for an axis that the map lacks."""
+    """Return the strides of b, n, a, h, w and the channels, 0 for missing axes."""
     b, n, *places, channel = x.stride()
     return b, n, *((0, 0, *places)[-3:]), channel
 
 
 def _tables3(rel: Sequence[Tensor], q: Tensor) -> tuple[Tensor, ...]:
-    """One of each axis; q stands for those that there are not, and is not read as such."""
+    """Return a table per axis; q is a placeholder for missing ones, which are not read."""
     return (q, q, *(table.contiguous() for table in rel))[-3:] if rel else (q, q, q)
 
 
 def _bytes(mask: Tensor | None, q: Tensor) -> Tensor:
-    """The mask, contiguous, 1 for True; q stands for one that there is not, and is not read as such."""
+    """Return the contiguous mask as bytes; q is a placeholder without a mask, which is not read."""
     return q if mask is None else mask.contiguous().view(torch.uint8)
 
 
 def _heads_last(x: Tensor) -> Tensor:
-    """(B, N, *map, E) -> (B, *map, N, E), contiguous."""
+    """Return x (B, N, *map, E) as contiguous (B, *map, N, E)."""
     return x.movedim(1, -2).contiguous()
 
 
-def _processors(x: Tensor) -> int:
-    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
-
-
 def _magnitude(scale: float) -> float:
-    """The factor of the logits that is left when q takes the sign of ``scale``, itself 0 if the scale is."""
+    """Return |scale|, the factor of the logits after q takes the sign of ``scale``; 1 if the scale is 0."""
     return abs(scale) or 1.0
 
 
 def _power(n: int) -> int:
-    """The smallest power of two that is at least n."""
+    """Return the smallest power of two that is at least n."""
     return 1 << max(n - 1, 0).bit_length()
 
 

@@ -1,7 +1,7 @@
-"""The GPU programs of the kernel "triton": relative attention of a map of three axes, forward and backward.
+"""GPU programs of the kernel "triton": relative attention over a map of three axes, forward and backward.
 
-Letters: B batch, N heads, A planes, H lines (rows), W columns of the map, KA, KH, KW of that of the keys, which are the
-same where there are tables; M queries, J keys of one tile; D key / E value channels a head; P programs of the backward.
+Letters: B batch, N heads, A planes, H lines (rows), W columns of the map; KA, KH, KW those of the key map, which is the
+same with tables; M queries, J keys of a tile; D key / E value channels a head; P programs of the backward pass.
 """
 
 import triton
@@ -20,11 +20,11 @@ def forward(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, LINES: tl.constexpr, KEY_COLUMNS: tl.constexpr, GROUP: tl.constexpr,
     LINE_WINDOW: tl.constexpr, COLUMN_WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """One tile of queries of one head, and one of CHUNKS parts of its output's channels.
+    """Compute a tile of queries of one head, and one of CHUNKS parts of its output channels.
 
-    The last TABLES axes have tables. ``factor`` is |scale| in powers of two, SIGN the sign of the scale. out
-    (B, A, H, W, N, E), lse (B, N, A, H, W) and mask (B, KA, KH, KW), read if MASKED, are contiguous, q, k and v have a
-    stride for each axis.
+    The last TABLES axes have tables. ``factor`` is |scale| * log2 e, SIGN the sign of the scale. out
+    (B, A, H, W, N, E), lse (B, N, A, H, W) and mask (B, KA, KH, KW), read if MASKED, are contiguous; q, k and v have a
+    stride per axis.
     """
     tiles_w, tiles_h = tl.cdiv(W, COLUMNS), tl.cdiv(H, ROWS)
     tile, chunk = tl.program_id(0) // CHUNKS, tl.program_id(0) % CHUNKS
@@ -85,7 +85,7 @@ def forward(
                     logits = tl.dot(queries, keys, logits, input_precision=PRECISION)  # (M, J)
                     above = tl.maximum(largest, tl.max(logits, axis=1))
                     level = above
-                    if MASKED:  # of the keys so far, none may be valid
+                    if MASKED:  # there may be no valid key so far
                         level = tl.where(above == float("-inf"), 0.0, above)
                     weights = tl.exp2(logits * factor - (level * factor)[:, None])
                     shrink = tl.exp2((largest - level) * factor)
@@ -122,11 +122,11 @@ def backward(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, LINES: tl.constexpr, KEY_COLUMNS: tl.constexpr, GROUP: tl.constexpr,
     LINE_WINDOW: tl.constexpr, COLUMN_WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """One of SPLITS parts of the queries of one head, tile after tile, each against all keys.
+    """Compute the gradients of one of SPLITS parts of the queries of one head, tile by tile against all keys.
 
-    grad and out (B, A, H, W, N, E) and mask (B, KA, KH, KW), read if MASKED, are contiguous. grad_k (P, KA, KH, KW, D),
-    grad_v (P, KA, KH, KW, E), both unset at first, and grad_a, grad_h, grad_w (P, 2n - 1, D), zero at first, are
-    float32, have a part for each of P programs, and lack the factor |scale|.
+    grad and out (B, A, H, W, N, E) and mask (B, KA, KH, KW), read if MASKED, are contiguous. grad_k (P, KA, KH, KW, D)
+    and grad_v (P, KA, KH, KW, E), uninitialised, and grad_a, grad_h, grad_w (P, 2n - 1, D), initially zero, are
+    float32, have a part per program, and lack the factor |scale|.
     """
     program = tl.cast(tl.program_id(0), tl.int64)
     head = program // SPLITS
@@ -157,8 +157,8 @@ def backward(
     v_inner = (j_line * v_h + j_col * v_w)[:, None] + (e * v_d)[None, :]  # (J, E)
 
     for tile in range(first, tl.minimum(first + each, A * tiles_h * tiles_w)):
-        tl.debug_barrier()  # grad_k and grad_v are read again, by other threads than those that wrote them
-        again = tl.full((1, 1), tile, tl.int32) > first  # whether an earlier tile has been
+        tl.debug_barrier()  # other threads read grad_k and grad_v than wrote them
+        again = tl.full((1, 1), tile, tl.int32) > first  # False for the first tile
         w0, h0, a = tile % tiles_w * COLUMNS, tile // tiles_w % tiles_h * ROWS, tile // tiles_w // tiles_h
         i_inside = (h0 + i_row < H) & (w0 + i_col < W)
         i_mask = i_inside[:, None] & (d < D)[None, :]
@@ -203,7 +203,7 @@ def backward(
                         k_mask = j_inside[:, None] & (d < D)[None, :]
                         position = terms.offset(p, g + l, c, KH * KW, KW, 1)
                         at_k = grad_k + position * D + (j * D)[:, None] + d[None, :]
-                        earlier_k = tl.load(at_k, mask=k_mask & again, other=0.0)  # (J, D), early: it is far away
+                        earlier_k = tl.load(at_k, mask=k_mask & again, other=0.0)  # (J, D), early for its latency
                         keys = tl.load(
                             k + terms.offset(p, g + l, c, k_a, k_h, k_w) + k_inner, mask=k_mask, other=0.0
                         )  # (J, D)

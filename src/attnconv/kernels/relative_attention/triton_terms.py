@@ -1,9 +1,9 @@
-"""The position terms of a tile of logits, and the way back through them, as parts of a GPU program.
+"""Position terms of a tile of logits, forward and backward, as parts of a GPU program.
 
-A tile of queries is ROWS x COLUMNS neighbours of one plane, a tile of keys LINES lines of one plane by KEY_COLUMNS.
-The term of an axis depends on the distance alone: the queries times a window of the table give it for each distance.
-The columns' term, put in order of keys by a gather, is the same for all lines below one another; the lines' term is
-made for GROUP lines at a time, by one product for each row of the tile, and added line by line.
+A tile of queries is ROWS x COLUMNS neighbours of one plane; a tile of keys is LINES lines by KEY_COLUMNS of one plane.
+The term of an axis depends only on the distance: the queries times a window of the table give it for each distance. A
+gather brings the column terms into the order of the keys; all lines share them. The line terms of GROUP lines come from
+one product per row of the tile and are added line by line.
 Letters: H lines (rows), W columns of the map; M queries, J keys of one tile, T distances of one window; D key channels
 a head.
 """
@@ -14,13 +14,13 @@ import triton.language as tl
 
 @triton.jit
 def offset(a, h, w, stride_a, stride_h, stride_w):
-    """The offset of one position: between tiles it may pass 2**31, inside a tile it does not."""
+    """Return the offset of a position; between tiles it may exceed 2**31, within a tile it does not."""
     return tl.cast(a, tl.int64) * stride_a + tl.cast(h, tl.int64) * stride_h + tl.cast(w, tl.int64) * stride_w
 
 
 @triton.jit
 def _window(table, first, length, D: tl.constexpr, BLOCK_D: tl.constexpr, WINDOW: tl.constexpr):
-    """The rows ``first`` and on of a table (2 * length - 1, D), zero beyond its ends: (T, D)."""
+    """Return the rows from ``first`` on of a table (2 * length - 1, D), zero beyond its ends: (T, D)."""
     row = first + tl.arange(0, WINDOW)
     d = tl.arange(0, BLOCK_D)
     inside = (row >= 0) & (row < 2 * length - 1)
@@ -33,9 +33,9 @@ def column_terms(
     TABLES: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, LINES: tl.constexpr,
     KEY_COLUMNS: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Return what the columns from ``start`` on add to the logits of queries from column ``first`` on: (M, J).
+    """Return the terms (M, J) of key columns from ``start`` on for queries from column ``first`` on.
 
-    It is -inf beyond the map.
+    They are -inf beyond the map.
     """
     i = tl.arange(0, ROWS * COLUMNS) % COLUMNS
     j = tl.arange(0, LINES * KEY_COLUMNS) % KEY_COLUMNS
@@ -54,8 +54,7 @@ def line_terms(
     q, table, plane, start, first, H,
     D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The same of the lines from ``start`` on, for queries from line ``first`` on, and of their ``plane`` (M,):
-    (M, GROUP)."""
+    """Return the terms (M, GROUP) of lines from ``start`` on for queries from line ``first`` on, plus ``plane``."""
     i = tl.arange(0, ROWS * COLUMNS) // COLUMNS
     terms = tl.broadcast_to(plane[:, None], (ROWS * COLUMNS, GROUP))
     for r in range(ROWS):
@@ -67,7 +66,7 @@ def line_terms(
 
 @triton.jit
 def plane_terms(q, table, row, TABLES: tl.constexpr, D: tl.constexpr):
-    """q times one row of the table of planes, the same distance for the whole tile: (M,)."""
+    """Return q times one row of the planes' table (M,), since the whole tile has one distance."""
     if TABLES >= 3:
         d = tl.arange(0, q.shape[1])
         distance = tl.load(table + row * D + d, mask=d < D, other=0.0).to(tl.float32)
@@ -79,7 +78,7 @@ def plane_terms(q, table, row, TABLES: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def pick_lines(group, l, LINES: tl.constexpr, KEY_COLUMNS: tl.constexpr):
-    """The terms of LINES lines from ``l`` on, a multiple of LINES, out of (M, GROUP): (M, J)."""
+    """Return the terms (M, J) of LINES lines from ``l`` on, a multiple of LINES, from ``group`` (M, GROUP)."""
     M: tl.constexpr = group.shape[0]
     parts = tl.reshape(group, (M, group.shape[1] // LINES, LINES))
     here = tl.arange(0, parts.shape[1]) == l // LINES
@@ -89,7 +88,7 @@ def pick_lines(group, l, LINES: tl.constexpr, KEY_COLUMNS: tl.constexpr):
 
 @triton.jit
 def put_lines(slopes, l, LINES: tl.constexpr, GROUP: tl.constexpr):
-    """The way back: sums of (M, J) along each line, in their place of (M, GROUP)."""
+    """Return the sums of ``slopes`` (M, J) along each line at their place in (M, GROUP): `pick_lines` backward."""
     M: tl.constexpr = slopes.shape[0]
     sums = tl.sum(tl.reshape(slopes, (M, LINES, slopes.shape[1] // LINES)), axis=2)  # (M, LINES)
     here = tl.arange(0, GROUP // LINES) == l // LINES
@@ -98,14 +97,14 @@ def put_lines(slopes, l, LINES: tl.constexpr, GROUP: tl.constexpr):
 
 @triton.jit
 def hide(logits, mask, inside):
-    """The logits (M, J), but -inf for keys whose byte at ``mask`` (J,) is 0."""
+    """Return the logits (M, J) with -inf for keys whose byte at ``mask`` (J,) is 0."""
     seen = tl.load(mask, mask=inside, other=0) != 0
     return tl.where(seen[None, :], logits, float("-inf"))
 
 
 @triton.jit
 def add(pointer, change, mask, held):
-    """Add to numbers that this program alone owns, of which those not ``held`` are still unset."""
+    """Add ``change`` to values of this program only; those not ``held`` are uninitialised."""
     tl.store(pointer, tl.load(pointer, mask=held, other=0.0) + change, mask=mask)
 
 
@@ -113,28 +112,26 @@ def add(pointer, change, mask, held):
 def _fold(
     spread, q, slope_q, table, grad_table, first, length, D: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """``spread`` (M, T) by distance from ``first`` on: adds to the table's gradient, returns slope_q (M, D) with its
-    part."""
+    """Add ``spread`` (M, T), by distance from ``first`` on, to the table's gradient; return slope_q with its part."""
     d = tl.arange(0, q.shape[1])
     window = _window(table, first, length, D, q.shape[1], WINDOW)  # (T, D)
     slope_q = tl.dot(spread, window, slope_q, input_precision=PRECISION)
     change = tl.dot(tl.trans(spread), q, input_precision=PRECISION)  # (T, D)
     row = first + tl.arange(0, WINDOW)
     mask = ((row >= 0) & (row < 2 * length - 1))[:, None] & (d < D)[None, :]
-    tl.debug_barrier()  # the windows of one fold and the next overlap
+    tl.debug_barrier()  # the windows of consecutive folds overlap
     add(grad_table + row[:, None] * D + d[None, :], change, mask, mask)
     return slope_q
 
 
 @triton.jit
 def _by_distance(slopes, i, j, dtype: tl.constexpr, SPAN: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr):
-    """Sums of (M, keys) by distance: those of key at ``j`` and query at ``i``, which is below SPAN, go to column
-    j - i + SPAN - 1 of (M, T)."""
+    """Return the sums (M, T) of slopes (M, keys) by distance: key ``j``, query ``i`` in column j - i + SPAN - 1."""
     t = tl.arange(0, WINDOW)
     sums = tl.zeros((slopes.shape[0], WINDOW), tl.float32)
     for r in range(SPAN):
         own = tl.where((i == r)[:, None], slopes, 0.0).to(dtype)
-        shift = (t[None, :] == j[:, None] - r + (SPAN - 1)).to(dtype)  # one 1 in each row
+        shift = (t[None, :] == j[:, None] - r + (SPAN - 1)).to(dtype)  # one 1 per row
         sums = tl.dot(own, shift, sums, input_precision=PRECISION)
     return sums.to(dtype)
 
@@ -145,7 +142,7 @@ def fold_columns(
     D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, LINES: tl.constexpr, KEY_COLUMNS: tl.constexpr,
     WINDOW: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The way back through `column_terms` of ``slopes`` (M, J)."""
+    """Return slope_q plus the part of ``slopes`` (M, J) through `column_terms`, and add to the table's gradient."""
     i = tl.arange(0, ROWS * COLUMNS) % COLUMNS
     if KEY_COLUMNS < 16:  # Triton 3.6 fails on a gather from so few
         spread = _by_distance(
@@ -167,7 +164,7 @@ def fold_lines(
     D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr, WINDOW: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The way back through `line_terms` of ``slopes`` (M, GROUP)."""
+    """Return slope_q plus the part of ``slopes`` (M, GROUP) through `line_terms`, and add to the table's gradient."""
     if ROWS == 1:
         spread = slopes.to(q.dtype)
     else:

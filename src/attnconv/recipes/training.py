@@ -1,4 +1,4 @@
-"""A training run and a search for its learning rate: network, data and training put together.
+"""Train a network, or search its learning rate: network, data and training loop put together.
 
 Letters: B batch, C channels, K classes, H rows, W columns.
 """
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.data import Augmentation, ImageData, batches, load_data
 from attnconv.data.load import require_data
-from attnconv.layers.attention import Attention, LogitChange, attention_activity, attention_off
-from attnconv.recipes.network import channels_of, make_network, require_network, transfer_note
+from attnconv.layers.activity import LogitChange, attention_activity, attention_off
+from attnconv.layers.attention import Attention
+from attnconv.recipes.network import channels_of, make_network, require_fit, require_network, transfer_note
 from attnconv.train.config import RunConfig
 from attnconv.train.device import fabric_of, float32_products, make_engine, make_fabric
 from attnconv.train.evaluate import Loader, evaluate
@@ -26,11 +27,16 @@ from attnconv.train.run_folder import RunFolder
 from attnconv.train.track import require_service
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from attnconv.train.lr_find import LrCurve
 
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
 def default_out(config: RunConfig, recipe: str | None = None) -> Path:
-    """Return where a run goes if nobody says: runs/MODEL-DATA-seedN, or runs/RECIPE-MODEL-seedN."""
+    """Return the default folder of a run: runs/MODEL-DATA-seedN, or runs/RECIPE-MODEL-seedN."""
     model = config.model.replace(":", "-")
     if recipe is not None:
         return Path("runs") / f"{recipe}-{model}-seed{config.seed}"
@@ -38,7 +44,7 @@ def default_out(config: RunConfig, recipe: str | None = None) -> Path:
 
 
 def require_known(config: RunConfig, *, fresh: bool = True) -> None:
-    """Raise InputError unless network, options, augmentation and data exist; nothing is loaded or computed."""
+    """Raise InputError unless network, options, augmentation and data are known. Loads and computes nothing."""
     require_network(config, fresh=fresh)
     augmentation_of(config)
     require_data(config.data)
@@ -53,43 +59,65 @@ def run(
     profile: bool = False,
     ready: Callable[[nn.Module, ImageData], None] | None = None,
 ) -> dict[str, Any]:
-    """Train as ``config`` says, leave the run in the folder ``out``, and return what result.json holds.
+    """Train as ``config`` says, write the run to the folder ``out``, and return the contents of result.json.
 
     Args:
-        profile: also say there, under "profile", where the time of a training step goes.
-        ready: called in the first process once the network is made and its images are loaded, before any training.
+        profile: add a profile of a training step under "profile".
+        ready: called in the first process when network and images are loaded, before training.
     Raises:
-        InputError: what `require_known`, `load_data` and `fit` refuse; ``out`` is then as it was.
+        InputError: as `require_known`, `load_data` and `fit`; ``out`` is left unchanged.
     """
     fabric = fabric_of(config)
     ranks = Ranks(fabric)
     fresh = not (resume and RunFolder(out).holds_checkpoint())
     ranks.on_first(lambda: require_known(config, fresh=fresh))
     if not resume:
-        ranks.on_first(RunFolder(out).require_free)  # fit asks again, but loading the data can take minutes
+        ranks.on_first(RunFolder(out).require_free)  # fit checks again, but loading data can take minutes
         ranks.on_first(lambda: require_service(config))
-    data = ranks.first_then_others(lambda: images_of(config))  # so that only one of them downloads
-    meta = data.meta()
-    train, val = loaders_of(config, data, fabric.device)
-    for loader in (train, val):
+    data = ranks.first_then_others(lambda: images_of(config))  # so that one process downloads
+    return train_on(data, config, out, fabric, resume=resume, progress=progress, profile=profile, ready=ready)
+
+
+def train_on(
+    data: ImageData,
+    config: RunConfig,
+    out: Path,
+    fabric: "Fabric",
+    *,
+    network: nn.Module | None = None,
+    resume: bool,
+    progress: bool,
+    profile: bool = False,
+    ready: Callable[[nn.Module, ImageData], None] | None = None,
+) -> dict[str, Any]:
+    """Train on ``data`` as `run` does: ``network``, or the one that ``config`` names if it is None."""
+    ranks, meta = Ranks(fabric), data.meta()
+    loaders = loaders_of(config, data, fabric.device)
+    for loader in loaders:
         loader.order = loader.order.shard(ranks.rank, ranks.world)
-    # One process after the other, so that one says what does not fit.
-    model, transfer = ranks.first_then_others(lambda: make_network(config, meta, fresh=fresh))
-    require_batch_norm(model, config, batch_size_for(config, data), ranks.world)
+    taken_over, notes = (), [*data.notes]
+    if network is None:
+        fresh = not (resume and RunFolder(out).holds_checkpoint())
+        # One process after the other, so that a single one reports an error.
+        network, transfer = ranks.first_then_others(lambda: make_network(config, meta, fresh=fresh))
+        notes += transfer_note(transfer)
+        taken_over = transfer.taken_over if transfer else ()
+    else:
+        require_fit(network, config.model, meta)
+    require_batch_norm(network, config, batch_size_for(config, data), ranks.world)
     if ready is not None and ranks.first:
-        ready(model, data)
+        ready(network, data)
     return fit(
-        model,
-        train,
-        val,
+        network,
+        *loaders,
         config=config,
         out=out,
         meta=meta,
-        taken_over=transfer.taken_over if transfer else (),
+        taken_over=taken_over,
         observer=AttentionObserver(),
         fabric=fabric,
         resume=resume,
-        notes=[*data.notes, *transfer_note(transfer), *batch_notes(config, data)],
+        notes=[*notes, *batch_notes(config, data)],
         progress=progress,
         profile=profile,
     )
@@ -98,7 +126,7 @@ def run(
 def lr_find(
     config: RunConfig, *, low: float = 1e-6, high: float = 10.0, steps: int = 100, progress: bool = True
 ) -> "LrCurve":
-    """Return the losses of the steps that a run would take, in one process, at a growing learning rate."""
+    """Return the losses of a run's steps in one process, at a growing learning rate."""
     from attnconv.train.lr_find import find_lr
 
     config = dataclasses.replace(config, devices=1, nodes=1, sync_batchnorm=False, ema=None)
@@ -123,7 +151,7 @@ def lr_find(
 
 
 def images_of(config: RunConfig) -> ImageData:
-    """Return the data that ``config`` names, in channels that its network takes; InputError as `load_data`."""
+    """Return the data of ``config``, in the channels that its network takes; InputError as `load_data`."""
     found = load_data(
         config.data,
         data_dir=config.data_dir,
@@ -150,9 +178,10 @@ def loaders_of(config: RunConfig, data: ImageData, device: torch.device) -> tupl
 
 
 def batch_size_for(config: RunConfig, data: ImageData) -> int:
-    """Return the images a step: as configured, or fewer where that is the default and the set is smaller.
+    """Return the images a step: the configured number, or fewer if it is the default and the set is smaller.
 
-    Then it is the power of two that gives at least four steps an epoch, or two images for each part of a step.
+    The smaller number is the power of two that gives at least four steps an epoch, or two images for each part of a
+    step.
     """
     if config.batch_size != RunConfig.batch_size or data.num_train >= config.batch_size:
         return config.batch_size
@@ -160,7 +189,7 @@ def batch_size_for(config: RunConfig, data: ImageData) -> int:
 
 
 def batch_notes(config: RunConfig, data: ImageData) -> list[str]:
-    """Return what is to be said of the batches of a run on ``data``."""
+    """Return notes about the batches of a run on ``data``."""
     size = batch_size_for(config, data)
     steps = data.num_train // size
     notes = []
@@ -178,12 +207,11 @@ def batch_notes(config: RunConfig, data: ImageData) -> list[str]:
 
 def has_batch_norm(model: nn.Module) -> bool:
     """True if ``model`` has a layer of batch norm."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    return any(isinstance(module, kinds) for module in model.modules())
+    return any(isinstance(module, BATCH_NORMS) for module in model.modules())
 
 
 def require_batch_norm(model: nn.Module, config: RunConfig, batch_size: int, world: int) -> None:
-    """Raise InputError if batch norm would see one image at a time, by itself no statistic; it names what to write."""
+    """Raise InputError, naming the options to change, if batch norm would see one image at a time."""
     own = batch_size if config.sync_batchnorm else batch_size // world
     if own // max(1, min(config.accumulate, own)) > 1 or not has_batch_norm(model):
         return
@@ -197,7 +225,7 @@ def require_batch_norm(model: nn.Module, config: RunConfig, batch_size: int, wor
 
 
 def augmentation_of(config: RunConfig) -> Augmentation:
-    """Return what ``config`` does to training images."""
+    """Return the augmentation of training images."""
     return Augmentation(
         crop_scale=config.crop_scale,
         trivial=config.trivial_augment,
@@ -208,32 +236,31 @@ def augmentation_of(config: RunConfig) -> Augmentation:
 
 
 class AttentionObserver:
-    """The trainer's Observer: gammas and shares each epoch, at the end the network without its attention.
+    """Observer of the training loop: gammas and shares after each epoch; at the end, scores with attention off.
 
-    It says nothing of a network that has no attention layers.
+    It reports nothing for a network without attention layers.
     """
 
     def epoch(self, model: nn.Module, images: Tensor) -> dict[str, float]:
         return attention_activity(model, images)
 
     def end(self, model: nn.Module, loader: Loader) -> dict[str, Any]:
-        """Return ``attention_off``: the scores with attention switched off, and how far that moves the answers.
+        """Return ``attention_off``: the scores with attention switched off, and the change of the answers.
 
-        top1, top5 and, of pixels, miou in percent; logits_moved as a share of the logits' norm; predictions_changed in
-        percent of the images, or of their pixels.
+        top1, top5 and miou (of pixels) are in percent; logits_moved is a share of the logits' norm; predictions_changed
+        is in percent of the images or pixels.
         """
         if not any(isinstance(module, Attention) for module in model.modules()):
             return {}
         compared = OnAndOff(model)
         scores = evaluate(compared, loader)
-        found = {"top1": scores.top1, "top5": scores.top5, **({} if scores.miou is None else {"miou": scores.miou})}
-        moved = compared.moved
-        found |= {"logits_moved": moved.logits_moved, "predictions_changed": moved.predictions_changed}
+        found = {name: getattr(scores, name) for name in ("top1", "top5", "miou") if getattr(scores, name) is not None}
+        found |= {name: getattr(compared.moved, name) for name in ("logits_moved", "predictions_changed")}
         return {"attention_off": found}
 
 
 class OnAndOff(nn.Module):
-    """``model`` with its attention switched off; ``moved`` compares each answer with that of the whole network.
+    """``model`` with its attention switched off; ``moved`` compares its answers with those of the whole network.
 
     Shapes: (B, C, H, W) -> logits (B, K) or (B, K, H, W).
     """

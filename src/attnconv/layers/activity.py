@@ -1,0 +1,75 @@
+"""Effect of attention on a network: run it with attention off, compare logits, and measure each layer.
+
+Letters: B batch, K classes, H rows, W columns.
+"""
+
+import contextlib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnconv.layers.attention import Attention
+
+
+@contextlib.contextmanager
+def attention_off(model: nn.Module, *, only: Collection[nn.Module] | None = None) -> Iterator[None]:
+    """Switch attention off inside the ``with`` block: each layer returns `Attention.without_attention`.
+
+    Args:
+        model: the network.
+        only: the layers to switch off; all if None.
+    """
+    with contextlib.ExitStack() as stack:
+        for layer in model.modules():
+            if isinstance(layer, Attention) and (only is None or layer in only):
+                stack.enter_context(layer.register_forward_hook(_without_attention))
+        yield
+
+
+def _without_attention(layer: Any, inputs: Any, y: Tensor) -> Tensor:
+    return layer.without_attention(inputs[0], y)
+
+
+@torch.no_grad()
+def attention_activity(model: nn.Module, images: Tensor) -> dict[str, float]:
+    """Return the activity of each attention layer on these images, by "gamma NAME" or "attention_share NAME"."""
+    found: dict[str, float] = {}
+    names = {layer: name for name, layer in model.named_modules() if isinstance(layer, Attention)}
+
+    def note(layer: nn.Module, inputs: Any, y: Tensor) -> None:
+        assert isinstance(layer, Attention)
+        found[f"{layer.activity_name} {names[layer]}"] = layer.activity(inputs[0], y)
+
+    with contextlib.ExitStack() as stack:
+        for layer in names:
+            stack.enter_context(layer.register_forward_hook(note))
+        if names:
+            model(images)
+    return found
+
+
+class LogitChange:
+    """Change of logits (B, K) or (B, K, H, W) between two networks, accumulated over batches."""
+
+    def __init__(self) -> None:
+        self._moved = self._norm = 0.0  # sums of squares
+        self._changed = self._count = 0
+
+    def add(self, before: Tensor, after: Tensor) -> None:
+        """Add a batch of logits ``before`` and ``after`` the change."""
+        self._moved += (after.double() - before.double()).square().sum().item()
+        self._norm += before.double().square().sum().item()
+        self._changed += int((after.argmax(1) != before.argmax(1)).sum())
+        self._count += before.argmax(1).numel()
+
+    @property
+    def logits_moved(self) -> float:
+        """Return the norm of the difference relative to the norm of the logits before."""
+        return torch.tensor(self._moved / max(self._norm, 1e-300)).sqrt().item()
+
+    @property
+    def predictions_changed(self) -> float:
+        """Return the percentage of images, or of pixels, whose prediction changed."""
+        return 100 * self._changed / max(self._count, 1)

@@ -1,0 +1,212 @@
+"""Tables in terminals of 80, 100 and 160 columns, and in a pipe; and answers that load no torch."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from attnconv.cli import COMMANDS, terminal
+from attnconv.cli.terminal import table_lines
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+HEADER = ("name", "score %", "note", "time")
+ROWS = [("a_long_name", "9.50", "3 of them", "1 h 5 min"), ("b", "81.25", "", "40 s")]
+
+
+def test_text_is_left_and_numbers_are_right():
+    assert table_lines(HEADER, ROWS, 80) == [
+        "name         score %       note       time",
+        "------------------------------------------",
+        "a_long_name     9.50  3 of them  1 h 5 min",
+        "b              81.25                  40 s",
+    ]
+    lines = table_lines(("a", "b"), [("1", "x 2"), ("2", "3")], 80)
+    assert lines[2:] == ["1  x 2", "2  3"]  # one cell is text
+
+
+def test_columns_go_from_the_right_and_names_stay_whole():
+    lines = table_lines(HEADER, ROWS, 35)
+    assert lines[0] == "name         score %       note"
+    assert lines[-1] == "(35 columns leave no room for time)"
+    assert table_lines(HEADER, ROWS, 5)[2] == "a_long_name"
+    assert " ".join(table_lines(HEADER, ROWS, 15)[4:]).endswith("no room for score %, note, time)")
+
+
+def test_the_last_column_folds_between_words_and_stays():
+    text = "one-word-of-it " * 6
+    lines = table_lines(("name", "px", "why"), [("n", "8", text), ("m", "16", "")], 44, fold=True)
+    assert lines[0] == "name  px  why"
+    assert lines[2:] == [
+        "n      8  one-word-of-it one-word-of-it",
+        "          one-word-of-it one-word-of-it",
+        "          one-word-of-it one-word-of-it",
+        "m     16",
+    ]
+    assert table_lines(("name", "px", "why"), [("n", "8", text)], 30, fold=True)[0] == "name  why"
+
+
+def test_an_empty_column_goes_and_wide_letters_count_twice():
+    assert table_lines(("a", "none", "b"), [("猫", "", "x"), ("cat", "", "y")], 80)[2:] == ["猫   x", "cat  y"]
+
+
+def test_a_pipe_has_80_columns(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((0, 0)))  # as where there is none
+    assert terminal.terminal_width() == 80
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """A folder of runs with long names and remarks, and one of a study."""
+    import yaml
+
+    folder = tmp_path_factory.mktemp("runs")
+    for i, name in enumerate(("leaderboard-imagewoof-256-20ep-ssa_xresnet50-seed0", "b")):
+        (folder / name).mkdir()
+        options = {"model": "seed_aa_wide_resnet28_10", "data": "imagenette-old", "epochs": 400}
+        (folder / name / "config.yaml").write_text(yaml.safe_dump(options) if i == 0 else "[")
+        (folder / name / "metrics.csv").write_text("epoch,val_top1,seconds\n1,50.5,2.0\n")
+    return folder
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (["models"], ["seed_aa_wide_resnet28_10", "ssa_xresnet152"]),
+        (["models", "aa_wide*", "--table"], ["aa_wide_resnet28_10"]),
+        (["train", "--list-recipes"], ["leaderboard-imagenette-256-20ep", "cifar100-aa-convnet3-35ep"]),
+        (["runs", "RUNS"], ["leaderboard-imagewoof-256-20ep-ssa_xresnet50-seed0"]),
+        (["summary", "aa_resnet18", "--image-size", "64"], ["layer4.1.conv1", "FLOPs, the paper's way"]),
+        (["doctor"], ["Versions", "Extras"]),
+        (["bench", "--explain-choice"], ["blocked", "native"]),
+        (["study", "list"], ["why-attention"]),
+        (["evaluate", "FINISHED", "--device", "cpu"], ["digits"]),
+    ],
+)
+def test_every_table_fits(attnconv, finished, records, monkeypatch, command, names, width):
+    places = {"RUNS": records, "FINISHED": finished}
+    monkeypatch.setattr(terminal, "terminal_width", lambda: width)
+    monkeypatch.setattr("attnconv.cli.doctor.terminal_width", lambda: width)
+    code, out, err = attnconv(*(places.get(word, word) for word in command))
+    assert code == 0, err
+    for name in names:
+        assert name in out
+    long = [line for line in out.splitlines() if len(line) > width and " " in line.strip() and "/" not in line]
+    assert long == []
+    assert not re.search(r" \n", out)
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True)])
+def test_top_5_only_from_six_classes_on(attnconv, monkeypatch, classes, shown):
+    from types import SimpleNamespace
+
+    from attnconv.cli import evaluate
+    from attnconv.train.evaluate import Scores
+
+    loader = SimpleNamespace(skipped=[])
+    data = SimpleNamespace(name="photos", notes=(), val_loader=lambda **_: loader, passed_over={})
+    trained = SimpleNamespace(meta={"classes": list(range(classes))}, checkpoint="best.pt", model=None, device="cpu")
+    monkeypatch.setattr(evaluate, "load_network", lambda *_, **__: trained)
+    monkeypatch.setattr("attnconv.recipes.trained.images_for", lambda *_, **__: data)
+    monkeypatch.setattr("attnconv.train.evaluate.evaluate", lambda *_, **__: Scores(0.25, 80.0, 100.0, 20))
+    code, out, err = attnconv("evaluate", "run")
+    assert code == 0, err
+    assert ("top-5 %" in out, "top-1 %" in out) == (shown, True)
+
+
+LIGHT = """
+import contextlib, io, sys
+from attnconv.cli import main
+for words in {commands!r}:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        main(words)
+    assert "torch" not in sys.modules, words
+"""
+
+
+def without_torch(*commands):
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT.format(commands=commands)], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr.splitlines()
+
+
+def test_help_of_every_level_loads_no_torch():
+    of_bench = [["bench", name, "--help"] for name in ("ops", "layers", "models", "report")]
+    of_study = [["study", name, "--help"] for name in ("run", "status", "report", "list")]
+    of_hub = [["hub", name, "--help"] for name in ("save", "push")]
+    commands = [["--help"], *([name, "--help"] for name in COMMANDS), *of_bench, *of_study, *of_hub]
+    assert without_torch(*commands) == []
+
+
+def test_lists_load_no_torch():
+    assert without_torch(["models"], ["models", "aa_*", "--json"], ["train", "--list-recipes"]) == []
+
+
+ERRORS = [
+    (["trian"], 'Unknown command "trian". Did you mean "train"?'),
+    (["models", "aa_renset*"], "no network matches 'aa_renset*'; nearest: 'aa_resnet"),
+    (["train", "--modle", "x"], "Unknown option: --modle. Did you mean --model?"),
+    (["train", "--model", "xresnt50"], "unknown model 'xresnt50'; nearest: 'xresnet50'"),
+    (["lr-find", "--model", "xresnt50"], "unknown model 'xresnt50'; nearest: 'xresnet50'"),
+    (["summary", "xresnt50"], "unknown model 'xresnt50'; nearest: 'xresnet50'"),
+    (["train", "--recipe", "cifar100-30"], "unknown recipe 'cifar100-30'; nearest: 'cifar100-30ep'"),
+    (["train", "--option", "augmnt=[1]"], "unknown option of aa_convnet3: 'augmnt'; nearest: 'augment'"),
+    (["summary", "aa_convnet3", "--option", "augmnt=[1]"], "unknown option of aa_convnet3: 'augmnt'"),
+    (["train", "--schedule", "cosin"], 'Invalid value "cosin" for --schedule'),
+    (["train", "--device", "gpu"], 'Invalid value "gpu" for --device'),
+    (["evaluate", "run", "--checkpoint", "first"], 'Invalid value "first" for --checkpoint'),
+    (["export", "run", "--format", "tflite"], 'Invalid value "tflite" for --format'),
+    (["train", "--image-size", "12y4"], "Invalid value for --image-size: image_size must be int, got '12y4'"),
+    (["train", "--pretrained"], "--pretrained: no library has weights of 'aa_convnet3'; give --init-from a file"),
+]
+
+
+def test_errors_about_names_and_values_load_no_torch():
+    lines = without_torch(*(words for words, _ in ERRORS))
+    assert len(lines) == len(ERRORS)
+    for line, (_, message) in zip(lines, ERRORS, strict=True):
+        assert line.startswith(f"attnconv: error: {message}"), line
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (["-b", "16"], {"batch_size": 16}),
+        (["--amp"], {"precision": "bf16"}),
+        (["--amp", "--precision", "bf16"], {"precision": "bf16"}),
+        (["--val-split", "0.2"], {"val_split": 0.2}),
+        (["--model", "aa_resnet18", "--pretrained"], {"init_from": "torchvision"}),
+        (["--model", "torchvision:resnet18", "--pretrained"], {"init_from": "torchvision"}),
+        (["--model", "timm:resnet18", "--pretrained"], {"init_from": "timm"}),
+        (["--amp", "--precision", "fp16"], "--amp is short for --precision bf16, and --precision fp16 is given, too"),
+        (
+            ["--model", "resnet18", "--pretrained", "--init-from", "a.pt"],
+            "--pretrained is short for --init-from torchv",
+        ),
+        (["--model", "xresnet18", "--pretrained"], "--pretrained: no library has weights of 'xresnet18'"),
+    ],
+)
+def test_short_flags(attnconv, monkeypatch, flags, wanted):
+    asked = []
+
+    def run(config, *_, **__):
+        asked.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attnconv.recipes.run", run, raising=False)
+    code, _, err = attnconv("train", *flags)
+    if isinstance(wanted, str):
+        assert (code, asked) == (2, [])
+        assert wanted in err
+    else:
+        assert {name: getattr(asked[0], name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["lr-find"], ["bench", "models"]])
+def test_b_is_the_batch_size_everywhere(attnconv, command):
+    assert re.search(r"--batch-size -b", attnconv(*command, "--help")[1])
