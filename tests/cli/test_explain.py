@@ -181,7 +181,7 @@ BAD_OPTIONS = [
     (["--point", "3"], "--point must be Y,X, a row and a column in pixels such as 40,60; got '3'"),
     (["--point", "1.5,2"], "--point must be Y,X, .*got '1.5,2'"),
     (["--points", "grid"], "attnconv explain --points was removed; draw a row for each point in Python"),
-    (["--layer", "layer3.0"], "nothing to draw: layer3.0 is not drawn: its map of 2 x 2 cells is below 4 x 4"),
+    (["--layer", "layer3.0"], "nothing to draw: layer3.0 has 2 x 2 cells; a picture needs 4 x 4"),
     (["--layer", "layer2"], "unknown attention layer 'layer2'; nearest: 'layer2.0'"),
     (["--layer", "?"], "unknown attention layer '\\?'; known: layer2.0, layer3.0"),
     (["--head", "5"], "attention layer 'layer2.0' has no head 5: its heads are 1 to 4"),

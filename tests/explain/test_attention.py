@@ -356,5 +356,5 @@ def test_a_map_below_4_x_4_cells_says_that_it_is_not_drawn():
     assert [found.is_coarse for found in maps] == [False, False, True]
     assert maps[2].remark == "not drawn: its map of 2 x 3 cells is below 4 x 4"
     assert drawable(maps) == maps[:2]
-    with pytest.raises(ValueError, match=r"nothing to draw: layer3\.0 is not drawn: its map of 2 x 3 cells is below"):
+    with pytest.raises(ValueError, match=r"nothing to draw: layer3\.0 has 2 x 3 cells; a picture needs 4 x 4"):
         drawable(maps[2:])

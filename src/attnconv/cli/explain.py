@@ -120,14 +120,17 @@ def explain(
     maps = choose_maps(look.attention.maps(query), layer=layer, head=head)
     prediction = f"{look.likely[0][0]} {100 * look.likely[0][1]:.1f}%" if look.likely else ""
     title = shown(file.name + (f": {prediction}" if prediction else ""))
-    cams = {found.layer: look.grad_cam(found.layer) for found in drawable(maps) if grad_cam}
-    figure = attention_figure(seen, maps, query, title=title, cams=cams)
-    with replacing(path) as opened, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a letter of a file's name that the font lacks
-        figure.savefig(opened, format=path.suffix[1:].lower(), dpi=120)
+    draws = not json or not all(found.is_coarse for found in maps)
+    if draws:
+        cams = {found.layer: look.grad_cam(found.layer) for found in drawable(maps) if grad_cam}
+        figure = attention_figure(seen, maps, query, title=title, cams=cams)
+        with replacing(path) as opened, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # a letter of a file's name that the font lacks
+            figure.savefig(opened, format=path.suffix[1:].lower(), dpi=120)
     if json:
         images = [{"image": name, **_record(look, query, maps)}]
-        print_json({"checkpoint": str(trained.checkpoint), "picture": str(path), "images": images})
+        picture = str(path) if draws else None
+        print_json({"checkpoint": str(trained.checkpoint), "picture": picture, "images": images})
         return
     layers = ", ".join(found.layer for found in maps)
     say(

@@ -182,7 +182,8 @@ def drawable(maps: Sequence[AttentionMap]) -> list[AttentionMap]:
     """Return the maps of at least 4 x 4 cells; ValueError if there are none."""
     if fine := [found for found in maps if not found.is_coarse]:
         return fine
-    raise checks.InputError("nothing to draw: " + "; ".join(f"{m.layer} is {m.remark}" for m in maps))
+    sizes = ", ".join("{} has {} x {} cells".format(m.layer, *m.weights.shape[1:]) for m in maps)
+    raise checks.InputError(f"nothing to draw: {sizes}; a picture needs {SMALLEST_DRAWN} x {SMALLEST_DRAWN}")
 
 
 def _map_of(
