@@ -215,7 +215,7 @@ def test_a_program_is_read_only_with_trust(attnconv, run, program, tmp_path):
             ["evaluate", bad],
             ["predict", bad, image],
             ["explain", bad, image],
-            ["explain", run, "--web", "--compare", bad],
+            ["explain", "--example", "--web", "--compare", bad],
             ["export", bad],
             ["hub", "save", bad, tmp_path / "saved"],
         ):

@@ -129,7 +129,7 @@ class Unnamed(attnconv.SimpleSelfAttention):
 def test_a_layer_without_a_name_is_refused_before_training(tmp_path):
     model = attnconv.models.create_model("convnet3", num_classes=3, image_size=8)
     surgery.add_self_attention(model, after="layer1", kind=Unnamed, image_size=8, inplace=True)
-    message = "unknown attention layer '.*test_script.Unnamed'; .* known after register_attention"
+    message = "unknown attention layer '.*test_script.Unnamed'; known: .* register your own with register_attention"
     with pytest.raises(checks.InputError, match=message):
         attnconv.fit(model, tensors(), tensors(12), out=tmp_path / "run", **QUICK)
     assert not (tmp_path / "run").exists()
@@ -194,7 +194,7 @@ def test_a_network_of_ours_needs_no_second_telling(tmp_path):
             {"init_from": "nowhere.pt"},
             "'nowhere.pt' is neither a file nor one of torchvision, timm",
         ),
-        (own_networks.small, {"attention": [{"add": {"after": "7"}}]}, r"step 1 \(add\): after='7' is no module"),
+        (own_networks.small, {"attention": [{"add": {"after": "7"}}]}, r"step 1 \(add\): after='7' is not a module"),
         (own_networks.small, {"attention": [{"ad": {"after": "1"}}]}, "unknown step of attention 'ad'; nearest: 'add'"),
         (own_networks.small, {"attention": [{"augment": {"were": "1"}}]}, "'were'; nearest: 'where'"),
         (own_networks.small, {"attention": {"add": {}}}, "attention must be list"),
