@@ -39,7 +39,7 @@ OF_ALL = "Every command takes --import MODULE (repeatable): a module of your own
 REMOVED: dict[str, str] = {
     "bench data": "use benchmarks/data_loader.py of the repository",
     "explain --points": "draw a row for each point in Python, as docs/explain.md shows",
-    "explain --trust": "a .pt2 file has no layers to explain, give the run that it was exported from",
+    "explain --trust": "a .pt2 file has no layers left to explain, give the run that it was exported from",
     "export --int8": "quantise the ONNX file with onnxruntime, as docs/export.md shows",
     "export --measure": "use `attnconv bench models`",
     "export --no-measure": "nothing is measured any more, leave it out",
