@@ -143,6 +143,14 @@ def test_help_of_every_level_loads_no_torch():
     assert without_torch(*commands) == []
 
 
+def test_help_of_a_command_is_its_docstring(attnconv):
+    assert "override --recipe" in " ".join(attnconv("train", "--help")[1].split())
+    assert "Takes about a minute" in attnconv("demo", "--help")[1]
+    assert "Run a plan" in attnconv("study", "--help")[1]
+    groups = re.findall("─ (\\w+) ─", attnconv("train", "--help")[1])
+    assert groups == ["Parameters", "Model", "Data", "Optimisation", "Run"]
+
+
 def test_lists_load_no_torch():
     assert without_torch(["models"], ["models", "aa_*", "--json"], ["train", "--list-recipes"]) == []
 
@@ -151,6 +159,9 @@ ERRORS = [
     (["trian"], 'Unknown command "trian". Did you mean "train"?'),
     (["models", "aa_renset*"], "no network matches 'aa_renset*'; nearest: 'aa_resnet"),
     (["train", "--modle", "x"], "Unknown option: --modle. Did you mean --model?"),
+    (["train", "--network", "x"], "Unknown option: --network; see attnconv train --help"),
+    (["bench", "ops", "S1"], "unexpected argument 'S1'; see attnconv bench ops --help"),
+    (["train", "NAME"], "unexpected argument 'NAME'; did you mean --recipe NAME or --model NAME?"),
     (["train", "--model", "xresnt50"], "unknown model 'xresnt50'; nearest: 'xresnet50'"),
     (["lr-find", "--model", "xresnt50"], "unknown model 'xresnt50'; nearest: 'xresnet50'"),
     (["summary", "xresnt50"], "unknown model 'xresnt50'; nearest: 'xresnet50'"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
 
 from attnconv import checks, extensions, networks
 from attnconv.train.config import image_size_of, yaml_value
@@ -14,6 +14,7 @@ from attnconv.train.config import image_size_of, yaml_value
 if TYPE_CHECKING:
     from attnconv.recipes import Trained
 
+MODEL = Group("Model", sort_key=1)  # of options in --help
 Checkpoint = Literal["best", "last"]
 
 
@@ -33,7 +34,7 @@ OptionalText = Annotated[str | None, Parameter(converter=_optional_text)]
 ImageSize = Annotated[int | tuple[int, int] | None, Parameter(converter=_image_size, n_tokens=1)]
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=MODEL)
 @dataclass(frozen=True)
 class Surgery:
     """Attention that is put into a network.

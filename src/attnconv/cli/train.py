@@ -10,21 +10,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from attnconv import checks, files, networks
-from attnconv.cli.flags import NO_SURGERY, ImageSize, OptionalText, Surgery, pairs, require_network
+from attnconv.cli.flags import MODEL, NO_SURGERY, ImageSize, OptionalText, Surgery, pairs, require_network
 from attnconv.cli.terminal import counted, duration, note, print_json, print_table, say
 from attnconv.extensions import LIBRARIES
 from attnconv.inactive import remark
 from attnconv.train.config import RunConfig, read_yaml
+
+DATA, OPTIMISATION, RUN = (Group(name, sort_key=2 + i) for i, name in enumerate(("Data", "Optimisation", "Run")))
+# Groups of options in --help: each from this field of RunConfig on.
+GROUPS = {
+    "model": MODEL,
+    "data": DATA,
+    "epochs": OPTIMISATION,
+    "precision": RUN,
+    "clip": OPTIMISATION,
+    "on_nan": RUN,
+}
 
 
 def run_options() -> Any:
     """Return a TypedDict of every field of RunConfig, none of them required; options not given stay absent."""
     hints = typing.get_type_hints(RunConfig)
     flags: dict[str, Any] = {}
+    group = MODEL
     for field in dataclasses.fields(RunConfig):
+        group = GROUPS.get(field.name, group)
         if field.name in ("model_options", "attention"):  # flags of their own
             continue
         default = "" if field.default is None or field.default is False else f" [default: {field.default}]"
@@ -33,7 +46,7 @@ def run_options() -> Any:
         if hint == str | None:
             hint = OptionalText
         alias = "-b" if field.name == "batch_size" else None
-        parameter = Parameter(help=field.metadata["help"] + default, negative=negative, alias=alias)
+        parameter = Parameter(help=field.metadata["help"] + default, negative=negative, alias=alias, group=group)
         flags[field.name] = Annotated[hint, parameter]
     return TypedDict("RunOptions", flags, total=False)  # pyright: ignore[reportArgumentType]
 
@@ -49,7 +62,7 @@ class Base:
     Parameters
     ----------
     recipe:
-        A run by name, with all of its options; `attnconv train` lists them.
+        A run by name, with all of its options; `attnconv train --list-recipes` lists them.
     config:
         YAML file of options, in the names of config.yaml.
     option:
@@ -62,9 +75,9 @@ class Base:
 
     recipe: str | None = None
     config: Path | None = None
-    option: list[str] | None = None
-    pretrained: bool = False
-    amp: bool = False
+    option: Annotated[list[str] | None, Parameter(group=MODEL)] = None
+    pretrained: Annotated[bool, Parameter(group=MODEL)] = False
+    amp: Annotated[bool, Parameter(group=RUN)] = False
 
     def settings(self, options: dict[str, Any], surgery: Surgery, *, missing: str | None = None) -> RunConfig:
         """Return the configuration: ``options`` over the file, over the recipe. Loads no torch.
@@ -124,12 +137,12 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     list_recipes: bool = False,
+    options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
     base: Base = NO_BASE,
     surgery: Surgery = NO_SURGERY,
     profile: bool = False,
     json: bool = False,
     of_study: Annotated[bool, Parameter(show=False)] = False,
-    options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
     """Train a network and write the run to a folder.
 
@@ -236,10 +249,10 @@ def lr_find(
     high: float = 10.0,
     steps: int = 100,
     out: Path | None = None,
+    options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
     base: Base = NO_BASE,
     surgery: Surgery = NO_SURGERY,
     json: bool = False,
-    options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
     """Train for a few steps with a growing learning rate, and print the rates that the loss suggests.
 
