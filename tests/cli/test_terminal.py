@@ -26,6 +26,19 @@ def test_text_is_left_and_numbers_are_right():
     assert lines[2:] == ["1  x 2", "2  3"]  # one cell is text
 
 
+def test_a_dash_and_the_word_baseline_stand_among_numbers():
+    lines = table_lines(("arm", "difference"), [("a", "baseline"), ("b", "-"), ("c", "+1.25")], 80)
+    assert lines[2:] == ["a      baseline", "b             -", "c         +1.25"]
+
+
+@pytest.mark.parametrize("terminal_here", [True, False])
+def test_a_sentence_folds_between_words_in_a_terminal_alone(monkeypatch, capsys, terminal_here):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal_here)
+    monkeypatch.setattr(terminal, "terminal_width", lambda: 12)
+    terminal.say("one two three four")
+    assert capsys.readouterr().out == ("one two\nthree four\n" if terminal_here else "one two three four\n")
+
+
 def test_columns_go_from_the_right_and_names_stay_whole():
     lines = table_lines(HEADER, ROWS, 35)
     assert lines[0] == "name         score %       note"
@@ -173,8 +186,22 @@ ERRORS = [
     (["evaluate", "run", "--checkpoint", "first"], 'Invalid value "first" for --checkpoint'),
     (["export", "run", "--format", "tflite"], 'Invalid value "tflite" for --format'),
     (["train", "--image-size", "12y4"], "Invalid value for --image-size: image_size must be int, got '12y4'"),
+    (["train", "--data", "cifar10x"], "'cifar10x' is neither a data set nor an existing folder; nearest: 'cifar10'"),
+    (["train", "--attend", "layer3=simpel"], "--attend: unknown attention layer 'simpel'; nearest: 'simple'"),
+    (["bench", "models", "--model", "aa_convnet4"], "unknown model 'aa_convnet4'; nearest: 'aa_convnet3'"),
+    (["evaluate", "nothing"], "nothing is neither a run folder nor a checkpoint"),
+    (["explain", "nothing", "photo.jpg"], "nothing is neither a run folder nor a checkpoint"),
     (["train", "--pretrained"], "--pretrained: no library has weights of 'aa_convnet3'; give --init-from a file"),
 ]
+
+
+def test_names_that_the_command_line_knows_are_those_of_the_library():
+    from attnconv.cli.flags import DATA_SETS, KINDS
+    from attnconv.data import DATA_SETS as of_data
+    from attnconv.layers.registry import _REGISTERED
+
+    assert sorted(DATA_SETS) == sorted(of_data)
+    assert {*KINDS} <= {*_REGISTERED}
 
 
 def test_errors_about_names_and_values_load_no_torch():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnconv import checks
-from attnconv.cli.flags import load_network, named_factory
+from attnconv.cli.flags import load_network, named_factory, require_run
 from attnconv.cli.terminal import print_json, say
 from attnconv.shown import shown
 from attnconv.train.config import Device
@@ -81,11 +81,14 @@ def explain(
     """
     _refuse({"--compare": compare, "--host": host, "--port": port} if not web else {}, "{} needs --web")
     drawn = {"--point": point, "--layer": layer, "--head": head, "--out": out, "--json": json}
-    _refuse(drawn if web else {}, "--web opens a page on which one chooses what to see: leave out {}")
+    _refuse(drawn if web else {}, "{} has no effect with --web, whose page has its own choices: leave it out")
     if example == (run is not None) or (not web and (run is None) != (image is None)):
         raise checks.InputError("explain needs a RUN and an IMAGE (optional with --web), or --example alone")
     if port is not None and checks.integer("--port", port, at_least=1) > LAST_PORT:
         raise checks.InputError(f"--port must be at most {LAST_PORT}, got {port}")
+    for path in (run, compare):
+        if path is not None:
+            require_run(path)
     if model is not None and compare is not None:
         named_factory(model)  # the import registers it, and whichever of the two runs is of it finds it
         model = None

@@ -1,5 +1,7 @@
 """Flags that several commands share: steps of surgery, runs, image sizes, NAME=VALUE pairs and lists."""
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,15 @@ if TYPE_CHECKING:
 
 MODEL = Group("Model", sort_key=1)  # of options in --help
 Checkpoint = Literal["best", "last"]
+
+
+# Names in attnconv.data and attnconv.layers, so that a wrong one is refused without loading torch.
+DATA_SETS = (
+    *("digits", "cifar10", "cifar100", "mnist", "fashion-mnist"),
+    *("imagenette", "imagewoof", "imagenette-old", "imagewoof-old"),
+    *("far-pairs", "textures", "far-context"),
+)
+KINDS = ("simple", "sagan", "augmented")
 
 
 def _optional_text(_: Any, tokens: Sequence[Token]) -> str | None:
@@ -70,6 +81,12 @@ class Surgery:
             if not (module and kind):
                 raise checks.InputError(f"--attend must be MODULE=KIND, such as layer3=simple, got {text!r}")
             found.append({"add": {"after": module, "kind": kind}})
+            known = (*KINDS, *extensions.offered("attnconv.layers"))
+            if "torch" not in sys.modules and kind not in known and ":" not in kind:  # else surgery looks it up
+                raise checks.InputError(
+                    f"--attend: unknown attention layer {kind!r}; {checks.nearest(kind, known)}; --import "
+                    "MODULE brings your own"
+                )
         return found
 
 
@@ -117,6 +134,19 @@ def require_network(model: str, options: dict[str, Any]) -> None:
     if extensions.is_factory(model):
         extensions.import_factory(model)
     networks.require_known(model, options)
+
+
+def require_data(name: str) -> None:
+    """Raise InputError if no data set or file has the name; once torch is loaded, `attnconv.data` finds that out."""
+    known, path = (*DATA_SETS, *extensions.offered("attnconv.data")), os.path.expanduser(name)
+    if "torch" not in sys.modules and name not in known and ":" not in name and not os.path.exists(path):
+        raise checks.InputError(f"{name!r} is neither a data set nor an existing folder; {checks.nearest(name, known)}")
+
+
+def require_run(path: Path) -> None:
+    """Raise InputError, before torch is loaded, if there is nothing at ``path`` that `load_network` could load."""
+    if not path.exists():
+        raise checks.InputError(f"{path} is neither a run folder nor a checkpoint: there is no such file or folder")
 
 
 def load_network(run: Path, *, model: str | None, layers_for: str | None = None, **options: Any) -> "Trained":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json as encoder
+import re
 import time
 import typing
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Annotated, Any, TypedDict
 from cyclopts import Group, Parameter
 
 from attnconv import checks, files, networks
-from attnconv.cli.flags import MODEL, NO_SURGERY, ImageSize, OptionalText, Surgery, pairs, require_network
+from attnconv.cli.flags import MODEL, NO_SURGERY, ImageSize, OptionalText, Surgery, pairs, require_data, require_network
 from attnconv.cli.terminal import counted, duration, note, print_json, print_table, say
 from attnconv.extensions import LIBRARIES
 from attnconv.inactive import remark
@@ -109,6 +110,8 @@ class Base:
             values |= short_for("--pretrained", "init_from", weights_of(values.get("model", RunConfig.model)), options)
         found = RunConfig.from_dict(values, source="the command line")
         networks.require_known(found.model, found.model_options)
+        if missing is None:  # a run's own config.yaml has its data, or says what is missing
+            require_data(found.data)
         return found
 
 
@@ -155,7 +158,7 @@ def train(
     resume:
         Continue the run in --out, with its own options.
     list_recipes:
-        Print the recipes instead, with their published results.
+        Print the recipes instead, with their results; with --recipe, all about that one.
     profile:
         Print a step profile at the end: time in the loader and in each operator.
     json:
@@ -164,7 +167,7 @@ def train(
         A run of a study, started by `attnconv.study.process`: wait for its signal, end with it, write facts.json.
     """
     if list_recipes:
-        print_recipes(json)
+        print_recipes(base.recipe, json)
         return
     missing = ready = None
     if of_study and out is not None:
@@ -206,20 +209,32 @@ def train(
         print_profile(result.get("profile"), out)
 
 
-def print_recipes(json: bool) -> None:
-    from attnconv.recipes import list_recipes
+def print_recipes(name: str | None, json: bool) -> None:
+    from attnconv.recipes import find_recipe, list_recipes
 
-    found = list_recipes()
+    found = list_recipes() if name is None else [find_recipe(name)]
     if json:
         names = ("name", "title", "command", "source", "expected", "measured")
         print_json([{**{name: getattr(r, name) for name in names}, "config": r.config.to_dict()} for r in found])
         return
+    if name is not None:
+        for label in ("title", "command", "source", "expected", "measured"):
+            say(f"{label}: {getattr(found[0], label) or 'nothing'}")
+        return
     rows = []
     for r in found:
-        c, here = r.config, f"; here: {r.measured}" if r.measured else ""
-        rows.append((r.name, c.model, c.data, c.image_size or "", c.epochs, r.expected + here))
-    print_table(("recipe", "network", "data", "px", "epochs", "top-1 %, published"), rows, fold=True)
+        c = r.config
+        published, here = (score_of(c.model, text or "") for text in (r.expected, r.measured))
+        rows.append((r.name, c.model, published, c.image_size or "", c.epochs, here, c.data))
+    print_table(("recipe", "network", "top-1 %", "px", "epochs", "here", "data"), rows)
+    note("Top-1 as published for this network; with --recipe NAME, the source and all results of one recipe.")
     note("A recipe is for its network's family: --model xresnet50, --model sa_xresnet50, --option symmetric=true.")
+
+
+def score_of(model: str, text: str) -> str:
+    """Return the number behind ``model`` in a recipe's text about results, or at its beginning; empty if none is."""
+    found = re.search(rf"(?:^|\b{re.escape(model)} )(\d+(?:\.\d+)?)", text)
+    return found[1] if found else ""
 
 
 def print_profile(profile: Mapping[str, Any] | None, run: Path) -> None:
@@ -228,7 +243,7 @@ def print_profile(profile: Mapping[str, Any] | None, run: Path) -> None:
         print("no profile: the run was finished before, without --profile")
         return
     if profile["steps"]:
-        print(
+        say(
             f"{profile['steps']} steps timed: {profile['step_ms']:.1f} ms a step (median), "
             f"{profile['images_per_second']:.0f} images/s; {profile['loader_share']:.1f}% of the time in the loader"
         )
