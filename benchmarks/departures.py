@@ -129,7 +129,16 @@ def redrawn_tables() -> float:
 
 def blur(side: int) -> float:
     """Relative change of a blurred pool's output for noise behind a ReLU, (2, 8, side, side)."""
-    style = Style(shortcut_pool="max", blur_pool=True)
+    style = Style(
+        stem=(32, 64, 64),
+        act="relu",
+        shortcut_pool="max",
+        blur_pool=True,
+        se=False,
+        groups=1,
+        width_per_group=64,
+        output_stride=32,
+    )
     x = torch.randn(2, 8, side, side).relu()
     highest = F.max_pool2d(x, 3, stride=1, padding=1)
     line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16

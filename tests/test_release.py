@@ -93,7 +93,7 @@ def test_the_wheel_without_a_compiler_works_and_says_in_one_line_what_is_missing
         "its library was not built: no C++ compiler was found; install GCC 12 or Clang 15, or newer, and attnconv again"
     )
     report = run(python.with_name("attnconv"), "doctor", cwd=tmp_path)
-    assert re.search(rf"native on cpu, float32 +no: {re.escape(missing)}\n", report)
+    assert f"native on cpu, float32 no: {missing}" in " ".join(report.split())
     table = run(python.with_name("attnconv"), "bench", "--explain-choice", "--json", cwd=tmp_path)
     assert missing in table
 

@@ -126,7 +126,7 @@ def test_of_two_networks_on_a_page_one_may_be_another(trained, monkeypatch):
     monkeypatch.setattr(
         explain,
         "serve_page",
-        lambda runs, image, *, host, port, **options: seen.extend(
+        lambda runs, image, *, grad_cam, host, port, **options: seen.extend(
             explain._trained(run, **options).config.model for run in runs
         ),
     )

@@ -13,7 +13,7 @@ SETTINGS = ["--epochs", "1", "--train-subset", "320", "--profile"]
 def test_a_profile_is_printed_below_the_result(capfd, tmp_path):
     assert main([*TRAIN, *SETTINGS, "--out", str(tmp_path / "run")]) == 0
     out, err = capfd.readouterr()  # of the file descriptors: torch's profiler is C++
-    assert len(err.splitlines()) == 1  # the epoch's: tracing is silent
+    assert len(err.splitlines()) == 8  # the header and the epoch's: tracing is silent
     lines = out.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'run'}: top-1 ")
     assert re.fullmatch(

@@ -22,10 +22,12 @@ def sparse(path):
         file.truncate(HUGE)
 
 
+# A run's header, and the row of an epoch.
+HEADER = ("network ", "data ", "images ", "steps ", "device ", "out ", "epoch ", " ")
 KINDS = [
     (fifo, "a FIFO and not"),
-    (unix_socket, "a socket and no"),
-    (device, "a character device and no"),
+    (unix_socket, "a socket and not a"),
+    (device, "a character device and not a"),
 ]
 SPARSE = (sparse, r"larger than [\d,]+ MiB, the limit for such a file: it has 200,000,000,000 bytes")
 
@@ -101,7 +103,7 @@ def test_a_special_file_is_refused_in_one_line(attnconv, place, monkeypatch, nam
                             "--workers", "0", "--out", "own")[0] == 0  # fmt: skip
             (place / "aside").rename(place / name)
     code, out, err = attnconv(*command)
-    lines = [line for line in err.splitlines() if not line.startswith("epoch ")]
+    lines = [line for line in err.splitlines() if not line.startswith(HEADER)]
     assert (code, out, len(lines)) == (2, "", 1), err
     assert_refused((code, out, lines[0]), f"{name.rpartition('/')[2]} is {message}")
 

@@ -56,5 +56,5 @@ def test_a_loop_of_ones_own_reads_shards_as_validation_reads_files(page, image_f
 
 def test_the_command_that_made_shards_is_gone(capsys):
     assert main(["shards", "FOLDER", "--out", "SHARDS"]) == 2
-    line = "webdataset writes shards, and docs/data.md shows how to make a folder of images of them"
+    line = "webdataset writes shards; docs/data.md turns them into a folder of images"
     assert capsys.readouterr().err == f"attnconv: error: attnconv shards was removed; {line}\n"

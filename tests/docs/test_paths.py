@@ -1,8 +1,9 @@
-"""The files that README, CONTRIBUTING and docs name exist, in links and as `paths`."""
+"""The files that README, CONTRIBUTING and docs name exist, in links and as `paths`; headings match the navigation."""
 
 import re
 
 import pytest
+import yaml
 from docs.blocks import PAGES, ROOT, blocks_of
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
@@ -36,3 +37,20 @@ def test_files_that_it_names_exist(page):
 def test_a_file_that_is_not_there_would_be_noticed():
     text = "[a](docs/none.md#x) [b](docs/faq.md#x) `tests/none.py` `tests/oracles.py`\n\n```text\n`src/none`\n```\n"
     assert missing(ROOT / "README.md", text) == {"docs/none.md", "tests/none.py"}
+
+
+def titles(nav):
+    """Return the pages of a nav of mkdocs.yml with their titles."""
+    for entry in nav:
+        for title, page in entry.items():
+            yield from [(page, title)] if isinstance(page, str) else titles(page)
+
+
+def test_headings_are_the_titles_in_the_navigation():
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    shown = {page: title for page, title in titles(nav) if page != "index.md" and not page.endswith(".ipynb.md")}
+    headings = {page: (ROOT / "docs" / page).read_text(encoding="utf-8").split("\n", 1)[0] for page in shown}
+    assert len(shown) > 30
+    assert headings == {page: f"# {title}" for page, title in shown.items()}
+    repeated = {title for title in shown.values() if list(shown.values()).count(title) > 1}
+    assert repeated == set()

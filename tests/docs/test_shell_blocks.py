@@ -140,7 +140,10 @@ def test_commands_work(page, readers, tmp_path):
 
 @pytest.mark.parametrize(
     ("call", "output"),
-    [("attnconv study status nowhere", "attnconv: error"), ("attnconv explain --web --help", "Draw what a position")],
+    [
+        ("attnconv study status nowhere", "attnconv: error"),
+        ("attnconv explain --web --help", "Draw the attention of a position"),
+    ],
 )
 def test_a_command_that_fails_or_ends_too_early_is_noticed(call, output, tmp_path):
     with pytest.raises(AssertionError, match=output):

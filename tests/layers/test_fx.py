@@ -42,7 +42,9 @@ def test_a_layer_in_a_network(name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_alone_is_refused_in_a_sentence(name):
     layer, _ = make(name)
-    with pytest.raises(ValueError, match=rf"torch\.fx takes {type(layer).__name__} as one node: trace a network that"):
+    with pytest.raises(
+        ValueError, match=rf"torch\.fx records {type(layer).__name__} as one node: trace a network that"
+    ):
         torch.fx.symbolic_trace(layer)
 
 

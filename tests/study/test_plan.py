@@ -191,9 +191,8 @@ def test_what_a_study_must_say(name):
     ],
 )
 def test_names_that_do_not_exist_are_refused_with_the_nearest(arm, message):
-    one = Study(name="one", text="", arms={"plain": arm}, baseline="plain", base=BASE)
     with pytest.raises(InputError, match=message):
-        one.require_runnable()
+        Study(name="one", text="", arms={"plain": arm}, baseline="plain", base=BASE).require_runnable()
 
 
 def test_mean_iou_needs_a_network_that_labels_pixels():

@@ -43,7 +43,7 @@ GROUPS = ("hub", "study")  # their help is the line above; that of other command
 REMOVED: dict[str, str] = {
     "bench data": "use benchmarks/data_loader.py of the repository",
     "explain --points": "draw a row for each point in Python, as docs/explain.md shows",
-    "explain --trust": "a .pt2 file has no layers to explain, give the run that it was exported from",
+    "explain --trust": "a .pt2 file has no layers left to explain, give the run that it was exported from",
     "export --int8": "quantise the ONNX file with onnxruntime, as docs/export.md shows",
     "export --measure": "use `attnconv bench models`",
     "export --no-measure": "nothing is measured any more, leave it out",

@@ -40,6 +40,7 @@ def _image_size(_: Any, tokens: Sequence[Token]) -> int | tuple[int, int] | None
 
 
 # Text, or "none" to unset what a recipe or a file has set.
+Texts = Annotated[list[str] | None, Parameter(negative=())]
 OptionalText = Annotated[str | None, Parameter(converter=_optional_text)]
 # 128, or 128x192, rows x columns.
 ImageSize = Annotated[int | tuple[int, int] | None, Parameter(converter=_image_size, n_tokens=1)]
@@ -61,8 +62,8 @@ class Surgery:
         All steps of surgery as a YAML list, in place of these two; [] for none.
     """
 
-    augment: list[str] | None = None
-    attend: list[str] | None = None
+    augment: Texts = None
+    attend: Texts = None
     attention: str | None = None
 
     @property
