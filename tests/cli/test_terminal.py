@@ -113,7 +113,7 @@ def test_every_table_fits(attnconv, finished, records, monkeypatch, command, nam
 
 
 @pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True)])
-def test_top_5_only_from_six_classes_on(attnconv, monkeypatch, classes, shown):
+def test_top_5_only_from_six_classes_on(attnconv, tmp_path, monkeypatch, classes, shown):
     from types import SimpleNamespace
 
     from attnconv.cli import evaluate
@@ -125,7 +125,7 @@ def test_top_5_only_from_six_classes_on(attnconv, monkeypatch, classes, shown):
     monkeypatch.setattr(evaluate, "load_network", lambda *_, **__: trained)
     monkeypatch.setattr("attnconv.recipes.trained.images_for", lambda *_, **__: data)
     monkeypatch.setattr("attnconv.train.evaluate.evaluate", lambda *_, **__: Scores(0.25, 80.0, 100.0, 20))
-    code, out, err = attnconv("evaluate", "run")
+    code, out, err = attnconv("evaluate", tmp_path)
     assert code == 0, err
     assert ("top-5 %" in out, "top-1 %" in out) == (shown, True)
 

@@ -132,7 +132,6 @@ def predict(
     json:
         Print one JSON object.
     """
-    require_run(run)
     import torch
 
     from attnconv.data import decode_image, prepare_image

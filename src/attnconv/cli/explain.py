@@ -86,9 +86,6 @@ def explain(
         raise checks.InputError("explain needs a RUN and an IMAGE (optional with --web), or --example alone")
     if port is not None and checks.integer("--port", port, at_least=1) > LAST_PORT:
         raise checks.InputError(f"--port must be at most {LAST_PORT}, got {port}")
-    for path in (run, compare):
-        if path is not None:
-            require_run(path)
     if model is not None and compare is not None:
         named_factory(model)  # the import registers it, and whichever of the two runs is of it finds it
         model = None
@@ -102,6 +99,8 @@ def explain(
         raise checks.InputError(f"--out must end in {', '.join(SUFFIXES)}, got {out}")
     if out is not None and image is not None and out.exists() and image.exists() and out.samefile(image):
         raise checks.InputError(f"--out must be another file than IMAGE, got {out} for both")
+    if run is not None:
+        require_run(run)
 
     from attnconv.data import decode_image
     from attnconv.explain import attention_figure, choose_maps, look_at, see_image
