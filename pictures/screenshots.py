@@ -28,6 +28,10 @@ from rich.style import Style
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
+from attnconv.explain.far_pairs import far_pairs_figure
+from attnconv.recipes import load_trained
+from attnconv.report.page import svg_file
+
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 DESK, PHONE = (1280, 900), (390, 844)  # pixels
@@ -101,6 +105,8 @@ def demo(browser: Browser, folder: Path) -> None:
     attnconv("demo", "--out", folder / "demo")
     shoot(browser, folder / "demo" / "report.html", "demo.png")
     shoot(browser, folder / "demo" / "report.html", "demo-phone.png", PHONE, "dark")
+    figure = far_pairs_figure(load_trained(folder / "demo" / "attention", checkpoint="last", device="cpu"))
+    (IMAGES / "far-pairs.svg").write_text(svg_file(figure), encoding="utf-8")
 
 
 def explain(browser: Browser, folder: Path) -> None:

@@ -193,7 +193,7 @@ BAD_OPTIONS = [
     (["--host", "127.0.0.1"], "--host needs --web"),
     (["--port", "7860"], "--port needs --web"),
     *(
-        ([*given, "--web"], f"{given[0]} has no effect with --web")
+        ([*given, "--web"], f"--web serves an interactive page: leave out {given[0]}")
         for given in (
             ["--point", "3,15"],
             ["--layer", "layer2.0"],

@@ -17,9 +17,19 @@ def test_the_verdict_the_table_and_the_files_are_printed(attnconv, tmp_path):
     code, out, err = attnconv("study", "report", tmp_path)
     assert code == 0, err
     assert re.search(r"^ ?aa +79\.60 ± 0\.47 +\+4\.00 ", out, flags=re.MULTILINE)
-    assert out.startswith("aa: no verdict with 5 seeds. +4.00 points")
+    assert out.startswith(
+        "No verdict with 5 seeds: 2 comparisons need at least 7. Differences so far:\naa: +4.00 points"
+    )
     assert str(tmp_path / "report.html") in out.splitlines()
     assert (tmp_path / "report.html").exists()
+
+
+def test_p_and_the_runs_needed_stay_in_a_narrow_terminal(attnconv, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "72")
+    keep(tmp_path, plan(), all_done(plan()))
+    _, out, _ = attnconv("study", "report", tmp_path)
+    assert re.search(r"^arm .* difference +p \(Holm\) +runs needed$", out, flags=re.MULTILINE)
+    assert re.search(r"leave no room for 95 % interval", out)
 
 
 def test_json(attnconv, tmp_path):

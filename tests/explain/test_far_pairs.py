@@ -12,8 +12,8 @@ SMALL = {"epochs": 1, "train_subset": 32, "batch_size": 32, "device": "cpu"}
 
 
 def test_the_images_differ_in_the_far_glyph_alone():
-    same, different = far_pairs_images()
-    assert (same.label, different.label) == ("same", "different")
+    different, same = far_pairs_images()
+    assert (different.label, same.label) == ("different", "same")
     assert same.point == different.point
     assert same.image[(0, *same.point)] >= 128
     assert (same.image[..., :16] == different.image[..., :16]).all()
@@ -27,10 +27,10 @@ def test_the_figure_has_a_row_for_each_image(tmp_path):
     assert [axes.get_title().split(":")[0] for axes in figure.axes] == [
         "query", "mean of 4 heads", "head 1", "head 2", "head 3", "head 4",
     ] * 2  # fmt: skip
-    for text, truth in zip(figure.texts, ("same", "different"), strict=True):
+    for text, truth in zip(figure.texts, ("different", "same"), strict=True):
         assert text.get_text().startswith(f"pair: {truth}; network: ")
         assert text.get_text().endswith("%")
-    same, different = (figure.axes[i].images[0].get_array() for i in (0, 6))
+    different, same = (figure.axes[i].images[0].get_array() for i in (0, 6))
     middle = same.shape[1] // 2
     assert np.array_equal(same[:, :middle], different[:, :middle])
     assert not np.array_equal(same[:, middle:], different[:, middle:])

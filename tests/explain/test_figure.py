@@ -45,8 +45,9 @@ def test_the_mean_comes_first_and_the_heads_behind(seen):
     ]
     assert [panel.is_head for panel in drawn] == [False] * 2 + [True] * 4
     mean = float(maps[0].weights.mean(0).max())
-    assert drawn[1].title == f"mean of 4 heads: 0 to {mean:.2g}"
-    assert drawn[2].title == f"head 1: 0 to {float(maps[0].weights.max()):.2g}"
+    uniform = 1 / maps[0].weights[0].numel()
+    assert drawn[1].title == f"mean of 4 heads: {uniform:.2g} to {mean:.2g}"
+    assert drawn[2].title == f"head 1: {uniform:.2g} to {float(maps[0].weights.max()):.2g}"
     (only,) = choose_maps(maps, layer="layer1.0", head=2)
     assert [panel.title.split(":")[0] for panel in panels(seen, only, (3, 4))] == ["query", "head 2"]
 
@@ -92,6 +93,18 @@ def test_a_tensor_is_drawn_too(channels):
     photo, _ = photo_of(image)
     assert photo.shape == (SHORTEST, SHORTEST * 4 // 5, 3)
     assert np.unique(photo.reshape(-1, 3), axis=0).shape[0] <= 20  # enlarged in squares
+
+
+def test_weights_up_to_uniform_attention_are_transparent():
+    image = torch.full((3, 16, 16), 0.5)
+    uniform = panels(image, AttentionMap("a", (0, 0), torch.full((1, 4, 4), 1 / 16)), (0, 0))[1]
+    assert uniform.title == "head 1: 0.062 to 0.062"
+    assert (uniform.pixels[SHORTEST // 2 :] == 128).all()
+    found = torch.full((1, 4, 4), 1 / 20)
+    found[0, 3, 3] = 1 / 4
+    pixels = panels(image, AttentionMap("a", (0, 0), found), (0, 0))[1].pixels
+    assert (pixels[SHORTEST // 2 :, : SHORTEST // 2] == 128).all()  # below uniform: no colour
+    assert pixels[-1, -1].std() > 20
 
 
 def test_signed_weights_are_blue_and_red():

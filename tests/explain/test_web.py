@@ -182,5 +182,5 @@ def test_grad_cam_stands_beside_attention(photo):
     assert answer["pictures"][1]["title"] == "Grad-CAM of the prediction: 0 to 1"
     dense = WebPage([network("aa_unet", image_size=(32, 32), dense=True)], grad_cam=True)
     opened = dense.open(web_image(photo))
-    with pytest.raises(ValueError, match="Grad-CAM explains a class of the whole image, and this network names pixels"):
+    with pytest.raises(ValueError, match="Grad-CAM explains a class of the whole image; this network labels pixels"):
         attend(dense, opened, (20, 30), [0])

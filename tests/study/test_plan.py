@@ -128,6 +128,7 @@ BAD = [
     ({"arms": {"plain": {"lr": "fast"}}}, "arm 'plain': lr must be float, got 'fast'"),
     ({"arms": {"plain": 3}}, "arm 'plain' must hold names and values, got 3"),
     ({"base": {"seed": 3}}, "has a seed of its own"),
+    ({"arms": {"plain": {"mixup": -1.0}}}, "arm 'plain': mixup must be at least 0, got -1.0"),
     ({"base": {"nodes": 2}}, "each run of a study is on one machine"),
     ({"published": {"plian": {}}}, "unknown arm in published: 'plian'; nearest: 'plain'"),
     ({"published": {"plain": {"value": "62"}}}, "must be a number, got '62'"),
@@ -176,7 +177,7 @@ def test_bad_grids_are_refused(grid, message):
 def test_what_a_study_must_say(name):
     plan = values()
     del plan[name]
-    with pytest.raises(InputError, match=f"plan.yaml: it must say its {name}"):
+    with pytest.raises(InputError, match=f"plan.yaml: {name} is missing"):
         study_of(plan, source="plan.yaml")
 
 
@@ -187,7 +188,6 @@ def test_what_a_study_must_say(name):
         ({"data": "cifar1000"}, "arm 'plain': 'cifar1000' is neither a data set nor .*; nearest: 'cifar100'"),
         ({"model_options": {"head": 1}}, "arm 'plain': unknown option of aa_convnet3: 'head'"),
         ({"model_options": {"num_heads": 0}}, "arm 'plain': num_heads must be at least 1"),
-        ({"mixup": -1.0}, "arm 'plain': mixup"),
     ],
 )
 def test_names_that_do_not_exist_are_refused_with_the_nearest(arm, message):
@@ -248,6 +248,27 @@ def test_all_mistakes_of_a_file_are_said_at_once(tmp_path):
     for mistake in ("'epocs'; nearest: 'epochs'", "lr must be float, got 'fast'", "(5) arm 'plain': unknown model"):
         assert said.count(mistake) == 1
     assert "\n" not in said
+
+
+def test_a_wrong_value_does_not_hide_the_mistakes_behind_it(tmp_path):
+    (tmp_path / "plan.yaml").write_text(
+        "name: 3\nbase: {data: digits, epochs: 1, optimizer: sdg}\nseeds: zero\npublished: none\nbaseline: plian\n"
+        "arms: {plain: {modle: convnet3}, augmented: {model: aa_convnet4}, third: 3}\n"
+    )
+    with pytest.raises(InputError) as caught:
+        read_study(tmp_path / "plan.yaml")
+    said = str(caught.value)
+    for mistake in (
+        "plan.yaml: 9 mistakes: (1) text is missing; (2) name of a study must be text, got 3;",
+        *(
+            "seeds must be a list of integers",
+            "published must hold names",
+            "arm 'third' must hold",
+            "baseline: 'plian'",
+        ),
+        *("'modle'; nearest: 'model'", "optimizer 'sdg'", "model 'aa_convnet4'"),
+    ):
+        assert said.count(mistake) == 1
 
 
 def test_models_that_do_not_exist_are_all_said():

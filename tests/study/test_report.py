@@ -131,7 +131,7 @@ def test_the_page_begins_with_the_verdict_and_ends_with_the_notes(reported):
     text = (reported[0] / "report.html").read_text()
     parts = [
         "<svg",
-        "aa: no verdict",
+        "No verdict with 4 to 5 seeds",
         "<h2>Scores after the last epoch",
         "<h2>Curves and costs",
         "<details",

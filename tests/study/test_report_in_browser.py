@@ -91,7 +91,7 @@ def test_nothing_is_cut_nothing_is_asked_for_nothing_goes_wrong(browser, page_fi
 def test_the_first_screen_of_a_desk_shows_the_verdict(browser, page_file):
     with opened(browser, page_file) as (page, _):
         places = page.evaluate(
-            "['.verdict svg', '.findings li', 'table', '.beside', 'details'].map("
+            "['.verdict figure', '.findings li', 'table', '.beside', 'details'].map("
             "(e) => document.querySelector(e).getBoundingClientRect().top)"
         )
         assert places == sorted(places)

@@ -7,7 +7,7 @@ from study.run_records import arm_records, run_record
 
 from attnconv.study import tables
 from attnconv.study.comparison import compare, comparisons
-from attnconv.study.tables import csv_files, csv_text, findings, other_tables, verdict_table
+from attnconv.study.tables import csv_files, csv_text, findings, no_verdict, other_tables, verdict_table
 
 PLAIN = [70.0, 71.0, 69.5, 70.2, 70.9]
 BETTER = [72.1, 72.4, 71.9, 72.0, 73.3]
@@ -56,7 +56,7 @@ def test_the_notes_say_where_difference_and_means_are_of_other_runs():
 
 def test_the_notes_say_what_schedules_do_to_equal_budgets():
     found = notes(compared(epoch_seconds=20.0))
-    assert "Equal cost: 20 s of training, the total of plain; 6e+12 FLOPs, the total of plain." in found
+    assert "Equal cost: 20 s of training, the total of plain; 6 TFLOPs, the total of plain." in found
     assert any("has not annealed" in note for note in found)
 
 
@@ -75,7 +75,7 @@ def test_the_notes_say_where_runs_differ(key, value, note):
 def test_the_notes_count_runs_that_are_not_there():
     mixed = [run_record("lost", 0, [], state="failed"), run_record("lost", 1, [50.0], state="running")]
     comparison = compared(extra=mixed)
-    assert note_with(comparison, "not in any number").startswith("lost: 1 failed and 1 running,")
+    assert note_with(comparison, "left out of all numbers").startswith("lost: 1 failed and 1 running,")
     assert cells(comparison, "lost")["runs"] == "0 of 2"
 
 
@@ -142,6 +142,19 @@ def test_an_arm_without_results_is_shown(state, why, runs):
     assert finding(found, "lost").strip() == f"lost: not compared with plain, {why}."
 
 
+def test_a_study_of_one_epoch_has_no_other_readings():
+    arms = [
+        [run_record(arm, seed, [s]) for seed, s in enumerate(ends)] for arm, ends in (("plain", PLAIN), ("b", BETTER))
+    ]
+    found = {"": compare([*arms[0], *arms[1]], baseline="plain", chance=10)}
+    assert [table.title for table in other_tables(found)] == ["Costs of a run"]
+    assert not any("best epoch" in note or "qual cost" in note for note in notes(found))
+    assert sum("best epoch" in note or "qual cost" in note for note in notes(compared())) == 3
+    arms[1][0] = run_record("b", 0, [30.0], state="diverged")
+    found = {"": compare([*arms[0], *arms[1]], baseline="plain", chance=10)}
+    assert other_tables(found)[1].header == ("arm", "last epoch, without diverged runs")
+
+
 def test_a_reading_without_diverged_runs():
     some = [run_record("some", seed, [30.0], state="diverged") for seed in range(2)]
     some += [run_record("some", seed, [60.0, 70.0 + seed]) for seed in range(2, 5)]
@@ -162,8 +175,12 @@ def test_findings_in_words():
     ups = (("plain", 0), ("b", 1), ("c", -1))
     arms = [arm_records(name, [s + up * (1 + s / 500) for s in six]) for name, up in ups]
     two = {"": compare([*arms[0], *arms[1], *arms[2]], baseline="plain", chance=10)}
-    assert finding(two, "b").startswith("b: no verdict with 6 seeds.")  # two comparisons, of which Holm asks for more
-    assert finding(two, "b").endswith("at least 7 seeds are needed.")
+    assert no_verdict(two) == "No verdict with 6 seeds: 2 comparisons need at least 7. Differences so far:"
+    assert finding(two, "b").startswith("b: +1.14 points, 95 % interval ")
+    assert not no_verdict(compared())  # a single arm says it itself
+    none_finished = {"": compare([*arms[0], *arms[1], *lost("failed")], baseline="plain", chance=10)}
+    assert not no_verdict(none_finished)  # one that could be tested
+    assert finding(none_finished, "lost").startswith("lost: not compared with plain")
     alone = [{"": compare(arms[0] + arms[i], baseline="plain", chance=10)} for i in (1, 2)]
     assert finding(alone[0], "b").startswith("b is better than plain. +1.14 points, 95 % interval ")
     assert finding(alone[0], "b").endswith(", p = 0.031.")

@@ -81,7 +81,7 @@ def explain(
     """
     _refuse({"--compare": compare, "--host": host, "--port": port} if not web else {}, "{} needs --web")
     drawn = {"--point": point, "--layer": layer, "--head": head, "--out": out, "--json": json}
-    _refuse(drawn if web else {}, "{} has no effect with --web, whose page has its own choices: leave it out")
+    _refuse(drawn if web else {}, "--web serves an interactive page: leave out {}")
     if example == (run is not None) or (not web and (run is None) != (image is None)):
         raise checks.InputError("explain needs a RUN and an IMAGE (optional with --web), or --example alone")
     if port is not None and checks.integer("--port", port, at_least=1) > LAST_PORT:

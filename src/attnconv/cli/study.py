@@ -146,17 +146,21 @@ def report(folder: Path, *, json: bool = False) -> None:
         Print the files, the counts and the rows of summary.csv as one JSON object.
     """
     from attnconv.study.report import write_report
-    from attnconv.study.tables import findings, verdict_table
+    from attnconv.study.tables import findings, no_verdict, verdict_table
 
     written = write_report(folder)
     files = [str(path) for path in written.files]
     if json:
         print_json({"files": files, "counts": written.runs, "summary": written.summary()})
         return
+    if sentence := no_verdict(written.compared):
+        say(sentence)
     for found in findings(written.compared):
         say(f"{found.head} {found.text}")
     table = verdict_table(written.study, written.compared)
-    print_table(table.header, table.rows)
+    # A narrow terminal drops columns from the right: the interval, which the findings tell, goes before p.
+    header, *rows = [(*row[:3], *row[4:6], row[3], *row[6:]) for row in (table.header, *table.rows)]
+    print_table(header, rows)
     for file in files:
         say(file)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FAR_PAIRS = "far-pairs"
-SHOWN = (0, 2)  # of the first four validation images, which share the left glyph: a same and a different pair
+SHOWN = (2, 0)  # of the first four validation images, which share the left glyph: a different and a same pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class FarPair:
 
 
 def far_pairs_images() -> list[FarPair]:
-    """Return two validation images of far-pairs, "same" and "different", that differ in the right glyph alone."""
+    """Return two validation images of far-pairs, "different" and "same", that differ in the right glyph alone."""
     data: Any = load_data(FAR_PAIRS)
     found = []
     for image, label in zip(data.val.images[list(SHOWN)], data.val.labels[list(SHOWN)].tolist(), strict=True):
@@ -42,7 +42,7 @@ def far_pairs_images() -> list[FarPair]:
 
 
 def far_pairs_rows(trained: Any) -> list[Row]:
-    """Return a row for each of two images, same and different: attention of the left glyph in the last layer.
+    """Return a row for each of two images, different and same: attention of the left glyph in the last layer.
 
     The images are the first of validation, right or wrong; the prediction stands above each.
 

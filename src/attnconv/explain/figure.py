@@ -61,8 +61,9 @@ def attention_figure(
 ) -> "Figure":
     """Draw a row for each layer: the image with the query, the mean of the heads over it, and each head, smaller.
 
-    The colours of the mean end at its largest weight, those of the heads at the largest of all heads. Signed weights go
-    from blue, which subtracts, to red, which adds. A box marks the cell of the query. An inactive layer is grey, since
+    The colours begin at the weight of uniform attention: a weight at or below it leaves the photo as it is. Those of
+    the mean end at its largest weight, those of the heads at the largest of all heads. Signed weights go from blue,
+    which subtracts, to red, which adds. A box marks the cell of the query. An inactive layer is grey, since
     its weights, however small, would fill the scale; a layer of fewer than 4 x 4 cells is left out.
 
     Args:
@@ -138,22 +139,21 @@ def panels(
         point: as `attention_figure`.
         cam: of `grad_cam`.
     """
-    photo, scale = photo_of(image)
-    box, dot = _places(image, point, scale)
+    photo, times = photo_of(image)
+    box, dot = _places(image, point, times)
     weights = found.weights.detach().float().cpu()
     several, mean = len(weights) > 1, weights.mean(0)
     name = f"mean of {len(weights)} heads" if several else f"head {found.heads[0]}"
     shown = [
         Panel("query", _marked(photo, box, dot)),
-        Panel(f"{name}: {_range(found, mean)}", _over(photo, box, mean, found, mean)),
+        Panel(f"{name}: {_range(found, mean)}", _over(photo, box, mean, _scale(found, mean), found.query)),
     ]
     if cam is not None:
-        shares = AttentionMap(found.layer, found.query, cam[None])
-        shown.append(Panel("Grad-CAM of the prediction: 0 to 1", _over(photo, box, cam, shares, cam, cell=False)))
+        shown.append(Panel("Grad-CAM of the prediction: 0 to 1", _over(photo, box, cam, ("inferno", 0.0, 1.0))))
     if several:
-        ends = _range(found, weights)
+        ends, scale = _range(found, weights), _scale(found, weights)
         for number, head in zip(found.heads, weights, strict=True):
-            shown.append(Panel(f"head {number}: {ends}", _over(photo, box, head, found, weights), is_head=True))
+            shown.append(Panel(f"head {number}: {ends}", _over(photo, box, head, scale, found.query), is_head=True))
     return shown
 
 
@@ -166,18 +166,25 @@ def data_uri(pixels: np.ndarray) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def colour_scale(found: AttentionMap, weights: Tensor) -> tuple[str, float, float]:
-    """Return matplotlib's colours for ``weights`` of a map, and the weights at their two ends."""
-    largest = float(weights.abs().max()) or 1.0  # a scale from 0 to 0 is none
-    return ("RdBu_r", -largest, largest) if found.signed else ("inferno", 0.0, largest)
+Scale = tuple[str, float, float]  # matplotlib's name of the colours, and the weights at their two ends
+
+
+def _scale(found: AttentionMap, weights: Tensor) -> Scale | None:
+    """Return the colours for ``weights`` of a map; None if its layer is inactive."""
+    if not found.active:
+        return None
+    largest = float(weights.abs().max())
+    if found.signed:
+        return "RdBu_r", -largest, largest
+    return "inferno", min(1 / found.weights[0].numel(), largest), largest
 
 
 def _range(found: AttentionMap, weights: Tensor) -> str:
-    if not found.active:
+    if (scale := _scale(found, weights)) is None:
         return "inactive"
     if not weights.any():
         return "all weights 0"
-    _, lowest, largest = colour_scale(found, weights)
+    _, lowest, largest = scale
     gamma = "" if found.gamma is None else f", gamma {found.gamma:.2g}"
     return f"{lowest:.2g} to {largest:.2g}{gamma}"
 
@@ -211,28 +218,32 @@ def _places(image: SeenImage | Tensor, point: tuple[int, int], scale: float) -> 
 
 
 def _over(
-    photo: np.ndarray, box: Box, weights: Tensor, found: AttentionMap, scale: Tensor, *, cell: bool = True
+    photo: np.ndarray, box: Box, weights: Tensor, scale: Scale | None, query: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Return ``photo`` with ``weights`` (rows, columns) over the box; the largest of ``scale`` ends the colours."""
+    """Return ``photo`` with ``weights`` (rows, columns) over the box, grey without a scale, and a frame around a cell.
+
+    The weakest colour, 0 of signed weights and the lower end of others, is transparent.
+    """
     from matplotlib import colormaps
     from PIL import Image, ImageDraw
 
     top, bottom, left, right = box
     drawn = photo * OUTSIDE
-    if found.active:
-        name, lowest, largest = colour_scale(found, scale)
+    if scale is not None:
+        name, lowest, largest = scale
+        weakest = max(lowest, 0.0)
         heat = interpolate(weights[None, None], (bottom - top, right - left), mode="bilinear")[0, 0].numpy()
-        strength = np.abs(heat)[..., None] / max(largest, -lowest)
+        heat = heat.clip(lowest, largest)
+        share = 0.7 * np.abs(heat - weakest)[..., None] / ((largest - weakest) or 1.0)  # 0 if all are the weakest
         seen = photo[top:bottom, left:right]
         grey = seen.mean(-1, keepdims=True)
-        colours = colormaps[name]((heat - lowest) / (largest - lowest))[..., :3] * 255
-        share = 0.15 + 0.55 * strength
+        colours = colormaps[name]((heat - lowest) / ((largest - lowest) or 1.0))[..., :3] * 255
         drawn[top:bottom, left:right] = grey * (1 - share) + colours * share
     else:
         drawn[top:bottom, left:right] = INACTIVE
     picture = Image.fromarray(drawn.round().astype(np.uint8))
-    if cell:
-        (row, column), (rows, columns) = found.query, weights.shape
+    if query is not None:
+        (row, column), (rows, columns) = query, weights.shape
         high, wide = (bottom - top) / rows, (right - left) / columns
         corner = left + column * wide, top + row * high
         _rectangle(ImageDraw.Draw(picture), (*corner, corner[0] + wide, corner[1] + high))

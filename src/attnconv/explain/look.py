@@ -22,16 +22,16 @@ class Look:
     model: nn.Module
     seen: SeenImage
     attention: ImageAttention
-    likely: list[tuple[str, float]] | None  # classes and probabilities, the most likely first; None if it names pixels
+    likely: list[tuple[str, float]] | None  # classes and probabilities, the most likely first; None if it labels pixels
 
     def maps(self, point: tuple[int, int]) -> list[AttentionMap]:
         """Return the maps of ``point`` of the image as given; ValueError if the network does not see it."""
         return self.attention.maps(self.seen.point(point))
 
     def grad_cam(self, layer: str) -> Tensor:
-        """Return `grad_cam` of the predicted class; ValueError if the network names pixels, not the image."""
+        """Return `grad_cam` of the predicted class; ValueError if the network labels pixels."""
         if self.likely is None:
-            raise checks.InputError("Grad-CAM explains a class of the whole image, and this network names pixels")
+            raise checks.InputError("Grad-CAM explains a class of the whole image; this network labels pixels")
         return grad_cam(self.model, self.attention.image, layer)
 
 

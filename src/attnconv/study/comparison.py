@@ -31,7 +31,7 @@ Clock = Sequence[float]  # one number an epoch
 
 @dataclass(frozen=True)
 class Reading:
-    """An arm's score and its difference to the baseline, after ``epochs`` if not at the end; or why there is none."""
+    """An arm's score and its difference from the baseline, after ``epochs`` if not at the end; or why there is none."""
 
     estimate: Estimate | None = None
     difference: Estimate | None = None
@@ -143,7 +143,7 @@ def comparisons(study: Study, records: Sequence[Record]) -> dict[str, Comparison
     """Return block -> the comparison of its arms; "" where arms have no block. p is adjusted for the whole study.
 
     Raises:
-        InputError: a record of an arm or a seed that the study has not, or one that is damaged.
+        InputError: a record of an arm or a seed that is not in the study, or a damaged one.
     """
     checked = [scored(study, record) for record in records]
     found = {}

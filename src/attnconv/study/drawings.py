@@ -23,9 +23,9 @@ from attnconv.report.plots import (
 from attnconv.study.comparison import Arm, Comparison, Row, validated
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import Study
-from attnconv.study.tables import Compared, arms_of, findings, interval_text
+from attnconv.study.tables import FLOPS_UNITS, Compared, arms_of, findings, interval_text
 
-FOREST = "Difference of each arm to its baseline, with the 95 % interval."
+FOREST = "Difference of each arm from its baseline, with the 95 % interval."
 PUBLISHED = " Diamonds: published differences."
 CURVES = "Lines: means over runs; bands: smallest to largest run."
 CUT_OFF = " Thin lines with a cross: runs that diverged there, and count with the score they had, or with chance."
@@ -37,7 +37,6 @@ ATTENTION = (
     "mean of the heads, and each head. From {}."
 )
 TIME_UNITS = ((3 * 3600.0, 3600.0, "h"), (300.0, 60.0, "min"), (0.0, 1.0, "s"))  # from, size, name
-FLOPS_UNITS = ((1e18, 1e18, "EFLOPs"), (1e15, 1e15, "PFLOPs"), (1e12, 1e12, "TFLOPs"), (0.0, 1e9, "GFLOPs"))
 CLOCKS = (("time", "training time", TIME_UNITS), ("flops", "training FLOPs", FLOPS_UNITS))
 FAR_PAIRS = "far-pairs"
 
@@ -73,7 +72,7 @@ def forest(study: Study, compared: Compared) -> list[Drawing]:
         )
     if not lines:
         return []
-    figure = lines_figure(lines, label=f"difference to {study.baseline}, points", zero=True)
+    figure = lines_figure(lines, label=f"difference from {study.baseline}, points", zero=True)
     return [Drawing(svg_file(figure), "forest", FOREST + PUBLISHED * any(line.published is not None for line in lines))]
 
 

@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from attnconv import checks
@@ -85,23 +86,34 @@ class Study:
 
     def __post_init__(self) -> None:
         mistakes: list[str] = []
-        for what in ("name", "text", "baseline"):
+        put = partial(object.__setattr__, self)
+        for what in ("base", "arms"):
+            with noted(mistakes):
+                put(what, checks.plain(what, named(what, getattr(self, what))))
+        if mistakes:  # all the rest reads these
+            raise PlanError(mistakes)
+        # A valid value in place of each wrong one, so that the rest can be checked.
+        first = next(iter(self.arms), "").rpartition("/")[2]
+        for what, valid in (("name", "unnamed"), ("text", ""), ("baseline", first)):
             if not isinstance(value := getattr(self, what), str):
                 mistakes.append(f"{what} of a study must be text, got {value!r}")
-        for what in ("base", "arms", "published"):
+                put(what, valid)
+        for what, read, valid in (("seeds", _seeds, (0,)), ("published", _published, {})):
+            value = getattr(self, what)
+            put(what, valid)
             with noted(mistakes):
-                object.__setattr__(self, what, checks.plain(what, named(what, getattr(self, what))))
-        with noted(mistakes):
-            arms = {arm: named(f"arm {arm!r}", options) for arm, options in self.arms.items()}
-            object.__setattr__(self, "arms", arms)
-        with noted(mistakes):
-            object.__setattr__(self, "seeds", _seeds(self.seeds))
-        if mistakes:  # the rest reads these
-            raise PlanError(mistakes)
-        for check in (self._check_names, self._check_scores, self._check_published, self._check_resources):
+                put(what, read(value))
+        right = []
+        for arm, options in self.arms.items():
+            with noted(mistakes):
+                self.arms[arm] = named(f"arm {arm!r}", options)
+                right.append(arm)
+        self.arms.update({arm: {} for arm in self.arms if arm not in right})
+        checked = (self._check_names, self._check_baseline, self._check_scores, self._check_published)
+        for check in (*checked, self._check_resources):
             with noted(mistakes):
                 check()
-        configs = self._configs(mistakes)
+        configs = self._configs(right, mistakes)
         if mistakes:
             raise PlanError(mistakes, configs)
         for one, other in itertools.combinations(configs, 2):
@@ -114,11 +126,11 @@ class Study:
         if self.memory_gb is not None and not checks.number("memory_gb", self.memory_gb) > 0:
             raise checks.InputError(f"memory_gb must be positive, got {self.memory_gb}")
 
-    def _configs(self, mistakes: list[str]) -> dict[str, RunConfig]:
-        """Return the configurations of the arms; those with mistakes, once each, without the options at fault."""
+    def _configs(self, arms: Iterable[str], mistakes: list[str]) -> dict[str, RunConfig]:
+        """Return the configurations of ``arms``; those with mistakes, once each, without the options at fault."""
         configs: dict[str, RunConfig] = {}
         said = set()  # a mistake in the base is every arm's
-        for arm in self.arms:
+        for arm in arms:
             options, before = self.options(arm), None
             while options != before:
                 before = options
@@ -146,6 +158,8 @@ class Study:
                 )
         if len({"/" in arm for arm in self.arms}) > 1:
             raise checks.InputError("either all arms stand in a block, named BLOCK/ARM, or none does")
+
+    def _check_baseline(self) -> None:
         for block, arms in self.blocks().items():
             inside = [arm.rpartition("/")[2] for arm in arms]
             checks.one_of(f"baseline{f' of block {block!r}' if block else ''}:", self.baseline, inside)
@@ -296,6 +310,10 @@ def named(what: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise checks.InputTypeError(f"{what} must hold names and values, got {value!r}")
     return value
+
+
+def _published(value: Any) -> dict[str, Any]:
+    return checks.plain("published", named("published", value))
 
 
 def _seeds(value: Any) -> tuple[int, ...]:

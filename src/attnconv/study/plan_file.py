@@ -50,7 +50,7 @@ def study_of(values: Any, *, source: str) -> Study:
         raise checks.InputTypeError(f"{source} must hold names and values, got {type(values).__name__}")
     if ("arms" in values) == ("grid" in values):
         raise checks.InputError(f"{source} must have either arms or a grid")
-    mistakes = [f"it must say its {name}" for name in REQUIRED if name not in values]
+    mistakes = [f"{name} is missing" for name in REQUIRED if name not in values]
     for name in values:
         with noted(mistakes):
             checks.one_of("entry of a study", name, FIELDS)

@@ -16,7 +16,18 @@ from attnconv.study.comparison import Comparison, comparisons
 from attnconv.study.drawings import attention_drawings, drawings, forest
 from attnconv.study.folder import Record, StudyFolder, counts, records
 from attnconv.study.plan import Study
-from attnconv.study.tables import NONE, Table, csv_files, findings, notes, other_tables, summary, text, verdict_table
+from attnconv.study.tables import (
+    NONE,
+    Table,
+    csv_files,
+    findings,
+    no_verdict,
+    notes,
+    other_tables,
+    summary,
+    text,
+    verdict_table,
+)
 from attnconv.train.config import yaml_text
 
 PROVENANCE = ("commit", "version", "torch", "device", "threads", "machine")  # of a record
@@ -60,6 +71,7 @@ def write_report(path: Path | str) -> Report:
         "study": study,
         "runs": counts(found),
         "total": len(found),
+        "no_verdict": no_verdict(compared),
         "findings": findings(compared),
         "forest": forest(study, compared),
         "verdict": verdict_table(study, compared),

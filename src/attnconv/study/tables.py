@@ -1,7 +1,7 @@
 """The comparisons of a study as sentences, as tables of text, and as rows for CSV files.
 
-The sentences and the first table give the verdict; the other tables read the same runs otherwise, switch their
-attention off, and count their costs. summary.csv has a row of ten numbers for each arm; details.csv every number
+The sentences and the first table give the verdict; the other tables hold costs, other readings of the same runs, and
+scores with attention switched off. summary.csv has a row of ten numbers for each arm; details.csv every number
 unrounded, runs.csv every run, and epochs.csv every epoch.
 """
 
@@ -16,10 +16,16 @@ from attnconv.inactive import LOGITS_MOVED, PREDICTIONS_CHANGED
 from attnconv.report.page import render
 from attnconv.study.comparison import Comparison, Reading, Row
 from attnconv.study.plan import PUBLISHED, Study
-from attnconv.study.statistics import ALPHA, Estimate, seeds_to_reach
+from attnconv.study.statistics import ALPHA, MOST, Estimate, seeds_to_reach
 
 NONE = "-"
 SMALL_P = 0.001
+FLOPS_UNITS = (
+    (1e18, 1e18, "EFLOPs"),
+    (1e15, 1e15, "PFLOPs"),
+    (1e12, 1e12, "TFLOPs"),
+    (0.0, 1e9, "GFLOPs"),
+)  # from, size, name
 READINGS = {
     "last": "last epoch",
     "best": "best epoch",
@@ -56,9 +62,23 @@ def arms_of(compared: Compared) -> Iterator[tuple[Comparison, Row]]:
 
 
 def findings(compared: Compared) -> list[Finding]:
-    """Return a finding for each arm but the baselines."""
-    enough = seeds_to_reach(max(count_tests(compared), 1))
-    return [_finding(one, row, enough) for one, row in arms_of(compared) if row.arm != one.baseline]
+    """Return a finding for each arm but the baselines; `no_verdict` stands above them if it is not empty."""
+    enough, said = _enough(compared), bool(no_verdict(compared))
+    return [_finding(one, row, enough, said=said) for one, row in arms_of(compared) if row.arm != one.baseline]
+
+
+def no_verdict(compared: Compared) -> str:
+    """Return a sentence if several arms could be tested and all of them have too few seeds; "" otherwise."""
+    pairs = [row.last.difference.n for _, row in arms_of(compared) if row.test.permutation and row.last.difference]
+    enough = _enough(compared)
+    if len(pairs) < 2 or max(pairs) >= enough:
+        return ""
+    seeds = f"{min(pairs)}" if min(pairs) == max(pairs) else f"{min(pairs)} to {max(pairs)}"
+    return f"No verdict with {seeds} seeds: {len(pairs)} comparisons need at least {enough}. Differences so far:"
+
+
+def _enough(compared: Compared) -> int:
+    return seeds_to_reach(max(count_tests(compared), 1))
 
 
 def count_tests(compared: Compared) -> int:
@@ -66,7 +86,8 @@ def count_tests(compared: Compared) -> int:
     return sum(row.test.permutation is not None for _, row in arms_of(compared))
 
 
-def _finding(comparison: Comparison, row: Row, enough: int) -> Finding:
+def _finding(comparison: Comparison, row: Row, enough: int, *, said: bool) -> Finding:
+    """Return the finding of an arm; ``said``: the arms' lack of seeds is told above them."""
     arm, baseline, p = row.arm, comparison.baseline.rpartition("/")[2], row.test.holm_p
     more = f" Its attention is {row.off.verdict}." if row.off and row.off.inactive else ""
     difference = row.last.difference
@@ -76,6 +97,8 @@ def _finding(comparison: Comparison, row: Row, enough: int) -> Finding:
     numbers = f"{difference.mean:+.2f} points{ends}"
     if p is None:
         return Finding("none", f"{arm}: not tested, {row.test.why_not}.", f"{numbers}.{more}")
+    if said:
+        return Finding("none", f"{arm}:", f"{numbers}.{more}")
     if difference.n < enough:
         head = f"{arm}: no verdict with {difference.n} seeds."
         return Finding("none", head, f"{numbers} so far; at least {enough} seeds are needed.{more}")
@@ -102,7 +125,7 @@ def verdict_table(study: Study, compared: Compared) -> Table:
             cells = (f"{difference.mean:+.2f}", interval_text(difference))
         tested = (NONE, NONE)
         if row.test.permutation:
-            tested = (p_text(row.test.holm_p), text(row.test.runs_to_see, "{:,}", "none would do"))
+            tested = (p_text(row.test.holm_p), text(row.test.runs_to_see, "{:,}", f">{MOST:,}"))
         published = (text(study.published.get(row.arm, {}).get("value"), "{:g}"),) if study.published else ()
         rows.append((row.arm, mean_text(row.last.estimate) + score, *cells, *tested, runs, *published))
     score = names.pop() if len(names) == 1 else "score"
@@ -112,8 +135,13 @@ def verdict_table(study: Study, compared: Compared) -> Table:
 
 
 def other_tables(compared: Compared) -> list[Table]:
-    """Return the table of costs, that of the other readings, and that of attention switched off if it was measured."""
-    return [_costs(compared), _readings(compared), *attention_table(compared)]
+    """Return the table of costs, and those of the other readings and of attention switched off if there are any."""
+    return [_costs(compared), *_readings(compared), *attention_table(compared)]
+
+
+def has_epochs(compared: Compared) -> bool:
+    """True if an arm was trained for more than one epoch; the readings within a run are the same for all if not."""
+    return any(row.epochs is not None and row.epochs > 1 for _, row in arms_of(compared))
 
 
 def attention_table(compared: Compared) -> list[Table]:
@@ -131,12 +159,15 @@ def attention_table(compared: Compared) -> list[Table]:
     return [Table("The same networks with their attention switched off", header, tuple(rows))]
 
 
-def _readings(compared: Compared) -> Table:
-    """Return a row an arm: at the best epoch, at equal time and so on its mean and its difference to the baseline."""
-    keys = [key for key in READINGS if key != "last" and any(getattr(row, key) for _, row in arms_of(compared))]
+def _readings(compared: Compared) -> list[Table]:
+    """Return the table of means and differences at the best epoch, at equal time and so on; no table without any."""
+    possible = [key for key in READINGS if key != "last"] if has_epochs(compared) else ["without_diverged"]
+    keys = [key for key in possible if any(getattr(row, key) for _, row in arms_of(compared))]
+    if not keys:
+        return []
     rows = [(row.arm, *(_reading_text(getattr(row, key)) for key in keys)) for _, row in arms_of(compared)]
     header = ("arm", *(READINGS[key] for key in keys))
-    return Table("The same runs, read otherwise: mean and difference, not tested", header, tuple(rows))
+    return [Table("Other readings of the same runs: mean and difference, not tested", header, tuple(rows))]
 
 
 def _reading_text(reading: Reading | None) -> str:
@@ -152,12 +183,18 @@ def _costs(compared: Compared) -> Table:
     rows = []
     for _, row in arms_of(compared):
         gmacs = None if row.flops is None else row.flops / 2e9
-        cells = (row.arm, text(row.params, "{:,}"), text(gmacs, "{:.3g}"), text(row.epochs))
+        cells = (row.arm, text(row.params, "{:,}"), text(gmacs, "{:,.3f}"), text(row.epochs))
         seconds = row.seconds
         a_step, an_epoch = (None if seconds is None or not n else seconds / n for n in (row.steps, row.epochs))
         times = (a_step and 1000 * a_step, an_epoch, seconds)
         rows.append((*cells, *(text(value, "{:,.1f}") for value in times)))
     return Table("Costs of a run", header, tuple(rows))
+
+
+def flops_text(flops: float) -> str:
+    """Return FLOPs in the largest unit that they reach."""
+    _, size, unit = next(unit for unit in FLOPS_UNITS if flops >= unit[0])
+    return f"{flops / size:.3g} {unit}"
 
 
 def text(value: float | None, form: str = "{}", none: str = NONE) -> str:
@@ -192,6 +229,8 @@ def notes(study: Study, compared: Compared) -> list[str]:
     found = render(
         "notes.txt",
         compared=list(compared.values()),
+        has_epochs=has_epochs(compared),
+        flops_text=flops_text,
         rows=[row for _, row in arms_of(compared)],
         records=[record for comparison in compared.values() for record in comparison.records],
         scores=sorted({comparison.score for comparison in compared.values()}),
@@ -267,7 +306,7 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table with a header; None, and what a row has not, is an empty cell."""
+    """Return a table with a header; a value that is None or missing is an empty cell."""
     file, rows = io.StringIO(), list(rows)
     writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
