@@ -18,9 +18,15 @@ def test_the_list(attnconv):
     assert code == 0
     rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert {r.name for r in list_recipes()} < set(rows)
-    for part in ("ssa_xresnet50", "imagewoof-old", "128", " 5 ", "sa_xresnet50 64.0"):
+    for part in ("ssa_xresnet50", "imagewoof-old", "128", " 5 ", "65.2"):
         assert part in rows["imagewoof-128-5ep"]
-    assert [word in rows["recipe"] for word in ("network", "data", "px", "epochs", "published")] == [True] * 5
+    assert [word in rows["recipe"] for word in ("network", "data", "px", "epochs", "top-1 %")] == [True] * 5
+
+
+def test_all_about_one(attnconv):
+    code, out, _ = attnconv("train", "--list-recipes", "--recipe", "imagewoof-128-5ep")
+    assert code == 0
+    assert "expected: xresnet50 62.3, sa_xresnet50 64.0, ssa_xresnet50 65.2\n" in out
 
 
 def test_the_list_as_json(attnconv):

@@ -26,6 +26,19 @@ def test_text_is_left_and_numbers_are_right():
     assert lines[2:] == ["1  x 2", "2  3"]  # one cell is text
 
 
+def test_a_dash_and_the_word_baseline_stand_among_numbers():
+    lines = table_lines(("arm", "difference"), [("a", "baseline"), ("b", "-"), ("c", "+1.25")], 80)
+    assert lines[2:] == ["a      baseline", "b             -", "c         +1.25"]
+
+
+@pytest.mark.parametrize("terminal_here", [True, False])
+def test_a_sentence_folds_between_words_in_a_terminal_alone(monkeypatch, capsys, terminal_here):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal_here)
+    monkeypatch.setattr(terminal, "terminal_width", lambda: 12)
+    terminal.say("one two three four")
+    assert capsys.readouterr().out == ("one two\nthree four\n" if terminal_here else "one two three four\n")
+
+
 def test_columns_go_from_the_right_and_names_stay_whole():
     lines = table_lines(HEADER, ROWS, 35)
     assert lines[0] == "name         score %       note"
@@ -100,7 +113,7 @@ def test_every_table_fits(attnconv, finished, records, monkeypatch, command, nam
 
 
 @pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True)])
-def test_top_5_only_from_six_classes_on(attnconv, monkeypatch, classes, shown):
+def test_top_5_only_from_six_classes_on(attnconv, tmp_path, monkeypatch, classes, shown):
     from types import SimpleNamespace
 
     from attnconv.cli import evaluate
@@ -112,7 +125,7 @@ def test_top_5_only_from_six_classes_on(attnconv, monkeypatch, classes, shown):
     monkeypatch.setattr(evaluate, "load_network", lambda *_, **__: trained)
     monkeypatch.setattr("attnconv.recipes.trained.images_for", lambda *_, **__: data)
     monkeypatch.setattr("attnconv.train.evaluate.evaluate", lambda *_, **__: Scores(0.25, 80.0, 100.0, 20))
-    code, out, err = attnconv("evaluate", "run")
+    code, out, err = attnconv("evaluate", tmp_path)
     assert code == 0, err
     assert ("top-5 %" in out, "top-1 %" in out) == (shown, True)
 
@@ -143,6 +156,14 @@ def test_help_of_every_level_loads_no_torch():
     assert without_torch(*commands) == []
 
 
+def test_help_of_a_command_is_its_docstring(attnconv):
+    assert "override --recipe" in " ".join(attnconv("train", "--help")[1].split())
+    assert "Takes about a minute" in attnconv("demo", "--help")[1]
+    assert "Run a plan" in attnconv("study", "--help")[1]
+    groups = re.findall("─ (\\w+) ─", attnconv("train", "--help")[1])
+    assert groups == ["Parameters", "Model", "Data", "Optimisation", "Run"]
+
+
 def test_lists_load_no_torch():
     assert without_torch(["models"], ["models", "aa_*", "--json"], ["train", "--list-recipes"]) == []
 
@@ -151,6 +172,9 @@ ERRORS = [
     (["trian"], 'Unknown command "trian". Did you mean "train"?'),
     (["models", "aa_renset*"], "no network matches 'aa_renset*'; nearest: 'aa_resnet"),
     (["train", "--modle", "x"], "Unknown option: --modle. Did you mean --model?"),
+    (["train", "--network", "x"], "Unknown option: --network; see attnconv train --help"),
+    (["bench", "ops", "S1"], "unexpected argument 'S1'; see attnconv bench ops --help"),
+    (["train", "NAME"], "unexpected argument 'NAME'; did you mean --recipe NAME or --model NAME?"),
     (["train", "--model", "xresnt50"], "unknown model 'xresnt50'; nearest: 'xresnet50'"),
     (["lr-find", "--model", "xresnt50"], "unknown model 'xresnt50'; nearest: 'xresnet50'"),
     (["summary", "xresnt50"], "unknown model 'xresnt50'; nearest: 'xresnet50'"),
@@ -162,8 +186,22 @@ ERRORS = [
     (["evaluate", "run", "--checkpoint", "first"], 'Invalid value "first" for --checkpoint'),
     (["export", "run", "--format", "tflite"], 'Invalid value "tflite" for --format'),
     (["train", "--image-size", "12y4"], "Invalid value for --image-size: image_size must be int, got '12y4'"),
+    (["train", "--data", "cifar10x"], "'cifar10x' is neither a data set nor an existing folder; nearest: 'cifar10'"),
+    (["train", "--attend", "layer3=simpel"], "--attend: unknown attention layer 'simpel'; nearest: 'simple'"),
+    (["bench", "models", "--model", "aa_convnet4"], "unknown model 'aa_convnet4'; nearest: 'aa_convnet3'"),
+    (["evaluate", "nothing"], "nothing is neither a run folder nor a checkpoint"),
+    (["explain", "nothing", "photo.jpg"], "nothing is neither a run folder nor a checkpoint"),
     (["train", "--pretrained"], "--pretrained: no library has weights of 'aa_convnet3'; give --init-from a file"),
 ]
+
+
+def test_names_that_the_command_line_knows_are_those_of_the_library():
+    from attnconv.cli.flags import DATA_SETS, KINDS
+    from attnconv.data import DATA_SETS as of_data
+    from attnconv.layers.registry import _REGISTERED
+
+    assert sorted(DATA_SETS) == sorted(of_data)
+    assert {*KINDS} <= {*_REGISTERED}
 
 
 def test_errors_about_names_and_values_load_no_torch():

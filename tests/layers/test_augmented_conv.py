@@ -370,7 +370,11 @@ BAD_SETTINGS = [
     ({"value_channels": 5}, "value_channels must be a multiple of num_heads=2, got 5"),
     ({"value_channels": 0}, "a value_ratio of at least 0.2; got 0"),
     ({"key_channels": 0}, "key_channels must be at least num_heads=2, got 0"),
-    ({"value_channels": 12}, "value_channels must be at most out_channels=10, got 12"),
+    ({"value_channels": 12}, "value_channels must be at most out_channels=10, got 12 for num_heads=2; the least is 2"),
+    (
+        {"num_heads": 12, "key_channels": 12, "value_channels": 12},
+        "got 12 for num_heads=12; pass num_heads=10 or fewer",
+    ),
     ({"num_heads": 0}, "num_heads must be at least 1, got 0"),
     ({"num_heads": 2.0}, "num_heads must be an integer, got 2.0"),
     ({"groups": 3}, "in_channels must be a multiple of groups=3, got 4"),

@@ -187,7 +187,7 @@ def test_what_the_user_can_mend_is_said_once(tmp_path):
 
 
 def note(then, now):
-    return f"note: the run began with {then} processes and goes on with {now}: it will not end in the very same bits"
+    return f"note: the run began with {then} processes and goes on with {now}: its result will not be bit-identical"
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_noted(tmp_path, capsys):

@@ -58,7 +58,7 @@ def test_changed_files_are_noted_once(stopped, capsys):
     run(stopped, changed(bytes=5001), resume=True, progress=True)
     note = (
         "note: files of training images have changed since the last checkpoint (5,000 bytes then, 5,001 now): "
-        "the run will not end in the very same bits"
+        "the result will not be bit-identical"
     )
     assert capsys.readouterr().err.splitlines().count(note) == 1
     assert load_checkpoint(stopped / "last.pt")["meta"]["images"]["training"]["bytes"] == 5001

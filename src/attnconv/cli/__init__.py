@@ -1,5 +1,6 @@
 """The command line. A command's file is imported when the command is called, so that `attnconv --help` is quick."""
 
+import difflib
 import inspect
 import keyword
 import os
@@ -27,13 +28,16 @@ COMMANDS = {
     "bench": "Measure time, memory and FLOPs of ops, layers and networks, compared with standard alternatives.",
     "hub": "Share a trained network: as a folder of safetensors, or on the Hugging Face Hub.",
     "doctor": "Report versions, devices, kernels and missing packages of this machine.",
-    "demo": "Train a plain and an augmented network on digits, side by side.",
+    "demo": "Train a plain and an attending network on a task of distant glyphs, and show a photo's attention.",
 }
 
 # The files of commands that are not in the file of their own name.
 FILES = {"summary": "models", "predict": "evaluate", "lr-find": "train", "runs": "train", "hub": "export"}
 
 OF_ALL = "Every command takes --import MODULE (repeatable): a module of your own networks, layers or data."
+
+ALIKE = 0.7  # least likeness of an option that is suggested in place of an unknown one
+GROUPS = ("hub", "study")  # their help is the line above; that of other commands is the docstring
 
 # Removed commands and flags, each with what to use instead.
 REMOVED: dict[str, str] = {
@@ -120,7 +124,7 @@ def _imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.BoundArguments]:
     """Return the command that ``arguments`` name, and its arguments; InputError if they name none."""
     checks.require("cyclopts", extra="train")
-    from cyclopts import App, CycloptsError, Parameter
+    from cyclopts import App, CycloptsError, Group, Parameter
 
     _require_not_removed(arguments or ())
 
@@ -129,16 +133,28 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[..., Any], inspect.
         help="Self-attention inside convolutional networks.",
         version=__version__,
         help_format="markdown",
+        group_parameters=Group("Parameters", sort_key=0),  # before the groups of `train`
         # Neither --no-json nor --empty-option nor [default: False].
         default_parameter=Parameter(negative=(), show_default=lambda v: None if v in (None, False) else str(v)),
     )
+    given = [word for word in arguments or () if not word.startswith("-")]
     for name, text in COMMANDS.items():
+        # The line is for the list of commands: here it would replace the docstring.
+        line = None if given[:1] == [name] and name not in GROUPS else text
         function = name.replace("-", "_") + "_" * keyword.iskeyword(name)
-        app.command(f"attnconv.cli.{FILES.get(name, function)}:{function}", name=name, help=text)
+        app.command(f"attnconv.cli.{FILES.get(name, function)}:{function}", name=name, help=line)
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         text = " ".join(str(error).split())
+        see = " ".join(["see attnconv", *(error.command_chain or ()), "--help"])
+        if (unused := getattr(error, "unused_tokens", None)) and text.startswith("Unused"):
+            of_a_run = f"did you mean --recipe {unused[0]} or --model {unused[0]}?"
+            text = f"unexpected argument {unused[0]!r}; {of_a_run if given[:1] in (['train'], ['lr-find']) else see}"
+        # cyclopts suggests an option however far it is.
+        unknown = re.fullmatch(r"(Unknown option: (\S+))\. Did you mean (\S+)\?", text)
+        if unknown and difflib.SequenceMatcher(None, unknown[2], unknown[3]).ratio() < ALIKE:
+            text = f"{unknown[1]}; {see}"
         # cyclopts's own suggestion depends on case.
         if one_of := re.fullmatch(r'(Invalid value "(.*)" for .* Choose from: (.*))\. Did you mean ".*"\?', text):
             known = re.findall('"(.*?)"', one_of[3])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks, files
-from attnconv.cli.flags import NO_SURGERY, Surgery, integers, words
+from attnconv.cli.flags import NO_SURGERY, Surgery, integers, require_network, words
 from attnconv.cli.terminal import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Cases:
     Parameters
     ----------
     case:
-        Names of cases, separated by commas, or all; see above. By default a few of them, or none beside --sizes.
+        Names of cases, separated by commas, or all; see above. By default a few of them; with --sizes, none.
     sizes:
         Sides of square maps for a sweep, such as 8,16,32,64,128.
     backward:
@@ -186,7 +186,7 @@ def choice(
 
 @bench.command
 def ops(*, cases: Cases = DEFAULT_CASES, impl: str | None = None, options: Options = DEFAULTS) -> None:
-    """Relative attention compared with standard alternatives, and the orders of bilinear attention's products.
+    """Compare relative attention with standard alternatives, and the orders of bilinear attention's products.
 
     Cases: S1 to S6, R14, R7, SAGAN, 1D, 3D, for a GPU G1 to G3, and X1 to X5 for the orders of products. By default two
     to three minutes on two CPU cores; all cases and sizes take over half an hour. Appends to ops.jsonl.
@@ -213,7 +213,7 @@ def ops(*, cases: Cases = DEFAULT_CASES, impl: str | None = None, options: Optio
 
 @bench.command
 def layers(*, cases: Cases = DEFAULT_CASES, layer: str | None = None, options: Options = DEFAULTS) -> None:
-    """Attention layers, timm's among them, compared with the convolution of equal output.
+    """Compare attention layers, timm's among them, with the convolution of equal output.
 
     Cases: L1 to L4. By default under a minute on two CPU cores; all cases and sizes take over half an hour. Appends to
     layers.jsonl.
@@ -243,7 +243,7 @@ def models(
     surgery: Surgery = NO_SURGERY,
     options: Options = DEFAULTS,
 ) -> None:
-    """Training steps of networks with attention and of their plain twins, under autocast unless in float32.
+    """Compare training steps of networks with attention and of their plain twins, under autocast unless in float32.
 
     It takes two to four minutes on two CPU cores and appends to models.jsonl. With --augment or --attend, each network
     is compared with itself plus that attention.
@@ -260,6 +260,9 @@ def models(
     image_size:
         Side of the square images in pixels; by default the family's usual one.
     """
+    for name in words(model or ""):
+        if name != "all":
+            require_network(name, {})
     from attnconv.bench.models import NAMED, case_of, model_benchmark, twinned_models
     from attnconv.surgery.steps import checked_steps
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from attnconv import checks
-from attnconv.cli.flags import Checkpoint, ImageSize, load_network
+from attnconv.cli.flags import Checkpoint, ImageSize, load_network, require_run
 from attnconv.cli.terminal import counted, print_json, print_table, say
 from attnconv.train.config import Device
 
@@ -58,6 +58,7 @@ def evaluate(
     json:
         Print one JSON object.
     """
+    require_run(run)
     from attnconv.recipes.trained import images_for
     from attnconv.train.evaluate import evaluate as score
 

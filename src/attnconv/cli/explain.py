@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnconv import checks
-from attnconv.cli.flags import load_network, named_factory
+from attnconv.cli.flags import load_network, named_factory, require_run
 from attnconv.cli.terminal import print_json, say
 from attnconv.shown import shown
 from attnconv.train.config import Device
@@ -99,6 +99,8 @@ def explain(
         raise checks.InputError(f"--out must end in {', '.join(SUFFIXES)}, got {out}")
     if out is not None and image is not None and out.exists() and image.exists() and out.samefile(image):
         raise checks.InputError(f"--out must be another file than IMAGE, got {out} for both")
+    if run is not None:
+        require_run(run)
 
     from attnconv.data import decode_image
     from attnconv.explain import attention_figure, choose_maps, look_at, see_image

@@ -1,12 +1,14 @@
 """Flags that several commands share: steps of surgery, runs, image sizes, NAME=VALUE pairs and lists."""
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
 
 from attnconv import checks, extensions, networks
 from attnconv.train.config import image_size_of, yaml_value
@@ -14,7 +16,17 @@ from attnconv.train.config import image_size_of, yaml_value
 if TYPE_CHECKING:
     from attnconv.recipes import Trained
 
+MODEL = Group("Model", sort_key=1)  # of options in --help
 Checkpoint = Literal["best", "last"]
+
+
+# Names in attnconv.data and attnconv.layers, so that a wrong one is refused without loading torch.
+DATA_SETS = (
+    *("digits", "cifar10", "cifar100", "mnist", "fashion-mnist"),
+    *("imagenette", "imagewoof", "imagenette-old", "imagewoof-old"),
+    *("far-pairs", "textures", "far-context"),
+)
+KINDS = ("simple", "sagan", "augmented")
 
 
 def _optional_text(_: Any, tokens: Sequence[Token]) -> str | None:
@@ -34,7 +46,7 @@ OptionalText = Annotated[str | None, Parameter(converter=_optional_text)]
 ImageSize = Annotated[int | tuple[int, int] | None, Parameter(converter=_image_size, n_tokens=1)]
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=MODEL)
 @dataclass(frozen=True)
 class Surgery:
     """Attention that is put into a network.
@@ -70,6 +82,12 @@ class Surgery:
             if not (module and kind):
                 raise checks.InputError(f"--attend must be MODULE=KIND, such as layer3=simple, got {text!r}")
             found.append({"add": {"after": module, "kind": kind}})
+            known = (*KINDS, *extensions.offered("attnconv.layers"))
+            if "torch" not in sys.modules and kind not in known and ":" not in kind:  # else surgery looks it up
+                raise checks.InputError(
+                    f"--attend: unknown attention layer {kind!r}; {checks.nearest(kind, known)}; --import "
+                    "MODULE brings your own"
+                )
         return found
 
 
@@ -117,6 +135,19 @@ def require_network(model: str, options: dict[str, Any]) -> None:
     if extensions.is_factory(model):
         extensions.import_factory(model)
     networks.require_known(model, options)
+
+
+def require_data(name: str) -> None:
+    """Raise InputError if no data set or file has the name; once torch is loaded, `attnconv.data` finds that out."""
+    known, path = (*DATA_SETS, *extensions.offered("attnconv.data")), os.path.expanduser(name)
+    if "torch" not in sys.modules and name not in known and ":" not in name and not os.path.exists(path):
+        raise checks.InputError(f"{name!r} is neither a data set nor an existing folder; {checks.nearest(name, known)}")
+
+
+def require_run(path: Path) -> None:
+    """Raise InputError, before torch is loaded, if there is nothing at ``path`` that `load_network` could load."""
+    if not path.exists():
+        raise checks.InputError(f"{path} is neither a run folder nor a checkpoint: there is no such file or folder")
 
 
 def load_network(run: Path, *, model: str | None, layers_for: str | None = None, **options: Any) -> "Trained":

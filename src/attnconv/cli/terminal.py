@@ -7,6 +7,7 @@ columns go from the right, so each table has its columns in the order of their i
 import json
 import re
 import shutil
+import sys
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -17,15 +18,19 @@ from attnconv.shown import shown
 GAP = "  "
 LEAST = 24  # columns of the terminal that a text to fold needs at least
 NUMBER = re.compile(r"[-+±~<>]?\.?\d.*")  # a cell of a column that is aligned right
+NO_NUMBER = ("", "-", "baseline")  # cells that such a column may have, too
 
 
 def say(text: str) -> None:
-    """Print one line, whatever the names in it hold."""
-    print(shown(text))
+    """Print a sentence: folded between words in a terminal, on one line in a pipe, whatever the names in it hold."""
+    if sys.stdout.isatty():
+        note(text)
+    else:
+        print(shown(text))
 
 
 def note(text: str) -> None:
-    """Print a sentence, folded to the terminal's width."""
+    """Print a sentence below a table, folded as wide as the table may be."""
     print("\n".join(folded("", shown(text), terminal_width())))
 
 
@@ -58,7 +63,7 @@ def table_lines(
         dropped.insert(0, columns.pop()[0])
     lines = [""] * (1 + len(rows))
     for i, column in enumerate(columns):
-        right = i > 0 and all(NUMBER.match(cell) for cell in column[1:] if cell)
+        right = i > 0 and all(NUMBER.match(cell) for cell in column[1:] if cell not in NO_NUMBER)
         widest = max(map(cells, column))
         for row, cell in enumerate(column):
             pad = " " * (widest - cells(cell))

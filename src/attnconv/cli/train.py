@@ -2,6 +2,7 @@
 
 import dataclasses
 import json as encoder
+import re
 import time
 import typing
 from collections.abc import Mapping
@@ -10,21 +11,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from attnconv import checks, files, networks
-from attnconv.cli.flags import NO_SURGERY, ImageSize, OptionalText, Surgery, pairs, require_network
+from attnconv.cli.flags import MODEL, NO_SURGERY, ImageSize, OptionalText, Surgery, pairs, require_data, require_network
 from attnconv.cli.terminal import counted, duration, note, print_json, print_table, say
 from attnconv.extensions import LIBRARIES
 from attnconv.inactive import remark
 from attnconv.train.config import RunConfig, read_yaml
+
+DATA, OPTIMISATION, RUN = (Group(name, sort_key=2 + i) for i, name in enumerate(("Data", "Optimisation", "Run")))
+# Groups of options in --help: each from this field of RunConfig on.
+GROUPS = {
+    "model": MODEL,
+    "data": DATA,
+    "epochs": OPTIMISATION,
+    "precision": RUN,
+    "clip": OPTIMISATION,
+    "on_nan": RUN,
+}
 
 
 def run_options() -> Any:
     """Return a TypedDict of every field of RunConfig, none of them required; options not given stay absent."""
     hints = typing.get_type_hints(RunConfig)
     flags: dict[str, Any] = {}
+    group = MODEL
     for field in dataclasses.fields(RunConfig):
+        group = GROUPS.get(field.name, group)
         if field.name in ("model_options", "attention"):  # flags of their own
             continue
         default = "" if field.default is None or field.default is False else f" [default: {field.default}]"
@@ -33,7 +47,7 @@ def run_options() -> Any:
         if hint == str | None:
             hint = OptionalText
         alias = "-b" if field.name == "batch_size" else None
-        parameter = Parameter(help=field.metadata["help"] + default, negative=negative, alias=alias)
+        parameter = Parameter(help=field.metadata["help"] + default, negative=negative, alias=alias, group=group)
         flags[field.name] = Annotated[hint, parameter]
     return TypedDict("RunOptions", flags, total=False)  # pyright: ignore[reportArgumentType]
 
@@ -49,7 +63,7 @@ class Base:
     Parameters
     ----------
     recipe:
-        A run by name, with all of its options; `attnconv train` lists them.
+        A run by name, with all of its options; `attnconv train --list-recipes` lists them.
     config:
         YAML file of options, in the names of config.yaml.
     option:
@@ -62,9 +76,9 @@ class Base:
 
     recipe: str | None = None
     config: Path | None = None
-    option: list[str] | None = None
-    pretrained: bool = False
-    amp: bool = False
+    option: Annotated[list[str] | None, Parameter(group=MODEL)] = None
+    pretrained: Annotated[bool, Parameter(group=MODEL)] = False
+    amp: Annotated[bool, Parameter(group=RUN)] = False
 
     def settings(self, options: dict[str, Any], surgery: Surgery, *, missing: str | None = None) -> RunConfig:
         """Return the configuration: ``options`` over the file, over the recipe. Loads no torch.
@@ -96,6 +110,8 @@ class Base:
             values |= short_for("--pretrained", "init_from", weights_of(values.get("model", RunConfig.model)), options)
         found = RunConfig.from_dict(values, source="the command line")
         networks.require_known(found.model, found.model_options)
+        if missing is None:  # a run's own config.yaml has its data, or says what is missing
+            require_data(found.data)
         return found
 
 
@@ -124,12 +140,12 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     list_recipes: bool = False,
+    options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
     base: Base = NO_BASE,
     surgery: Surgery = NO_SURGERY,
     profile: bool = False,
     json: bool = False,
     of_study: Annotated[bool, Parameter(show=False)] = False,
-    options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
     """Train a network and write the run to a folder.
 
@@ -142,7 +158,7 @@ def train(
     resume:
         Continue the run in --out, with its own options.
     list_recipes:
-        Print the recipes instead, with their published results.
+        Print the recipes instead, with their results; with --recipe, all about that one.
     profile:
         Print a step profile at the end: time in the loader and in each operator.
     json:
@@ -151,7 +167,7 @@ def train(
         A run of a study, started by `attnconv.study.process`: wait for its signal, end with it, write facts.json.
     """
     if list_recipes:
-        print_recipes(json)
+        print_recipes(base.recipe, json)
         return
     missing = ready = None
     if of_study and out is not None:
@@ -193,20 +209,32 @@ def train(
         print_profile(result.get("profile"), out)
 
 
-def print_recipes(json: bool) -> None:
-    from attnconv.recipes import list_recipes
+def print_recipes(name: str | None, json: bool) -> None:
+    from attnconv.recipes import find_recipe, list_recipes
 
-    found = list_recipes()
+    found = list_recipes() if name is None else [find_recipe(name)]
     if json:
         names = ("name", "title", "command", "source", "expected", "measured")
         print_json([{**{name: getattr(r, name) for name in names}, "config": r.config.to_dict()} for r in found])
         return
+    if name is not None:
+        for label in ("title", "command", "source", "expected", "measured"):
+            say(f"{label}: {getattr(found[0], label) or 'nothing'}")
+        return
     rows = []
     for r in found:
-        c, here = r.config, f"; here: {r.measured}" if r.measured else ""
-        rows.append((r.name, c.model, c.data, c.image_size or "", c.epochs, r.expected + here))
-    print_table(("recipe", "network", "data", "px", "epochs", "top-1 %, published"), rows, fold=True)
+        c = r.config
+        published, here = (score_of(c.model, text or "") for text in (r.expected, r.measured))
+        rows.append((r.name, c.model, published, c.image_size or "", c.epochs, here, c.data))
+    print_table(("recipe", "network", "top-1 %", "px", "epochs", "here", "data"), rows)
+    note("Top-1 as published for this network; with --recipe NAME, the source and all results of one recipe.")
     note("A recipe is for its network's family: --model xresnet50, --model sa_xresnet50, --option symmetric=true.")
+
+
+def score_of(model: str, text: str) -> str:
+    """Return the number behind ``model`` in a recipe's text about results, or at its beginning; empty if none is."""
+    found = re.search(rf"(?:^|\b{re.escape(model)} )(\d+(?:\.\d+)?)", text)
+    return found[1] if found else ""
 
 
 def print_profile(profile: Mapping[str, Any] | None, run: Path) -> None:
@@ -215,7 +243,7 @@ def print_profile(profile: Mapping[str, Any] | None, run: Path) -> None:
         print("no profile: the run was finished before, without --profile")
         return
     if profile["steps"]:
-        print(
+        say(
             f"{profile['steps']} steps timed: {profile['step_ms']:.1f} ms a step (median), "
             f"{profile['images_per_second']:.0f} images/s; {profile['loader_share']:.1f}% of the time in the loader"
         )
@@ -236,10 +264,10 @@ def lr_find(
     high: float = 10.0,
     steps: int = 100,
     out: Path | None = None,
+    options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
     base: Base = NO_BASE,
     surgery: Surgery = NO_SURGERY,
     json: bool = False,
-    options: Annotated[RunOptions, Parameter(name="*")] = {},  # type: ignore[valid-type]  # noqa: B006
 ) -> None:
     """Train for a few steps with a growing learning rate, and print the rates that the loss suggests.
 

@@ -92,7 +92,7 @@ def load_checkpoint(
 
 
 def _in_our_names(tensors: Mapping[str, Tensor], theirs: Recognised, empty: nn.Module, label: str) -> dict[str, Tensor]:
-    """Return the tensors as the state dict of ``empty`` calls them; those that it has not keep their names."""
+    """Return the tensors as the state dict of ``empty`` calls them; tensors that it lacks keep their names."""
     state = {theirs.names[name]: tensor for name, tensor in tensors.items()}
     if len(state) < len(tensors):
         raise checks.InputError(f"{label} holds a tensor of {theirs.family} twice, under the names of two programs")

@@ -409,9 +409,10 @@ class AugmentedConvNd(Attention):
                 raise checks.InputError(f"{what} must be a multiple of num_heads={heads}, got {width}")
         conv_channels = out_channels - self.value_channels
         if conv_channels < 0:
+            remedy = f"pass num_heads={out_channels} or fewer" if heads > out_channels else f"the least is {heads}"
             raise checks.InputError(
-                f"value_channels must be at most out_channels={out_channels}, got {self.value_channels}; the least is "
-                f"num_heads={heads}"
+                f"value_channels must be at most out_channels={out_channels}, got {self.value_channels} for "
+                f"num_heads={heads}; {remedy}"
             )
         for what, width in (("in_channels", self.in_channels), ("out_channels - value_channels", conv_channels)):
             if conv_channels and width % self.groups:

@@ -91,7 +91,7 @@ def fit(
             data = data.with_channels(3)
         return train_on(data, config, folder.path, fabric, network=network, resume=resume, progress=progress)
     if ranks.world > 1:
-        raise checks.InputError(f"{ranks.world} processes need Datasets, of which each reads its part; got a loader")
+        raise checks.InputError(f"{ranks.world} processes need Datasets, so that each reads its part; got a loader")
     _refuse(options, (*OF_LOADERS, *OF_SINGLE_IMAGES), "a loader makes its batches itself")
     if val is None:
         raise checks.InputError("a loader for training needs one for validation: val is None")

@@ -24,7 +24,7 @@ def _option(default: Any, help_text: str) -> Any:
     return field(metadata={"help": help_text}, **given)
 
 
-YOUR_FOLDER = "FOLDER"  # in place of a data set's name: images that whoever uses the configuration has
+YOUR_FOLDER = "FOLDER"  # in place of a data set's name: the user's own images
 YOUR_DATASET = "DATASET"  # likewise: those of a script
 YOUR_FILE = "FILE"  # likewise, of weights
 Device = Literal["auto", "cpu", "cuda", "mps"]

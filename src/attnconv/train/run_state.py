@@ -87,7 +87,7 @@ class RunState:
             "processes": (self.processes, self.engine.ranks.world),
         }
         return self.changes + [
-            f"the run began with {then} {name} and goes on with {now}: it will not end in the very same bits"
+            f"the run began with {then} {name} and goes on with {now}: its result will not be bit-identical"
             for name, (then, now) in counts.items()
             if then != now
         ]
@@ -250,6 +250,6 @@ def changes_of_images(then: Mapping[str, Any], now: Mapping[str, Any], path: Pat
         if old["bytes"] != new["bytes"]:
             found.append(
                 f"files of {kind} images have changed since the last checkpoint ({old['bytes']:,} bytes then, "
-                f"{new['bytes']:,} now): the run will not end in the very same bits"
+                f"{new['bytes']:,} now): the result will not be bit-identical"
             )
     return found

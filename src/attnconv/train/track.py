@@ -76,7 +76,7 @@ class Tracker:
                 service.close(failed)
             except Exception as error:
                 if self.wanted:  # else a failure has been reported
-                    self.say(f"tracking by {self.config.track} has not ended well: {checks.first_line(error)}")
+                    self.say(f"tracking by {self.config.track} failed when it was closed: {checks.first_line(error)}")
 
 
 class TensorBoard:
