@@ -142,7 +142,7 @@ def test_commands_work(page, readers, tmp_path):
     ("call", "output"),
     [
         ("attnconv study status nowhere", "attnconv: error"),
-        ("attnconv explain --web --help", "Draw the attention of a position"),
+        ("attnconv explain --web --help", "Draw the attention of one position"),
     ],
 )
 def test_a_command_that_fails_or_ends_too_early_is_noticed(call, output, tmp_path):
