@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+TRAINING := .venv/.training
 
 .PHONY: install clients demo test test-slow timm-tests lint docs gpu
 
@@ -13,11 +14,18 @@ $(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[all,docs,dev]'
 	touch $@
 
+# What the demo needs, in half of the time.
+$(TRAINING): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "attnconv needs Python 3.11 or newer")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train]'
+	touch $@
+
 # The libraries of docs/integrations.md, for the tests in tests/clients, which skip without them.
 clients: install
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[clients]'
 
-demo: install
+demo: $(if $(wildcard $(INSTALLED)),$(INSTALLED),$(TRAINING))
 	$(BIN)/attnconv demo
 
 lint: install
