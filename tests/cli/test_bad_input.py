@@ -135,7 +135,9 @@ def test_an_image_that_cannot_be_decoded(attnconv, folder, tmp_path):
         "--workers", "0", "--out", tmp_path / "o",
     )  # fmt: skip
     assert code == 2
-    assert re.search(r"^attnconv: error: cannot decode image \S*bad\.png: .*; --skip-bad-images .*\n$", err, re.M)
+    *header, last = err.splitlines()
+    assert [line.split()[0] for line in header] == ["network", "data", "images", "steps", "device", "out"]
+    assert re.fullmatch(r"attnconv: error: cannot decode image \S*bad\.png: .*; --skip-bad-images .*", last)
     assert not (tmp_path / "o").exists()
 
 

@@ -64,7 +64,7 @@ def test_inactive_attention_is_remarked(attnconv, tmp_path):
     assert re.search(rf"idle +finished .*{said}", out)
     found = {entry["name"]: entry["remark"] for entry in json.loads(attnconv("runs", tmp_path, "--json")[1])}
     assert found == {"idle": said, "works": None, "plain": None}
-    finish(tmp_path / "plain", logits_moved="none", predictions_changed=0.0)
+    finish(tmp_path / "plain", logits_moved="0", predictions_changed=0.0)
     assert "result.json is damaged, or none of a run" in attnconv("runs", tmp_path)[1]
 
 

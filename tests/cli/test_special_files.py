@@ -23,7 +23,7 @@ def sparse(path):
 
 
 # A run's header, and the row of an epoch.
-HEADER = ("network ", "data ", "images ", "steps ", "device ", "out ", "epoch ", " ")
+HEADER = ("network ", "data ", "images ", "steps ", "device ", "out ", "epoch ")
 KINDS = [
     (fifo, "a FIFO and not"),
     (unix_socket, "a socket and not a"),

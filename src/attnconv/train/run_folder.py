@@ -291,7 +291,7 @@ def _from_result(text: str) -> dict[str, Any]:
         "best_top1": float(values["best_top1"]),
         "last_top1": float(values["top1"]),
         "seconds": float(values["seconds"]),
-        "remark": (off and remark(float(off["logits_moved"]), float(off["predictions_changed"]))) or None,
+        "remark": (off and remark(off["logits_moved"], off["predictions_changed"])) or None,
     }
 
 
