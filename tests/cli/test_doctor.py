@@ -64,7 +64,7 @@ METADATA = [
 
 def test_extras_present_missing_and_too_old(monkeypatch):
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: METADATA)
-    found = doctor.extras()
+    found, _ = doctor.extras()
     assert set(found) == {"train", "track", "hub"}
     assert found["train"]["install"] is None
     assert found["track"] == {"packages": {"nobody-made-this": None}, "install": "pip install 'attnconv[track]'"}
@@ -81,8 +81,8 @@ def test_gpus_are_listed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: facts)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     found = doctor.diagnosis()
-    assert [device["device"] for device in found["devices"]] == ["cpu", "cuda:0", "cuda:1", "mps"]
-    assert {entry["device"] for entry in found["kernels"]} == {"cpu", "cuda"}
+    assert [device["device"] for device in found["devices"][0]] == ["cpu", "cuda:0", "cuda:1", "mps"]
+    assert {entry["device"] for entry in found["kernels"][0]} == {"cpu", "cuda"}
     assert "cuda:1  A card, 80 GB, compute capability 9.0" in diagnosis_text(found)
 
 
@@ -93,7 +93,7 @@ def test_a_data_folder_that_cannot_be_written(tmp_path, monkeypatch, made, messa
         (tmp_path / "sets").write_text("")
     else:
         monkeypatch.setattr(doctor.os, "access", lambda *_: False)
-    found = doctor.data_folder()
+    found, _ = doctor.data_folder()
     assert not found["writable"]
     assert message in found["why_not"]
     monkeypatch.setenv("COLUMNS", "300")
