@@ -165,6 +165,23 @@ def test_a_public_name_without_a_docstring_ends_the_build(tmp_path, text):
         griffe.load("silent", search_paths=[tmp_path], extensions=extensions)
 
 
+FIELDS = '''
+@dataclass
+class C:
+    """One run."""
+    model: str = _option("a", "Name: of a network.")
+    plain: int = 3
+'''
+
+
+def test_help_texts_of_fields_become_attributes_and_their_defaults_stay_alone(tmp_path):
+    (tmp_path / "fields.py").write_text(f"from dataclasses import dataclass\n{FIELDS}")
+    extensions = griffe.load_extensions(docs_hooks.Docstrings)
+    thing = griffe.load("fields", search_paths=[tmp_path], extensions=extensions)["C"]
+    assert [str(thing.parameters[name].default) for name in ("model", "plain")] == ["'a'", "3"]
+    assert thing.docstring.value == "One run.\n\nAttributes:\n    model: Name: of a network."
+
+
 NOTEBOOK = """{"cells": [
     {"cell_type": "markdown", "source": ["# Title\\n", "to [A](index.md)"]},
     {"cell_type": "code", "source": ["print('cell')"]}
