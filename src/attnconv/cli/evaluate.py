@@ -133,12 +133,12 @@ def predict(
         Print one JSON object.
     """
     checks.integer("--top", top, at_least=1)
-    require_run(run)
     if not images:
         raise checks.InputError("predict needs at least one image or folder")
     for path in images:
         if not path.exists():
             raise checks.InputError(f"no image or folder at {path}")
+    require_run(run)
     import torch
 
     from attnconv.data import decode_image, prepare_image
