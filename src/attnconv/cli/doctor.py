@@ -37,35 +37,22 @@ def doctor(*, json: bool = False) -> None:
     json:
         Print one JSON object.
     """
-    found = diagnosis()
-    if json:
-        print_json({key: facts for key, (facts, _) in found.items()})
-    else:
-        print(shown_lines(diagnosis_text(found)))
-
-
-def diagnosis() -> dict[str, Section]:
-    """Return each section; one that fails has its "problem" in place of facts."""
-    found: dict[str, Section] = {}
-    for key, (_, look) in SECTIONS.items():
+    found: Facts = {}
+    for key, (title, look) in SECTIONS.items():
+        if found and not json:
+            print()
         try:
-            found[key] = look()
+            found[key], texts = look()
         except Exception as error:  # a torch that does not import, a broken driver
-            problem = checks.first_line(error)
-            found[key] = {"problem": problem}, {"unknown": problem}
-    return found
-
-
-def diagnosis_text(found: dict[str, Section]) -> str:
-    """Return the sections as lines of text."""
-    lines = []
-    for key, (_, texts) in found.items():
-        width = max(map(len, texts), default=0)
-        lines += folded("", SECTIONS[key][0], terminal_width())
-        for name, text in texts.items():
-            lines += folded(f"  {name:{width}}  ", text, terminal_width())
-        lines.append("")
-    return "\n".join(lines).rstrip()
+            texts = {"unknown": checks.first_line(error)}
+            found[key] = {"problem": texts["unknown"]}
+        if not json:
+            lines, width = folded("", title, terminal_width()), max(map(len, texts), default=0)
+            for name, text in texts.items():
+                lines += folded(f"  {name:{width}}  ", text, terminal_width())
+            print(shown_lines("\n".join(lines)))
+    if json:
+        print_json(found)
 
 
 def versions() -> Section:
