@@ -190,6 +190,7 @@ def test_lists_load_no_torch():
 ERRORS = [
     (["trian"], 'Unknown command "trian". Did you mean "train"?'),
     (["models", "aa_renset*"], "no network matches 'aa_renset*'; nearest: 'aa_resnet"),
+    (["models", "--table", "aa_renset*"], "no published network matches 'aa_renset*'; nearest: 'aa_resnet"),
     (["train", "--modle", "x"], "Unknown option: --modle. Did you mean --model?"),
     (["train", "--network", "x"], "Unknown option: --network; see attnconv train --help"),
     (["bench", "ops", "S1"], "unexpected argument 'S1'; see attnconv bench ops --help"),
