@@ -24,9 +24,9 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from attnconv import checks
 
@@ -34,6 +34,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+T = TypeVar("T")
 
 # Size limits in bytes: more than any such file needs, less than a machine's memory.
 TEXT = 2**24  # configurations, plans, results, lists of classes
@@ -92,6 +94,15 @@ def read_text(path: str | Path, *, at_most: int = TEXT) -> str:
         UnicodeDecodeError: it is not UTF-8.
     """
     return read_bytes(path, at_most=at_most).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parsed(path: Path, parse: Callable[[str], T]) -> T:
+    """Return what ``parse`` makes of a text file; InputError if it cannot be read, or ``parse`` raises ValueError."""
+    with (
+        checks.explained(f"cannot read {path}", OSError),
+        checks.explained(f"{path} is damaged", ValueError, reason=str),
+    ):
+        return parse(read_text(path))
 
 
 def digest(path: str | Path, kind: str = "sha256", *, at_most: int | None = None) -> str:
@@ -167,10 +178,8 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]
 
 def make_folder(folder: Path) -> None:
     """Create ``folder`` and its parents if needed; raise InputError if that fails."""
-    try:
+    with checks.explained(f"cannot make the folder {folder}", OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise checks.InputError(f"cannot write into {folder}: {error.strerror or error}") from error
 
 
 def write(path: Path, content: str | bytes) -> None:

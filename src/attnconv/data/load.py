@@ -149,14 +149,8 @@ def _load(name: str, data_dir: Path, image_size: tuple[int, int] | None, options
 
 
 def _loaded(name: str, load: Load, data_dir: Path) -> libraries.Loaded:
-    try:
+    with extensions.user_code(f"load of data set {name!r} failed"):
         found = load(data_dir=data_dir)
-    except checks.InputError:
-        raise
-    except Exception as error:
-        raise checks.InputError(
-            f"load of data set {name!r} raised {type(error).__name__}: {checks.first_line(error)}"
-        ) from error
     if not isinstance(found, (tuple, list)) or len(found) not in (2, 3):
         raise checks.InputTypeError(
             f"load of data set {name!r} must return training and validation images, and optionally the names of the "

@@ -125,10 +125,8 @@ def session(path: Path, source: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
-    try:
+    with checks.explained(f"{source} is damaged or no ONNX file"):  # onnxruntime's errors share no base
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no base
-        raise checks.InputError(f"{source} is damaged or no ONNX file: {checks.first_line(error)}") from None
 
 
 def _widths(found: Any, source: str) -> tuple[object, object]:

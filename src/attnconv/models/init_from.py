@@ -179,10 +179,8 @@ def _torchvision(name: str) -> Mapping[str, Any]:
         raise checks.InputError(
             f"torchvision has no weights for {plain}; give init_from a file or a state dict"
         ) from None
-    try:
+    with checks.explained(f"cannot get {weights.url}", OSError, RuntimeError):
         return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise checks.InputError(f"cannot get {weights.url}: {checks.first_line(error)}") from error
 
 
 def _timm(name: str) -> Mapping[str, Any]:
@@ -191,10 +189,8 @@ def _timm(name: str) -> Mapping[str, Any]:
     plain = name.removeprefix("timm:").removeprefix("aa_").removeprefix("se_")
     if not timm.is_model_pretrained(plain):
         raise checks.InputError(f"timm has no weights for {plain}; give init_from a file or a state dict")
-    try:
+    with checks.explained(f"cannot get timm's weights of {plain}"):  # errors of the Hub's client and its HTTP library
         return timm.create_model(plain, pretrained=True).state_dict()
-    except Exception as error:  # of the Hub's client, of its HTTP library
-        raise checks.InputError(f"cannot get timm's weights of {plain}: {checks.first_line(error)}") from error
 
 
 def has_memory(model: nn.Module) -> bool:

@@ -132,10 +132,8 @@ def _of_checkpoint(file: Path, device: str, factory: Callable[..., nn.Module] | 
     weights = {**state["model"], **average}
     if sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) > file.stat().st_size:
         raise checks.InputError(f"{file} is damaged: its tensors are larger than the file")
-    try:
+    with checks.prefixed(str(file)):
         options = {**model_options(config.model), **config.model_options}
-    except checks.InputError as error:
-        raise checks.InputError(f"{file}: {error}") from None
     provenance = provenance_of(config, state, file)
     described = {
         "model": config.model,
@@ -155,12 +153,10 @@ def _of_checkpoint(file: Path, device: str, factory: Callable[..., nn.Module] | 
 
 def _meta(meta: Any, file: Path) -> dict[str, Any]:
     """Return ``meta`` of ``file``; InputError if it does not say how images are prepared."""
-    if meta is None:
-        raise checks.InputError(f"{file} does not say what its images are: the network was not saved from a run")
-    try:
+    with checks.prefixed(f"{file} does not say what its images are"):
+        if meta is None:
+            raise checks.InputError("the network was not saved from a run")
         return checked_meta(meta)
-    except checks.InputError as error:
-        raise checks.InputError(f"{file} does not say what its images are: {error}") from None
 
 
 def images_for(

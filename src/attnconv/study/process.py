@@ -137,7 +137,7 @@ class RunProcess:
 def begin_run(folder: StudyFolder, planned: PlannedRun) -> None:
     """Write the run's config.yaml; remove an earlier failure, and a damaged result, which the checkpoint makes anew."""
     run = folder.run(planned)
-    run.make()
+    files.make_folder(run.path)
     files.write(run.config, yaml_text(planned.config.to_dict(), sort_keys=False))
     forgotten = ["failed"] if result_of(run.path) else ["failed", "result"]
     for name in forgotten:
@@ -155,7 +155,7 @@ def note_end(folder: StudyFolder, planned: PlannedRun, code: int, printed: str, 
     if killed(code):
         name = signal.Signals(-code).name if code < 0 else "a signal"
         reason = f"its process was killed {tries} times, at last by {name}, perhaps for want of memory; see {log}"
-    run.make()
+    files.make_folder(run.path)
     run.forget_empty_run()
     if diverged := not killed(code) and DIVERGED.search(reason):
         write_note(run, "diverged", {"reason": reason, "step": int(diverged[1])})

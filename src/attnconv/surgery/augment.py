@@ -105,13 +105,10 @@ def _by_function(convs: list[Place], where: Callable[[str, nn.Module], bool]) ->
 
 
 def _by_pattern(below: list[Place], convs: list[Place], where: str | re.Pattern[str]) -> list[Place]:
-    try:
+    rule = f"where must be a regular expression or a function of (name, conv), got {where!r}"
+    with checks.explained(rule, re.error, TypeError):
         pattern = re.compile(where)
         pattern.search("")  # raises for a pattern of bytes
-    except (re.error, TypeError) as error:
-        raise checks.InputError(
-            f"where must be a regular expression or a function of (name, conv), got {where!r}: {error}"
-        ) from None
     matched = [place for place in below if pattern.search(place.name)]
     choice = [place for place in matched if place in convs or isinstance(place.module, TRANSPOSED)]
     if choice:

@@ -79,9 +79,7 @@ def apply_steps(model: Model, steps: list[Step], *, image_size: Size, inplace: b
     changes = Changes()
     for number, step in enumerate(checked_steps(steps), 1):
         [(name, arguments)] = step.items()
-        try:
+        with checks.prefixed(f"attention, step {number} ({name})"):
             model, made = STEPS[name][0](model, image_size=image_size, inplace=inplace or bool(changes), **arguments)
-        except checks.InputError as error:
-            raise type(error)(f"attention, step {number} ({name}): {error}") from None
         changes += made
     return model, changes

@@ -171,14 +171,11 @@ class Engine:
             InputError: the weights or the optimiser's state are another network's.
         """
         require_weights(self.bare, checkpoint, path)
-        try:
-            self.bare.load_state_dict(checkpoint["model"])
-            self.optimizer.optimizer.load_state_dict(checkpoint["optimizer"])
-            self.fabric.strategy.precision.load_state_dict(checkpoint["scaler"])
-            if self.average is not None:
-                self.average.load_state_dict(checkpoint["average"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise checks.InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+        self.bare.load_state_dict(checkpoint["model"])
+        self.optimizer.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(checkpoint["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])
 
 
 def make_engine(model: nn.Module, config: RunConfig, fabric: "Fabric") -> Engine:

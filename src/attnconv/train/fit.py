@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.files import locked
+from attnconv.files import locked, make_folder
 from attnconv.signals import DeferredSignals, interrupts_held, termination_raised
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
@@ -115,7 +115,7 @@ def fit(
     with contextlib.ExitStack() as stack:
 
         def enter() -> None:
-            folder.make()
+            make_folder(folder.path)
             stack.enter_context(locked(folder.path))
 
         ranks.on_first(enter)
