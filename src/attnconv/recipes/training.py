@@ -17,7 +17,7 @@ from attnconv.data import Augmentation, ImageData, batches, load_data
 from attnconv.data.load import require_data
 from attnconv.layers.activity import LogitChange, attention_activity, attention_off
 from attnconv.layers.attention import Attention
-from attnconv.recipes.network import channels_of, make_network, require_fit, require_network, transfer_note
+from attnconv.recipes.network import channels_of, make_network, require_network
 from attnconv.train.config import RunConfig
 from attnconv.train.device import fabric_of, float32_products, make_engine, make_fabric
 from attnconv.train.evaluate import Loader, evaluate
@@ -95,20 +95,14 @@ def train_on(
     loaders = loaders_of(config, data, fabric.device)
     for loader in loaders:
         loader.order = loader.order.shard(ranks.rank, ranks.world)
-    taken_over, notes = (), [*data.notes]
-    if network is None:
-        fresh = not (resume and RunFolder(out).holds_checkpoint())
-        # One process after the other, so that a single one reports an error.
-        network, transfer = ranks.first_then_others(lambda: make_network(config, meta, fresh=fresh))
-        notes += transfer_note(transfer)
-        taken_over = transfer.taken_over if transfer else ()
-    else:
-        require_fit(network, config.model, meta)
-    require_batch_norm(network, config, batch_size_for(config, data), ranks.world)
+    fresh = not (resume and RunFolder(out).holds_checkpoint())
+    # One process after the other, so that a single one reports an error.
+    model, taken_over, notes = ranks.first_then_others(lambda: make_network(config, meta, given=network, fresh=fresh))
+    require_batch_norm(model, config, batch_size_for(config, data), ranks.world)
     if ready is not None and ranks.first:
-        ready(network, data)
+        ready(model, data)
     return fit(
-        network,
+        model,
         *loaders,
         config=config,
         out=out,
@@ -117,7 +111,7 @@ def train_on(
         observer=AttentionObserver(),
         fabric=fabric,
         resume=resume,
-        notes=[*notes, *batch_notes(config, data)],
+        notes=[*data.notes, *notes, *batch_notes(config, data)],
         progress=progress,
         profile=profile,
     )
@@ -134,7 +128,7 @@ def lr_find(
     fabric = make_fabric(config.device, config.precision, devices=1)
     data = images_of(config)
     train, _ = loaders_of(config, data, fabric.device)
-    model, transfer = make_network(config, data.meta())
+    model, taken_over, _ = make_network(config, data.meta())
     require_batch_norm(model, config, batch_size_for(config, data), 1)
     engine = make_engine(model, config, fabric)
     with float32_products(config.precision, fabric.device):
@@ -142,7 +136,7 @@ def lr_find(
             engine,
             config,
             train,
-            taken_over=transfer.taken_over if transfer else (),
+            taken_over=taken_over,
             low=low,
             high=high,
             steps=steps,

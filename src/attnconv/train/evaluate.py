@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
+from attnconv.layers.activity import evaluation_mode
 from attnconv.train.processes import Ranks
 from attnconv.train.progress import tracked
 
@@ -166,9 +167,7 @@ def evaluate(
     Raises:
         InputError: the loader brings no image.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluation_mode(model):
         sums, counts = [], []  # a batch's sums stay on the device: reading each of them would make it wait
         for images, labels in tracked(loader.epoch(0), total=len(loader), text="evaluating", shown=progress):
             if not len(labels):
@@ -190,9 +189,6 @@ def evaluate(
             if labels.ndim == 3:
                 counts.append(confusion(logits, labels))
             on_batch()
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     total = torch.stack(sums).cpu().double().sum(0) if sums else torch.zeros(4, dtype=torch.float64)
     loss, top1, top5, count = (total if ranks is None else ranks.sum(total)).tolist()
     if not count:
