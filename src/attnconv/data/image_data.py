@@ -86,12 +86,8 @@ class ImageData:
         self, *, batch_size: int, seed: int, device: torch.device, workers: int, augmentation: Augmentation = PLAIN
     ) -> tuple[Loader, Loader]:
         """Return the training loader and the validation loader."""
-        return (
-            self.train_loader(
-                batch_size=batch_size, seed=seed, device=device, workers=workers, augmentation=augmentation
-            ),
-            self.val_loader(batch_size=batch_size, device=device, workers=workers),
-        )
+        shared: dict[str, Any] = {"batch_size": batch_size, "device": device, "workers": workers}
+        return self.train_loader(seed=seed, augmentation=augmentation, **shared), self.val_loader(**shared)
 
     def train_loader(
         self, *, batch_size: int, seed: int, device: torch.device, workers: int, augmentation: Augmentation = PLAIN

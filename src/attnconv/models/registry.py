@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 from torch import nn
 
@@ -194,24 +194,18 @@ def build_model(
     return model, transfer
 
 
-def _call_builder(
-    builder: str,
-    numbers: Mapping[str, int],
-    defaults: Mapping[str, Any],
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    **options: Any,
-) -> nn.Module:
-    file, _, function = builder.partition(":")
+def _call_builder(family: networks.Family, numbers: Mapping[str, int], **given: Any) -> nn.Module:
+    """Call the builder of ``family``; an argument that is a dataclass takes its fields from the options."""
+    file, _, function = family.builder.partition(":")
     build = getattr(import_module(f"attnconv.models.{file}"), function)
-    arguments = {**numbers, **defaults, **options}
+    task = Task(**{f.name: given.pop(f.name) for f in dataclasses.fields(Task)})
+    arguments = {**numbers, **family.fixed, **family.options, **given}
     for key, parameter in list(inspect.signature(build).parameters.items())[1:]:  # after the task
-        kind: Any = parameter.annotation
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            arguments[key] = kind(**{f.name: arguments.pop(f.name) for f in dataclasses.fields(kind)})
-    return build(Task(num_classes, in_channels, image_size), **arguments)
+        for kind in (parameter.annotation, *get_args(parameter.annotation)):
+            names = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+            if names and names[0] in arguments:
+                arguments[key] = kind(**{name: arguments.pop(name) for name in names})  # pyright: ignore[reportCallIssue]
+    return build(task, **arguments)
 
 
 def model_options(name: str) -> dict[str, Any]:
@@ -233,7 +227,7 @@ def find(name: str) -> NetworkSource:
     name = str(name)
     if (found := networks.find(name)) is not None:
         family, numbers = found
-        build = functools.partial(_call_builder, family.builder, numbers, family.options)
+        build = functools.partial(_call_builder, family, numbers)
         plain = family.plain and family.plain.format(**numbers)
         return NetworkSource(
             name, build, options=family.options, own=True, images=family.images, dense=family.dense, plain=plain

@@ -126,11 +126,7 @@ def _config(model: Any, options: dict[str, Any]) -> RunConfig:
                 )
         if (blueprint := getattr(model, "blueprint", None)) is not None:
             checked_steps(blueprint.attention, layers=True)  # a layer without a name cannot be read back
-            options |= {
-                "model": blueprint.name,
-                "model_options": blueprint.options,
-                "attention": blueprint.attention,
-            }
+            options |= {"model": blueprint.name, "model_options": blueprint.options, "attention": blueprint.attention}
         else:
             options["model"] = f"{type(model).__module__}:{type(model).__qualname__}"
     elif callable(model):

@@ -113,7 +113,13 @@ def _trained(model: Any, file: Path, device: str, *, source: Path) -> Trained:
             raise checks.InputError(
                 f"{source} is damaged: its meta has {meta['channels']} image channels, and its network is of {channels}"
             )
-    config = config_of(model.provenance, name, options, attention, source=str(source))
+    run: dict[str, Any] = {} if name is None else {"model": name, "model_options": options, "attention": attention}
+    if model.provenance is not None:
+        run = model.provenance.get("config")
+        if not isinstance(run, dict):
+            raise checks.InputError(f"{source}: 'provenance' must hold the options of a run under 'config'")
+    # A file that names no data is of no data set, not of RunConfig's default one.
+    config = RunConfig.from_dict({"data": YOUR_FOLDER, **run}, source=str(source))
     where = choose_device(device)
     return Trained(model.to(where), config, meta, where, file, scores_of(model.provenance))
 
@@ -312,25 +318,3 @@ def command(config: RunConfig) -> str:
         else:
             words += [flag, "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(["attnconv", "train", *words])
-
-
-def config_of(
-    provenance: dict[str, Any] | None,
-    model: str | None,
-    options: dict[str, Any],
-    attention: list[Any],
-    *,
-    source: str,
-) -> RunConfig:
-    """Return the configuration of the run of a saved network; without a run, one that only names the network.
-
-    Raises:
-        InputError: the provenance holds no valid configuration.
-    """
-    if provenance is None:
-        named = {} if model is None else {"model": model, "model_options": options, "attention": attention}
-        return RunConfig.from_dict({"data": YOUR_FOLDER, **named}, source=source)
-    if not isinstance(provenance.get("config"), dict):
-        raise checks.InputError(f"{source}: 'provenance' must hold the options of a run under 'config'")
-    # A file that names no data is of no data set, not of RunConfig's default one.
-    return RunConfig.from_dict({"data": YOUR_FOLDER, **provenance["config"]}, source=source)

@@ -132,16 +132,7 @@ def lr_find(
     require_batch_norm(model, config, batch_size_for(config, data), 1)
     engine = make_engine(model, config, fabric)
     with float32_products(config.precision, fabric.device):
-        return find_lr(
-            engine,
-            config,
-            train,
-            taken_over=taken_over,
-            low=low,
-            high=high,
-            steps=steps,
-            progress=progress,
-        )
+        return find_lr(engine, config, train, taken_over=taken_over, low=low, high=high, steps=steps, progress=progress)
 
 
 def images_of(config: RunConfig) -> ImageData:

@@ -311,7 +311,7 @@ def scored(study: Study, record: Record) -> dict[str, Any]:
         if record.get(name) is not None:
             checks.number(f"{name} in {run}", record[name])
     score = study.score_of(record["arm"].rpartition("/")[0])
-    with checks.explained(f"{run} is damaged, its history holds no epochs", *DAMAGE, reason=repr):
+    with checks.explained(f"{run} is damaged: its history holds no epochs", *DAMAGE, reason=repr):
         history = [
             {
                 **row,
@@ -329,7 +329,7 @@ def scored(study: Study, record: Record) -> dict[str, Any]:
     found["best_score"] = checks.number(f"best {score} in {run}", best)
     if (off := record.get("attention_off")) is None:
         return found
-    with checks.explained(f"{run} is damaged, it lacks attention_off or its best epoch", *DAMAGE, reason=repr):
+    with checks.explained(f"{run} is damaged: it lacks attention_off or its best epoch", *DAMAGE, reason=repr):
         # By top-5 the best epoch need not be the one of the best top-5.
         (on,) = [row["val_score"] for row in history if row["epoch"] == record.get("best_epoch")]
         measured = {"on_score": on, "off_score": float(off[score])}

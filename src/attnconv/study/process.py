@@ -32,9 +32,8 @@ RETRIES = 2  # restarts of a run whose process, or Ray worker, was killed
 PATIENCE = 60.0  # seconds in which a process that is told to stop finishes its step and saves
 SIGNALLED = (130, 143)  # exit codes of `attnconv` after Ctrl-C and SIGTERM
 ERROR = "attnconv: error: "  # begins the line in which `attnconv` says why it ended
-DIVERGED = re.compile(
-    r" at step (\d+) \(lr .*last good checkpoint: "
-)  # the message of attnconv.train.evaluate.Diverged
+# In the message of attnconv.train.evaluate.Diverged.
+DIVERGED = re.compile(r" at step (\d+) \(lr .*last good checkpoint: ")
 
 # Variables of a launcher, which the children do not get: each starts its own processes, if it has several.
 OF_LAUNCHERS = (

@@ -42,13 +42,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name) if name == "cpu" else torch.device(name, 0)
 
 
-def make_fabric(
-    device: str,
-    precision: str = "fp32",
-    *,
-    devices: int | str | None = None,
-    nodes: int = 1,
-) -> "Fabric":
+def make_fabric(device: str, precision: str = "fp32", *, devices: int | str | None = None, nodes: int = 1) -> "Fabric":
     """Return a Fabric to launch, whose ``setup_module(model)`` gives a model that runs in this precision.
 
     Args:
@@ -128,16 +122,8 @@ def commit(root: Path) -> str | None:
     """
     if not (root / ".git").exists():
         return None
-    command = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]  # never by a tag
+    # Never by a tag.
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.rstrip("\n")
     except (OSError, subprocess.SubprocessError):
