@@ -56,7 +56,6 @@ class SafetensorsFile:
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self.texts: dict[str, str] = dict(file.metadata() or {})
         self.shapes: Shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
     def tensors(self) -> dict[str, Tensor]:

@@ -181,7 +181,7 @@ def build_model(
             first_weights.share_draws(model, name, lambda: twin.make(**vars(task), **shared))  # pyright: ignore[reportArgumentType]
     given = None if init_from is None else first_weights.given_weights(init_from, name)
     transfer = None
-    if given is not None and (not steps or given.has_names_of(model)):
+    if given is not None and (not steps or first_weights.has_names_of(model, given)):
         transfer = first_weights.initialise(model, name, given)
     note_paths(model, model.modules() if source.own else (), (rows, columns))
     if steps:

@@ -13,7 +13,7 @@ from attnconv.data import ForeignLoader, ImageData, data_of_datasets
 from attnconv.data.files import FileOptions
 from attnconv.layers.activity import evaluation_mode
 from attnconv.recipes.network import channels_of, make_network, require_network
-from attnconv.recipes.training import AttentionObserver, has_batch_norm, train_on
+from attnconv.recipes.training import has_batch_norm, train_on
 from attnconv.surgery.network import first_conv
 from attnconv.surgery.steps import checked_steps
 from attnconv.train.config import YOUR_DATASET, RunConfig
@@ -108,7 +108,6 @@ def fit(
         out=folder.path,
         meta=meta,
         taken_over=taken_over,
-        observer=AttentionObserver(),
         fabric=fabric,
         resume=resume,
         notes=notes,

@@ -30,7 +30,8 @@ from attnconv.train.run_folder import RunFolder, changes
 Record = Mapping[str, Any]
 
 STATES = ("done", "diverged", "failed", "running", "missing")
-NUMBERS = ("params", "flops", "images", "classes")  # of a record
+# Of a record. flops: of one image forward, 2 a multiply-add; images: of training, an epoch.
+NUMBERS = ("params", "flops", "images", "classes")
 MEASURED = ("logits_moved", "predictions_changed")  # with attention switched off
 FORMAT = 1  # of a record
 RESULTS = ("top1", "best_top1", "best_epoch", "top5", "loss", "seconds", "train_seconds_per_epoch")  # of result.json
@@ -212,10 +213,7 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
         "reason": reason,
         **{name: (result or {}).get(name) for name in RESULTS},
         **{name: result[name] for name in OPTIONAL if result and name in result},
-        "params": facts.get("params"),
-        "flops": facts.get("flops"),  # of one image forward, 2 a multiply-add
-        "images": facts.get("images"),  # of training, an epoch
-        "classes": facts.get("classes"),
+        **{name: facts.get(name) for name in NUMBERS},
         "history": history,
         "commit": _all(sessions, "commit"),
         "machine": _all(sessions, "machine"),

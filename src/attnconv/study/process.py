@@ -219,9 +219,7 @@ def note_facts(out: Path, model: Any, data: Any) -> None:
     made = provenance(choose_device(read_yaml(RunFolder(out).config)["device"]))
     session = {
         "version": made["attnconv"],
-        "commit": made["commit"],
-        "torch": made["torch"],
-        "device": made["device"],
+        **{name: made[name] for name in ("commit", "torch", "device")},
         "machine": f"{cpu_name()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
     }

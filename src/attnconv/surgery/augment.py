@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,9 +14,8 @@ from attnconv.layers.attention import Attention, has_own_hooks
 from attnconv.layers.augmented_conv import Conv, Size
 from attnconv.layers.registry import Kind, find_attention, replaces_conv
 from attnconv.surgery import network
-from attnconv.surgery.network import CONVS, Change, Changes, Example, Place, params, size_text
+from attnconv.surgery.network import CONVS, Change, Changes, Example, Model, Place, params, size_text
 
-Model = TypeVar("Model", bound=nn.Module)
 Where = str | re.Pattern[str] | Callable[[str, nn.Module], bool]
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
