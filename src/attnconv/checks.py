@@ -100,6 +100,12 @@ def per_axis(what: str, value: Any, axes: int, *, at_least: int) -> tuple[int, .
     return tuple(integer(what, v, at_least=at_least) for v in values)
 
 
+def rows_columns(what: str, value: Any) -> tuple[int, int]:
+    """Return rows and columns of images, in pixels; a single int stands for both."""
+    rows, columns = per_axis(what, value, 2, at_least=1)
+    return rows, columns
+
+
 def require(package: str, *, extra: str) -> ModuleType:
     """Return an imported optional dependency, or raise with the command that installs it."""
     try:

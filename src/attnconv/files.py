@@ -15,6 +15,7 @@ Without such locks (Windows, some network file systems) nothing is locked, and `
 """
 
 import contextlib
+import csv
 import errno
 import glob
 import hashlib
@@ -24,9 +25,9 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from attnconv import checks
 
@@ -103,6 +104,16 @@ def parsed(path: Path, parse: Callable[[str], T]) -> T:
         checks.explained(f"{path} is damaged", ValueError, reason=str),
     ):
         return parse(read_text(path))
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> str:
+    """Return a table with a header, these ``columns`` first; a value that is None or missing is an empty cell."""
+    file, rows = io.StringIO(), list(rows)
+    names = dict.fromkeys((*columns, *(name for row in rows for name in row)))
+    writer = csv.DictWriter(file, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 def digest(path: str | Path, kind: str = "sha256", *, at_most: int | None = None) -> str:

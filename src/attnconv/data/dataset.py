@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -42,8 +42,7 @@ class DatasetSource(ItemSource):
     title: str
     num_classes: int
 
-    def subset(self, indices: Tensor) -> "DatasetSource":
-        """Return the images of these numbers."""
+    def subset(self, indices: Tensor) -> Self:
         indices_, labels = ([values[i] for i in indices.tolist()] for values in (self.indices, self.labels))
         return replace(self, indices=indices_, labels=labels)
 

@@ -98,15 +98,12 @@ def data_of_files(
     passed: Mapping[str, int],
 ) -> ImageData:
     """Return the data set of these files; InputError if ``options.val_split`` cannot divide it."""
-    size = checks.per_axis("image_size", image_size or DEFAULT_SIZE, 2, at_least=1)
-    rows, columns = size
+    size = checks.rows_columns("image_size", image_size or DEFAULT_SIZE)
     ratio = (max(size) + PRESIZE_MARGIN) / max(size) if options.presize else RESIZE_RATIO
 
     def source(found: Sequence[Labelled]) -> FileSource:
         paths, sizes, labels = zip(*found, strict=True)
-        return FileSource(
-            paths=paths, sizes=sizes, labels=labels, image_size=(rows, columns), resize_ratio=ratio, options=options
-        )
+        return FileSource(paths=paths, sizes=sizes, labels=labels, image_size=size, resize_ratio=ratio, options=options)
 
     parts = divided(
         source(train), source(val) if val else None, name=name, val_split=options.val_split, seed=options.seed
@@ -115,7 +112,7 @@ def data_of_files(
         name=name,
         classes=classes,
         channels=CHANNELS,
-        image_size=(rows, columns),
+        image_size=size,
         mean=MEAN,
         std=STD,
         resize_ratio=ratio,

@@ -174,7 +174,7 @@ def described(
     given = getattr(model, "provenance", None) if provenance is None else provenance
     provenance = None if given is None else checks.plain("provenance", given)
     if image_size is not None:
-        size = list(checks.per_axis("image_size", image_size, 2, at_least=1))
+        size = list(checks.rows_columns("image_size", image_size))
         meta = checked_meta({**meta, "image_size": size})
         if provenance is not None:  # whose scores are those of another size
             config = {**provenance.get("config", {}), "image_size": size if len(set(size)) > 1 else size[0]}

@@ -163,12 +163,11 @@ def build_model(
     source.check_options(options)
     steps = checked_steps(attention)
     usual = source.images
-    image_size = usual.image_size if image_size is None else image_size
-    rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
+    size = checks.rows_columns("image_size", usual.image_size if image_size is None else image_size)
     task = Task(
         checks.integer("num_classes", usual.num_classes if num_classes is None else num_classes, at_least=1),
         checks.integer("in_channels", in_channels, at_least=1),
-        (rows, columns),
+        size,
     )
     if source.plain is None:
         model = source.make(**vars(task), **options)
@@ -183,9 +182,9 @@ def build_model(
     transfer = None
     if given is not None and (not steps or first_weights.has_names_of(model, given)):
         transfer = first_weights.initialise(model, name, given)
-    note_paths(model, model.modules() if source.own else (), (rows, columns))
+    note_paths(model, model.modules() if source.own else (), size)
     if steps:
-        model, _ = apply_steps(model, steps, image_size=(rows, columns), inplace=True)
+        model, _ = apply_steps(model, steps, image_size=size, inplace=True)
         transfer = transfer and first_weights.after_surgery(transfer, model)
     if given is not None and transfer is None:
         transfer = first_weights.initialise(model, name, given)

@@ -5,7 +5,6 @@ run replaces its files atomically, and a run that starts while the list tries it
 """
 
 import csv
-import io
 import json
 import os
 import re
@@ -119,12 +118,7 @@ class RunFolder:
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write all rows, so that the file never ends in half a row and is never ahead of last.pt."""
-        table = io.StringIO()
-        names = dict.fromkeys((*METRICS, *(name for row in history[:1] for name in row)))
-        writer = csv.DictWriter(table, list(names), lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(history)
-        files.write(self.metrics, table.getvalue())
+        files.write(self.metrics, files.csv_text(history, METRICS))
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, and remove the checkpoint before the last."""
