@@ -110,10 +110,9 @@ def _entrypoint(timm_name: str, name: str) -> Callable[..., nn.Module]:
             raise checks.InputError(f"{timm_name} has no pretrained weights; leave pretrained=True out")
         default = _default_cfg(name)
         in_chans = kwargs.pop("in_chans", 3)
-        size = kwargs.pop("img_size", default["input_size"][1:])
-        rows, columns = checks.per_axis("img_size", size, 2, at_least=1)
+        size = checks.rows_columns("img_size", kwargs.pop("img_size", default["input_size"][1:]))
         options = {key: value for key, value in kwargs.items() if key in model_options(name)}
-        cfg, stages = _shapes(name, in_chans, (rows, columns), options)
+        cfg, stages = _shapes(name, in_chans, size, options)
         return build_model_with_cfg(
             _network,
             timm_name,
@@ -123,7 +122,7 @@ def _entrypoint(timm_name: str, name: str) -> Callable[..., nn.Module]:
             pretrained_cfg_overlay={**cfg, **(kwargs.pop("pretrained_cfg_overlay", None) or {})},
             name=name,
             in_chans=in_chans,
-            img_size=(rows, columns),
+            img_size=size,
             **{"num_classes": default["num_classes"], **kwargs},
         )
 

@@ -62,12 +62,7 @@ def cases(sizes: Sizes, image_size: Sequence[int]) -> list[tuple[int, int, int]]
 
 @torch.no_grad()
 def require_agreement(
-    model: nn.Module,
-    call: Callable[[Tensor], Tensor],
-    *,
-    sizes: Sizes,
-    meta: Mapping[str, Any],
-    what: str,
+    model: nn.Module, call: Callable[[Tensor], Tensor], *, sizes: Sizes, meta: Mapping[str, Any], what: str
 ) -> list[Difference]:
     """Compare ``call`` with ``model``, (B, channels, H, W) -> logits, on random images, case by case.
 

@@ -155,8 +155,4 @@ def name_axes(graph: Any) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
-                dim.dim_param = _renamed(dim.dim_param, names)
-
-
-def _renamed(expression: str, names: Mapping[str, str]) -> str:
-    return re.sub(r"\b[A-Za-z_]\w*\b", lambda word: names.get(word[0], word[0]), expression)
+                dim.dim_param = re.sub(r"\b[A-Za-z_]\w*\b", lambda word: names.get(word[0], word[0]), dim.dim_param)

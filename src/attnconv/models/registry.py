@@ -49,12 +49,7 @@ class Blueprint(Task):
 
 
 def register_model(
-    name: str,
-    build: Callable[..., nn.Module],
-    *,
-    num_classes: int = 1000,
-    image_size: int = 224,
-    dense: bool = False,
+    name: str, build: Callable[..., nn.Module], *, num_classes: int = 1000, image_size: int = 224, dense: bool = False
 ) -> None:
     """Register a network under ``name`` for `create_model`, the command line, configurations and plans.
 

@@ -236,8 +236,8 @@ def checked(config: Any, *, source: str) -> dict[str, Any]:
             f"{source}: 'meta' has {len(names)} names of classes, and its network is of {config['num_classes']}"
         )
     for name, value in ((config["provenance"] or {}).get("scores") or {}).items():
-        if name.startswith("val_") and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise checks.InputError(f"{source}: the score {name!r} must be a number, got {value!r}")
+        if name.startswith("val_"):
+            checks.number(f"{source}: the score {name!r}", value)
     return config
 
 

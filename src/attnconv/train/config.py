@@ -173,10 +173,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, in the order of the fields."""
-        found = dataclasses.asdict(self)
-        if isinstance(self.image_size, tuple):
-            found["image_size"] = list(self.image_size)
-        return found
+        return checks.plain("config", dataclasses.asdict(self))
 
 
 def image_size_of(value: Any) -> int | tuple[int, int] | None:

@@ -107,12 +107,7 @@ def device_name(device: torch.device) -> str:
 
 def provenance(device: torch.device) -> dict[str, str | None]:
     """Return device name, versions of torch and attnconv, and the commit, None outside a checkout."""
-    return {
-        "device": device_name(device),
-        "torch": torch.__version__,
-        "attnconv": __version__,
-        "commit": commit(ROOT),
-    }
+    return {"device": device_name(device), "torch": torch.__version__, "attnconv": __version__, "commit": commit(ROOT)}
 
 
 def commit(root: Path) -> str | None:

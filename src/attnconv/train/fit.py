@@ -111,9 +111,8 @@ def fit(
             Display(shown, epochs=config.epochs, batches=len(train_loader), top5=len(meta.get("classes", ())) > 5)
         )
         display.header(state.facts(train_loader, val_loader))
-        for text in (*notes, note, *state.differences()):
-            if text:
-                display.note(text)
+        for text in filter(None, (*notes, note, *state.differences())):
+            display.note(text)
         tracker = Tracker(config, folder.path, fresh=not resume, say=display.note, active=ranks.first)
         stack.enter_context(tracker)
         profiled = stack.enter_context(StepProfile(fabric.device, folder.path, ranks)) if profile else None
