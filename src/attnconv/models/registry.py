@@ -202,16 +202,6 @@ def _call_builder(family: networks.Family, numbers: Mapping[str, int], **given: 
     return build(task, **arguments)
 
 
-def model_options(name: str) -> dict[str, Any]:
-    """Return the known options of the network with defaults."""
-    return dict(find(name).options)
-
-
-def usual_images(name: str) -> Images:
-    """Return the default number of classes and image size of the network, those of its publication."""
-    return find(name).images
-
-
 def find(name: str) -> NetworkSource:
     """Return the source of a network: ours, registered, a library's, or a factory that was imported before.
 

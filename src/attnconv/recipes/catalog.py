@@ -61,9 +61,9 @@ def _options_of(model: str) -> Mapping[str, Any]:
     """Return the options of a network; those of ours without loading torch."""
     if (found := networks.find(model)) is not None:
         return found[0].options
-    from attnconv.models.registry import model_options
+    from attnconv.models.registry import find
 
-    return model_options(model)
+    return find(model).options
 
 
 @functools.cache

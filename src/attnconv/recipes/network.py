@@ -17,11 +17,6 @@ from attnconv.train.config import RunConfig
 ANY_SIZE = 224  # pixels, while the data's size is unknown
 
 
-def dense_models() -> list[str]:
-    """Return the names of networks that classify each pixel."""
-    return list_models(dense=True)
-
-
 def require_network(config: RunConfig, *, fresh: bool = True) -> None:
     """Raise InputError unless the network of ``config`` can be made with its options.
 
@@ -114,7 +109,7 @@ def require_fit(model: nn.Module, name: str, meta: dict[str, Any]) -> None:
         label, answered = ("pixel", "image") if dense else ("image", "pixel")
         raise checks.InputError(
             f"data set {meta['name']!r} has a label for each {label}, and model {name!r} an answer for each "
-            f"{answered}; models of pixels: {', '.join(dense_models())}"
+            f"{answered}; models of pixels: {', '.join(list_models(dense=True))}"
         )
     if answer.shape[1] != classes:
         raise checks.InputError(

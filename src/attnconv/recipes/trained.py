@@ -21,7 +21,7 @@ from attnconv import checks, extensions, files
 from attnconv.data import ImageData, load_data
 from attnconv.data.load import HUGGING_FACE
 from attnconv.export import ExportedNetwork, is_exported, load_exported
-from attnconv.models.registry import model_options
+from attnconv.models.registry import find
 from attnconv.models.saved import CONFIG, WEIGHTS, build, checked_meta, is_saved, read
 from attnconv.recipes.catalog import find_recipe, list_recipes
 from attnconv.train.checkpoint import load_checkpoint
@@ -139,7 +139,7 @@ def _of_checkpoint(file: Path, device: str, factory: Callable[..., nn.Module] | 
     if sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) > file.stat().st_size:
         raise checks.InputError(f"{file} is damaged: its tensors are larger than the file")
     with checks.prefixed(str(file)):
-        options = {**model_options(config.model), **config.model_options}
+        options = {**find(config.model).options, **config.model_options}
     provenance = provenance_of(config, state, file)
     described = {
         "model": config.model,
