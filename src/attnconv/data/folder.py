@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attnconv import checks, files
-from attnconv.data.batches import divided
 from attnconv.data.decode import is_image
-from attnconv.data.files import CHANNELS, PLAIN, FileOptions, FileSource
-from attnconv.data.image_data import ImageData, one_class
+from attnconv.data.files import PLAIN, FileOptions, FileSource
+from attnconv.data.image_data import ImageData, data_of_items
 
 DEFAULT_SIZE = 128
 RESIZE_RATIO = 8 / 7  # validation: shorter side 256 for 224, as is usual
@@ -105,22 +104,9 @@ def data_of_files(
         paths, sizes, labels = zip(*found, strict=True)
         return FileSource(paths=paths, sizes=sizes, labels=labels, image_size=size, resize_ratio=ratio, options=options)
 
-    parts = divided(
-        source(train), source(val) if val else None, name=name, val_split=options.val_split, seed=options.seed
-    )
-    return ImageData(
-        name=name,
-        classes=classes,
-        channels=CHANNELS,
-        image_size=size,
-        mean=MEAN,
-        std=STD,
-        resize_ratio=ratio,
-        train=parts[0],
-        val=parts[1],
-        passed_over=dict(passed),
-        notes=(*one_class(name, classes), *([passed_over_line(passed)] if passed else [])),
-    )
+    sources = [source(found) for found in (train, val) if found]
+    notes = [passed_over_line(passed)] if passed else []
+    return data_of_items(name, classes, sources, mean=MEAN, std=STD, notes=notes, passed_over=passed)
 
 
 def passed_over_line(passed: Mapping[str, int]) -> str:
