@@ -18,16 +18,7 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 
-HEADER = (
-    "candidate",
-    "median ms",
-    "min - max",
-    "ratio",
-    "ratios of rounds",
-    "peak MB",
-    "GFLOP/s",
-    "of peak",
-)
+HEADER = ("candidate", "median ms", "min - max", "ratio", "ratios of rounds", "peak MB", "GFLOP/s", "of peak")
 FLOOR = ("floor ms", "/ floor")  # more columns, where a floor is known
 
 

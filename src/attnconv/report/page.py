@@ -104,11 +104,9 @@ def svg_element(text: str) -> str:
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """Return the rows of RUN/metrics.csv, one an epoch."""
-    try:
+    with checks.explained(f"cannot read {run / 'metrics.csv'}", OSError, ValueError, TypeError):
         lines = files.read_text(run / "metrics.csv", at_most=files.TABLE).splitlines()
         return [{name: float(value) for name, value in row.items() if value != ""} for row in csv.DictReader(lines)]
-    except (OSError, ValueError, TypeError) as error:
-        raise checks.InputError(f"cannot read {run / 'metrics.csv'}: {error}") from error
 
 
 def short_commit(value: str) -> str:

@@ -65,7 +65,7 @@ def write_report(path: Path | str) -> Report:
         {"block": block, "drawings": [*drawings(one, block), *maps[block][0]], "undrawn": maps[block][1]}
         for block, one in compared.items()
     ]
-    made = {name: _kinds(found, name) for name in PROVENANCE}
+    made = {name: list(dict.fromkeys(r[name] for r in found if r.get(name) is not None)) for name in PROVENANCE}
     values = {
         "title": f"Study {study.name}",
         "study": study,
@@ -95,11 +95,6 @@ def write_report(path: Path | str) -> Report:
     for name, content in texts.items():
         files.write(folder.path / name, content.encode(errors="replace"))
     return Report(study, tuple(folder.path / name for name in texts), counts(found), compared)
-
-
-def _kinds(found: Sequence[Record], name: str) -> list[Any]:
-    """Return the different values that the records have of ``name``."""
-    return list(dict.fromkeys(record[name] for record in found if record.get(name) is not None))
 
 
 def _run_table(study: Study, found: Sequence[Record], varying: Sequence[str]) -> Table:

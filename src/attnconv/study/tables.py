@@ -5,13 +5,12 @@ scores with attention switched off. summary.csv has a row of ten numbers for eac
 unrounded, runs.csv every run, and epochs.csv every epoch.
 """
 
-import csv
 import dataclasses
-import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from attnconv import files
 from attnconv.inactive import LOGITS_MOVED, PREDICTIONS_CHANGED
 from attnconv.report.page import render
 from attnconv.study.comparison import Comparison, Reading, Row
@@ -259,7 +258,7 @@ def csv_files(compared: Compared) -> dict[str, str]:
         for row in record.get("history") or ()
     ]
     tables = {"summary": summary(compared), "details": details(compared), "runs": runs, "epochs": epochs}
-    return {f"{name}.csv": csv_text(rows) for name, rows in tables.items()}
+    return {f"{name}.csv": files.csv_text(rows) for name, rows in tables.items()}
 
 
 def summary(compared: Compared) -> list[dict[str, Any]]:
@@ -303,12 +302,3 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{field.name}"
         found |= flat(one, f"{name}_") if dataclasses.is_dataclass(one) else {} if one is None else {name: one}
     return found
-
-
-def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table with a header; a value that is None or missing is an empty cell."""
-    file, rows = io.StringIO(), list(rows)
-    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
