@@ -143,8 +143,9 @@ def test_runs_that_were_trained(tmp_path):
     written = write_report(folder.path)
     (table,) = attention_table(written.compared)
     assert [(row[0], row[-1]) for row in table.rows] == [
-        ("plain", "-"), ("closed", "inactive in 1 of 1 runs"), ("augmented", "active"),
-    ]  # fmt: skip
+        ("closed", "inactive in 1 of 1 runs"),
+        ("augmented", "active"),
+    ]
     closed, augmented = written.compared[""].rows[1:]
     assert closed.off is not None
     assert closed.off.on == closed.off.off
