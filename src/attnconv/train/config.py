@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from attnconv import checks, files
 
 
@@ -227,6 +225,8 @@ def yaml_value(text: str) -> Any:
 
     2e-1 is a number and 010 is ten, as in YAML 1.2; 1:30, dates, 0x1F and 1_000 are text.
     """
+    import yaml  # in functions: `make gpu` has no YAML
+
     # libyaml does not read the escapes of what is not UTF-8 in a path.
     quick = re.search(r"\\u[dD][89a-fA-F]", text) is None
     loader = _with_numbers(getattr(yaml, "CSafeLoader", yaml.SafeLoader) if quick else yaml.SafeLoader)
@@ -238,12 +238,16 @@ def yaml_value(text: str) -> Any:
 
 def yaml_text(value: Any, **options: Any) -> str:
     """Return ``value`` as YAML that `yaml_value` reads; ``options`` are those of yaml.dump."""
+    import yaml
+
     return yaml.dump(value, Dumper=_with_numbers(yaml.SafeDumper), **options)
 
 
 @functools.cache
 def _with_numbers(base: Any) -> Any:
     """Return a subclass of a loader or dumper of PyYAML's that has the numbers of YAML 1.2, and no name twice."""
+    import yaml
+
     of_1_1 = integer, real, _ = [f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")]
 
     class WithNumbers(base):
