@@ -19,6 +19,7 @@ from cli.test_bad_input import assert_refused
 from PIL import Image
 
 from attnconv.cli import main
+from attnconv.cli.explain import explain
 from attnconv.data import decode_image
 from attnconv.explain import attention_maps, see_image
 from attnconv.recipes import load_trained
@@ -76,6 +77,13 @@ def test_the_example_explains_a_photo(attnconv, photo):
     assert answer["checkpoint"].startswith(str(EXAMPLE))
     assert (answer["images"][0]["image"], answer["images"][0]["size"]) == (str(photo), [20, 40])
     assert answer["picture"] == "photo-attention.png"
+
+
+def test_the_page_of_the_example_begins_with_a_photo(attnconv, photo, monkeypatch):
+    served = []
+    monkeypatch.setattr(sys.modules[explain.__module__], "serve_page", lambda *given, **_: served.append(given))
+    assert attnconv("explain", "--example", photo, "--web", *OPTIONS)[0] == 0
+    assert served == [([None], photo)]
 
 
 def test_a_photo_of_which_little_is_seen(attnconv, tmp_path):

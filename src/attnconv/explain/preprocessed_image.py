@@ -49,9 +49,7 @@ class SeenImage:
 
     @property
     def drawn(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """First and last row, first and last column that pictures show: all, or what the network sees if that is less
-        than half.
-        """
+        """First and last row, first and last column in pictures: all, or the part that is seen if it is under half."""
         return self.view.box() if self.share < LEAST_SHARE else ((0, self.size[0] - 1), (0, self.size[1] - 1))
 
     @property
@@ -61,8 +59,8 @@ class SeenImage:
             return ""
         names = zip(("rows", "columns"), self.view.box(), self.size, strict=True)
         cut = ", ".join(f"{name} {first} to {last}" for name, (first, last), n in names if last + 1 - first < n)
-        percent = 100 * self.share
-        return f"the network sees {f'{percent:.0f}' if percent >= 1 else f'{percent:.1g}'} % of this photo: {cut}"
+        percent = f"{100 * self.share:.0f}" if self.share >= 0.01 else f"{100 * self.share:.1g}"
+        return f"the network sees {percent} % of this photo: {cut}"
 
     def point(self, point: tuple[int, int]) -> tuple[int, int]:
         """Return the row and column in the network's input of ``point``, a row and column of the image as given.
@@ -94,9 +92,10 @@ def see_image(image: "Image | Tensor", meta: Mapping[str, Any]) -> SeenImage:
         ValueError: it cannot be decoded, has another number of channels, or is so narrow that no pixel is seen whole.
     """
     decoded = image if isinstance(image, Tensor) else image_pixels(image, meta["channels"])
+    prepared = prepare_image(decoded, meta)
     size = meta["image_size"], meta["resize_ratio"]
     view = view_of(decoded.shape[1:], *size)
     if any(first > last for first, last in view.box()):
         rows, columns = decoded.shape[1:]
         raise checks.InputError(f"the network sees no whole pixel of an image of {rows} x {columns} pixels")
-    return SeenImage(decoded, prepare_image(decoded, meta), fit(decoded, *size).float() / 255, view)
+    return SeenImage(decoded, prepared, fit(decoded, *size).float() / 255, view)
