@@ -229,6 +229,13 @@ def test_commands_can_be_given(block, tmp_path, monkeypatch):
     check_shell(block, tmp_path)
 
 
+def test_versions_in_commands_are_those_of_the_tests():
+    pins = (ROOT / "constraints.txt").read_text().split()
+    named = [pin for block in ALL if block.page == "README.md" for pin in re.findall(r"\w+==[\d.]+", block.text)]
+    assert len(named) == 2
+    assert set(named) <= set(pins)
+
+
 @pytest.mark.parametrize("block", of("yaml"), ids=str)
 def test_yaml_configures_something(block):
     check_yaml(block)
