@@ -164,12 +164,9 @@ def _torchvision(name: str) -> Mapping[str, Any]:
     """Return torchvision's default weights of the plain network of ``name``."""
     models = checks.require("torchvision", extra="train").models
     plain = name.removeprefix("torchvision:").removeprefix("aa_").removeprefix("se_")
-    try:
-        weights = models.get_model_weights(plain).DEFAULT
-    except ValueError:
-        raise checks.InputError(
-            f"torchvision has no weights for {plain}; give init_from a file or a state dict"
-        ) from None
+    if plain not in models.list_models():
+        raise checks.InputError(f"torchvision has no weights for {plain}; give init_from a file or a state dict")
+    weights = models.get_model_weights(plain).DEFAULT
     with checks.explained(f"cannot get {weights.url}", OSError, RuntimeError):
         return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
 
