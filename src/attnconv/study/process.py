@@ -138,8 +138,7 @@ def begin_run(folder: StudyFolder, planned: PlannedRun) -> None:
     run = folder.run(planned)
     files.make_folder(run.path)
     files.write(run.config, yaml_text(planned.config.to_dict(), sort_keys=False))
-    forgotten = ["failed"] if result_of(run.path) else ["failed", "result"]
-    for name in forgotten:
+    for name in ("failed",) if result_of(run.path) else ("failed", "result"):
         (run.path / f"{name}.json").unlink(missing_ok=True)
 
 
