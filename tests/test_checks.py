@@ -1,6 +1,8 @@
 """The shared argument checks and their messages."""
 
 import errno
+import re
+from importlib import metadata
 
 import pytest
 
@@ -102,3 +104,16 @@ def test_errors_of_other_kinds_and_input_errors_stay_as_they_are():
 def test_a_prefix_keeps_the_kind_of_error():
     with pytest.raises(checks.InputTypeError, match=r"^run.yaml: lr must be float$"), checks.prefixed("run.yaml"):
         raise checks.InputTypeError("lr must be float")
+
+
+def test_a_library_of_another_build_is_named(monkeypatch):
+    def of_another_build(package):
+        raise RuntimeError("operator torchvision::nms does not exist\n(and more)")
+
+    monkeypatch.setattr(checks, "import_module", of_another_build)
+    versions = f"torchvision {metadata.version('torchvision')} and torch {metadata.version('torch')}"
+    message = (
+        f"{versions} do not fit together (operator torchvision::nms does not exist): install both anew, from one index"
+    )
+    with pytest.raises(checks.InputError, match=f"^{re.escape(message)}$"):
+        checks.require("torchvision.ops", extra="train")

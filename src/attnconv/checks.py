@@ -114,6 +114,11 @@ def require(package: str, *, extra: str) -> ModuleType:
         if error.name != package.partition(".")[0]:
             raise
         raise MissingExtraError(f"this needs {package}: pip install 'attnconv[{extra}]'") from None
+    except (RuntimeError, OSError) as error:  # torchvision's, if it was built for another PyTorch
+        names = " and ".join(f"{name} {installed_version(name)}" for name in (package.partition(".")[0], "torch"))
+        raise InputError(
+            f"{names} do not fit together ({first_line(error)}): install both anew, from one index"
+        ) from error
 
 
 def installed_version(package: str) -> str | None:

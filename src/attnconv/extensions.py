@@ -160,5 +160,8 @@ def _module(name: str, what: str) -> Any:
             return import_module(name)
         except ModuleNotFoundError as error:
             if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-                raise checks.InputError(f"{what}: there is no module {error.name!r}, here or installed") from None
+                script = f"; {name.removesuffix('.py')!r} names the file" if name.endswith(".py") else ""
+                raise checks.InputError(
+                    f"{what}: there is no module {error.name!r}, in {here} or installed{script}"
+                ) from None
             raise checks.InputError(f"{what}: {name} needs {error.name!r}, which is not installed") from error

@@ -160,8 +160,8 @@ def find(name: str) -> tuple[Family, dict[str, int]] | None:
         InputError: nobody makes it; the nearest name is in the message.
     """
     if (found := own(name)) is None and ":" not in name and name not in (*REGISTERED, *extensions.offered(GROUP)):
-        known = [*list_models(), *list_models(dense=True)]
-        raise checks.InputError(f"unknown model {name!r}; {checks.nearest(name, known)}")
+        near = checks.nearest(name, [*list_models(), *list_models(dense=True)])
+        raise checks.InputError(f"unknown model {name!r}; {near}; a network of your own is package.module:function")
     return found
 
 

@@ -92,7 +92,8 @@ def source_of(
         raise checks.InputError(f"the builder of {name!r} must take num_classes by name, not by position alone")
     if "num_classes" not in named and not others:
         raise checks.InputError(
-            f"the builder of {name!r} must take num_classes, it takes {', '.join(parameters) or 'nothing'}"
+            f"the builder of {name!r} must take num_classes, it takes {', '.join(parameters) or 'nothing'}; a "
+            "function around it can"
         )
     options = {key: p.default for key, p in named.items() if key not in COMMON}
     takes = {key for key in COMMON if key in named} | {"num_classes"}

@@ -68,8 +68,9 @@ def _one_line(text: str, kind: str) -> str:
 
 
 def shown_latex(text: object) -> str:
-    """Return ``shown`` as LaTeX within a line."""
-    return re.sub(r"[\\{}%$&#_~^±]", lambda found: LATEX.get(found[0], f"\\{found[0]}"), shown(text))
+    """Return ``shown`` as LaTeX within a line; the sign of a number is a minus, not a hyphen."""
+    escaped = re.sub(r"[\\{}%$&#_~^±]", lambda found: LATEX.get(found[0], f"\\{found[0]}"), shown(text))
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", escaped)
 
 
 def svg_file(figure: "Figure") -> str:

@@ -219,6 +219,7 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
         "threads": last.get("threads"),
         "torch": _all(sessions, "torch"),
         "version": _all(sessions, "version"),
+        "code": _all(sessions, "code"),  # of your own: modules, and the starts of their files' digests
     }
 
 

@@ -215,12 +215,14 @@ def note_facts(out: Path, model: Any, data: Any) -> None:
     from attnconv.train.device import choose_device, provenance
 
     counted = cost(model, in_channels=data.channels, image_size=data.image_size)
-    made = provenance(choose_device(read_yaml(RunFolder(out).config)["device"]))
+    config = read_yaml(RunFolder(out).config)
+    made = provenance(choose_device(config["device"]))
     session = {
         "version": made["attnconv"],
         **{name: made[name] for name in ("commit", "torch", "device")},
         "machine": f"{cpu_name()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
+        "code": own_code(config["model"]),
     }
     facts = {
         "params": counted.params,
@@ -230,3 +232,10 @@ def note_facts(out: Path, model: Any, data: Any) -> None:
         "sessions": [*facts_of(out).get("sessions", ()), session],
     }
     write_note(RunFolder(out), "facts", facts)
+
+
+def own_code(model: str) -> str | None:
+    """Return the user's modules behind a run, each with the start of its file's SHA-256; None if there are none."""
+    names = dict.fromkeys([*imported, *([model.partition(":")[0]] if is_factory(model) else [])])
+    sources = {name: getattr(sys.modules[name], "__file__", None) for name in names}
+    return ", ".join(f"{name} {files.digest(file)[:12] if file else '-'}" for name, file in sources.items()) or None

@@ -4,6 +4,7 @@ Page and twin are the templates study.html and study.md, which are given the sam
 and costs, then the runs, and at the end the notes.
 """
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from attnconv.study.tables import (
 )
 from attnconv.train.config import yaml_text
 
-PROVENANCE = ("commit", "version", "torch", "device", "threads", "machine")  # of a record
+PROVENANCE = ("commit", "version", "code", "torch", "device", "threads", "machine")  # of a record
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def write_report(path: Path | str) -> Report:
         "run_table": _run_table(study, found, [name for name, kinds in made.items() if len(kinds) > 1]),
         "shared": {name: short_commit(str(kinds[0])) for name, kinds in made.items() if len(kinds) == 1},
         "notes": notes(study, compared),
-        "command": f"attnconv study run {shlex.quote(str(folder.plan))} --out studies/again",
+        "command": shlex.join(
+            ["attnconv", "study", "run", str(folder.plan), "--out", "studies/again", *_imports(made["code"])]
+        ),
         "plan": yaml_text(study.to_dict(), sort_keys=False, allow_unicode=True).rstrip(),
         "footer": f"Written by attnconv {__version__} from the records of {len(found)} runs.",
     }
@@ -95,6 +98,12 @@ def write_report(path: Path | str) -> Report:
     for name, content in texts.items():
         files.write(folder.path / name, content.encode(errors="replace"))
     return Report(study, tuple(folder.path / name for name in texts), counts(found), compared)
+
+
+def _imports(code: Sequence[str]) -> list[str]:
+    """Return the flags that import the modules that a record's ``code`` names."""
+    names = dict.fromkeys(part.partition(" ")[0] for one in code for part in re.split(r", | \+ ", one))
+    return [word for name in names for word in ("--import", name)]
 
 
 def _run_table(study: Study, found: Sequence[Record], varying: Sequence[str]) -> Table:

@@ -125,7 +125,7 @@ def verdict_table(study: Study, compared: Compared) -> Table:
         tested = (NONE, NONE)
         if row.test.permutation:
             tested = (p_text(row.test.holm_p), text(row.test.runs_to_see, "{:,}", f">{MOST:,}"))
-        published = (text(study.published.get(row.arm, {}).get("value"), "{:g}"),) if study.published else ()
+        published = (text(study.published.get(row.arm, {}).get("value")),) if study.published else ()
         rows.append((row.arm, mean_text(row.last.estimate) + score, *cells, *tested, runs, *published))
     score = names.pop() if len(names) == 1 else "score"
     header = ("arm", f"{score}, mean ± sd", "difference", "95 % interval", "p (Holm)", "runs needed", "runs")
@@ -145,15 +145,13 @@ def has_epochs(compared: Compared) -> bool:
 
 def attention_table(compared: Compared) -> list[Table]:
     """Return the table of the best networks with attention switched off; no table if no run has measured that."""
-    if not any(row.off for _, row in arms_of(compared)):
-        return []
     rows = []
     for _, row in arms_of(compared):
-        if (off := row.off) is None or off.on.mean is None or off.off.mean is None:
-            rows.append((row.arm, *[NONE] * 5))
-            continue
-        scores = (mean_text(off.on), mean_text(off.off), f"{off.off.mean - off.on.mean:+.2f}")
-        rows.append((row.arm, *scores, f"{off.predictions_changed:.2g} %", off.verdict))
+        if (off := row.off) is not None and off.on.mean is not None and off.off.mean is not None:
+            scores = (mean_text(off.on), mean_text(off.off), f"{off.off.mean - off.on.mean:+.2f}")
+            rows.append((row.arm, *scores, f"{off.predictions_changed:.2g} %", off.verdict))
+    if not rows:
+        return []
     header = ("arm", "attention on", "attention off", "difference", "predictions changed, at most", "attention")
     return [Table("The same networks with their attention switched off", header, tuple(rows))]
 
@@ -182,7 +180,7 @@ def _costs(compared: Compared) -> Table:
     rows = []
     for _, row in arms_of(compared):
         gmacs = None if row.flops is None else row.flops / 2e9
-        cells = (row.arm, text(row.params, "{:,}"), text(gmacs, "{:,.3f}"), text(row.epochs))
+        cells = (row.arm, text(row.params, "{:,}"), text(gmacs, "{:.3g}"), text(row.epochs))
         seconds = row.seconds
         a_step, an_epoch = (None if seconds is None or not n else seconds / n for n in (row.steps, row.epochs))
         times = (a_step and 1000 * a_step, an_epoch, seconds)

@@ -163,6 +163,7 @@ class Training:
                 self.count_skipped()
                 try:
                     state.save()
+                    self.display.note(f"saved after step {state.step:,}; --resume goes on from there")
                 except Diverged as error:
                     self.go_back(error)
             raise
