@@ -31,22 +31,22 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
-LEAST = {
-    **dict.fromkeys(("epochs", "batch_size", "accumulate", "nodes", "devices", "train_subset", "checkpoint_steps"), 1),
-    **dict.fromkeys(("workers", "seed", "freeze_epochs"), 0),
-}
+_ONE = ("at least 1", lambda value: value == "auto" or value >= 1)
+_NOT_NEGATIVE = ("at least 0", lambda value: 0 <= value < math.inf)
 _PART = ("above 0 and below 1", lambda value: 0 < value < 1)
 _SHARE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("epochs", "batch_size", "accumulate", "train_subset", "checkpoint_steps"), _ONE),
+    **dict.fromkeys(("nodes", "devices"), _ONE),
     **dict.fromkeys(("val_split", "ema"), _PART),
     **dict.fromkeys(("momentum", "base_momentum", "max_momentum", "warmup", "label_smoothing"), _SHARE),
     "crop_scale": ("above 0 and at most 1", lambda value: 0 < value <= 1),
     "random_erasing": ("at least 0 and at most 1", lambda value: 0 <= value <= 1),
-    **dict.fromkeys(("mixup", "cutmix"), ("at least 0", lambda value: 0 <= value < math.inf)),
+    **dict.fromkeys(("workers", "freeze_epochs", "mixup", "cutmix"), _NOT_NEGATIVE),
     "lr": ("positive and finite", lambda value: 0 < value < math.inf),
     "clip": ("positive", lambda value: value > 0),
     "weight_decay": ("finite and not negative", lambda value: 0 <= value < math.inf),
-    "seed": ("below 2**63", lambda value: value < 2**63),  # what a torch.Generator takes
+    "seed": ("at least 0 and below 2**63", lambda value: 0 <= value < 2**63),  # what a torch.Generator takes
 }
 
 
@@ -120,9 +120,6 @@ class RunConfig:
         for name, kind in typing.get_type_hints(RunConfig).items():
             value = getattr(self, name)
             object.__setattr__(self, name, image_size_of(value) if name == "image_size" else _typed(name, value, kind))
-        for name, least in LEAST.items():
-            if (value := getattr(self, name)) not in (None, "auto"):
-                checks.integer(name, value, at_least=least)
         for name, (rule, follows) in RANGES.items():
             if (value := getattr(self, name)) is not None and not follows(value):
                 raise checks.InputError(f"{name} must be {rule}, got {value}")
