@@ -14,7 +14,7 @@ _SRC = str(_Path(__file__).resolve().parent / "src")
 _sys.path.insert(0, _SRC)
 try:
     from attnconv import models as _models
-    from attnconv.models.registry import usual_images as _usual_images
+    from attnconv.models.registry import find as _find
 finally:
     _sys.path.remove(_SRC)
 
@@ -24,7 +24,7 @@ from_pretrained = _models.from_pretrained
 
 
 def _entry(name: str) -> _Callable[..., _Any]:
-    defaults = _asdict(_usual_images(name))
+    defaults = _asdict(_find(name).images)
 
     def build(**settings: _Any) -> _models.HubNetwork | tuple[_models.HubNetwork, _models.Transfer]:
         return _models.create_model(name, **settings)

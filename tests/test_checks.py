@@ -1,5 +1,9 @@
 """The shared argument checks and their messages."""
 
+import errno
+import re
+from importlib import metadata
+
 import pytest
 
 from attnconv import checks
@@ -81,3 +85,35 @@ def test_the_closest_come_first():
 def test_no_name_is_near_nothing():
     assert checks.nearest("", ["b", "a"]) == "known: a, b"
     assert checks.nearest("a", []) == "known: "
+
+
+def test_other_errors_are_explained():
+    with pytest.raises(checks.InputError, match=r"^it is: No such file$"), checks.explained("it is", OSError):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "it")
+    with pytest.raises(checks.InputError, match=r"^it: KeyError\('epoch'\)$"), checks.explained("it", reason=repr):
+        raise KeyError("epoch")
+
+
+def test_errors_of_other_kinds_and_input_errors_stay_as_they_are():
+    with pytest.raises(ZeroDivisionError), checks.explained("cannot open it", OSError):
+        raise ZeroDivisionError
+    with pytest.raises(checks.InputTypeError, match=r"^lr must be float$"), checks.explained("it is damaged"):
+        raise checks.InputTypeError("lr must be float")
+
+
+def test_a_prefix_keeps_the_kind_of_error():
+    with pytest.raises(checks.InputTypeError, match=r"^run.yaml: lr must be float$"), checks.prefixed("run.yaml"):
+        raise checks.InputTypeError("lr must be float")
+
+
+def test_a_library_of_another_build_is_named(monkeypatch):
+    def of_another_build(package):
+        raise RuntimeError("operator torchvision::nms does not exist\n(and more)")
+
+    monkeypatch.setattr(checks, "import_module", of_another_build)
+    versions = f"torchvision {metadata.version('torchvision')} and torch {metadata.version('torch')}"
+    message = (
+        f"{versions} do not fit together (operator torchvision::nms does not exist): install both anew, from one index"
+    )
+    with pytest.raises(checks.InputError, match=f"^{re.escape(message)}$"):
+        checks.require("torchvision.ops", extra="train")

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -100,6 +100,12 @@ def per_axis(what: str, value: Any, axes: int, *, at_least: int) -> tuple[int, .
     return tuple(integer(what, v, at_least=at_least) for v in values)
 
 
+def rows_columns(what: str, value: Any) -> tuple[int, int]:
+    """Return rows and columns of images, in pixels; a single int stands for both."""
+    rows, columns = per_axis(what, value, 2, at_least=1)
+    return rows, columns
+
+
 def require(package: str, *, extra: str) -> ModuleType:
     """Return an imported optional dependency, or raise with the command that installs it."""
     try:
@@ -108,6 +114,11 @@ def require(package: str, *, extra: str) -> ModuleType:
         if error.name != package.partition(".")[0]:
             raise
         raise MissingExtraError(f"this needs {package}: pip install 'attnconv[{extra}]'") from None
+    except (RuntimeError, OSError) as error:  # torchvision's, if it was built for another PyTorch
+        names = " and ".join(f"{name} {installed_version(name)}" for name in (package.partition(".")[0], "torch"))
+        raise InputError(
+            f"{names} do not fit together ({first_line(error)}): install both anew, from one index"
+        ) from error
 
 
 def installed_version(package: str) -> str | None:
@@ -176,6 +187,34 @@ def first_line(error: BaseException) -> str:
         lines = [frame.line or "" for frame in traceback.extract_tb(error.__traceback__)]
         text = next((line for line in reversed(lines) if re.match(r"(\w+\.)?_?assert\b", line)), "")
     return shown(text)[:200] or type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what the system says, for an OSError of its own, else `first_line`."""
+    return (isinstance(error, OSError) and error.strerror) or first_line(error)
+
+
+@contextlib.contextmanager
+def explained(what: str, *kinds: type[BaseException], reason: Callable[[Any], str] = reason_of) -> Iterator[None]:
+    """Turn errors of ``kinds`` (default: Exception) inside the block into InputError: "`what`: the reason".
+
+    An InputError stays as it is.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except kinds or Exception as error:  # noqa: B030
+        raise InputError(f"{what}: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def prefixed(source: str) -> Iterator[None]:
+    """Put "`source`: " before the message of an InputError inside the block."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{source}: {error}") from None
 
 
 def plain(name: str, value: Any) -> Any:

@@ -5,12 +5,12 @@ study's folder, an export or a repository may contain such names too, but import
 package offers as an entry point.
 """
 
-import contextlib
 import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from importlib import import_module, metadata
 from typing import Any
 
@@ -147,15 +147,13 @@ def load_offered(group: str, name: str) -> Any:
         return entry.load()
 
 
-@contextlib.contextmanager
-def user_code(what: str) -> Iterator[None]:
-    """Turn an error of somebody's code inside the ``with`` block into an InputError: "`what`: the reason"."""
-    try:
-        yield
-    except checks.InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise checks.InputError(f"{what}: {type(error).__name__}: {checks.first_line(error)}") from error
+def user_code(what: str) -> AbstractContextManager[None]:
+    """Turn an error of somebody's code inside the block into an InputError: "`what`: its class: the reason"."""
+
+    def reason(error: BaseException) -> str:
+        return f"{type(error).__name__}: {checks.first_line(error)}"
+
+    return checks.explained(what, Exception, SystemExit, reason=reason)
 
 
 def _module(name: str, what: str) -> Any:
@@ -166,5 +164,8 @@ def _module(name: str, what: str) -> Any:
             return import_module(name)
         except ModuleNotFoundError as error:
             if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-                raise checks.InputError(f"{what}: there is no module {error.name!r}, here or installed") from None
+                script = f"; {name.removesuffix('.py')!r} names the file" if name.endswith(".py") else ""
+                raise checks.InputError(
+                    f"{what}: there is no module {error.name!r}, in {here} or installed{script}"
+                ) from None
             raise checks.InputError(f"{what}: {name} needs {error.name!r}, which is not installed") from error

@@ -15,6 +15,7 @@ Without such locks (Windows, some network file systems) nothing is locked, and `
 """
 
 import contextlib
+import csv
 import errno
 import glob
 import hashlib
@@ -24,9 +25,9 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from attnconv import checks
 
@@ -34,6 +35,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+T = TypeVar("T")
 
 # Size limits in bytes: more than any such file needs, less than a machine's memory.
 TEXT = 2**24  # configurations, plans, results, lists of classes
@@ -92,6 +95,25 @@ def read_text(path: str | Path, *, at_most: int = TEXT) -> str:
         UnicodeDecodeError: it is not UTF-8.
     """
     return read_bytes(path, at_most=at_most).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parsed(path: Path, parse: Callable[[str], T]) -> T:
+    """Return what ``parse`` makes of a text file; InputError if it cannot be read, or ``parse`` raises ValueError."""
+    with (
+        checks.explained(f"cannot read {path}", OSError),
+        checks.explained(f"{path} is damaged", ValueError, reason=str),
+    ):
+        return parse(read_text(path))
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> str:
+    """Return a table with a header, these ``columns`` first; a value that is None or missing is an empty cell."""
+    file, rows = io.StringIO(), list(rows)
+    names = dict.fromkeys((*columns, *(name for row in rows for name in row)))
+    writer = csv.DictWriter(file, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 def digest(path: str | Path, kind: str = "sha256", *, at_most: int | None = None) -> str:
@@ -167,10 +189,8 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]
 
 def make_folder(folder: Path) -> None:
     """Create ``folder`` and its parents if needed; raise InputError if that fails."""
-    try:
+    with checks.explained(f"cannot make the folder {folder}", OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise checks.InputError(f"cannot write into {folder}: {error.strerror or error}") from error
 
 
 def write(path: Path, content: str | bytes) -> None:

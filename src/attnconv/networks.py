@@ -40,6 +40,7 @@ class Family:
         listed: the names that `list_models` shows, by their integers; with a depth alone, these are all.
         images: those it was published for, or is tried on if for nothing.
         options: the builder's, with their defaults.
+        fixed: further arguments of the builder, which are no options.
         dense: it gives logits (B, num_classes, rows, columns).
         plain: the same network without attention, whose first weights it shares, written as ``name``.
         weights: the library that has trained weights of the network, or of the plain one.
@@ -50,6 +51,7 @@ class Family:
     images: Images
     listed: tuple[tuple[int, ...], ...] = ((),)
     options: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     dense: bool = False
     plain: str | None = None
     weights: str | None = None
@@ -92,11 +94,12 @@ WIDE_SIZES = ((28, 10), (16, 4), (22, 6), (40, 2))
 BASIC, BOTTLENECK = ((18,), (34,)), ((50,), (101,), (152,))
 DEPTHS = BASIC + BOTTLENECK
 STRIDE = {"output_stride": 32}
+SE = {"se": True}
 
 
 def _aa_resnet(listed: tuple[tuple[int, ...], ...], augmentation: Mapping[str, Any]) -> Family:
     options = {"stages": (2, 3, 4), **augmentation, "pool_first": True, **STRIDE}
-    return _with_attention("aa_resnet{depth}", "resnet:aa_resnet", IMAGENET, listed, options, weights="torchvision")
+    return _with_attention("aa_resnet{depth}", "resnet:ResNet", IMAGENET, listed, options, weights="torchvision")
 
 
 def _with_attention(name: str, *row: Any, **more: Any) -> Family:
@@ -106,11 +109,11 @@ def _with_attention(name: str, *row: Any, **more: Any) -> Family:
 
 FAMILIES = [
     Family("convnet3", "convnet3:convnet3", CIFAR100),
-    _with_attention("aa_convnet3", "convnet3:aa_convnet3", CIFAR100, options={"augment": (2, 3), **SMALL}),
+    _with_attention("aa_convnet3", "convnet3:convnet3", CIFAR100, options={"augment": (2, 3), **SMALL}),
     Family("unet", "unet:unet", PIXELS, dense=True),
-    _with_attention("aa_unet", "unet:aa_unet", PIXELS, options=SMALL, dense=True),
-    Family("resnet{depth}", "resnet:resnet", IMAGENET, DEPTHS, STRIDE, weights="torchvision"),
-    _with_attention("se_resnet{depth}", "resnet:se_resnet", IMAGENET, DEPTHS, STRIDE, weights="torchvision"),
+    _with_attention("aa_unet", "unet:unet", PIXELS, options=SMALL, dense=True),
+    Family("resnet{depth}", "resnet:ResNet", IMAGENET, DEPTHS, STRIDE, weights="torchvision"),
+    _with_attention("se_resnet{depth}", "resnet:ResNet", IMAGENET, DEPTHS, STRIDE, SE, weights="torchvision"),
     _aa_resnet(BASIC, QUARTERS),
     _aa_resnet(BOTTLENECK, PAPER),
     Family("xresnet{depth}", "xresnet:xresnet", IMAGEWOOF, DEPTHS, XRESNET),
@@ -125,10 +128,10 @@ FAMILIES = [
         {"attention_stages": (1,), "symmetric": False, "normalize": False, **XRESNET},
     ),
     Family("wide_resnet{depth}_{width}", "wide_resnet:wide_resnet", CIFAR100, WIDE_SIZES, WIDE),
-    _with_attention("se_wide_resnet{depth}_{width}", "wide_resnet:se_wide_resnet", CIFAR100, WIDE_SIZES[:1], WIDE),
+    _with_attention("se_wide_resnet{depth}_{width}", "wide_resnet:wide_resnet", CIFAR100, WIDE_SIZES[:1], WIDE, SE),
     _with_attention(
         "aa_wide_resnet{depth}_{width}",
-        "wide_resnet:aa_wide_resnet",
+        "wide_resnet:wide_resnet",
         CIFAR100,
         WIDE_SIZES,
         {**WIDE, "stages": (1, 2, 3), **PAPER},
@@ -159,8 +162,8 @@ def find(name: str) -> tuple[Family, dict[str, int]] | None:
         InputError: nobody makes it; the nearest name is in the message.
     """
     if (found := own(name)) is None and ":" not in name and name not in (*REGISTERED, *extensions.offered(GROUP)):
-        known = [*list_models(), *list_models(dense=True)]
-        raise checks.InputError(f"unknown model {name!r}; {checks.nearest(name, known)}")
+        near = checks.nearest(name, [*list_models(), *list_models(dense=True)])
+        raise checks.InputError(f"unknown model {name!r}; {near}; a network of your own is package.module:function")
     return found
 
 

@@ -18,7 +18,7 @@ from attnconv.layers.attention import Attention
 from attnconv.models import create_model, list_models
 from attnconv.models.init_from import Source
 from attnconv.models.network import Network
-from attnconv.models.registry import CIFAR100, find, model_options, usual_images
+from attnconv.models.registry import CIFAR100, find
 
 checks.require("timm", extra="timm")
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # noqa: E402
@@ -35,7 +35,7 @@ register_notrace_module(Attention)  # and so every subclass
 
 
 def _default_cfg(name: str) -> dict[str, Any]:
-    images = usual_images(name)
+    images = find(name).images
     return {
         "url": "",
         "num_classes": images.num_classes,
@@ -110,10 +110,9 @@ def _entrypoint(timm_name: str, name: str) -> Callable[..., nn.Module]:
             raise checks.InputError(f"{timm_name} has no pretrained weights; leave pretrained=True out")
         default = _default_cfg(name)
         in_chans = kwargs.pop("in_chans", 3)
-        size = kwargs.pop("img_size", default["input_size"][1:])
-        rows, columns = checks.per_axis("img_size", size, 2, at_least=1)
-        options = {key: value for key, value in kwargs.items() if key in model_options(name)}
-        cfg, stages = _shapes(name, in_chans, (rows, columns), options)
+        size = checks.rows_columns("img_size", kwargs.pop("img_size", default["input_size"][1:]))
+        options = {key: value for key, value in kwargs.items() if key in find(name).options}
+        cfg, stages = _shapes(name, in_chans, size, options)
         return build_model_with_cfg(
             _network,
             timm_name,
@@ -123,7 +122,7 @@ def _entrypoint(timm_name: str, name: str) -> Callable[..., nn.Module]:
             pretrained_cfg_overlay={**cfg, **(kwargs.pop("pretrained_cfg_overlay", None) or {})},
             name=name,
             in_chans=in_chans,
-            img_size=(rows, columns),
+            img_size=size,
             **{"num_classes": default["num_classes"], **kwargs},
         )
 

@@ -56,7 +56,6 @@ class SafetensorsFile:
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self.texts: dict[str, str] = dict(file.metadata() or {})
         self.shapes: Shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
     def tensors(self) -> dict[str, Tensor]:
@@ -76,12 +75,9 @@ def open_safetensors(path: Path, *, extra: str) -> Iterator[SafetensorsFile]:
         extra: the extra of this library that installs safetensors.
     """
     safetensors = checks.require("safetensors", extra=extra)
-    try:
+    # SafetensorError, OSError, or due to a damaged header
+    with checks.explained(f"{path} is damaged or not a safetensors file"):
         files.require(path, at_most=files.WEIGHTS)
         files.require_memory(str(path), path.stat().st_size)
         with safetensors.safe_open(path, framework="pt") as file:
             yield SafetensorsFile(file)
-    except checks.InputError:
-        raise
-    except Exception as error:  # SafetensorError, OSError, or due to a damaged header
-        raise checks.InputError(f"{path} is damaged or not a safetensors file: {checks.first_line(error)}") from error

@@ -150,7 +150,7 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def test_a_file_that_cannot_be_written(tmp_path):
     (tmp_path / "results").write_text("a file where the folder should be")
-    with pytest.raises(ValueError, match=r"cannot write into .*results: "):
+    with pytest.raises(ValueError, match=r"cannot make the folder .*results: "):
         append(tmp_path / "results" / "ops.jsonl", [LINE])
 
 

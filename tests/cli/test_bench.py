@@ -220,5 +220,5 @@ def test_records_of_another_version(attnconv, tmp_path):
 def test_a_folder_that_is_a_file(attnconv, tmp_path):
     (tmp_path / "taken").write_text("")
     assert_refused(
-        attnconv("bench", "ops", "--sizes", "2", "--out", tmp_path / "taken"), r"cannot write into .*taken: "
+        attnconv("bench", "ops", "--sizes", "2", "--out", tmp_path / "taken"), r"cannot make the folder .*taken: "
     )

@@ -44,4 +44,4 @@ def test_bad_input(attnconv, tmp_path, flags, sentence):
 
 def test_a_folder_that_is_a_file(attnconv, tmp_path):
     (tmp_path / "curve").write_text("here already")
-    assert_refused(attnconv(*SMALL, "--steps", "10", "--out", tmp_path / "curve"), "cannot write into")
+    assert_refused(attnconv(*SMALL, "--steps", "10", "--out", tmp_path / "curve"), "cannot make the folder ")

@@ -54,7 +54,7 @@ def test_a_folder_is_gone_on_with_and_extended(attnconv, plan, monkeypatch):
     code, out, err = attnconv("study", "run", "studies/mine", "--seeds", "2", "--extend")
     assert code == 0, err
     assert "studies/mine: 4 done" in out
-    assert "2 of 4 runs are done, 2 are left" in err
+    assert "studies/mine: 4 runs, 2 done, 2 left" in err
     assert re.search(r"^ *augmented +2 +0 +0 +0 +0 *$", attnconv("study", "status", "studies/mine")[1], re.M)
 
 

@@ -295,8 +295,8 @@ def failing(data_dir):
     [
         (lambda data_dir: 3, "load of data set 'zoo' must return training and validation images, .* got int"),
         (lambda data_dir: (1,), "load of data set 'zoo' must return training and validation images, .* got tuple"),
-        (failing, "load of data set 'zoo' raised RuntimeError: no such disk$"),
-        (lambda: 3, r"load of data set 'zoo' raised TypeError: .*unexpected keyword argument 'data_dir'"),
+        (failing, "load of data set 'zoo' failed: RuntimeError: no such disk$"),
+        (lambda: 3, r"load of data set 'zoo' failed: TypeError: .*unexpected keyword argument 'data_dir'"),
     ],
 )
 def test_what_load_must_return(registry, load, message):

@@ -11,7 +11,7 @@ import attnconv
 from attnconv import networks
 from attnconv.bench import models as bench
 from attnconv.models import create_model, list_models
-from attnconv.models.registry import Images, find, model_options, usual_images
+from attnconv.models.registry import Images, find
 
 
 def make(name, **settings):
@@ -40,14 +40,14 @@ def test_a_family_has_more_names_than_are_listed():
 
 
 def test_options_and_their_defaults():
-    assert model_options("convnet3") == {}
-    assert model_options("aa_convnet3")["augment"] == (2, 3)
-    assert model_options("aa_wide_resnet10_3") == {
+    assert find("convnet3").options == {}
+    assert find("aa_convnet3").options["augment"] == (2, 3)
+    assert find("aa_wide_resnet10_3").options == {
         "shortcut": "pad", "dropout": 0.0, "stages": (1, 2, 3), "key_ratio": 0.2, "value_ratio": 0.1, "num_heads": 8,
         "min_head_dim": 20, "position": "relative",
     }  # fmt: skip
-    assert (model_options("aa_resnet34")["key_ratio"], model_options("aa_resnet34")["value_ratio"]) == (0.25, 0.25)
-    assert (model_options("aa_resnet50")["key_ratio"], model_options("aa_resnet50")["value_ratio"]) == (0.2, 0.1)
+    assert (find("aa_resnet34").options["key_ratio"], find("aa_resnet34").options["value_ratio"]) == (0.25, 0.25)
+    assert (find("aa_resnet50").options["key_ratio"], find("aa_resnet50").options["value_ratio"]) == (0.2, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_options_and_their_defaults():
         (lambda: make("wide_resnet10_1", depth=16), "unknown option of wide_resnet10_1: 'depth'"),
         (lambda: make("convnet3", num_classes=0), "num_classes must be at least 1, got 0"),
         (lambda: make("convnet3", image_size=(8, 8, 8)), "image_size must be one integer or 2"),
-        (lambda: model_options("convnet4"), "unknown model 'convnet4'; nearest: 'convnet3'"),
+        (lambda: find("convnet4").options, "unknown model 'convnet4'; nearest: 'convnet3'"),
         (
             lambda: make("aa_wide_resnet10_1", stages=(1, 4)),
             r"stages must be a list of stages among 1, 2 and 3, got \(1, 4\)",
@@ -108,12 +108,12 @@ def test_bad_input_gets_a_sentence(call, message):
 )
 def test_each_name_says_whether_it_answers_a_pixel_and_what_it_was_published_for(name, dense, images):
     assert bool(find(name).dense) == dense
-    assert usual_images(name) == Images(*images)
+    assert find(name).images == Images(*images)
 
 
 @pytest.mark.parametrize("name", ["aa_wide_resnet10_1", "ssa_xresnet18", "aa_convnet3", "aa_unet"])
 def test_a_network_has_the_classes_and_the_image_size_it_was_published_with_where_none_are_given(name):
-    usual = usual_images(name)
+    usual = find(name).images
     blueprint = attnconv.create_model(name).blueprint
     assert (blueprint.num_classes, blueprint.image_size) == (usual.num_classes, (usual.image_size,) * 2)
     assert attnconv.create_model(name, num_classes=3).blueprint.image_size == (usual.image_size,) * 2

@@ -10,7 +10,8 @@ from torch import nn
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention
 from attnconv.layers.activity import attention_activity, attention_off
 from attnconv.recipes import RunConfig, load_trained, run
-from attnconv.recipes.training import AttentionObserver, OnAndOff, images_of, loaders_of
+from attnconv.recipes.training import images_of, loaders_of
+from attnconv.train.evaluate import OnAndOff
 
 
 def small_run(out, **options):
@@ -116,7 +117,6 @@ def test_attention_that_does_nothing_moves_nothing():
 def test_the_hooks_are_gone_afterwards():
     model, x = network(SelfAttention(8)), torch.randn(2, 3, 5, 6)
     assert attention_activity(model, x) == {"gamma 1": 0.0}
-    AttentionObserver().epoch(model, x)
     with attention_off(model):
         model(x)
     assert not model[1]._forward_hooks

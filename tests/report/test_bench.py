@@ -23,8 +23,8 @@ def record(contestant, seconds, **more):
 AUTO, SLOW, ABSENT = record("auto", [2.0, 1.0, 4.0]), record("slow", [4.0, 3.0, 6.0]), record("gone", [])
 
 
-def test_ratios_are_of_medians_and_their_spread_of_rounds():
-    assert ratios([4.0, 3.0, 6.0], [2.0, 1.0, 4.0]) == (2.0, (1.5, 3.0))
+def test_ratios_are_those_of_rounds():
+    assert ratios([4.0, 3.0, 6.0], [2.0, 1.0, 1.0]) == (3.0, (2.0, 6.0))  # of the medians: 4.0
     assert ratios([4.0], [2.0, 1.0, 4.0]) == (2.0, None)
 
 
@@ -43,7 +43,7 @@ def test_a_table_by_hand():
 
 def test_unknown_quantities_are_dashes():
     (table,) = tables([record("slow", [1.0], flops=None, exps=None, peak_bytes=None)])
-    assert table.rows == (("slow", "1000", "1000 - 1000", "-", "-", "-", "-", "-"),)
+    assert table.rows == (("slow", "1000", "1000 - 1000", "1.00", "1.00 - 1.00", "-", "-", "-"),)
     assert len(table.header) == 8
     assert "floor" not in table.title
 
@@ -68,6 +68,12 @@ def test_without_the_library_there_is_no_floor_and_the_reason_is_said():
     assert len(table.rows[0]) == len(table.header) == 8
     assert "floor" not in table.title
     assert table.note == "no floor, which impl='native' measures: it is gone"
+
+
+def test_without_the_baseline_the_first_candidate_takes_its_place():
+    (table,) = tables([SLOW, record("slower", [9.0, 6.0, 12.0])])
+    assert table.title.endswith("; ratios to slow")
+    assert [row[3] for row in table.rows] == ["1.00", "2.00"]
 
 
 def test_a_baseline_that_could_not_run_leaves_no_ratio():

@@ -1,5 +1,6 @@
 """Studies whose processes are killed and interrupted, on this machine and under Ray: they end in the same records."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from study.study_process import plan
 from study.tiny import without_times
 
+from attnconv import extensions
 from attnconv.checks import InputError
 from attnconv.study import process as process_module
 from attnconv.study import run as run_module
@@ -311,3 +313,19 @@ def test_what_a_process_says_is_the_reason(tmp_path, code, printed, note, reason
     process_module.note_end(folder, study.runs()[0], code, printed)
     found = record(folder, study.runs()[0])
     assert (found["state"], found["reason"]) == (note, reason)
+
+
+def test_the_code_of_your_own_behind_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(extensions, "imported", imported := [])
+    monkeypatch.setattr(process_module, "imported", imported)
+    for name in ("code_of_a_gate", "code_of_a_network"):
+        (tmp_path / f"{name}.py").write_text("def make(num_classes): ...\n")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert process_module.own_code("convnet3") is None
+    extensions.import_modules(["code_of_a_gate"])
+    digest = hashlib.sha256(b"def make(num_classes): ...\n").hexdigest()[:12]
+    assert process_module.own_code("convnet3") == f"code_of_a_gate {digest}"
+    extensions.import_factory("code_of_a_network:make")
+    found = process_module.own_code("code_of_a_network:make")
+    assert found == f"code_of_a_gate {digest}, code_of_a_network {digest}"

@@ -66,6 +66,15 @@ def test_runs_in_their_folders_are_read_anew(tmp_path):
     assert write_report(tmp_path).runs == {"done": 0, "diverged": 0, "failed": 0, "running": 0, "missing": 15}
 
 
+def test_code_of_your_own_is_told_and_imported_by_the_command(tmp_path):
+    study, codes = plan(), ("gate 0123456789ab", "gate 0123456789ab + gate ba9876543210, nets.small 00112233aabb")
+    keep(tmp_path, study, [found | {"code": codes[found["seed"] % 2]} for found in all_done(study)])
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert " --out studies/again --import gate --import nets.small\n" in text
+    assert "gate 012345678 + gate ba9876543, nets.small 00112233a" in text
+
+
 def test_the_planted_gain_is_there():
     assert GAIN["aa"] > 0 > GAIN["late"]
     assert record("aa", 0)["top1"] > record("plain", 0)["top1"]

@@ -5,9 +5,10 @@ import pytest
 from study.planted import all_done, plan
 from study.run_records import arm_records, run_record
 
+from attnconv import files
 from attnconv.study import tables
 from attnconv.study.comparison import compare, comparisons
-from attnconv.study.tables import csv_files, csv_text, findings, no_verdict, other_tables, verdict_table
+from attnconv.study.tables import csv_files, findings, no_verdict, other_tables, verdict_table
 
 PLAIN = [70.0, 71.0, 69.5, 70.2, 70.9]
 BETTER = [72.1, 72.4, 71.9, 72.0, 73.3]
@@ -236,4 +237,4 @@ def test_csv_of_runs_and_epochs():
 
 
 def test_none_is_an_empty_cell():
-    assert csv_text([{"a": None, "b": 1}]) == "a,b\n,1\n"
+    assert files.csv_text([{"a": None, "b": 1}]) == "a,b\n,1\n"

@@ -23,18 +23,18 @@ CALL = "call layer.resize_feat_size(({})) or, for the whole model, attnconv.surg
 
 
 @pytest.mark.parametrize(
-    ("size", "map_size", "image_size"),
+    ("size", "map_size", "feat_size", "image_size"),
     [
-        ((20, 28), "5, 7", (20, 28)),
-        ((48, 64), "12, 16", (48, 64)),
-        ((48, 12), "12, 3", (48, 16)),  # the columns stay as they are
+        ((20, 28), "5, 7", "5, 7", (20, 28)),
+        ((48, 64), "12, 16", "12, 16", (48, 64)),
+        ((48, 12), "12, 3", "12, 4", (48, 16)),  # the columns stay as they are
     ],
 )
 @pytest.mark.parametrize("make", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_a_map_that_is_too_large(make, size, map_size, image_size):
+def test_a_map_that_is_too_large(make, size, map_size, feat_size, image_size):
     model = make(unet())
     message = f"bottom.0 (AugmentedConv2d): the output map is ({map_size}), but the position tables cover "
-    message += f"feat_size=(4, 4); {CALL.format(map_size, image_size)}"
+    message += f"feat_size=(4, 4); {CALL.format(feat_size, image_size)}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         model(torch.zeros(1, 1, *size))
     surgery.resize_feat_size(model, image_size)

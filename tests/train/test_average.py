@@ -4,6 +4,7 @@ import pytest
 import torch
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
+from attnconv import SelfAttention
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.evaluate import evaluate
 from attnconv.train.fit import fit
@@ -84,28 +85,28 @@ def test_the_average_is_what_is_scored_and_what_a_checkpoint_gives(tmp_path):
     assert torch.equal(state["model"]["head.weight"], model.head.weight)  # the model itself keeps the trained ones
 
 
-class Watching:
-    """An observer that keeps a weight of the networks that it is shown."""
+def test_what_is_said_of_the_best_epoch_is_of_its_average(tmp_path, monkeypatch):
+    model, seen = toy_net(), {}
+    model.attention = SelfAttention(8)  # it does not run, but networks without any are not looked at
 
-    def epoch(self, model, images):
-        self.last = model.head.weight.detach().clone()
+    def last_epoch(model, images):
+        seen["last"] = model.head.weight.detach().clone()
         return {}
 
-    def end(self, model, loader):
-        self.best = model.head.weight.detach().clone()
+    def at_the_end(model, loader):
+        seen["best"] = model.head.weight.detach().clone()
         return {"training": model.training}
 
-
-def test_what_is_said_of_the_best_epoch_is_of_its_average(tmp_path):
-    model, watching = toy_net(), Watching()
+    monkeypatch.setattr("attnconv.train.fit.attention_activity", last_epoch)
+    monkeypatch.setattr("attnconv.train.fit.scores_without_attention", at_the_end)
     config = toy_config(epochs=2, ema=0.8, lr=0.3)
     loaders = MemoryLoader(), val_loader()
-    result = fit(model, *loaders, config=config, out=tmp_path, meta={}, observer=watching, progress=False)
+    result = fit(model, *loaders, config=config, out=tmp_path, meta={}, progress=False)
     last, best = (load_checkpoint(tmp_path / name) for name in ("last.pt", "best.pt"))
-    assert torch.equal(watching.last, last["average"]["head.weight"])
-    assert torch.equal(watching.best, best["average"]["head.weight"])
-    assert not torch.equal(watching.best, best["model"]["head.weight"])
-    assert result["training"] is False
+    assert torch.equal(seen["last"], last["average"]["head.weight"])
+    assert torch.equal(seen["best"], best["average"]["head.weight"])
+    assert not torch.equal(seen["best"], best["model"]["head.weight"])
+    assert result["attention_off"] == {"training": False}
 
 
 def test_a_signal_while_they_change_places_puts_the_weights_back(monkeypatch):

@@ -50,7 +50,7 @@ def test_a_disk_that_fills_up_leaves_the_old_checkpoint(path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(InputError, match=r"^cannot write .*last.pt, is the disk full\? [^\n]+$"):
+        with pytest.raises(InputError, match=r"^cannot write .*last.pt \(is the disk full\?\): [^\n]+$"):
             save_checkpoint(path, state_of(toy_net(), epoch=4, meta={"large": torch.zeros(1_000_000)}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

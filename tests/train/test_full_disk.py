@@ -44,7 +44,7 @@ def test_a_full_disk_costs_what_was_not_saved_and_nothing_else(namespace, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    message = r"^cannot write \S*/run/(best|last)\.pt(, is the disk full\? [^\n]+|: No space left on device)$"
+    message = r"^cannot write \S*/run/(best|last)\.pt( \(is the disk full\?\): [^\n]+|: No space left on device)$"
     for when, files, epochs in (
         ("at once", [], {}),  # as if it had never been, so that the same command is not refused
         ("later", ["best.pt", "config.yaml", "last.pt", "metrics.csv"], {"best.pt": 1, "last.pt": 1}),

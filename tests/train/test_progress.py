@@ -42,10 +42,11 @@ def test_a_header_and_a_line_an_epoch_where_there_is_no_terminal(tmp_path, capfd
     assert max(map(len, err.splitlines()[6:])) <= 80
 
 
-def test_the_header_of_a_resumed_run_counts_its_steps(tmp_path, capfd):
+def test_an_interrupted_run_says_what_is_kept_and_the_header_counts_its_steps(tmp_path, capfd):
     train = MemoryLoader(count=120, faults={(1, 2): KeyboardInterrupt()})
     with pytest.raises(KeyboardInterrupt):
-        fit(toy_net(), train, val_loader(), config=toy_config(epochs=2), out=tmp_path, meta={}, progress=False)
+        fit(toy_net(), train, val_loader(), config=toy_config(epochs=2), out=tmp_path, meta={})
+    assert capfd.readouterr().err.endswith("\nnote: saved after step 17; --resume goes on from there\n")
     fit(
         toy_net(),
         MemoryLoader(count=120),

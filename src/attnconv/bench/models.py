@@ -12,7 +12,7 @@ from attnconv.bench.benchmark import STEP, Benchmark, Settings, counted_flops
 from attnconv.bench.layers import with_impl
 from attnconv.bench.machine import Call
 from attnconv.models import create_model, list_models
-from attnconv.models.registry import Images, usual_images
+from attnconv.models.registry import find
 from attnconv.surgery.steps import Step
 
 NAMED = ("aa_convnet3", "aa_wide_resnet28_10", "aa_resnet50", "sa_xresnet50", "ssa_xresnet50")
@@ -21,7 +21,6 @@ NAMED = ("aa_convnet3", "aa_wide_resnet28_10", "aa_resnet50", "sa_xresnet50", "s
 PREFIXES = ("seed_aa_", "aa_", "ssa_", "sa_", "se_")
 
 BATCHES = {"convnet3": 32, "wide_resnet": 4, "xresnet": 4, "": 2}  # part of a name -> images of a step
-IMAGEWOOF = Images(10, 128)  # on which attention in XResNets was published
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,11 @@ def case_of(
     """
     if extensions.is_factory(name):
         extensions.import_factory(name)
-    usual_images(name)  # refuses an unknown name
+    usual = find(name).images  # it refuses an unknown name
     if not attention and not _prefix(name):
         relatives = [known for known in list_models() if known in {prefix + name for prefix in PREFIXES}]
         hint = f"; {relatives[0]!r} is compared with it" if relatives else ""
         raise checks.InputError(f"model {name!r} is plain and has no twin to be compared with{hint}")
-    usual = IMAGEWOOF if "xresnet" in name else usual_images(name)
     return Case(
         name,
         next(usual for part, usual in BATCHES.items() if part in name)

@@ -60,10 +60,8 @@ def read_records(path: Path, *, kind: str, version: int, cut_off: bool = False) 
     Raises:
         InputError: the file cannot be read, or a line is no record or has another format.
     """
-    try:
+    with checks.explained(f"cannot read {path}", OSError, UnicodeDecodeError):
         text = files.read_text(path, at_most=files.TABLE)
-    except (OSError, UnicodeDecodeError) as error:
-        raise checks.InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     lines = text.split("\n")
     if cut_off and checks.json_object(lines[-1]) is None:
         lines.pop()

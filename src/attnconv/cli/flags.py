@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from cyclopts import Group, Parameter, Token
 
 from attnconv import checks, extensions, networks
@@ -110,7 +109,7 @@ def pairs(texts: list[str] | None) -> dict[str, Any]:
 def _yaml_of(text: str, rule: str) -> Any:
     try:
         return yaml_value(text)
-    except yaml.YAMLError:
+    except ValueError:
         raise checks.InputError(f"{rule}, got {text!r}") from None
 
 

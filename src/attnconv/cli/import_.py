@@ -88,10 +88,8 @@ def import_(
 
 def class_names(file: Path) -> list[str]:
     """Return the lines of ``file``; InputError if it cannot be read, or a line is empty or a duplicate."""
-    try:
+    with checks.explained(f"--classes: cannot read {file}", OSError, UnicodeDecodeError):
         names = [line.strip() for line in files.read_text(file).rstrip().split("\n")]
-    except (OSError, UnicodeDecodeError) as error:
-        raise checks.InputError(f"--classes: cannot read {file}: {checks.first_line(error)}") from None
     lines: dict[str, int] = {}
     for i, name in enumerate(names, 1):
         if not name:

@@ -39,10 +39,10 @@ def _described(name: str) -> dict[str, Any]:
     """Return the name and the options of a network, or the error of an installed package that offers it."""
     if (found := networks.find(name)) is not None:
         return {"name": name, "options": found[0].options}
-    from attnconv.models.registry import model_options
+    from attnconv.models.registry import find
 
     try:
-        return {"name": name, "options": model_options(name)}
+        return {"name": name, "options": find(name).options}
     except checks.InputError as error:
         return {"name": name, "error": str(error)}
 

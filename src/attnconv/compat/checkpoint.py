@@ -98,10 +98,8 @@ def _in_our_names(tensors: Mapping[str, Tensor], theirs: Recognised, empty: nn.M
         raise checks.InputError(f"{label} holds a tensor of {theirs.family} twice, under the names of two programs")
     for name, module in empty.named_modules():
         if isinstance(module, nn.Conv1d):  # of an attention: under spectral norm
-            try:
+            with checks.explained(f"{label}: the spectral norm of {name} is damaged", RuntimeError, IndexError):
                 rename_old_keys(module, state, f"{name}.")
-            except (RuntimeError, IndexError) as error:
-                raise checks.InputError(f"{label}: the spectral norm of {name} is damaged: {error}") from None
     return state
 
 

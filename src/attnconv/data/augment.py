@@ -76,12 +76,8 @@ def batch_mixer(augmentation: Augmentation, *, seed: int | None, num_classes: in
     if seed is None or not (augmentation.mixup or augmentation.cutmix):
         return None
     v2 = checks.require("torchvision.transforms.v2", extra="train")
-    kinds = []
-    if augmentation.mixup:
-        kinds.append(v2.MixUp(alpha=float(augmentation.mixup), num_classes=num_classes))
-    if augmentation.cutmix:
-        kinds.append(v2.CutMix(alpha=float(augmentation.cutmix), num_classes=num_classes))
-    choice = v2.RandomChoice(kinds)
+    kinds = ((v2.MixUp, augmentation.mixup), (v2.CutMix, augmentation.cutmix))
+    choice = v2.RandomChoice([kind(alpha=float(alpha), num_classes=num_classes) for kind, alpha in kinds if alpha])
 
     def mix(batch: Batch, epoch: int, number: int) -> Batch:
         if not len(batch.labels):  # none of its images could be decoded

@@ -6,10 +6,9 @@ Letters: B batch, C channels, H rows, W columns, K classes.
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -110,32 +109,26 @@ class Reading:
     workers: int
 
 
-class Source(Protocol):
+class Source(ABC):
     """Training or validation images of a data set."""
 
-    def __len__(self) -> int: ...
+    labels: Any  # a label per image, or (N, H, W), a label per pixel
+    fingerprint: Any  # `fingerprint` of these images
 
-    @property
-    def labels(self) -> Sequence[int] | Tensor:
-        """A label per image, or (N, H, W), a label per pixel."""
-        ...
+    def __len__(self) -> int:
+        return len(self.labels)
 
-    @cached_property
-    def fingerprint(self) -> dict[str, Any]:
-        """The `fingerprint` of these images."""
-        ...
-
-    def subset(self, indices: Tensor) -> "Source":
+    @abstractmethod
+    def subset(self, indices: Tensor) -> Self:
         """Return the images of these numbers."""
-        ...
 
-    def in_three_channels(self) -> "Source":
+    @abstractmethod
+    def in_three_channels(self) -> Self:
         """Return the grey images, repeated in three channels."""
-        ...
 
-    def loader(self, reading: "Reading") -> "Loader":
+    @abstractmethod
+    def loader(self, reading: Reading) -> "Loader":
         """Return the loader of these images."""
-        ...
 
 
 def divided(

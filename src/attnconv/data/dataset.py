@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,11 +18,11 @@ from torch.utils.data import Subset
 
 from attnconv import checks
 from attnconv.data.augment import drawn_from
-from attnconv.data.batches import divided, fingerprint, seed_of
+from attnconv.data.batches import fingerprint, seed_of
 from attnconv.data.decode import image_pixels
 from attnconv.data.files import PLAIN, BrokenPromiseError, FileOptions, ItemSource
 from attnconv.data.folder import DEFAULT_SIZE, MEAN, RESIZE_RATIO, STD
-from attnconv.data.image_data import ImageData, one_class
+from attnconv.data.image_data import ImageData, data_of_items
 
 GREY_MEAN, GREY_STD = (0.449,), (0.226,)  # means of ImageNet's over its channels
 LOOKED_AT = 8  # evenly spaced images of a Dataset, which tell channels and size
@@ -42,8 +42,7 @@ class DatasetSource(ItemSource):
     title: str
     num_classes: int
 
-    def subset(self, indices: Tensor) -> "DatasetSource":
-        """Return the images of these numbers."""
+    def subset(self, indices: Tensor) -> Self:
         indices_, labels = ([values[i] for i in indices.tolist()] for values in (self.indices, self.labels))
         return replace(self, indices=indices_, labels=labels)
 
@@ -133,29 +132,12 @@ def data_of_datasets(
         )
         sources.append(source)
     assert names is not None
-    of_train, of_val = divided(
-        sources[0], sources[1] if val is not None else None, name=name, val_split=options.val_split, seed=options.seed
-    )
     # These leave preprocessed tensors as they are.
     mean, std = ((0.0,) * channels, (1 / 255,) * channels) if prepared else (MEAN, STD)
     if channels == 1 and not prepared:
         mean, std = GREY_MEAN, GREY_STD
-    notes = one_class(name, names)
-    if prepared:
-        notes.append(f"{name!r} gives float tensors: they are taken as preprocessed, neither augmented nor normalised")
-    return ImageData(
-        name=name,
-        classes=tuple(names),
-        channels=channels,
-        image_size=(rows, columns),
-        mean=mean,
-        std=std,
-        resize_ratio=ratio,
-        train=of_train,
-        val=of_val,
-        prepared=prepared,
-        notes=tuple(notes),
-    )
+    note = f"{name!r} gives float tensors: they are taken as preprocessed, neither augmented nor normalised"
+    return data_of_items(name, names, sources, mean=mean, std=std, notes=[note] * prepared)
 
 
 def _some_of(dataset: Any, title: str) -> list[Tensor]:

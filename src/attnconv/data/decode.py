@@ -8,7 +8,6 @@ import functools
 import importlib
 import io
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -63,11 +62,8 @@ def decode_image(path: str | Path, channels: int) -> Tensor:
 
 def read_bytes(path: str | Path) -> np.ndarray:
     """Return a file's content, uint8; InputError if it cannot be read, is no regular file or exceeds MAX_BYTES."""
-    try:
-        with files.opened(path, at_most=MAX_BYTES) as file:
-            return np.fromfile(file, dtype=np.uint8)
-    except OSError as error:
-        raise checks.InputError(f"cannot read image {path}: {error.strerror or error}") from None
+    with checks.explained(f"cannot read image {path}", OSError), files.opened(path, at_most=MAX_BYTES) as file:
+        return np.fromfile(file, dtype=np.uint8)
 
 
 def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
@@ -75,7 +71,7 @@ def decode_bytes(data: np.ndarray, channels: int, *, name: str) -> Tensor:
     if data.size == 0:
         raise checks.InputError(f"cannot decode image {name}: the file is empty")
     checks.require("PIL", extra="train")
-    with _reasons_of(name):
+    with checks.explained(f"cannot decode image {name}", reason=_reason):
         try:
             return _decode(data, channels)
         except ValueError:
@@ -107,25 +103,20 @@ def _decode(data: np.ndarray, channels: int) -> Tensor:
             return _to_tensor(image, channels)
 
 
-@contextlib.contextmanager
-def _reasons_of(name: str) -> Iterator[None]:
-    """Raise as InputError what decoders raise for a bad file: nearly anything."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if type(error).__name__ == "UnidentifiedImageError":  # its own text names a memory address
-            reason = f"it is no image, or of a format unknown here (known: {', '.join(FORMATS)}, HEIC with pillow-heif)"
-        elif type(error).__name__ == "DecompressionBombError":  # Pillow's own limit is higher
-            reason = TOO_LARGE
-        raise checks.InputError(f"cannot decode image {name}: {reason}") from error
+def _reason(error: Exception) -> str:
+    """Return why a decoder raised ``error``, which can be nearly anything."""
+    if type(error).__name__ == "UnidentifiedImageError":  # its own text names a memory address
+        return f"it is no image, or of a format unknown here (known: {', '.join(FORMATS)}, HEIC with pillow-heif)"
+    if type(error).__name__ == "DecompressionBombError":  # Pillow's own limit is higher
+        return TOO_LARGE
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def image_pixels(image: "Image", channels: int, *, name: str = "given") -> Tensor:
     """Do as ``decode_image`` for an image that Pillow has opened, which stays as it is; messages call it ``name``."""
     if channels not in (1, 3):
         raise checks.InputError(f"channels must be 1 or 3, got {channels!r}")
-    with _reasons_of(name):  # it may be decoded only now
+    with checks.explained(f"cannot decode image {name}", reason=_reason):  # it may be decoded only now
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(TOO_LARGE)
         return _to_tensor(image.copy(), channels)

@@ -37,7 +37,7 @@ def fetch(url: str, data_dir: Path, *, digests: tuple[str, ...] = ()) -> Path:
     if folder.is_dir():
         return folder
     filelock = checks.require("filelock", extra="train")
-    try:
+    with checks.explained(f"cannot write into {data_dir}", OSError):
         data_dir.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(data_dir / f".{folder.name}.lock"):
             if not folder.is_dir():
@@ -45,8 +45,6 @@ def fetch(url: str, data_dir: Path, *, digests: tuple[str, ...] = ()) -> Path:
                     download(url, file, digests=digests)
                 unpack(file, folder)
                 file.unlink()
-    except OSError as error:
-        raise checks.InputError(f"cannot write into {data_dir}: {error.strerror or error}") from error
     return folder
 
 

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from attnconv import checks, files
 from attnconv.data.augment import drawn_from, image_transforms
-from attnconv.data.batches import Loader, Reading, fingerprint, seed_of
+from attnconv.data.batches import Loader, Reading, Source, fingerprint, seed_of
 from attnconv.data.decode import decode_bytes, read_bytes
 from attnconv.data.view import fit
 from attnconv.signals import interrupts_held
@@ -60,7 +60,7 @@ Sample = tuple[Tensor, int] | BadImage  # image (C, H, W) uint8 and label
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ItemSource(ABC):
+class ItemSource(Source):
     """Images that the loader's workers read one by one; in validation ``view.fit`` cuts them.
 
     Args:
@@ -76,9 +76,6 @@ class ItemSource(ABC):
     options: FileOptions = PLAIN
     channels: int = CHANNELS
     prepared: bool = False
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -108,8 +105,7 @@ class FileSource(ItemSource):
     paths: Sequence[str] = field(repr=False)
     sizes: Sequence[int] = field(repr=False)
 
-    def subset(self, indices: Tensor) -> "FileSource":
-        """Return the images of these numbers."""
+    def subset(self, indices: Tensor) -> Self:
         paths, sizes, labels = (
             tuple(values[i] for i in indices.tolist()) for values in (self.paths, self.sizes, self.labels)
         )

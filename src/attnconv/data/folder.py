@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attnconv import checks, files
-from attnconv.data.batches import divided
 from attnconv.data.decode import is_image
-from attnconv.data.files import CHANNELS, PLAIN, FileOptions, FileSource
-from attnconv.data.image_data import ImageData, one_class
+from attnconv.data.files import PLAIN, FileOptions, FileSource
+from attnconv.data.image_data import ImageData, data_of_items
 
 DEFAULT_SIZE = 128
 RESIZE_RATIO = 8 / 7  # validation: shorter side 256 for 224, as is usual
@@ -98,32 +97,16 @@ def data_of_files(
     passed: Mapping[str, int],
 ) -> ImageData:
     """Return the data set of these files; InputError if ``options.val_split`` cannot divide it."""
-    size = checks.per_axis("image_size", image_size or DEFAULT_SIZE, 2, at_least=1)
-    rows, columns = size
+    size = checks.rows_columns("image_size", image_size or DEFAULT_SIZE)
     ratio = (max(size) + PRESIZE_MARGIN) / max(size) if options.presize else RESIZE_RATIO
 
     def source(found: Sequence[Labelled]) -> FileSource:
         paths, sizes, labels = zip(*found, strict=True)
-        return FileSource(
-            paths=paths, sizes=sizes, labels=labels, image_size=(rows, columns), resize_ratio=ratio, options=options
-        )
+        return FileSource(paths=paths, sizes=sizes, labels=labels, image_size=size, resize_ratio=ratio, options=options)
 
-    parts = divided(
-        source(train), source(val) if val else None, name=name, val_split=options.val_split, seed=options.seed
-    )
-    return ImageData(
-        name=name,
-        classes=classes,
-        channels=CHANNELS,
-        image_size=(rows, columns),
-        mean=MEAN,
-        std=STD,
-        resize_ratio=ratio,
-        train=parts[0],
-        val=parts[1],
-        passed_over=dict(passed),
-        notes=(*one_class(name, classes), *([passed_over_line(passed)] if passed else [])),
-    )
+    sources = [source(found) for found in (train, val) if found]
+    notes = [passed_over_line(passed)] if passed else []
+    return data_of_items(name, classes, sources, mean=MEAN, std=STD, notes=notes, passed_over=passed)
 
 
 def passed_over_line(passed: Mapping[str, int]) -> str:

@@ -10,16 +10,12 @@ from torch import Tensor
 
 from attnconv import checks
 from attnconv.data.augment import Augmentation, batch_mixer
-from attnconv.data.batches import BatchOrder, Loader, Reading, Source
+from attnconv.data.batches import BatchOrder, Loader, Reading, Source, divided
+from attnconv.data.files import ItemSource
 from attnconv.data.tensors import TensorSource, mean_and_std
 from attnconv.data.view import Normalise
 
 PLAIN = Augmentation()
-
-
-def one_class(name: str, classes: Sequence[str]) -> list[str]:
-    """Return a note about a data set of one class; [] for others."""
-    return [f"{name!r} has one class, {classes[0]!r}: there is nothing to tell apart"] if len(classes) == 1 else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +82,8 @@ class ImageData:
         self, *, batch_size: int, seed: int, device: torch.device, workers: int, augmentation: Augmentation = PLAIN
     ) -> tuple[Loader, Loader]:
         """Return the training loader and the validation loader."""
-        return (
-            self.train_loader(
-                batch_size=batch_size, seed=seed, device=device, workers=workers, augmentation=augmentation
-            ),
-            self.val_loader(batch_size=batch_size, device=device, workers=workers),
-        )
+        shared: dict[str, Any] = {"batch_size": batch_size, "device": device, "workers": workers}
+        return self.train_loader(seed=seed, augmentation=augmentation, **shared), self.val_loader(**shared)
 
     def train_loader(
         self, *, batch_size: int, seed: int, device: torch.device, workers: int, augmentation: Augmentation = PLAIN
@@ -159,6 +151,42 @@ def data_of_tensors(name: str, classes: tuple[str, ...], train: TensorSource, va
         resize_ratio=1.0,
         train=train,
         val=val,
+    )
+
+
+def data_of_items(
+    name: str,
+    classes: Sequence[str],
+    sources: Sequence[ItemSource],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    notes: Sequence[str],
+    passed_over: Mapping[str, int] | None = None,
+) -> ImageData:
+    """Return the data set of ``sources``: training images and, unless their options hold some out, validation images.
+
+    Raises:
+        InputError: as `divided`.
+    """
+    train, *rest = sources
+    val = rest[0] if rest else None
+    if len(classes) == 1:
+        notes = [f"{name!r} has one class, {classes[0]!r}: there is nothing to tell apart", *notes]
+    parts = divided(train, val, name=name, val_split=train.options.val_split, seed=train.options.seed)
+    return ImageData(
+        name=name,
+        classes=tuple(classes),
+        channels=train.channels,
+        image_size=train.image_size,
+        mean=mean,
+        std=std,
+        resize_ratio=train.resize_ratio,
+        train=parts[0],
+        val=parts[1],
+        prepared=train.prepared,
+        passed_over=dict(passed_over or {}),
+        notes=tuple(notes),
     )
 
 

@@ -97,14 +97,12 @@ def load_hugging_face(name_or_folder: str, data_dir: Path | None, *, saved: bool
         InputError: it cannot be loaded, or has no such columns.
     """
     library = checks.require("datasets", extra="hf")
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            if saved:
-                found = library.load_from_disk(name_or_folder)
-            else:
-                found = library.load_dataset(name_or_folder, cache_dir=None if data_dir is None else str(data_dir))
-    except Exception as error:  # no network, no such name, several configurations
-        raise checks.InputError(f"cannot load hf:{name_or_folder}: {checks.first_line(error)}") from error
+    # No network, no such name, several configurations: each raises something else.
+    with checks.explained(f"cannot load hf:{name_or_folder}"), contextlib.redirect_stdout(sys.stderr):
+        if saved:
+            found = library.load_from_disk(name_or_folder)
+        else:
+            found = library.load_dataset(name_or_folder, cache_dir=None if data_dir is None else str(data_dir))
     parts = dict(found) if isinstance(found, dict) else {TRAIN[0]: found}
     train = next((parts[name] for name in TRAIN if name in parts), None)
     val = next((parts[name] for name in VALIDATION if name in parts), None)

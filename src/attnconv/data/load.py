@@ -106,10 +106,7 @@ def load_data(
         InputError: the name or the layout is unknown, the set cannot be read or downloaded, or a number is out of its
             range.
     """
-    size = None
-    if image_size is not None:
-        rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
-        size = (rows, columns)
+    size = None if image_size is None else checks.rows_columns("image_size", image_size)
     if train_subset is not None:
         checks.integer("train_subset", train_subset, at_least=1)
     options = FileOptions(
@@ -149,14 +146,8 @@ def _load(name: str, data_dir: Path, image_size: tuple[int, int] | None, options
 
 
 def _loaded(name: str, load: Load, data_dir: Path) -> libraries.Loaded:
-    try:
+    with extensions.user_code(f"load of data set {name!r} failed"):
         found = load(data_dir=data_dir)
-    except checks.InputError:
-        raise
-    except Exception as error:
-        raise checks.InputError(
-            f"load of data set {name!r} raised {type(error).__name__}: {checks.first_line(error)}"
-        ) from error
     if not isinstance(found, (tuple, list)) or len(found) not in (2, 3):
         raise checks.InputTypeError(
             f"load of data set {name!r} must return training and validation images, and optionally the names of the "

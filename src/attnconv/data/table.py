@@ -67,12 +67,8 @@ def load_table(file: Path, *, image_size: int | tuple[int, int] | None, options:
 
 def _read(file: Path) -> list[dict[str, str]]:
     """Return the rows, each with path, label and, if there is such a column, split."""
-    try:
+    with checks.explained(f"cannot read {file}"):  # OSError, UnicodeDecodeError, csv.Error, pyarrow's own
         header, values = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
-    except checks.InputError:
-        raise
-    except Exception as error:  # OSError, UnicodeDecodeError, csv.Error, pyarrow's own
-        raise checks.InputError(f"cannot read {file}: {checks.first_line(error)}") from None
     header = [name.strip().casefold() for name in header]
     for name in COLUMNS[:2]:
         if header.count(name) != 1:

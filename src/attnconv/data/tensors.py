@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from attnconv import checks
 from attnconv.data.augment import drawn_from, image_transforms
-from attnconv.data.batches import Loader, Reading, fingerprint, generator, seed_of
+from attnconv.data.batches import Loader, Reading, Source, fingerprint, generator, seed_of
 
 
 @dataclass(frozen=True, eq=False)
-class TensorSource:
+class TensorSource(Source):
     """Images and labels, with their augmentation in training.
 
     Args:
@@ -37,19 +37,15 @@ class TensorSource:
     def __post_init__(self) -> None:
         assert not (self.dense and (self.pad or self.flip))
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     @property
     def dense(self) -> bool:
         """True if each pixel has a label."""
         return self.labels.ndim == 3
 
-    def subset(self, indices: Tensor) -> "TensorSource":
-        """Return the images of these numbers."""
-        return TensorSource(self.images[indices], self.labels[indices], self.pad, self.flip)
+    def subset(self, indices: Tensor) -> Self:
+        return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
 
-    def in_three_channels(self) -> "TensorSource":
+    def in_three_channels(self) -> Self:
         """Return the grey images, repeated in three channels without a copy."""
         return dataclasses.replace(self, images=self.images.expand(-1, 3, -1, -1))
 

@@ -1,12 +1,6 @@
 """Attention maps of one image, figures of them, and a page to click on."""
 
-from attnconv.explain.attention import (
-    AttentionMap,
-    ImageAttention,
-    attention_layers,
-    attention_maps,
-    choose_maps,
-)
+from attnconv.explain.attention import AttentionMap, ImageAttention, attention_layers, attention_maps, choose_maps
 from attnconv.explain.far_pairs import FarPair, far_pairs_figure, far_pairs_images
 from attnconv.explain.figure import Row, attention_figure, rows_figure
 from attnconv.explain.look import Look, grad_cam, look_at

@@ -6,6 +6,7 @@ stays linear in the number of positions whatever the kernel.
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.inactive import is_inactive
-from attnconv.layers.activity import LogitChange, attention_off
+from attnconv.layers.activity import LogitChange, attention_off, evaluation_mode
 from attnconv.layers.attention import Attention
 
 SMALLEST_DRAWN = 4  # cells a side: a smaller map over a photo suggests places that it does not resolve
@@ -120,20 +121,13 @@ class ImageAttention:
                 else:
                     self._layers.append((layer, _map_of(layer, names[layer], inputs[0], weights, self.size)))
 
-        hooks = [layer.register_forward_pre_hook(look) for layer in names]
-        modes = {module: module.training for module in model.modules()}
-        try:
-            with torch.no_grad():
-                self.output = model.eval()(image[None])
-                for hook in hooks:
-                    hook.remove()
-                ran = dict.fromkeys(layer for layer, _ in self._layers)
-                self._effects = _effects(model, image[None], self.output, ran)
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for module, training in modes.items():
-                module.training = training
+        with torch.no_grad(), evaluation_mode(model):
+            with ExitStack() as stack:
+                for layer in names:
+                    stack.enter_context(layer.register_forward_pre_hook(look))
+                self.output = model(image[None])
+            ran = dict.fromkeys(layer for layer, _ in self._layers)
+            self._effects = _effects(model, image[None], self.output, ran)
         if not self._layers:
             raise checks.InputError(f"no attention layer of {type(model).__name__} ran on a map of rows and columns")
 

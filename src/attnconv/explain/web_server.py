@@ -80,10 +80,8 @@ def names_of(host: str, address: str) -> set[str] | None:
 
 def listen(host: str, port: int | None) -> socket.socket:
     """Return a socket that listens there; arguments and errors as `web_server`."""
-    try:
+    with checks.explained(f"no host {host!r} to listen on", OSError, UnicodeError):
         family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:
-        raise checks.InputError(f"no host {host!r} to listen on: {getattr(error, 'strerror', None) or error}") from None
     problem = ""
     for number in PORTS if port is None else [port]:
         try:

@@ -62,12 +62,7 @@ def cases(sizes: Sizes, image_size: Sequence[int]) -> list[tuple[int, int, int]]
 
 @torch.no_grad()
 def require_agreement(
-    model: nn.Module,
-    call: Callable[[Tensor], Tensor],
-    *,
-    sizes: Sizes,
-    meta: Mapping[str, Any],
-    what: str,
+    model: nn.Module, call: Callable[[Tensor], Tensor], *, sizes: Sizes, meta: Mapping[str, Any], what: str
 ) -> list[Difference]:
     """Compare ``call`` with ``model``, (B, channels, H, W) -> logits, on random images, case by case.
 
@@ -174,7 +169,7 @@ def described(
     given = getattr(model, "provenance", None) if provenance is None else provenance
     provenance = None if given is None else checks.plain("provenance", given)
     if image_size is not None:
-        size = list(checks.per_axis("image_size", image_size, 2, at_least=1))
+        size = list(checks.rows_columns("image_size", image_size))
         meta = checked_meta({**meta, "image_size": size})
         if provenance is not None:  # whose scores are those of another size
             config = {**provenance.get("config", {}), "image_size": size if len(set(size)) > 1 else size[0]}

@@ -38,17 +38,14 @@ def read_config(text: str, source: str) -> tuple[dict[str, Any], Sizes]:
     """
     if not text:
         raise checks.InputError(f"{source} was not written by attnconv export: its metadata hold no {KEY!r}")
-    try:
+    damaged = f"{source} is damaged: its {KEY!r} cannot be read"
+    with checks.explained(damaged, ValueError, TypeError, KeyError, AttributeError), checks.prefixed(damaged):
         config = checks.from_json(text)
         sizes = Sizes.from_dict(config.pop("image_sizes"))
         config.pop("preprocessing", None)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise checks.InputError(f"{source} is damaged: its {KEY!r} cannot be read: {error}") from None
     config = checked(config, source=source)
-    try:
+    with checks.prefixed(source):
         return {**config, "meta": checked_meta(config["meta"])}, sizes
-    except checks.InputError as error:
-        raise checks.InputError(f"{source}: {error}") from None
 
 
 class ExportedNetwork(nn.Module):

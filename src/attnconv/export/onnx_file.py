@@ -125,10 +125,8 @@ def session(path: Path, source: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
-    try:
+    with checks.explained(f"{source} is damaged or no ONNX file"):  # onnxruntime's errors share no base
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no base
-        raise checks.InputError(f"{source} is damaged or no ONNX file: {checks.first_line(error)}") from None
 
 
 def _widths(found: Any, source: str) -> tuple[object, object]:
@@ -157,8 +155,4 @@ def name_axes(graph: Any) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
-                dim.dim_param = _renamed(dim.dim_param, names)
-
-
-def _renamed(expression: str, names: Mapping[str, str]) -> str:
-    return re.sub(r"\b[A-Za-z_]\w*\b", lambda word: names.get(word[0], word[0]), expression)
+                dim.dim_param = re.sub(r"\b[A-Za-z_]\w*\b", lambda word: names.get(word[0], word[0]), dim.dim_param)

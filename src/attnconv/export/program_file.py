@@ -112,15 +112,10 @@ def _caller(program: ExportedProgram) -> Callable[[Tensor], Tensor]:
 def _load(path: Path, source: str) -> tuple[ExportedProgram, str]:
     """Return the program and its config's text, "" if it has none."""
     texts: dict[str, Any] = {KEY: ""}  # torch fills it in
-    try:
+    with checks.explained(f"{source} is damaged or no program of torch.export"):  # it can raise nearly anything
         verify_checksum(path)
         with files.opened(path, at_most=files.WEIGHTS) as file, _silent():
             program = torch.export.load(file, extra_files=texts)
-    except checks.InputError:
-        raise
-    except Exception as error:  # a damaged file can raise nearly anything
-        reason = checks.first_line(error)
-        raise checks.InputError(f"{source} is damaged or no program of torch.export: {reason}") from error
     return program, texts[KEY]
 
 

@@ -235,15 +235,12 @@ def read_plain(path: Path) -> Any:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """Open a regular file and yield it with its size in bytes."""
-    try:
-        file = files.opened(path, at_most=files.WEIGHTS)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        what = ": it is a folder" if isinstance(error, IsADirectoryError) else ""
-        raise checks.InputError(f"no file {path} to take weights from{what}") from None
-    except checks.InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise checks.InputError(f"cannot open {str(path)!r}: {checks.first_line(error)}") from error
+    with checks.explained(f"cannot open {str(path)!r}", OSError, ValueError):  # ValueError: a null character in it
+        try:
+            file = files.opened(path, at_most=files.WEIGHTS)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            what = ": it is a folder" if isinstance(error, IsADirectoryError) else ""
+            raise checks.InputError(f"no file {path} to take weights from{what}") from None
     with file:
         yield file, os.fstat(file.fileno()).st_size
 
@@ -265,10 +262,8 @@ def _made(tensor: Tensor | Stored, storages: Storages | None, budget: Budget) ->
         return tensor.detach()
     assert storages is not None
     budget.take(TENSOR)
-    try:
+    with checks.explained(f"{budget.label} cannot be read", RuntimeError, MemoryError, OSError, ValueError):
         return storages.tensor(tensor)
-    except (RuntimeError, MemoryError, OSError, ValueError) as error:
-        raise checks.InputError(f"{budget.label} cannot be read: {checks.first_line(error)}") from error
 
 
 def _plain(value: Any, storages: Storages, budget: Budget, depth: int) -> Any:

@@ -31,21 +31,19 @@ def read_torch_file(file: BinaryIO, size: int, budget: Budget) -> tuple[Any, Sto
         InputError: it is no file of torch.save, is damaged, or announces more bytes than it has.
     """
     file.seek(0)
-    try:
+    with checks.explained(f"{budget.label} is cut short or damaged, or no file of torch.save", reason=_reason):
         start = file.read(len(MARK))
         if start == MARK:
             return _archive(file, size, budget)
         if not start.startswith(PICKLE):
             raise ValueError("it does not begin as one")
         return _legacy(file, size, budget)
-    except checks.InputError:
-        raise
-    except Exception as error:  # a changed pickle can raise nearly anything
-        known = isinstance(error, (ValueError, EOFError, OSError, zipfile.BadZipFile))
-        reason = checks.first_line(error) if known else "its pickle cannot be followed"
-        raise checks.InputError(
-            f"{budget.label} is cut short or damaged, or no file of torch.save: {reason}"
-        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be read; a changed pickle can raise nearly anything."""
+    known = isinstance(error, (ValueError, EOFError, OSError, zipfile.BadZipFile))
+    return checks.first_line(error) if known else "its pickle cannot be followed"
 
 
 def _archive(file: BinaryIO, size: int, budget: Budget) -> tuple[Any, Storages]:

@@ -385,9 +385,6 @@ def _counted(instruction: Callable[[Any], None], cost: int) -> Callable[[Any], N
 
 
 Unpickler.dispatch = {
-    code[0]: _counted(
-        _INSTRUCTIONS.get(code) or _Python.dispatch[code[0]],
-        SMALL if code in _SMALL else LARGE,
-    )
+    code[0]: _counted(_INSTRUCTIONS.get(code) or _Python.dispatch[code[0]], SMALL if code in _SMALL else LARGE)
     for code in (*_INSTRUCTIONS, *_AS_THEY_ARE)
 }

@@ -50,6 +50,18 @@ def attention_activity(model: nn.Module, images: Tensor) -> dict[str, float]:
     return found
 
 
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` into evaluation mode inside the ``with`` block; restore the mode of every module."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 class LogitChange:
     """Change of logits (B, K) or (B, K, H, W) between two networks, accumulated over batches."""
 

@@ -192,12 +192,12 @@ class Attention(nn.Module):
 
     def _resize_call(self, map_size: tuple[int, ...]) -> str:
         """Return the calls that make the tables cover an output map, of this layer and of its whole network."""
-        call = f"call layer.resize_feat_size({map_size})"
+        cells = tuple(map(max, map_size, self.largest_map or map_size))  # the maps of before stay covered
+        call = f"call layer.resize_feat_size({cells})"
         if not self._path:
             return call
         size: Any = "image_size"
         if self._pixels_per_cell is not None and self.largest_map is not None:
-            cells = map(max, map_size, self.largest_map)
             size = tuple(-(-n * step // parts) for n, (step, parts) in zip(cells, self._pixels_per_cell, strict=True))
         return f"{call} or, for the whole model, attnconv.surgery.resize_feat_size(model, {size})"
 

@@ -5,7 +5,6 @@ repository does not have. Ours: batch norm after each convolution, as in the pap
 so that attention does not run on the full image.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -42,14 +41,8 @@ class ConvNet3(Network):
         return self.layer3(self.layer2(self.layer1(x)))
 
 
-def convnet3(task: Task) -> ConvNet3:
-    """Make the plain network, for images of at least 8 x 8 pixels."""
-    widths = itertools.pairwise((task.in_channels, *CHANNELS))
-    return ConvNet3([conv3x3(*pair) for pair in widths], task.num_classes)
-
-
-def aa_convnet3(task: Task, *, augment: Sequence[int], augmentation: Augmentation) -> ConvNet3:
-    """Make the network with augmented convolutions.
+def convnet3(task: Task, *, augment: Sequence[int] = (), augmentation: Augmentation | None = None) -> ConvNet3:
+    """Make the network, for images of at least 8 x 8 pixels.
 
     Args:
         augment: the augmented layers among 1, 2, 3, which run at full, half and quarter size.
@@ -59,6 +52,6 @@ def aa_convnet3(task: Task, *, augment: Sequence[int], augmentation: Augmentatio
     convs = []
     for layer, (width_in, width) in enumerate(zip((task.in_channels, *CHANNELS), CHANNELS, strict=False), start=1):
         rows, columns = (max(n >> (layer - 1), 1) for n in task.image_size)
-        make = augmentation.conv3x3((rows, columns)) if layer in augment else conv3x3
+        make = augmentation.conv3x3((rows, columns)) if augmentation and layer in augment else conv3x3
         convs.append(make(width_in, width))
     return ConvNet3(convs, task.num_classes)

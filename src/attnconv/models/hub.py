@@ -4,11 +4,10 @@ A local folder needs safetensors only; huggingface_hub is imported for the Hub. 
 ignores unknown keys and allocates memory before it compares.
 """
 
-import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +52,11 @@ def save_pretrained(model: nn.Module, save_directory: str | Path, *, license: st
 
 def _save(model: nn.Module, folder: Path, license: str | None, repo_id: str | None = None) -> None:
     text = card(model, license=license, repo_id=repo_id)  # first: it raises before anything is written
-    try:
+    with checks.explained(f"cannot write a network to {folder}", OSError):
         saved.write(model, folder)
         readme = folder / CARD
         if not readme.exists() or MARK.encode() in files.read_bytes(readme, at_most=files.TEXT):
             files.write(readme, text)
-    except OSError as error:
-        raise checks.InputError(f"cannot write a network to {folder}: {error.strerror or error}") from error
 
 
 def push_to_hub(
@@ -95,7 +92,7 @@ def push_to_hub(
                 f"cannot push to {repo_id}: the Hugging Face Hub needs a token; "
                 "run `hf auth login`, set HF_TOKEN or give token="
             )
-        with explained(f"push to {repo_id}"):
+        with checks.explained(f"cannot push to {repo_id}", reason=reason):
             client = hub.HfApi(token=token)
             repo_id = client.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
             return str(client.upload_folder(repo_id=repo_id, folder_path=folder, **commit))
@@ -132,7 +129,8 @@ def from_pretrained(
         raise checks.InputError(f"there is no folder {path}")
     hub = checks.require("huggingface_hub", extra="hub")
     settings: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
-    with explained(f"get {name!r}, which is not a local folder, from the Hugging Face Hub"):
+    what = f"cannot get {name!r}, which is not a local folder, from the Hugging Face Hub"
+    with checks.explained(what, reason=reason):
         settings |= {"force_download": force_download, "local_files_only": local_files_only or not _reachable()}
         for file in (saved.CONFIG, saved.WEIGHTS):
             path = Path(hub.hf_hub_download(name, file, **settings))
@@ -150,19 +148,8 @@ def _reachable() -> bool:
     return True
 
 
-@contextlib.contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Turn an error inside the ``with`` block into an InputError: "cannot `doing`: the reason"."""
-    try:
-        yield
-    except checks.InputError:
-        raise
-    except Exception as error:  # of the client, its HTTP library or the disk
-        raise checks.InputError(f"cannot {doing}: {reason(error)}") from error
-
-
 def reason(error: Exception) -> str:
-    """Return the reason for ``error`` by its type; its first line if the type is unknown."""
+    """Return why the client, its HTTP library or the disk raised ``error``, by its type; its first line if unknown."""
     from huggingface_hub import constants, errors
 
     if constants.HF_HUB_OFFLINE:

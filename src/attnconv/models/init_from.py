@@ -8,7 +8,7 @@ attention layer has a random generator of its own, so that it does not shift the
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.extensions import LIBRARIES
-from attnconv.foreign import Source, read_state_dict
+from attnconv.foreign import Found, Source, read_state_dict
 from attnconv.layers.attention import Attention
 from attnconv.surgery.network import plain_names
 from attnconv.weights import FLOATS, unfit
@@ -59,20 +59,12 @@ class Transfer:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Given:
-    """Weights to start from: ``label`` names the source, ``taken`` the prefix removed from their names."""
-
-    tensors: Mapping[str, Tensor]
-    label: str
-    taken: str = ""
-
-    def has_names_of(self, model: nn.Module) -> bool:
-        """True if the names include all convolutions of the model."""
-        return all(key in self.tensors for key, tensor in model.state_dict().items() if tensor.dim() > 2)
+def has_names_of(model: nn.Module, found: Found) -> bool:
+    """True if the names in ``found`` include all convolutions of the model."""
+    return all(key in found.tensors for key, tensor in model.state_dict().items() if tensor.dim() > 2)
 
 
-def given_weights(source: Source, name: str) -> Given:
+def given_weights(source: Source, name: str) -> Found:
     """Read the weights that the network ``name`` starts from.
 
     Args:
@@ -87,12 +79,11 @@ def given_weights(source: Source, name: str) -> Given:
         )
     if isinstance(source, str) and source in LIBRARIES:
         found = read_state_dict(_timm(name) if source == "timm" else _torchvision(name))
-        return Given(found.tensors, f"{source}'s file", found.taken)
-    found = read_state_dict(source)
-    return Given(found.tensors, found.label, found.taken)
+        return replace(found, label=f"{source}'s file")
+    return read_state_dict(source)
 
 
-def initialise(model: nn.Module, name: str, found: Given) -> Transfer:
+def initialise(model: nn.Module, name: str, found: Found) -> Transfer:
     """Copy the tensors of ``found`` that fit into ``model``, the network ``name``.
 
     Raises:
@@ -179,10 +170,8 @@ def _torchvision(name: str) -> Mapping[str, Any]:
         raise checks.InputError(
             f"torchvision has no weights for {plain}; give init_from a file or a state dict"
         ) from None
-    try:
+    with checks.explained(f"cannot get {weights.url}", OSError, RuntimeError):
         return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise checks.InputError(f"cannot get {weights.url}: {checks.first_line(error)}") from error
 
 
 def _timm(name: str) -> Mapping[str, Any]:
@@ -191,10 +180,8 @@ def _timm(name: str) -> Mapping[str, Any]:
     plain = name.removeprefix("timm:").removeprefix("aa_").removeprefix("se_")
     if not timm.is_model_pretrained(plain):
         raise checks.InputError(f"timm has no weights for {plain}; give init_from a file or a state dict")
-    try:
+    with checks.explained(f"cannot get timm's weights of {plain}"):  # errors of the Hub's client and its HTTP library
         return timm.create_model(plain, pretrained=True).state_dict()
-    except Exception as error:  # of the Hub's client, of its HTTP library
-        raise checks.InputError(f"cannot get timm's weights of {plain}: {checks.first_line(error)}") from error
 
 
 def has_memory(model: nn.Module) -> bool:
@@ -216,7 +203,7 @@ def share_draws(model: "HubNetwork", name: str, plain: Callable[[], nn.Module]) 
     Each attention layer is initialised from the state of the CPU generator and the layer's dotted name.
     """
     state = bytes(torch.get_rng_state().numpy())
-    initialise(model, name, Given(plain().state_dict(), f"the plain twin of {name}"))
+    initialise(model, name, Found(plain().state_dict(), f"the plain twin of {name}", ""))
     for dotted, layer in model.named_modules():
         if isinstance(layer, Attention):
             digest = hashlib.sha256(state + dotted.encode()).digest()

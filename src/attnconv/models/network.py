@@ -210,9 +210,9 @@ class Network(HubNetwork):
 
         Resized tables are new parameters, so build the optimiser afterwards. Networks without tables take any size.
         """
-        rows, columns = checks.per_axis("img_size", img_size, 2, at_least=1)
+        size = checks.rows_columns("img_size", img_size)
         if any(layer.largest_map is not None for layer in self.modules() if isinstance(layer, Attention)):
-            resize_feat_size(self, (rows, columns))
+            resize_feat_size(self, size)
 
     def set_drop_path(self, rate: float) -> None:
         """Drop residual paths of single images in training: stochastic depth, arXiv:1603.09382.

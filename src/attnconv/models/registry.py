@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 from torch import nn
 
@@ -49,12 +49,7 @@ class Blueprint(Task):
 
 
 def register_model(
-    name: str,
-    build: Callable[..., nn.Module],
-    *,
-    num_classes: int = 1000,
-    image_size: int = 224,
-    dense: bool = False,
+    name: str, build: Callable[..., nn.Module], *, num_classes: int = 1000, image_size: int = 224, dense: bool = False
 ) -> None:
     """Register a network under ``name`` for `create_model`, the command line, configurations and plans.
 
@@ -163,12 +158,11 @@ def build_model(
     source.check_options(options)
     steps = checked_steps(attention)
     usual = source.images
-    image_size = usual.image_size if image_size is None else image_size
-    rows, columns = checks.per_axis("image_size", image_size, 2, at_least=1)
+    size = checks.rows_columns("image_size", usual.image_size if image_size is None else image_size)
     task = Task(
         checks.integer("num_classes", usual.num_classes if num_classes is None else num_classes, at_least=1),
         checks.integer("in_channels", in_channels, at_least=1),
-        (rows, columns),
+        size,
     )
     if source.plain is None:
         model = source.make(**vars(task), **options)
@@ -181,11 +175,11 @@ def build_model(
             first_weights.share_draws(model, name, lambda: twin.make(**vars(task), **shared))  # pyright: ignore[reportArgumentType]
     given = None if init_from is None else first_weights.given_weights(init_from, name)
     transfer = None
-    if given is not None and (not steps or given.has_names_of(model)):
+    if given is not None and (not steps or first_weights.has_names_of(model, given)):
         transfer = first_weights.initialise(model, name, given)
-    note_paths(model, model.modules() if source.own else (), (rows, columns))
+    note_paths(model, model.modules() if source.own else (), size)
     if steps:
-        model, _ = apply_steps(model, steps, image_size=(rows, columns), inplace=True)
+        model, _ = apply_steps(model, steps, image_size=size, inplace=True)
         transfer = transfer and first_weights.after_surgery(transfer, model)
     if given is not None and transfer is None:
         transfer = first_weights.initialise(model, name, given)
@@ -194,34 +188,18 @@ def build_model(
     return model, transfer
 
 
-def _call_builder(
-    builder: str,
-    numbers: Mapping[str, int],
-    defaults: Mapping[str, Any],
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    **options: Any,
-) -> nn.Module:
-    file, _, function = builder.partition(":")
+def _call_builder(family: networks.Family, numbers: Mapping[str, int], **given: Any) -> nn.Module:
+    """Call the builder of ``family``; an argument that is a dataclass takes its fields from the options."""
+    file, _, function = family.builder.partition(":")
     build = getattr(import_module(f"attnconv.models.{file}"), function)
-    arguments = {**numbers, **defaults, **options}
+    task = Task(**{f.name: given.pop(f.name) for f in dataclasses.fields(Task)})
+    arguments = {**numbers, **family.fixed, **family.options, **given}
     for key, parameter in list(inspect.signature(build).parameters.items())[1:]:  # after the task
-        kind: Any = parameter.annotation
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            arguments[key] = kind(**{f.name: arguments.pop(f.name) for f in dataclasses.fields(kind)})
-    return build(Task(num_classes, in_channels, image_size), **arguments)
-
-
-def model_options(name: str) -> dict[str, Any]:
-    """Return the known options of the network with defaults."""
-    return dict(find(name).options)
-
-
-def usual_images(name: str) -> Images:
-    """Return the default number of classes and image size of the network, those of its publication."""
-    return find(name).images
+        for kind in (parameter.annotation, *get_args(parameter.annotation)):
+            names = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+            if names and names[0] in arguments:
+                arguments[key] = kind(**{name: arguments.pop(name) for name in names})  # pyright: ignore[reportCallIssue]
+    return build(task, **arguments)
 
 
 def find(name: str) -> NetworkSource:
@@ -233,7 +211,7 @@ def find(name: str) -> NetworkSource:
     name = str(name)
     if (found := networks.find(name)) is not None:
         family, numbers = found
-        build = functools.partial(_call_builder, family.builder, numbers, family.options)
+        build = functools.partial(_call_builder, family, numbers)
         plain = family.plain and family.plain.format(**numbers)
         return NetworkSource(
             name, build, options=family.options, own=True, images=family.images, dense=family.dense, plain=plain

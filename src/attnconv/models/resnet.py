@@ -92,13 +92,15 @@ class ResNet(Network):
     Shapes: (B, in_channels, rows, columns) -> (B, num_classes), images of any size; the maps of the stages have 1/4,
     1/8, 1/16 and 1/32 of the image's side.
 
+    The plain network loads torchvision's checkpoints. With value_ratio=1 attention replaces the convolution.
+
     Args:
         task: only attention needs its image size.
         depth: 18, 34, 50, 101 or 152.
         stages: stages, from 1 to 4, whose 3x3 convolutions (the first of a basic block) are augmented.
         augmentation: options of the augmented convolutions.
         pool_first: run the attention of the first augmented stage on a map of half the size.
-        se: squeeze-excitation in every block.
+        se: squeeze-excitation, reduction 16, in every block.
         output_stride: side of the image over side of the last map: 32, or 16 or 8, where dilated windows replace
             strides, so that weights of output stride 32 fit.
     """
@@ -178,31 +180,3 @@ def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module |
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
-
-
-def resnet(task: Task, *, depth: int, output_stride: int) -> ResNet:
-    """Make resnet{depth}, the plain network, which loads torchvision's checkpoints."""
-    return ResNet(task, depth, output_stride=output_stride)
-
-
-def se_resnet(task: Task, *, depth: int, output_stride: int) -> ResNet:
-    """Make the network with squeeze-excitation, reduction 16, in every block."""
-    return ResNet(task, depth, se=True, output_stride=output_stride)
-
-
-def aa_resnet(
-    task: Task,
-    *,
-    depth: int,
-    stages: tuple[int, ...],
-    augmentation: Augmentation,
-    pool_first: bool,
-    output_stride: int,
-) -> ResNet:
-    """Make the network with augmented 3x3 convolutions, the first of each basic block; arguments as `ResNet`.
-
-    With value_ratio=1 attention replaces the convolution.
-    """
-    return ResNet(
-        task, depth, stages=stages, augmentation=augmentation, pool_first=pool_first, output_stride=output_stride
-    )

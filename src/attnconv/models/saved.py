@@ -93,12 +93,10 @@ def write(model: nn.Module, folder: Path) -> None:
     checks.require("safetensors", extra="hub")
     from safetensors.torch import save
 
-    try:
+    with checks.explained(f"cannot write a network to {folder}"):  # errors of safetensors and JSON
         weights: bytes = save({k: v.detach().cpu().contiguous() for k, v in state.items()}, {"format": "pt"})
         config |= {"sha256": hashlib.sha256(weights).hexdigest(), "version": __version__}
         text = json.dumps(config, indent=2) + "\n"
-    except Exception as error:  # of safetensors and JSON
-        raise checks.InputError(f"cannot write a network to {folder}: {checks.first_line(error)}") from error
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         _exchange(folder, weights, text, config["sha256"])
@@ -164,14 +162,9 @@ def read(folder: Path, *, model: Callable[..., nn.Module] | None = None) -> "Hub
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = checks.from_json(files.read_text(file))
-    except FileNotFoundError:
-        raise checks.InputError(f"{file.parent} holds no {file.name}, which save_pretrained writes") from None
-    except OSError as error:
-        raise checks.InputError(f"cannot read {file}: {error.strerror or error}") from error
-    except ValueError as error:  # of JSON, or of the encoding
-        raise checks.InputError(f"{file} is damaged: {checks.first_line(error)}") from None
+    if not file.exists():
+        raise checks.InputError(f"{file.parent} holds no {file.name}, which save_pretrained writes")
+    config = files.parsed(file, checks.from_json)
     return config if isinstance(config, dict) else {}
 
 
@@ -243,8 +236,8 @@ def checked(config: Any, *, source: str) -> dict[str, Any]:
             f"{source}: 'meta' has {len(names)} names of classes, and its network is of {config['num_classes']}"
         )
     for name, value in ((config["provenance"] or {}).get("scores") or {}).items():
-        if name.startswith("val_") and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise checks.InputError(f"{source}: the score {name!r} must be a number, got {value!r}")
+        if name.startswith("val_"):
+            checks.number(f"{source}: the score {name!r}", value)
     return config
 
 
@@ -329,14 +322,14 @@ def build(
             raise checks.InputError(
                 f"{source}: numbers of a network's name and options are at most {LARGEST}, got {digits[:20]}"
             )
-    try:
-        with torch.device("meta"), _counted(TIMES * len(given) + MORE_TENSORS) as numbers:
-            wanted = make(config).state_dict()
-    except checks.InputError as error:
-        raise checks.InputError(f"{source}: {error}") from None
-    except Exception as error:  # of options with wrong types or values
-        reason = checks.first_line(error)
-        raise checks.InputError(f"{source}: {config['model']} cannot be built with these options: {reason}") from error
+    # Options with wrong types or values can raise anything.
+    with (
+        checks.prefixed(source),
+        checks.explained(f"{config['model']} cannot be built with these options"),
+        torch.device("meta"),
+        _counted(TIMES * len(given) + MORE_TENSORS) as numbers,
+    ):
+        wanted = make(config).state_dict()
     if problem := difference(given, shapes_of(wanted)):
         raise checks.InputError(f"{otherwise}: {problem}")
     if sum(numbers) > TIMES * sum(map(prod, given.values())) + MORE_NUMBERS:

@@ -84,17 +84,16 @@ def source_of(
         raise checks.InputTypeError(f"the builder of {name!r} is a module, not a function that makes one")
     if not callable(build):
         raise checks.InputTypeError(f"the builder of {name!r} must be a function, got {type(build).__name__}")
-    try:
+    with checks.explained(f"the builder of {name!r} has no signature", TypeError, ValueError):  # a built-in
         parameters = inspect.signature(build).parameters
-    except (TypeError, ValueError) as error:  # of a built-in
-        raise checks.InputError(f"the builder of {name!r} has no signature: {error}") from None
     others = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = {key: p for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     if "num_classes" in parameters and "num_classes" not in named:
         raise checks.InputError(f"the builder of {name!r} must take num_classes by name, not by position alone")
     if "num_classes" not in named and not others:
         raise checks.InputError(
-            f"the builder of {name!r} must take num_classes, it takes {', '.join(parameters) or 'nothing'}"
+            f"the builder of {name!r} must take num_classes, it takes {', '.join(parameters) or 'nothing'}; a "
+            "function around it can"
         )
     options = {key: p.default for key, p in named.items() if key not in COMMON}
     takes = {key for key in COMMON if key in named} | {"num_classes"}

@@ -54,13 +54,8 @@ class UNet(HubNetwork):
         return self.head(y)
 
 
-def unet(task: Task) -> UNet:
-    """Make the plain network, for images of at least 4 x 4 pixels."""
-    return UNet(task, conv3x3(*CHANNELS[1:]))
-
-
-def aa_unet(task: Task, *, augmentation: Augmentation) -> UNet:
-    """Make the network with an augmented convolution as its bottleneck."""
+def unet(task: Task, *, augmentation: Augmentation | None = None) -> UNet:
+    """Make the network, for images of at least 4 x 4 pixels; with ``augmentation`` its bottleneck is augmented."""
     rows, columns = task.image_size
-    make = augmentation.conv3x3((max(rows // 4, 1), max(columns // 4, 1)))
+    make = augmentation.conv3x3((max(rows // 4, 1), max(columns // 4, 1))) if augmentation else conv3x3
     return UNet(task, make(*CHANNELS[1:]))

@@ -128,7 +128,7 @@ def blocks_of(depth: int) -> int:
     return count
 
 
-def _build(
+def wide_resnet(
     task: Task,
     depth: int,
     width: int,
@@ -138,6 +138,16 @@ def _build(
     augmentation: Augmentation | None = None,
     se: bool = False,
 ) -> WideResNet:
+    """Make wide_resnet{depth}_{k}: stages of 16k, 32k and 64k channels with (depth - 4) / 6 blocks each.
+
+    Args:
+        task: only attention needs its image size.
+        depth, width: 6n + 4, and k.
+        style: see `Style`.
+        stages: stages, from 1 to 3, in whose blocks the first convolution is augmented; stage 1 has full size.
+        augmentation: options of the augmented convolutions.
+        se: squeeze-excitation (Hu et al. 2017, arXiv:1709.01507), reduction 16, in every block.
+    """
     depth_of_stage, stages = blocks_of(depth), blocks.chosen("stages", stages, STAGES)
     channels, map_size, layers, widths = 16, task.image_size, [], []
     for stage in STAGES:
@@ -152,20 +162,3 @@ def _build(
         widths.append(channels)
     model = WideResNet(conv3x3(task.in_channels, 16), layers, channels=widths, num_classes=task.num_classes)
     return model.apply(model.initialise)
-
-
-def wide_resnet(task: Task, *, depth: int, width: int, style: Style) -> WideResNet:
-    """Make wide_resnet{depth}_{k}: stages of 16k, 32k and 64k channels with (depth - 4) / 6 blocks each."""
-    return _build(task, depth, width, style=style)
-
-
-def se_wide_resnet(task: Task, *, depth: int, width: int, style: Style) -> WideResNet:
-    """Make the network with squeeze-excitation (Hu et al. 2017, arXiv:1709.01507), reduction 16, in every block."""
-    return _build(task, depth, width, style=style, se=True)
-
-
-def aa_wide_resnet(
-    task: Task, *, depth: int, width: int, style: Style, stages: tuple[int, ...], augmentation: Augmentation
-) -> WideResNet:
-    """Make the network with the first convolution of every block in ``stages`` augmented; stage 1 has full size."""
-    return _build(task, depth, width, style=style, stages=stages, augmentation=augmentation)

@@ -7,14 +7,12 @@ from attnconv.recipes.catalog import Recipe, find_recipe, list_recipes
 from attnconv.train.config import RunConfig
 
 if TYPE_CHECKING:
-    from attnconv.recipes.network import dense_models
     from attnconv.recipes.script import fit
     from attnconv.recipes.trained import ExampleImage, Trained, example_images, load_example, load_trained
     from attnconv.recipes.training import default_out, require_known, run
 
 # Loaded on first use: the catalogue needs no torch, and a run needs no trained network.
 _LATER = {
-    "dense_models": "network",
     "fit": "script",
     **dict.fromkeys(("default_out", "require_known", "run"), "training"),
     **dict.fromkeys(("ExampleImage", "Trained", "example_images", "load_example", "load_trained"), "trained"),
@@ -26,7 +24,6 @@ __all__ = [
     "RunConfig",
     "Trained",
     "default_out",
-    "dense_models",
     "example_images",
     "find_recipe",
     "fit",

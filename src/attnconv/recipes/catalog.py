@@ -30,7 +30,7 @@ class Recipe:
     config: RunConfig
     source: str
     expected: str
-    measured: str | None
+    measured: str | None = None
 
     @property
     def needs_data(self) -> bool:
@@ -61,9 +61,9 @@ def _options_of(model: str) -> Mapping[str, Any]:
     """Return the options of a network; those of ours without loading torch."""
     if (found := networks.find(model)) is not None:
         return found[0].options
-    from attnconv.models.registry import model_options
+    from attnconv.models.registry import find
 
-    return model_options(model)
+    return find(model).options
 
 
 @functools.cache
@@ -74,16 +74,10 @@ def _entries() -> dict[str, dict[str, Any]]:
 
 def find_recipe(name: str) -> Recipe:
     """Return the recipe of this name; InputError, with the nearest one, if there is none."""
-    entry = _entries()[checks.one_of("recipe", name, _entries())]
-    return Recipe(
-        name=name,
-        title=entry["title"],
-        command=" ".join(["attnconv train --recipe", name, *entry.get("flags", "").split()]),
-        config=RunConfig.from_dict(entry["config"], source=f"recipe {name!r}"),
-        source=entry["source"],
-        expected=entry["expected"],
-        measured=entry.get("measured"),
-    )
+    entry = dict(_entries()[checks.one_of("recipe", name, _entries())])
+    command = " ".join(["attnconv train --recipe", name, *entry.pop("flags", "").split()])
+    config = RunConfig.from_dict(entry.pop("config"), source=f"recipe {name!r}")
+    return Recipe(name=name, command=command, config=config, **entry)
 
 
 def list_recipes() -> list[Recipe]:

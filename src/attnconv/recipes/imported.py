@@ -55,16 +55,15 @@ def imported(
     blueprint = model.blueprint
     assert blueprint is not None
     of_cifar = name.startswith("seed_aa_wide_resnet")
-    size = blueprint.image_size if image_size is None else checks.per_axis("image_size", image_size, 2, at_least=1)
+    size = blueprint.image_size if image_size is None else checks.rows_columns("image_size", image_size)
     images = None
     if data is not None:
-        wanted = (size[0], size[1]) if of_cifar else image_size  # other networks take the data's own size
+        wanted = size if of_cifar else image_size  # other networks take the data's own size
         images = load_data(data, data_dir=data_dir, image_size=wanted, presize=not of_cifar)
         size = images.image_size
-    if images is None and classes is None:
-        names = [str(i) for i in range(blueprint.num_classes)]
-    else:
-        names = list(classes or () if images is None else images.classes)
+    if images is not None:
+        classes = images.classes
+    names = [str(i) for i in range(blueprint.num_classes)] if classes is None else list(classes)
     if len(names) != blueprint.num_classes:
         what = "--classes names" if images is None else f"{images.name!r} has"
         raise checks.InputError(f"{what} {len(names)} classes, the network in {file} has {blueprint.num_classes}")

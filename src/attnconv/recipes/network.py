@@ -10,17 +10,11 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.extensions import LIBRARIES
 from attnconv.models import list_models, set_recompute
-from attnconv.models.init_from import Transfer
 from attnconv.models.registry import build_model, find
 from attnconv.surgery.steps import checked_steps
 from attnconv.train.config import RunConfig
 
 ANY_SIZE = 224  # pixels, while the data's size is unknown
-
-
-def dense_models() -> list[str]:
-    """Return the names of networks that classify each pixel."""
-    return list_models(dense=True)
 
 
 def require_network(config: RunConfig, *, fresh: bool = True) -> None:
@@ -56,48 +50,47 @@ def channels_of(config: RunConfig, channels: int) -> int:
     return channels if "in_channels" in find(config.model).takes else 3
 
 
-def make_network(config: RunConfig, meta: dict[str, Any], *, fresh: bool = True) -> tuple[nn.Module, Transfer | None]:
-    """Return the network of ``config`` for the images in ``meta``, initialised from the seed, and its `Transfer`.
+def make_network(
+    config: RunConfig, meta: dict[str, Any], *, given: nn.Module | None = None, fresh: bool = True
+) -> tuple[nn.Module, tuple[str, ...], list[str]]:
+    """Return the network of a run, initialised from the seed, its tensors from ``init_from``, and notes about these.
 
     Args:
         config: checked by `require_network`.
         meta: of `ImageData.meta`.
+        given: a network that is made already, instead of the one that ``config`` names.
         fresh: load the weights of ``init_from``; False for a run that continues from a checkpoint.
     Raises:
         InputError: the network does not take these images or has another number of outputs than there are classes; a
             step or ``init_from`` matches nothing in it; it has nothing to recompute or to train.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model, transfer = build_model(
-            config.model,
-            num_classes=len(meta["classes"]),
-            in_channels=meta["channels"],
-            image_size=meta["image_size"],
-            attention=config.attention,
-            options=config.model_options,
-            init_from=config.init_from if fresh else None,
-        )
+    model, transfer = given, None
+    if model is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model, transfer = build_model(
+                config.model,
+                num_classes=len(meta["classes"]),
+                in_channels=meta["channels"],
+                image_size=meta["image_size"],
+                attention=config.attention,
+                options=config.model_options,
+                init_from=config.init_from if fresh else None,
+            )
     if config.recompute_attention and not set_recompute(model):
         raise checks.InputError(f"recompute_attention needs attention layers, and model {config.model!r} has none")
     require_fit(model, config.model, meta)
-    names = {name for name, _ in model.named_parameters()}
-    if config.freeze_epochs and transfer is not None and names <= set(transfer.taken_over):
+    if transfer is None:
+        return model, (), []
+    if config.freeze_epochs and {name for name, _ in model.named_parameters()} <= set(transfer.taken_over):
         raise checks.InputError(
             f"freeze_epochs {config.freeze_epochs} leaves nothing to train: init_from brought every weight"
         )
-    return model, transfer
-
-
-def transfer_note(transfer: Transfer | None) -> list[str]:
-    """Return notes about the weights that a run starts from."""
-    if transfer is None:
-        return []
     text = f"init_from: {len(transfer.taken_over)} tensors taken over"
     if transfer.left:
         more = f", and {len(transfer.left) - 3} more" if len(transfer.left) > 3 else ""
         text += f", {len(transfer.left)} new: {', '.join(transfer.left[:3])}{more}"
-    return [text]
+    return model, transfer.taken_over, [text]
 
 
 def require_fit(model: nn.Module, name: str, meta: dict[str, Any]) -> None:
@@ -116,7 +109,7 @@ def require_fit(model: nn.Module, name: str, meta: dict[str, Any]) -> None:
         label, answered = ("pixel", "image") if dense else ("image", "pixel")
         raise checks.InputError(
             f"data set {meta['name']!r} has a label for each {label}, and model {name!r} an answer for each "
-            f"{answered}; models of pixels: {', '.join(dense_models())}"
+            f"{answered}; models of pixels: {', '.join(list_models(dense=True))}"
         )
     if answer.shape[1] != classes:
         raise checks.InputError(

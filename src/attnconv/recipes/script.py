@@ -11,9 +11,9 @@ from torch import nn
 from attnconv import checks, extensions
 from attnconv.data import ForeignLoader, ImageData, data_of_datasets
 from attnconv.data.files import FileOptions
-from attnconv.models import set_recompute
-from attnconv.recipes.network import channels_of, make_network, require_fit, require_network, transfer_note
-from attnconv.recipes.training import AttentionObserver, has_batch_norm, train_on
+from attnconv.layers.activity import evaluation_mode
+from attnconv.recipes.network import channels_of, make_network, require_network
+from attnconv.recipes.training import has_batch_norm, train_on
 from attnconv.surgery.network import first_conv
 from attnconv.surgery.steps import checked_steps
 from attnconv.train.config import YOUR_DATASET, RunConfig
@@ -79,8 +79,6 @@ def fit(
     fresh = not (resume and folder.holds_checkpoint())
     if network is None:
         require_network(config, fresh=fresh)
-    elif config.recompute_attention and not set_recompute(network):
-        raise checks.InputError(f"recompute_attention needs attention layers, and {config.model} has none")
     if hasattr(train, "__getitem__"):
         data = _data(config, train, val, classes)
         if data.prepared:
@@ -96,12 +94,7 @@ def fit(
     if val is None:
         raise checks.InputError("a loader for training needs one for validation: val is None")
     meta = _meta_of_batches(network, ForeignLoader(val, device=fabric.device, training=False), classes)
-    taken_over, notes = (), []
-    if network is None:
-        network, transfer = make_network(config, meta, fresh=fresh)
-        notes, taken_over = transfer_note(transfer), transfer.taken_over if transfer else ()
-    else:
-        require_fit(network, config.model, meta)
+    network, taken_over, notes = make_network(config, meta, given=network, fresh=fresh)
     shared = {"device": fabric.device, "seed": config.seed, "num_classes": len(meta["classes"])}
     at_least = 2 * config.accumulate if has_batch_norm(network) else 1
     loaders: Any = (
@@ -115,7 +108,6 @@ def fit(
         out=folder.path,
         meta=meta,
         taken_over=taken_over,
-        observer=AttentionObserver(),
         fabric=fabric,
         resume=resume,
         notes=notes,
@@ -133,11 +125,7 @@ def _config(model: Any, options: dict[str, Any]) -> RunConfig:
                 )
         if (blueprint := getattr(model, "blueprint", None)) is not None:
             checked_steps(blueprint.attention, layers=True)  # a layer without a name cannot be read back
-            options |= {
-                "model": blueprint.name,
-                "model_options": blueprint.options,
-                "attention": blueprint.attention,
-            }
+            options |= {"model": blueprint.name, "model_options": blueprint.options, "attention": blueprint.attention}
         else:
             options["model"] = f"{type(model).__module__}:{type(model).__qualname__}"
     elif callable(model):
@@ -171,11 +159,8 @@ def _meta_of_batches(model: nn.Module | None, loader: ForeignLoader, classes: Se
     if classes is None:
         if model is None:
             raise checks.InputError("classes must name the outputs, which a loader does not")
-        with torch.no_grad():
-            modes = {module: module.training for module in model.modules()}
-            count = model.eval()(images.to(next(model.parameters()).device)).shape[1]
-            for module, training in modes.items():
-                module.training = training
+        with torch.no_grad(), evaluation_mode(model):
+            count = model(images.to(next(model.parameters()).device)).shape[1]
         classes = [str(number) for number in range(count)]
     channels, size = images.shape[1], list(images.shape[2:])
     return {

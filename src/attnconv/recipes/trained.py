@@ -21,7 +21,7 @@ from attnconv import checks, extensions, files
 from attnconv.data import ImageData, load_data
 from attnconv.data.load import HUGGING_FACE
 from attnconv.export import ExportedNetwork, is_exported, load_exported
-from attnconv.models.registry import model_options
+from attnconv.models.registry import find
 from attnconv.models.saved import CONFIG, WEIGHTS, build, checked_meta, is_saved, read
 from attnconv.recipes.catalog import find_recipe, list_recipes
 from attnconv.train.checkpoint import load_checkpoint
@@ -113,7 +113,13 @@ def _trained(model: Any, file: Path, device: str, *, source: Path) -> Trained:
             raise checks.InputError(
                 f"{source} is damaged: its meta has {meta['channels']} image channels, and its network is of {channels}"
             )
-    config = config_of(model.provenance, name, options, attention, source=str(source))
+    run: dict[str, Any] = {} if name is None else {"model": name, "model_options": options, "attention": attention}
+    if model.provenance is not None:
+        run = model.provenance.get("config")
+        if not isinstance(run, dict):
+            raise checks.InputError(f"{source}: 'provenance' must hold the options of a run under 'config'")
+    # A file that names no data is of no data set, not of RunConfig's default one.
+    config = RunConfig.from_dict({"data": YOUR_FOLDER, **run}, source=str(source))
     where = choose_device(device)
     return Trained(model.to(where), config, meta, where, file, scores_of(model.provenance))
 
@@ -132,10 +138,8 @@ def _of_checkpoint(file: Path, device: str, factory: Callable[..., nn.Module] | 
     weights = {**state["model"], **average}
     if sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) > file.stat().st_size:
         raise checks.InputError(f"{file} is damaged: its tensors are larger than the file")
-    try:
-        options = {**model_options(config.model), **config.model_options}
-    except checks.InputError as error:
-        raise checks.InputError(f"{file}: {error}") from None
+    with checks.prefixed(str(file)):
+        options = {**find(config.model).options, **config.model_options}
     provenance = provenance_of(config, state, file)
     described = {
         "model": config.model,
@@ -155,12 +159,10 @@ def _of_checkpoint(file: Path, device: str, factory: Callable[..., nn.Module] | 
 
 def _meta(meta: Any, file: Path) -> dict[str, Any]:
     """Return ``meta`` of ``file``; InputError if it does not say how images are prepared."""
-    if meta is None:
-        raise checks.InputError(f"{file} does not say what its images are: the network was not saved from a run")
-    try:
+    with checks.prefixed(f"{file} does not say what its images are"):
+        if meta is None:
+            raise checks.InputError("the network was not saved from a run")
         return checked_meta(meta)
-    except checks.InputError as error:
-        raise checks.InputError(f"{file} does not say what its images are: {error}") from None
 
 
 def images_for(
@@ -316,25 +318,3 @@ def command(config: RunConfig) -> str:
         else:
             words += [flag, "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(["attnconv", "train", *words])
-
-
-def config_of(
-    provenance: dict[str, Any] | None,
-    model: str | None,
-    options: dict[str, Any],
-    attention: list[Any],
-    *,
-    source: str,
-) -> RunConfig:
-    """Return the configuration of the run of a saved network; without a run, one that only names the network.
-
-    Raises:
-        InputError: the provenance holds no valid configuration.
-    """
-    if provenance is None:
-        named = {} if model is None else {"model": model, "model_options": options, "attention": attention}
-        return RunConfig.from_dict({"data": YOUR_FOLDER, **named}, source=source)
-    if not isinstance(provenance.get("config"), dict):
-        raise checks.InputError(f"{source}: 'provenance' must hold the options of a run under 'config'")
-    # A file that names no data is of no data set, not of RunConfig's default one.
-    return RunConfig.from_dict({"data": YOUR_FOLDER, **provenance["config"]}, source=source)

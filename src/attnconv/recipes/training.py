@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attnconv import checks
 from attnconv.data import Augmentation, ImageData, batches, load_data
 from attnconv.data.load import require_data
-from attnconv.layers.activity import LogitChange, attention_activity, attention_off
-from attnconv.layers.attention import Attention
-from attnconv.recipes.network import channels_of, make_network, require_fit, require_network, transfer_note
+from attnconv.recipes.network import channels_of, make_network, require_network
 from attnconv.train.config import RunConfig
 from attnconv.train.device import fabric_of, float32_products, make_engine, make_fabric
-from attnconv.train.evaluate import Loader, evaluate
 from attnconv.train.fit import fit
 from attnconv.train.processes import Ranks
 from attnconv.train.run_folder import RunFolder
@@ -32,6 +29,8 @@ if TYPE_CHECKING:
     from attnconv.train.lr_find import LrCurve
 
 
+# Options of load_data.
+OF_DATA = ("data_dir", "image_size", "train_subset", "skip_bad_images", "presize", "cache_images", "val_split", "seed")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -95,29 +94,22 @@ def train_on(
     loaders = loaders_of(config, data, fabric.device)
     for loader in loaders:
         loader.order = loader.order.shard(ranks.rank, ranks.world)
-    taken_over, notes = (), [*data.notes]
-    if network is None:
-        fresh = not (resume and RunFolder(out).holds_checkpoint())
-        # One process after the other, so that a single one reports an error.
-        network, transfer = ranks.first_then_others(lambda: make_network(config, meta, fresh=fresh))
-        notes += transfer_note(transfer)
-        taken_over = transfer.taken_over if transfer else ()
-    else:
-        require_fit(network, config.model, meta)
-    require_batch_norm(network, config, batch_size_for(config, data), ranks.world)
+    fresh = not (resume and RunFolder(out).holds_checkpoint())
+    # One process after the other, so that a single one reports an error.
+    model, taken_over, notes = ranks.first_then_others(lambda: make_network(config, meta, given=network, fresh=fresh))
+    require_batch_norm(model, config, batch_size_for(config, data), ranks.world)
     if ready is not None and ranks.first:
-        ready(network, data)
+        ready(model, data)
     return fit(
-        network,
+        model,
         *loaders,
         config=config,
         out=out,
         meta=meta,
         taken_over=taken_over,
-        observer=AttentionObserver(),
         fabric=fabric,
         resume=resume,
-        notes=[*notes, *batch_notes(config, data)],
+        notes=[*data.notes, *notes, *batch_notes(config, data)],
         progress=progress,
         profile=profile,
     )
@@ -134,35 +126,16 @@ def lr_find(
     fabric = make_fabric(config.device, config.precision, devices=1)
     data = images_of(config)
     train, _ = loaders_of(config, data, fabric.device)
-    model, transfer = make_network(config, data.meta())
+    model, taken_over, _ = make_network(config, data.meta())
     require_batch_norm(model, config, batch_size_for(config, data), 1)
     engine = make_engine(model, config, fabric)
     with float32_products(config.precision, fabric.device):
-        return find_lr(
-            engine,
-            config,
-            train,
-            taken_over=transfer.taken_over if transfer else (),
-            low=low,
-            high=high,
-            steps=steps,
-            progress=progress,
-        )
+        return find_lr(engine, config, train, taken_over=taken_over, low=low, high=high, steps=steps, progress=progress)
 
 
 def images_of(config: RunConfig) -> ImageData:
     """Return the data of ``config``, in the channels that its network takes; InputError as `load_data`."""
-    found = load_data(
-        config.data,
-        data_dir=config.data_dir,
-        image_size=config.image_size,
-        train_subset=config.train_subset,
-        skip_bad_images=config.skip_bad_images,
-        presize=config.presize,
-        cache_images=config.cache_images,
-        val_split=config.val_split,
-        seed=config.seed,
-    )
+    found = load_data(config.data, **{name: getattr(config, name) for name in OF_DATA})
     return found.with_channels(channels_of(config, found.channels))
 
 
@@ -233,46 +206,3 @@ def augmentation_of(config: RunConfig) -> Augmentation:
         mixup=config.mixup,
         cutmix=config.cutmix,
     )
-
-
-class AttentionObserver:
-    """Observer of the training loop: gammas and shares after each epoch; at the end, scores with attention off.
-
-    It reports nothing for a network without attention layers.
-    """
-
-    def epoch(self, model: nn.Module, images: Tensor) -> dict[str, float]:
-        return attention_activity(model, images)
-
-    def end(self, model: nn.Module, loader: Loader) -> dict[str, Any]:
-        """Return ``attention_off``: the scores with attention switched off, and the change of the answers.
-
-        top1, top5 and miou (of pixels) are in percent; logits_moved is a share of the logits' norm; predictions_changed
-        is in percent of the images or pixels.
-        """
-        if not any(isinstance(module, Attention) for module in model.modules()):
-            return {}
-        compared = OnAndOff(model)
-        scores = evaluate(compared, loader)
-        found = {name: getattr(scores, name) for name in ("top1", "top5", "miou") if getattr(scores, name) is not None}
-        found |= {name: getattr(compared.moved, name) for name in ("logits_moved", "predictions_changed")}
-        return {"attention_off": found}
-
-
-class OnAndOff(nn.Module):
-    """``model`` with its attention switched off; ``moved`` compares its answers with those of the whole network.
-
-    Shapes: (B, C, H, W) -> logits (B, K) or (B, K, H, W).
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.moved = LogitChange()
-
-    def forward(self, x: Tensor) -> Tensor:
-        whole = self.model(x)
-        with attention_off(self.model):
-            off = self.model(x)
-        self.moved.add(whole, off)
-        return off

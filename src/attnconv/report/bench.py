@@ -18,16 +18,7 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 
-HEADER = (
-    "candidate",
-    "median ms",
-    "min - max",
-    "ratio",
-    "ratios of rounds",
-    "peak MB",
-    "GFLOP/s",
-    "of peak",
-)
+HEADER = ("candidate", "median ms", "min - max", "ratio", "ratios of rounds", "peak MB", "GFLOP/s", "of peak")
 FLOOR = ("floor ms", "/ floor")  # more columns, where a floor is known
 
 
@@ -78,7 +69,8 @@ def tables(records: Sequence[Record]) -> list[Table]:
 
 def _table(comparison: Sequence[Record], records: Sequence[Record]) -> Table:
     first, ran = comparison[0], [record for record in comparison if record["seconds"]]
-    baseline = next((r for r in ran if r["contestant"] == first["baseline"]), None)
+    baseline = next((r for r in comparison if r["contestant"] == first["baseline"]), first)
+    base = baseline["contestant"]
     peak, exps = fastest_rates(first, records)
     floors = {record["contestant"]: floor_seconds(record, peak, exps) for record in ran}
     rows, header = [_row(record, baseline, peak) for record in ran], HEADER
@@ -89,16 +81,16 @@ def _table(comparison: Sequence[Record], records: Sequence[Record]) -> Table:
         (record["contestant"], record["why_not"] or "no reason given") for record in comparison if not record["seconds"]
     ]
     parts = [f"{first['case']} ({shape(first)})", first["pass"], first["dtype"]]
-    if baseline is not None and (of_baseline := floors[first["baseline"]]):
+    if of_baseline := floors.get(base):
         parts.append(f"floor {digits(statistics.median(of_baseline) * 1e3)} ms")
-    title = ", ".join(parts) + f"; ratios to {first['baseline']}"
+    title = ", ".join(parts) + f"; ratios to {base}"
     return Table(title, machine_line(first), _note(ran), header, tuple(rows), tuple(absent))
 
 
-def _row(record: Record, baseline: Record | None, peak: float) -> tuple[str, ...]:
+def _row(record: Record, baseline: Record, peak: float) -> tuple[str, ...]:
     seconds = record["seconds"]
     median = statistics.median(seconds)
-    ratio, spread = ratios(seconds, baseline["seconds"]) if baseline else (None, None)
+    ratio, spread = ratios(seconds, baseline["seconds"]) if baseline["seconds"] else (None, None)
     flops = record["flops"]
     return (
         record["contestant"],
@@ -137,10 +129,11 @@ def digits(number: float) -> str:
 
 
 def ratios(seconds: Sequence[float], base: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
-    """Return the ratio of the medians, and the smallest and largest of one round; None if the rounds do not pair."""
-    rounds = [s / b for s, b in zip(seconds, base, strict=True)] if len(seconds) == len(base) else []
-    spread = (min(rounds), max(rounds)) if rounds else None
-    return statistics.median(seconds) / statistics.median(base), spread
+    """Return the median, smallest and largest ratio of a round; of the medians alone if the rounds do not pair."""
+    if len(seconds) != len(base):
+        return statistics.median(seconds) / statistics.median(base), None
+    rounds = [s / b for s, b in zip(seconds, base, strict=True)]
+    return statistics.median(rounds), (min(rounds), max(rounds))
 
 
 def fastest_rates(record: Record, records: Sequence[Record]) -> tuple[float, float]:

@@ -68,8 +68,9 @@ def _one_line(text: str, kind: str) -> str:
 
 
 def shown_latex(text: object) -> str:
-    """Return ``shown`` as LaTeX within a line."""
-    return re.sub(r"[\\{}%$&#_~^±]", lambda found: LATEX.get(found[0], f"\\{found[0]}"), shown(text))
+    """Return ``shown`` as LaTeX within a line; the sign of a number is a minus, not a hyphen."""
+    escaped = re.sub(r"[\\{}%$&#_~^±]", lambda found: LATEX.get(found[0], f"\\{found[0]}"), shown(text))
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", escaped)
 
 
 def svg_file(figure: "Figure") -> str:
@@ -104,11 +105,9 @@ def svg_element(text: str) -> str:
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """Return the rows of RUN/metrics.csv, one an epoch."""
-    try:
+    with checks.explained(f"cannot read {run / 'metrics.csv'}", OSError, ValueError, TypeError):
         lines = files.read_text(run / "metrics.csv", at_most=files.TABLE).splitlines()
         return [{name: float(value) for name, value in row.items() if value != ""} for row in csv.DictReader(lines)]
-    except (OSError, ValueError, TypeError) as error:
-        raise checks.InputError(f"cannot read {run / 'metrics.csv'}: {error}") from error
 
 
 def short_commit(value: str) -> str:

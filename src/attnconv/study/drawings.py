@@ -9,17 +9,7 @@ from typing import Any, NamedTuple
 
 from attnconv import checks
 from attnconv.report.page import svg_file
-from attnconv.report.plots import (
-    COLOURS,
-    SOFT,
-    Curves,
-    Line,
-    Point,
-    cost_figure,
-    curves_figure,
-    lines_figure,
-    styles,
-)
+from attnconv.report.plots import COLOURS, SOFT, Curves, Line, Point, cost_figure, curves_figure, lines_figure, styles
 from attnconv.study.comparison import Arm, Comparison, Row, validated
 from attnconv.study.folder import StudyFolder
 from attnconv.study.plan import Study

@@ -24,13 +24,14 @@ from attnconv.files import is_half_of, is_locked
 from attnconv.report.page import read_metrics
 from attnconv.study.plan import PlannedRun, Study
 from attnconv.study.plan_file import read_study
-from attnconv.train.config import RunConfig, read_yaml, yaml_text
+from attnconv.train.config import RunConfig, yaml_text, yaml_value
 from attnconv.train.run_folder import RunFolder, changes
 
 Record = Mapping[str, Any]
 
 STATES = ("done", "diverged", "failed", "running", "missing")
-NUMBERS = ("params", "flops", "images", "classes")  # of a record
+# Of a record. flops: of one image forward, 2 a multiply-add; images: of training, an epoch.
+NUMBERS = ("params", "flops", "images", "classes")
 MEASURED = ("logits_moved", "predictions_changed")  # with attention switched off
 FORMAT = 1  # of a record
 RESULTS = ("top1", "best_top1", "best_epoch", "top5", "loss", "seconds", "train_seconds_per_epoch")  # of result.json
@@ -69,14 +70,12 @@ class StudyFolder:
         """Make the folder; InputError if that fails, or if it holds other files and no study."""
         if self.path.exists() and not self.path.is_dir():
             raise checks.InputError(f"{self.path} is a file; --out must name a folder, or one to be made")
-        try:
+        with checks.explained(f"cannot make the folder {self.path}", OSError):
             there = list(self.path.iterdir()) if self.path.exists() else []
             # A process killed while it wrote the plan leaves a part of it under another name.
             if not self.plan.exists() and not all(is_half_of(self.plan, path) for path in there):
                 raise checks.InputError(f"{self.path} holds other files and no study: give another --out")
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
+        files.make_folder(self.path)
 
     def prepare(self, study: Study, *, threads: int, extend: bool = False, mix_versions: bool = False) -> Study:
         """Make the folder, or use the one that exists; return the study to run, with its number of threads.
@@ -129,7 +128,7 @@ class StudyFolder:
             path = self.run(planned).config
             if not path.exists():
                 continue
-            stored = read_yaml(path, problem=f"{path} is damaged")
+            stored = files.parsed(path, yaml_value)
             if changed := changes(RunConfig.from_dict(stored, source=str(path)), planned.config):
                 raise checks.InputError(
                     f"study.yaml was changed after run {planned.name} was begun: {'; '.join(changed)}"
@@ -157,7 +156,7 @@ def read_note(run: Path, name: str) -> dict[str, Any] | None:
 
 def write_note(run: RunFolder, name: str, value: dict[str, Any]) -> None:
     """Write NAME.json there."""
-    run.make()
+    files.make_folder(run.path)
     files.write(run.path / f"{name}.json", json.dumps(value, indent=2) + "\n")
 
 
@@ -214,10 +213,7 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
         "reason": reason,
         **{name: (result or {}).get(name) for name in RESULTS},
         **{name: result[name] for name in OPTIONAL if result and name in result},
-        "params": facts.get("params"),
-        "flops": facts.get("flops"),  # of one image forward, 2 a multiply-add
-        "images": facts.get("images"),  # of training, an epoch
-        "classes": facts.get("classes"),
+        **{name: facts.get(name) for name in NUMBERS},
         "history": history,
         "commit": _all(sessions, "commit"),
         "machine": _all(sessions, "machine"),
@@ -225,6 +221,7 @@ def record(folder: StudyFolder, planned: PlannedRun) -> dict[str, Any]:
         "threads": last.get("threads"),
         "torch": _all(sessions, "torch"),
         "version": _all(sessions, "version"),
+        "code": _all(sessions, "code"),  # of your own: modules, and the starts of their files' digests
     }
 
 
@@ -313,7 +310,7 @@ def scored(study: Study, record: Record) -> dict[str, Any]:
         if record.get(name) is not None:
             checks.number(f"{name} in {run}", record[name])
     score = study.score_of(record["arm"].rpartition("/")[0])
-    try:
+    with checks.explained(f"{run} is damaged: its history holds no epochs", *DAMAGE, reason=repr):
         history = [
             {
                 **row,
@@ -323,8 +320,6 @@ def scored(study: Study, record: Record) -> dict[str, Any]:
             }
             for row in record.get("history") or ()
         ]
-    except DAMAGE as error:
-        raise checks.InputError(f"{run} is damaged: its history holds no epochs ({error!r})") from None
     found = {**record, "history": history}
     if record["state"] != "done":
         return found
@@ -333,10 +328,9 @@ def scored(study: Study, record: Record) -> dict[str, Any]:
     found["best_score"] = checks.number(f"best {score} in {run}", best)
     if (off := record.get("attention_off")) is None:
         return found
-    try:  # by top-5 the best epoch need not be the one of the best top-5
+    with checks.explained(f"{run} is damaged: it lacks attention_off or its best epoch", *DAMAGE, reason=repr):
+        # By top-5 the best epoch need not be the one of the best top-5.
         (on,) = [row["val_score"] for row in history if row["epoch"] == record.get("best_epoch")]
         measured = {"on_score": on, "off_score": float(off[score])}
         finite = all(math.isfinite(off[name]) for name in MEASURED)
-    except DAMAGE as error:
-        raise checks.InputError(f"{run} is damaged: it lacks attention_off or its best epoch ({error!r})") from None
     return found | measured if finite else found

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from attnconv import checks
+from attnconv import checks, networks
 from attnconv.train.config import RunConfig
 
 SCALES = ("published", "small", "own")
@@ -222,10 +222,8 @@ class Study:
 
     def require_runnable(self) -> None:
         """Raise InputError unless the models, their options and the data of all arms exist; nothing is loaded."""
-        from attnconv.recipes import dense_models
-
         mistakes = unknown_names({arm: self.config(arm, self.seeds[0]) for arm in self.arms})
-        dense = dense_models()
+        dense = networks.list_models(dense=True)
         for arm in self.arms:
             model = self.options(arm).get("model")
             if self.score_of(arm.rpartition("/")[0]) == "miou" and model not in dense:

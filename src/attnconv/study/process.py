@@ -32,9 +32,8 @@ RETRIES = 2  # restarts of a run whose process, or Ray worker, was killed
 PATIENCE = 60.0  # seconds in which a process that is told to stop finishes its step and saves
 SIGNALLED = (130, 143)  # exit codes of `attnconv` after Ctrl-C and SIGTERM
 ERROR = "attnconv: error: "  # begins the line in which `attnconv` says why it ended
-DIVERGED = re.compile(
-    r" at step (\d+) \(lr .*last good checkpoint: "
-)  # the message of attnconv.train.evaluate.Diverged
+# In the message of attnconv.train.evaluate.Diverged.
+DIVERGED = re.compile(r" at step (\d+) \(lr .*last good checkpoint: ")
 
 # Variables of a launcher, which the children do not get: each starts its own processes, if it has several.
 OF_LAUNCHERS = (
@@ -137,7 +136,7 @@ class RunProcess:
 def begin_run(folder: StudyFolder, planned: PlannedRun) -> None:
     """Write the run's config.yaml; remove an earlier failure, and a damaged result, which the checkpoint makes anew."""
     run = folder.run(planned)
-    run.make()
+    files.make_folder(run.path)
     files.write(run.config, yaml_text(planned.config.to_dict(), sort_keys=False))
     forgotten = ["failed"] if result_of(run.path) else ["failed", "result"]
     for name in forgotten:
@@ -155,7 +154,7 @@ def note_end(folder: StudyFolder, planned: PlannedRun, code: int, printed: str, 
     if killed(code):
         name = signal.Signals(-code).name if code < 0 else "a signal"
         reason = f"its process was killed {tries} times, at last by {name}, perhaps for want of memory; see {log}"
-    run.make()
+    files.make_folder(run.path)
     run.forget_empty_run()
     if diverged := not killed(code) and DIVERGED.search(reason):
         write_note(run, "diverged", {"reason": reason, "step": int(diverged[1])})
@@ -217,14 +216,14 @@ def note_facts(out: Path, model: Any, data: Any) -> None:
     from attnconv.train.device import choose_device, provenance
 
     counted = cost(model, in_channels=data.channels, image_size=data.image_size)
-    made = provenance(choose_device(read_yaml(RunFolder(out).config)["device"]))
+    config = read_yaml(RunFolder(out).config)
+    made = provenance(choose_device(config["device"]))
     session = {
         "version": made["attnconv"],
-        "commit": made["commit"],
-        "torch": made["torch"],
-        "device": made["device"],
+        **{name: made[name] for name in ("commit", "torch", "device")},
         "machine": f"{cpu_name()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
+        "code": own_code(config["model"]),
     }
     facts = {
         "params": counted.params,
@@ -234,3 +233,10 @@ def note_facts(out: Path, model: Any, data: Any) -> None:
         "sessions": [*facts_of(out).get("sessions", ()), session],
     }
     write_note(RunFolder(out), "facts", facts)
+
+
+def own_code(model: str) -> str | None:
+    """Return the user's modules behind a run, each with the start of its file's SHA-256; None if there are none."""
+    names = dict.fromkeys([*imported, *([model.partition(":")[0]] if is_factory(model) else [])])
+    sources = {name: getattr(sys.modules[name], "__file__", None) for name in names}
+    return ", ".join(f"{name} {files.digest(file)[:12] if file else '-'}" for name, file in sources.items()) or None

@@ -141,10 +141,8 @@ def require_answer(address: str) -> None:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if not host or not port.isdigit():
             raise checks.InputError(f"--ray must be HOST:PORT, ray://HOST:PORT, auto or local, got {address!r}")
-        try:
+        with checks.explained(f"no Ray cluster answers at {address}", OSError, OverflowError):
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
-        except (OSError, OverflowError) as error:
-            raise checks.InputError(f"no Ray cluster answers at {address}: {error}") from None
     code = "import ray, sys; ray.init(address=sys.argv[1], logging_level='ERROR', log_to_driver=False)"
     command = [sys.executable, "-c", code, address]
     try:

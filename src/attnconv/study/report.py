@@ -4,6 +4,7 @@ Page and twin are the templates study.html and study.md, which are given the sam
 and costs, then the runs, and at the end the notes.
 """
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from attnconv.study.tables import (
 )
 from attnconv.train.config import yaml_text
 
-PROVENANCE = ("commit", "version", "torch", "device", "threads", "machine")  # of a record
+PROVENANCE = ("commit", "version", "code", "torch", "device", "threads", "machine")  # of a record
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def write_report(path: Path | str) -> Report:
         {"block": block, "drawings": [*drawings(one, block), *maps[block][0]], "undrawn": maps[block][1]}
         for block, one in compared.items()
     ]
-    made = {name: _kinds(found, name) for name in PROVENANCE}
+    made = {name: list(dict.fromkeys(r[name] for r in found if r.get(name) is not None)) for name in PROVENANCE}
     values = {
         "title": f"Study {study.name}",
         "study": study,
@@ -80,7 +81,9 @@ def write_report(path: Path | str) -> Report:
         "run_table": _run_table(study, found, [name for name, kinds in made.items() if len(kinds) > 1]),
         "shared": {name: short_commit(str(kinds[0])) for name, kinds in made.items() if len(kinds) == 1},
         "notes": notes(study, compared),
-        "command": f"attnconv study run {shlex.quote(str(folder.plan))} --out studies/again",
+        "command": shlex.join(
+            ["attnconv", "study", "run", str(folder.plan), "--out", "studies/again", *_imports(made["code"])]
+        ),
         "plan": yaml_text(study.to_dict(), sort_keys=False, allow_unicode=True).rstrip(),
         "footer": f"Written by attnconv {__version__} from the records of {len(found)} runs.",
     }
@@ -97,9 +100,10 @@ def write_report(path: Path | str) -> Report:
     return Report(study, tuple(folder.path / name for name in texts), counts(found), compared)
 
 
-def _kinds(found: Sequence[Record], name: str) -> list[Any]:
-    """Return the different values that the records have of ``name``."""
-    return list(dict.fromkeys(record[name] for record in found if record.get(name) is not None))
+def _imports(code: Sequence[str]) -> list[str]:
+    """Return the flags that import the modules that a record's ``code`` names."""
+    names = dict.fromkeys(part.partition(" ")[0] for one in code for part in re.split(r", | \+ ", one))
+    return [word for name in names for word in ("--import", name)]
 
 
 def _run_table(study: Study, found: Sequence[Record], varying: Sequence[str]) -> Table:

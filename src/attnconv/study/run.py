@@ -84,12 +84,14 @@ def run_study(
                 task = bar.add_task("runs", total=len(runs), completed=done)
                 if left and (note := too_few_seeds(study)):
                     say(note)
-                if done:
-                    say(f"{done} of {len(runs)} runs are done, {len(left)} are left")
+                say(f"{folder.path}: {len(runs)} runs, {done} done, {len(left)} left")
                 for number, planned in enumerate(under_way, start=done + 1):
                     say(f"{number}/{len(runs)} {_line(record(folder, planned))}")
                     bar.update(task, completed=number)
                     write_records(folder, study)
+        except KeyboardInterrupt:
+            say("stopped; finished runs and checkpoints are kept, and the same command goes on")
+            raise
         finally:
             found = write_records(folder, study)
     return found

@@ -5,13 +5,12 @@ scores with attention switched off. summary.csv has a row of ten numbers for eac
 unrounded, runs.csv every run, and epochs.csv every epoch.
 """
 
-import csv
 import dataclasses
-import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from attnconv import files
 from attnconv.inactive import LOGITS_MOVED, PREDICTIONS_CHANGED
 from attnconv.report.page import render
 from attnconv.study.comparison import Comparison, Reading, Row
@@ -126,7 +125,7 @@ def verdict_table(study: Study, compared: Compared) -> Table:
         tested = (NONE, NONE)
         if row.test.permutation:
             tested = (p_text(row.test.holm_p), text(row.test.runs_to_see, "{:,}", f">{MOST:,}"))
-        published = (text(study.published.get(row.arm, {}).get("value"), "{:g}"),) if study.published else ()
+        published = (text(study.published.get(row.arm, {}).get("value")),) if study.published else ()
         rows.append((row.arm, mean_text(row.last.estimate) + score, *cells, *tested, runs, *published))
     score = names.pop() if len(names) == 1 else "score"
     header = ("arm", f"{score}, mean ± sd", "difference", "95 % interval", "p (Holm)", "runs needed", "runs")
@@ -146,15 +145,13 @@ def has_epochs(compared: Compared) -> bool:
 
 def attention_table(compared: Compared) -> list[Table]:
     """Return the table of the best networks with attention switched off; no table if no run has measured that."""
-    if not any(row.off for _, row in arms_of(compared)):
-        return []
     rows = []
     for _, row in arms_of(compared):
-        if (off := row.off) is None or off.on.mean is None or off.off.mean is None:
-            rows.append((row.arm, *[NONE] * 5))
-            continue
-        scores = (mean_text(off.on), mean_text(off.off), f"{off.off.mean - off.on.mean:+.2f}")
-        rows.append((row.arm, *scores, f"{off.predictions_changed:.2g} %", off.verdict))
+        if (off := row.off) is not None and off.on.mean is not None and off.off.mean is not None:
+            scores = (mean_text(off.on), mean_text(off.off), f"{off.off.mean - off.on.mean:+.2f}")
+            rows.append((row.arm, *scores, f"{off.predictions_changed:.2g} %", off.verdict))
+    if not rows:
+        return []
     header = ("arm", "attention on", "attention off", "difference", "predictions changed, at most", "attention")
     return [Table("The same networks with their attention switched off", header, tuple(rows))]
 
@@ -183,7 +180,7 @@ def _costs(compared: Compared) -> Table:
     rows = []
     for _, row in arms_of(compared):
         gmacs = None if row.flops is None else row.flops / 2e9
-        cells = (row.arm, text(row.params, "{:,}"), text(gmacs, "{:,.3f}"), text(row.epochs))
+        cells = (row.arm, text(row.params, "{:,}"), text(gmacs, "{:.3g}"), text(row.epochs))
         seconds = row.seconds
         a_step, an_epoch = (None if seconds is None or not n else seconds / n for n in (row.steps, row.epochs))
         times = (a_step and 1000 * a_step, an_epoch, seconds)
@@ -259,7 +256,7 @@ def csv_files(compared: Compared) -> dict[str, str]:
         for row in record.get("history") or ()
     ]
     tables = {"summary": summary(compared), "details": details(compared), "runs": runs, "epochs": epochs}
-    return {f"{name}.csv": csv_text(rows) for name, rows in tables.items()}
+    return {f"{name}.csv": files.csv_text(rows) for name, rows in tables.items()}
 
 
 def summary(compared: Compared) -> list[dict[str, Any]]:
@@ -303,12 +300,3 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{field.name}"
         found |= flat(one, f"{name}_") if dataclasses.is_dataclass(one) else {} if one is None else {name: one}
     return found
-
-
-def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table with a header; a value that is None or missing is an empty cell."""
-    file, rows = io.StringIO(), list(rows)
-    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()

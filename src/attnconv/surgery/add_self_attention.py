@@ -1,19 +1,18 @@
 """Attention after any module of a network."""
 
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnconv import checks
 from attnconv.layers.attention import Attention
 from attnconv.layers.augmented_conv import Size
 from attnconv.layers.registry import Kind, find_attention
 from attnconv.surgery import network
-from attnconv.surgery.network import Attended, Change, Changes, Example, Output, Place
+from attnconv.surgery.network import Attended, Change, Changes, Example, Model, Output, Place
 
-Model = TypeVar("Model", bound=nn.Module)
 TRIED, TRIED_SIDE = 4096, 16  # largest map on which a new layer is tried, in positions; else the side of a part
 
 

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,9 +14,8 @@ from attnconv.layers.attention import Attention, has_own_hooks
 from attnconv.layers.augmented_conv import Conv, Size
 from attnconv.layers.registry import Kind, find_attention, replaces_conv
 from attnconv.surgery import network
-from attnconv.surgery.network import CONVS, Change, Changes, Example, Place, params, size_text
+from attnconv.surgery.network import CONVS, Change, Changes, Example, Model, Place, params, size_text
 
-Model = TypeVar("Model", bound=nn.Module)
 Where = str | re.Pattern[str] | Callable[[str, nn.Module], bool]
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -105,13 +104,10 @@ def _by_function(convs: list[Place], where: Callable[[str, nn.Module], bool]) ->
 
 
 def _by_pattern(below: list[Place], convs: list[Place], where: str | re.Pattern[str]) -> list[Place]:
-    try:
+    rule = f"where must be a regular expression or a function of (name, conv), got {where!r}"
+    with checks.explained(rule, re.error, TypeError):
         pattern = re.compile(where)
         pattern.search("")  # raises for a pattern of bytes
-    except (re.error, TypeError) as error:
-        raise checks.InputError(
-            f"where must be a regular expression or a function of (name, conv), got {where!r}: {error}"
-        ) from None
     matched = [place for place in below if pattern.search(place.name)]
     choice = [place for place in matched if place in convs or isinstance(place.module, TRANSPOSED)]
     if choice:

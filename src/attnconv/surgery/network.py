@@ -208,11 +208,8 @@ def working_copy(model: Model, *, inplace: bool) -> Model:
         raise checks.InputTypeError(f"model must be an nn.Module, got {type(model).__name__}")
     if inplace:
         return model
-    try:
+    with checks.explained("the model cannot be copied, pass inplace=True", RuntimeError, TypeError):
         return copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
-        reason = checks.first_line(error)
-        raise checks.InputError(f"the model cannot be copied, pass inplace=True: {reason}") from error
 
 
 @dataclass(frozen=True)

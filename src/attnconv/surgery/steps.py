@@ -6,18 +6,15 @@ arguments of the function. Names refer to the modules of the original network, w
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
-
-from torch import nn
+from typing import Any
 
 from attnconv import checks
 from attnconv.layers.augmented_conv import Size
 from attnconv.layers.registry import find_attention, is_known
 from attnconv.surgery.add_self_attention import add_self_attention
 from attnconv.surgery.augment import augment
-from attnconv.surgery.network import Changes
+from attnconv.surgery.network import Changes, Model
 
-Model = TypeVar("Model", bound=nn.Module)
 Step = dict[str, dict[str, Any]]
 
 STEPS: dict[str, tuple[Callable[..., tuple[Any, Changes]], str]] = {
@@ -79,9 +76,7 @@ def apply_steps(model: Model, steps: list[Step], *, image_size: Size, inplace: b
     changes = Changes()
     for number, step in enumerate(checked_steps(steps), 1):
         [(name, arguments)] = step.items()
-        try:
+        with checks.prefixed(f"attention, step {number} ({name})"):
             model, made = STEPS[name][0](model, image_size=image_size, inplace=inplace or bool(changes), **arguments)
-        except checks.InputError as error:
-            raise type(error)(f"attention, step {number} ({name}): {error}") from None
         changes += made
     return model, changes

@@ -35,10 +35,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], *, previous: Path | No
     state = {"format": FORMAT, **state}
     assert state.keys() == KEYS, state.keys() ^ KEYS
     with replacing(path, previous=previous) as file:
-        try:
+        with checks.explained(f"cannot write {path} (is the disk full?)", RuntimeError):  # torch's for an OSError
             torch.save(state, file)
-        except RuntimeError as error:  # torch's for an OSError, such as a full disk
-            raise checks.InputError(f"cannot write {path}, is the disk full? {checks.first_line(error)}") from error
         append_checksum(file)
 
 
@@ -49,17 +47,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         InputError: the file is missing, cut short, damaged, from another program or of another format, or holds
             anything but tensors and plain values; no code in it is run.
     """
-    try:
-        verify_checksum(path)
-        state = read_plain(path)
-    except NotPlainError as error:
-        raise checks.InputError(f"{error}; `attnconv import` reads checkpoints of other programs") from None
-    except checks.InputError:
-        raise
-    except FileNotFoundError:
-        raise checks.InputError(f"no checkpoint at {path}") from None
-    except OSError as error:
-        raise checks.InputError(f"{path} cannot be read: {checks.first_line(error)}") from error
+    with checks.explained(f"{path} cannot be read", OSError):
+        if not path.exists():
+            raise checks.InputError(f"no checkpoint at {path}")
+        try:
+            verify_checksum(path)
+            state = read_plain(path)
+        except NotPlainError as error:
+            raise checks.InputError(f"{error}; `attnconv import` reads checkpoints of other programs") from None
     if not isinstance(state, dict) or "format" not in state:
         raise checks.InputError(f"{path} is not a checkpoint of attnconv: it has no 'format'")
     if state["format"] != FORMAT:

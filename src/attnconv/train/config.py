@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from attnconv import checks, files
 
 
@@ -166,17 +168,12 @@ class RunConfig:
         values = {name: value for name, value in values.items() if name != "strategy"}
         for name in values:
             checks.one_of(f"option in {source}", name, (f.name for f in dataclasses.fields(cls)))
-        try:
+        with checks.prefixed(source):
             return cls(**values)
-        except checks.InputError as error:
-            raise type(error)(f"{source}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, in the order of the fields."""
-        found = dataclasses.asdict(self)
-        if isinstance(self.image_size, tuple):
-            found["image_size"] = list(self.image_size)
-        return found
+        return checks.plain("config", dataclasses.asdict(self))
 
 
 def image_size_of(value: Any) -> int | tuple[int, int] | None:
@@ -210,50 +207,43 @@ def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def read_yaml(path: Path, *, missing: str | None = None, problem: str | None = None) -> Any:
+def read_yaml(path: Path, *, missing: str | None = None) -> Any:
     """Return what a YAML file holds: plain values only, as `yaml_value` reads them.
 
     Args:
         path: the file.
         missing: the error if there is none.
-        problem: the error's first words if it cannot be read, or is no YAML.
     Raises:
         InputError: as above; it has tags that would make Python objects; it is no regular file, or too large.
     """
-    import yaml
-
-    try:
+    if not path.exists():
+        raise checks.InputError(missing or f"no file at {path}")
+    with checks.explained(f"cannot read {path}", OSError, ValueError, reason=str):
         return yaml_value(files.read_text(path))
-    except FileNotFoundError:
-        raise checks.InputError(missing or f"no file at {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise checks.InputError(f"{problem or f'cannot read {path}'}: {' '.join(str(error).split())}") from None
 
 
 def yaml_value(text: str) -> Any:
-    """Return the plain value that ``text`` describes; yaml.YAMLError if it is none, or has a name twice.
+    """Return the plain value that ``text`` describes; ValueError if it is none, or has a name twice.
 
     2e-1 is a number and 010 is ten, as in YAML 1.2; 1:30, dates, 0x1F and 1_000 are text.
     """
-    import yaml
-
     # libyaml does not read the escapes of what is not UTF-8 in a path.
     quick = re.search(r"\\u[dD][89a-fA-F]", text) is None
-    return yaml.load(text, _with_numbers(getattr(yaml, "CSafeLoader", yaml.SafeLoader) if quick else yaml.SafeLoader))
+    loader = _with_numbers(getattr(yaml, "CSafeLoader", yaml.SafeLoader) if quick else yaml.SafeLoader)
+    try:
+        return yaml.load(text, loader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def yaml_text(value: Any, **options: Any) -> str:
     """Return ``value`` as YAML that `yaml_value` reads; ``options`` are those of yaml.dump."""
-    import yaml
-
     return yaml.dump(value, Dumper=_with_numbers(yaml.SafeDumper), **options)
 
 
 @functools.cache
 def _with_numbers(base: Any) -> Any:
     """Return a subclass of a loader or dumper of PyYAML's that has the numbers of YAML 1.2, and no name twice."""
-    import yaml
-
     of_1_1 = integer, real, _ = [f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")]
 
     class WithNumbers(base):

@@ -42,13 +42,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name) if name == "cpu" else torch.device(name, 0)
 
 
-def make_fabric(
-    device: str,
-    precision: str = "fp32",
-    *,
-    devices: int | str | None = None,
-    nodes: int = 1,
-) -> "Fabric":
+def make_fabric(device: str, precision: str = "fp32", *, devices: int | str | None = None, nodes: int = 1) -> "Fabric":
     """Return a Fabric to launch, whose ``setup_module(model)`` gives a model that runs in this precision.
 
     Args:
@@ -113,12 +107,7 @@ def device_name(device: torch.device) -> str:
 
 def provenance(device: torch.device) -> dict[str, str | None]:
     """Return device name, versions of torch and attnconv, and the commit, None outside a checkout."""
-    return {
-        "device": device_name(device),
-        "torch": torch.__version__,
-        "attnconv": __version__,
-        "commit": commit(ROOT),
-    }
+    return {"device": device_name(device), "torch": torch.__version__, "attnconv": __version__, "commit": commit(ROOT)}
 
 
 def commit(root: Path) -> str | None:
@@ -128,16 +117,8 @@ def commit(root: Path) -> str | None:
     """
     if not (root / ".git").exists():
         return None
-    command = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]  # never by a tag
+    # Never by a tag.
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.rstrip("\n")
     except (OSError, subprocess.SubprocessError):
@@ -171,14 +152,11 @@ class Engine:
             InputError: the weights or the optimiser's state are another network's.
         """
         require_weights(self.bare, checkpoint, path)
-        try:
-            self.bare.load_state_dict(checkpoint["model"])
-            self.optimizer.optimizer.load_state_dict(checkpoint["optimizer"])
-            self.fabric.strategy.precision.load_state_dict(checkpoint["scaler"])
-            if self.average is not None:
-                self.average.load_state_dict(checkpoint["average"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise checks.InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+        self.bare.load_state_dict(checkpoint["model"])
+        self.optimizer.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(checkpoint["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])
 
 
 def make_engine(model: nn.Module, config: RunConfig, fabric: "Fabric") -> Engine:

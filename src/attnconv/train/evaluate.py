@@ -1,4 +1,4 @@
-"""Losses and scores of a loader's images: the loader protocol, sums in training, evaluation, checks for finite values.
+"""Losses and scores of a loader's images: the loader protocol, sums in training, evaluation, also without attention.
 
 Letters: B batch, K classes, H rows, W columns.
 """
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnconv import checks
+from attnconv.layers.activity import LogitChange, attention_off, evaluation_mode
 from attnconv.train.processes import Ranks
 from attnconv.train.progress import tracked
 
@@ -166,9 +167,7 @@ def evaluate(
     Raises:
         InputError: the loader brings no image.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluation_mode(model):
         sums, counts = [], []  # a batch's sums stay on the device: reading each of them would make it wait
         for images, labels in tracked(loader.epoch(0), total=len(loader), text="evaluating", shown=progress):
             if not len(labels):
@@ -190,9 +189,6 @@ def evaluate(
             if labels.ndim == 3:
                 counts.append(confusion(logits, labels))
             on_batch()
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     total = torch.stack(sums).cpu().double().sum(0) if sums else torch.zeros(4, dtype=torch.float64)
     loss, top1, top5, count = (total if ranks is None else ranks.sum(total)).tolist()
     if not count:
@@ -202,6 +198,37 @@ def evaluate(
         confused = torch.stack(counts).cpu().double().sum(0)
         miou = mean_iou(confused if ranks is None else ranks.sum(confused))
     return Scores(loss / count, 100 * top1 / count, 100 * top5 / count, int(count), miou)
+
+
+class OnAndOff(nn.Module):
+    """``model`` with its attention switched off; ``moved`` compares its answers with those of the whole network.
+
+    Shapes: (B, C, H, W) -> logits (B, K) or (B, K, H, W).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.moved = LogitChange()
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = self.model(x)
+        with attention_off(self.model):
+            off = self.model(x)
+        self.moved.add(whole, off)
+        return off
+
+
+def scores_without_attention(model: nn.Module, loader: Loader) -> dict[str, float]:
+    """Return the scores of ``model`` with attention switched off, and the change of its answers.
+
+    top1, top5 and miou (of pixels) are in percent; logits_moved is a share of the logits' norm; predictions_changed is
+    in percent of the images or pixels.
+    """
+    compared = OnAndOff(model)
+    scores = evaluate(compared, loader)
+    found = {name: getattr(scores, name) for name in ("top1", "top5", "miou") if getattr(scores, name) is not None}
+    return found | {name: getattr(compared.moved, name) for name in ("logits_moved", "predictions_changed")}
 
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,18 +13,20 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from attnconv import checks
-from attnconv.files import locked
+from attnconv.files import locked, make_folder
+from attnconv.layers.activity import attention_activity
+from attnconv.layers.attention import Attention
 from attnconv.signals import DeferredSignals, interrupts_held, termination_raised
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
 from attnconv.train.device import Engine, fabric_of, float32_products, make_engine
-from attnconv.train.evaluate import Diverged, Loader, evaluate
+from attnconv.train.evaluate import Diverged, Loader, evaluate, scores_without_attention
 from attnconv.train.processes import FAILED, Ranks
 from attnconv.train.progress import Display
 from attnconv.train.run_folder import RunFolder
@@ -40,22 +42,6 @@ MOST_RETURNS = 5  # to a checkpoint, with on_nan "rollback"
 STEPS_BETWEEN_LOOKS = 10  # at the losses, because each look waits for the device, and at signals to other processes
 
 
-class Observer(Protocol):
-    """Further measurements of a network, by code that knows its layers, as the trainer does not.
-
-    Both methods are called in evaluation mode, without gradients, under the run's precision; ``epoch`` in the first
-    process, ``end`` in runs of one process only.
-    """
-
-    def epoch(self, model: nn.Module, images: Tensor) -> dict[str, float]:
-        """Return more columns of an epoch's row of metrics.csv, from some validation images (B, C, H, W)."""
-        ...
-
-    def end(self, model: nn.Module, loader: Loader) -> dict[str, Any]:
-        """Return more values of result.json, from the network of best.pt and the validation images."""
-        ...
-
-
 def fit(
     model: nn.Module,
     train_loader: Loader,
@@ -65,7 +51,6 @@ def fit(
     out: Path,
     meta: dict[str, Any],
     taken_over: Collection[str] = (),
-    observer: Observer | None = None,
     fabric: "Fabric | None" = None,
     resume: bool = False,
     notes: Sequence[str] = (),
@@ -82,7 +67,6 @@ def fit(
     Args:
         taken_over: names of the weights that came with ``config.init_from``, for its freeze_epochs.
         meta: plain values for the checkpoints, from which the network can be rebuilt, such as class names.
-        observer: adds columns to metrics.csv and values to the result.
         fabric: of `fabric_of`, which is called if None. Each of several processes brings its part of every batch.
         resume: go on with the run in ``out``; a finished one is not trained again.
         notes: sentences to print before the first epoch.
@@ -115,7 +99,7 @@ def fit(
     with contextlib.ExitStack() as stack:
 
         def enter() -> None:
-            folder.make()
+            make_folder(folder.path)
             stack.enter_context(locked(folder.path))
 
         ranks.on_first(enter)
@@ -127,22 +111,19 @@ def fit(
             Display(shown, epochs=config.epochs, batches=len(train_loader), top5=len(meta.get("classes", ())) > 5)
         )
         display.header(state.facts(train_loader, val_loader))
-        for text in (*notes, note, *state.differences()):
-            if text:
-                display.note(text)
+        for text in filter(None, (*notes, note, *state.differences())):
+            display.note(text)
         tracker = Tracker(config, folder.path, fresh=not resume, say=display.note, active=ranks.first)
         stack.enter_context(tracker)
         profiled = stack.enter_context(StepProfile(fabric.device, folder.path, ranks)) if profile else None
-        training = Training(
-            engine, state, train_loader, val_loader, display, signals, tracker, profile=profiled, observer=observer
-        )
+        training = Training(engine, state, train_loader, val_loader, display, signals, tracker, profiled)
         try:
             training.run()
         except Diverged:
             if ranks.first:
                 raise
             raise SystemExit(FAILED) from None  # the first process reports it
-        result = state.summary() | training.observed_at_end()
+        result = state.summary() | training.without_attention()
         if profiled is not None:
             result["profile"] = profiled.summary()
         ranks.on_first(lambda: folder.finish(result))
@@ -161,7 +142,6 @@ class Training:
     signals: DeferredSignals
     tracker: Tracker
     profile: StepProfile | None
-    observer: Observer | None
 
     def run(self) -> None:
         """Train the epochs, each with its validation and its checkpoint."""
@@ -183,6 +163,7 @@ class Training:
                 self.count_skipped()
                 try:
                     state.save()
+                    self.display.note(f"saved after step {state.step:,}; --resume goes on from there")
                 except Diverged as error:
                     self.go_back(error)
             raise
@@ -251,9 +232,9 @@ class Training:
         observed: dict[str, float] = {}
 
         def observe(images: Tensor) -> None:
-            if self.observer is not None and engine.ranks.first:
+            if engine.ranks.first:
                 with engine.fabric.autocast():
-                    observed.update(self.observer.epoch(engine.bare, images))
+                    observed.update(attention_activity(engine.bare, images))
 
         with engine.average.in_place() if engine.average is not None else contextlib.nullcontext():
             scores = evaluate(
@@ -292,16 +273,19 @@ class Training:
         where = f"epoch {state.epoch + 1}, batch {state.step_in_epoch + 1}"
         return f"{error}; back to {where}, at {factor:g} times the learning rate{'; ' + note if note else ''}"
 
-    def observed_at_end(self) -> dict[str, Any]:
-        """Return the observer's values for the network of best.pt; the trained network stays as it is."""
+    def without_attention(self) -> dict[str, Any]:
+        """Return ``attention_off``, the scores of the network of best.pt without its attention, if it has any.
+
+        Runs of several processes do not measure it. The trained network stays as it is.
+        """
         engine, path = self.engine, self.state.folder.best
-        if self.observer is None or engine.ranks.world > 1:
+        if engine.ranks.world > 1 or not any(isinstance(module, Attention) for module in engine.bare.modules()):
             return {}
         best = copy.deepcopy(engine.bare)
         try:
             load_weights(best, load_checkpoint(path), path, averaged=True)
             with torch.no_grad(), engine.fabric.autocast():
-                return self.observer.end(best.eval(), self.val_loader)
+                return {"attention_off": scores_without_attention(best.eval(), self.val_loader)}
         except checks.InputError as error:  # best.pt is gone or damaged; the run is complete without it
             self.display.note(f"the best network is not looked at: {error}")
             return {}

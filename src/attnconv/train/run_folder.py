@@ -5,7 +5,6 @@ run replaces its files atomically, and a run that starts while the list tries it
 """
 
 import csv
-import io
 import json
 import os
 import re
@@ -13,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from attnconv import checks, files
 from attnconv.files import forget_halves, is_locked
@@ -91,7 +88,7 @@ class RunFolder:
         if not found and problem is not None:
             raise problem
         path = max(found, key=lambda path: (found[path]["epoch"], found[path]["step_in_epoch"]), default=None)
-        stored = found[path]["config"] if path else _read(self.config, yaml_value, yaml.YAMLError)
+        stored = found[path]["config"] if path else files.parsed(self.config, yaml_value)
         if differences := changes(RunConfig.from_dict(stored, source=str(path or self.config)), config):
             raise checks.InputError(f"{self.path} holds a run of another configuration: {'; '.join(differences)}")
         if path is None or path == self.last:
@@ -102,14 +99,7 @@ class RunFolder:
     def finished(self, config: RunConfig) -> dict[str, Any] | None:
         """Return the result of a finished run, None for an unfinished one; errors as `reopen`'s."""
         self.reopen(config)
-        return _read(self.result, checks.from_json, ValueError) if self.result.exists() else None
-
-    def make(self) -> None:
-        """Make the folder if it is not there; InputError if that fails."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise checks.InputError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
+        return files.parsed(self.result, checks.from_json) if self.result.exists() else None
 
     def begin(self, config: RunConfig, history: list[dict[str, Any]]) -> None:
         """Write config.yaml, and metrics.csv cut back to ``history``; remove temporary files of a killed process."""
@@ -118,7 +108,7 @@ class RunFolder:
         self.write_metrics(history)
 
     def forget_empty_run(self) -> None:
-        """Undo ``make`` and ``begin`` if no checkpoint has been saved."""
+        """Undo ``begin``, and remove the folder if it is empty, if no checkpoint has been saved."""
         if self.holds_checkpoint():
             return
         self.config.unlink(missing_ok=True)
@@ -128,28 +118,12 @@ class RunFolder:
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write all rows, so that the file never ends in half a row and is never ahead of last.pt."""
-        table = io.StringIO()
-        names = dict.fromkeys((*METRICS, *(name for row in history[:1] for name in row)))
-        writer = csv.DictWriter(table, list(names), lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(history)
-        files.write(self.metrics, table.getvalue())
+        files.write(self.metrics, files.csv_text(history, METRICS))
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, and remove the checkpoint before the last."""
         files.write(self.result, json.dumps(result, indent=2) + "\n")
         self.previous.unlink(missing_ok=True)
-
-
-def _read(path: Path, parse: Any, bad_syntax: type[Exception]) -> Any:
-    try:
-        return parse(files.read_text(path))
-    except checks.InputError:
-        raise
-    except OSError as error:
-        raise checks.InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (bad_syntax, UnicodeDecodeError) as error:
-        raise checks.InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
 
 
 OWN_FOLDERS = {"tensorboard", "wandb", "profile"}  # of a run; wandb's has files named config.yaml, too
@@ -244,7 +218,7 @@ def _entry(run: RunFolder, name: str) -> RunEntry | None:
             problem = f"{path.name} cannot be read: {error.strerror or error}"
         except checks.InputError as error:
             problem = str(error)
-        except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError, csv.Error, RecursionError):
+        except (ValueError, LookupError, TypeError, AttributeError, csv.Error, RecursionError):
             problem = f"{path.name} is damaged, or none of a run"
     if changed[run.result] is not None and problem is None:
         state = "finished"

@@ -151,12 +151,10 @@ class RunState:
                 f"{path} was saved in a run of {then} batches an epoch, and now there are {self.batches}: "
                 "the training images have changed"
             )
-        try:
+        with checks.explained(f"{path} is damaged", AttributeError, KeyError, TypeError, ValueError, reason=repr):
             self.engine.load_state_dict(checkpoint, path)
             self.sums = TrainSums(**checkpoint["sums"])
             self.skipped, self.taken_over = set(checkpoint["skipped"]), set(checkpoint["taken_over"])
-        except (AttributeError, KeyError, TypeError) as error:
-            raise checks.InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
         for name in SAVED:
             setattr(self, name, checkpoint[name])
         self._began = time.perf_counter() - checkpoint["seconds"]
