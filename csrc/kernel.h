@@ -101,19 +101,19 @@ INLINE void position_line(const Plan<float>& plan, int axis, const float* q, con
       position_vectors<1>(window, step, D, places.axis[axis], same, q, line + j, padded), j += WIDTH;
   }
 }
-template <int N> INLINE void position_block(const Vec* q, const float* table, int64_t D, Vec* line) {
+template <int N> INLINE void position_block(const Vec* q, const float* table, int64_t step, int64_t D, Vec* line) {
   Vec sum[N] = {};
   for (int64_t d = 0; d < D; d++)
-    UNROLL for (int j = 0; j < N; j++) sum[j] += q[d] * table[j * D + d];
+    UNROLL for (int j = 0; j < N; j++) sum[j] += q[d] * table[j * step + d];
   UNROLL for (int j = 0; j < N; j++) line[j] = sum[j];
 }
 INLINE void position_line(const Plan<Vec>& plan, int axis, const Vec* q, const Places& places, Vec* line) {
-  const int64_t n = plan.map.size[axis], D = plan.p.key_dim;
+  const int64_t n = plan.map.size[axis], D = plan.p.key_dim, step = plan.table_step[axis];
   for (int i = 0; i < QUERIES; i++) {
-    const float* window = plan.table[axis] + (n - 1 - places.axis[axis][i]) * D;
+    const float* window = plan.table[axis] + (n - 1 - places.axis[axis][i]) * step;
     int64_t j = 0;
-    for (; j + 7 <= n; j += 7) position_block<7>(q + i * D, window + j * D, D, line + i * n + j);
-    for (; j < n; j++) position_block<1>(q + i * D, window + j * D, D, line + i * n + j);
+    for (; j + 7 <= n; j += 7) position_block<7>(q + i * D, window + j * step, step, D, line + i * n + j);
+    for (; j < n; j++) position_block<1>(q + i * D, window + j * step, step, D, line + i * n + j);
   }
 }
 
@@ -181,11 +181,10 @@ INLINE void query_norms(const float* q, int64_t D, float* norm) {
   for (int i = 0; i < QUERIES; i++) norm[i] = root(norm[i]);
 }
 INLINE void query_norms(const Vec* q, int64_t D, Vec* norm) {
-  for (int i = 0; i < QUERIES; i++) {
-    Vec sum{};
-    for (int64_t d = 0; d < D; d++) sum += q[i * D + d] * q[i * D + d];
-    norm[i] = root(sum);
-  }
+  Vec sum[QUERIES] = {};
+  for (int64_t d = 0; d < D; d++)
+    UNROLL for (int i = 0; i < QUERIES; i++) sum[i] += q[i * D + d] * q[i * D + d];
+  for (int i = 0; i < QUERIES; i++) norm[i] = root(sum[i]);
 }
 
 // Return the largest logits of a tile's queries or good bounds, and set ``tile.cut`` if any logit may lie too far below to
@@ -389,33 +388,35 @@ INLINE void spread(const Plan<float>& plan, int axis, const float* along, const 
   for (int i = 0; i < places.count; i++) spread_together<1>(plan, axis, along, i, tile, places, shifted, table_sums);
 }
 template <int N>
-INLINE void spread_block(const Vec* along, int64_t n, const float* window, int64_t D, const Vec* q, Vec* grad_q, Vec* sums) {
+INLINE void spread_block(const Vec* along, int64_t n, const float* window, int64_t step, const Vec* q, Vec* grad_q, Vec* sums) {
   Vec sum[N], own[N];
   UNROLL for (int d = 0; d < N; d++) sum[d] = grad_q[d * QUERIES], own[d] = q[d];
-  for (int64_t j = 0; j < n; j++)
-    UNROLL for (int d = 0; d < N; d++) {
-      sum[d] += along[j] * window[j * D + d];
-      sums[j * D + d] += along[j] * own[d];
-    }
+  for (int64_t j = 0; j < n; j++) {
+    const Vec slope = along[j];
+    UNROLL for (int d = 0; d < N; d++) sum[d] += slope * window[j * step + d];
+    UNROLL for (int d = 0; d < N; d++) sums[j * step + d] += slope * own[d];
+  }
   UNROLL for (int d = 0; d < N; d++) grad_q[d * QUERIES] = sum[d];
 }
 INLINE void spread(const Plan<Vec>& plan, int axis, const Vec* along, const Tile<Vec>& tile, const Places& places, Vec*,
-                   float* table_sums) {
-  const int64_t n = plan.map.size[axis], D = plan.p.key_dim;
-  for (int i = 0; i < places.count; i++) {
-    const int64_t window = (n - 1 - places.axis[axis][i]) * D;
-    Vec* const sums = (Vec*)table_sums + window;
-    const float* const table = plan.table[axis] + window;
-    int64_t d = 0;
-    for (; d + 5 <= D; d += 5)
-      spread_block<5>(along + i * n, n, table + d, D, tile.q + i * D + d, tile.grad_q + d * QUERIES + i, sums + d);
-    for (; d < D; d++)
-      spread_block<1>(along + i * n, n, table + d, D, tile.q + i * D + d, tile.grad_q + d * QUERIES + i, sums + d);
-  }
+                   Vec* table_sums) {
+  const int64_t n = plan.map.size[axis], D = plan.p.key_dim, step = plan.table_step[axis];
+  int64_t d = 0;
+  auto block = [&](auto channels) INLINE_LAMBDA {  // of all queries in turn: their windows overlap
+    for (int i = 0; i < places.count; i++) {
+      const int64_t window = (n - 1 - places.axis[axis][i]) * step + d;
+      spread_block<decltype(channels)::value>(along + i * n, n, plan.table[axis] + window, step, tile.q + i * D + d,
+                                              tile.grad_q + d * QUERIES + i, table_sums + window);
+    }
+    d += decltype(channels)::value;
+  };
+  while (d + 2 * TILE_VECTORS <= D) block(Count<2 * TILE_VECTORS>{});
+  while (d + 4 <= D) block(Count<4>{});
+  while (d < D) block(Count<1>{});
 }
 
 template <class S>
-NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& places, const Work<S>& work, float* table_sums) {
+NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& places, const Work<S>& work, S* table_sums) {
   const Map& map = plan.key_map;
   auto spread_along = [&](int axis, const S* along) {
     spread(plan, axis, along, tile, places, work.shifted, table_sums + plan.table_at[axis]);
@@ -446,7 +447,7 @@ NOINLINE void spread_slopes(const Plan<S>& plan, Tile<S>& tile, const Places& pl
 }
 
 template <class S>
-void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int64_t part, float* table_sums) {
+void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int64_t part, S* table_sums) {
   const Problem& p = plan.p;
   const Map &map = plan.map, &key_map = plan.key_map;
   const int64_t D = p.key_dim, E = p.value_dim, size = key_map.vectors * (D + E);
@@ -499,18 +500,18 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
       position_terms(plan, t, places, work.line);
       t.subtract = false, t.cut = true, t.finite = plan.table_norm * 0.f == 0.f;
       for (int i = 0; i < QUERIES; i++) {
-        t.delta[i] = S{};
-        S poison;
+        S poison, delta{};
         const S top = i < places.count ? lse[i] : S{}, base = set_shift(t, i, top, SMALLEST_BACKWARD, &poison);
+        t.delta[i] = delta;
         if (i >= places.count) continue;
         t.finite &= !any(!(poison == 0.f));
         // The weights come out 2**(lse - base) too large: the gradient of the output makes up for it.
         const S share = exp2_unit(poison == 0.f ? base - top : S{}) + poison;
         for (int64_t e = 0; e < E; e++) {
-          S& g = grad[at<S>(E, i, e)];
-          g *= share;
-          t.delta[i] += g * out[at<S>(E, i, e)];
+          const S g = grad[at<S>(E, i, e)] * share;
+          grad[at<S>(E, i, e)] = g, delta += g * out[at<S>(E, i, e)];
         }
+        t.delta[i] = delta;
       }
     }
     for (int64_t g = 0; g < key_map.vectors; g += VECTORS_IN_TURN) {
@@ -534,7 +535,7 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
       const Places places(map, begin + u * QUERIES, end);
       Tile<S>& t = tile[u];
       if (plan.tables) spread_slopes(plan, t, places, work, table_sums);
-      S* const to = ACROSS_HEADS<S> ? (S*)work.grad_q + places.first * D : (S*)work.q + u * QUERIES * D;
+      S* const to = work.q + (ACROSS_HEADS<S> ? places.first : u * QUERIES) * D;  // q is no longer needed
       for (int64_t d = 0; d < D; d++) {
         S sum[QUERIES];
         collect(t.grad_q + d * QUERIES, sum);
@@ -544,7 +545,7 @@ void backward_part(const Plan<S>& plan, Work<S>& work, int64_t group_index, int6
     }
   }
   if constexpr (ACROSS_HEADS<S>)
-    unpack<S>(p, map, group, work.grad_q, float(p.scale), p.grad_q, p.dtype, D, first_row, last_row);
+    unpack<S>(p, map, group, work.q, float(p.scale), p.grad_q, p.dtype, D, first_row, last_row);
   if (plan.parts > 1) {  // the last part to finish adds all parts, always in the same order
     if (__atomic_add_fetch(plan.done + group_index, 1, __ATOMIC_ACQ_REL) < plan.parts) return;
     grad_k = plan.partial + group_index * plan.parts * size, grad_v = grad_k + key_map.vectors * D;
@@ -570,34 +571,32 @@ template <class S> void work_off(int64_t begin, int64_t end, void* context) {
     while ((task = __atomic_fetch_add(&run.next, 1, __ATOMIC_RELAXED)) < plan.tasks) {
       const int64_t first = plan.parts > 1 ? task / plan.parts : plan.groups * task / plan.tasks;
       const int64_t last = plan.parts > 1 ? first + 1 : plan.groups * (task + 1) / plan.tasks;
-      float* const table_sums = plan.table_sums + task * plan.sums_per_task;
-      if (plan.backward) memset(table_sums, 0, plan.sums_per_task * sizeof(float));
+      float* const task_sums = plan.table_sums + task * plan.sums_per_task;
+      S* const table_sums = ACROSS_HEADS<S> ? work.table_sums : (S*)task_sums;
+      if (plan.backward) memset((void*)table_sums, 0, plan.sums_per_task * sizeof(S));
       for (int64_t group = first; group < last; group++)
         if (plan.backward)
           backward_part(plan, work, group, task % plan.parts, table_sums);
         else
           forward_part(plan, work, group, task % plan.parts);
+      if constexpr (ACROSS_HEADS<S>)
+        for (int64_t i = 0; i < plan.sums_per_task && plan.backward; i += 4) lane_sums(table_sums + i, task_sums + i);
     }
   }
 }
 
 // Sum the tasks' gradients of the tables.
 template <class S> void finish_tables(const Plan<S>& plan) {
+  const int64_t D = plan.p.key_dim, count = plan.sums_per_task;
+  float* const total = plan.table_sums;
   for (int64_t task = 1; task < plan.tasks; task++)
-    for (int64_t i = 0; i < plan.sums_per_task; i++) plan.table_sums[i] += plan.table_sums[task * plan.sums_per_task + i];
-  const int64_t D = plan.p.key_dim;
+    for (int64_t i = 0; i < count; i++) total[i] += total[task * count + i];
   for (int a = 0; a < 3; a++) {
     if (!plan.p.table[a].data) continue;
-    const float* const sums = plan.table_sums + plan.table_at[a];
+    const float* const sums = total + plan.table_at[a];
+    const int64_t of_row = ACROSS_HEADS<S> ? plan.table_step[a] : 1, of_channel = ACROSS_HEADS<S> ? 1 : plan.table_step[a];
     for (int64_t r = 0; r < 2 * plan.map.size[a] - 1; r++)
-      for (int64_t d = 0; d < D; d++) {
-        float sum = 0;
-        if constexpr (ACROSS_HEADS<S>)
-          for (int l = 0; l < WIDTH; l++) sum += sums[(r * D + d) * WIDTH + l];
-        else
-          sum = sums[d * plan.table_step[a] + r];
-        plan.p.table[a].grad[r * D + d] = sum * LN_2;
-      }
+      for (int64_t d = 0; d < D; d++) plan.p.table[a].grad[r * D + d] = sums[r * of_row + d * of_channel] * LN_2;
   }
 }
 

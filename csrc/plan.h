@@ -66,7 +66,7 @@ template <class S> struct Plan {
   float* table[3];       // of one head: [d][distance], else [distance][d]
   int64_t table_step[3];  // from d to d + 1, or from a distance to the next
   float table_norm;      // sum over the axes of the largest norm of a row; NaN or inf if it is not finite
-  float* table_sums;     // [task]: gradients of the tables, laid out as they are, of one head or of many
+  float* table_sums;     // [task]: gradients of the tables, laid out as they are
   int64_t table_at[3], sums_per_task;
   Vec* partial;  // [group][part]: gradients of k and v where a group has several parts
   int64_t* done;  // [group]: parts that have ended
@@ -90,7 +90,7 @@ template <class S> struct Work {
   Vec *k = nullptr, *v = nullptr, *mask = nullptr, *grad_k = nullptr, *grad_v = nullptr;
   // Of one head: of the tiles at hand. Of many: of all positions, and a few more that tiles at the end write.
   S *q = nullptr, *grad = nullptr, *out = nullptr, *lse = nullptr;
-  Vec* grad_q = nullptr;  // of many heads: of all positions
+  S* table_sums = nullptr;  // of the heads of each lane
   S *row = nullptr, *line = nullptr, *shifted = nullptr, *spare = nullptr;
   Vec *weights = nullptr, *slopes = nullptr;  // [tile][vector in turn][query], of wide values
   Vec *column = nullptr, *sums = nullptr, *by_row = nullptr, *by_column = nullptr, *grad_q_sums = nullptr;
@@ -115,7 +115,7 @@ template <class S> struct Work {
     }
     const int64_t own = plan.parts == 1;
     grad_k = arena.take<Vec>(own * V * D), grad_v = arena.take<Vec>(own * V * E);
-    grad = arena.take<S>(queries * E), grad_q = arena.take<Vec>(ACROSS_HEADS<S> ? queries * D : 0);
+    grad = arena.take<S>(queries * E), table_sums = arena.take<S>(ACROSS_HEADS<S> ? plan.sums_per_task : 0);
     by_row = arena.take<Vec>(tiles * QUERIES * plan.row_step);
     by_column = arena.take<Vec>(tiles * QUERIES * plan.key_map.per_row);
     grad_q_sums = arena.take<Vec>(tiles * QUERIES * D);
@@ -148,11 +148,12 @@ Plan<S>::Plan(const Problem& problem, bool is_backward)
   sums_per_task = 0;
   for (int a = 0; a < 3; a++) {
     const int64_t distances = 2 * map.size[a] - 1, used = p.table[a].data != nullptr;
-    table_step[a] = ACROSS_HEADS<S> ? p.key_dim : distances + 2 * WIDTH;  // a window's last vector may reach further
+    // Odd, since processors are slow at alternate loads and stores 4096 bytes apart; or as far as a window's last vector.
+    table_step[a] = ACROSS_HEADS<S> ? p.key_dim | 1 : distances + 2 * WIDTH;
     const int64_t floats = used * (ACROSS_HEADS<S> ? distances : p.key_dim) * table_step[a];
     table[a] = arena.take<float>(floats);
     table_at[a] = sums_per_task;
-    sums_per_task += ceil_div(floats * (ACROSS_HEADS<S> ? WIDTH : 1), WIDTH) * WIDTH;
+    sums_per_task += ceil_div(floats, 4) * 4;
   }
   table_sums = arena.take<float>(backward ? tasks * sums_per_task : 0);
   const bool cut = backward && parts > 1;

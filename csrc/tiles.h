@@ -244,19 +244,20 @@ template <class S, int N> NOINLINE void backward_tile(const Keys& keys, int64_t 
   }
   UNROLL for (int i = 0; i < QUERIES; i++) UNROLL for (int t = 0; t < N; t++) slope[i][t] *= p[i][t];
   if (tables) {
-    Cell cell(g, keys.per_row);
-    Vec of_row[QUERIES] = {};
+    const int64_t per_row = keys.per_row, row_step = tile.row_step;
+    Cell cell(g, per_row);
+    Vec of_row[QUERIES] = {}, *const by_row = tile.by_row, *const by_column = tile.by_column;
     UNROLL for (int t = 0; t < N; t++) {
       UNROLL for (int i = 0; i < QUERIES; i++) {
-        tile.by_column[i * keys.per_row + cell.column] += slope[i][t];
+        by_column[i * per_row + cell.column] += slope[i][t];
         of_row[i] += slope[i][t];
       }
-      if (t == N - 1 || cell.column + 1 == keys.per_row)
+      if (t == N - 1 || cell.column + 1 == per_row)
         UNROLL for (int i = 0; i < QUERIES; i++) {
-          tile.by_row[i * tile.row_step + cell.row] += of_row[i];
+          by_row[i * row_step + cell.row] += of_row[i];
           of_row[i] = Vec{};
         }
-      cell.next(keys.per_row);
+      cell.next(per_row);
     }
   }
   const Vec* k = keys.k + g * dim;

@@ -6,6 +6,8 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import oracles
 import pytest
@@ -189,6 +191,28 @@ def test_bitwise_equal_for_any_number_of_threads(map_size, heads):
         torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def test_calls_at_the_same_time_have_workspaces_of_their_own():
+    given = [inputs(map_size, heads=heads) for map_size, heads in (((9, 11), MANY), ((5,), FEW), ((40, 33), (1, 1)))]
+    alone = [results("native", *one) for one in given]
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(lambda one: results("native", *one), given * 20))
+    for expected, found in zip(alone * 20, together, strict=True):
+        assert all(torch.equal(one, two) for one, two in zip(expected, found, strict=True))
+
+
+def test_a_workspace_is_kept_unless_it_is_large(monkeypatch):
+    monkeypatch.setattr(native, "_SPARE", [])
+    run = partial(ops.relative_attention, scale=0.4, impl="native")
+    run(*inputs((5, 7)))
+    (kept,) = native._SPARE
+    run(*inputs((3, 5)))
+    assert native._SPARE[0] is kept
+    assert kept.numel() <= native.LARGEST_SPARE
+    monkeypatch.setattr(native, "LARGEST_SPARE", kept.numel())
+    run(*inputs((40, 33)))
+    assert native._SPARE == []
 
 
 def test_the_output_merges_into_channels_last_without_a_copy():

@@ -169,10 +169,9 @@ def choose_maps(
         if head not in found.heads:
             there = "it has one, number 1" if len(found.heads) == 1 else f"its heads are 1 to {found.heads[-1]}"
             raise checks.InputError(f"attention layer {found.layer!r} has no head {head}: {there}")
-    at = [found.heads.index(head) for found in maps]
     return [
-        replace(found, weights=found.weights[i, None], heads=(head,), chosen=True)
-        for found, i in zip(maps, at, strict=True)
+        replace(found, weights=found.weights[found.heads.index(head), None], heads=(head,), chosen=True)
+        for found in maps
     ]
 
 
