@@ -1,9 +1,9 @@
 """Relative attention on a CPU in C++, from csrc/: exact, memory linear in the number of positions.
 
 Installing attnconv builds the library if there is a compiler; otherwise `why_not` reports it. ctypes calls the library,
-which uses torch only through a pointer to its parallel loop and works in memory that it is given; up to 4 MB of it are
-kept for the next call. It computes in float32. The environment variable ``ATTNCONV_ISA`` selects a narrower instruction
-set than the widest.
+which uses torch only through a pointer to its parallel loop and works in memory that it is given; up to 8 MB of it are
+kept for the next calls. It computes in float32. The environment variable ``ATTNCONV_ISA`` selects a narrower
+instruction set than the widest.
 Letters: B batch, N heads, D key / E value channels a head, n length of one axis.
 """
 
@@ -11,7 +11,6 @@ import ctypes
 import os
 import struct
 from collections.abc import Sequence
-from contextlib import suppress
 from ctypes import c_char_p, c_double, c_int32, c_int64, c_void_p
 from itertools import chain
 from pathlib import Path
@@ -33,8 +32,9 @@ INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 _PROBLEM = struct.Struct("@11q d 70q 12q 2q")
 _NO_VIEW = (0,) * 7
 
-# A workspace between calls: with fresh memory page faults take 3 to 9 % of the time of a 7 x 7 map.
-_SPARE: list[Tensor] = []
+# The last workspaces of the forward and of the backward that no call is using: page faults of fresh memory take 3 to
+# 9 % of the time of a 7 x 7 map. They serve calls that need exactly their size, so that sanitizers still see its end.
+_SPARE: dict[bool, Tensor] = {}
 LARGEST_SPARE = 2**22  # bytes
 
 
@@ -174,13 +174,11 @@ def _view(x: Tensor, *channel: int) -> tuple[int, ...]:
 
 def _run(problem: bytes, like: Tensor, *, backward: bool) -> None:
     needed = _LIBRARY.attnconv_workspace_bytes(problem, backward)
-    workspace = None
-    with suppress(IndexError):  # no length is tested first, since other threads take and leave workspaces too
-        workspace = _SPARE.pop()
-    if workspace is None or workspace.numel() < needed:
+    workspace = _SPARE.pop(backward, None)  # taken out: other threads may call, too
+    if workspace is None or workspace.numel() != needed:
         workspace = like.new_empty(needed, dtype=torch.uint8)
     call = _LIBRARY.attnconv_backward if backward else _LIBRARY.attnconv_forward
     if call(problem, workspace.data_ptr(), _PARALLEL_FOR) != 0:
         raise RuntimeError("torch could not run the parallel loop of impl='native'")
-    if not _SPARE and workspace.numel() <= LARGEST_SPARE:
-        _SPARE.append(workspace)
+    if needed <= LARGEST_SPARE:
+        _SPARE[backward] = workspace
