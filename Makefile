@@ -8,17 +8,14 @@ TRAINING := .venv/.training
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
+# The demo needs only the second, which takes half of the time.
+$(INSTALLED): EXTRAS := all,docs,dev
+$(TRAINING): EXTRAS := train
+$(INSTALLED) $(TRAINING): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "attnconv needs Python 3.11 or newer")'
+	@echo 'installing into .venv: some minutes, 6 to 7 GB with CUDA, most of it PyTorch'
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[all,docs,dev]'
-	touch $@
-
-# What the demo needs, in half of the time.
-$(TRAINING): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "attnconv needs Python 3.11 or newer")'
-	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 # The libraries of docs/integrations.md, for the tests in tests/clients, which skip without them.
@@ -56,4 +53,4 @@ docs: install
 gpu:
 	@$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "no CUDA device: nothing to do")'
 	PYTHONPATH=src $(PYTHON) -m pytest -c /dev/null --rootdir=. -p no:cacheprovider -q -m gpu tests/test_gpu.py
-	PYTHONPATH=src $(PYTHON) -m attnconv.cli.bench_gpu
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py

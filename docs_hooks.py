@@ -3,6 +3,7 @@
 This file is not part of the package. mkdocs.yml names it twice: as a hook, and as an extension of mkdocstrings.
 """
 
+import ast
 import html
 import json
 import re
@@ -85,10 +86,24 @@ class Docstrings(griffe.Extension):
             raise PluginError(f"no docstring: {', '.join(missing)}")
 
     def on_object(self, *, obj, **_):
+        if obj.is_class and (texts := option_texts(obj)):
+            lines = "\n".join(f"    {name}: {text}" for name, text in texts.items())
+            obj.docstring.value += f"\nAttributes:\n{lines}"
         if obj.docstring is not None:
             text = re.sub(r"(?<![*`\w])\*(?=map\b)", r"\*", obj.docstring.value)
             text = re.sub(r"(?:^|\n)(Shapes|Memory): ", r"\n\n**\1:** ", text)
             obj.docstring.value = re.sub(r"\n(?=(?:Args|Attributes|Returns|Raises):\n)", "\n\n", text).lstrip("\n")
+
+
+def option_texts(thing):
+    """Return the help texts of a dataclass's fields ``_option(default, text)``, and leave the defaults alone there."""
+    texts = {}
+    for name, field in thing.attributes.items():
+        if isinstance(field.value, griffe.ExprCall) and str(field.value.function) == "_option":
+            field.value, text = field.value.arguments
+            thing.parameters[name].default = field.value
+            texts[name] = ast.literal_eval(str(text))
+    return texts
 
 
 # nn.Module documents when these are called, the class documents their computation.

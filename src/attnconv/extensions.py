@@ -149,11 +149,7 @@ def load_offered(group: str, name: str) -> Any:
 
 def user_code(what: str) -> AbstractContextManager[None]:
     """Turn an error of somebody's code inside the block into an InputError: "`what`: its class: the reason"."""
-
-    def reason(error: BaseException) -> str:
-        return f"{type(error).__name__}: {checks.first_line(error)}"
-
-    return checks.explained(what, Exception, SystemExit, reason=reason)
+    return checks.explained(what, Exception, SystemExit, reason=lambda e: f"{type(e).__name__}: {checks.first_line(e)}")
 
 
 def _module(name: str, what: str) -> Any:

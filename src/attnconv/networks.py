@@ -149,10 +149,8 @@ REGISTERED: dict[str, Any] = {}  # the NetworkSource of each name that a user ha
 
 def own(name: str) -> tuple[Family, dict[str, int]] | None:
     """Return the family of ``name`` and the integers in it; None if it is none of this library's."""
-    for family in FAMILIES:
-        if (numbers := family.numbers(name)) is not None:
-            return family, numbers
-    return None
+    found = ((family, family.numbers(name)) for family in FAMILIES)
+    return next(((family, numbers) for family, numbers in found if numbers is not None), None)
 
 
 def find(name: str) -> tuple[Family, dict[str, int]] | None:

@@ -1,9 +1,8 @@
 """Weights by name: comparison of shapes, and safetensors files, which contain no code."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,22 +50,11 @@ def unfit(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     return ""
 
 
-class SafetensorsFile:
-    """An open safetensors file of `open_safetensors`."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.shapes: Shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors, on the CPU."""
-        # Copies, since mapped tensors have unaligned addresses, where sums may round differently.
-        return {name: self._file.get_tensor(name).clone() for name in self.shapes}
-
-
 @contextlib.contextmanager
-def open_safetensors(path: Path, *, extra: str) -> Iterator[SafetensorsFile]:
-    """Open ``path``; errors inside the ``with`` block become InputError.
+def open_safetensors(path: Path, *, extra: str) -> Iterator[tuple[Shapes, Callable[[], dict[str, Tensor]]]]:
+    """Open ``path``; yield its shapes and a function that reads its tensors on the CPU.
+
+    Errors inside the ``with`` block become InputError.
 
     safetensors opens the file by name, so replacement after the checks or truncation during reading goes unnoticed.
 
@@ -80,4 +68,6 @@ def open_safetensors(path: Path, *, extra: str) -> Iterator[SafetensorsFile]:
         files.require(path, at_most=files.WEIGHTS)
         files.require_memory(str(path), path.stat().st_size)
         with safetensors.safe_open(path, framework="pt") as file:
-            yield SafetensorsFile(file)
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            # Copies, since mapped tensors have unaligned addresses, where sums may round differently.
+            yield shapes, lambda: {name: file.get_tensor(name).clone() for name in shapes}

@@ -2,7 +2,8 @@
 
 import torch
 
-from attnconv.bench.benchmark import FORWARD, Benchmark, CannotRunError, Settings
+from attnconv.bench.benchmark import Benchmark, CannotRunError, Settings
+from attnconv.bench.cases import FORWARD
 
 CPU = torch.device("cpu")
 

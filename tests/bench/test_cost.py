@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from attnconv import AugmentedConv2d, SelfAttention
-from attnconv.bench.cost import HEADER, PUBLISHED, UNVERIFIED, Compared, Published, compare, cost
+from attnconv.bench.cost import HEADER, UNVERIFIED, Compared, compare, cost
+from attnconv.bench.published import PUBLISHED, Published
 from attnconv.models import create_model
 
 

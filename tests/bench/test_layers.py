@@ -8,16 +8,17 @@ from bench.candidates import settings
 
 from attnconv import ops
 from attnconv.bench import layers
-from attnconv.bench.benchmark import BOTH, FORWARD, measure
+from attnconv.bench.benchmark import measure
+from attnconv.bench.cases import BOTH, FORWARD, LAYER_NAMES, LayerCase, layer_sweep
 
-SMALL = layers.Case("T1", 2, 16, (4, 6))
+SMALL = LayerCase("T1", 2, 16, (4, 6))
 
 
 @pytest.mark.parametrize("name", [name for name in layers.builders() if not name.endswith("-triton")])
 def test_every_layer_gives_an_output_of_the_convolution_s_size(name):
     if name == "timm-bottleneck":
         pytest.importorskip("timm")
-    x = SMALL.images(settings())
+    x = layers.images_of(SMALL, settings())
     y = layers.layer_call(layers.builders()[name](SMALL), x, False)()
     assert y.shape == x.shape
     assert not y.requires_grad
@@ -27,6 +28,7 @@ def test_every_layer_gives_an_output_of_the_convolution_s_size(name):
 
 
 def test_candidates():
+    assert tuple(layers.BUILDERS) == LAYER_NAMES
     found = layers.layer_benchmark(SMALL, FORWARD, settings())
     assert found.names[0] == found.baseline == "conv2d"
     assert {f"augmented-{impl}" for impl in ops.IMPLS} <= set(found.names)
@@ -66,16 +68,16 @@ def test_all_candidates_run_but_triton(what):
 
 
 def test_a_sweep():
-    cases = layers.sweep((8, 128))
+    cases = layer_sweep((8, 128))
     assert [(c.batch, c.map_size) for c in cases] == [(64, (8, 8)), (1, (128, 128))]
     found = layers.layer_benchmark(cases[1], FORWARD, settings())
     assert found.size == 128
     assert found.held("augmented-eager") == 20 * 8 * 128**4
     assert found.held("augmented-auto") == found.held("conv2d") == 0
     with pytest.raises(ValueError, match="a size of the sweep must be at least 1, got 0"):
-        layers.sweep([0])
+        layer_sweep([0])
 
 
 def test_half_precision_layers():
-    x = SMALL.images(settings(dtype=torch.bfloat16))
+    x = layers.images_of(SMALL, settings(dtype=torch.bfloat16))
     assert layers.layer_call(layers.builders()["augmented-auto"](SMALL), x, False)().dtype == torch.bfloat16

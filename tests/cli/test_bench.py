@@ -150,9 +150,9 @@ def test_ops_as_json_of_some_candidates(attnconv, tmp_path):
 
 
 def test_cases_by_name(attnconv, tmp_path, monkeypatch):
-    from attnconv.bench import ops
+    from attnconv.bench.cases import BilinearCase
 
-    monkeypatch.setattr(ops, "BILINEAR", (ops.BilinearCase("X1", 2, 3, 5),))
+    monkeypatch.setattr("attnconv.cli.bench.BILINEAR", (BilinearCase("X1", 2, 3, 5),))
     _, out, _ = attnconv(
         "bench", "ops", "--case", "X1", "--rounds", "1", "--out", tmp_path, "--json", "--device", "cpu"
     )

@@ -11,7 +11,6 @@ import torch
 
 from attnconv import __version__
 from attnconv.cli import doctor, main
-from attnconv.cli.doctor import diagnosis_text
 from attnconv.kernels.relative_attention import native
 from attnconv.ops.kernel_choice import KERNELS
 
@@ -62,42 +61,41 @@ METADATA = [
 ]
 
 
-def test_extras_present_missing_and_too_old(monkeypatch):
+def test_extras_present_missing_and_too_old(attnconv, monkeypatch):
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: METADATA)
-    found = doctor.extras()
+    found, _ = doctor.extras()
     assert set(found) == {"train", "track", "hub"}
     assert found["train"]["install"] is None
     assert found["track"] == {"packages": {"nobody-made-this": None}, "install": "pip install 'attnconv[track]'"}
     assert found["hub"]["install"] == "pip install 'attnconv[hub]'"
     monkeypatch.setenv("COLUMNS", "200")
-    text = diagnosis_text(doctor.diagnosis())
-    assert "nobody-made-this missing: pip install 'attnconv[track]'" in text
+    assert "nobody-made-this missing: pip install 'attnconv[track]'" in attnconv("doctor")[1]
 
 
-def test_gpus_are_listed(monkeypatch):
+def test_gpus_are_listed(attnconv, monkeypatch):
     facts = type("P", (), {"name": "A card", "total_memory": 80_000_000_000, "major": 9, "minor": 0})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: facts)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
-    found = doctor.diagnosis()
+    found = json.loads(attnconv("doctor", "--json")[1])
     assert [device["device"] for device in found["devices"]] == ["cpu", "cuda:0", "cuda:1", "mps"]
     assert {entry["device"] for entry in found["kernels"]} == {"cpu", "cuda"}
-    assert "cuda:1  A card, 80 GB, compute capability 9.0" in diagnosis_text(found)
+    assert "cuda:1  A card, 80 GB, compute capability 9.0" in attnconv("doctor")[1]
 
 
 @pytest.mark.parametrize(("made", "message"), [("file", "sets is a file"), ("folder", "no right to write to")])
-def test_a_data_folder_that_cannot_be_written(tmp_path, monkeypatch, made, message):
+def test_a_data_folder_that_cannot_be_written(attnconv, tmp_path, monkeypatch, made, message):
     monkeypatch.setenv("ATTNCONV_DATA", str(tmp_path / "sets" / "deep"))
     if made == "file":
         (tmp_path / "sets").write_text("")
     else:
         monkeypatch.setattr(doctor.os, "access", lambda *_: False)
-    found = doctor.data_folder()
+    found, _ = doctor.data_folder()
     assert not found["writable"]
     assert message in found["why_not"]
     monkeypatch.setenv("COLUMNS", "300")
-    assert message in diagnosis_text(doctor.diagnosis())
+    assert message in attnconv("doctor")[1]
 
 
 def test_a_torch_that_does_not_import_is_a_finding(monkeypatch, capsys):

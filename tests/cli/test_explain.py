@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ from cli.test_bad_input import assert_refused
 from PIL import Image
 
 from attnconv.cli import main
+from attnconv.cli.explain import explain
 from attnconv.data import decode_image
 from attnconv.explain import attention_maps, see_image
 from attnconv.recipes import load_trained
@@ -61,11 +63,38 @@ def test_the_example_needs_nothing(attnconv, tmp_path):
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["raccoon-attention.png"]
     assert drawn("raccoon-attention.png")[0] == "PNG"
     lines = out.splitlines()
-    assert lines[0].startswith("raccoon.jpg: raccoon ")
+    assert re.fullmatch(r"raccoon\.jpg: raccoon \d+\.\d%; attention of row 240, column 452 in layer2.*", lines[0])
     assert lines[1] == "drawn in raccoon-attention.png"
     code, _, err = attnconv("explain", "--example", "--point", "100,300", "--layer", "layer3.0.conv1", *OPTIONS)
     assert (code, err) == (0, "")
     assert_refused(attnconv("explain", "--example", "--point", "600,0"), "must lie in the image of 600 x 800 pixels")
+
+
+def test_the_example_explains_a_photo(attnconv, photo):
+    code, out, err = attnconv("explain", "--example", photo, "--json", *OPTIONS)
+    assert (code, err) == (0, "")
+    answer = json.loads(out)
+    assert answer["checkpoint"].startswith(str(EXAMPLE))
+    assert (answer["images"][0]["image"], answer["images"][0]["size"]) == (str(photo), [20, 40])
+    assert answer["picture"] == "photo-attention.png"
+
+
+def test_the_page_of_the_example_begins_with_a_photo(attnconv, photo, monkeypatch):
+    served = []
+    monkeypatch.setattr(sys.modules[explain.__module__], "serve_page", lambda *given, **_: served.append(given))
+    assert attnconv("explain", "--example", photo, "--web", *OPTIONS)[0] == 0
+    assert served == [([None], photo)]
+
+
+def test_a_photo_of_which_little_is_seen(attnconv, tmp_path):
+    """Of 1600 x 120 pixels, the network sees 120 x 120."""
+    Image.effect_noise((1600, 120), 60).save(tmp_path / "wide.png")
+    code, out, _ = attnconv("explain", "--example", tmp_path / "wide.png", "--layer", "layer3.1.conv1", *OPTIONS)
+    assert code == 0
+    assert "attention of row 60, column 800 in layer3.1.conv1\n" in out
+    assert "\n- the network sees 8 % of this photo: columns 740 to 859\ndrawn in wide-attention.png" in out
+    columns, rows = drawn("wide-attention.png")[1]
+    assert columns < 4 * rows
 
 
 def test_a_point_of_the_file_is_mapped_to_the_network(attnconv, finished, photo):
@@ -81,6 +110,7 @@ def test_a_point_of_the_file_is_mapped_to_the_network(attnconv, finished, photo)
     (likely,) = json.loads(said)["predictions"][0]["top"]
     assert image["prediction"] == {"class": likely["class"], "probability": pytest.approx(likely["probability"])}
     (query,) = image["queries"]
+    assert query["point"] == [15, 25]
     assert query["network_point"] == [6, 6]  # 20 rows become 8, of 16 columns the 5th to the 12th are left
     trained = load_trained(finished, device="cpu")
     seen = see_image(decode_image(photo, 1), trained.meta)
@@ -98,7 +128,9 @@ def test_a_point_of_the_file_is_mapped_to_the_network(attnconv, finished, photo)
 def test_the_middle_is_asked_about_if_no_point_is_given(attnconv, finished, photo):
     code, out, _ = attnconv("explain", finished, photo, *OPTIONS)
     assert code == 0
-    assert "attention of row 11, column 21 in layer2.0, layer3.0\n" in out
+    assert "attention of row 10, column 20 in layer2.0, layer3.0\n" in out
+    _, out, _ = attnconv("explain", finished, photo, "--point", "11,19", *OPTIONS)
+    assert "attention of row 11, column 19 in layer2.0, layer3.0\n" in out  # not that of the network's pixel
     assert "- layer3.0 is not drawn: its map of 2 x 2 cells is below 4 x 4\ndrawn in photo-attention.png" in out
 
 
@@ -188,7 +220,7 @@ BAD_OPTIONS = [
     (["--head", "0"], "head must be at least 1, got 0"),
     (["--out", "a.jpeg"], "--out must end in .png, .svg, .pdf, got a.jpeg"),
     (["--out", "nowhere/a.png"], "cannot write nowhere/a.png: No such file"),
-    (["--example"], r"explain needs a RUN and an IMAGE \(optional with --web\), or --example alone"),
+    (["--example"], "--example takes the packaged network: leave out the RUN, .*run"),
     (["--compare", "other"], "--compare needs --web"),
     (["--host", "127.0.0.1"], "--host needs --web"),
     (["--port", "7860"], "--port needs --web"),
@@ -202,7 +234,7 @@ BAD_OPTIONS = [
             ["--json"],
         )
     ),
-    (["--example", "--web"], "explain needs a RUN and an IMAGE"),
+    (["--example", "--web"], "--example takes the packaged network: leave out the RUN, .*run"),
     (["--web", "--port", "0"], "--port must be at least 1, got 0"),
     (["--web", "--port", "65536"], "--port must be at most 65535, got 65536"),
     (["--web", "--compare", "nowhere"], "nowhere is neither a run folder nor a checkpoint"),
@@ -224,9 +256,13 @@ def test_the_picture_does_not_replace_the_image(attnconv, finished, photo):
 
 def test_runs_and_images_that_are_none(attnconv, finished, photo, tmp_path):
     (tmp_path / "notes.png").write_text("no image")
-    refused = "explain needs a RUN and an IMAGE"
+    refused = r"explain needs a RUN and an IMAGE \(optional with --web\), or --example"
     assert_refused(attnconv("explain"), refused)
-    assert_refused(attnconv("explain", finished), refused)
+    assert_refused(attnconv("explain", finished), f"explain needs an IMAGE after the RUN {finished}, or --web")
+    refused = "explain needs a RUN before the image; --example takes the packaged network"
+    assert_refused(attnconv("explain", photo), refused)
+    assert_refused(attnconv("explain", photo, "--web"), refused)
+    assert_refused(attnconv("explain", "PHOTO.JPG"), refused)
     assert_refused(
         attnconv("explain", finished, tmp_path / "notes.png"), "cannot decode image .*notes.png: it is no im"
     )

@@ -4,13 +4,16 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from attnconv.bench.records import load
 from attnconv.cli import COMMANDS, terminal
 from attnconv.cli.terminal import table_lines
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 HEADER = ("name", "score %", "note", "time")
 ROWS = [("a_long_name", "9.50", "3 of them", "1 h 5 min"), ("b", "81.25", "", "40 s")]
 
@@ -84,6 +87,17 @@ def records(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """The folder of a study whose runs are all missing."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "study.yaml").write_text(
+        "{name: mine, text: Does it help?, base: {data: digits}, baseline: plain, arms: {plain: {}, "
+        "se-global-context-and-simple-self-attention: {lr: 0.02}}}"
+    )
+    return folder
+
+
 @pytest.mark.parametrize("width", [80, 100, 160])
 @pytest.mark.parametrize(
     ("command", "names"),
@@ -96,11 +110,16 @@ def records(tmp_path_factory):
         (["doctor"], ["Versions", "Extras"]),
         (["bench", "--explain-choice"], ["blocked", "native"]),
         (["study", "list"], ["why-attention"]),
+        (["study", "status", "STUDY"], ["se-global-context-and-simple-self-attention", "missing"]),
+        (["bench", "ops", "--device", "cpu", "--out", "OUT"], ["native", "-without-positions", "median ms"]),
+        (["bench", "layers", "--device", "cpu", "--out", "OUT"], ["augmented-without-positions", "timm-bottleneck"]),
         (["evaluate", "FINISHED", "--device", "cpu"], ["digits"]),
     ],
 )
-def test_every_table_fits(attnconv, finished, records, monkeypatch, command, names, width):
-    places = {"RUNS": records, "FINISHED": finished}
+def test_every_table_fits(attnconv, finished, records, planned, tmp_path, monkeypatch, command, names, width):
+    places = {"RUNS": records, "FINISHED": finished, "STUDY": planned, "OUT": tmp_path}
+    measured = load(RESULTS / f"{command[1]}.jsonl") if command[:1] == ["bench"] and "OUT" in command else []
+    monkeypatch.setattr("attnconv.bench.benchmark.run", lambda *_, **__: iter([measured]))
     monkeypatch.setattr(terminal, "terminal_width", lambda: width)
     monkeypatch.setattr("attnconv.cli.doctor.terminal_width", lambda: width)
     code, out, err = attnconv(*(places.get(word, word) for word in command))
@@ -171,6 +190,7 @@ def test_lists_load_no_torch():
 ERRORS = [
     (["trian"], 'Unknown command "trian". Did you mean "train"?'),
     (["models", "aa_renset*"], "no network matches 'aa_renset*'; nearest: 'aa_resnet"),
+    (["models", "--table", "aa_renset*"], "no published network matches 'aa_renset*'; nearest: 'aa_resnet"),
     (["train", "--modle", "x"], "Unknown option: --modle. Did you mean --model?"),
     (["train", "--network", "x"], "Unknown option: --network; see attnconv train --help"),
     (["bench", "ops", "S1"], "unexpected argument 'S1'; see attnconv bench ops --help"),
@@ -189,6 +209,23 @@ ERRORS = [
     (["train", "--data", "cifar10x"], "'cifar10x' is neither a data set nor an existing folder; nearest: 'cifar10'"),
     (["train", "--attend", "layer3=simpel"], "--attend: unknown attention layer 'simpel'; nearest: 'simple'"),
     (["bench", "models", "--model", "aa_convnet4"], "unknown model 'aa_convnet4'; nearest: 'aa_convnet3'"),
+    (["bench", "models", "--impl", "tritn"], "unknown impl 'tritn'; nearest: 'triton'"),
+    (["bench", "models", "--attend", "layer3=simpel"], "--attend: unknown attention layer 'simpel'; nearest: 'simple'"),
+    (["bench", "ops", "--case", "S9"], "unknown case 'S9'; nearest: 'S"),
+    (["bench", "ops", "--impl", "eagre"], "unknown impl 'eagre'; nearest: 'eager'"),
+    (["bench", "ops", "--case", "X1", "--impl", "eager"], "unknown impl 'eager'; known: auto, plain-gram"),
+    (["bench", "ops", "--sizes", "0"], "a size of the sweep must be at least 1, got 0"),
+    (["bench", "layers", "--case", "S1"], "unknown case 'S1'; nearest: 'L1'"),
+    (["bench", "layers", "--layer", "conv"], "unknown layer 'conv'; nearest: 'conv2d'"),
+    (["bench", "--explain-choice", "--map-size", "x"], "--map-size must be integers such as 8,16,32, got 'x'"),
+    (["bench", "report", "nothing"], "no folder at nothing"),
+    (["study", "run", "why-atention"], "'why-atention' is neither a built-in study nor a file or folder of one; near"),
+    (["study", "report", "nothing"], "nothing holds no study"),
+    (["predict", "nothing"], "predict needs at least one image or folder"),
+    (["predict", "nothing", "photo.jpg"], "no image or folder at photo.jpg"),
+    (["predict", "nothing", "."], "nothing is neither a run folder nor a checkpoint"),
+    (["export", "nothing"], "nothing is neither a run folder nor a checkpoint"),
+    (["hub", "save", "nothing", "out"], "nothing is neither a run folder nor a checkpoint"),
     (["evaluate", "nothing"], "nothing is neither a run folder nor a checkpoint"),
     (["explain", "nothing", "photo.jpg"], "nothing is neither a run folder nor a checkpoint"),
     (["train", "--pretrained"], "--pretrained: no library has weights of 'aa_convnet3'; give --init-from a file"),

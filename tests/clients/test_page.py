@@ -8,7 +8,7 @@ import pytest
 from docs.blocks import CLIENTS, ROOT, blocks_of, run_python
 
 PAGE = (ROOT / "docs/integrations.md").read_text(encoding="utf-8")
-ROWS = re.findall(r"^\| \[(\w+)\]\(#(\w+)\) \| ([\w.]+) \| .*\| `([\w/.]+)` \|$", PAGE, re.M)
+ROWS = re.findall(r"^\| \[(\w+)\]\(#(\w+)\) ([\w.]+) \| .*\| `([\w/.]+)` \|$", PAGE, re.M)
 BLOCKS = [block for block in blocks_of(PAGE, "docs/integrations.md") if block.text.startswith(CLIENTS)]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -65,7 +65,7 @@ def test_fuse_predict_and_export(operate, yolo, image, ultralytics):
 
 def test_fuse_of_a_block_with_an_augmented_convolution_says_what_stops_it(yolo):
     model, _ = surgery.augment(yolo.model, where=r"model\.8\.m\.0\.cv2\.conv", image_size=SIZE)
-    with pytest.raises(AttributeError, match=r"model\.8\.m\.0\.cv2\.conv .* Leave the layer out where"):
+    with pytest.raises(AttributeError, match=r"model\.8\.m\.0\.cv2\.conv .* Exclude the layer where"):
         model.fuse(verbose=False)
 
 

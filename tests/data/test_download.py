@@ -31,6 +31,10 @@ def tgz(files: dict[str, bytes]) -> bytes:
 GOOD = tgz({"pets/train/a.txt": b"one" * 5000, "pets/val/b.txt": b"two"})
 
 
+def by_kind(*digests: str) -> dict[str, str]:
+    return dict(digest.split(":") for digest in digests)
+
+
 @pytest.fixture
 def web(monkeypatch):
     monkeypatch.setattr(module, "PAUSE", 0.0)
@@ -42,7 +46,7 @@ def web(monkeypatch):
 @pytest.fixture
 def get(web, tmp_path):
     def run(*digests: str) -> bytes:
-        download(web.address + "a.tgz", tmp_path / "a.tgz", digests=digests)
+        download(web.address + "a.tgz", tmp_path / "a.tgz", digests=by_kind(*digests))
         assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]  # nothing else is left
         return (tmp_path / "a.tgz").read_bytes()
 
@@ -138,7 +142,7 @@ def test_a_file_that_is_not_there(web, get):
 def test_no_server(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "PAUSE", 0.0)
     with pytest.raises(InputError, match=r"^cannot download http://127\.0\.0\.1:1/a: .*refused$"):
-        download("http://127.0.0.1:1/a", tmp_path / "a", digests=())
+        download("http://127.0.0.1:1/a", tmp_path / "a", digests={})
 
 
 @pytest.mark.timeout(60)
@@ -166,9 +170,9 @@ def test_a_full_disk(web, monkeypatch, tmp_path, method):
 
 def test_fits(tmp_path):
     (tmp_path / "a").write_bytes(DATA)
-    assert fits(tmp_path / "a", ())
-    assert fits(tmp_path / "a", ("md5:0", SHA))
-    assert not fits(tmp_path / "a", ("md5:0", "sha256:0"))
+    assert fits(tmp_path / "a", {})
+    assert fits(tmp_path / "a", by_kind("md5:0", SHA))
+    assert not fits(tmp_path / "a", by_kind("md5:0", "sha256:0"))
 
 
 def test_fetch(web, tmp_path):

@@ -28,10 +28,10 @@ STEMS = ("imagenette2", "imagewoof2", "imagenette", "imagewoof")
 
 
 def test_checksums_are_well_formed_and_differ():
-    digests = [digest for known in DIGESTS.values() for digest in known]
+    digests = [f"{kind}:{digest}" for kind, known in DIGESTS.items() for digest in known.values()]
     assert all(re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", digest) for digest in digests)
     assert len(set(digests)) == len(digests) == 15
-    assert set(DIGESTS) == {stem + edition for stem in STEMS[:3] for edition in ("", "-160", "-320")}
+    assert set(DIGESTS["sha256"]) == {stem + edition for stem in STEMS[:3] for edition in ("", "-160", "-320")}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,7 +63,7 @@ def web(monkeypatch):
             for edition in ("", "-160", "-320"):
                 folder = stem + edition
                 data = web.files[f"{folder}.tgz"] = archive_of(folder, classes)
-                monkeypatch.setitem(DIGESTS, folder, ("sha256:" + hashlib.sha256(data).hexdigest(),))
+                monkeypatch.setitem(DIGESTS["sha256"], folder, hashlib.sha256(data).hexdigest())
         yield web
 
 

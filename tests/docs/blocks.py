@@ -69,8 +69,8 @@ def run_python(program, folder):
 
 
 def files_of(blocks: list[Block]) -> dict[str, str]:
-    """Return the files that a page tells its reader to write: Python blocks that begin with \"\"\"NAME.py: ."""
-    named = {re.match(r'"""(\w+\.py): ', block.text): block.text for block in blocks if block.language == "python"}
+    """Return the files that a page tells its reader to write: blocks that begin \"\"\"NAME.py: or # NAME.yaml: ."""
+    named = {re.match(r'(?:"""|# )(\w+\.(?:py|yaml)): ', block.text): block.text for block in blocks}
     return {found[1]: text for found, text in named.items() if found}
 
 

@@ -223,10 +223,17 @@ def test_python_prints_the_block_below_it(program, tmp_path):
 @pytest.mark.parametrize("block", of("sh"), ids=str)
 def test_commands_can_be_given(block, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    for name, text in files_of(next(page for page in BLOCKS if block in page)).items():
+    for name, text in files_of(ALL).items():
         (tmp_path / name).write_text(text)
         monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
     check_shell(block, tmp_path)
+
+
+def test_versions_in_commands_are_those_of_the_tests():
+    pins = (ROOT / "constraints.txt").read_text().split()
+    named = [pin for block in ALL if block.page == "README.md" for pin in re.findall(r"\w+==[\d.]+", block.text)]
+    assert len(named) == 2
+    assert set(named) <= set(pins)
 
 
 @pytest.mark.parametrize("block", of("yaml"), ids=str)

@@ -31,7 +31,8 @@ NOT_RUN = {
     r"--data (cifar|imagewoof|mnist)|--recipe (cifar|imagewoof)": "needs the network: a data set",
     r"(--out|evaluate) runs/wide": "goes on with a run on CIFAR-10",
     r"study run (aa-cifar100|simple-self-attention|benchmarks/plans)": "needs the network: a data set",
-    r"study (run study.yaml|report studies/photos)": "minutes: twelve runs as long as the page's own, and their report",
+    r"study run (study.yaml|layers.yaml --import cosine$)": "minutes: the runs of a whole study",
+    r"study report studies/(photos|layers)": "the report of these runs",
     r"bench ops$": "minutes",
     r"bench .*--impl \S*rows": "a kernel that the reader writes",
 }

@@ -165,6 +165,23 @@ def test_a_public_name_without_a_docstring_ends_the_build(tmp_path, text):
         griffe.load("silent", search_paths=[tmp_path], extensions=extensions)
 
 
+FIELDS = '''
+@dataclass
+class C:
+    """One run."""
+    model: str = _option("a", "Name: of a network.")
+    plain: int = 3
+'''
+
+
+def test_help_texts_of_fields_become_attributes_and_their_defaults_stay_alone(tmp_path):
+    (tmp_path / "fields.py").write_text(f"from dataclasses import dataclass\n{FIELDS}")
+    extensions = griffe.load_extensions(docs_hooks.Docstrings)
+    thing = griffe.load("fields", search_paths=[tmp_path], extensions=extensions)["C"]
+    assert [str(thing.parameters[name].default) for name in ("model", "plain")] == ["'a'", "3"]
+    assert thing.docstring.value == "One run.\n\nAttributes:\n    model: Name: of a network."
+
+
 NOTEBOOK = """{"cells": [
     {"cell_type": "markdown", "source": ["# Title\\n", "to [A](index.md)"]},
     {"cell_type": "code", "source": ["print('cell')"]}
@@ -220,14 +237,32 @@ def test_search_finds_without_a_server_or_a_network(browser, site):
     context.close()
 
 
+WRAPPED = "[...document.querySelectorAll('.md-typeset__scrollwrap')]"
+
+
+@pytest.mark.parametrize(("name", "least"), [("results/benchmarks.html", 50), ("results/kernels.html", 5)])
+def test_tables_of_numbers_fit_a_desk(browser, site, name, least):
+    context = browser.new_context(viewport=DESK)
+    page = context.new_page()
+    page.goto((site / name).as_uri())
+    too_wide = page.evaluate(f"{WRAPPED}.map((e) => e.scrollWidth > e.clientWidth)")
+    assert len(too_wide) >= least
+    assert not any(too_wide)
+    context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_fit_a_phone(browser, site, scheme):
     context = browser.new_context(viewport=PHONE, color_scheme=scheme)
     page = context.new_page()
-    for name in ("layers/augmented-conv.html", "statistics.html", "reference/layers.html", "results/kernels.html"):
-        page.goto((site / name).as_uri())
+    some = [site / name for name in ("layers/augmented-conv.html", "statistics.html", "results/kernels.html")]
+    pages = sorted(path for path in site.rglob("*.html") if path.name != "404.html")  # its styles need a server
+    paths = pages if scheme == "light" else some
+    assert {*some} <= {*paths}
+    for path in paths:
+        page.goto(path.as_uri())
         root = "document.documentElement"
-        assert page.evaluate(f"{root}.scrollWidth - {root}.clientWidth") == 0, name
+        assert page.evaluate(f"{root}.scrollWidth - {root}.clientWidth") == 0, path
         brightness = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
         assert (sum(brightness[:3]) > 600) == (scheme == "light")
     context.close()

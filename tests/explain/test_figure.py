@@ -1,6 +1,7 @@
 """The pictures of a layer: the query, the mean of the heads, Grad-CAM and each head, over the photo."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,16 @@ from torch import nn
 from attnconv import SimpleSelfAttention
 from attnconv.explain import Row, attention_figure, attention_maps, choose_maps, grad_cam, rows_figure, see_image
 from attnconv.explain.attention import AttentionMap
-from attnconv.explain.figure import INACTIVE, LONGEST, SHORTEST, panels, photo_of, row_title
+from attnconv.explain.figure import (
+    INACTIVE,
+    LONGEST,
+    SHORTEST,
+    framed_photo,
+    heads_title,
+    panels,
+    photo_of,
+    row_title,
+)
 
 META = {"channels": 3, "image_size": [16, 16], "resize_ratio": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3}
 
@@ -47,9 +57,18 @@ def test_the_mean_comes_first_and_the_heads_behind(seen):
     mean = float(maps[0].weights.mean(0).max())
     uniform = 1 / maps[0].weights[0].numel()
     assert drawn[1].title == f"mean of 4 heads: {uniform:.2g} to {mean:.2g}"
-    assert drawn[2].title == f"head 1: {uniform:.2g} to {float(maps[0].weights.max()):.2g}"
+    assert drawn[2].title == "head 1"
+    assert heads_title(maps[0]) == f"4 heads share one scale: {uniform:.2g} to {float(maps[0].weights.max()):.2g}"
     (only,) = choose_maps(maps, layer="layer1.0", head=2)
     assert [panel.title.split(":")[0] for panel in panels(seen, only, (3, 4))] == ["query", "head 2"]
+    assert heads_title(only) == ""
+
+
+def test_the_map_of_a_single_head_has_a_number_if_it_was_chosen(seen):
+    single = corner(0, 0)
+    assert [panel.title for panel in panels(seen, single, (3, 4))] == ["query", "attention: 0.062 to 1"]
+    (chosen,) = choose_maps([single], head=1)
+    assert panels(seen, chosen, (3, 4))[1].title == "head 1: 0.062 to 1"
 
 
 def test_pictures_have_the_resolution_of_the_file(seen):
@@ -76,6 +95,36 @@ def test_the_map_lies_over_the_crop_alone(seen):
     assert 200 * scale < column < right
 
 
+def test_a_narrow_part_is_drawn_alone():
+    """Of 40 x 400 pixels, the network sees 40 x 40; the left ten columns of these are white."""
+    pixels = np.zeros((40, 400, 3), np.uint8)
+    pixels[:, 180:190] = 255
+    wide = see_image(Image.fromarray(pixels), META)
+    photo, scale = photo_of(wide)
+    assert (photo.shape, scale) == ((SHORTEST, SHORTEST, 3), SHORTEST / 40)
+    assert photo[:, : 10 * 12].min() == 255
+    assert photo[:, 10 * 12 :].max() == 0
+    assert np.array_equal(framed_photo(wide), photo)
+    point = wide.point((30, 210))
+    query, shown = panels(wide, corner(0, 3), point, photo_point=(30, 210))
+    assert query.pixels[int(30.5 * scale), int(30.5 * scale)].tolist() == [228, 87, 46]
+    colour = shown.pixels[..., 0].astype(int) - shown.pixels[..., 2]
+    row, column = np.unravel_index(colour.argmax(), colour.shape)
+    assert row < SHORTEST / 4
+    assert column > SHORTEST * 3 / 4
+    half = see_image(Image.fromarray(pixels[:, :80]), META)
+    assert photo_of(half)[0].shape == (SHORTEST // 2, SHORTEST, 3)  # half is enough
+
+
+def test_the_dot_lies_on_the_point_that_was_asked_for(seen):
+    scale = SHORTEST / 300
+    for asked in ((103, 151), (97, 157)):  # 12 pixels of the photo are one of the network's
+        shown = panels(seen, corner(0, 0), seen.point(asked), photo_point=asked)[0].pixels
+        found = (shown == [228, 87, 46]).all(-1).nonzero()
+        middle = [float(at.min() + at.max() + 1) / 2 for at in found]
+        assert middle == pytest.approx([(at + 0.5) * scale for at in asked], abs=1)
+
+
 def test_the_query_and_the_crop_are_marked(seen):
     point = seen.point((100, 150))
     shown = panels(seen, corner(0, 0), point)[0].pixels
@@ -98,7 +147,7 @@ def test_a_tensor_is_drawn_too(channels):
 def test_weights_up_to_uniform_attention_are_transparent():
     image = torch.full((3, 16, 16), 0.5)
     uniform = panels(image, AttentionMap("a", (0, 0), torch.full((1, 4, 4), 1 / 16)), (0, 0))[1]
-    assert uniform.title == "head 1: 0.062 to 0.062"
+    assert uniform.title == "attention: 0.062 to 0.062"
     assert (uniform.pixels[SHORTEST // 2 :] == 128).all()
     found = torch.full((1, 4, 4), 1 / 20)
     found[0, 3, 3] = 1 / 4
@@ -120,14 +169,15 @@ def test_an_inactive_layer_is_grey():
     first, second = attention_maps(gated(1e-7), image, (3, 4))
     assert first.weights.std() > 0  # which would have filled a scale of its own
     grey, drawn = (panels(image, found, (3, 4))[1] for found in (first, second))
-    assert grey.title == "head 1: inactive"
+    assert grey.title == "attention: inactive"
     assert (grey.pixels[-20:] == INACTIVE).all()
     assert drawn.pixels[-20:].std() > 0
 
 
 def test_titles_tell_the_scale():
     found = AttentionMap("a", (0, 0), torch.zeros(1, 4, 5), signed=True, gamma=0.5)
-    assert panels(torch.rand(3, 8, 8), found, (0, 0))[1].title == "head 1: all weights 0"
+    assert panels(torch.rand(3, 8, 8), found, (0, 0))[1].title == "attention: all weights 0"
+    assert heads_title(replace(found, weights=torch.zeros(2, 4, 5))) == "2 heads: all weights 0"
     assert row_title(found) == "a: 4 x 5 cells"
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), SimpleSelfAttention(4))
@@ -135,7 +185,7 @@ def test_titles_tell_the_scale():
     image = torch.rand(3, 6, 9)
     (found,) = attention_maps(model, image, (3, 4))
     largest = float(found.weights.abs().max())
-    assert panels(image, found, (3, 4))[1].title == f"head 1: {-largest:.2g} to {largest:.2g}, gamma 1"
+    assert panels(image, found, (3, 4))[1].title == f"attention: {-largest:.2g} to {largest:.2g}, gamma 1"
     assert row_title(corner(0, 0)) == "a: 4 x 4 cells; uniform attention is 0.062 a cell"
 
 
@@ -143,7 +193,14 @@ def test_the_figure_has_a_row_for_each_layer_that_can_be_drawn():
     image = torch.rand(3, 8, 12)
     figure = attention_figure(image, attention_maps(network(), image, (3, 4)), (3, 4), title="$a_{$")
     assert len(figure.axes) == 2 * (2 + 4)
-    assert [text.get_text().split(":")[0] for text in figure.texts] == ["$a_{$", "layer1.0", "layer2.0"]
+    assert [text.get_text().split(":")[0] for text in figure.texts] == [
+        "$a_{$", "layer1.0", "4 heads share one scale", "layer2.0", "4 heads share one scale",
+    ]  # fmt: skip
+    titles = [axes.get_title().split(":")[0] for axes in figure.axes]
+    places = dict(zip(titles[:6], (axes.get_position() for axes in figure.axes), strict=False))
+    one, two, three, four = (places[f"head {i}"] for i in range(1, 5))
+    assert one.y0 == two.y0 > three.y0 == four.y0  # by row, as on the page
+    assert one.x0 == three.x0 < two.x0 == four.x0
     ends = [axes.get_position() for axes in figure.axes]
     assert all(0 <= end.x0 < end.x1 <= 1 and 0 <= end.y0 < end.y1 <= 1 for end in ends)
 

@@ -65,6 +65,29 @@ def test_points_that_the_network_does_not_see(photo, point, message):
         see_image(photo, META).point(point)
 
 
+@pytest.mark.parametrize(
+    ("size", "middle", "share", "remark"),
+    [
+        ((20, 40), (10, 20), 0.32, "the network sees 32 % of this photo: rows 2 to 17, columns 12 to 27"),
+        ((21, 21), (10, 10), 0.66, ""),
+        ((20, 4000), (10, 2000), 0.0032, "the network sees 0.3 % of this photo: rows 2 to 17, columns 1992 to 2007"),
+    ],
+)
+def test_the_part_that_is_seen(size, middle, share, remark):
+    seen = see_image(Image.new("RGB", size[::-1]), META)
+    assert seen.middle == middle
+    assert seen.share == pytest.approx(share, rel=0.05)
+    assert seen.remark == remark
+    assert seen.drawn == (seen.view.box() if remark else ((0, 20), (0, 20)))
+
+
+def test_the_middle_is_seen_of_narrow_images_too():
+    middle = see_image(Image.new("RGB", (1, 700)), {**META, "image_size": [32, 32], "resize_ratio": 1.0}).middle
+    assert middle == (349, 0)
+    with pytest.raises(ValueError, match="the network sees no whole pixel of an image of 2247 x 1 pixels"):
+        see_image(Image.new("RGB", (1, 2247)), {**META, "image_size": [32, 32]})
+
+
 def test_an_image_that_breaks_off(photo, tmp_path):
     photo.save(tmp_path / "a.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "a.png").read_bytes()[:1500])

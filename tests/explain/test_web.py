@@ -14,7 +14,7 @@ from attnconv import Attention, SimpleSelfAttention
 from attnconv.data import decode_image
 from attnconv.data.decode import read_bytes
 from attnconv.explain import attention_maps, see_image
-from attnconv.explain.figure import data_uri, panels
+from attnconv.explain.figure import data_uri, framed_photo, panels, photo_of
 from attnconv.explain.web_page import WebImage, WebNetwork, WebPage
 
 
@@ -48,7 +48,18 @@ def test_the_heads_come_when_they_are_asked_for(photo):
     for heads, count in ((False, 1), (True, 5)):
         (answer,) = attend(page, opened, (20, 30), heads=heads)
         assert len(answer["pictures"]) == count
-        assert answer["heads"] == 4
+        assert answer["heads"].startswith("4 heads share one scale: 0.01 to ")
+
+
+def test_the_photo_has_the_frame_of_what_is_seen(photo):
+    shown = network(image_size=(32, 32), resize_ratio=1.0)
+    opened = WebPage([shown]).open(web_image(photo))
+    seen = see_image(decode_image(photo, 3), shown.meta)
+    assert opened["picture"] == data_uri(framed_photo(seen)) != data_uri(photo_of(seen)[0])
+    assert (opened["drawn"], opened["remark"]) == (((0, 39), (0, 59)), "")
+    opened = WebPage([network(image_size=(32, 32))]).open(web_image(photo))
+    assert opened["drawn"] == ((4, 35), (14, 45))
+    assert opened["remark"] == "the network sees 43 % of this photo: rows 4 to 35, columns 14 to 45"
 
 
 def test_points_cost_no_run(photo):
@@ -120,7 +131,7 @@ def test_notes_say_what_the_colours_mean(photo):
     _, off = attend(page, page.open(web_image(photo)), (20, 30), [1, 0])
     said = "The layer is inactive: switching it off moves the logits by 0 of their norm, so its weights are not drawn."
     assert said in off["note"]
-    assert off["pictures"][0]["title"] == "head 1: inactive"
+    assert off["pictures"][0]["title"] == "attention: inactive"
 
 
 def test_layers_below_4_x_4_cells_are_not_offered():

@@ -150,7 +150,7 @@ def test_a_click_moves_the_query_and_the_maps_follow(open_tab, networks):
 def test_heads_are_behind_a_fold(open_tab, networks):
     tab, raccoon = open_tab(), example_photos()[0]
     fold = tab.section(1).locator("summary")
-    assert fold.inner_text() == "4 heads"
+    assert re.fullmatch(r"4 heads share one scale: 0\.016 to 0\.\d+", fold.inner_text())
     fold.click()
     tab.wait_for_maps(maps_of(networks, raccoon, None, heads=True))
     assert tab.section(1).locator(".small img").count() == 4
@@ -183,6 +183,20 @@ def test_an_image_is_dropped(open_tab, networks, photo):
     assert "photo.png, 60 x 90 pixels." in tab.text("#place")
     tab.page.get_by_role("button", name="raccoon.jpg").click()
     tab.shows("raccoon.jpg")
+
+
+def test_a_click_on_a_narrow_part_counts_from_its_edge(open_tab, tmp_path):
+    """Of 1600 x 120 pixels, the network sees the columns 740 to 859, and the page shows these."""
+    Image.effect_noise((1600, 120), 60).save(tmp_path / "wide.png")
+    tab = open_tab()
+    tab.drop("wide.png", (tmp_path / "wide.png").read_bytes())
+    tab.shows("wide.png")
+    said = (
+        "wide.png, 120 x 1600 pixels; the network sees 8 % of this photo: columns 740 to 859. Query: row {}, column {}."
+    )
+    assert tab.text("#place") == said.format(60, 800)
+    tab.click(90, 30, 120, 120)
+    tab.page.get_by_text(said.format(90, 770)).wait_for()
 
 
 def test_files_that_are_no_images_leave_the_page_as_it_was(open_tab, photo):

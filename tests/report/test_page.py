@@ -38,11 +38,11 @@ def filled(kind, form, **values):
 
 def demo(text=NASTY):
     """The page of `attnconv demo`, with ``text`` wherever it takes one."""
-    row = {"title": text, "panels": [{"title": text, "picture": "data:,", "small": True}]}
+    row = {"title": text, "heads": text, "panels": [{"title": text, "picture": "data:,", "small": True}]}
     return render(
         "demo.html", title=text, verdict=text, header=["network", text], rows=[["convnet3", 99.5], [text, 1]],
         curves=svg_file(curves_figure(CURVES, arms=["plain"], label="top-1 (%)")), glyphs=[row], photo=row,
-        caption=text, footer=text,
+        caption=text, footer=text, compared=text, uniform=text, cells=32,
     )  # fmt: skip
 
 
@@ -57,7 +57,8 @@ def test_the_page_is_well_formed_asks_for_nothing_and_holds_text_as_text():
     assert all(address.startswith(("#", "data:")) for address in tags.addresses)  # inside the drawings, and pictures
     assert not re.search(r"url\((?!#)|@import", text)
     body = re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
-    assert body.count(html.escape(NASTY)) == 15  # title twice, verdict, cells, labels, two rows of 3, caption, footer
+    # Title twice, verdict, cells, labels, two rows of 4, two sentences about the glyphs, caption, footer.
+    assert body.count(html.escape(NASTY)) == 19
 
 
 def test_the_page_serves_both_colour_schemes_and_phones():

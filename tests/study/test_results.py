@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "benchmarks" / "results" / "studies"
 PAGE = (ROOT / "docs" / "results" / "studies.md").read_text(encoding="utf-8")
 STUDIES = ("aa-cifar100-small", "attention-kinds-small", "simple-self-attention-small", "why-attention")
-RUNS = ("precision-128-1ep",)  # each run of them stands on the page, and no mean with its test
+RUNS = ("imagewoof-128-5ep", "precision-128-1ep")  # each run of them stands on the page, and no mean with its test
 
 
 def test_these_are_the_kept_ones():

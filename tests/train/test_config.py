@@ -19,7 +19,7 @@ from attnconv.train.config import RunConfig, read_yaml, without_folders, yaml_te
         ({"epochs": 0}, r"run.yaml: epochs must be at least 1, got 0"),
         ({"train_subset": 0}, r"train_subset must be at least 1, got 0"),
         ({"workers": -1}, r"workers must be at least 0, got -1"),
-        ({"seed": 2**63}, r"seed must be below 2\*\*63, got 9223372036854775808"),
+        ({"seed": 2**63}, r"seed must be at least 0 and below 2\*\*63, got 9223372036854775808"),
         ({"warmup": 1.0}, r"warmup must be at least 0 and below 1, got 1.0"),
         ({"base_momentum": 0.8}, r"base_momentum is one end of a cycle: give max_momentum, too"),
         ({"max_momentum": 0.8}, r"max_momentum is one end of a cycle: give base_momentum, too"),

@@ -24,14 +24,12 @@ from attnconv.bench.machine import Call, call_seconds, peak_bytes, rates
 from attnconv.bench.records import FORMAT, append
 from attnconv.kernels.relative_attention import native
 
-FORWARD, BOTH, STEP = "forward", "forward+backward", "training step"
+STEP = "training step"
 
 TURN_SECONDS = 0.02  # at least, so that the clock is exact enough
 LEAST_ROUNDS = 3
 PART = 0.75  # of the free memory may be used: on a CPU, running out ends the whole process
 LOGITS_HELD = 5 * 4  # bytes a logit, where all are held: five tensors of float32
-SIZES = (8, 16, 32, 64, 128)
-SWEEP_LOGITS = 2**26  # of a sweep's batch: 268 MB in float32
 
 Tell = Callable[[str], None]
 
@@ -244,19 +242,6 @@ def floor_seconds(benchmark: Benchmark, rates: Sequence[tuple[float, float]], *,
     """Return the time of the multiply-adds and exponentials alone, at each pair of `native.rates`, on all threads."""
     assert benchmark.macs is not None
     return [(benchmark.macs / macs + (benchmark.exps or 0) / exps) / threads for macs, exps in rates]
-
-
-def sweep_maps(sizes: Sequence[int], *, heads: int) -> list[tuple[str, int, tuple[int, int]]]:
-    """Return name, batch and map of each size; the batch shrinks as the map grows, from 64 images down to one."""
-    for n in sizes:
-        checks.integer("a size of the sweep", n, at_least=1)
-    return [(f"map{n}", max(1, min(64, SWEEP_LOGITS // (heads * n**4))), (n, n)) for n in sizes]
-
-
-def map_size_of(case: Any) -> int | None:
-    """Return the side of a case of `sweep_maps`; None of another one."""
-    side = case.map_size[0]
-    return side if case.name == f"map{side}" else None
 
 
 def call_of(function: Callable[[], Tensor], like: Tensor, leaves: Sequence[Tensor]) -> Call:

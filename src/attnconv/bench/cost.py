@@ -4,20 +4,19 @@ The full count is 2 FLOPs a multiply-add (MAC) of every convolution, matrix prod
 count (Bello et al. 2019, arXiv:1904.09925, tables 1 and 2) takes 1 FLOP a MAC for the two attention products and omits
 the position terms; its rows fit no other reading.
 
-Sources of the published sizes: the paper's tables 1 and 2; for Attention-Augmented-Conv2d (2019), which states none,
-its code. Those of XResNet-50 were never stated. Rows marked ``unverified`` are quoted from memory.
 Letters: N heads, L positions of the map, D key / E value channels a head.
 """
 
 import copy
 import fnmatch
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from attnconv.bench.published import PUBLISHED, Published
 from attnconv.layers.attention import Attention, AttentionCost
 from attnconv.models import create_model
 from attnconv.models.registry import CIFAR100, IMAGENET, Images
@@ -64,46 +63,6 @@ def cost(model: nn.Module, *, in_channels: int, image_size: tuple[int, int]) -> 
 
 
 DATA = {"CIFAR-100": CIFAR100, "ImageNet": IMAGENET, "Imagewoof": Images(10, 256)}
-
-
-@dataclass(frozen=True)
-class Published:
-    """A network and its published size, as printed: millions of parameters, and 10^9 FLOPs for one image.
-
-    ``unverified``: the numbers were not read in the source.
-    """
-
-    name: str
-    data: str
-    params: str | None = None
-    gflops: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    unverified: bool = False
-
-
-PUBLISHED = (
-    Published("wide_resnet28_10", "CIFAR-100", "36.3", "10.4"),
-    Published("se_wide_resnet28_10", "CIFAR-100", "36.5", "10.4"),
-    Published("aa_wide_resnet28_10", "CIFAR-100", "36.2", "10.9"),
-    Published("seed_aa_wide_resnet28_10", "CIFAR-100", "206"),
-    Published("resnet34", "ImageNet", "21.8", "7.4"),
-    Published("se_resnet34", "ImageNet", "22.0", "7.4", unverified=True),
-    Published("aa_resnet34", "ImageNet", "20.7", "7.1"),
-    Published("resnet50", "ImageNet", "25.6", "8.2"),
-    Published("se_resnet50", "ImageNet", "28.1", "8.2"),
-    Published("aa_resnet50", "ImageNet", "25.8", "8.3"),
-    Published("resnet101", "ImageNet", "44.5", "15.6"),
-    Published("se_resnet101", "ImageNet", "49.3", "15.6", unverified=True),
-    Published("aa_resnet101", "ImageNet", "45.4", "16.1"),
-    Published("resnet152", "ImageNet", "60.2", "23.0", unverified=True),
-    Published("se_resnet152", "ImageNet", "66.8", "23.1", unverified=True),
-    Published("aa_resnet152", "ImageNet", "61.6", "23.8", unverified=True),
-    *(
-        Published("aa_resnet50", "ImageNet", size, options={"key_ratio": part, "value_ratio": part}, unverified=True)
-        for part, size in ((0.25, "24.3"), (0.5, "22.3"), (0.75, "20.7"), (1.0, "19.4"))
-    ),
-    *(Published(f"{attention}xresnet50", "Imagewoof") for attention in ("", "sa_", "ssa_")),
-)
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,28 @@ channels, n length of one axis.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from attnconv import ops
-from attnconv.bench import benchmark
-from attnconv.bench.benchmark import BOTH, LOGITS_HELD, Benchmark, Settings, call_of, counted_flops
+from attnconv.bench.benchmark import LOGITS_HELD, Benchmark, Settings, call_of, counted_flops
+from attnconv.bench.cases import (
+    BILINEAR_NAMES,
+    BOTH,
+    RELATIVE_NAMES,
+    WITHOUT,
+    BilinearCase,
+    RelativeCase,
+    map_size_of,
+)
 from attnconv.bench.machine import Call
 from attnconv.ops.bilinear_attention import fastest_order
 
 META = torch.device("meta")
-WITHOUT = "-without-positions"
 FLEX_CHANNELS = 16  # FlexAttention on CUDA takes no fewer a head
 QUADRATIC = ("eager", "einsum", "sdpa-mask")  # candidates that hold all logits
 
@@ -31,102 +37,26 @@ Inputs = tuple[Tensor, Tensor, Tensor, list[Tensor]]  # q, k, v, tables
 Tables = Sequence[Tensor] | None
 
 
-@dataclass(frozen=True)
-class RelativeCase:
-    """q, k (B, N, *map, D), v (B, N, *map, E) and, if ``tables``, one for each of the one to three axes."""
+def relative_inputs(case: RelativeCase, settings: Settings, grad: bool) -> Inputs:
+    """Return normal numbers, on the device, contiguous."""
+    torch.manual_seed(settings.seed)
 
-    name: str
-    batch: int
-    heads: int
-    map_size: tuple[int, ...]
-    key_dim: int
-    value_dim: int
-    tables: bool = True
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape).to(settings.device, settings.dtype).requires_grad_(grad)
 
-    @property
-    def logits(self) -> int:
-        """One for each query and key position."""
-        return self.batch * self.heads * math.prod(self.map_size) ** 2
-
-    def exps(self, backward: bool) -> int:
-        """One for each logit; a backward of linear memory computes them again."""
-        return self.logits * (2 if backward else 1)
-
-    def macs(self, backward: bool) -> int:
-        """Multiply-adds of the products that every kernel of linear memory needs; position terms need fewer.
-
-        Forward the logits and the output; backward the logits again, and the gradients of weights, v, q and k.
-        """
-        forward = self.key_dim + self.value_dim
-        return self.logits * (forward + 3 * self.key_dim + 2 * self.value_dim if backward else forward)
-
-    @property
-    def shape(self) -> dict[str, int]:
-        """Names and sizes, as records have them."""
-        axes = dict(zip(("T", "H", "W")[-len(self.map_size) :], self.map_size, strict=True))
-        sizes = {"B": self.batch, "N": self.heads, **axes, "D": self.key_dim, "E": self.value_dim}
-        return sizes if self.tables else {**sizes, "tables": 0}
-
-    def inputs(self, settings: Settings, grad: bool) -> Inputs:
-        """Return normal numbers, on the device, contiguous."""
-        torch.manual_seed(settings.seed)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(shape).to(settings.device, settings.dtype).requires_grad_(grad)
-
-        positions = (self.batch, self.heads, *self.map_size)
-        q, k, v = (draw(*positions, width) for width in (self.key_dim, self.key_dim, self.value_dim))
-        return q, k, v, [draw(2 * n - 1, self.key_dim) for n in self.map_size if self.tables]
+    positions = (case.batch, case.heads, *case.map_size)
+    q, k, v = (draw(*positions, width) for width in (case.key_dim, case.key_dim, case.value_dim))
+    return q, k, v, [draw(2 * n - 1, case.key_dim) for n in case.map_size if case.tables]
 
 
-@dataclass(frozen=True)
-class BilinearCase:
-    """x (B, C, L), W (C, C), gamma (1,)."""
-
-    name: str
-    batch: int
-    channels: int
-    positions: int
-
-    def inputs(self, settings: Settings, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return normal numbers on the device; W and gamma are small."""
-        torch.manual_seed(settings.seed)
-        x = torch.randn(self.batch, self.channels, self.positions)
-        weight = torch.randn(self.channels, self.channels) / self.channels
-        gamma = torch.full((1,), 0.5 / self.positions)
-        x, weight, gamma = (t.to(settings.device, settings.dtype).requires_grad_(grad) for t in (x, weight, gamma))
-        return x, weight, gamma
-
-
-RELATIVE = (
-    RelativeCase("S1", 8, 8, (32, 32), 20, 2),
-    RelativeCase("S2", 2, 8, (56, 56), 20, 2),
-    RelativeCase("S3", 1, 8, (64, 64), 20, 2),
-    RelativeCase("S4", 32, 8, (14, 14), 20, 3),
-    RelativeCase("S5", 4, 4, (28, 28), 40, 16),
-    RelativeCase("S6", 64, 8, (7, 7), 20, 8),
-    RelativeCase("R14", 8, 8, (14, 14), 32, 6),  # stages 3 and 4 of aa_resnet50 at 224 pixels
-    RelativeCase("R7", 8, 8, (7, 7), 64, 12),
-    RelativeCase("SAGAN", 8, 1, (32, 32), 32, 256, tables=False),
-    RelativeCase("1D", 2, 4, (4096,), 20, 4),
-    RelativeCase("3D", 2, 4, (8, 16, 16), 20, 4),
-    RelativeCase("G1", 128, 8, (32, 32), 20, 2),  # for a GPU
-    RelativeCase("G2", 128, 8, (16, 16), 20, 4),
-    RelativeCase("G3", 128, 8, (28, 28), 20, 2),
-)
-BILINEAR = (
-    BilinearCase("X1", 64, 256, 1024),
-    BilinearCase("X2", 16, 256, 4096),
-    BilinearCase("X3", 64, 512, 64),
-    BilinearCase("X4", 64, 1024, 256),
-    BilinearCase("X5", 64, 2048, 16),
-)
-
-
-def sweep(sizes: Sequence[int]) -> list[RelativeCase]:
-    """Return relative attention on square maps, N = 8, D = 20, E = 2."""
-    maps = benchmark.sweep_maps(sizes, heads=8)
-    return [RelativeCase(name, batch, 8, map_size, 20, 2) for name, batch, map_size in maps]
+def bilinear_inputs(case: BilinearCase, settings: Settings, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return normal numbers on the device; W and gamma are small."""
+    torch.manual_seed(settings.seed)
+    x = torch.randn(case.batch, case.channels, case.positions)
+    weight = torch.randn(case.channels, case.channels) / case.channels
+    gamma = torch.full((1,), 0.5 / case.positions)
+    x, weight, gamma = (t.to(settings.device, settings.dtype).requires_grad_(grad) for t in (x, weight, gamma))
+    return x, weight, gamma
 
 
 def einsum(q: Tensor, k: Tensor, v: Tensor, rel: Tables) -> Tensor:
@@ -208,9 +138,6 @@ BILINEAR_PEERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "plain-gram": lambda x, weight, gamma: gamma * ((x @ x.mT) @ (weight @ x)) + x,
     "plain-gram_weight": lambda x, weight, gamma: gamma * (((x @ x.mT) @ weight) @ x) + x,
 }
-# Ours, in the order of ops.IMPLS, two of them without position terms, and the peers.
-RELATIVE_NAMES = (*ops.IMPLS, "auto" + WITHOUT, "eager" + WITHOUT, *RELATIVE_PEERS)
-BILINEAR_NAMES = ("auto", *BILINEAR_PEERS)
 
 
 def relative_call(name: str, inputs: Inputs) -> Call:
@@ -235,7 +162,7 @@ def relative_benchmark(case: RelativeCase, what: str, settings: Settings) -> Ben
 
     def flops(name: str) -> int:
         plain = "eager" + WITHOUT if name.endswith(WITHOUT) else "eager"
-        return counted_flops(relative_call(plain, case.inputs(replace(settings, device=META), grad)))
+        return counted_flops(relative_call(plain, relative_inputs(case, replace(settings, device=META), grad)))
 
     return Benchmark(
         study="relative_attention",
@@ -244,11 +171,11 @@ def relative_benchmark(case: RelativeCase, what: str, settings: Settings) -> Ben
         what=what,
         baseline="auto",
         names=[name for name in RELATIVE_NAMES if case.tables or not name.endswith(WITHOUT)],
-        inputs=lambda: case.inputs(settings, grad),
+        inputs=lambda: relative_inputs(case, settings, grad),
         build=relative_call,
         flops=flops,
         held=lambda name: LOGITS_HELD * case.logits if name.removesuffix(WITHOUT) in QUADRATIC else 0,
-        size=benchmark.map_size_of(case),
+        size=map_size_of(case),
         exps=case.exps(grad),
         macs=case.macs(grad),
     )
@@ -261,7 +188,7 @@ def bilinear_benchmark(case: BilinearCase, what: str, settings: Settings) -> Ben
 
     def flops(name: str) -> int:
         plain = f"plain-{fastest_order(case.channels, case.positions)}" if name == "auto" else name
-        return counted_flops(bilinear_call(plain, case.inputs(replace(settings, device=META), grad)))
+        return counted_flops(bilinear_call(plain, bilinear_inputs(case, replace(settings, device=META), grad)))
 
     return Benchmark(
         study="bilinear_attention",
@@ -270,7 +197,7 @@ def bilinear_benchmark(case: BilinearCase, what: str, settings: Settings) -> Ben
         what=what,
         baseline="auto",
         names=BILINEAR_NAMES,
-        inputs=lambda: case.inputs(settings, grad),
+        inputs=lambda: bilinear_inputs(case, settings, grad),
         build=bilinear_call,
         flops=flops,
         held=lambda name: LOGITS_HELD * case.batch * products.get(name, 0) ** 2,

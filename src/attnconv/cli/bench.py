@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,18 +10,33 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from attnconv import checks, files
-from attnconv.cli.flags import NO_SURGERY, Surgery, integers, require_network, words
-from attnconv.cli.terminal import print_json, print_table, say
+from attnconv.bench.cases import (
+    BILINEAR,
+    BILINEAR_NAMES,
+    BOTH,
+    FORWARD,
+    LAYER_NAMES,
+    LAYERS,
+    RELATIVE,
+    RELATIVE_NAMES,
+    SIZES,
+    layer_sweep,
+    relative_sweep,
+)
+from attnconv.cli.flags import NO_SURGERY, Surgery, integers, require_layer, require_network, words
+from attnconv.cli.terminal import note, print_json, print_table, say
+from attnconv.kernels import IMPLS
 
 if TYPE_CHECKING:
     from attnconv.bench.benchmark import Benchmark, Settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
+Names = tuple[str, ...]
 Flag = Annotated[bool, Parameter(negative=())]
 RESULTS = Path("benchmarks/results")
 QUICK = {"cpu": "S1,S4,S6,X3", "cuda": "G1,G2,G3,X1"}
-QUICK_LAYERS = "L1,L4"
+QUICK_LAYERS = dict.fromkeys(QUICK, "L1,L4")
 BUDGET = 30.0  # seconds after which no further round of a benchmark begins, once it has had three
 
 bench = App(name="bench", help_format="markdown", default_parameter=Parameter(negative=None))  # with --no-NAME
@@ -55,8 +70,8 @@ class Options:
     out: Path = RESULTS
     json: Flag = False
 
-    def settings(self, what: str = "", names: str | None = None, known: Sequence[str] = ()) -> "Settings":
-        """Return the settings, with only these candidates if ``names`` of ``what`` are given."""
+    def settings(self, names: tuple[str, ...] | None = None) -> "Settings":
+        """Return the settings, with only these candidates if ``names`` are given."""
         import torch
 
         from attnconv.bench.benchmark import Settings
@@ -69,7 +84,7 @@ class Options:
             dtype=getattr(torch, self.dtype),
             rounds=checks.integer("rounds", self.rounds, at_least=1),
             budget=BUDGET,
-            names=None if names is None else tuple(checks.one_of(what, name, known) for name in words(names)),
+            names=names,
         )
 
 
@@ -92,23 +107,20 @@ class Cases:
     sizes: str | None = None
     backward: bool = True
 
-    def chosen(self, *, quick: str, possible: Sequence[str], known: Sequence[str]) -> tuple[list[str], Sequence[int]]:
-        """Return names of cases, and sides of the maps of a sweep."""
-        from attnconv.bench.benchmark import SIZES
-
+    def chosen(self, known: Sequence[str], quick: Mapping[str, str], device: Device) -> tuple[Names, Sequence[int]]:
+        """Return names of cases, and sides of the maps of a sweep. Loads torch only if the device decides."""
         swept = [] if self.sizes is None else integers("sizes", self.sizes)
         if self.case == "all":
-            return list(possible), swept or SIZES
-        names = words(self.case if self.case is not None else "" if self.sizes else quick)
-        for name in names:
-            checks.one_of("case", name, known)
+            on_gpu = _kind(device) == "cuda"
+            return tuple(name for name in known if on_gpu or not name.startswith("G")), swept or SIZES
+        given = self.case if self.case is not None else "" if self.sizes else quick[_kind(device)]
+        names = _known("case", given, known)
         if not names and not swept:
             raise checks.InputError(f"no case is left to run: got --case {self.case!r} and --sizes {self.sizes!r}")
         return names, swept
 
-    def passes(self) -> tuple[str, ...]:
-        from attnconv.bench.benchmark import BOTH, FORWARD
-
+    @property
+    def passes(self) -> Names:
         return (FORWARD, BOTH) if self.backward else (FORWARD,)
 
 
@@ -159,14 +171,14 @@ def choice(
     if not explain_choice:
         bench.help_print()
         return
+    sides = integers("map-size", map_size)
+    if len(sides) > 3:
+        raise checks.InputError(f"--map-size must have one to three numbers, got {map_size!r}")
     import torch
 
     from attnconv.ops import AttentionProblem
     from attnconv.ops import explain_choice as explain
 
-    sides = integers("map-size", map_size)
-    if len(sides) > 3:
-        raise checks.InputError(f"--map-size must have one to three numbers, got {map_size!r}")
     problem = AttentionProblem(
         map_size=tuple(checks.integer("map-size", n, at_least=1) for n in sides),
         head_dim=checks.integer("key-dim", key_dim, at_least=1),
@@ -196,18 +208,16 @@ def ops(*, cases: Cases = DEFAULT_CASES, impl: str | None = None, options: Optio
     impl:
         Candidates, such as auto,eager,flex; by default all.
     """
-    from attnconv.bench import ops as op_cases
+    _known("impl", impl or "", (*RELATIVE_NAMES, *BILINEAR_NAMES))
+    names, swept = cases.chosen([c.name for c in (*RELATIVE, *BILINEAR)], QUICK, options.device)
+    attention = [*(c for c in RELATIVE if c.name in names), *relative_sweep(swept)]
+    orders = [c for c in BILINEAR if c.name in names]
+    known = [*(RELATIVE_NAMES if attention else ()), *(BILINEAR_NAMES if orders else ())]
+    settings = options.settings(None if impl is None else _known("impl", impl, known))
+    from attnconv.bench.ops import bilinear_benchmark, relative_benchmark
 
-    kind = options.settings().device.type
-    named = [c.name for c in (*op_cases.RELATIVE, *op_cases.BILINEAR)]
-    possible = [name for name in named if kind == "cuda" or not name.startswith("G")]
-    names, swept = cases.chosen(quick=QUICK[kind], possible=possible, known=named)
-    attention = [c for c in op_cases.RELATIVE if c.name in names] + op_cases.sweep(swept)
-    orders = [c for c in op_cases.BILINEAR if c.name in names]
-    known = [*(op_cases.RELATIVE_NAMES if attention else ()), *(op_cases.BILINEAR_NAMES if orders else ())]
-    settings = options.settings("impl", impl, known)
-    benchmarks = [op_cases.relative_benchmark(c, what, settings) for c in attention for what in cases.passes()]
-    benchmarks += [op_cases.bilinear_benchmark(c, what, settings) for c in orders for what in cases.passes()]
+    benchmarks = [relative_benchmark(c, what, settings) for c in attention for what in cases.passes]
+    benchmarks += [bilinear_benchmark(c, what, settings) for c in orders for what in cases.passes]
     _run(benchmarks, settings, options.out / "ops.jsonl", options.json)
 
 
@@ -223,13 +233,14 @@ def layers(*, cases: Cases = DEFAULT_CASES, layer: str | None = None, options: O
     layer:
         Candidates, such as conv2d,augmented-auto; by default all.
     """
-    from attnconv.bench.layers import NAMED, builders, layer_benchmark, sweep
+    for name in words(layer or ""):
+        require_layer("unknown layer", name, (*LAYER_NAMES, "sagan", "simple"))
+    names, swept = cases.chosen([c.name for c in LAYERS], QUICK_LAYERS, options.device)
+    chosen = [*(c for c in LAYERS if c.name in names), *layer_sweep(swept)]
+    from attnconv.bench.layers import builders, layer_benchmark
 
-    known = [c.name for c in NAMED]
-    names, swept = cases.chosen(quick=QUICK_LAYERS, possible=known, known=known)
-    settings = options.settings("layer", layer, list(builders()))
-    chosen = [*(c for c in NAMED if c.name in names), *sweep(swept)]
-    benchmarks = [layer_benchmark(c, what, settings) for c in chosen for what in cases.passes()]
+    settings = options.settings(None if layer is None else _known("layer", layer, list(builders())))
+    benchmarks = [layer_benchmark(c, what, settings) for c in chosen for what in cases.passes]
     _run(benchmarks, settings, options.out / "layers.jsonl", options.json)
 
 
@@ -263,14 +274,15 @@ def models(
     for name in words(model or ""):
         if name != "all":
             require_network(name, {})
+    impls, steps = _known("impl", impl, IMPLS), surgery.steps()
     from attnconv.bench.models import NAMED, case_of, model_benchmark, twinned_models
     from attnconv.surgery.steps import checked_steps
 
     names = twinned_models() if model == "all" else NAMED if model is None else words(model)
-    found = checked_steps(surgery.steps())
+    found = checked_steps(steps)
     cases = [case_of(name, batch=batch_size, image_size=image_size, attention=found) for name in names]
     settings = options.settings()
-    benchmarks = [model_benchmark(case, settings, impls=words(impl)) for case in cases]
+    benchmarks = [model_benchmark(case, settings, impls=impls) for case in cases]
     _run(benchmarks, settings, options.out / "models.jsonl", options.json)
 
 
@@ -296,6 +308,11 @@ def report(folder: Path = RESULTS, *, out: Path | None = None) -> None:
         files.write(out.parent / name, svg_file(figure))
     files.write(out, text)
     say(f"{out}, with {len(figures)} drawing{'' if len(figures) == 1 else 's'} beside it")
+
+
+def _known(what: str, text: str, known: Sequence[str]) -> Names:
+    """Return the names between commas; InputError if one is not ``known``."""
+    return tuple(checks.one_of(what, name, known) for name in words(text))
 
 
 def _kind(device: Device) -> str:
@@ -328,12 +345,12 @@ def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, js
         print_json(found)
         return
     for table in tables(found):
-        say(table.title)
+        note(table.title)
         if table.note:
-            say(table.note)
+            note(table.note)
         if table.rows:
             print_table(table.header, table.rows)
         for name, reason in table.absent:
-            say(f"{name}: {reason}")
+            note(f"{name}: {reason}")
         print()
     say(f"{len(found)} records added to {file}; attnconv bench report draws them together")

@@ -39,7 +39,7 @@ def demo(
     device:
         Where to run.
     """
-    from attnconv.explain.far_pairs import far_pairs_rows
+    from attnconv.explain.far_pairs import far_pairs_rows, far_pairs_text
     from attnconv.recipes import load_trained, run
     from attnconv.report.page import read_metrics, render, svg_file
     from attnconv.report.plots import Curves, curves_figure
@@ -71,6 +71,7 @@ def demo(
     accuracy.axes[0].set_ylim(40, 102)
     result = results["attention"]
     glyphs = far_pairs_rows(load_trained(out / "attention", checkpoint="last", device="cpu"))
+    cells = glyphs[0].found.weights[0].numel()
     photo, caption = photo_row()
     text = render(
         "demo.html",
@@ -80,6 +81,9 @@ def demo(
         rows=rows,
         curves=svg_file(accuracy),
         glyphs=[pictures(row) for row in glyphs],
+        compared=far_pairs_text(glyphs),
+        uniform=f"{1 / cells:.2g}",
+        cells=cells,
         photo=pictures(photo),
         caption=caption,
         footer=f"attnconv {result['attnconv']}, torch {result['torch']}, on {result['device']}, seed {result['seed']}.",
@@ -90,12 +94,12 @@ def demo(
 
 
 def pictures(row: "Row") -> dict[str, Any]:
-    """Return the title of a row, and its panels as a page takes them."""
-    from attnconv.explain.figure import data_uri, panels
+    """Return the titles of a row and of its heads, and its panels as a page takes them."""
+    from attnconv.explain.figure import data_uri, heads_title, panels
 
-    drawn = panels(row.image, row.found, row.point)
+    drawn = panels(row.image, row.found, row.point, photo_point=row.photo_point)
     shown = [{"title": one.title, "picture": data_uri(one.pixels), "small": one.is_head} for one in drawn]
-    return {"title": row.title, "panels": shown}
+    return {"title": row.title, "heads": heads_title(row.found), "panels": shown}
 
 
 def photo_row() -> "tuple[Row, str]":
@@ -113,6 +117,6 @@ def photo_row() -> "tuple[Row, str]":
     found = look.maps(example.point)[-1]
     caption = (
         f"The packaged network, {trained.scores['top1']:.1f} % right on CIFAR-100, calls this a {name} "
-        f"({100 * chance:.0f} %). The dot is the query, the frame the part that the network sees."
+        f"({100 * chance:.1f} %). The dot is the query, the frame the part that the network sees."
     )
-    return Row(seen, seen.point(example.point), found, row_title(found)), caption
+    return Row(seen, seen.point(example.point), found, row_title(found), photo_point=example.point), caption

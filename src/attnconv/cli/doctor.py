@@ -8,23 +8,25 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from attnconv import __version__, checks
-from attnconv.cli.terminal import amount, folded, print_json, terminal_width
+from attnconv.cli.terminal import amount, counted, folded, print_json, terminal_width
 from attnconv.shown import shown_lines
 
-NOT_FOR_USERS = ("all", "dev", "docs")
-MAP_SIZE, HEAD_DIM = (32, 32), 16  # of the attention whose kernels are listed
+NOT_FOR_USERS = ("all", "clients", "dev", "docs")
+KERNELS_TITLE = "Kernels of relative attention, map 32 x 32, 16 channels a head (attnconv bench --explain-choice)"
+MAP_SIZE, HEAD_DIM = (32, 32), 16
 # A line of the package's metadata, such as: scipy>=1.15; extra == "train"
 OF_AN_EXTRA = re.compile(
     r"(?P<name>[\w.-]+)(\[.*?\])?\s*(?P<rule>[^;]*?)\s*;\s*extra\s*==\s*['\"](?P<extra>[\w-]+)['\"]"
 )
 Facts = dict[str, Any]
-Lines = Iterator[tuple[str, str]]  # name and text
+# The facts of a section as JSON shows them, and its lines of text, by name.
+Section = tuple[Facts | list[Facts], dict[str, str]]
 
 
 def doctor(*, json: bool = False) -> None:
@@ -35,39 +37,27 @@ def doctor(*, json: bool = False) -> None:
     json:
         Print one JSON object.
     """
-    found = diagnosis()
-    print_json(found) if json else print(shown_lines(diagnosis_text(found)))
-
-
-def diagnosis() -> dict[str, Any]:
-    """Return the findings of each section as plain values; {"problem": reason} for a section that fails."""
-    found: dict[str, Any] = {}
-    for key, (_, look, _) in SECTIONS.items():
+    found: Facts = {}
+    for key, (title, look) in SECTIONS.items():
+        if found and not json:
+            print()
         try:
-            found[key] = look()
+            found[key], texts = look()
         except Exception as error:  # a torch that does not import, a broken driver
-            found[key] = {"problem": checks.first_line(error)}
-    return found
+            texts = {"unknown": checks.first_line(error)}
+            found[key] = {"problem": texts["unknown"]}
+        if not json:
+            lines, width = folded("", title, terminal_width()), max(map(len, texts), default=0)
+            for name, text in texts.items():
+                lines += folded(f"  {name:{width}}  ", text, terminal_width())
+            print(shown_lines("\n".join(lines)))
+    if json:
+        print_json(found)
 
 
-def diagnosis_text(found: dict[str, Any]) -> str:
-    """Return the findings as lines of text."""
-    lines = []
-    for key, (title, _, text) in SECTIONS.items():
-        facts = found[key]
-        problem = facts.get("problem") if isinstance(facts, dict) else None
-        cells = [("unknown", problem)] if problem else list(text(facts))
-        width = max((len(name) for name, _ in cells), default=0)
-        lines += folded("", title, terminal_width())
-        for name, value in cells:
-            lines += folded(f"  {name:{width}}  ", value, terminal_width())
-        lines.append("")
-    return "\n".join(lines).rstrip()
-
-
-def versions() -> Facts:
-    """Return the versions of attnconv, Python, the system, torch and numpy; None if not installed."""
-    return {
+def versions() -> Section:
+    """Return the versions of attnconv, Python, the system, torch and numpy."""
+    facts = {
         "attnconv": __version__,
         "folder": str(Path(__file__).parents[1]),
         "python": platform.python_version(),
@@ -76,25 +66,26 @@ def versions() -> Facts:
         "torch": checks.installed_version("torch"),
         "numpy": checks.installed_version("numpy"),
     }
+    return facts, {name: value or f"missing: pip install {name}" for name, value in facts.items()}
 
 
-def versions_text(facts: Facts) -> Lines:
-    for name, value in facts.items():
-        yield name, value or f"missing: pip install {name}"
-
-
-def extras() -> dict[str, Facts]:
+def extras() -> Section:
     """Return each extra's packages with their versions, and the pip line if one is missing or too old."""
-    found: dict[str, Facts] = {}
+    facts: Facts = {}
     for line in metadata.requires("attnconv") or []:
         parts = OF_AN_EXTRA.fullmatch(line)
         if parts is None or parts["extra"] in NOT_FOR_USERS or parts["name"] == "attnconv":
             continue
-        extra = found.setdefault(parts["extra"], {"packages": {}, "install": None})
+        extra = facts.setdefault(parts["extra"], {"packages": {}, "install": None})
         here = extra["packages"][parts["name"]] = checks.installed_version(parts["name"])
         if here is None or not satisfies(here, parts["rule"]):
             extra["install"] = f"pip install 'attnconv[{parts['extra']}]'"
-    return found
+    texts = {
+        name: ", ".join(f"{package} {version or 'missing'}" for package, version in extra["packages"].items())
+        + (f": {extra['install']}" if extra["install"] else "")
+        for name, extra in facts.items()
+    }
+    return facts, texts
 
 
 def satisfies(here: str, rule: str) -> bool:
@@ -106,71 +97,52 @@ def satisfies(here: str, rule: str) -> bool:
     return SpecifierSet(rule).contains(here, prereleases=True)
 
 
-def extras_text(facts: dict[str, Facts]) -> Lines:
-    for extra, found in facts.items():
-        packages = ", ".join(f"{name} {version or 'missing'}" for name, version in found["packages"].items())
-        yield extra, packages + (f": {found['install']}" if found["install"] else "")
-
-
-def devices() -> list[Facts]:
+def devices() -> Section:
     """Return the CPU, each CUDA GPU and MPS, with the reason for each kind that is absent."""
     import torch
 
     from attnconv.bench.machine import cpu_name
 
-    found: list[Facts] = [
-        {"device": "cpu", "name": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    ]
+    cpu, cores, threads = cpu_name(), os.cpu_count(), torch.get_num_threads()
+    facts: list[Facts] = [{"device": "cpu", "name": cpu, "cores": cores, "threads": threads}]
+    texts = {"cpu": f"{cpu}, {cores} cores, {counted(threads, 'thread')} in torch"}
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        facts = torch.cuda.get_device_properties(i)
-        capability = f"{facts.major}.{facts.minor}"
-        found.append(
-            {"device": f"cuda:{i}", "name": facts.name, "memory": facts.total_memory, "capability": capability}
-        )
+        gpu = torch.cuda.get_device_properties(i)
+        name, memory, capability = gpu.name, gpu.total_memory, f"{gpu.major}.{gpu.minor}"
+        facts.append({"device": f"cuda:{i}", "name": name, "memory": memory, "capability": capability})
+        texts[f"cuda:{i}"] = f"{name}, {amount(memory, 'B')}, compute capability {capability}"
     if torch.backends.mps.is_available():
-        found.append({"device": "mps", "name": platform.processor() or "Apple GPU"})
+        texts["mps"] = platform.processor() or "Apple GPU"
+        facts.append({"device": "mps", "name": texts["mps"]})
     built = {"cuda": torch.version.cuda or torch.version.hip, "mps": torch.backends.mps.is_built()}
-    for kind in {*built} - {device["device"].partition(":")[0] for device in found}:
+    for kind in built.keys() - {device.partition(":")[0] for device in texts}:
         why = "torch finds none, or no driver" if built[kind] else f"this torch is built without {kind.upper()}"
-        found.append({"device": kind, "missing": why})
-    return sorted(found, key=lambda device: device["device"])
+        facts.append({"device": kind, "missing": why})
+        texts[kind] = f"none: {why}"
+    return sorted(facts, key=lambda device: device["device"]), dict(sorted(texts.items()))
 
 
-def devices_text(facts: list[Facts]) -> Lines:
-    for found in facts:
-        text = f"none: {found['missing']}" if "missing" in found else found["name"]
-        if "cores" in found:
-            text += f", {found['cores']} cores, {found['threads']} threads in torch"
-        if "memory" in found:
-            text += f", {amount(found['memory'], 'B')}, compute capability {found['capability']}"
-        yield found["device"], text
-
-
-def kernels() -> list[Facts]:
+def kernels() -> Section:
     """Return the kernel that impl="auto" chooses on each device, and the reasons why others cannot run."""
     import torch
 
     from attnconv.ops.kernel_choice import KERNELS, AttentionProblem, choose_kernel, why_not
 
-    found = []
+    facts, texts = [], {}
     cuda = [("cuda", "float32"), ("cuda", "bfloat16")] if torch.cuda.is_available() else []
     for device, dtype in [("cpu", "float32"), *cuda]:
         problem = AttentionProblem(
             MAP_SIZE, HEAD_DIM, HEAD_DIM, dtype=getattr(torch, dtype), device_type=device, needs_grad=True
         )
-        reasons = {kernel: why_not(kernel, problem) for kernel in KERNELS}
-        found.append({"device": device, "dtype": dtype, "auto": choose_kernel(problem), "why_not": reasons})
-    return found
+        chosen, reasons = choose_kernel(problem), {kernel: why_not(kernel, problem) for kernel in KERNELS}
+        facts.append({"device": device, "dtype": dtype, "auto": chosen, "why_not": reasons})
+        for kernel, why in reasons.items():
+            able = "available, the choice of impl='auto'" if kernel == chosen else "available"
+            texts[f"{kernel} on {device}, {dtype}"] = f"no: {why}" if why else able
+    return facts, texts
 
 
-def kernels_text(facts: list[Facts]) -> Lines:
-    for found in facts:
-        for kernel, why in found["why_not"].items():
-            chosen = ", the choice of impl='auto'" if kernel == found["auto"] else ""
-            yield f"{kernel} on {found['device']}, {found['dtype']}", f"no: {why}" if why else f"available{chosen}"
-
-
-def data_folder() -> Facts:
+def data_folder() -> Section:
     """Return the folder of the named data sets, the setting it comes from, and whether it can be written."""
     from attnconv.data.load import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR
 
@@ -182,31 +154,24 @@ def data_folder() -> Facts:
         problem = f"{nearest} is a file"
     elif not os.access(nearest, os.W_OK | os.X_OK):
         problem = f"no right to write to {nearest}"
-    return {
+    free, exists = shutil.disk_usage(nearest).free, folder.is_dir()
+    facts = {
         "folder": str(folder),
         "set_by": DATA_DIR_VARIABLE if named else "default",
-        "exists": folder.is_dir(),
+        "exists": exists,
         "writable": problem is None,
         "why_not": problem,
-        "free": shutil.disk_usage(nearest).free,
+        "free": free,
     }
+    remarks = (f" (set by {DATA_DIR_VARIABLE})" if named else "") + ("" if exists else ", not there yet")
+    able = f"no: {problem}" if problem else f"yes, {amount(free, 'B')} free"
+    return facts, {"folder": f"{folder}{remarks}", "writable": able}
 
 
-def data_text(facts: Facts) -> Lines:
-    said = "" if facts["set_by"] == "default" else f" (set by {facts['set_by']})"
-    yield "folder", f"{facts['folder']}{said}" + ("" if facts["exists"] else ", not there yet")
-    yield "writable", f"yes, {amount(facts['free'], 'B')} free" if facts["writable"] else f"no: {facts['why_not']}"
-
-
-# Title, finder and text of each section.
-SECTIONS: dict[str, tuple[str, Callable[[], Any], Callable[[Any], Lines]]] = {
-    "versions": ("Versions", versions, versions_text),
-    "extras": ("Extras", extras, extras_text),
-    "devices": ("Devices", devices, devices_text),
-    "kernels": (
-        f"Kernels of relative attention, map 32 x 32, {HEAD_DIM} channels a head (attnconv bench --explain-choice)",
-        kernels,
-        kernels_text,
-    ),
-    "data": ("Named data sets", data_folder, data_text),
+SECTIONS: dict[str, tuple[str, Callable[[], Section]]] = {  # title and finder of each
+    "versions": ("Versions", versions),
+    "extras": ("Extras", extras),
+    "devices": ("Devices", devices),
+    "kernels": (KERNELS_TITLE, kernels),
+    "data": ("Named data sets", data_folder),
 }

@@ -132,6 +132,13 @@ def predict(
     json:
         Print one JSON object.
     """
+    checks.integer("--top", top, at_least=1)
+    if not images:
+        raise checks.InputError("predict needs at least one image or folder")
+    for path in images:
+        if not path.exists():
+            raise checks.InputError(f"no image or folder at {path}")
+    require_run(run)
     import torch
 
     from attnconv.data import decode_image, prepare_image
@@ -140,7 +147,6 @@ def predict(
     from attnconv.data.view import require_preparable
     from attnconv.train.progress import tracked
 
-    checks.integer("--top", top, at_least=1)
     passed: Counter[str] = Counter()
     files = image_files(images, passed)
     trained = load_network(run, checkpoint=checkpoint, device=device, model=model, trust=trust)
@@ -184,12 +190,8 @@ def image_files(paths: tuple[Path, ...], passed: Counter[str]) -> list[Path]:
     """Return the files, and the images in the folders, sorted within each; ``passed`` counts other files."""
     from attnconv.data.folder import images_below, passed_over_line
 
-    if not paths:
-        raise checks.InputError("predict needs at least one image or folder")
     files: list[Path] = []
     for path in paths:
-        if not path.exists():
-            raise checks.InputError(f"no image or folder at {path}")
         if not path.is_dir():
             files.append(path)
             continue

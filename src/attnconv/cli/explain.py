@@ -50,8 +50,7 @@ def explain(
     image:
         Image file.
     point:
-        Y,X: row and column of the position, from 0, in pixels of the upright image file; default: the middle of the
-        part that the network sees.
+        Y,X: row and column of the position, from 0, in pixels of the upright image file; default: its middle.
     layer:
         Draw this attention layer only.
     head:
@@ -61,7 +60,7 @@ def explain(
     out:
         The picture, .png, .svg or .pdf; default: IMAGE-attention.png in the current folder.
     example:
-        Use the packaged network and photo instead of RUN and IMAGE.
+        Use the packaged network instead of RUN, and the packaged photo if no IMAGE is given.
     web:
         Serve a page until Ctrl-C, on which you drop an image, click on it and choose a layer. IMAGE is optional.
     compare:
@@ -82,8 +81,7 @@ def explain(
     _refuse({"--compare": compare, "--host": host, "--port": port} if not web else {}, "{} needs --web")
     drawn = {"--point": point, "--layer": layer, "--head": head, "--out": out, "--json": json}
     _refuse(drawn if web else {}, "--web serves an interactive page: leave out {}")
-    if example == (run is not None) or (not web and (run is None) != (image is None)):
-        raise checks.InputError("explain needs a RUN and an IMAGE (optional with --web), or --example alone")
+    run, image = _run_and_image(run, image, example=example, web=web)
     if port is not None and checks.integer("--port", port, at_least=1) > LAST_PORT:
         raise checks.InputError(f"--port must be at most {LAST_PORT}, got {port}")
     if model is not None and compare is not None:
@@ -116,30 +114,32 @@ def explain(
         file, name = image, str(image)
     path = out or Path(f"{file.stem}-attention.png")
     seen = see_image(decode_image(file, trained.meta["channels"]), trained.meta)
-    rows, columns = seen.view.size
-    query = (rows // 2, columns // 2) if at is None else seen.point(at)
+    asked = seen.middle if at is None else at
+    query = seen.point(asked)
     look = look_at(trained.model, trained.meta, trained.device, seen)
     maps = choose_maps(look.attention.maps(query), layer=layer, head=head)
     prediction = f"{look.likely[0][0]} {100 * look.likely[0][1]:.1f}%" if look.likely else ""
-    title = shown(file.name + (f": {prediction}" if prediction else ""))
+    title = "\n".join(filter(None, (shown(file.name + (f": {prediction}" if prediction else "")), seen.remark)))
     draws = not json or not all(found.is_coarse for found in maps)
     if draws:
         cams = {found.layer: look.grad_cam(found.layer) for found in drawable(maps) if grad_cam}
-        figure = attention_figure(seen, maps, query, title=title, cams=cams)
+        figure = attention_figure(seen, maps, query, title=title, cams=cams, photo_point=asked)
         with replacing(path) as opened, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")  # a letter of a file's name that the font lacks
             figure.savefig(opened, format=path.suffix[1:].lower(), dpi=120)
     if json:
-        images = [{"image": name, **_record(look, query, maps)}]
+        images = [{"image": name, **_record(look, asked, maps)}]
         picture = str(path) if draws else None
         print_json({"checkpoint": str(trained.checkpoint), "picture": picture, "images": images})
         return
     layers = ", ".join(found.layer for found in maps)
     say(
         "{}: {}attention of row {}, column {} in {}".format(
-            name, f"{prediction}; " if prediction else "", *seen.view.unseen(query), layers
+            name, f"{prediction}; " if prediction else "", *asked, layers
         )
     )
+    if seen.remark:
+        say(f"- {seen.remark}")
     for found in maps:
         if found.remark:
             say(f"- {found.layer} is {found.remark}")
@@ -157,6 +157,33 @@ def _trained(run: Path | None, *, device: str, **options: Any) -> "Trained":
     return trained
 
 
+def _run_and_image(
+    run: Path | None, image: Path | None, *, example: bool, web: bool
+) -> tuple[Path | None, Path | None]:
+    """Return RUN, None for the example, and IMAGE, None for the example's or a page's first.
+
+    Args:
+        run: the first word of the command line: an image behind --example.
+        image: the second one.
+    Raises:
+        InputError: one is missing, or there is one too many.
+    """
+    if example and image is not None:
+        raise checks.InputError(f"--example takes the packaged network: leave out the RUN, {run}")
+    if example:
+        return None, run
+    if run is None:
+        raise checks.InputError("explain needs a RUN and an IMAGE (optional with --web), or --example")
+    if image is None:
+        from attnconv.data.folder import SUFFIXES as IMAGES
+
+        if str(run).lower().endswith(IMAGES):
+            raise checks.InputError("explain needs a RUN before the image; --example takes the packaged network")
+        if not web:
+            raise checks.InputError(f"explain needs an IMAGE after the RUN {run}, or --web")
+    return run, image
+
+
 def _refuse(options: dict[str, Any], message: str) -> None:
     """Raise InputError about the first of ``options`` that is given."""
     for name, value in options.items():
@@ -171,7 +198,7 @@ def _point(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _record(look: "Look", query: tuple[int, int], maps: "Sequence[AttentionMap]") -> dict[str, Any]:
+def _record(look: "Look", point: tuple[int, int], maps: "Sequence[AttentionMap]") -> dict[str, Any]:
     """Return plain values for --json; the point is that of the file, cells are those of the layer's map."""
     seen, without = look.seen, look.attention.without_map
     return {
@@ -181,8 +208,8 @@ def _record(look: "Look", query: tuple[int, int], maps: "Sequence[AttentionMap]"
         **({"without_map": list(without)} if without else {}),
         "queries": [
             {
-                "point": list(seen.view.unseen(query)),
-                "network_point": list(query),
+                "point": list(point),
+                "network_point": list(seen.point(point)),
                 "layers": [_layer_record(found) for found in maps],
             }
         ],

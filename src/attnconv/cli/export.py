@@ -8,7 +8,7 @@ from typing import Any, Literal
 from cyclopts import App
 
 from attnconv import checks
-from attnconv.cli.flags import Checkpoint, ImageSize, load_network
+from attnconv.cli.flags import Checkpoint, ImageSize, load_network, require_run
 from attnconv.cli.terminal import print_json, say
 from attnconv.shown import shown
 
@@ -47,6 +47,7 @@ def export(
     json:
         Print one JSON object.
     """
+    require_run(run)
     from attnconv.export import FORMATS, SUFFIXES
     from attnconv.export.capture import described
     from attnconv.models import save_pretrained
@@ -115,6 +116,7 @@ def save(
     license:
         Licence of the weights, as the Hub names it; by default none is stated.
     """
+    require_run(run)
     from attnconv.models import save_pretrained
 
     trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model, layers_for="hub")
@@ -153,6 +155,7 @@ def push(
         Branch of the repository; by default its main branch.
     """
     checks.require("huggingface_hub", extra="hub")  # before the network is read
+    require_run(run)
     from attnconv.models import push_to_hub
 
     trained = load_network(run, checkpoint=checkpoint, device="cpu", model=model, layers_for="hub")

@@ -81,12 +81,7 @@ class Surgery:
             if not (module and kind):
                 raise checks.InputError(f"--attend must be MODULE=KIND, such as layer3=simple, got {text!r}")
             found.append({"add": {"after": module, "kind": kind}})
-            known = (*KINDS, *extensions.offered("attnconv.layers"))
-            if "torch" not in sys.modules and kind not in known and ":" not in kind:  # else surgery looks it up
-                raise checks.InputError(
-                    f"--attend: unknown attention layer {kind!r}; {checks.nearest(kind, known)}; --import "
-                    "MODULE brings your own"
-                )
+            require_layer("--attend: unknown attention layer", kind)
         return found
 
 
@@ -141,6 +136,13 @@ def require_data(name: str) -> None:
     known, path = (*DATA_SETS, *extensions.offered("attnconv.data")), os.path.expanduser(name)
     if "torch" not in sys.modules and name not in known and ":" not in name and not os.path.exists(path):
         raise checks.InputError(f"{name!r} is neither a data set nor an existing folder; {checks.nearest(name, known)}")
+
+
+def require_layer(what: str, name: str, known: Sequence[str] = KINDS) -> None:
+    """Raise InputError, "``what`` NAME", if neither ``known`` nor a package has the name; not once torch is loaded."""
+    known = (*known, *extensions.offered("attnconv.layers"))
+    if "torch" not in sys.modules and name not in known and ":" not in name:
+        raise checks.InputError(f"{what} {name!r}; {checks.nearest(name, known)}; --import MODULE brings your own")
 
 
 def require_run(path: Path) -> None:

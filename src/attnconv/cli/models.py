@@ -1,8 +1,10 @@
 """attnconv models and summary: networks by name, published networks compared with ours, and the cost of one."""
 
+import fnmatch
 from typing import Any
 
 from attnconv import checks, networks
+from attnconv.bench.published import PUBLISHED
 from attnconv.cli.flags import NO_SURGERY, ImageSize, Surgery, pairs, require_network
 from attnconv.cli.terminal import amount, note, print_json, print_table
 from attnconv.train.config import yaml_text
@@ -53,12 +55,12 @@ def _as_yaml(value: Any) -> str:
 
 
 def _print_published(pattern: str, json: bool) -> None:
-    from attnconv.bench.cost import HEADER, PUBLISHED, UNVERIFIED, compare
+    known = dict.fromkeys(row.name for row in PUBLISHED)
+    if not fnmatch.filter(known, pattern):
+        raise checks.InputError(f"no published network matches {pattern!r}; {checks.nearest(pattern, known)}")
+    from attnconv.bench.cost import HEADER, UNVERIFIED, compare
 
     found = compare(pattern)
-    if not found:
-        known = dict.fromkeys(row.name for row in PUBLISHED)
-        raise checks.InputError(f"no published network matches {pattern!r}; {checks.nearest(pattern, known)}")
     if json:
         print_json([row.to_dict() for row in found])
         return

@@ -292,7 +292,7 @@ def lr_find(
     from attnconv.report.plots import lr_figure
 
     folder = out or Path("runs") / f"lr-find-{settings.model.replace(':', '-')}-{Path(settings.data).name}"
-    curve = find(settings, low=low, high=high, steps=steps).to_dict()
+    curve = dataclasses.asdict(find(settings, low=low, high=high, steps=steps))
     files.make_folder(folder)
     files.write(folder / "lr-find.json", encoder.dumps(curve, indent=2))
     with files.replacing(folder / "lr-find.png") as picture:

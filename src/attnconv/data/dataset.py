@@ -286,9 +286,7 @@ def _pixels(image: Any, channels: int | None, name: str) -> Tensor:
     if pixels.is_floating_point():
         return pixels.to(torch.float32)
     if pixels.shape[0] not in (1, 3) or channels == 1 != pixels.shape[0]:
-        raise BrokenPromiseError(
-            f"{name} has {pixels.shape[0]} channels, {channels or '1 or 3'} are expected; {PROMISE}"
-        )
+        raise BrokenPromiseError(f"{name} has {pixels.shape[0]} channels, {channels or '1 or 3'} expected; {PROMISE}")
     return pixels.expand(channels or pixels.shape[0], -1, -1)
 
 

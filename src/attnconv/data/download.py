@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from attnconv import checks, files
@@ -22,7 +23,7 @@ PAUSE = 1.0  # seconds before the second try, doubled for each later one
 TIMEOUT = 60.0  # seconds without a byte
 
 
-def fetch(url: str, data_dir: Path, *, digests: tuple[str, ...] = ()) -> Path:
+def fetch(url: str, data_dir: Path, *, digests: Mapping[str, str] = {}) -> Path:
     """Return the folder NAME in ``data_dir``, downloaded and unpacked from ``url``, .../NAME.tgz, if it is not there.
 
     Several processes may call this at a time: one downloads, the others wait.
@@ -74,14 +75,14 @@ def unpack(file: Path, folder: Path) -> None:
         (partial / folder.name).replace(folder)
 
 
-def download(url: str, path: Path, *, digests: tuple[str, ...]) -> None:
+def download(url: str, path: Path, *, digests: Mapping[str, str]) -> None:
     """Download ``url`` to ``path``, atomically.
 
     ``path``.part holds the bytes of an unfinished download, where the next call goes on. Calls for one path must not
     overlap.
 
     Args:
-        digests: checksums such as "md5:d41d8...", of which one must fit; empty if unknown.
+        digests: checksums by kind such as "md5", of which one must fit; empty if unknown.
     Raises:
         InputError: no such file, no connection, or a checksum that does not fit.
         OSError: the file cannot be written.
@@ -94,16 +95,14 @@ def download(url: str, path: Path, *, digests: tuple[str, ...]) -> None:
         _fetch(url, part)
     if not fits(part, digests):
         part.unlink()
-        raise checks.InputError(f"cannot download {url}: its checksum is none of {', '.join(digests)}")
+        known = ", ".join(f"{kind}:{digest}" for kind, digest in digests.items())
+        raise checks.InputError(f"cannot download {url}: its checksum is none of {known}")
     part.replace(path)
 
 
-def fits(path: Path, digests: tuple[str, ...]) -> bool:
+def fits(path: Path, digests: Mapping[str, str]) -> bool:
     """True if the file has one of the checksums, or there are none."""
-    for kind in {digest.partition(":")[0] for digest in digests}:
-        if f"{kind}:{files.digest(path, kind)}" in digests:
-            return True
-    return not digests
+    return not digests or any(files.digest(path, kind) == known for kind, known in digests.items())
 
 
 def _fetch(url: str, part: Path) -> bool:

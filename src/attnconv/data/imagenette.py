@@ -57,33 +57,25 @@ IMAGENETTE_SETS = {
 # agree (Catalyst is one) and have torchvision's for Imagenette. None of them could be compared with a download when
 # this was written. No checksum of the old Imagewoof was found.
 DIGESTS = {
-    "imagenette2": (
-        "md5:fe2fc210e6bb7c5664d602c3cd71e612",
-        "sha256:de32de18a7d8df0114d5e2c3c14cafb9558e8f00441a73aa7953681ad02be49c",
-    ),
-    "imagenette2-320": (
-        "md5:3df6f0d01a2c9592104656642f5e78a3",
-        "sha256:5020a9130cea0348272823cb12d2db7e981c6f2afa3dce71ccd5b8013005c55e",
-    ),
-    "imagenette2-160": (
-        "md5:e793b78cc4c9e9a4ccc0c1155377a412",
-        "sha256:88daccb09b6fce93f45e6c09ddeb269cce705549e6bff322092a2a5a11489863",
-    ),
-    "imagewoof2": (
-        "md5:9aafe18bcdb1632c4249a76c458465ba",
-        "sha256:d6f2ffc7b95663f7701b94cea32db1683b9a50dd389382c7cca024e840af0379",
-    ),
-    "imagewoof2-320": (
-        "md5:0f46d997ec2264e97609196c95897a44",
-        "sha256:4e4905ed7643120daaf9bf3b2ef7f3a7e8396d9bdaf254a38c6f01f618b4973d",
-    ),
-    "imagewoof2-160": (
-        "md5:3d200a7be99704a0d7509be2a9fbfe15",
-        "sha256:663c22f69c2802d85e2a67103c017e047096702ffddf9149a14011b7002539bf",
-    ),
-    "imagenette": ("sha256:1bd650bc16884ca88e4f0f537ed8569b1f8d7ae865d37eba8ecdd87d9cd9dcfa",),
-    "imagenette-320": ("sha256:0e3ac85d7f3fd0a63d5e27d85c68511be9ac4dae260345b6f7434a0d4fa24b3f",),
-    "imagenette-160": ("sha256:4bacf19aa3f2454e330ac366c98ac1e470ccc6bebca8ff63ecc7f339cb2ead11",),
+    "md5": {
+        "imagenette2": "fe2fc210e6bb7c5664d602c3cd71e612",
+        "imagenette2-320": "3df6f0d01a2c9592104656642f5e78a3",
+        "imagenette2-160": "e793b78cc4c9e9a4ccc0c1155377a412",
+        "imagewoof2": "9aafe18bcdb1632c4249a76c458465ba",
+        "imagewoof2-320": "0f46d997ec2264e97609196c95897a44",
+        "imagewoof2-160": "3d200a7be99704a0d7509be2a9fbfe15",
+    },
+    "sha256": {
+        "imagenette2": "de32de18a7d8df0114d5e2c3c14cafb9558e8f00441a73aa7953681ad02be49c",
+        "imagenette2-320": "5020a9130cea0348272823cb12d2db7e981c6f2afa3dce71ccd5b8013005c55e",
+        "imagenette2-160": "88daccb09b6fce93f45e6c09ddeb269cce705549e6bff322092a2a5a11489863",
+        "imagewoof2": "d6f2ffc7b95663f7701b94cea32db1683b9a50dd389382c7cca024e840af0379",
+        "imagewoof2-320": "4e4905ed7643120daaf9bf3b2ef7f3a7e8396d9bdaf254a38c6f01f618b4973d",
+        "imagewoof2-160": "663c22f69c2802d85e2a67103c017e047096702ffddf9149a14011b7002539bf",
+        "imagenette": "1bd650bc16884ca88e4f0f537ed8569b1f8d7ae865d37eba8ecdd87d9cd9dcfa",
+        "imagenette-320": "0e3ac85d7f3fd0a63d5e27d85c68511be9ac4dae260345b6f7434a0d4fa24b3f",
+        "imagenette-160": "4bacf19aa3f2454e330ac366c98ac1e470ccc6bebca8ff63ecc7f339cb2ead11",
+    },
 }
 
 
@@ -105,7 +97,8 @@ def load_imagenette(
     stem, classes = IMAGENETTE_SETS[name]
     size = image_size or (DEFAULT_SIZE, DEFAULT_SIZE)
     archive = stem + edition_for(max(size))
-    folder = fetch(f"{ADDRESS}{archive}.tgz", data_dir, digests=DIGESTS.get(archive, ()))
+    digests = {kind: known[archive] for kind, known in DIGESTS.items() if archive in known}
+    folder = fetch(f"{ADDRESS}{archive}.tgz", data_dir, digests=digests)
     data = load_folder(folder, image_size=size, options=options)
     if data.classes != tuple(classes):
         other = sorted(set(data.classes) ^ set(classes))

@@ -116,7 +116,14 @@ def load_data(
     name = str(name_or_folder)
     data_dir = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or DEFAULT_DATA_DIR))
     data = _load(name, data_dir, size, options)
-    return data if train_subset is None else _with_subset(data, train_subset)
+    if train_subset is None:
+        return data
+    if train_subset > data.num_train:
+        raise checks.InputError(
+            f"train_subset must be at most {data.num_train}, the training images of {data.name!r}, got {train_subset}"
+        )
+    indices = torch.randperm(data.num_train, generator=generator(0))[:train_subset].sort().values
+    return dataclasses.replace(data, train=data.train.subset(indices))
 
 
 def _load(name: str, data_dir: Path, image_size: tuple[int, int] | None, options: FileOptions) -> ImageData:
@@ -155,12 +162,3 @@ def _loaded(name: str, load: Load, data_dir: Path) -> libraries.Loaded:
         )
     train, val, classes = (*found, None)[:3]
     return train, val, None if classes is None else list(classes)
-
-
-def _with_subset(data: ImageData, size: int) -> ImageData:
-    if size > data.num_train:
-        raise checks.InputError(
-            f"train_subset must be at most {data.num_train}, the training images of {data.name!r}, got {size}"
-        )
-    indices = torch.randperm(data.num_train, generator=generator(0))[:size].sort().values
-    return dataclasses.replace(data, train=data.train.subset(indices))

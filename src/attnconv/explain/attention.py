@@ -33,6 +33,7 @@ class AttentionMap:
     heads: tuple[int, ...] = ()  # numbers of the heads in ``weights``, from 1; all of them if not given
     logits_moved: float | None = None  # by switching the layer off, as a share of their norm; None if unknown
     active: bool = True  # False if switching the layer off hardly moves the logits
+    chosen: bool = False  # True if ``heads`` is one that was asked for by its number
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", self.heads or tuple(range(1, self.weights.shape[0] + 1)))
@@ -168,8 +169,10 @@ def choose_maps(
         if head not in found.heads:
             there = "it has one, number 1" if len(found.heads) == 1 else f"its heads are 1 to {found.heads[-1]}"
             raise checks.InputError(f"attention layer {found.layer!r} has no head {head}: {there}")
-    at = [found.heads.index(head) for found in maps]
-    return [replace(found, weights=found.weights[i, None], heads=(head,)) for found, i in zip(maps, at, strict=True)]
+    return [
+        replace(found, weights=found.weights[found.heads.index(head), None], heads=(head,), chosen=True)
+        for found in maps
+    ]
 
 
 def drawable(maps: Sequence[AttentionMap]) -> list[AttentionMap]:

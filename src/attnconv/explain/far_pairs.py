@@ -1,5 +1,6 @@
 """Attention on far-pairs, whose answer is known to be far away: two glyphs at the ends of an image, alike or not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,21 @@ def far_pairs_rows(trained: Any) -> list[Row]:
         assert look.likely is not None
         name, chance = look.likely[0]
         title = f"pair: {example.label}; network: {shown(name)}, {100 * chance:.1f}%"
-        rows.append(Row(look.seen, look.seen.point(example.point), found, title))
+        rows.append(Row(look.seen, look.seen.point(example.point), found, title, photo_point=example.point))
     return rows
+
+
+def far_pairs_text(rows: Sequence[Row]) -> str:
+    """Return sentences about `far_pairs_rows`: how much of the weight lies on the right glyph's half of the image."""
+    # (N, H, W): the right half of the columns
+    shares = [float(row.found.weights[..., row.found.weights.shape[2] // 2 :].sum(2).sum(1).mean()) for row in rows]
+    different, same = (f"{100 * share:.0f} %" for share in shares)
+    return (
+        f"Of the left glyph's weight, {different} lies on the right half of the image if the glyphs differ, and "
+        f"{same} if they are the same. A map on the query's own glyph is no contradiction: each head compares "
+        "the query with all cells before it spreads its weight, and as only the right glyph differs between the two "
+        "images, only that comparison can have moved the weight."
+    )
 
 
 def far_pairs_figure(trained: Any) -> "Figure":

@@ -29,6 +29,7 @@ OUTSIDE = 0.4  # brightness of what the network does not see
 QUERY = "#e4572e"
 
 PANEL, TITLE, HEADING, GAP = 2.4, 0.18, 0.24, 0.08  # inches: shorter side of a large panel, heights of text, space
+SCALE = 0.13  # inches: height of the line about the heads' colours
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,7 @@ class Row:
     found: AttentionMap
     title: str
     cam: Tensor | None = None  # of `grad_cam`
+    photo_point: tuple[int, int] | None = None  # as `attention_figure`
 
 
 def attention_figure(
@@ -58,13 +60,15 @@ def attention_figure(
     *,
     title: str | None = None,
     cams: Mapping[str, Tensor] | None = None,
+    photo_point: tuple[int, int] | None = None,
 ) -> "Figure":
     """Draw a row for each layer: the image with the query, the mean of the heads over it, and each head, smaller.
 
     The colours begin at the weight of uniform attention: a weight at or below it leaves the photo as it is. Those of
     the mean end at its largest weight, those of the heads at the largest of all heads. Signed weights go from blue,
     which subtracts, to red, which adds. A box marks the cell of the query. An inactive layer is grey, since
-    its weights, however small, would fill the scale; a layer of fewer than 4 x 4 cells is left out.
+    its weights, however small, would fill the scale; a layer of fewer than 4 x 4 cells is left out. If the network sees
+    less than half of a photo, only that part is drawn.
 
     Args:
         image: of `see_image`, drawn at the resolution of its file; or (C, rows, columns) of values 0 to 1.
@@ -72,11 +76,13 @@ def attention_figure(
         point: row and column of the query in what the network sees.
         title: above all rows.
         cams: of `grad_cam`, by layer, drawn beside the mean of the heads.
+        photo_point: row and column of the query in the photo, where the dot is drawn; the middle of ``point`` if not
+            given.
     Raises:
         ValueError: no map has as many as 4 x 4 cells; or matplotlib is not installed.
     """
     cams = cams or {}
-    rows = [Row(image, point, found, row_title(found), cams.get(found.layer)) for found in drawable(maps)]
+    rows = [Row(image, point, found, row_title(found), cams.get(found.layer), photo_point) for found in drawable(maps)]
     return rows_figure(rows, title=title)
 
 
@@ -87,12 +93,20 @@ def row_title(found: AttentionMap) -> str:
     return f"{found.layer}: {rows} x {columns} cells{uniform}"
 
 
+def heads_title(found: AttentionMap) -> str:
+    """Return the number of heads and the range of the colours that they share; "" for one head."""
+    if len(found.weights) == 1:
+        return ""
+    shared = " share one scale" if found.active and found.weights.any() else ""
+    return f"{len(found.weights)} heads{shared}: {_range(found, found.weights)}"
+
+
 def rows_figure(rows: Sequence[Row], *, title: str | None = None) -> "Figure":
     """Draw the rows below each other, with ``title`` above them."""
     checks.require("matplotlib", extra="train")
     from matplotlib.figure import Figure
 
-    drawn = [panels(row.image, row.found, row.point, cam=row.cam) for row in rows]
+    drawn = [panels(row.image, row.found, row.point, cam=row.cam, photo_point=row.photo_point) for row in rows]
     # Placed in inches: a layout engine takes seconds for a hundred panels.
     shape = drawn[0][0].pixels.shape
     aspect = min(max(shape[1] / shape[0], 0.5), 2)
@@ -103,7 +117,8 @@ def rows_figure(rows: Sequence[Row], *, title: str | None = None) -> "Figure":
     pairs = max((sum(panel.is_head for panel in line) + 1) // 2 for line in drawn)
     wide = GAP + large * (width + GAP) + pairs * (small + GAP)
     above = 0 if title is None else HEADING * (2 + title.count("\n")) / 1.5
-    each = HEADING + TITLE + height + GAP
+    heading = HEADING + (SCALE if pairs else 0)
+    each = heading + TITLE + height + GAP
     figure = Figure(figsize=(wide, above + len(rows) * each + GAP))
 
     def place(panel: Panel, left: float, top: float, size: tuple[float, float]) -> None:
@@ -119,41 +134,53 @@ def rows_figure(rows: Sequence[Row], *, title: str | None = None) -> "Figure":
         top = above + i * each
         y = 1 - (top + GAP) / figure.get_figheight()
         figure.text(GAP / wide, y, row.title, va="top", fontsize=8, weight="bold", parse_math=False)
-        top += HEADING + TITLE
+        y = 1 - (top + heading) / figure.get_figheight()
+        figure.text(1 - GAP / wide, y, heads_title(row.found), ha="right", va="bottom", fontsize=7, parse_math=False)
+        top += heading + TITLE
         for j, panel in enumerate(panel for panel in line if not panel.is_head):
             place(panel, GAP + j * (width + GAP), top, (width, height))
-        for j, panel in enumerate(panel for panel in line if panel.is_head):
-            left = GAP + large * (width + GAP) + j // 2 * (small + GAP)
-            place(panel, left, top + j % 2 * (low + TITLE + GAP), (small, low))
+        heads = [panel for panel in line if panel.is_head]
+        for j, panel in enumerate(heads):
+            below, across = divmod(j, (len(heads) + 1) // 2)
+            left = GAP + large * (width + GAP) + across * (small + GAP)
+            place(panel, left, top + below * (low + TITLE + GAP), (small, low))
     return figure
 
 
 def panels(
-    image: SeenImage | Tensor, found: AttentionMap, point: tuple[int, int], *, cam: Tensor | None = None
+    image: SeenImage | Tensor,
+    found: AttentionMap,
+    point: tuple[int, int],
+    *,
+    cam: Tensor | None = None,
+    photo_point: tuple[int, int] | None = None,
 ) -> list[Panel]:
     """Return the pictures of one layer: the query, the mean of the heads, Grad-CAM, and each of several heads.
+
+    The heads share the colours of `heads_title`; the titles of the others give the range of theirs.
 
     Args:
         image: as `attention_figure`.
         found: the layer's map.
         point: as `attention_figure`.
         cam: of `grad_cam`.
+        photo_point: as `attention_figure`.
     """
     photo, times = photo_of(image)
-    box, dot = _places(image, point, times)
+    box = _box(image, times)
     weights = found.weights.detach().float().cpu()
     several, mean = len(weights) > 1, weights.mean(0)
-    name = f"mean of {len(weights)} heads" if several else f"head {found.heads[0]}"
+    name = f"mean of {len(weights)} heads" if several else f"head {found.heads[0]}" if found.chosen else "attention"
     shown = [
-        Panel("query", _marked(photo, box, dot)),
+        Panel("query", _dotted(_framed(photo, box), _dot(image, point, photo_point, times))),
         Panel(f"{name}: {_range(found, mean)}", _over(photo, box, mean, _scale(found, mean), found.query)),
     ]
     if cam is not None:
         shown.append(Panel("Grad-CAM of the prediction: 0 to 1", _over(photo, box, cam, ("inferno", 0.0, 1.0))))
     if several:
-        ends, scale = _range(found, weights), _scale(found, weights)
+        scale = _scale(found, weights)
         for number, head in zip(found.heads, weights, strict=True):
-            shown.append(Panel(f"head {number}: {ends}", _over(photo, box, head, scale, found.query), is_head=True))
+            shown.append(Panel(f"head {number}", _over(photo, box, head, scale, found.query), is_head=True))
     return shown
 
 
@@ -193,9 +220,10 @@ Box = tuple[int, int, int, int]  # first row, row after the last, first column, 
 
 
 def photo_of(image: SeenImage | Tensor) -> tuple[np.ndarray, float]:
-    """Return an image as it is drawn, (H, W, 3) uint8, and how many times as large as given it is."""
+    """Return what is drawn of an image, (H, W, 3) uint8, and how many times as large as given it is."""
     if isinstance(image, SeenImage):
-        pixels = image.photo
+        (top, bottom), (left, right) = image.drawn
+        pixels = image.photo[:, top : bottom + 1, left : right + 1]
     else:
         pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte()
     longest = max(pixels.shape[1:])
@@ -207,14 +235,32 @@ def photo_of(image: SeenImage | Tensor) -> tuple[np.ndarray, float]:
     return pixels.expand(3, -1, -1).movedim(0, -1).contiguous().numpy(), scale
 
 
-def _places(image: SeenImage | Tensor, point: tuple[int, int], scale: float) -> tuple[Box, tuple[float, float]]:
-    """Return the box that the network sees and the place of the query, in pixels of the drawn image."""
+def framed_photo(image: SeenImage) -> np.ndarray:
+    """Return what is drawn of an image, (H, W, 3) uint8, with a frame around the part that the network sees."""
+    photo, scale = photo_of(image)
+    return _framed(photo, _box(image, scale))
+
+
+def _box(image: SeenImage | Tensor, scale: float) -> Box:
+    """Return the box that the network sees, in pixels of the drawn image."""
     if isinstance(image, SeenImage):
-        (rows, columns), at = image.view.box(), image.view.unseen(point)
+        edges = zip(image.view.box(), image.drawn, strict=True)
+        seen = [(first - start, last + 1 - start) for (first, last), (start, _) in edges]
     else:
-        (rows, columns), at = ((0, image.shape[1] - 1), (0, image.shape[2] - 1)), point
-    top, bottom, left, right = (round(edge * scale) for first, last in (rows, columns) for edge in (first, last + 1))
-    return (top, bottom, left, right), ((at[0] + 0.5) * scale, (at[1] + 0.5) * scale)
+        seen = [(0, n) for n in image.shape[1:]]
+    top, bottom, left, right = (round(edge * scale) for ends in seen for edge in ends)
+    return top, bottom, left, right
+
+
+def _dot(
+    image: SeenImage | Tensor, point: tuple[int, int], photo_point: tuple[int, int] | None, scale: float
+) -> tuple[float, float]:
+    """Return row and column of the query in pixels of the drawn image; arguments as `attention_figure`."""
+    row, column = photo_point or point
+    if isinstance(image, SeenImage):
+        row, column = photo_point or image.view.unseen(point)
+        row, column = row - image.drawn[0][0], column - image.drawn[1][0]
+    return (row + 0.5) * scale, (column + 0.5) * scale
 
 
 def _over(
@@ -250,17 +296,26 @@ def _over(
     return np.asarray(picture)
 
 
-def _marked(photo: np.ndarray, box: Box, dot: tuple[float, float]) -> np.ndarray:
-    """Return ``photo`` with a dot on the query and a frame around the box, if that is not all of it."""
+def _framed(photo: np.ndarray, box: Box) -> np.ndarray:
+    """Return ``photo`` with a frame around the box, and darker outside, if the box is not all of it."""
     from PIL import Image, ImageDraw
 
     top, bottom, left, right = box
+    if (bottom - top, right - left) == photo.shape[:2]:
+        return photo
     drawn = (photo * OUTSIDE).round().astype(np.uint8)
     drawn[top:bottom, left:right] = photo[top:bottom, left:right]
     picture = Image.fromarray(drawn)
+    _rectangle(ImageDraw.Draw(picture), (left, top, right, bottom))
+    return np.asarray(picture)
+
+
+def _dotted(photo: np.ndarray, dot: tuple[float, float]) -> np.ndarray:
+    """Return ``photo`` with a dot on the query."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.fromarray(photo)
     draw = ImageDraw.Draw(picture)
-    if (bottom - top, right - left) != photo.shape[:2]:
-        _rectangle(draw, (left, top, right, bottom))
     radius = max(photo.shape) / 80
     for size, colour in ((radius + 4, "black"), (radius + 3, "white"), (radius, QUERY)):
         draw.circle((dot[1], dot[0]), size, fill=colour)

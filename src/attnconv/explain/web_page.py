@@ -17,7 +17,7 @@ from torch import nn
 from attnconv import checks
 from attnconv.data.decode import decode_bytes
 from attnconv.explain.attention import AttentionMap, ImageAttention, choose_maps, drawable, without_map_text
-from attnconv.explain.figure import data_uri, panels, photo_of, row_title
+from attnconv.explain.figure import data_uri, framed_photo, heads_title, panels, row_title
 from attnconv.explain.look import Look, look_at
 from attnconv.explain.preprocessed_image import see_image
 from attnconv.shown import shown
@@ -55,7 +55,7 @@ class WebImage:
 
     name: str
     content: np.ndarray  # uint8
-    point: tuple[int, int] | None = None  # row and column of the first query; the middle of what is seen if None
+    point: tuple[int, int] | None = None  # row and column of the first query; the middle of the image if None
 
 
 class WebPage:
@@ -101,14 +101,14 @@ class WebPage:
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         seen = looks[0].seen
-        rows, columns = seen.view.size
-        point = image.point or seen.view.unseen((rows // 2, columns // 2))
         return {
             "image": number,
             "name": shown(image.name),
             "size": seen.size,
-            "point": point,
-            "picture": data_uri(photo_of(seen)[0]),
+            "drawn": seen.drawn,
+            "remark": seen.remark,
+            "point": image.point or seen.middle,
+            "picture": data_uri(framed_photo(seen)),
             "predictions": [look.likely and [(shown(name), chance) for name, chance in look.likely] for look in looks],
         }
 
@@ -140,7 +140,7 @@ class WebPage:
         chosen = [panel for panel in drawn if heads or not panel.is_head]
         return {
             "pictures": [{"title": p.title, "head": p.is_head, "picture": data_uri(p.pixels)} for p in chosen],
-            "heads": sum(panel.is_head for panel in drawn),
+            "heads": heads_title(found),
             "note": _note(found, look.attention.without_map),
         }
 

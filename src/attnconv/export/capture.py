@@ -254,14 +254,9 @@ def require_exportable(model: nn.Module) -> None:
 
 def dims(sizes: Sizes) -> dict[int, Any]:
     """Return the free axes of (B, C, H, W) for torch, which fixes those that the network ties to a number."""
-
-    def free(found: Range) -> Any:
-        low, high = found
-        return Dim.AUTO(min=low) if high is None else Dim.AUTO(min=low, max=high)
-
     found: dict[int, Any] = {0: Dim.AUTO(min=1)}
     if sizes.dynamic:
-        found |= {2: free(sizes.rows), 3: free(sizes.columns)}
+        found |= {i: Dim.AUTO(min=low, max=high) for i, (low, high) in enumerate((sizes.rows, sizes.columns), start=2)}
     return found
 
 

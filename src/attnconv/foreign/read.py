@@ -214,8 +214,8 @@ def read_state_dict(source: Source, *, average: bool = False) -> Found:
     with _opened(path) as (file, size):
         budget = Budget(str(path), size)
         if _is_safetensors(path, file, size):
-            with open_safetensors(path, extra="train") as opened:
-                return _found(opened.tensors(), None, budget, average)
+            with open_safetensors(path, extra="train") as (_, stored):
+                return _found(stored(), None, budget, average)
         value, storages = read_torch_file(file, size, budget)
         return _found(value, storages, budget, average)
 

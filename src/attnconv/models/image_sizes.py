@@ -97,8 +97,7 @@ def sizes_of(model: nn.Module, channels: int, image_size: Sequence[int] | None =
 
 def require_covered(model: nn.Module, channels: int, image_size: Sequence[int]) -> None:
     """Raise InputError unless ``model`` takes images of that size."""
-    rows, columns = image_size
-    _Probe(model, channels).require(rows, columns)
+    _Probe(model, channels).require(*image_size)
 
 
 def _largest(start: int, takes: Callable[[int], bool]) -> int:

@@ -78,7 +78,8 @@ def given_weights(source: Source, name: str) -> Found:
             f"init_from must be 'torchvision', 'timm', a path or a state dict, got {type(source).__name__}"
         )
     if isinstance(source, str) and source in LIBRARIES:
-        found = read_state_dict(_timm(name) if source == "timm" else _torchvision(name))
+        plain = name.removeprefix(f"{source}:").removeprefix("aa_").removeprefix("se_")
+        found = read_state_dict(_timm(plain) if source == "timm" else _torchvision(plain))
         return replace(found, label=f"{source}'s file")
     return read_state_dict(source)
 
@@ -160,24 +161,19 @@ def after_surgery(transfer: Transfer, model: nn.Module) -> Transfer:
     return Transfer(copied, cut, left, transfer.unused, transfer.taken)
 
 
-def _torchvision(name: str) -> Mapping[str, Any]:
-    """Return torchvision's default weights of the plain network of ``name``."""
+def _torchvision(plain: str) -> Mapping[str, Any]:
+    """Return torchvision's default weights of the network ``plain``."""
     models = checks.require("torchvision", extra="train").models
-    plain = name.removeprefix("torchvision:").removeprefix("aa_").removeprefix("se_")
-    try:
-        weights = models.get_model_weights(plain).DEFAULT
-    except ValueError:
-        raise checks.InputError(
-            f"torchvision has no weights for {plain}; give init_from a file or a state dict"
-        ) from None
+    if plain not in models.list_models():
+        raise checks.InputError(f"torchvision has no weights for {plain}; give init_from a file or a state dict")
+    weights = models.get_model_weights(plain).DEFAULT
     with checks.explained(f"cannot get {weights.url}", OSError, RuntimeError):
         return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
 
 
-def _timm(name: str) -> Mapping[str, Any]:
-    """Return timm's default weights of the plain network of ``name``."""
+def _timm(plain: str) -> Mapping[str, Any]:
+    """Return timm's default weights of the network ``plain``."""
     timm = checks.require("timm", extra="timm")
-    plain = name.removeprefix("timm:").removeprefix("aa_").removeprefix("se_")
     if not timm.is_model_pretrained(plain):
         raise checks.InputError(f"timm has no weights for {plain}; give init_from a file or a state dict")
     with checks.explained(f"cannot get timm's weights of {plain}"):  # errors of the Hub's client and its HTTP library

@@ -220,6 +220,4 @@ def find(name: str) -> NetworkSource:
         register_model(name, build)
     if name in networks.REGISTERED:
         return networks.REGISTERED[name]
-    if (source := of_library(name)) is not None:
-        return source
-    return source_of(name, extensions.factory(name))
+    return of_library(name) or source_of(name, extensions.factory(name))

@@ -151,14 +151,14 @@ def read(folder: Path, *, model: Callable[..., nn.Module] | None = None) -> "Hub
     if not weights.exists():
         raise checks.InputError(f"{folder} holds no {weights.name}, which save_pretrained writes")
     otherwise = f"{weights} does not hold the weights of {config['model']}"
-    with open_safetensors(weights, extra="hub") as opened:
+    with open_safetensors(weights, extra="hub") as (shapes, stored):
 
         def tensors() -> dict[str, Tensor]:
             if config.get("sha256") is not None and files.digest(weights) != config["sha256"]:
                 raise checks.InputError(f"{weights} is damaged or was changed: config.json has another checksum for it")
-            return opened.tensors()
+            return stored()
 
-        return build(config, opened.shapes, tensors, source=str(file), otherwise=otherwise, keep_dtype=True)
+        return build(config, shapes, tensors, source=str(file), otherwise=otherwise, keep_dtype=True)
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from attnconv import checks
+from attnconv.kernels import KERNELS
 
 # Queried once, since torch 2.11 cannot trace the query. torch.is_autocast_enabled raises for other devices, as meta.
 DEVICES = frozenset(
@@ -60,7 +61,6 @@ def has_tangent(*tensors: Tensor) -> bool:
     return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
-KERNELS = ("eager", "blocked", "native", "sdpa", "triton")
 LARGEST_EAGER_IN_ONNX = 64 * 64  # positions
 
 

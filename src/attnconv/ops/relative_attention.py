@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from attnconv import checks
+from attnconv.kernels import IMPLS
 from attnconv.ops.arguments import FLOATS, as_number, require_mask
 from attnconv.ops.fused_attention import FUSED, run_fused
 from attnconv.ops.kernel_choice import (
-    KERNELS,
     AttentionProblem,
     autocast_dtype,
     autocast_off,
@@ -24,8 +24,6 @@ from attnconv.ops.kernel_choice import (
     transforming,
     why_not,
 )
-
-IMPLS = ("auto", *KERNELS)
 
 Tables = Sequence[Tensor | None] | None
 

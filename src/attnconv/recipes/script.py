@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from attnconv import checks, extensions
-from attnconv.data import ForeignLoader, ImageData, data_of_datasets
+from attnconv.data import ForeignLoader, data_of_datasets
 from attnconv.data.files import FileOptions
 from attnconv.layers.activity import evaluation_mode
 from attnconv.recipes.network import channels_of, make_network, require_network
@@ -80,7 +80,9 @@ def fit(
     if network is None:
         require_network(config, fresh=fresh)
     if hasattr(train, "__getitem__"):
-        data = _data(config, train, val, classes)
+        reading = FileOptions(skip_bad_images=config.skip_bad_images, val_split=config.val_split, seed=config.seed)
+        settings: Any = {"classes": classes, "image_size": config.image_size, "options": reading}
+        data = data_of_datasets(YOUR_DATASET, train, val, **settings)
         if data.prepared:
             _refuse(options, OF_SINGLE_IMAGES, "float tensors are taken as they are")
         if network is None:
@@ -144,11 +146,6 @@ def _refuse(options: dict[str, Any], names: Iterable[str], reason: str) -> None:
     for name in names:
         if name in options:
             raise checks.InputError(f"{name} has no effect here: {reason}; leave it out")
-
-
-def _data(config: RunConfig, train: Any, val: Any, classes: Sequence[str] | None) -> ImageData:
-    options = FileOptions(skip_bad_images=config.skip_bad_images, val_split=config.val_split, seed=config.seed)
-    return data_of_datasets(YOUR_DATASET, train, val, classes=classes, image_size=config.image_size, options=options)
 
 
 def _meta_of_batches(model: nn.Module | None, loader: ForeignLoader, classes: Sequence[str] | None) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple["Figure",
 
 
 def lr_figure(curve: Mapping[str, Any]) -> "Figure":
-    """Draw loss over learning rate, and a dot for each suggestion: ``curve`` holds what LrCurve.to_dict gives."""
+    """Draw loss over learning rate, and a dot for each suggestion: ``curve`` holds the fields of an LrCurve."""
     import numpy as np
 
     figure, (axes,) = new_figure(6, 3.6)

@@ -15,13 +15,11 @@ if TYPE_CHECKING:
 
 # Loaded when first asked for: a run of a study needs none of it.
 _FILES = {
-    "Report": "report",
     "Study": "plan",
-    "built_in": "plan_file",
     "ray_cluster": "ray",
-    "read_study": "plan_file",
     "run_study": "run",
-    "write_report": "report",
+    **dict.fromkeys(("built_in", "read_study"), "plan_file"),
+    **dict.fromkeys(("Report", "write_report"), "report"),
 }
 
 __all__ = ["Report", "Study", "built_in", "ray_cluster", "read_study", "run_study", "write_report"]

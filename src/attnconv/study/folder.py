@@ -188,12 +188,10 @@ def differences(stored: Study, now: Study) -> tuple[list[str], list[str]]:
     for arm in stored.arms:
         if arm in now.arms:
             changed += [f"arm {arm}: {text}" for text in changes(stored.config(arm, seed), now.config(arm, seed))]
-    for what in ("baseline", "score", "threads"):
-        if (then := getattr(stored, what)) != (new := getattr(now, what)):
-            changed.append(f"{what} was {then!r} and is now {new!r}")
-    for what in ("name", "text", "scale", "published"):
-        if (then := getattr(stored, what)) != (new := getattr(now, what)):
-            added.append(f"{what} was {then!r} and is now {new!r}")
+    for found, names in ((changed, ("baseline", "score", "threads")), (added, ("name", "text", "scale", "published"))):
+        for what in names:
+            if (then := getattr(stored, what)) != (new := getattr(now, what)):
+                found.append(f"{what} was {then!r} and is now {new!r}")
     return added, changed
 
 

@@ -283,13 +283,10 @@ def unknown_names(configs: Mapping[str, RunConfig]) -> list[str]:
     mistakes, checked = [], []  # without the option that does not decide it: a row of a table more costs nothing
     for arm, config in configs.items():
         config = dataclasses.replace(config, epochs=1)
-        if config in checked:
-            continue
-        checked.append(config)
-        try:
-            require_known(config)
-        except checks.InputError as error:
-            mistakes.append(f"arm {arm!r}: {error}")
+        if config not in checked:
+            checked.append(config)
+            with noted(mistakes), checks.prefixed(f"arm {arm!r}"):
+                require_known(config)
     return mistakes
 
 

@@ -138,8 +138,7 @@ def begin_run(folder: StudyFolder, planned: PlannedRun) -> None:
     run = folder.run(planned)
     files.make_folder(run.path)
     files.write(run.config, yaml_text(planned.config.to_dict(), sort_keys=False))
-    forgotten = ["failed"] if result_of(run.path) else ["failed", "result"]
-    for name in forgotten:
+    for name in ("failed",) if result_of(run.path) else ("failed", "result"):
         (run.path / f"{name}.json").unlink(missing_ok=True)
 
 
@@ -237,6 +236,6 @@ def note_facts(out: Path, model: Any, data: Any) -> None:
 
 def own_code(model: str) -> str | None:
     """Return the user's modules behind a run, each with the start of its file's SHA-256; None if there are none."""
-    names = dict.fromkeys([*imported, *([model.partition(":")[0]] if is_factory(model) else [])])
+    names: dict[str, None] = dict.fromkeys([*imported, *([model.partition(":")[0]] if is_factory(model) else [])])
     sources = {name: getattr(sys.modules[name], "__file__", None) for name in names}
     return ", ".join(f"{name} {files.digest(file)[:12] if file else '-'}" for name, file in sources.items()) or None

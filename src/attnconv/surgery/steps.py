@@ -39,9 +39,7 @@ def checked_steps(steps: Any, *, what: str = "attention", layers: bool = False) 
     found: list[Step] = []
     for step in steps:
         if not isinstance(step, dict) or len(step) != 1:
-            raise checks.InputTypeError(
-                f"a step of {what} must be one of augment and add with its arguments, got {step!r}"
-            )
+            raise checks.InputTypeError(f"a step of {what} must be augment or add with its arguments, got {step!r}")
         [(name, arguments)] = step.items()
         function, needed = STEPS[checks.one_of(f"step of {what}", name, STEPS)]
         if not isinstance(arguments, dict):

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from attnconv import checks, files
 
 
@@ -33,22 +31,22 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
-LEAST = {
-    **dict.fromkeys(("epochs", "batch_size", "accumulate", "nodes", "devices", "train_subset", "checkpoint_steps"), 1),
-    **dict.fromkeys(("workers", "seed", "freeze_epochs"), 0),
-}
+_ONE = ("at least 1", lambda value: value == "auto" or value >= 1)
+_NOT_NEGATIVE = ("at least 0", lambda value: 0 <= value < math.inf)
 _PART = ("above 0 and below 1", lambda value: 0 < value < 1)
 _SHARE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("epochs", "batch_size", "accumulate", "train_subset", "checkpoint_steps"), _ONE),
+    **dict.fromkeys(("nodes", "devices"), _ONE),
     **dict.fromkeys(("val_split", "ema"), _PART),
     **dict.fromkeys(("momentum", "base_momentum", "max_momentum", "warmup", "label_smoothing"), _SHARE),
     "crop_scale": ("above 0 and at most 1", lambda value: 0 < value <= 1),
     "random_erasing": ("at least 0 and at most 1", lambda value: 0 <= value <= 1),
-    **dict.fromkeys(("mixup", "cutmix"), ("at least 0", lambda value: 0 <= value < math.inf)),
+    **dict.fromkeys(("workers", "freeze_epochs", "mixup", "cutmix"), _NOT_NEGATIVE),
     "lr": ("positive and finite", lambda value: 0 < value < math.inf),
     "clip": ("positive", lambda value: value > 0),
     "weight_decay": ("finite and not negative", lambda value: 0 <= value < math.inf),
-    "seed": ("below 2**63", lambda value: value < 2**63),  # what a torch.Generator takes
+    "seed": ("at least 0 and below 2**63", lambda value: 0 <= value < 2**63),  # what a torch.Generator takes
 }
 
 
@@ -122,9 +120,6 @@ class RunConfig:
         for name, kind in typing.get_type_hints(RunConfig).items():
             value = getattr(self, name)
             object.__setattr__(self, name, image_size_of(value) if name == "image_size" else _typed(name, value, kind))
-        for name, least in LEAST.items():
-            if (value := getattr(self, name)) not in (None, "auto"):
-                checks.integer(name, value, at_least=least)
         for name, (rule, follows) in RANGES.items():
             if (value := getattr(self, name)) is not None and not follows(value):
                 raise checks.InputError(f"{name} must be {rule}, got {value}")
@@ -227,6 +222,8 @@ def yaml_value(text: str) -> Any:
 
     2e-1 is a number and 010 is ten, as in YAML 1.2; 1:30, dates, 0x1F and 1_000 are text.
     """
+    import yaml  # in functions: `make gpu` has no YAML
+
     # libyaml does not read the escapes of what is not UTF-8 in a path.
     quick = re.search(r"\\u[dD][89a-fA-F]", text) is None
     loader = _with_numbers(getattr(yaml, "CSafeLoader", yaml.SafeLoader) if quick else yaml.SafeLoader)
@@ -238,12 +235,16 @@ def yaml_value(text: str) -> Any:
 
 def yaml_text(value: Any, **options: Any) -> str:
     """Return ``value`` as YAML that `yaml_value` reads; ``options`` are those of yaml.dump."""
+    import yaml
+
     return yaml.dump(value, Dumper=_with_numbers(yaml.SafeDumper), **options)
 
 
 @functools.cache
 def _with_numbers(base: Any) -> Any:
     """Return a subclass of a loader or dumper of PyYAML's that has the numbers of YAML 1.2, and no name twice."""
+    import yaml
+
     of_1_1 = integer, real, _ = [f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")]
 
     class WithNumbers(base):

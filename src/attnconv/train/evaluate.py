@@ -189,14 +189,12 @@ def evaluate(
             if labels.ndim == 3:
                 counts.append(confusion(logits, labels))
             on_batch()
+    of_all = (lambda sums: sums) if ranks is None else ranks.sum
     total = torch.stack(sums).cpu().double().sum(0) if sums else torch.zeros(4, dtype=torch.float64)
-    loss, top1, top5, count = (total if ranks is None else ranks.sum(total)).tolist()
+    loss, top1, top5, count = of_all(total).tolist()
     if not count:
         raise checks.InputError(f"the loader gave none of its {loader.num_samples} images: nothing to evaluate")
-    miou = None
-    if counts:
-        confused = torch.stack(counts).cpu().double().sum(0)
-        miou = mean_iou(confused if ranks is None else ranks.sum(confused))
+    miou = mean_iou(of_all(torch.stack(counts).cpu().double().sum(0))) if counts else None
     return Scores(loss / count, 100 * top1 / count, 100 * top5 / count, int(count), miou)
 
 

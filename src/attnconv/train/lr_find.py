@@ -8,8 +8,7 @@ Letters: L learning rates.
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -50,9 +49,6 @@ class LrCurve:
     valley: float | None = None
     minimum: float | None = None
     slide: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def find_lr(

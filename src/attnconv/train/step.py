@@ -63,11 +63,8 @@ def set_rates(engine: Engine, state: RunState) -> float:
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
     if config.base_momentum is not None and config.max_momentum is not None:
-        base, largest = config.base_momentum, config.max_momentum
-        set_momentum(
-            engine.optimizer,
-            one_cycle_momentum(state.step, total, base=base, largest=largest, warmup=config.warmup),
-        )
+        ends = {"base": config.base_momentum, "largest": config.max_momentum}
+        set_momentum(engine.optimizer, one_cycle_momentum(state.step, total, **ends, warmup=config.warmup))
     return lr
 
 

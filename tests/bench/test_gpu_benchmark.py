@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks import gpu
 
-from attnconv.bench import ops
+from attnconv.bench.cases import RELATIVE, RELATIVE_NAMES, RelativeCase
 from attnconv.bench.records import load
-from attnconv.cli import bench_gpu
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,16 +40,16 @@ def words(text):
 
 
 def test_the_table_in_plain_text():
-    found = bench_gpu.text(RECORDS)
+    found = gpu.text(RECORDS)
     assert words(found) == words(TABLE)
     _, _, _, header, first, second, _ = found.splitlines()
     assert len(header) == len(first) == len(second)
-    assert bench_gpu.text([]) == ""
+    assert gpu.text([]) == ""
 
 
 def test_without_a_gpu_it_says_so_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert bench_gpu.main() == 1
+    assert gpu.main() == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "attnconv: error: no CUDA device here, so nothing was measured\n"
@@ -63,8 +63,8 @@ def test_with_a_gpu_the_records_are_shown(monkeypatch, capsys, tmp_path):
         return RECORDS
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(bench_gpu, "measure", measure)
-    assert bench_gpu.main(7.0, tmp_path) == 0
+    monkeypatch.setattr(gpu, "measure", measure)
+    assert gpu.main(7.0, tmp_path) == 0
     assert words(capsys.readouterr().out) == words(TABLE)
     assert asked == [(torch.device("cuda", 0), torch.bfloat16, {"seconds": 7.0, "file": tmp_path / "gpu.jsonl"})]
 
@@ -74,12 +74,12 @@ def tiny(monkeypatch, tmp_path):
     """All of it on the CPU, with small sizes and without a compiler, in so many seconds."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setattr("attnconv.bench.machine.SECONDS", 0.0)
-    monkeypatch.setattr(bench_gpu, "ROUNDS", 1)
-    monkeypatch.setattr(bench_gpu, "NETWORK", ("aa_convnet3", 3, 8, 5))
-    monkeypatch.setattr(ops, "RELATIVE", (ops.RelativeCase("G1", 2, 2, (3, 5), 6, 4), *ops.RELATIVE[:1]))
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    monkeypatch.setattr(gpu, "NETWORK", ("aa_convnet3", 3, 8, 5))
+    monkeypatch.setattr(gpu, "RELATIVE", (RelativeCase("G1", 2, 2, (3, 5), 6, 4), *RELATIVE[:1]))
     file = tmp_path / "gpu.jsonl"
     return lambda seconds: (
-        bench_gpu.measure(torch.device("cpu"), torch.float32, seconds=seconds, file=file),
+        gpu.measure(torch.device("cpu"), torch.float32, seconds=seconds, file=file),
         load(file),
     )
 
@@ -89,7 +89,7 @@ def test_it_measures_attention_and_then_a_training_step(tiny):
     found, written = tiny(100.0)
     assert found == written
     assert [(line["case"], line["pass"], line["contestant"]) for line in found] == [
-        *(("G1", "forward+backward", name) for name in ops.RELATIVE_NAMES if name in bench_gpu.CANDIDATES),
+        *(("G1", "forward+backward", name) for name in RELATIVE_NAMES if name in gpu.CANDIDATES),
         ("aa_convnet3", "training step", "convnet3"),
         ("aa_convnet3", "training step", "aa_convnet3"),
     ]
@@ -98,26 +98,25 @@ def test_it_measures_attention_and_then_a_training_step(tiny):
 
 def test_it_says_what_it_had_no_time_for(tiny):
     found, _ = tiny(-1.0)
-    assert len(found) == len(bench_gpu.CANDIDATES) + 2
+    assert len(found) == len(gpu.CANDIDATES) + 2
     assert {line["why_not"] for line in found} == {"not measured: the time was up"}
 
 
 def test_it_measures_the_promised_cases():
-    shapes = [(c.batch, c.heads, *c.map_size, c.key_dim, c.value_dim) for c in ops.RELATIVE if c.name.startswith("G")]
+    shapes = [(c.batch, c.heads, *c.map_size, c.key_dim, c.value_dim) for c in RELATIVE if c.name.startswith("G")]
     assert shapes == [(128, 8, 32, 32, 20, 2), (128, 8, 16, 16, 20, 4), (128, 8, 28, 28, 20, 2)]
-    assert bench_gpu.NETWORK == ("aa_wide_resnet28_10", 128, 32, 100)
-    assert set(bench_gpu.CANDIDATES) <= set(ops.RELATIVE_NAMES)
+    assert gpu.NETWORK == ("aa_wide_resnet28_10", 128, 32, 100)
+    assert set(gpu.CANDIDATES) <= set(RELATIVE_NAMES)
 
 
 def test_it_needs_torch_and_numpy_alone():
     blocked = ["cyclopts", "rich", "matplotlib", "torchvision", "lightning_fabric", "timm", "scipy", "sklearn", "yaml"]
     code = (
         f"import sys\nfor name in {blocked}:\n    sys.modules[name] = None\n"
-        "import attnconv.bench.models, attnconv.train.device\nfrom attnconv.cli import bench_gpu\n"
-        "sys.exit(bench_gpu.main())"
+        "import runpy\nrunpy.run_path('benchmarks/gpu.py', run_name='__main__')"
     )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith("no CUDA device here, so nothing was measured\n")
 

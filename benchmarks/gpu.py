@@ -1,20 +1,27 @@
-"""python3 -m attnconv.cli.bench_gpu: the benchmark of `make gpu`, with torch, triton and numpy alone.
+"""Relative attention and a training step on an NVIDIA GPU: the benchmark of `make gpu`.
+
+PYTHONPATH=src python benchmarks/gpu.py    (under 8 minutes; torch, triton and numpy suffice; adds to results/gpu.jsonl)
 
 It measures three cases of relative attention, forward and backward, and a training step of a Wide-ResNet with
-attention. It starts nothing new once the time is up, and records what it did not measure.
-It appends to benchmarks/results/gpu.jsonl and prints a short table. Exit code 1 without a CUDA device.
+attention. It starts nothing new once the time is up, and records what it did not measure. It prints a short table.
+Exit code 1 without a CUDA device.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch.utils.benchmark import timer
+
+from attnconv.bench import models, ops
+from attnconv.bench.benchmark import Settings, run
+from attnconv.bench.cases import BOTH, RELATIVE
+from attnconv.bench.records import provenance
 from attnconv.report.bench import HEADER, tables
-
-if TYPE_CHECKING:
-    import torch
+from attnconv.train.device import ROOT, commit
 
 SECONDS = 300.0  # after which nothing new starts; a running benchmark takes at most two minutes more
 ROUNDS = 15
@@ -22,13 +29,12 @@ BUDGET = 8.0  # seconds of rounds for each benchmark
 OPS_PART = 0.5  # largest share of the time for attention alone
 CANDIDATES = ("auto", "triton", "eager", "blocked", "sdpa", "flex")
 NETWORK = "aa_wide_resnet28_10", 128, 32, 100  # name, batch, image size, classes
+RESULTS = Path(__file__).with_name("results")
 SHOWN = 6  # columns of `attnconv bench`
 
 
-def main(seconds: float = SECONDS, out: Path = Path("benchmarks/results")) -> int:
+def main(seconds: float = SECONDS, out: Path = RESULTS) -> int:
     """Measure on the first CUDA device, in bfloat16, for about so many seconds; ``out`` is the folder of gpu.jsonl."""
-    import torch
-
     if not torch.cuda.is_available():
         print("attnconv: error: no CUDA device here, so nothing was measured", file=sys.stderr)
         return 1
@@ -37,19 +43,12 @@ def main(seconds: float = SECONDS, out: Path = Path("benchmarks/results")) -> in
     return 0
 
 
-def measure(device: "torch.device", dtype: "torch.dtype", *, seconds: float, file: Path) -> list[Mapping[str, Any]]:
+def measure(device: torch.device, dtype: torch.dtype, *, seconds: float, file: Path) -> list[Mapping[str, Any]]:
     """Return the records of relative attention, forward and backward, then of the network's training step."""
-    from torch.utils.benchmark import timer
-
-    from attnconv.bench import models, ops
-    from attnconv.bench.benchmark import BOTH, Settings, run
-    from attnconv.bench.records import provenance
-    from attnconv.train.device import ROOT, commit
-
     settings, start = Settings(device, dtype, rounds=ROUNDS, budget=BUDGET), timer()
     alone = replace(settings, names=CANDIDATES, deadline=start + OPS_PART * seconds)
     whole = replace(settings, deadline=start + seconds)
-    attention = [ops.relative_benchmark(case, BOTH, alone) for case in ops.RELATIVE if case.name.startswith("G")]
+    attention = [ops.relative_benchmark(case, BOTH, alone) for case in RELATIVE if case.name.startswith("G")]
     step = models.model_benchmark(models.Case(*NETWORK), whole, channels_last=True, compiled=True)
     made, found = provenance(device, settings.seed, commit=commit(ROOT)), []
     for benchmarks, limits in ((attention, alone), ([step], whole)):
