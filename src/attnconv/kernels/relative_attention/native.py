@@ -1,7 +1,7 @@
 """Relative attention on a CPU in C++, from csrc/: exact, memory linear in the number of positions.
 
 Installing attnconv builds the library if there is a compiler; otherwise `why_not` reports it. ctypes calls the library,
-which uses torch only through a pointer to its parallel loop and works in memory that it is given; up to 8 MB of it are
+which uses torch only through a pointer to its parallel loop and works in memory that it is given; up to 4 MB of it are
 kept for the next calls. It computes in float32. The environment variable ``ATTNCONV_ISA`` selects a narrower
 instruction set than the widest.
 Letters: B batch, N heads, D key / E value channels a head, n length of one axis.
@@ -35,7 +35,7 @@ _NO_VIEW = (0,) * 7
 # The last workspaces of the forward and of the backward that no call is using: page faults of fresh memory take 3 to
 # 9 % of the time of a 7 x 7 map. They serve calls that need exactly their size, so that sanitizers still see its end.
 _SPARE: dict[bool, Tensor] = {}
-LARGEST_SPARE = 2**22  # bytes
+LARGEST_SPARE = 2**21  # bytes
 
 
 def _load() -> tuple[Any, c_void_p | None, str]:
