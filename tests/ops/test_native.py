@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import oracles
 import pytest
@@ -214,20 +213,6 @@ def test_calls_at_the_same_time_have_workspaces_of_their_own():
         together = list(threads.map(lambda one: results("native", *one), given * 20))
     for expected, found in zip(alone * 20, together, strict=True):
         assert all(torch.equal(one, two) for one, two in zip(expected, found, strict=True))
-
-
-def test_a_workspace_serves_calls_of_its_size_and_a_large_one_is_not_kept(monkeypatch):
-    monkeypatch.setattr(native, "_SPARE", {})
-    run = partial(ops.relative_attention, scale=0.4, impl="native")
-    run(*inputs((5, 7)))
-    kept = native._SPARE[False]
-    run(*inputs((5, 7)))
-    assert native._SPARE[False] is kept
-    run(*inputs((5, 7), d=3))
-    assert native._SPARE[False].numel() < kept.numel() <= native.LARGEST_SPARE
-    monkeypatch.setattr(native, "LARGEST_SPARE", kept.numel())
-    run(*inputs((40, 33)))
-    assert native._SPARE == {}
 
 
 def test_the_output_merges_into_channels_last_without_a_copy():
