@@ -13,7 +13,7 @@ constexpr int64_t MOST_TILES = most(WIDE_TILES, most(FORWARD_TILES, BACKWARD_TIL
 constexpr int64_t WIDE = 48;  // value channels from which weights are stored and summed separately
 constexpr int64_t MOST_TASKS = 128;                       // each has its own sums for the gradients of tables
 constexpr int64_t FEWEST_TASKS = 16;                      // with fewer, the queries of a group are split into parts
-constexpr int64_t PART_QUERIES = 64;                      // minimum of a part, which packs all keys again
+template <class S> constexpr int64_t PART_QUERIES = ACROSS_HEADS<S> ? 96 : 64;  // minimum of a part, which packs all keys again
 
 class Arena {  // allocates from one block of memory; without a block it counts bytes
  public:
@@ -130,7 +130,7 @@ Plan<S>::Plan(const Problem& problem, bool is_backward)
   heads = p.batch * p.heads;
   groups = ceil_div(heads, ACROSS_HEADS<S> ? WIDTH : 1);
   // The output of a query does not depend on the parts; the sums of the backward pass do.
-  const int64_t most_parts = least(ACROSS_HEADS<S> ? map.rows : map.length, most(1, map.length / PART_QUERIES));
+  const int64_t most_parts = least(ACROSS_HEADS<S> ? map.rows : map.length, most(1, map.length / PART_QUERIES<S>));
   parts = 1;
   if (backward)
     parts = least(ceil_div(FEWEST_TASKS, groups), most_parts);

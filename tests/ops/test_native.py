@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import oracles
 import pytest
@@ -81,6 +80,12 @@ def test_tails_of_tiles(width, rows):
 @pytest.mark.parametrize("heads", range(1, 36, 3))
 def test_tails_of_heads(heads):
     given = inputs((3, 5), heads=(1, heads), d=3)
+    for found, expected in zip(results("native", *given), results("eager", *given, dtype=torch.float64), strict=True):
+        close(found, expected)
+
+
+def test_queries_in_parts_where_heads_fill_the_lanes():
+    given = inputs((13, 15), heads=(2, 16))
     for found, expected in zip(results("native", *given), results("eager", *given, dtype=torch.float64), strict=True):
         close(found, expected)
 
@@ -178,7 +183,15 @@ def test_without_elements(shape):
 
 @pytest.mark.parametrize(
     ("map_size", "heads"),
-    [((9, 11), FEW), ((9, 11), MANY), ((40, 33), (1, 1)), ((300,), (1, 2)), ((4, 5), (40, 4)), ((3, 17), (150, 1))],
+    [
+        ((9, 11), FEW),
+        ((9, 11), MANY),
+        ((13, 15), (2, 16)),
+        ((40, 33), (1, 1)),
+        ((300,), (1, 2)),
+        ((4, 5), (40, 4)),
+        ((3, 17), (150, 1)),
+    ],
 )
 def test_bitwise_equal_for_any_number_of_threads(map_size, heads):
     given = inputs(map_size, heads=heads, d=6, e=3)
@@ -200,19 +213,6 @@ def test_calls_at_the_same_time_have_workspaces_of_their_own():
         together = list(threads.map(lambda one: results("native", *one), given * 20))
     for expected, found in zip(alone * 20, together, strict=True):
         assert all(torch.equal(one, two) for one, two in zip(expected, found, strict=True))
-
-
-def test_a_workspace_is_kept_unless_it_is_large(monkeypatch):
-    monkeypatch.setattr(native, "_SPARE", [])
-    run = partial(ops.relative_attention, scale=0.4, impl="native")
-    run(*inputs((5, 7)))
-    (kept,) = native._SPARE
-    run(*inputs((3, 5)))
-    assert native._SPARE[0] is kept
-    assert kept.numel() <= native.LARGEST_SPARE
-    monkeypatch.setattr(native, "LARGEST_SPARE", kept.numel())
-    run(*inputs((40, 33)))
-    assert native._SPARE == []
 
 
 def test_the_output_merges_into_channels_last_without_a_copy():

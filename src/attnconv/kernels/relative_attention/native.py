@@ -1,9 +1,8 @@
 """Relative attention on a CPU in C++, from csrc/: exact, memory linear in the number of positions.
 
 Installing attnconv builds the library if there is a compiler; otherwise `why_not` reports it. ctypes calls the library,
-which uses torch only through a pointer to its parallel loop and works in memory that it is given; up to 4 MB of it are
-kept for the next call. It computes in float32. The environment variable ``ATTNCONV_ISA`` selects a narrower instruction
-set than the widest.
+which uses torch only through a pointer to its parallel loop and works in memory that it is given. It computes in
+float32. The environment variable ``ATTNCONV_ISA`` selects a narrower instruction set than the widest.
 Letters: B batch, N heads, D key / E value channels a head, n length of one axis.
 """
 
@@ -11,7 +10,6 @@ import ctypes
 import os
 import struct
 from collections.abc import Sequence
-from contextlib import suppress
 from ctypes import c_char_p, c_double, c_int32, c_int64, c_void_p
 from itertools import chain
 from pathlib import Path
@@ -32,10 +30,6 @@ INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 # strides and a pointer; workers and a pointer. A structure of ctypes takes four times as long to fill.
 _PROBLEM = struct.Struct("@11q d 70q 12q 2q")
 _NO_VIEW = (0,) * 7
-
-# A workspace between calls: with fresh memory page faults take 3 to 9 % of the time of a 7 x 7 map.
-_SPARE: list[Tensor] = []
-LARGEST_SPARE = 2**22  # bytes
 
 
 def _load() -> tuple[Any, c_void_p | None, str]:
@@ -173,14 +167,7 @@ def _view(x: Tensor, *channel: int) -> tuple[int, ...]:
 
 
 def _run(problem: bytes, like: Tensor, *, backward: bool) -> None:
-    needed = _LIBRARY.attnconv_workspace_bytes(problem, backward)
-    workspace = None
-    with suppress(IndexError):  # no length is tested first, since other threads take and leave workspaces too
-        workspace = _SPARE.pop()
-    if workspace is None or workspace.numel() < needed:
-        workspace = like.new_empty(needed, dtype=torch.uint8)
+    workspace = like.new_empty(_LIBRARY.attnconv_workspace_bytes(problem, backward), dtype=torch.uint8)
     call = _LIBRARY.attnconv_backward if backward else _LIBRARY.attnconv_forward
     if call(problem, workspace.data_ptr(), _PARALLEL_FOR) != 0:
         raise RuntimeError("torch could not run the parallel loop of impl='native'")
-    if not _SPARE and workspace.numel() <= LARGEST_SPARE:
-        _SPARE.append(workspace)
