@@ -7,13 +7,14 @@
 
 namespace {
 
-constexpr int64_t FORWARD_TILES = 4, BACKWARD_TILES = 2;  // tiles of queries per few vectors of keys
-constexpr int64_t WIDE_TILES = 8;                         // the same for both with wide values
+// Tiles of queries per few vectors of keys; with wide values the same in both passes.
+constexpr int64_t FORWARD_TILES = 4, BACKWARD_TILES = 2, WIDE_TILES = 8;
 constexpr int64_t MOST_TILES = most(WIDE_TILES, most(FORWARD_TILES, BACKWARD_TILES));
 constexpr int64_t WIDE = 48;  // value channels from which weights are stored and summed separately
 constexpr int64_t MOST_TASKS = 128;                       // each has its own sums for the gradients of tables
 constexpr int64_t FEWEST_TASKS = 16;                      // with fewer, the queries of a group are split into parts
-template <class S> constexpr int64_t PART_QUERIES = ACROSS_HEADS<S> ? 96 : 64;  // minimum of a part, which packs all keys again
+constexpr int64_t FORWARD_PART = 64;                      // fewest queries of a part, which packs all keys again
+template <class S> constexpr int64_t BACKWARD_PART = ACROSS_HEADS<S> ? 96 : 64;
 
 class Arena {  // allocates from one block of memory; without a block it counts bytes
  public:
@@ -130,11 +131,10 @@ Plan<S>::Plan(const Problem& problem, bool is_backward)
   heads = p.batch * p.heads;
   groups = ceil_div(heads, ACROSS_HEADS<S> ? WIDTH : 1);
   // The output of a query does not depend on the parts; the sums of the backward pass do.
-  const int64_t most_parts = least(ACROSS_HEADS<S> ? map.rows : map.length, most(1, map.length / PART_QUERIES<S>));
-  parts = 1;
-  if (backward)
-    parts = least(ceil_div(FEWEST_TASKS, groups), most_parts);
-  else
+  const int64_t part = backward ? BACKWARD_PART<S> : FORWARD_PART;
+  const int64_t most_parts = least(ACROSS_HEADS<S> ? map.rows : map.length, most(1, map.length / part));
+  parts = backward ? least(ceil_div(FEWEST_TASKS, groups), most_parts) : 1;
+  if (!backward)
     while (groups * parts < 4 * p.workers && groups * parts % p.workers && parts < most_parts) parts++;
   tasks = parts > 1 ? groups * parts : least(groups, MOST_TASKS);
   wide = !ACROSS_HEADS<S> && p.value_dim >= WIDE;
@@ -148,7 +148,7 @@ Plan<S>::Plan(const Problem& problem, bool is_backward)
   sums_per_task = 0;
   for (int a = 0; a < 3; a++) {
     const int64_t distances = 2 * map.size[a] - 1, used = p.table[a].data != nullptr;
-    // Odd, since processors are slow at alternate loads and stores 4096 bytes apart; or as far as a window's last vector.
+    // Of many heads: odd, since alternate loads and stores 4096 bytes apart are slow. Of one: room for a last window.
     table_step[a] = ACROSS_HEADS<S> ? p.key_dim | 1 : distances + 2 * WIDTH;
     const int64_t floats = used * (ACROSS_HEADS<S> ? distances : p.key_dim) * table_step[a];
     table[a] = arena.take<float>(floats);

@@ -230,8 +230,10 @@ def test_opcheck(tables):
     torch.library.opcheck(torch.ops.attnconv.native_attention.default, (*arguments[0], arguments[1], None, 0.4))
 
 
-def test_opcheck_of_the_backward():
+@pytest.mark.parametrize("turned", [False, True])
+def test_opcheck_of_the_backward(turned):
     q, k, v, rel = inputs((3, 4))
+    rel = [table.T.contiguous().T if turned else table for table in rel]
     out, lse = torch.ops.attnconv.native_attention(q, k, v, rel, None, 0.4)
     arguments = (torch.ones_like(out), q, k, v, rel, None, out, lse, 0.4)
     torch.library.opcheck(torch.ops.attnconv.native_attention_backward.default, arguments)

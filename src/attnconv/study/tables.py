@@ -180,7 +180,12 @@ def _costs(compared: Compared) -> Table:
     rows = []
     for _, row in arms_of(compared):
         gmacs = None if row.flops is None else row.flops / 2e9
-        cells = (row.arm, text(row.params, "{:,}"), text(gmacs, "{:.3g}"), text(row.epochs))
+        cells = (
+            row.arm,
+            text(row.params, "{:,}"),
+            text(gmacs, "{:,.0f}" if gmacs is not None and gmacs >= 100 else "{:.3g}"),
+            text(row.epochs),
+        )
         seconds = row.seconds
         a_step, an_epoch = (None if seconds is None or not n else seconds / n for n in (row.steps, row.epochs))
         times = (a_step and 1000 * a_step, an_epoch, seconds)

@@ -123,7 +123,7 @@ def backward(
     if v.numel():
         grads = (grad, grad_q, grad_k, grad_v, *grad_tables)
         _run(_problem(q, k, v, rel, mask, scale, out, lse, *grads), q, backward=True)
-    return grad_q, grad_k, grad_v, [g.to(q.dtype) for g in grad_tables]
+    return grad_q, grad_k, grad_v, [torch.empty_like(table).copy_(g) for g, table in zip(grad_tables, rel, strict=True)]
 
 
 def _problem(
