@@ -47,7 +47,7 @@ def test_columns_go_from_the_right_and_names_stay_whole():
     assert lines[0] == "name         score %       note"
     assert " ".join(lines[-2:]) == "(35 columns leave no room for 'time')"
     assert table_lines(HEADER, ROWS, 5)[2] == "a_long_name"
-    assert " ".join(table_lines(HEADER, ROWS, 15)[4:]).endswith("no room for score %, note, time)")
+    assert " ".join(table_lines(HEADER, ROWS, 15)[4:]).endswith("no room for 'score %', 'note', 'time')")
 
 
 def test_the_last_column_folds_between_words_and_stays():
