@@ -13,7 +13,7 @@ $(INSTALLED): EXTRAS := all,docs,dev
 $(TRAINING): EXTRAS := train
 $(INSTALLED) $(TRAINING): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "attnconv needs Python 3.11 or newer")'
-	@echo 'installing into .venv: some minutes, 6 to 7 GB with CUDA, most of it PyTorch'
+	@echo 'installing into .venv: some minutes, 6 to 7 GiB with CUDA, most of it PyTorch'
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@

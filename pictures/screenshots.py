@@ -9,6 +9,7 @@ import fcntl
 import io
 import os
 import pty
+import shlex
 import shutil
 import struct
 import subprocess
@@ -35,6 +36,7 @@ from attnconv.report.page import svg_file
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 DESK, PHONE = (1280, 900), (390, 844)  # pixels
+WIDE = 1158  # pixels of the picture at the top of README.md
 COLUMNS, LINES = 80, 200  # of the terminal
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 Scheme = Literal["light", "dark"]
@@ -111,6 +113,8 @@ def demo(browser: Browser, folder: Path) -> None:
 
 def explain(browser: Browser, folder: Path) -> None:
     attnconv("explain", "--example", "--layer", "layer3.1.conv1", "--out", folder / "photo.png")
+    with Image.open(folder / "photo.png") as picture:
+        picture.resize((WIDE, round(picture.height * WIDE / picture.width))).save(folder / "photo.png")
     keep(folder / "photo.png", "attention.png")
     shot = folder / "web.png"
     subprocess.run([sys.executable, ROOT / "tests" / "explain" / "served.py", shot], check=True, cwd=ROOT)
@@ -146,11 +150,11 @@ def terminal(browser: Browser, folder: Path) -> None:
     train = ["train", "--model", "aa_convnet3", "--data", "digits", "--epochs", "3", "--out", "runs/digits"]
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     for arguments in (["models", "aa_*"], train, ["evaluate", "runs/digits"], ["runs"]):
-        console.print(f"[bold green]$[/] attnconv {' '.join(arguments)}", highlight=False)
+        console.print(f"[bold green]$[/] attnconv {shlex.join(arguments)}", highlight=False)
         console.print(in_terminal([sys.executable, "-m", "attnconv", *arguments], folder))
     page = folder / "terminal.html"
     page.write_text(console.export_html(theme=MONOKAI, inline_styles=True), encoding="utf-8")
-    shoot(browser, page, "terminal.png", (740, 500), whole=True)
+    shoot(browser, page, "terminal.png", (800, 500), whole=True)
 
 
 SHOTS: dict[str, Callable[[Browser, Path], Any]] = {

@@ -29,7 +29,7 @@ def test_p_and_the_runs_needed_stay_in_a_narrow_terminal(attnconv, tmp_path, mon
     keep(tmp_path, plan(), all_done(plan()))
     _, out, _ = attnconv("study", "report", tmp_path)
     assert re.search(r"^arm .* difference +p \(Holm\) +runs needed$", out, flags=re.MULTILINE)
-    assert re.search(r"leave no room for 95 % interval", out)
+    assert re.search(r"leave no room for '95 % interval'", out)
 
 
 def test_json(attnconv, tmp_path):

@@ -81,6 +81,16 @@ def test_pictures_have_the_resolution_of_the_file(seen):
     assert photo_of(huge)[0].shape == (LONGEST // 2, LONGEST, 3)
 
 
+@pytest.mark.parametrize("size", [(700, 600), (4000, 2000), (300, 900)])
+def test_a_picture_of_one_layer_keeps_the_pixels_of_the_photo(size):
+    image = see_image(Image.new("RGB", size), META)
+    rows, columns, _ = photo_of(image)[0].shape
+    figure = attention_figure(image, [corner(3, 3)], (0, 0))
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        assert (box.width, box.height) == pytest.approx((columns, rows))
+
+
 def test_the_map_lies_over_the_crop_alone(seen):
     """Weight of the right lower cell: the photo's columns 200 to 250, rows 150 to 200."""
     shown = panels(seen, corner(3, 3), (0, 0))[1].pixels.astype(int)

@@ -16,7 +16,7 @@ from attnconv.signals import Terminated, leave
 COMMANDS = {
     "models": "List the networks that can be created by name.",
     "summary": "Print a network's parameters, multiply-adds, FLOPs and attention memory.",
-    "train": "Train a network and leave the run in a folder.",
+    "train": "Train a network and write the run to a folder.",
     "lr-find": "Suggest a learning rate for a run.",
     "evaluate": "Score a trained network on validation images.",
     "predict": "Predict the classes of images, the most likely first.",

@@ -126,7 +126,7 @@ def explain(
         figure = attention_figure(seen, maps, query, title=title, cams=cams, photo_point=asked)
         with replacing(path) as opened, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")  # a letter of a file's name that the font lacks
-            figure.savefig(opened, format=path.suffix[1:].lower(), dpi=120)
+            figure.savefig(opened, format=path.suffix[1:].lower(), dpi="figure")
     if json:
         images = [{"image": name, **_record(look, asked, maps)}]
         picture = str(path) if draws else None

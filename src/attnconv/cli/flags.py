@@ -55,7 +55,7 @@ class Surgery:
     augment:
         Convolutions to augment: a regular expression searched in the names of the network's modules; may be repeated.
     attend:
-        MODULE=KIND, such as layer3=simple: attention behind a module; may be repeated. KIND is simple, sagan, timm:NAME
+        MODULE=KIND, such as layer3=sagan: attention behind a module; may be repeated. KIND is simple, sagan, timm:NAME
         (se, eca, cbam, gc, nl and more), or the name of your own layer, with --import.
     attention:
         All steps of surgery as a YAML list, in place of these two; [] for none.
@@ -79,7 +79,7 @@ class Surgery:
         for text in self.attend or []:
             module, _, kind = text.rpartition("=")
             if not (module and kind):
-                raise checks.InputError(f"--attend must be MODULE=KIND, such as layer3=simple, got {text!r}")
+                raise checks.InputError(f"--attend must be MODULE=KIND, such as layer3=sagan, got {text!r}")
             found.append({"add": {"after": module, "kind": kind}})
             require_layer("--attend: unknown attention layer", kind)
         return found

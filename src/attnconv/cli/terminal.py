@@ -73,7 +73,9 @@ def table_lines(
         lines = ["\n".join(folded(line + GAP, cell, max(width, cells(line + GAP) + LEAST))) for line, cell in pairs]
     lines = [line.rstrip() for line in "\n".join(lines).split("\n")]
     lines.insert(1, "-" * max(map(cells, lines)))
-    return lines + (folded("", f"({width} columns leave no room for {', '.join(dropped)})", width) if dropped else [])
+    return lines + (
+        folded("", f"({width} columns leave no room for {', '.join(map(repr, dropped))})", width) if dropped else []
+    )
 
 
 def folded(start: str, text: str, width: int) -> list[str]:

@@ -226,7 +226,7 @@ def print_recipes(name: str | None, json: bool) -> None:
         c = r.config
         published, here = (score_of(c.model, text or "") for text in (r.expected, r.measured))
         rows.append((r.name, c.model, published, c.image_size or "", c.epochs, here, c.data))
-    print_table(("recipe", "network", "top-1 %", "px", "epochs", "here", "data"), rows)
+    print_table(("recipe", "network", "top-1 %", "px", "epochs", "our top-1 %", "data"), rows)
     note("Top-1 as published for this network; with --recipe NAME, the source and all results of one recipe.")
     note("A recipe is for its network's family: --model xresnet50, --model sa_xresnet50, --option symmetric=true.")
 

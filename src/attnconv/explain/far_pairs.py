@@ -72,9 +72,9 @@ def far_pairs_text(rows: Sequence[Row]) -> str:
     different, same = (f"{100 * share:.0f} %" for share in shares)
     return (
         f"Of the left glyph's weight, {different} lies on the right half of the image if the glyphs differ, and "
-        f"{same} if they are the same. A map on the query's own glyph is no contradiction: each head compares "
-        "the query with all cells before it spreads its weight, and as only the right glyph differs between the two "
-        "images, only that comparison can have moved the weight."
+        f"{same} if they are the same. A head may put its weight on the query's own glyph and still use the right one. "
+        "It compares the query with all cells before it spreads its weight. The two images differ in the right glyph "
+        "alone, so only this comparison can have moved the weight."
     )
 
 

@@ -30,6 +30,7 @@ QUERY = "#e4572e"
 
 PANEL, TITLE, HEADING, GAP = 2.4, 0.18, 0.24, 0.08  # inches: shorter side of a large panel, heights of text, space
 SCALE = 0.13  # inches: height of the line about the heads' colours
+DPI = 120  # pixels an inch of a figure of several rows, and least of one row
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,8 @@ def attention_figure(
     less than half of a photo, only that part is drawn.
 
     Args:
-        image: of `see_image`, drawn at the resolution of its file; or (C, rows, columns) of values 0 to 1.
+        image: of `see_image`, drawn with the pixels of its file, up to 1,024, if there is one map; or (C, rows,
+            columns) of values 0 to 1.
         maps: of `attention_maps`.
         point: row and column of the query in what the network sees.
         title: above all rows.
@@ -102,7 +104,7 @@ def heads_title(found: AttentionMap) -> str:
 
 
 def rows_figure(rows: Sequence[Row], *, title: str | None = None) -> "Figure":
-    """Draw the rows below each other, with ``title`` above them."""
+    """Draw the rows below each other, with ``title`` above them; the large panels of a single row keep their pixels."""
     checks.require("matplotlib", extra="train")
     from matplotlib.figure import Figure
 
@@ -119,22 +121,23 @@ def rows_figure(rows: Sequence[Row], *, title: str | None = None) -> "Figure":
     above = 0 if title is None else HEADING * (2 + title.count("\n")) / 1.5
     heading = HEADING + (SCALE if pairs else 0)
     each = heading + TITLE + height + GAP
-    figure = Figure(figsize=(wide, above + len(rows) * each + GAP))
+    high = above + len(rows) * each + GAP
+    whole = max(shape[1] / width, shape[0] / height)  # at which large panels keep their pixels
+    figure = Figure(figsize=(wide, high), dpi=max(whole, DPI) if len(rows) == 1 else DPI)
 
     def place(panel: Panel, left: float, top: float, size: tuple[float, float]) -> None:
-        high = figure.get_figheight()
         axes = figure.add_axes((left / wide, 1 - (top + size[1]) / high, size[0] / wide, size[1] / high))
         axes.imshow(panel.pixels, interpolation="antialiased")
         axes.set_axis_off()
         axes.set_title(panel.title, fontsize=7, pad=2, parse_math=False)
 
     if title is not None:
-        figure.text(0.5, 1 - GAP / figure.get_figheight(), title, ha="center", va="top", fontsize=10, parse_math=False)
+        figure.text(0.5, 1 - GAP / high, title, ha="center", va="top", fontsize=10, parse_math=False)
     for i, (row, line) in enumerate(zip(rows, drawn, strict=True)):
         top = above + i * each
-        y = 1 - (top + GAP) / figure.get_figheight()
+        y = 1 - (top + GAP) / high
         figure.text(GAP / wide, y, row.title, va="top", fontsize=8, weight="bold", parse_math=False)
-        y = 1 - (top + heading) / figure.get_figheight()
+        y = 1 - (top + heading) / high
         figure.text(1 - GAP / wide, y, heads_title(row.found), ha="right", va="bottom", fontsize=7, parse_math=False)
         top += heading + TITLE
         for j, panel in enumerate(panel for panel in line if not panel.is_head):

@@ -90,7 +90,7 @@ def run_study(
                     bar.update(task, completed=number)
                     write_records(folder, study)
         except KeyboardInterrupt:
-            say("stopped; finished runs and checkpoints are kept, and the same command goes on")
+            say("stopped; finished runs and checkpoints are kept: run the same command to continue")
             raise
         finally:
             found = write_records(folder, study)
