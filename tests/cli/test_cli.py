@@ -358,7 +358,7 @@ def test_demo_trains_both_and_writes_the_page(attnconv, tmp_path):
     assert text.count("<img") == 3 * (2 + 4)  # two pairs of glyphs, and the photo
     assert re.search(r"calls this a raccoon \(\d+\.\d %\)", text)
     assert text.count("4 heads share one scale: 0.0") == 3
-    assert "The lower end,\n0.031, is uniform attention over all 32 cells" in text
+    assert "The lower end, 0.031, is uniform attention over all 32 cells" in text
     assert re.search(r"Of the left glyph&#x27;s weight, \d+ % lies on the right half", text)
     code, again, _ = attnconv("demo", "--out", tmp_path / "demo", "--epochs", "1")
     assert code == 0
