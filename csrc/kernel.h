@@ -402,7 +402,7 @@ INLINE void spread(const Plan<Vec>& plan, int axis, const Vec* along, const Tile
                    Vec* table_sums) {
   const int64_t n = plan.map.size[axis], D = plan.p.key_dim, step = plan.table_step[axis];
   int64_t d = 0;
-  auto block = [&](auto channels) INLINE_LAMBDA {  // of all queries in turn: their windows overlap
+  auto block = [&](auto channels) INLINE_LAMBDA {  // all queries for a few channels: their windows share rows
     for (int i = 0; i < places.count; i++) {
       const int64_t window = (n - 1 - places.axis[axis][i]) * step + d;
       spread_block<decltype(channels)::value>(along + i * n, n, plan.table[axis] + window, step, tile.q + i * D + d,

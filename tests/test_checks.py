@@ -117,3 +117,12 @@ def test_a_library_of_another_build_is_named(monkeypatch):
     )
     with pytest.raises(checks.InputError, match=f"^{re.escape(message)}$"):
         checks.require("torchvision.ops", extra="train")
+
+
+def test_errors_of_other_libraries_stay_as_they_are(monkeypatch):
+    def damaged(package):
+        raise OSError("libz.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(checks, "import_module", damaged)
+    with pytest.raises(OSError, match=r"^libz\.so\.1: cannot open"):
+        checks.require("onnxruntime", extra="onnx")

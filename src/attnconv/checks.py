@@ -115,7 +115,9 @@ def require(package: str, *, extra: str) -> ModuleType:
             raise
         raise MissingExtraError(f"this needs {package}: pip install 'attnconv[{extra}]'") from None
     except (RuntimeError, OSError) as error:  # torchvision's, if it was built for another PyTorch
-        names = " and ".join(f"{name} {installed_version(name)}" for name in (package.partition(".")[0], "torch"))
+        if package.partition(".")[0] != "torchvision":
+            raise
+        names = " and ".join(f"{name} {installed_version(name)}" for name in ("torchvision", "torch"))
         raise InputError(
             f"{names} do not fit together ({first_line(error)}): install both anew, from one index"
         ) from error

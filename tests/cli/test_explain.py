@@ -87,7 +87,7 @@ def test_the_page_of_the_example_begins_with_a_photo(attnconv, photo, monkeypatc
 
 
 def test_a_photo_of_which_little_is_seen(attnconv, tmp_path):
-    """Of 1600 x 120 pixels, the network sees 120 x 120."""
+    """The network sees 120 x 120 of 1600 x 120 pixels."""
     Image.effect_noise((1600, 120), 60).save(tmp_path / "wide.png")
     code, out, _ = attnconv("explain", "--example", tmp_path / "wide.png", "--layer", "layer3.1.conv1", *OPTIONS)
     assert code == 0

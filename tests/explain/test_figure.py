@@ -106,7 +106,7 @@ def test_the_map_lies_over_the_crop_alone(seen):
 
 
 def test_a_narrow_part_is_drawn_alone():
-    """Of 40 x 400 pixels, the network sees 40 x 40; the left ten columns of these are white."""
+    """The network sees 40 x 40 of 40 x 400 pixels; the left ten columns of its part are white."""
     pixels = np.zeros((40, 400, 3), np.uint8)
     pixels[:, 180:190] = 255
     wide = see_image(Image.fromarray(pixels), META)

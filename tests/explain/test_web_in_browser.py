@@ -186,7 +186,7 @@ def test_an_image_is_dropped(open_tab, networks, photo):
 
 
 def test_a_click_on_a_narrow_part_counts_from_its_edge(open_tab, tmp_path):
-    """Of 1600 x 120 pixels, the network sees the columns 740 to 859, and the page shows these."""
+    """The network sees columns 740 to 859 of 1600 x 120 pixels, and the page shows these."""
     Image.effect_noise((1600, 120), 60).save(tmp_path / "wide.png")
     tab = open_tab()
     tab.drop("wide.png", (tmp_path / "wide.png").read_bytes())
