@@ -49,6 +49,12 @@ def device(path):
     path.symlink_to("/dev/zero")
 
 
+def sparse(path):
+    """A file of 200 GB of which nothing is on the disk."""
+    with path.open("wb") as file:
+        file.truncate(HUGE)
+
+
 KINDS = [(fifo, "a FIFO"), (unix_socket, "a socket"), (device, "a character device")]
 READERS = [
     files.require,
@@ -93,8 +99,7 @@ def test_folders_and_missing_files_are_errors_of_the_system(tmp_path, read):
 
 
 def test_a_large_file_is_refused_by_its_size(tmp_path):
-    with (tmp_path / "x").open("wb") as file:
-        file.truncate(HUGE)
+    sparse(tmp_path / "x")
     message = r"x is larger than 16 MiB, the limit for such a file: it has 200,000,000,000 bytes$"
     with pytest.raises(InputError, match=message):
         files.read_text(tmp_path / "x")

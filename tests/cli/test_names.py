@@ -1,16 +1,21 @@
 """Classes, folders and files whose names hold what a terminal obeys, a page runs or no encoder takes."""
 
+import ast
 import json
 import os
 import re
 import unicodedata
 
 import pytest
+import torch
 from cli.conftest import picture
 from cli.test_bad_input import assert_refused
+from docs.blocks import ROOT
 
+from attnconv.models import create_model
 from attnconv.recipes import load_trained
 
+ALLOWED = ("__version__", "f'{address} (Ctrl-C ends it)'")  # an address of this machine
 NAMES = [
     "[link=http:a]x",
     "[red]x",
@@ -103,6 +108,37 @@ def test_evaluate_explain_and_runs(attnconv, run, pets, tmp_path):
     drawn = (tmp_path / "\x07\udcff.svg").read_text(encoding="utf-8")
     require_harmless(drawn)
     assert r"\x1b[1m\udcff$.png" in drawn  # in a comment beside the outlines of its letters
+
+
+def test_notes_about_a_folder(attnconv, run, pets):
+    unused = pets / os.fsdecode(b"old\x1b[2J\n\xff")
+    unused.mkdir()
+    picture(unused / "0.png")
+    code, out, err = attnconv("evaluate", run, "--data", pets, "--workers", "0")
+    assert code == 0, err
+    require_harmless(out)
+    require_harmless(err, lines=1)
+    assert r"1 in old\x1b[2J\n\udcff/, which is not used" in err
+
+
+def test_import(attnconv, tmp_path):
+    pytest.importorskip("safetensors")
+    file, out = tmp_path / "w\n\x1b[2J.pth", tmp_path / os.fsdecode(b"out\x1b[1m\xfe")
+    torch.save(create_model("xresnet18", num_classes=2, image_size=32).state_dict(), file)
+    code, printed, err = attnconv("import", file, "--as", "xresnet18", "--out", out)
+    assert code == 0, err
+    require_harmless(printed, lines=4)
+    assert r"/out\x1b[1m\udcfe: config.json" in printed
+    assert r"/w\n\x1b[2J.pth: " in printed
+
+
+def test_commands_print_through_one_door():
+    """`attnconv.cli.terminal` escapes; elsewhere a command prints constants only, or says so."""
+    for file in sorted((ROOT / "src/attnconv/cli").glob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if file.name != "terminal.py" and isinstance(call, ast.Call) and ast.unparse(call.func) == "print":
+                text = ast.unparse(call.args[0]) if call.args else ""
+                assert text == "" or "shown" in text or text in ALLOWED, f"{file.name}: print({text})"
 
 
 def test_errors_are_one_line(attnconv, run, tmp_path):

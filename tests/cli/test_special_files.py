@@ -8,18 +8,12 @@ import signal
 import pytest
 from cli.conftest import TRAIN, picture
 from cli.test_bad_input import assert_refused
-from test_regular_file import HUGE, device, fifo, unix_socket
+from test_regular_file import device, fifo, sparse, unix_socket
 
 from attnconv.models.init_from import given_weights
 from attnconv.recipes import load_trained
 
 PLAN = "name: a\ntext: b\nbaseline: c\nbase: {data: digits, epochs: 1}\narms: {c: {model: convnet3}}\n"
-
-
-def sparse(path):
-    """A file of 200 GB of which nothing is on the disk."""
-    with path.open("wb") as file:
-        file.truncate(HUGE)
 
 
 # A run's header, and the row of an epoch.

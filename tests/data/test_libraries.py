@@ -7,9 +7,11 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from test_regular_file import KINDS, deadline, sparse  # noqa: F401
 
 from attnconv.checks import InputError
 from attnconv.data import load_data
+from attnconv.data.libraries import Rows
 
 CPU = torch.device("cpu")
 
@@ -166,6 +168,20 @@ def test_the_hub_cannot_be_reached(library, monkeypatch, tmp_path):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="cannot load hf:nobody/nothing: "):
         load_data("hf:nobody/nothing", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("make", "what"), [*KINDS, (sparse, "larger than 1,024 MiB")])
+def test_a_row_may_name_a_regular_file_only(library, tmp_path, make, what):
+    file = tmp_path / "x.png"
+    kind = library.Features({"image": library.Image(decode=False), "label": library.Value("int64")})
+    images = library.Dataset.from_dict({"image": [{"bytes": None, "path": str(file)}], "label": [0]}, features=kind)
+    found = Rows(images, "image", "label", None)
+    picture(1).save(file)
+    assert np.array_equal(found[0][0], picture(1))
+    file.unlink()
+    make(file)
+    with pytest.raises(InputError, match=f"x.png is {what}"):
+        found[0]
 
 
 def test_an_image_that_would_start_a_program_is_not_opened(library, tmp_path):

@@ -5,6 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attnconv.models import create_model
+from attnconv.surgery import augment
 
 TWINS = [
     pytest.param("xresnet18", "ssa_xresnet18", {}, marks=pytest.mark.slow),
@@ -95,3 +96,37 @@ def test_networks_without_memory_are_made_without_draws(pretending):
     with pretending():
         model = create_model("aa_resnet18", num_classes=10, image_size=32)
     assert model.layer4[0].conv1.qkv_conv.weight.shape[1] == 256
+
+
+SURGERY = [
+    [
+        {"add": {"after": ["layer1", "layer2"], "kind": "sagan"}},
+        {"augment": {"where": r"layer4\..*conv2", "num_heads": 4}},
+    ],
+    [{"augment": {"where": r"layer4\.1\.conv2", "num_heads": 4}}, {"add": {"after": "layer2", "kind": "sagan"}}],
+]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "torchvision:resnet18"])
+def test_a_layer_of_surgery_draws_by_its_name_whatever_other_steps_there_are(name):
+    many, few = (made(name, attention=steps).state_dict() for steps in SURGERY)
+    plain, added = made(name).state_dict(), []
+    for key, tensor in few.items():
+        if key.replace(".inner.", ".") in plain:
+            assert torch.equal(tensor, plain[key.replace(".inner.", ".")])
+        else:
+            assert torch.equal(tensor, many[key]), key
+            added.append(key)
+    assert {key.rpartition(".attention.")[0] or key for key in added} == {
+        "layer2",
+        *(f"layer4.1.conv2.{part}" for part in ("conv_out.weight", "qkv_conv.weight", "attn_out.weight")),
+        *(f"layer4.1.conv2.key_rel_{axis}" for axis in "hw"),
+    }
+    one, two = (many[f"layer4.{block}.conv2.qkv_conv.weight"] for block in (0, 1))
+    assert not torch.equal(one, two)
+
+
+def test_surgery_twice_after_one_seed_draws_other_weights():
+    trunk = made("resnet18")
+    first, second = (augment(trunk, image_size=32, where="layer4.0.conv2")[0].layer4[0].conv2 for _ in range(2))
+    assert not torch.equal(first.qkv_conv.weight, second.qkv_conv.weight)

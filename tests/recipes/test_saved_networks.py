@@ -12,6 +12,8 @@ from recipes.saved_networks import spoilt_hub, spoilt_onnx, spoilt_program, spoi
 from attnconv.checks import InputError
 from attnconv.models import saved as saved_module
 from attnconv.recipes import load_trained
+from attnconv.recipes import trained as trained_module
+from attnconv.recipes.trained import images_for
 
 for package in ("huggingface_hub", "onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package)
@@ -61,6 +63,28 @@ SEEN: list[tuple[str, object]] = []
 def note(event, arguments):
     if WATCH and (event == "open" or event.startswith(("socket.", "urllib."))):
         SEEN.append((event, arguments[0]))
+
+
+def spoilt(door, saved, out, **images):
+    config = images if door == "run" else {"provenance": {"config": images}}
+    return DOORS[door](saved, out, config=config)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("data", ["/etc", "photos.csv", "hf:/etc", "hf:nobody/nothing", "torchvision:Food101"])
+def test_a_file_chooses_neither_images_of_this_machine_nor_a_download(saved, tmp_path, monkeypatch, door, data):
+    monkeypatch.setattr(trained_module, "load_data", lambda *_, **__: pytest.fail("it loads them"))
+    trained = load_trained(spoilt(door, saved, tmp_path, data=data, data_dir="/etc"), device="cpu")
+    folder = "does not say in which folder its images are"
+    elsewhere = f"names {data!r}, which is not loaded because a file says so"
+    with pytest.raises(InputError, match=folder if data in ("/etc", "photos.csv", "hf:/etc") else elsewhere):
+        images_for(trained)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_file_chooses_no_folder_of_data_sets(saved, tmp_path, door):
+    trained = load_trained(spoilt(door, saved, tmp_path, data="cifar10", data_dir="/etc"), device="cpu")
+    assert (trained.config.data, trained.config.data_dir) == ("cifar10", None)
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -24,7 +24,7 @@ from attnconv.bench.cases import (
     relative_sweep,
 )
 from attnconv.cli.flags import NO_SURGERY, Surgery, integers, require_layer, require_network, words
-from attnconv.cli.terminal import note, print_json, print_table, say
+from attnconv.cli.terminal import note, print_json, print_table, say, tell
 from attnconv.kernels import IMPLS
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def choice(
     if json:
         print_json({"kernel": chosen, "reasons": reasons})
         return
-    print(f"map {map_size}, D {key_dim}, E {value_dim}, {dtype}, {problem.device_type}: {chosen}")
+    say(f"map {map_size}, D {key_dim}, E {value_dim}, {dtype}, {problem.device_type}: {chosen}")
     print_table(("kernel", "why, or why not"), list(reasons.items()), fold=True)
 
 
@@ -340,7 +340,7 @@ def _run(benchmarks: Sequence["Benchmark"], settings: "Settings", file: Path, js
             found += records
             if records and not sys.stderr.isatty():
                 done = f"{records[0]['case']} {records[0]['pass']}: done after {time.perf_counter() - begin:.0f} s"
-                print(done, file=sys.stderr, flush=True)
+                tell(done)
     if json:
         print_json(found)
         return

@@ -1,7 +1,6 @@
 """attnconv evaluate and predict: score a trained network, and classify image files with it."""
 
 import dataclasses
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from cyclopts import Parameter
 
 from attnconv import checks
 from attnconv.cli.flags import Checkpoint, ImageSize, load_network, require_run
-from attnconv.cli.terminal import counted, print_json, print_table, say
+from attnconv.cli.terminal import counted, print_json, print_table, say, tell
 from attnconv.train.config import Device
 
 
@@ -73,7 +72,7 @@ def evaluate(
     )
     loader = found.val_loader(batch_size=batch_size, device=trained.device, workers=workers)
     for note in found.notes:
-        print(f"attnconv: {note}", file=sys.stderr)
+        tell(note)
     scores = score(trained.model, loader, progress=True)
     if json:
         print_json(
@@ -162,7 +161,7 @@ def predict(
         except checks.InputError as error:
             if not skip_bad_images and file in images:
                 raise
-            print(f"attnconv: skipped: {error}", file=sys.stderr)
+            tell(f"skipped: {error}")
             skipped.append(str(file))
             continue
         image = prepare_image(pixels, trained.meta).to(trained.device)  # (C, H, W)

@@ -1,7 +1,6 @@
 """attnconv export and hub: write a trained network as a checked program or as a folder, or upload it to the Hub."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +8,7 @@ from cyclopts import App
 
 from attnconv import checks
 from attnconv.cli.flags import Checkpoint, ImageSize, load_network, require_run
-from attnconv.cli.terminal import print_json, say
-from attnconv.shown import shown
+from attnconv.cli.terminal import print_json, say, tell
 
 SAVED_FILES = "config.json, model.safetensors, README.md"
 
@@ -83,11 +81,6 @@ def export(
     else:
         for line in lines:
             say(line)
-
-
-def tell(stage: str) -> None:
-    """Say on stderr what an export does next."""
-    print(f"attnconv: {shown(stage)}", file=sys.stderr, flush=True)
 
 
 @hub.command

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from attnconv import checks, files
 from attnconv.cli.flags import ImageSize, pairs
+from attnconv.cli.terminal import say
 
 
 def import_(
@@ -78,12 +79,12 @@ def import_(
     assert model.meta is not None
     assert model.provenance is not None
     rows, columns = model.meta["image_size"]
-    print(f"{out}: config.json, model.safetensors, README.md")
+    say(f"{out}: config.json, model.safetensors, README.md")
     size = sum(p.numel() for p in model.parameters())
-    print(f"{name}, {size:,} parameters, from {file}: {model.provenance['imported']['taken']}")
-    print(f"images of {rows} x {columns}, mean {_numbers(model.meta['mean'])}, std {_numbers(model.meta['std'])}")
+    say(f"{name}, {size:,} parameters, from {file}: {model.provenance['imported']['taken']}")
+    say(f"images of {rows} x {columns}, mean {_numbers(model.meta['mean'])}, std {_numbers(model.meta['std'])}")
     unnamed = ", called 0, 1, ...; --data or --classes names them" if data is None and classes is None else ""
-    print(f"{len(model.meta['classes'])} classes{unnamed}")
+    say(f"{len(model.meta['classes'])} classes{unnamed}")
 
 
 def class_names(file: Path) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from attnconv import checks, networks
 from attnconv.bench.published import PUBLISHED
 from attnconv.cli.flags import NO_SURGERY, ImageSize, Surgery, pairs, require_network
-from attnconv.cli.terminal import amount, note, print_json, print_table
+from attnconv.cli.terminal import amount, note, print_json, print_table, say
 from attnconv.train.config import yaml_text
 
 
@@ -118,7 +118,7 @@ def summary(
     if json:
         print_json({"model": model, "image_size": image_size, "num_classes": num_classes, **found.to_dict()})
         return
-    print(f"{model}, {num_classes} classes, one image of {in_channels} x {rows} x {columns}")
+    say(f"{model}, {num_classes} classes, one image of {in_channels} x {rows} x {columns}")
     quantities = [
         ("parameters", f"{found.params:,}", ""),
         ("MACs", amount(found.macs), "convolutions, matrix products, position terms"),

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +9,7 @@ from cyclopts import App
 
 from attnconv import checks
 from attnconv.cli.flags import words
-from attnconv.cli.terminal import print_json, print_table, say
+from attnconv.cli.terminal import print_json, print_table, say, tell
 from attnconv.extensions import import_factory, is_factory
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def run(
         chosen = read_study(Path(plan))
         for name in dict.fromkeys(chosen.config(arm, chosen.seeds[0]).model for arm in chosen.arms):
             if is_factory(name):
-                print(f"imports {name}", file=sys.stderr)
+                tell(f"imports {name}")
                 import_factory(name)
     else:
         known = checks.nearest(plan, BUILT_IN)

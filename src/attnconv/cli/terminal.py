@@ -34,6 +34,11 @@ def note(text: str) -> None:
     print("\n".join(folded("", shown(text), terminal_width())))
 
 
+def tell(text: str) -> None:
+    """Print a line on stderr, beside the command's answer."""
+    print(f"attnconv: {shown(text)}", file=sys.stderr, flush=True)
+
+
 def terminal_width() -> int:
     """Return the columns of the terminal: COLUMNS if it is set, 80 in a pipe."""
     return shutil.get_terminal_size((80, 24)).columns

@@ -240,7 +240,7 @@ def score_of(model: str, text: str) -> str:
 def print_profile(profile: Mapping[str, Any] | None, run: Path) -> None:
     """Print ``profile`` of result.json; None if the run was finished before."""
     if profile is None:
-        print("no profile: the run was finished before, without --profile")
+        say("no profile: the run was finished before, without --profile")
         return
     if profile["steps"]:
         say(
@@ -248,7 +248,7 @@ def print_profile(profile: Mapping[str, Any] | None, run: Path) -> None:
             f"{profile['images_per_second']:.0f} images/s; {profile['loader_share']:.1f}% of the time in the loader"
         )
     else:
-        print("no step was timed: the first six warm up and are traced")
+        say("no step was timed: the first six warm up and are traced")
     if profile["operators"]:
         rows = [
             (entry["name"], f"{entry['ms']:.2f}", f"{entry['share']:.1f}", f"{entry['calls']:.1f}")
@@ -306,7 +306,7 @@ def lr_find(
         ("steepest", "where the loss falls fastest"),
         ("minimum", "a tenth of that with the least loss"),
     ):
-        print(f"{name}: none" if curve[name] is None else f"{name}: {curve[name]:.2g}, {where}")
+        say(f"{name}: none" if curve[name] is None else f"{name}: {curve[name]:.2g}, {where}")
     say(f"{folder}: lr-find.json, lr-find.png; {len(curve['lrs'])} steps" + ", then it diverged" * curve["diverged"])
 
 

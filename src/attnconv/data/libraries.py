@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from attnconv import checks
-from attnconv.data.decode import formats
+from attnconv import checks, files
+from attnconv.data.decode import MAX_BYTES, formats
 from attnconv.data.folder import TRAIN, VALIDATION
 
 TORCHVISION, HUGGING_FACE = "torchvision:", "hf:"
@@ -83,7 +83,9 @@ class Rows:
 
 def _opened(image: dict[str, Any]) -> Any:
     pillow = checks.require("PIL.Image", extra="train")
-    content = image["bytes"] if image.get("bytes") is not None else Path(image["path"]).read_bytes()
+    content = image.get("bytes")
+    if content is None:  # the row names a file
+        content = files.read_bytes(image["path"], at_most=MAX_BYTES)
     return pillow.open(io.BytesIO(content), formats=formats())
 
 

@@ -54,7 +54,7 @@ def require_data(name_or_folder: str) -> None:
     name = str(name_or_folder)
     if name.startswith(TORCHVISION):
         checks.one_of("data set of torchvision", name.removeprefix(TORCHVISION), libraries.torchvision_names())
-    elif name in DATA_SETS or name.startswith(HUGGING_FACE) or registered(name) is not None:
+    elif name.startswith(HUGGING_FACE) or is_data_set(name):
         return
     elif (path := Path(os.path.expanduser(name))).is_file():
         if path.suffix.lower() not in table.SUFFIXES:
@@ -64,6 +64,11 @@ def require_data(name_or_folder: str) -> None:
     elif not path.is_dir():
         known = (*DATA_SETS, *_REGISTERED, *extensions.offered(ENTRY_POINTS))
         raise checks.InputError(f"{name!r} is neither a data set nor an existing folder; {checks.nearest(name, known)}")
+
+
+def is_data_set(name: str) -> bool:
+    """True for the name of a data set of this package, or of one that is registered or offered by an installed one."""
+    return name in DATA_SETS or registered(name) is not None
 
 
 def registered(name: str) -> Load | None:

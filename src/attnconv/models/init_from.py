@@ -5,9 +5,7 @@ keeps its own initialisation. Networks of one seed thus start from equal weights
 attention layer has a random generator of its own, so that it does not shift the numbers of the others.
 """
 
-import contextlib
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from attnconv import checks
 from attnconv.extensions import LIBRARIES
 from attnconv.foreign import Found, Source, read_state_dict
+from attnconv.layers import draws
 from attnconv.layers.attention import Attention
 from attnconv.surgery.network import plain_names
 from attnconv.weights import FLOATS, unfit
@@ -185,24 +184,14 @@ def has_memory(model: nn.Module) -> bool:
     return all(parameter.untyped_storage().device.type != "meta" for parameter in model.parameters())
 
 
-@contextlib.contextmanager
-def generators_kept() -> Iterator[None]:
-    """Restore the state of torch's generators at the end of the ``with`` block."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        yield
-
-
 def share_draws(model: "HubNetwork", name: str, plain: Callable[[], nn.Module]) -> None:
     """Give ``model``, the network ``name``, the weights of ``plain()``, made from the current state of the generators.
 
     Each attention layer is initialised from the state of the CPU generator and the layer's dotted name.
     """
-    state = bytes(torch.get_rng_state().numpy())
+    state = draws.generator_state()
     initialise(model, name, Found(plain().state_dict(), f"the plain twin of {name}", ""))
     for dotted, layer in model.named_modules():
         if isinstance(layer, Attention):
-            digest = hashlib.sha256(state + dotted.encode()).digest()
-            with generators_kept():
-                torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+            with draws.own_generator(state, dotted):
                 layer.reset_attention(model.initialise)

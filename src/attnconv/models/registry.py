@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args, overload
 from torch import nn
 
 from attnconv import checks, extensions, networks
+from attnconv.layers import draws
 from attnconv.models import init_from as first_weights
 from attnconv.models.init_from import Source, Transfer
 from attnconv.models.sources import NetworkSource, of_library, source_of
@@ -167,7 +168,7 @@ def build_model(
     if source.plain is None:
         model = source.make(**vars(task), **options)
     else:
-        with first_weights.generators_kept():
+        with draws.generators_kept():
             model = source.make(**vars(task), **options)
         if first_weights.has_memory(model):
             twin = find(source.plain)

@@ -19,7 +19,7 @@ from torch import nn
 
 from attnconv import checks, extensions, files
 from attnconv.data import ImageData, load_data
-from attnconv.data.load import HUGGING_FACE
+from attnconv.data.load import HUGGING_FACE, TORCHVISION, is_data_set
 from attnconv.export import ExportedNetwork, is_exported, load_exported
 from attnconv.models.registry import find
 from attnconv.models.saved import CONFIG, WEIGHTS, build, checked_meta, is_saved, read
@@ -27,7 +27,7 @@ from attnconv.recipes.catalog import find_recipe, list_recipes
 from attnconv.train.checkpoint import load_checkpoint
 from attnconv.train.config import YOUR_DATASET, YOUR_FOLDER, RunConfig, without_folders
 from attnconv.train.device import choose_device
-from attnconv.train.run_folder import MAY_DIFFER
+from attnconv.train.run_folder import MAY_DIFFER, RunFolder
 from attnconv.weights import shapes_of
 
 # Options that a run may choose and still follow a recipe.
@@ -119,7 +119,7 @@ def _trained(model: Any, file: Path, device: str, *, source: Path) -> Trained:
         if not isinstance(run, dict):
             raise checks.InputError(f"{source}: 'provenance' must hold the options of a run under 'config'")
     # A file that names no data is of no data set, not of RunConfig's default one.
-    config = RunConfig.from_dict({"data": YOUR_FOLDER, **run}, source=str(source))
+    config = shareable(RunConfig.from_dict({"data": YOUR_FOLDER, **run}, source=str(source)))
     where = choose_device(device)
     return Trained(model.to(where), config, meta, where, file, scores_of(model.provenance))
 
@@ -130,6 +130,8 @@ def _of_checkpoint(file: Path, device: str, factory: Callable[..., nn.Module] | 
         raise checks.InputError(f"{file} holds weights alone; give the folder that holds it and config.json")
     state = load_checkpoint(file)
     config, meta = RunConfig.from_dict(state["config"], source=str(file)), _meta(state["meta"], file)
+    if not RunFolder(file.parent).config.exists():  # a checkpoint alone names no folder of this machine
+        config = shareable(config)
     if factory is not None:
         extensions.remember_factory(factory, config.model)
     average = state["average"] or {}
@@ -189,7 +191,7 @@ def images_for(
         YOUR_DATASET: "was trained on the images of a script",
         YOUR_FOLDER: "does not say in which folder its images are",
     }
-    if config.data.startswith(HUGGING_FACE):
+    if config.data.startswith((HUGGING_FACE, TORCHVISION)):
         reasons[config.data] = f"names {config.data!r}, which is not loaded because a file says so"
     if data is None and config.data in reasons:
         raise checks.InputError(f"{trained.checkpoint} {reasons[config.data]}; {or_else}")
@@ -279,8 +281,10 @@ def scores_of(provenance: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def shareable(config: RunConfig) -> RunConfig:
-    """Return ``config`` without this machine's folders: "FOLDER" stands for one of images."""
-    return RunConfig(**without_folders(config.to_dict()))
+    """Return ``config`` without folders of a machine: "FOLDER" stands for one of images."""
+    config = RunConfig(**without_folders(config.to_dict()))
+    named = config.data.startswith((HUGGING_FACE, TORCHVISION)) or is_data_set(config.data)
+    return config if named or config.data == YOUR_DATASET else dataclasses.replace(config, data=YOUR_FOLDER)
 
 
 def recipe_of(config: RunConfig) -> str | None:

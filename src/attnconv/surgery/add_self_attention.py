@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attnconv import checks
+from attnconv.layers import draws
 from attnconv.layers.attention import Attention
 from attnconv.layers.augmented_conv import Size
 from attnconv.layers.registry import Kind, find_attention
@@ -55,16 +56,18 @@ def add_self_attention(
     model = network.working_copy(model, inplace=inplace)
     choice = _named(network.places(model), after)
     outputs = network.trace(model, (place.module for place in choice), image_size=image_size, example=example)
-    layers, changes = [], Changes()
+    layers, changes, state = [], Changes(), draws.generator_state()
     for place in choice:
         output = _only_map(place.name, outputs[place.module])
-        layer = found.make(output.shape[1], **options)
+        with draws.own_generator(state, place.name):
+            layer = found.make(output.shape[1], **options)
         layer.to(output.device, output.dtype).train(place.module.training)
         layers.append(layer)
         before = type(place.module).__name__
         text = f"{before} + {layer.short_repr()}{'' if _is_identity(layer, output) else ', not the identity at first'}"
         sizes = network.params(place.module), network.params(place.module, layer)
         changes.append(Change(place.name, before, text, output.map_size, *sizes))
+    draws.advance()
     for place, layer in zip(choice, layers, strict=True):
         place.put(Attended(place.module, layer))
     network.note_paths(model)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attnconv import checks
+from attnconv.layers import draws
 from attnconv.layers.attention import Attention, has_own_hooks
 from attnconv.layers.augmented_conv import Conv, Size
 from attnconv.layers.registry import Kind, find_attention, replaces_conv
@@ -61,14 +62,15 @@ def augment(
     model = network.working_copy(model, inplace=inplace)
     choice = _chosen(network.places(model), where)
     outputs = network.trace(model, (place.module for place in choice), image_size=image_size, example=example)
-    layers, changes = [], Changes()
+    layers, changes, state = [], Changes(), draws.generator_state()
     for place in choice:
         conv: Conv = place.module  # type: ignore[assignment]
         output = network.only_call(place.name, outputs[conv])
         if len(output.shape) != len(conv.kernel_size) + 2:
             raise checks.InputError(f"{place.name} runs without a batch axis, which an augmented convolution needs")
         try:
-            layer = found.make(conv, output.map_size, **options)
+            with draws.own_generator(state, place.name):
+                layer = found.make(conv, output.map_size, **options)
         except checks.InputError as error:
             width = "channels" in str(error)  # about this convolution, not about an option
             hint = ", or leave it out of where" if width else ""
@@ -76,6 +78,7 @@ def augment(
         layers.append(layer)
         change = Change(place.name, _text(conv), layer.short_repr(), output.map_size, params(conv), params(layer))
         changes.append(change)
+    draws.advance()
     for place, layer in zip(choice, layers, strict=True):
         place.put(layer)
     network.note_paths(model, layers, image_size if example is None else getattr(example, "shape", ())[2:])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attnconv import checks
+from attnconv.layers import draws
 from attnconv.layers.augmented_conv import Size
 from attnconv.layers.registry import find_attention, is_known
 from attnconv.surgery.add_self_attention import add_self_attention
@@ -71,9 +72,10 @@ def apply_steps(model: Model, steps: list[Step], *, image_size: Size, inplace: b
     Raises:
         InputError: as `augment` and `add_self_attention`, with the number of the step.
     """
-    changes = Changes()
+    changes, state = Changes(), draws.generator_state()
     for number, step in enumerate(checked_steps(steps), 1):
         [(name, arguments)] = step.items()
+        draws.set_state(state)  # a layer draws by its name, whatever steps come before
         with checks.prefixed(f"attention, step {number} ({name})"):
             model, made = STEPS[name][0](model, image_size=image_size, inplace=inplace or bool(changes), **arguments)
         changes += made
