@@ -73,6 +73,7 @@ SAVED = {
     [
         (SSA, "ssa_xresnet18", "Learner.save"),
         (WIDE, "seed_aa_wide_resnet10_1", "a whole module"),
+        (WIDE, "seed_aa_wide_resnet10_1", "one of torch 1.0's format"),
         *(pytest.param(SSA, "ssa_xresnet18", how, marks=pytest.mark.slow) for how in SAVED if how != "Learner.save"),
     ],
 )

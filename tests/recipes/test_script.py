@@ -215,11 +215,13 @@ def test_a_partial_is_a_factory_too(tmp_path):
 
 def test_weights_to_start_from_are_told_and_not_opened_again(tmp_path, interrupted_in_the_second_epoch, capsys):
     file = tmp_path / "weights.pt"
-    torch.save(own_networks.small(5).state_dict(), file)
+    weights = own_networks.small(5).state_dict()
+    torch.save({"model": {f"module.{name}": tensor for name, tensor in weights.items()}, "model_ema": weights}, file)
     options = QUICK | {"init_from": str(file), "freeze_epochs": 1, "progress": True}
     with interrupted_in_the_second_epoch(), pytest.raises(KeyboardInterrupt):
         attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", **options)
-    assert "init_from: 14 tensors taken over, 2 new: 4.weight, 4.bias" in capsys.readouterr().err
+    told = "init_from: 14 tensors taken over from model, without 'module.', 2 new: 4.weight, 4.bias"
+    assert told in capsys.readouterr().err
     file.unlink()
     attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", resume=True, **options)
 

@@ -86,7 +86,8 @@ def make_network(
         raise checks.InputError(
             f"freeze_epochs {config.freeze_epochs} leaves nothing to train: init_from brought every weight"
         )
-    text = f"init_from: {len(transfer.taken_over)} tensors taken over"
+    where = f" from {transfer.taken}" if transfer.taken else ""
+    text = f"init_from: {len(transfer.taken_over)} tensors taken over{where}"
     if transfer.left:
         more = f", and {len(transfer.left) - 3} more" if len(transfer.left) > 3 else ""
         text += f", {len(transfer.left)} new: {', '.join(transfer.left[:3])}{more}"
