@@ -85,6 +85,8 @@ def test_ci_builds_the_kernel_with_the_oldest_compilers_that_contributing_names(
     compilers = [row["compiler"] for row in job["strategy"]["matrix"]["include"] if "compiler" in row]
     gcc, clang = re.search(r"GCC (\d+)[^.]*Clang (\d+)", (ROOT / "CONTRIBUTING.md").read_text()).groups()
     assert compilers == [f"g++-{gcc}", f"clang++-{clang}"]
+    installed = " ".join(step["run"] for step in job["steps"] if "apt-get" in step.get("run", ""))
+    assert {f"g++-{gcc}", f"clang-{clang}"} <= set(installed.split())
     (build,) = (step for step in job["steps"] if step.get("run") == "make install")
     assert build["env"] == {"CXX": "${{ matrix.compiler }}"}  # empty in the other rows: setup.py then looks for one
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from attnconv.models import create_model
+from attnconv.foreign import Found
+from attnconv.layers import draws
+from attnconv.models import create_model, init_from
 from attnconv.surgery import augment
 
 TWINS = [
@@ -124,6 +126,48 @@ def test_a_layer_of_surgery_draws_by_its_name_whatever_other_steps_there_are(nam
     }
     one, two = (many[f"layer4.{block}.conv2.qkv_conv.weight"] for block in (0, 1))
     assert not torch.equal(one, two)
+
+
+def test_attention_of_surgery_does_not_depend_on_the_classes_or_on_what_reading_weights_draws(monkeypatch):
+    steps = [{"add": {"after": "layer2", "kind": "sagan"}}]
+    plain = made("resnet18").state_dict()
+
+    def draw(*_):
+        torch.rand(7)
+        return Found(plain, "a file", "")
+
+    monkeypatch.setattr(init_from, "given_weights", draw)
+    first = made("resnet18", attention=steps).layer2.attention.state_dict()
+    torch.manual_seed(3)
+    second = create_model("resnet18", num_classes=7, image_size=(32, 40), attention=steps)
+    third, _ = made("resnet18", attention=steps, init_from="a file")
+    for other in (second.layer2.attention, third.layer2.attention):
+        assert all(torch.equal(first[key], tensor) for key, tensor in other.state_dict().items())
+
+
+def test_two_layers_of_surgery_at_one_place_have_two_names(monkeypatch):
+    names, own_generator = [], draws.own_generator
+    monkeypatch.setattr(draws, "own_generator", lambda state, name: names.append(name) or own_generator(state, name))
+    made("resnet18", attention=[{"augment": {"where": "^layer2.1.conv2$"}}, {"add": {"after": "layer2.1.conv2"}}])
+    assert names == ["layer2.1.conv2", "layer2.1.conv2.attention"]  # as the layers are called
+
+
+def test_draws_of_attention_seed_no_gpu_that_is_not_restored(monkeypatch):
+    torch.manual_seed(3)
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, lambda seed: pytest.fail("it seeds a GPU"))
+    augment(create_model("aa_resnet18", num_classes=2, image_size=32), image_size=32, where="layer1.0.conv1")
+
+
+def test_networks_without_memory_leave_the_generator_alone():
+    torch.manual_seed(3)
+    with torch.device("meta"):
+        create_model(
+            "resnet18", num_classes=2, image_size=32, attention=[{"add": {"after": "layer2", "kind": "sagan"}}]
+        )
+    after = torch.rand(3)
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(3))
 
 
 def test_surgery_twice_after_one_seed_draws_other_weights():

@@ -1,5 +1,6 @@
 """Files of trained networks that ask for what they must not: they get a sentence, and neither memory nor files."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from recipes import saved_networks
 from recipes.saved_networks import spoilt_hub, spoilt_onnx, spoilt_program, spoilt_run
 
 from attnconv.checks import InputError
+from attnconv.data import load as load_module
 from attnconv.models import saved as saved_module
 from attnconv.recipes import load_trained
 from attnconv.recipes import trained as trained_module
@@ -76,8 +78,32 @@ def test_a_file_chooses_neither_images_of_this_machine_nor_a_download(saved, tmp
     monkeypatch.setattr(trained_module, "load_data", lambda *_, **__: pytest.fail("it loads them"))
     trained = load_trained(spoilt(door, saved, tmp_path, data=data, data_dir="/etc"), device="cpu")
     folder = "does not say in which folder its images are"
-    elsewhere = f"names {data!r}, which is not loaded because a file says so"
-    with pytest.raises(InputError, match=folder if data in ("/etc", "photos.csv", "hf:/etc") else elsewhere):
+    elsewhere = f"names {data!r}, which is (not loaded because a file says so|no data set here)"
+    with pytest.raises(InputError, match=folder if data.endswith("/etc") else elsewhere):
+        images_for(trained)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_file_may_name_a_data_set_that_is_registered(saved, tmp_path, monkeypatch, door):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    trained = load_trained(spoilt(door, saved, tmp_path, data="photos"), device="cpu")
+    with pytest.raises(InputError, match="names 'photos', which is no data set here; name it"):
+        images_for(trained)
+    monkeypatch.setattr(trained_module, "load_data", lambda name, **_: pytest.skip(f"it loads {name}"))
+    monkeypatch.setitem(load_module._REGISTERED, "photos", print)
+    with pytest.raises(pytest.skip.Exception, match="it loads photos"):
+        images_for(trained)
+
+
+@pytest.mark.parametrize("data", ["/etc", "torchvision:Food101", "hf:nobody/nothing"])
+def test_a_checkpoint_in_its_run_names_the_images_of_the_run(saved, tmp_path, monkeypatch, data):
+    path = spoilt("run", saved, tmp_path, data=data, data_dir="/etc")
+    shutil.copy(saved / "run" / "config.yaml", tmp_path)
+    monkeypatch.setattr(trained_module, "load_data", lambda *told, **_: pytest.skip(f"it loads {told}"))
+    trained = load_trained(path, device="cpu")
+    assert (trained.config.data, trained.config.data_dir) == (data, "/etc")
+    with pytest.raises(InputError if data.startswith("hf:") else pytest.skip.Exception, match=data):
         images_for(trained)
 
 

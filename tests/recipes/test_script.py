@@ -220,7 +220,7 @@ def test_weights_to_start_from_are_told_and_not_opened_again(tmp_path, interrupt
     options = QUICK | {"init_from": str(file), "freeze_epochs": 1, "progress": True}
     with interrupted_in_the_second_epoch(), pytest.raises(KeyboardInterrupt):
         attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", **options)
-    told = "init_from: 14 tensors taken over from model, without 'module.', 2 new: 4.weight, 4.bias"
+    told = "init_from: 14 tensors taken over (model, without 'module.'), 2 new: 4.weight, 4.bias"
     assert told in capsys.readouterr().err
     file.unlink()
     attnconv.fit(own_networks.small, tensors(), tensors(12), out=tmp_path / "run", resume=True, **options)

@@ -35,7 +35,7 @@ def note(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Print a line on stderr, beside the command's answer."""
+    """Print a line on stderr, apart from the command's answer."""
     print(f"attnconv: {shown(text)}", file=sys.stderr, flush=True)
 
 

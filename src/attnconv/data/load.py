@@ -68,7 +68,7 @@ def require_data(name_or_folder: str) -> None:
 
 def is_data_set(name: str) -> bool:
     """True for the name of a data set of this package, or of one that is registered or offered by an installed one."""
-    return name in DATA_SETS or registered(name) is not None
+    return name in DATA_SETS or name in _REGISTERED or name in extensions.offered(ENTRY_POINTS)
 
 
 def registered(name: str) -> Load | None:

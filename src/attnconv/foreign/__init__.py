@@ -5,6 +5,6 @@
 here reads the same files: it builds plain values, puts a stand-in for everything else, and calls nothing.
 """
 
-from attnconv.foreign.read import Found, NotPlainError, Source, read_plain, read_state_dict
+from attnconv.foreign.read import WHOLE, Found, NotPlainError, Source, read_plain, read_state_dict
 
-__all__ = ["Found", "NotPlainError", "Source", "read_plain", "read_state_dict"]
+__all__ = ["WHOLE", "Found", "NotPlainError", "Source", "read_plain", "read_state_dict"]

@@ -27,6 +27,7 @@ Place = tuple[tuple[str, ...], Tensors]  # the keys that led to tensors, and the
 
 PLAIN = ("state_dict", "model", "net", "params", "weights", "student")
 AVERAGED = ("state_dict_ema", "model_ema", "params_ema", "ema", "teacher")
+WHOLE = "all of it"  # where the weights are all that a file holds
 MOST = 8  # nested wrappers
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "encoder_q.", "0.")
 # MoCo also saves a key encoder and a queue; torch's averaged model also saves its number of updates.
@@ -248,7 +249,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 def _found(value: Any, storages: Storages | None, budget: Budget, average: bool) -> Found:
     keys, tensors = find(value, budget, average=average)
     tensors, taken_off, left_out = stripped(tensors)
-    taken = ".".join(keys) or "all of it"
+    taken = ".".join(keys) or WHOLE
     if taken_off:
         taken += ", without " + ", ".join(repr(prefix) for prefix in taken_off)
     if left_out:

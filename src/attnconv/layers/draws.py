@@ -31,17 +31,29 @@ def set_state(state: bytes) -> None:
 
 
 @contextlib.contextmanager
+def from_state(state: bytes) -> Iterator[None]:
+    """Set the CPU generator to a state of `generator_state` inside the ``with`` block."""
+    with generators_kept():
+        set_state(state)
+        yield
+
+
+@contextlib.contextmanager
 def own_generator(state: bytes, name: str) -> Iterator[None]:
-    """Seed torch's generators with ``state`` and the dotted ``name`` of a layer inside the ``with`` block."""
+    """Seed the generators of the CPU and the current GPU with ``state`` and a layer's dotted ``name`` in the block."""
     if not state:
         yield
         return
     digest = hashlib.sha256(state + name.encode()).digest()
+    seed = int.from_bytes(digest[:8], "little", signed=True)
     with generators_kept():
-        torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed devices that are not restored
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed(seed)
         yield
 
 
-def advance() -> None:
-    """Draw a number from the CPU generator, so that the layers of the next network differ."""
-    torch.rand((), device="cpu")
+def advance(state: bytes) -> None:
+    """Draw a number after ``state``, so that the layers of the next network differ."""
+    if state:
+        torch.rand((), device="cpu")

@@ -165,6 +165,7 @@ def build_model(
         checks.integer("in_channels", in_channels, at_least=1),
         size,
     )
+    state = draws.generator_state()
     if source.plain is None:
         model = source.make(**vars(task), **options)
     else:
@@ -180,7 +181,8 @@ def build_model(
         transfer = first_weights.initialise(model, name, given)
     note_paths(model, model.modules() if source.own else (), size)
     if steps:
-        model, _ = apply_steps(model, steps, image_size=size, inplace=True)
+        with draws.from_state(state):
+            model, _ = apply_steps(model, steps, image_size=size, inplace=True)
         transfer = transfer and first_weights.after_surgery(transfer, model)
     if given is not None and transfer is None:
         transfer = first_weights.initialise(model, name, given)

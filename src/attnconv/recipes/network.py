@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.extensions import LIBRARIES
+from attnconv.foreign import WHOLE
 from attnconv.models import list_models, set_recompute
 from attnconv.models.registry import build_model, find
 from attnconv.surgery.steps import checked_steps
@@ -86,8 +87,9 @@ def make_network(
         raise checks.InputError(
             f"freeze_epochs {config.freeze_epochs} leaves nothing to train: init_from brought every weight"
         )
-    where = f" from {transfer.taken}" if transfer.taken else ""
-    text = f"init_from: {len(transfer.taken_over)} tensors taken over{where}"
+    text = f"init_from: {len(transfer.taken_over)} tensors taken over"
+    if transfer.taken not in ("", WHOLE):
+        text += f" ({transfer.taken})"
     if transfer.left:
         more = f", and {len(transfer.left) - 3} more" if len(transfer.left) > 3 else ""
         text += f", {len(transfer.left)} new: {', '.join(transfer.left[:3])}{more}"

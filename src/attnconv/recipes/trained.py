@@ -130,7 +130,7 @@ def _of_checkpoint(file: Path, device: str, factory: Callable[..., nn.Module] | 
         raise checks.InputError(f"{file} holds weights alone; give the folder that holds it and config.json")
     state = load_checkpoint(file)
     config, meta = RunConfig.from_dict(state["config"], source=str(file)), _meta(state["meta"], file)
-    if not RunFolder(file.parent).config.exists():  # a checkpoint alone names no folder of this machine
+    if not _in_its_run(file):  # a checkpoint alone names no folder of this machine
         config = shareable(config)
     if factory is not None:
         extensions.remember_factory(factory, config.model)
@@ -159,6 +159,10 @@ def _of_checkpoint(file: Path, device: str, factory: Callable[..., nn.Module] | 
     return Trained(model.to(where), config, meta, where, file, scores_of(provenance))
 
 
+def _in_its_run(checkpoint: Path) -> bool:
+    return checkpoint.suffix == ".pt" and RunFolder(checkpoint.parent).config.exists()
+
+
 def _meta(meta: Any, file: Path) -> dict[str, Any]:
     """Return ``meta`` of ``file``; InputError if it does not say how images are prepared."""
     with checks.prefixed(f"{file} does not say what its images are"):
@@ -176,7 +180,10 @@ def images_for(
     skip_bad_images: bool = False,
     or_else: str = "name it",
 ) -> ImageData:
-    """Return images to score ``trained`` on, normalised as in training: those of its run, or of ``data``.
+    """Return images to score ``trained`` on, normalised as in training: ``data``, or those that it was trained on.
+
+    A saved network, or a checkpoint outside its run's folder, can only name a data set of this package or of an
+    installed one; no network names one of the Hub.
 
     Args:
         data, data_dir, image_size, skip_bad_images: as `load_data`; the run's own if None. Its ``val_split`` holds out
@@ -191,8 +198,11 @@ def images_for(
         YOUR_DATASET: "was trained on the images of a script",
         YOUR_FOLDER: "does not say in which folder its images are",
     }
-    if config.data.startswith((HUGGING_FACE, TORCHVISION)):
+    own = _in_its_run(trained.checkpoint)
+    if config.data.startswith(HUGGING_FACE) or (config.data.startswith(TORCHVISION) and not own):
         reasons[config.data] = f"names {config.data!r}, which is not loaded because a file says so"
+    elif not own and not is_data_set(config.data):
+        reasons.setdefault(config.data, f"names {config.data!r}, which is no data set here")
     if data is None and config.data in reasons:
         raise checks.InputError(f"{trained.checkpoint} {reasons[config.data]}; {or_else}")
     is_own = data in (None, config.data)
@@ -282,9 +292,7 @@ def scores_of(provenance: dict[str, Any] | None) -> dict[str, Any]:
 
 def shareable(config: RunConfig) -> RunConfig:
     """Return ``config`` without folders of a machine: "FOLDER" stands for one of images."""
-    config = RunConfig(**without_folders(config.to_dict()))
-    named = config.data.startswith((HUGGING_FACE, TORCHVISION)) or is_data_set(config.data)
-    return config if named or config.data == YOUR_DATASET else dataclasses.replace(config, data=YOUR_FOLDER)
+    return RunConfig(**without_folders(config.to_dict()))
 
 
 def recipe_of(config: RunConfig) -> str | None:

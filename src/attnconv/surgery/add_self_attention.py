@@ -59,7 +59,7 @@ def add_self_attention(
     layers, changes, state = [], Changes(), draws.generator_state()
     for place in choice:
         output = _only_map(place.name, outputs[place.module])
-        with draws.own_generator(state, place.name):
+        with draws.own_generator(state, f"{place.name}.attention"):
             layer = found.make(output.shape[1], **options)
         layer.to(output.device, output.dtype).train(place.module.training)
         layers.append(layer)
@@ -67,7 +67,7 @@ def add_self_attention(
         text = f"{before} + {layer.short_repr()}{'' if _is_identity(layer, output) else ', not the identity at first'}"
         sizes = network.params(place.module), network.params(place.module, layer)
         changes.append(Change(place.name, before, text, output.map_size, *sizes))
-    draws.advance()
+    draws.advance(state)
     for place, layer in zip(choice, layers, strict=True):
         place.put(Attended(place.module, layer))
     network.note_paths(model)

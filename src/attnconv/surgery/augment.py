@@ -78,7 +78,7 @@ def augment(
         layers.append(layer)
         change = Change(place.name, _text(conv), layer.short_repr(), output.map_size, params(conv), params(layer))
         changes.append(change)
-    draws.advance()
+    draws.advance(state)
     for place, layer in zip(choice, layers, strict=True):
         place.put(layer)
     network.note_paths(model, layers, image_size if example is None else getattr(example, "shape", ())[2:])
