@@ -7,7 +7,15 @@ import torch
 
 import attnconv
 from attnconv.checks import InputError
-from attnconv.train.device import ROOT, choose_device, commit, float32_products, make_fabric, provenance
+from attnconv.train.device import (
+    ROOT,
+    choose_device,
+    commit,
+    float32_products,
+    make_fabric,
+    precision_note,
+    provenance,
+)
 
 
 @pytest.fixture
@@ -49,6 +57,22 @@ def test_fp16_needs_cuda():
         make_fabric("cpu", "tf32")
     with pytest.raises(InputError, match="unknown precision 'bf61'; nearest: 'bf16'"):
         make_fabric("cpu", "bf61")
+
+
+@pytest.mark.parametrize(
+    ("supported", "precision", "device", "told"),
+    [
+        (False, "bf16", "cpu", True),
+        (True, "bf16", "cpu", False),
+        (False, "fp32", "cpu", False),
+        (False, "bf16", "cuda", False),
+    ],
+)
+def test_a_cpu_without_bfloat16_is_told(supported, precision, device, told, monkeypatch):
+    assert torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert (precision_note(precision, torch.device(device)) is not None) is told
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

@@ -81,6 +81,15 @@ def fabric_of(config: RunConfig) -> "Fabric":
     return fabric
 
 
+def precision_note(precision: str, device: torch.device) -> str | None:
+    """Return a sentence if ``device`` is a CPU whose convolutions are far slower in ``precision`` than in float32."""
+    if precision != "bf16" or device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return None
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    return "this CPU has no instructions for precision bf16: fp32 is many times faster"
+
+
 @contextlib.contextmanager
 def float32_products(precision: str, device: torch.device) -> Iterator[None]:
     """Make a GPU multiply float32 matrices with 10 bits for "tf32", else exactly, inside the block.

@@ -25,7 +25,7 @@ from attnconv.layers.attention import Attention
 from attnconv.signals import DeferredSignals, interrupts_held, termination_raised
 from attnconv.train.checkpoint import load_checkpoint, load_weights
 from attnconv.train.config import RunConfig
-from attnconv.train.device import Engine, fabric_of, float32_products, make_engine
+from attnconv.train.device import Engine, fabric_of, float32_products, make_engine, precision_note
 from attnconv.train.evaluate import Diverged, Loader, evaluate, scores_without_attention
 from attnconv.train.processes import FAILED, Ranks
 from attnconv.train.progress import Display
@@ -111,7 +111,7 @@ def fit(
             Display(shown, epochs=config.epochs, batches=len(train_loader), top5=len(meta.get("classes", ())) > 5)
         )
         display.header(state.facts(train_loader, val_loader))
-        for text in filter(None, (*notes, note, *state.differences())):
+        for text in filter(None, (*notes, precision_note(config.precision, fabric.device), note, *state.differences())):
             display.note(text)
         tracker = Tracker(config, folder.path, fresh=not resume, say=display.note, active=ranks.first)
         stack.enter_context(tracker)
