@@ -6,12 +6,13 @@ import json
 import pytest
 import torch
 from torch import nn
+from train.toy import toy_net, val_loader
 
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention
 from attnconv.layers.activity import attention_activity, attention_off
 from attnconv.recipes import RunConfig, load_trained, run
 from attnconv.recipes.training import images_of, loaders_of
-from attnconv.train.evaluate import OnAndOff
+from attnconv.train.evaluate import scores_without_attention
 
 
 def small_run(out, **options):
@@ -109,9 +110,9 @@ def test_an_augmented_convolution_that_is_all_attention_gives_zeros():
 
 
 def test_attention_that_does_nothing_moves_nothing():
-    compared = OnAndOff(network(SimpleSelfAttention(8)))  # gamma is 0
-    compared(torch.randn(6, 3, 5, 6))
-    assert (compared.moved.logits_moved, compared.moved.predictions_changed) == (0.0, 0.0)
+    model = nn.Sequential(SimpleSelfAttention(3), toy_net())  # gamma is 0
+    scores = scores_without_attention(model, val_loader())
+    assert (scores["logits_moved"], scores["predictions_changed"]) == (0.0, 0.0)
 
 
 def test_the_hooks_are_gone_afterwards():

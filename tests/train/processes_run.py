@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
+from attnconv import SimpleSelfAttention
 from attnconv.signals import leave
 from attnconv.train.device import fabric_of
 from attnconv.train.fit import fit
@@ -32,14 +33,15 @@ class Slow(MemoryLoader):
 if __name__ == "__main__":
     out, options = Path(sys.argv[1]), json.loads(sys.argv[2])
     resume, pause, norm = options.pop("resume", False), options.pop("pause", 0.0), options.pop("norm", "group")
+    attention = options.pop("attention", False)
     config = toy_config(**options)
     fabric = fabric_of(config)
     out.with_name(f"{out.name}-pid-{fabric.global_rank}").write_text(str(os.getpid()))
-    net = toy_net(dropout=0.0, norm=partial(nn.GroupNorm, 2)) if norm == "group" else toy_net()
-    train, val = (
-        Slow(count=80, batch_size=config.batch_size),
-        val_loader(),
-    )  # of the 21 images of val, in batches of 8, the processes have 11 and 10
+    net = toy_net() if norm == "batch" else toy_net(dropout=0.0, norm=partial(nn.GroupNorm, 2))
+    if attention:
+        net = nn.Sequential(SimpleSelfAttention(3), net)
+    train = Slow(count=80, batch_size=config.batch_size)
+    val = val_loader(batch_size=4)  # of 21 images the processes have 11 and 10, of the last batch 1 and 0
     train.pause = pause
     for loader in (train, val):
         loader.rank, loader.world = fabric.global_rank, fabric.world_size

@@ -81,7 +81,8 @@ def test_the_average_is_what_is_scored_and_what_a_checkpoint_gives(tmp_path):
         other = toy_net(seed=5, dropout=0.0)
         load_weights(other, state, tmp_path / "last.pt", averaged=averaged)
         losses[averaged] = evaluate(other, val_loader()).loss
-    assert losses[True] == result["loss"] != losses[False]
+    assert losses[True] == pytest.approx(result["loss"], rel=1e-6)  # in another memory format
+    assert losses[False] != pytest.approx(result["loss"], rel=1e-4)
     assert torch.equal(state["model"]["head.weight"], model.head.weight)  # the model itself keeps the trained ones
 
 
@@ -93,7 +94,7 @@ def test_what_is_said_of_the_best_epoch_is_of_its_average(tmp_path, monkeypatch)
         seen["last"] = model.head.weight.detach().clone()
         return {}
 
-    def at_the_end(model, loader):
+    def at_the_end(model, loader, ranks):
         seen["best"] = model.head.weight.detach().clone()
         return {"training": model.training}
 

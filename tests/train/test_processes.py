@@ -16,6 +16,7 @@ import torch
 from train.processes_run import TAKEN
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
+from attnconv import SimpleSelfAttention
 from attnconv.checks import InputError
 from attnconv.data.batches import BatchOrder
 from attnconv.train.checkpoint import load_checkpoint, load_weights
@@ -46,9 +47,11 @@ def weights(out):
     return load_checkpoint(out / "last.pt")["model"]
 
 
-def run_here(out, faults=None, resume=False, **options):
+def run_here(out, faults=None, resume=False, attention=False, **options):
     """The same run as `start`'s with groups for its norm, in this process alone."""
     net = toy_net(dropout=0.0, norm=partial(torch.nn.GroupNorm, 2))
+    if attention:
+        net = torch.nn.Sequential(SimpleSelfAttention(3), net)
     config = toy_config(**options)
     train = MemoryLoader(count=80, batch_size=config.batch_size, faults=faults)
     taken = TAKEN if config.freeze_epochs else ()
@@ -85,6 +88,14 @@ def test_two_processes_give_the_metrics_of_one(tmp_path):
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_measure_attention_switched_off(tmp_path):
+    options = {"attention": True, "epochs": 2, "lr": 0.3}
+    one = run_here(tmp_path / "one", **options)["attention_off"]
+    two = finish(start(tmp_path / "two", devices=2, **options))[0]["attention_off"]
+    assert one["logits_moved"] > 0.01
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.slow

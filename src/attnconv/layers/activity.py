@@ -4,6 +4,7 @@ Letters: B batch, K classes, H rows, W columns.
 """
 
 import contextlib
+import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -66,22 +67,23 @@ class LogitChange:
     """Change of logits (B, K) or (B, K, H, W) between two networks, accumulated over batches."""
 
     def __init__(self) -> None:
-        self._moved = self._norm = 0.0  # sums of squares
-        self._changed = self._count = 0
+        self.sums = torch.zeros(4, dtype=torch.float64)  # squares of change and logits; changed and all predictions
 
     def add(self, before: Tensor, after: Tensor) -> None:
         """Add a batch of logits ``before`` and ``after`` the change."""
-        self._moved += (after.double() - before.double()).square().sum().item()
-        self._norm += before.double().square().sum().item()
-        self._changed += int((after.argmax(1) != before.argmax(1)).sum())
-        self._count += before.argmax(1).numel()
+        before, after = before.cpu().double(), after.cpu().double()
+        changed = after.argmax(1) != before.argmax(1)
+        squares = (after - before).square().sum(), before.square().sum()
+        self.sums += torch.stack([*squares, changed.sum(), torch.tensor(changed.numel())])
 
     @property
     def logits_moved(self) -> float:
         """Return the norm of the difference relative to the norm of the logits before."""
-        return torch.tensor(self._moved / max(self._norm, 1e-300)).sqrt().item()
+        moved, norm, *_ = self.sums.tolist()
+        return math.sqrt(moved / max(norm, 1e-300))
 
     @property
     def predictions_changed(self) -> float:
         """Return the percentage of images, or of pixels, whose prediction changed."""
-        return 100 * self._changed / max(self._count, 1)
+        *_, changed, count = self.sums.tolist()
+        return 100 * changed / max(count, 1)

@@ -18,8 +18,6 @@ from attnconv.layers.activity import LogitChange, attention_off, evaluation_mode
 from attnconv.train.processes import Ranks
 from attnconv.train.progress import tracked
 
-OBSERVED = 64  # images
-
 
 class Loader(Protocol):
     """Batches of a data set, the same for the same epoch.
@@ -151,7 +149,7 @@ def evaluate(
     progress: bool = False,
     ranks: Ranks | None = None,
     on_batch: Callable[[], None] = lambda: None,
-    observe: Callable[[Tensor], None] | None = None,
+    observe: Callable[[Tensor, Tensor], None] = lambda images, logits: None,
 ) -> Scores:
     """Score ``model``, (B, C, H, W) -> logits (B, K) or (B, K, H, W), in evaluation mode on the loader's epoch 0.
 
@@ -163,7 +161,7 @@ def evaluate(
         ranks: processes, each of which brings its part of every batch; all get the scores of the whole. For an empty
             part an image of weight 0 is computed, because some networks need all processes to run.
         on_batch: called after each batch.
-        observe: called once, with the first images.
+        observe: called with the images and the logits of each batch.
     Raises:
         InputError: the loader brings no image.
     """
@@ -177,10 +175,8 @@ def evaluate(
                         counts.append(confusion(logits[:0], labels))
                 on_batch()
                 continue
-            if observe is not None:
-                observe(images[:OBSERVED])
-                observe = None
             logits = model(images).float()  # (B, K) or (B, K, H, W)
+            observe(images, logits)
             pixels = logits.shape[2:].numel()  # 1 without
             loss = F.cross_entropy(logits, labels, reduction="sum") / pixels
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # (B, at most 5, ...)
@@ -198,8 +194,8 @@ def evaluate(
     return Scores(loss / count, 100 * top1 / count, 100 * top5 / count, int(count), miou)
 
 
-class OnAndOff(nn.Module):
-    """``model`` with its attention switched off; ``moved`` compares its answers with those of the whole network.
+class WithoutAttention(nn.Module):
+    """``model`` with its attention switched off.
 
     Shapes: (B, C, H, W) -> logits (B, K) or (B, K, H, W).
     """
@@ -207,26 +203,27 @@ class OnAndOff(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.moved = LogitChange()
 
     def forward(self, x: Tensor) -> Tensor:
-        whole = self.model(x)
         with attention_off(self.model):
-            off = self.model(x)
-        self.moved.add(whole, off)
-        return off
+            return self.model(x)
 
 
-def scores_without_attention(model: nn.Module, loader: Loader) -> dict[str, float]:
+def scores_without_attention(model: nn.Module, loader: Loader, ranks: Ranks | None = None) -> dict[str, float]:
     """Return the scores of ``model`` with attention switched off, and the change of its answers.
 
     top1, top5 and miou (of pixels) are in percent; logits_moved is a share of the logits' norm; predictions_changed is
-    in percent of the images or pixels.
+    in percent of the images or pixels. ``ranks`` are those of `evaluate`.
     """
-    compared = OnAndOff(model)
-    scores = evaluate(compared, loader)
+    change = LogitChange()
+    with evaluation_mode(model):
+        scores = evaluate(
+            WithoutAttention(model), loader, ranks=ranks, observe=lambda images, off: change.add(model(images), off)
+        )
+    if ranks is not None:
+        change.sums = ranks.sum(change.sums)
     found = {name: getattr(scores, name) for name in ("top1", "top5", "miou") if getattr(scores, name) is not None}
-    return found | {name: getattr(compared.moved, name) for name in ("logits_moved", "predictions_changed")}
+    return found | {name: getattr(change, name) for name in ("logits_moved", "predictions_changed")}
 
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 MOST_RETURNS = 5  # to a checkpoint, with on_nan "rollback"
+OBSERVED = 64  # images on which each epoch measures the activity of attention
 STEPS_BETWEEN_LOOKS = 10  # at the losses, because each look waits for the device, and at signals to other processes
 
 
@@ -231,10 +232,10 @@ class Training:
         display.validating(len(self.val_loader))
         observed: dict[str, float] = {}
 
-        def observe(images: Tensor) -> None:
-            if engine.ranks.first:
+        def observe(images: Tensor, logits: Tensor) -> None:
+            if engine.ranks.first and not observed:
                 with engine.fabric.autocast():
-                    observed.update(attention_activity(engine.bare, images))
+                    observed.update(attention_activity(engine.bare, images[:OBSERVED]))
 
         with engine.average.in_place() if engine.average is not None else contextlib.nullcontext():
             scores = evaluate(
@@ -276,16 +277,19 @@ class Training:
     def without_attention(self) -> dict[str, Any]:
         """Return ``attention_off``, the scores of the network of best.pt without its attention, if it has any.
 
-        Runs of several processes do not measure it. The trained network stays as it is.
+        The trained network stays as it is.
         """
         engine, path = self.engine, self.state.folder.best
-        if engine.ranks.world > 1 or not any(isinstance(module, Attention) for module in engine.bare.modules()):
+        if not any(isinstance(module, Attention) for module in engine.bare.modules()):
             return {}
-        best = copy.deepcopy(engine.bare)
+        best, problem = copy.deepcopy(engine.bare), None
         try:
             load_weights(best, load_checkpoint(path), path, averaged=True)
-            with torch.no_grad(), engine.fabric.autocast():
-                return {"attention_off": scores_without_attention(best.eval(), self.val_loader)}
         except checks.InputError as error:  # best.pt is gone or damaged; the run is complete without it
-            self.display.note(f"the best network is not looked at: {error}")
+            problem = f"the best network is not looked at: {error}"
+        problems = [text for text in engine.ranks.gather(problem) if text is not None]
+        if problems:
+            self.display.note(problems[0])
             return {}
+        with torch.no_grad(), engine.fabric.autocast():
+            return {"attention_off": scores_without_attention(best.eval(), self.val_loader, engine.ranks)}
