@@ -131,6 +131,11 @@ def test_images_are_those_of_the_program_unless_they_are_given(
     assert (meta["image_size"], meta["mean"], meta["std"]) == ([24, 24], [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
 
 
+def test_a_file_of_classes_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "classes.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    assert class_names(tmp_path / "classes.txt") == ["cat", "dog"]
+
+
 @pytest.fixture
 def dogs(attnconv, tmp_path, folder):
     """An ssa_xresnet18 of two classes, imported for a folder of images."""

@@ -119,6 +119,33 @@ def test_another_network_is_named(case):
     assert "\n" not in str(caught.value)
 
 
+def with_1x1(state):
+    """As fastai 1.0.52 has its basic blocks."""
+    first = [name for name in state if name.endswith(".convs.0.0.weight")]
+    return state | {name: torch.ones(*state[name].shape[:2], 1, 1) for name in first}
+
+
+def without_tables(state):
+    return {name: tensor for name, tensor in state.items() if "key_rel" not in name}
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "change", "reason"),
+    [
+        (PLAIN, "xresnet18", with_1x1, "fastai 1's basic blocks begin with a 1x1 convolution, those here with a 3x3"),
+        (WIDE, "seed_aa_wide_resnet10_1", without_tables, "the program saved no position tables before 11 May 2019"),
+    ],
+)
+def test_versions_that_differ_are_told(file, name, change, reason):
+    with pytest.raises(checks.InputError, match=rf"does not hold the weights of {name}: [^\n]*; {reason}$"):
+        compat.load_checkpoint(change(weights(file)), name)
+
+
+def test_a_name_with_a_long_number():
+    with pytest.raises(checks.InputError, match=r"unexpected key '4\.0\.convs\.1111"):
+        compat.load_checkpoint(weights(PLAIN) | {f"4.0.convs.{'1' * 5000}.0.weight": torch.ones(1)}, "xresnet18")
+
+
 def without(state, name):
     del state[name]
 

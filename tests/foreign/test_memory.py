@@ -4,6 +4,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from foreign.hostile import FLOATS, archive, call, legacy, named, number, sizes, storage, tensor, text
@@ -29,27 +30,27 @@ def names(count: int) -> bytes:
     return first + b"".join(b"\x8c\x05" + f"{n:05}".encode() + b"h\x01" for n in range(count))
 
 
+def module(children: bytes, parameters: bytes = b"") -> bytes:
+    """A module of an unknown class, in the memo under 0."""
+    parts = (("_parameters", parameters), ("_buffers", b""), ("_modules", children))
+    return b"cnets\nNet\n)\x81}(" + b"".join(text(name) + b"}(" + held + b"u" for name, held in parts) + b"ubq\x00"
+
+
 def modules(depth: int, parameters: bytes = b"") -> bytes:
     """A module that holds the module before it under two names, and so on; the first has ``parameters``."""
-
-    def module(children: bytes, parameters: bytes = b"") -> bytes:
-        state = (
-            b"}("
-            + text("_parameters")
-            + b"}("
-            + parameters
-            + b"u"
-            + text("_buffers")
-            + b"}"
-            + text("_modules")
-            + b"}("
-            + children
-            + b"uu"
-        )
-        return b"cnets\nNet\n)\x81" + state + b"bq\x00"
-
     first = module(b"", parameters)
     return first + b"".join(b"0" + module(text("a") + b"h\x00" + text("b") + b"h\x00") for _ in range(depth))
+
+
+def long_names(letters: str) -> bytes:
+    """A module of 600 parameters, whose name begins with prefixes that are stripped."""
+    return module(text("module." * 8 + letters) + module(b"", names(600)))
+
+
+def axes(count: int) -> bytes:
+    """A list of tensors of 64 axes each, all with the same arguments."""
+    one = tensor(size=sizes(*[1] * 64), stride=sizes(*[1] * 64)).removesuffix(b"R")
+    return one + b"q\x01" + b"]" + b"(" + b"ctorch._utils\n_rebuild_tensor_v2\nh\x01R" * count + b"e"
 
 
 PICKLES = {
@@ -76,6 +77,9 @@ PICKLES = {
     "modules in two places each": modules(60),
     "tensors in many places": modules(12, names(2_000)),
     "many names of one tensor": b"}(" + names(100_000) + b"u",
+    "long names": long_names("x" * 60_000),
+    "long names in letters of four bytes": long_names("\U00010348" * 16_000),
+    "64 axes": axes(140_000),
     "an expanded tensor": tensor(size=sizes(2**40), stride=sizes(0)),
 }
 
@@ -123,7 +127,15 @@ def large(tmp_path_factory):
     for name in ("zip", "legacy"):
         state = {"model": weights, "optimizer": {"state": weights}}
         torch.save(state, folder / f"{name}.pt", _use_new_zipfile_serialization=name == "zip")
+    arrays = {"state_dict": {"w": torch.ones(11)}, "features": numpy.arange(4_000_000.0), "raw": bytes(10 * MB)}
+    torch.save(arrays, folder / "arrays.pt")  # 32 MB of numbers are 37 MB of text
     return {path.stem: (path, line) for path, line in _read(sorted(folder.iterdir())).items()}
+
+
+def test_numbers_of_arrays_are_skipped(large):
+    path, line = large["arrays"]
+    assert path.stat().st_size > 45 * MB
+    assert (line["outcome"], line["grown"] < 10 * MB) == ("found", True)
 
 
 @pytest.mark.timeout(300)
@@ -147,7 +159,10 @@ def test_an_attack_is_refused_in_one_line_and_takes_little(attacks, name):
     assert line["grown"] < 2 * size + 100 * MB
 
 
-@pytest.mark.parametrize("name", ["members", "tensors in many places", "many names of one tensor", "20 million lists"])
+@pytest.mark.parametrize(
+    "name",
+    ["members", "tensors in many places", "many names of one tensor", "20 million lists", "long names", "64 axes"],
+)
 def test_what_stops_these_is_the_count_of_bytes(attacks, name):
     assert attacks[0][name][1]["outcome"].endswith(".pt would take more memory than twice its size and 100 MB")
 

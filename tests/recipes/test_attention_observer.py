@@ -2,17 +2,21 @@
 
 import csv
 import json
+import threading
 
 import pytest
 import torch
 from torch import nn
-from train.toy import toy_net, val_loader
+from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv import AugmentedConv2d, SelfAttention, SimpleSelfAttention
+from attnconv.explain import attention_maps
 from attnconv.layers.activity import attention_activity, attention_off
 from attnconv.recipes import RunConfig, load_trained, run
 from attnconv.recipes.training import images_of, loaders_of
+from attnconv.train.checkpoint import load_checkpoint
 from attnconv.train.evaluate import scores_without_attention
+from attnconv.train.fit import fit
 
 
 def small_run(out, **options):
@@ -95,6 +99,32 @@ def test_off_is_gamma_0(kind):
     model[1].gamma.data.zero_()
     assert torch.equal(off, model(x))
     assert not torch.equal(off, on)
+
+
+class Awkward(nn.Module):
+    """It names the argument of its attention, keeps a map of the last step, and cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.attention, self.head = nn.Conv2d(3, 8, 1), SelfAttention(8), nn.Linear(8, 3)
+        self.lock, self.kept = threading.Lock(), None
+
+    def forward(self, x):
+        y = self.attention(mask=None, x=self.stem(x))
+        if self.training:
+            self.kept = y
+        return self.head(y.mean((2, 3)))
+
+
+def test_any_network_is_measured_and_explained(tmp_path):
+    torch.manual_seed(0)
+    model = Awkward()
+    loaders = MemoryLoader(), val_loader()
+    result = fit(model, *loaders, config=toy_config(lr=0.3), out=tmp_path / "run", meta={}, progress=False)
+    assert result["attention_off"]["logits_moved"] > 0
+    last = load_checkpoint(tmp_path / "run" / "last.pt")["model"]
+    assert all(torch.equal(tensor, last[name]) for name, tensor in model.state_dict().items())
+    assert len(attention_maps(model, torch.randn(3, 5, 7), (2, 2))) == 1
 
 
 def test_an_augmented_convolution_that_is_all_attention_gives_zeros():

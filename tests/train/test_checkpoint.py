@@ -114,8 +114,14 @@ def test_objects_are_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": {}}, r"last.pt is not a checkpoint of attnconv: it has no 'format'$"),
-        ([1, 2], r"last.pt is not a checkpoint of attnconv: it has no 'format'$"),
+        (
+            {"model": {}},
+            r"last.pt is not a checkpoint of attnconv: it has no 'format'; `attnconv import` reads checkpoints of o",
+        ),
+        (
+            [1, 2],
+            r"last.pt is not a checkpoint of attnconv: it has no 'format'; `attnconv import` reads checkpoints of o",
+        ),
         ({"format": 1}, r"last.pt is a checkpoint of format 1, this version reads 2$"),
         ({"format": 2, "model": {}}, r"last.pt is not a whole checkpoint: it has no 'average'$"),
     ],

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnconv.bench.published import PUBLISHED, Published
+from attnconv.layers.activity import map_given
 from attnconv.layers.attention import Attention, AttentionCost
 from attnconv.models import create_model
 from attnconv.models.registry import CIFAR100, IMAGENET, Images
@@ -42,13 +43,13 @@ def cost(model: nn.Module, *, in_channels: int, image_size: tuple[int, int]) -> 
     found: list[AttentionCost] = []
     names = {layer: name for name, layer in shadow.named_modules()}
 
-    def record(layer: Any, inputs: Any, _: Any) -> None:
-        if (one := layer.attention_cost(layer.attention_map_size(inputs[0]))) is not None:
+    def record(layer: Any, inputs: tuple[Any, ...], named: dict[str, Any], _: Any) -> None:
+        if (one := layer.attention_cost(layer.attention_map_size(map_given(layer, inputs, named)))) is not None:
             found.append(replace(one, name=names[layer]))
 
     for layer in names:
         if isinstance(layer, Attention):
-            layer.register_forward_hook(record)
+            layer.register_forward_hook(record, with_kwargs=True)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         shadow(torch.empty(1, in_channels, *image_size, device="meta"))
     flops = counter.get_total_flops()

@@ -27,7 +27,7 @@ def import_(
 ) -> None:
     """Convert a checkpoint of 2019 or of fastai to a network of this library, a folder that the other commands read.
 
-    It reads Attention-Augmented-Conv2d's Wide_ResNet and the XResNets of SimpleSelfAttention and fastai 1 and 2, saved
+    It reads Attention-Augmented-Conv2d's Wide_ResNet and the XResNets of SimpleSelfAttention and fastai 2, saved
     as state dicts, as training checkpoints or as whole modules. No code in the file runs. Mean, standard deviation and
     image size default to those of the program that wrote the file.
 
@@ -90,7 +90,7 @@ def import_(
 def class_names(file: Path) -> list[str]:
     """Return the lines of ``file``; InputError if it cannot be read, or a line is empty or a duplicate."""
     with checks.explained(f"--classes: cannot read {file}", OSError, UnicodeDecodeError):
-        names = [line.strip() for line in files.read_text(file).rstrip().split("\n")]
+        names = [line.strip() for line in files.read_text(file).removeprefix("\ufeff").rstrip().split("\n")]
     lines: dict[str, int] = {}
     for i, name in enumerate(names, 1):
         if not name:

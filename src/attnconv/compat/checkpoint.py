@@ -33,9 +33,9 @@ def load_checkpoint(
     """Return the network ``name`` with the weights of a checkpoint of 2019 or of fastai, in eval mode on the CPU.
 
     It reads the Wide_ResNet of Attention-Augmented-Conv2d (``seed_aa_wide_resnet{depth}_{k}``), and the XResNets of
-    SimpleSelfAttention, fastai 1 and fastai 2 (``xresnet*``, ``ssa_xresnet*``). ``head_layout`` is "legacy" unless it
-    is given. SimpleSelfAttention's symmetric option had no effect under spectral norm: its checkpoints give their
-    numbers with ``symmetric=False``.
+    SimpleSelfAttention and fastai 2 (``xresnet*``, ``ssa_xresnet*``) and, from 50 on, of fastai 1.0.52.
+    ``head_layout`` is "legacy" unless it is given. SimpleSelfAttention's symmetric option had no effect under spectral
+    norm: its checkpoints give their numbers with ``symmetric=False``.
 
     Args:
         source: a file, from which nothing is run, or the object loaded from one.
@@ -64,6 +64,8 @@ def load_checkpoint(
             f"fastai; its first tensor is {first!r} of shape {tuple(tensor.shape)}"
         )
     alike = "" if theirs.name in (name, None) else f"; it looks like {theirs.name}"
+    if theirs.differs is not None:
+        alike = f"; {theirs.differs}"
     if not re.fullmatch(theirs.pattern, name):
         raise checks.InputError(
             f"{label} does not hold the weights of {name}: its tensors are named as those of {theirs.family}{alike}"

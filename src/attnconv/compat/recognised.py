@@ -35,7 +35,9 @@ WIDE_RESNET: Renaming = {
 XRESNET: Renaming = {
     r"([0-2])\.([01])\.(.+)": lambda m: f"stem.{_place(m, 1)}.{m[3]}",
     r"(?:10|11)\.(weight|bias)": lambda m: f"fc.{m[1]}",
-    r"([4-7])\.(\d+)\.(?:convs|convpath)\.(\d+)\.([01])\.(.+)": lambda m: f"{_block(m)}.convs.{_place(m, 3)}.{m[5]}",
+    r"([4-7])\.(\d+)\.(?:convs|convpath)\.(\d{1,2})\.([01])\.(.+)": lambda m: (
+        f"{_block(m)}.convs.{_place(m, 3)}.{m[5]}"
+    ),
     r"([4-7])\.(\d+)\.(?:sa|convpath\.\d+)\.((?:gamma|conv|query|key|value)\b.*)": (
         lambda m: f"{_block(m)}.attention.{m[3]}"
     ),
@@ -58,6 +60,7 @@ class Recognised:
         image_size: side in pixels of the images that the position tables fit; None without tables.
         options: of the network, read off the weights or fixed in that program.
         names: the program's names of the tensors, mapped to ours.
+        differs: a known reason why no network of ours has these weights.
     """
 
     family: str
@@ -68,6 +71,7 @@ class Recognised:
     image_size: int | None
     names: Mapping[str, str] = field(repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
+    differs: str | None = None
 
 
 def recognised(shapes: Shapes) -> Recognised | None:
@@ -92,6 +96,7 @@ def _wide_resnet(shapes: Shapes) -> Recognised | None:
         image_size=None if rows is None else (rows + 1) // 2,
         names={name: _renamed(name, WIDE_RESNET) for name in shapes},
         options={"head_layout": "legacy"},
+        differs=None if rows is not None else "the program saved no position tables before 11 May 2019",
     )
 
 
@@ -115,6 +120,7 @@ def _xresnet(shapes: Shapes) -> Recognised | None:
         prefix = "sa_" if any(".attention.query." in name for name in ours) else "ssa_"
         options["attention_stages"] = tuple(attended)
     depth = _depth(ours)
+    narrow = depth in BASIC and _axis(ours, "layer1.0.convs.0.weight", 4, 2) == 1
     return Recognised(
         family="xresnet{depth}, sa_xresnet{depth}, ssa_xresnet{depth}",
         pattern=r"(s?sa_)?xresnet\d+",
@@ -124,6 +130,7 @@ def _xresnet(shapes: Shapes) -> Recognised | None:
         image_size=None,
         names=names,
         options=options,
+        differs="fastai 1's basic blocks begin with a 1x1 convolution, those here with a 3x3" if narrow else None,
     )
 
 

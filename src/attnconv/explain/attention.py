@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from attnconv import checks
 from attnconv.inactive import is_inactive
-from attnconv.layers.activity import LogitChange, attention_off, evaluation_mode
+from attnconv.layers.activity import LogitChange, attention_off, evaluation_mode, map_given
 from attnconv.layers.attention import Attention
 
 SMALLEST_DRAWN = 4  # cells a side: a smaller map over a photo suggests places that it does not resolve
@@ -114,18 +114,19 @@ class ImageAttention:
         self.image, self.size = image, (image.shape[1], image.shape[2])
         self._layers: list[tuple[nn.Module, Callable[[tuple[int, int]], AttentionMap]]] = []
 
-        def look(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-            if inputs[0].dim() == 4 and layer.has_map:  # a map of rows and columns
-                weights = layer.attention_weights(inputs[0])
+        def look(layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            x = map_given(layer, inputs, named)
+            if x.dim() == 4 and layer.has_map:  # a map of rows and columns
+                weights = layer.attention_weights(x)
                 if weights is None:
                     self.without_map += (names[layer],)
                 else:
-                    self._layers.append((layer, _map_of(layer, names[layer], inputs[0], weights, self.size)))
+                    self._layers.append((layer, _map_of(layer, names[layer], x, weights, self.size)))
 
         with torch.no_grad(), evaluation_mode(model):
             with ExitStack() as stack:
                 for layer in names:
-                    stack.enter_context(layer.register_forward_pre_hook(look))
+                    stack.enter_context(layer.register_forward_pre_hook(look, with_kwargs=True))
                 self.output = model(image[None])
             ran = dict.fromkeys(layer for layer, _ in self._layers)
             self._effects = _effects(model, image[None], self.output, ran)

@@ -6,6 +6,7 @@ names have them.
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -50,7 +51,8 @@ def find(value: Any, budget: Budget, *, average: bool) -> Place:
         raise checks.InputError(f"{label} holds no averaged weights, under {' or '.join(AVERAGED)}: it holds {held}")
     if place := _find(value, (), budget, True):
         raise checks.InputError(
-            f"{label} holds averaged weights alone, under {'.'.join(place[0])}: ask for them by average=True"
+            f"{label} holds averaged weights alone, under {'.'.join(place[0])}: ask for them by average=True, "
+            "on the command line by `attnconv import --average`"
         )
     raise checks.InputError(f"{label} holds no tensors by name: it holds {held}")
 
@@ -124,12 +126,14 @@ def module_tensors(module: Any, budget: Budget) -> Tensors:
         budget.take(NAMED * len(passing))
         for kind in ("_parameters", "_buffers"):
             for name, tensor in _entries(state.get(kind)).items():
-                budget.take(NAMED + len(prefix) + len(str(name)))
+                whole = f"{prefix}{name}"
+                budget.take(NAMED + sys.getsizeof(whole))
                 if isinstance(tensor, Stored) and not (kind == "_buffers" and name in passing):
-                    found[f"{prefix}{name}"] = tensor
+                    found[whole] = tensor
         for name, child in reversed(list(state["_modules"].items())):
-            budget.take(NAMED + len(prefix) + len(str(name)))
-            waiting.append((f"{prefix}{name}.", child))
+            whole = f"{prefix}{name}."
+            budget.take(NAMED + sys.getsizeof(whole))
+            waiting.append((whole, child))
     return found
 
 
@@ -248,6 +252,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 def _found(value: Any, storages: Storages | None, budget: Budget, average: bool) -> Found:
     keys, tensors = find(value, budget, average=average)
+    budget.take(2 * sum(map(sys.getsizeof, tensors)))  # names before and after a prefix is stripped
     tensors, taken_off, left_out = stripped(tensors)
     taken = ".".join(keys) or WHOLE
     if taken_off:

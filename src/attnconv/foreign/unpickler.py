@@ -22,7 +22,9 @@ LINE = 1 << 16  # bytes of the longest line of text in a pickle
 SMALL, LARGE = 56, 300
 PER_BYTE = 6  # of text or a number: the byte itself, and up to 4 for its letter
 PER_ENTRY = 150  # of a dict
+PER_AXIS = 16  # of a tensor, in its size and its stride
 LONGEST_INT = 255  # bytes
+LONGEST = 1 << 16  # bytes of text, or others, that are read; longer ones, such as the numbers of arrays, are skipped
 LARGEST_KEY = 1 << 60  # numbers that differ by a multiple of 2**61 - 1 have the same hash
 KEYS = (str, int, float, bool, type(None), bytes)  # with quick hashes
 _SMALL = {
@@ -67,6 +69,12 @@ class Part:
             raise EOFError(f"{size} bytes are announced where {self.end - self.at} are left")
         self.at += size
         return self._file.read(size)
+
+    def skip(self, size: int) -> None:
+        """Go past ``size`` bytes; EOFError if there are fewer."""
+        self.read(0 if size <= self.end - self.at else size)
+        self.at += size
+        self._file.seek(self.at)
 
     def readline(self) -> bytes:
         """Return the next line, its end included."""
@@ -157,6 +165,10 @@ class Unpickler(_Python):
         made = known(self, *args)
         return StandIn(function, args) if made is NotImplemented else made
 
+    def charge_axes(self, made: Stored) -> None:
+        """Take the memory of its sizes and strides."""
+        self._budget.take(PER_AXIS * len(made.size))
+
     def _dict(self, given: Any = ()) -> dict[Any, Any]:
         """Return a dict of ``given``, a dict or pairs."""
         pairs = list(given.items()) if isinstance(given, dict) else given
@@ -171,19 +183,29 @@ class Unpickler(_Python):
     def _frame(self) -> None:
         self._part.read(8)  # the length of a frame, which is not needed
 
-    def _text(self, format: str) -> None:
-        self.append(str(self._bytes(format), "utf-8", "surrogatepass"))
-
-    def _bytes(self, format: str) -> bytes:
+    def _size(self, format: str) -> int:
         (size,) = struct.unpack(format, self._part.read(struct.calcsize(format)))
-        self._budget.take(PER_BYTE * min(size, self._part.end))
-        return self._part.read(size)
+        return size
+
+    def _bytes(self, format: str, made: Callable[[bytes], Any] = bytes) -> None:
+        size = self._size(format)
+        if size > LONGEST:
+            self._part.skip(size)
+            self.append(StandIn(Name("builtins", "str" if made is not bytes else "bytes")))
+            return
+        self._budget.take(PER_BYTE * size)
+        self.append(made(self._part.read(size)))
+
+    def _text(self, format: str) -> None:
+        self._bytes(format, lambda value: str(value, "utf-8", "surrogatepass"))
+
+    def _latin(self, format: str) -> None:
+        self._bytes(format, lambda value: str(value, "latin-1"))
 
     def _long(self, format: str) -> None:
-        value = self._bytes(format)
-        if len(value) > LONGEST_INT:
+        if (size := self._size(format)) > LONGEST_INT:
             raise ValueError("an integer of more than 255 bytes")
-        self.append(pickle.decode_long(value))
+        self.append(pickle.decode_long(self._part.read(size)))
 
     def _line(self, encoding: str = "utf-8") -> str:
         line = self._part.readline()[:-1]
@@ -267,16 +289,31 @@ def _is_key(value: Any) -> bool:
     return type(value) in KEYS and (type(value) not in (int, float) or -LARGEST_KEY < value < LARGEST_KEY)
 
 
-def _tensor(_: Any, on: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Stored:
-    return stored(on, offset, size, stride)
+def _tensor(
+    reader: Unpickler,
+    on: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    grad: Any = False,
+    hooks: Any = None,
+    metadata: Any = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Stored:
+    if isinstance(metadata, dict) and any(metadata.get(key) for key in ("conj", "neg")):
+        raise ValueError("a tensor's numbers are saved conjugated or negated")
+    made = stored(on, offset, size, stride, dtype)
+    reader.charge_axes(made)
+    return made
 
 
 def _tensor_v3(
-    _: Any, on: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
+    reader: Unpickler, on: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
 ) -> Stored:
     if not isinstance(dtype, torch.dtype):
         raise ValueError("a tensor of no dtype")
-    return stored(on, offset, size, stride, dtype)
+    return _tensor(reader, on, offset, size, stride, grad, hooks, *rest, dtype=dtype)
 
 
 def _typed_tensor(reader: Unpickler, function: Any, kind: Any, args: Any, state: Any) -> Any:
@@ -324,13 +361,13 @@ _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
     pickle.BINUNICODE: lambda self: self._text("<I"),
     pickle.BINUNICODE8: lambda self: self._text("<Q"),
     pickle.UNICODE: lambda self: self.append(self._line("raw-unicode-escape")),
-    pickle.SHORT_BINSTRING: lambda self: self.append(str(self._bytes("<B"), "latin-1")),
-    pickle.BINSTRING: lambda self: self.append(str(self._bytes("<I"), "latin-1")),
+    pickle.SHORT_BINSTRING: lambda self: self._latin("<B"),
+    pickle.BINSTRING: lambda self: self._latin("<I"),
     pickle.STRING: lambda self: self.append(self._line("latin-1")[1:-1]),
-    pickle.SHORT_BINBYTES: lambda self: self.append(self._bytes("<B")),
-    pickle.BINBYTES: lambda self: self.append(self._bytes("<I")),
-    pickle.BINBYTES8: lambda self: self.append(self._bytes("<Q")),
-    pickle.BYTEARRAY8: lambda self: self.append(self._bytes("<Q")),
+    pickle.SHORT_BINBYTES: lambda self: self._bytes("<B"),
+    pickle.BINBYTES: lambda self: self._bytes("<I"),
+    pickle.BINBYTES8: lambda self: self._bytes("<Q"),
+    pickle.BYTEARRAY8: lambda self: self._bytes("<Q"),
     pickle.LONG1: lambda self: self._long("<B"),
     pickle.LONG4: lambda self: self._long("<I"),
     pickle.PERSID: lambda self: self.append(self.persistent_load(self._line())),

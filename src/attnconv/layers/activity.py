@@ -4,6 +4,7 @@ Letters: B batch, K classes, H rows, W columns.
 """
 
 import contextlib
+import inspect
 import math
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -25,12 +26,17 @@ def attention_off(model: nn.Module, *, only: Collection[nn.Module] | None = None
     with contextlib.ExitStack() as stack:
         for layer in model.modules():
             if isinstance(layer, Attention) and (only is None or layer in only):
-                stack.enter_context(layer.register_forward_hook(_without_attention))
+                stack.enter_context(layer.register_forward_hook(_without_attention, with_kwargs=True))
         yield
 
 
-def _without_attention(layer: Any, inputs: Any, y: Tensor) -> Tensor:
-    return layer.without_attention(inputs[0], y)
+def _without_attention(layer: Any, inputs: tuple[Any, ...], named: dict[str, Any], y: Tensor) -> Tensor:
+    return layer.without_attention(map_given(layer, inputs, named), y)
+
+
+def map_given(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """Return the first argument of a call of ``layer`` with these positional and named arguments."""
+    return inputs[0] if inputs else named[next(iter(inspect.signature(layer.forward).parameters))]
 
 
 @torch.no_grad()
@@ -39,13 +45,13 @@ def attention_activity(model: nn.Module, images: Tensor) -> dict[str, float]:
     found: dict[str, float] = {}
     names = {layer: name for name, layer in model.named_modules() if isinstance(layer, Attention)}
 
-    def note(layer: nn.Module, inputs: Any, y: Tensor) -> None:
+    def note(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], y: Tensor) -> None:
         assert isinstance(layer, Attention)
-        found[f"{layer.activity_name} {names[layer]}"] = layer.activity(inputs[0], y)
+        found[f"{layer.activity_name} {names[layer]}"] = layer.activity(map_given(layer, inputs, named), y)
 
     with contextlib.ExitStack() as stack:
         for layer in names:
-            stack.enter_context(layer.register_forward_hook(note))
+            stack.enter_context(layer.register_forward_hook(note, with_kwargs=True))
         if names:
             model(images)
     return found

@@ -13,6 +13,7 @@ from attnconv.foreign import NotPlainError, read_plain
 from attnconv.weights import difference, shapes_of
 
 FORMAT = 2
+OTHERS = "`attnconv import` reads checkpoints of other programs"
 # average: of the weights, or None; epoch: whole epochs done; step_in_epoch: batches done of the next one; sums:
 # TrainSums of these; lr_factor, left_out: results of losses that were not finite; best: the best epoch so far; history:
 # the rows of metrics.csv; seconds: of the whole run; threads, processes: at its start; skipped: files that could not be
@@ -54,9 +55,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             verify_checksum(path)
             state = read_plain(path)
         except NotPlainError as error:
-            raise checks.InputError(f"{error}; `attnconv import` reads checkpoints of other programs") from None
+            raise checks.InputError(f"{error}; {OTHERS}") from None
     if not isinstance(state, dict) or "format" not in state:
-        raise checks.InputError(f"{path} is not a checkpoint of attnconv: it has no 'format'")
+        raise checks.InputError(f"{path} is not a checkpoint of attnconv: it has no 'format'; {OTHERS}")
     if state["format"] != FORMAT:
         raise checks.InputError(f"{path} is a checkpoint of format {state['format']!r}, this version reads {FORMAT}")
     if missing := sorted(KEYS - state.keys()):

@@ -8,7 +8,6 @@ Letters: B batch, K classes.
 """
 
 import contextlib
-import copy
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -282,14 +281,26 @@ class Training:
         engine, path = self.engine, self.state.folder.best
         if not any(isinstance(module, Attention) for module in engine.bare.modules()):
             return {}
-        best, problem = copy.deepcopy(engine.bare), None
-        try:
-            load_weights(best, load_checkpoint(path), path, averaged=True)
-        except checks.InputError as error:  # best.pt is gone or damaged; the run is complete without it
-            problem = f"the best network is not looked at: {error}"
-        problems = [text for text in engine.ranks.gather(problem) if text is not None]
-        if problems:
-            self.display.note(problems[0])
-            return {}
-        with torch.no_grad(), engine.fabric.autocast():
-            return {"attention_off": scores_without_attention(best.eval(), self.val_loader, engine.ranks)}
+        problem: str | None = None
+        with weights_restored(engine.bare), torch.no_grad(), engine.fabric.autocast():
+            try:
+                load_weights(engine.bare, load_checkpoint(path), path, averaged=True)
+            except checks.InputError as error:  # best.pt is gone or damaged; the run is complete without it
+                problem = f"the best network is not looked at: {error}"
+            problems = [text for text in engine.ranks.gather(problem) if text is not None]
+            if problems:
+                self.display.note(problems[0])
+                return {}
+            return {"attention_off": scores_without_attention(engine.bare, self.val_loader, engine.ranks)}
+
+
+@contextlib.contextmanager
+def weights_restored(model: nn.Module) -> Iterator[None]:
+    """Put the weights and buffers back at the end of the ``with`` block."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                tensor.copy_(before[name])
