@@ -9,12 +9,15 @@ integers; for the steps it is SeedSequence([seed, step, rank]). Here the seed is
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
-from attnconv.data import Augmentation, load_data
+from attnconv.data import Augmentation, data_of_datasets, dataset, load_data
 from attnconv.data.augment import batch_mixer
 from attnconv.data.batches import Batch, BatchOrder, Reading, seed_of
+from attnconv.data.files import FileOptions
 from attnconv.data.tensors import TensorSource
 from attnconv.data.view import Normalise
 from attnconv.train.fit import fit
@@ -26,6 +29,10 @@ MOVES = 13998879582043975642  # (3, 0)
 IMAGE_5 = 2996089601602301123  # (3, 5)
 BATCH_5 = 8532624517080217819  # (3, 5, 0)
 TENSOR_5 = 14085708237840189001  # (3, 5, 1)
+FILE_5 = 13691431284667927551  # (3, 5, 0, 0)
+FOREIGN = 9442016572634766834  # (3, 0, 0, 0)
+HELD_OUT_1 = 23751027488930731  # (1, 0)
+VALIDATION_5 = 14153166575370824094  # (5,) of seed 0
 STEP_5 = 8693297078379645280  # [7, 5, 0]
 STEP_5_OF_RANK_1 = 12176184755866622661  # [7, 5, 1]
 CPU = torch.device("cpu")
@@ -93,6 +100,44 @@ def test_the_crop_of_an_image_of_a_file(image_folder):
     torch.default_generator.manual_seed(IMAGE_5)
     crop = v2.Compose([v2.RandomResizedCrop(16, scale=(0.35, 1.0), antialias=True), v2.RandomHorizontalFlip()])
     assert torch.equal(found, loader.normalise(crop(data.train.decode(5))))
+
+
+class Pictures:
+    """A Dataset of three classes."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        return Image.new("RGB", (8, 8), (index, 0, 0)), index % 3
+
+
+def test_the_numbers_of_a_datasets_own_transforms(monkeypatch):
+    data = data_of_datasets("mine", Pictures(), Pictures())
+    item, drawn = dataset.DatasetSource.item, {}
+    monkeypatch.setattr(
+        dataset.DatasetSource, "item", lambda self, index, seed: drawn.update({index: seed}) or item(self, index, seed)
+    )
+    train, val = data.loaders(batch_size=4, seed=SEED, device=CPU, workers=0)
+    list(train.epoch(EPOCH))
+    assert drawn[5] == FILE_5
+    list(val.epoch(0))
+    assert drawn[5] == VALIDATION_5
+
+
+def test_the_numbers_of_a_dataloader_of_the_users(monkeypatch):
+    seeds, drawn_from = [], dataset._all_drawn_from
+    monkeypatch.setattr(dataset, "_all_drawn_from", lambda seed: seeds.append(seed) or drawn_from(seed))
+    loader = DataLoader(TensorDataset(torch.rand(4, 3, 8, 6), torch.arange(4)), 2)
+    list(dataset.ForeignLoader(loader, device=CPU, seed=SEED).epoch(EPOCH))
+    assert seeds == [FOREIGN]
+
+
+def test_the_images_that_are_held_out():
+    data = data_of_datasets("mine", Pictures(), options=FileOptions(val_split=0.25, seed=SEED))
+    of_class_1 = torch.arange(1, 24, 3)
+    expected = of_class_1[torch.randperm(8, generator=numbers(HELD_OUT_1))[:2]]
+    assert {i for i in data.val.indices if i % 3 == 1} == set(expected.tolist())
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])

@@ -111,6 +111,19 @@ def test_what_is_said_of_the_best_epoch_is_of_its_average(tmp_path, monkeypatch)
     assert torch.equal(model.head.weight, last["model"]["head.weight"])  # the trained ones are back
 
 
+def test_the_best_network_is_looked_at_in_the_runs_precision(tmp_path, monkeypatch):
+    model = toy_net()
+    model.attention = SelfAttention(8)
+    monkeypatch.setattr(
+        "attnconv.train.fit.scores_without_attention",
+        lambda model, loader, ranks: {"precision": str(model(torch.randn(2, 3, 5, 7)).dtype)},
+    )
+    config = toy_config(epochs=1, precision="bf16")
+    loaders = MemoryLoader(), val_loader()
+    result = fit(model, *loaders, config=config, out=tmp_path, meta={}, progress=False)
+    assert result["attention_off"] == {"precision": "torch.bfloat16"}
+
+
 def test_a_signal_while_they_change_places_puts_the_weights_back(monkeypatch):
     model = toy_net()
     before = [weight.clone() for weight in model.parameters()]

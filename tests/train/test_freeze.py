@@ -8,6 +8,7 @@ from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv import checks
 from attnconv.recipes import RunConfig
+from attnconv.train import step
 from attnconv.train.checkpoint import load_checkpoint
 from attnconv.train.fit import fit
 from attnconv.train.lr_find import find_lr
@@ -45,6 +46,18 @@ def test_only_the_rest_is_trained_in_these_epochs(tmp_path, optimizer):
     later = trained(tmp_path / "three", epochs=3, optimizer=optimizer)["model"]
     for name in (*TAKEN, *FREE):
         assert not torch.equal(later[name], first[name]), name
+
+
+def test_the_norm_that_is_clipped_is_that_of_the_rest(tmp_path, monkeypatch):
+    clip, seen = step.clip_gradients, []
+
+    def watched(engine, config):
+        seen.append({name for name, p in engine.bare.named_parameters() if p.grad is not None})
+        clip(engine, config)
+
+    monkeypatch.setattr(step, "clip_gradients", watched)
+    trained(tmp_path, epochs=2)
+    assert set.union(*seen) == set(FREE)
 
 
 def test_a_parameter_stays_trainable(tmp_path):
