@@ -43,14 +43,15 @@ def modules(depth: int, parameters: bytes = b"") -> bytes:
 
 
 def long_names(letters: str) -> bytes:
-    """A module of 600 parameters, whose name begins with prefixes that are stripped."""
-    return module(text("module." * 8 + letters) + module(b"", names(600)))
+    """A module of 5,000 parameters, whose name begins with prefixes that are stripped."""
+    return module(text("module." * 8 + letters) + module(b"", names(5000)))
 
 
 def axes(count: int) -> bytes:
     """A list of tensors of 64 axes each, all with the same arguments."""
     one = tensor(size=sizes(*[1] * 64), stride=sizes(*[1] * 64)).removesuffix(b"R")
-    return one + b"q\x01" + b"]" + b"(" + b"ctorch._utils\n_rebuild_tensor_v2\nh\x01R" * count + b"e"
+    function = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    return function + b"q\x02" + one + b"q\x01" + b"](" + b"h\x02h\x01R" * count + b"e"
 
 
 PICKLES = {

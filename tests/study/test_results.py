@@ -26,8 +26,27 @@ def test_each_run_stands_on_the_page(name):
     records = [record for record in read_records(KEPT / name / "records.jsonl") if record["state"] == "done"]
     assert records
     for record in records:
-        assert f"| {record['history'][-1]['train_loss']:.4f} | {record['top1']:.2f} |" in PAGE
+        last = record["history"][-1]
+        numbers = f"| {record['seed']} | {last['train_loss']:.4f} | {record['top1']:.2f} |"
+        if name == "imagewoof-128-5ep":
+            off = f"{record['attention_off']['top1']:.2f}" if "attention_off" in record else ""
+            seconds = sum(epoch["seconds"] for epoch in record["history"])
+            numbers = f"| {record['arm']} {numbers} {record['best_epoch']} | {off} | {seconds:,.0f} |\n"
+            images = sum(round(epoch["images_per_second"] * epoch["seconds"]) for epoch in record["history"])
+            assert f"of {images:,} training images each" in PAGE
+        assert numbers in PAGE
         assert record["commit"][:7] in PAGE
+
+
+def test_the_means_of_imagewoof_stand_on_the_page():
+    tops = {"xresnet50": [], "ssa_xresnet50": []}
+    for record in read_records(KEPT / "imagewoof-128-5ep" / "records.jsonl"):
+        if record["state"] == "done":
+            tops[record["arm"]].append(record["top1"])
+    plain, attended = (sum(scores) / len(scores) for scores in tops.values())
+    assert f"they are {plain:.2f} and {attended:.2f}, of three runs each" in " ".join(PAGE.split())
+    differences = [b - a for a, b in zip(*tops.values(), strict=True)]
+    assert "by {:.1f}, {:.1f} and {:.1f} points".format(*differences) in " ".join(PAGE.split())
 
 
 @pytest.mark.parametrize("name", STUDIES)
