@@ -86,3 +86,9 @@ def test_without_locks_nothing_is_locked(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "fcntl", None)
     with locked(tmp_path):
         assert not is_locked(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a FIFO")
+def test_a_fifo_in_place_of_a_folder_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run")
+    assert not is_locked(tmp_path / "run")

@@ -289,7 +289,7 @@ def locked(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    number = os.open(folder, os.O_RDONLY)
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for attempt in range(ATTEMPTS):
             try:
@@ -316,7 +316,7 @@ def is_locked(folder: Path) -> bool:
     if fcntl is None:
         return False
     with contextlib.suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -45,8 +45,8 @@ def unfit(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
                 return f"{name!r} is of {found.dtype} in it and of {tensor.dtype} in the network"
         elif found.dtype not in FLOATS:
             return f"{name!r} is of {found.dtype}, and weights are of one of {', '.join(map(str, FLOATS))}"
-        elif not found.isfinite().all():
-            return f"{name!r} holds a number that is not finite"
+        elif not found.to(tensor.dtype).isfinite().all():
+            return f"{name!r} holds a number that is not finite in {tensor.dtype}"
     return ""
 
 

@@ -13,13 +13,14 @@ from attnconv.data.folder import TRAIN, VALIDATION
 
 TORCHVISION, HUGGING_FACE = "torchvision:", "hf:"
 TRAINING_SPLITS = (*TRAIN, "trainval")
+UNPICKLES = ("LSUN",)  # a file beside its images
 Loaded = tuple[Any, Any, list[str] | None]  # training images, validation images or None, names of the classes
 
 
 def torchvision_names() -> list[str]:
     """Return the names of torchvision's data sets."""
     datasets = checks.require("torchvision.datasets", extra="train")
-    kinds = {name: getattr(datasets, name, None) for name in datasets.__all__}
+    kinds = {name: getattr(datasets, name, None) for name in datasets.__all__ if name not in UNPICKLES}
     return [name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, datasets.VisionDataset)]
 
 
@@ -102,6 +103,9 @@ def load_hugging_face(name_or_folder: str, data_dir: Path | None, *, saved: bool
     # No network, no such name, several configurations: each raises something else.
     with checks.explained(f"cannot load hf:{name_or_folder}"), contextlib.redirect_stdout(sys.stderr):
         if saved:
+            for path in Path(name_or_folder).rglob("*"):
+                if not path.is_dir():
+                    files.require(path)
             found = library.load_from_disk(name_or_folder)
         else:
             found = library.load_dataset(name_or_folder, cache_dir=None if data_dir is None else str(data_dir))
@@ -111,6 +115,9 @@ def load_hugging_face(name_or_folder: str, data_dir: Path | None, *, saved: bool
     if train is None:
         raise checks.InputError(f"hf:{name_or_folder} has no split 'train'; it has {', '.join(map(str, parts))}")
     image, label = _columns(train.features, library, name_or_folder)
+    # Reading a row decodes the images of all its columns, in every format that Pillow knows.
+    train = train.select_columns([image, label])
+    val = None if val is None else val.select_columns([image, label])
     names = getattr(train.features[label], "names", None)
     values = None
     if not names and not all(type(value) is int for value in train[label]):
@@ -123,9 +130,22 @@ def load_hugging_face(name_or_folder: str, data_dir: Path | None, *, saved: bool
     return made[0], made[1], names or values
 
 
+def _holds_media(kind: Any) -> bool:
+    """True if ``kind``, of a column, has parts that the library decodes."""
+    if isinstance(kind, dict):
+        return any(map(_holds_media, kind.values()))
+    if isinstance(kind, (list, tuple)):
+        return any(map(_holds_media, kind))
+    return hasattr(kind, "decode_example") or _holds_media(getattr(kind, "feature", ()))
+
+
 def _columns(features: Any, library: Any, name: str) -> tuple[str, str]:
     images = [column for column, kind in features.items() if isinstance(kind, library.Image)]
-    images += [column for column in ("image", "img", "pixels") if column in features and column not in images]
+    images += [
+        column
+        for column in ("image", "img", "pixels")
+        if column in features and column not in images and not _holds_media(features[column])
+    ]
     classes = [column for column, kind in features.items() if isinstance(kind, library.ClassLabel)]
     labels = [column for column in ("label", "labels") if column in features] or classes
     if not images or not labels or (len(labels) > 1 and labels == classes):

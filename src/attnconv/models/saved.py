@@ -289,6 +289,12 @@ def make(config: Mapping[str, Any]) -> nn.Module:
     return model
 
 
+def _sides(image_size: Any) -> list[int]:
+    """Return the sides among ``image_size``, which `make` checks."""
+    given = image_size if isinstance(image_size, (list, tuple)) else [image_size]
+    return [side for side in given if isinstance(side, int)]
+
+
 def _tables(model: nn.Module) -> dict[str, Attention]:
     """Return the layers with position tables by dotted name."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
@@ -322,6 +328,11 @@ def build(
             raise checks.InputError(
                 f"{source}: numbers of a network's name and options are at most {LARGEST}, got {digits[:20]}"
             )
+    meta = config.get("meta")
+    with checks.prefixed(source):
+        if largest := [side for side in _sides(config["image_size"]) if side > checks.LARGEST_IMAGE]:
+            raise checks.InputError(f"image_size must be at most {checks.LARGEST_IMAGE} per side, got {largest[0]}")
+        meta = None if meta is None else checked_meta(meta)
     # Options with wrong types or values can raise anything.
     with (
         checks.prefixed(source),
@@ -340,7 +351,7 @@ def build(
     with torch.random.fork_rng(devices=[]):  # the initial weights are discarded
         model = make(config)
     model.load_state_dict(weights, assign=keep_dtype)
-    model.meta, model.provenance = config.get("meta"), config.get("provenance")  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    model.meta, model.provenance = meta, config.get("provenance")  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model.eval()  # pyright: ignore[reportReturnType]
 
 

@@ -183,7 +183,7 @@ def images_for(
     """Return images to score ``trained`` on, normalised as in training: ``data``, or those that it was trained on.
 
     A saved network, or a checkpoint outside its run's folder, can only name a data set of this package or of an
-    installed one; no network names one of the Hub.
+    installed one; no network names one of torchvision or of the Hub.
 
     Args:
         data, data_dir, image_size, skip_bad_images: as `load_data`; the run's own if None. Its ``val_split`` holds out
@@ -199,7 +199,7 @@ def images_for(
         YOUR_FOLDER: "does not say in which folder its images are",
     }
     own = _in_its_run(trained.checkpoint)
-    if config.data.startswith(HUGGING_FACE) or (config.data.startswith(TORCHVISION) and not own):
+    if config.data.startswith((HUGGING_FACE, TORCHVISION)):
         reasons[config.data] = f"names {config.data!r}, which is not loaded because a file says so"
     elif not own and not is_data_set(config.data):
         reasons.setdefault(config.data, f"names {config.data!r}, which is no data set here")
