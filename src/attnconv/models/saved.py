@@ -332,7 +332,6 @@ def build(
     with checks.prefixed(source):
         if largest := [side for side in _sides(config["image_size"]) if side > checks.LARGEST_IMAGE]:
             raise checks.InputError(f"image_size must be at most {checks.LARGEST_IMAGE} per side, got {largest[0]}")
-        meta = None if meta is None else checked_meta(meta)
     # Options with wrong types or values can raise anything.
     with (
         checks.prefixed(source),
