@@ -82,6 +82,14 @@ def test_no_name_is_markup_of_a_card(name):
     assert text_of(f"Classes: {shown_markdown(name)}, b.") == f"Classes: {shown(name)}, b."
 
 
+@pytest.mark.parametrize(
+    ("name", "escaped"), [("www.a.example", r"www\.a.example"), ("see http://a.example/b", r"see http\://a.example/b")]
+)
+def test_no_name_becomes_a_link(name, escaped):
+    """As cmark-gfm has it, which GitHub uses: it looks for www. and :// and finds neither behind a backslash."""
+    assert shown_markdown(name) == escaped
+
+
 @given(ANY)
 def test_no_text_is_markup_of_a_card(text):
     found = text_of(f"Classes: x{shown_markdown(text)}x.")

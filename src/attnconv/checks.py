@@ -106,6 +106,14 @@ def rows_columns(what: str, value: Any) -> tuple[int, int]:
     return rows, columns
 
 
+def prepared_size(what: str, value: Any) -> tuple[int, int]:
+    """Return rows and columns of prepared images, at most LARGEST_IMAGE pixels each."""
+    sides = rows_columns(what, value)
+    if max(sides) > LARGEST_IMAGE:
+        raise InputError(f"{what} must be at most {LARGEST_IMAGE} per side, got {max(sides)}")
+    return sides
+
+
 def require(package: str, *, extra: str) -> ModuleType:
     """Return an imported optional dependency, or raise with the command that installs it."""
     try:

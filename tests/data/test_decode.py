@@ -158,6 +158,23 @@ def test_a_jpeg_at_the_limit_is_read_as_it_is(tmp_path, low_limit, monkeypatch):
     assert decode_image(tmp_path / "a.jpg", 3).shape == (3, 48, 80)
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_several_scans_is_not_read_above_the_limit(tmp_path, progressive):
+    """A header of few bytes, after which the decoder would hold the whole image: 5.8 GB."""
+    picture = Image.new("RGB", (16, 16))
+    picture.save(tmp_path / "a.jpg", progressive=progressive)
+    content = bytearray((tmp_path / "a.jpg").read_bytes())
+    frame = content.index(b"\xff\xc2" if progressive else b"\xff\xc0")
+    content[frame + 5 : frame + 9] = (30000).to_bytes(2, "big") * 2
+    if not progressive:  # the first of several scans, of one component
+        scan = content.index(b"\xff\xda")
+        content[scan : scan + 2 + 12] = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    (tmp_path / "a.jpg").write_bytes(content)
+    line = "it has more than 134,217,728 pixels in several scans; make it smaller, or a baseline JPEG file"
+    with pytest.raises(InputError, match=f"^cannot decode image .*: {line}$"):
+        decode_image(tmp_path / "a.jpg", 3)
+
+
 def test_a_reduced_jpeg_is_turned_upright(tmp_path, low_limit):
     exif = Image.Exif()
     exif[0x0112] = 6

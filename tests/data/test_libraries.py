@@ -1,6 +1,7 @@
 """Data sets of torchvision and of Hugging Face's datasets; nothing is downloaded."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -199,3 +200,50 @@ def test_an_image_that_would_start_a_program_is_not_opened(library, tmp_path):
         InputError, match="cannot read image 0 of the training images of 'saved': cannot identify image"
     ):
         load_data(str(tmp_path / "saved"))
+
+
+def encoded(number, form):
+    content = io.BytesIO()
+    picture(number).save(content, form)
+    return {"bytes": content.getvalue(), "path": None}
+
+
+def saved_with(library, folder, column, kind, value):
+    """A saved data set with the usual columns and another one."""
+    features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=["cat"]), column: kind})
+    rows = {"image": [encoded(n, "PNG") for n in range(2)], "label": [0, 0], column: [value, value]}
+    part = library.Dataset.from_dict(rows, features=features)
+    library.DatasetDict({"train": part, "test": part}).save_to_disk(folder)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_images_of_other_columns_are_not_opened(library, tmp_path, nested):
+    """Pillow starts Ghostscript for these, or says that it is missing."""
+    kind, value = library.Image(), encoded(0, "EPS")
+    saved_with(library, tmp_path / "saved", "thumb", {"a": kind} if nested else kind, {"a": value} if nested else value)
+    data = load_data(str(tmp_path / "saved"), image_size=16)
+    train, _ = data.loaders(batch_size=2, seed=0, device=CPU, workers=0)
+    assert next(train.epoch(0)).images.shape == (2, 3, 16, 16)
+
+
+def test_images_within_a_column_are_no_images(library, tmp_path):
+    features = library.Features({"image": {"a": library.Image()}, "label": library.ClassLabel(names=["cat"])})
+    part = library.Dataset.from_dict({"image": [{"a": encoded(0, "EPS")}], "label": [0]}, features=features)
+    library.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(InputError, match="must have a column of images and one called 'label'; it has image, label"):
+        load_data(str(tmp_path / "saved"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a FIFO")
+def test_a_fifo_in_a_saved_folder_is_not_waited_for(library, tmp_path):
+    saved_with(library, tmp_path / "saved", "note", library.Value("string"), "a")
+    (file,) = (tmp_path / "saved" / "train").glob("*.arrow")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(InputError, match=r"\.arrow is a FIFO"):
+        load_data(str(tmp_path / "saved"))
+
+
+def test_a_set_that_unpickles_a_file_is_left_out(tmp_path):
+    with pytest.raises(InputError, match="unknown data set of torchvision 'LSUN'"):
+        load_data("torchvision:LSUN", data_dir=tmp_path)

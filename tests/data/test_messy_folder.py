@@ -342,3 +342,11 @@ def test_predict_on_a_messy_folder(messy, tmp_path, without_heif, capfd):
     capfd.readouterr()
     assert main(["predict", str(tmp_path / "run"), str(broken), "--device", "cpu"]) == 2
     assert capfd.readouterr().out == ""
+
+
+def test_folders_deep_below_each_other(image_folder):
+    """Above a thousand, Python's own limit would end the walk with a page of traceback."""
+    first = next(path for path in sorted((image_folder / "train").iterdir()) if path.is_dir())
+    first.joinpath(*["d"] * 150).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"^folder \S* lies more than 100 folders deep$"):
+        load_data(str(image_folder))

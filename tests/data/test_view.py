@@ -72,6 +72,12 @@ def test_prepare_image_refuses(image, error, message):
         prepare_image(image, META)
 
 
+@pytest.mark.parametrize("size", [[30000, 16], 10**6])
+def test_prepare_image_takes_no_size_that_takes_the_memory(size):
+    with pytest.raises(InputError, match=r"^meta's 'image_size' must be at most 4096 per side, got \d+$"):
+        prepare_image(torch.zeros(3, 4, 4, dtype=torch.uint8), {**META, "image_size": size})
+
+
 @pytest.mark.parametrize("shape", [(3, 20000, 2), (3, 2, 20000)])
 def test_a_long_thin_image_is_not_blown_up(monkeypatch, shape):
     """At 14 pixels, 20,000 x 2 would first become 140,000 x 14."""

@@ -127,6 +127,22 @@ def test_any_network_is_measured_and_explained(tmp_path):
     assert len(attention_maps(model, torch.randn(3, 5, 7), (2, 2))) == 1
 
 
+class WithExtraState(Awkward):
+    def get_extra_state(self):
+        return {"calls": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_network_whose_checkpoint_cannot_be_read_back_keeps_its_result(tmp_path, capsys):
+    loaders = MemoryLoader(), val_loader()
+    result = fit(WithExtraState(), *loaders, config=toy_config(epochs=1), out=tmp_path / "run", meta={})
+    assert "attention_off" not in result
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["top1"] == result["top1"]
+    assert "the best network is not looked at" in " ".join(capsys.readouterr().err.split())
+
+
 def test_an_augmented_convolution_that_is_all_attention_gives_zeros():
     layer = AugmentedConv2d(8, 8, 3, padding=1, key_channels=4, value_channels=8, num_heads=2, feat_size=(5, 6))
     model = network(layer)

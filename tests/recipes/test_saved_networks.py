@@ -212,6 +212,10 @@ NO_NUMBERS = {
         set_to("layer1.1.running_var", lambda t: t.index_fill(0, torch.tensor(3), torch.inf)),
         "'layer1.1.running_var' holds a number that is not finite",
     ),
+    "more than float32 holds": (
+        set_to("fc.weight", lambda t: t.double().fill_(1e300)),
+        "'fc.weight' holds a number that is not finite in torch.float32",
+    ),
     "int8": (set_to("fc.bias", lambda t: t.to(torch.int8)), "'fc.bias' is of torch.int8, and weights are of one of"),
     "bool": (set_to("fc.bias", lambda t: t > 0), "'fc.bias' is of torch.bool, and weights are of one of torch.float"),
     "complex": (set_to("fc.bias", lambda t: t.to(torch.complex64)), "'fc.bias' is of torch.complex64, and weights are"),

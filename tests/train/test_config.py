@@ -239,3 +239,16 @@ def test_names_of_data_leave_the_machine_and_folders_do_not(tmp_path, monkeypatc
     (tmp_path / "mine" / "photos").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert without_folders({"data": data})["data"] == (data if kept else "FOLDER")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30)), "a: &a [*a]\n"],
+)
+def test_aliases_that_grow_without_end_are_refused(text):
+    with pytest.raises(ValueError, match="written out, its aliases repeat more than 100,000 values"):
+        yaml_value(text)
+
+
+def test_aliases_of_usual_size():
+    assert yaml_value("a: &a [1, 2]\nb: [*a, *a]\n") == {"a": [1, 2], "b": [[1, 2], [1, 2]]}

@@ -39,6 +39,7 @@ MAX_BYTES = 2**30  # of a file: those of MAX_PIXELS in four colours of 16 bits
 # uint8 in three colours it takes 400 MB in each process that decodes.
 MAX_PIXELS = 2**27
 TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels; make it smaller, or a JPEG file, which is read at a reduced size"
+TOO_LARGE_SCANS = f"it has more than {MAX_PIXELS:,} pixels in several scans; make it smaller, or a baseline JPEG file"
 ORIENTATION = 0x0112  # of EXIF: rows and columns are exchanged from 5 on, and then these axes of (C, H, W) flipped
 FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
 
@@ -92,6 +93,8 @@ def _decode(data: np.ndarray, channels: int) -> Tensor:
         with JpegImageFile(buffer) if jpeg else Image.open(buffer, formats=formats()) as image:
             pixels = image.width * image.height
             if jpeg:
+                if pixels > MAX_PIXELS and not _in_one_scan(data):
+                    raise ValueError(TOO_LARGE_SCANS)
                 shrink = next(factor for factor in (1, 2, 4, 8) if pixels <= MAX_PIXELS * factor**2)
             elif pixels > MAX_PIXELS:
                 raise ValueError(TOO_LARGE)
@@ -101,6 +104,19 @@ def _decode(data: np.ndarray, channels: int) -> Tensor:
             # The grey of a JPEG file as it is stored, which simplejpeg takes too; for others this does nothing.
             image.draft("L" if channels == 1 else None, (image.width // shrink, image.height // shrink))
             return _to_tensor(image, channels)
+
+
+def _in_one_scan(data: np.ndarray) -> bool:
+    """True if the first scan of a JPEG file has all components, so that it is decoded without holding it whole."""
+    at, components = 2, 0
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        mark, length = int(data[at + 1]), 256 * int(data[at + 2]) + int(data[at + 3])
+        if mark in (0xC0, 0xC1):  # frames of sequential DCT; others, such as progressive ones, need several scans
+            components = int(data[at + 9])
+        if mark == 0xDA:
+            return components == int(data[at + 4])
+        at += 2 + length
+    return False
 
 
 def _reason(error: Exception) -> str:

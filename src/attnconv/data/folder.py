@@ -38,6 +38,7 @@ UNREADABLE = "cannot be read"
 NO_HEIF = "HEIC (pip install pillow-heif)"
 NO_CLASS = "in no class folder"
 CIRCLE = "link to a folder above it"
+DEEPEST = 100  # folders below each other
 UNUSED = "in {}/, which is not used"
 
 Image = tuple[str, int]  # path and bytes of a file
@@ -131,6 +132,8 @@ def _walk(folder: Path, passed: Counter[str], above: tuple[tuple[int, int], ...]
     if (here := (status.st_dev, status.st_ino)) in above:
         passed[CIRCLE] += 1
         return found
+    if len(above) == DEEPEST:
+        raise checks.InputError(f"folder {folder} lies more than {DEEPEST} folders deep")
     with os.scandir(folder) as entries:
         for entry in entries:
             if _of_system(entry.name):

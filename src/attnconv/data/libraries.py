@@ -102,10 +102,10 @@ def load_hugging_face(name_or_folder: str, data_dir: Path | None, *, saved: bool
     library = checks.require("datasets", extra="hf")
     # No network, no such name, several configurations: each raises something else.
     with checks.explained(f"cannot load hf:{name_or_folder}"), contextlib.redirect_stdout(sys.stderr):
+        for path in Path(name_or_folder).rglob("*"):  # none for a name of the Hub
+            if not path.is_dir():
+                files.require(path)
         if saved:
-            for path in Path(name_or_folder).rglob("*"):
-                if not path.is_dir():
-                    files.require(path)
             found = library.load_from_disk(name_or_folder)
         else:
             found = library.load_dataset(name_or_folder, cache_dir=None if data_dir is None else str(data_dir))

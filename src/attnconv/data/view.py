@@ -129,11 +129,13 @@ def prepare_image(image: Tensor, meta: Mapping[str, Any]) -> Tensor:
         image: ``decode_image(path, meta["channels"])``.
         meta: ``ImageData.meta()``, also from a checkpoint.
     Raises:
-        InputError: ``image`` has another shape or dtype; or as `require_preparable`.
+        InputError: ``image`` has another shape or dtype; meta's image size is no size or too large; or as
+            `require_preparable`.
     """
     require_preparable(meta)
     if image.dtype != torch.uint8:
         raise checks.InputTypeError(f"image must be uint8, got {image.dtype}")
     if image.ndim != 3 or image.shape[0] != meta["channels"]:
         raise checks.InputError(f"image must be ({meta['channels']}, rows, columns), got {tuple(image.shape)}")
-    return Normalise(meta["mean"], meta["std"])(fit(image, meta["image_size"], meta["resize_ratio"]))
+    size = checks.prepared_size("meta's 'image_size'", meta["image_size"])
+    return Normalise(meta["mean"], meta["std"])(fit(image, size, meta["resize_ratio"]))

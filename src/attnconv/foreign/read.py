@@ -16,9 +16,10 @@ from typing import Any, BinaryIO, TypeVar
 from torch import Tensor, nn
 
 from attnconv import checks, files
+from attnconv.foreign.bounds import Budget
 from attnconv.foreign.stored import Storages, Stored
 from attnconv.foreign.torch_file import read_torch_file
-from attnconv.foreign.unpickler import Budget, Name, StandIn, kind_of
+from attnconv.foreign.unpickler import Name, StandIn, kind_of
 from attnconv.shown import quoted
 from attnconv.weights import open_safetensors
 

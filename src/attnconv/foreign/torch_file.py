@@ -11,8 +11,9 @@ import zipfile
 from typing import Any, BinaryIO
 
 from attnconv import checks
+from attnconv.foreign.bounds import Budget, Part
 from attnconv.foreign.stored import Storage, Storages, count_of, storage
-from attnconv.foreign.unpickler import Budget, Part, Unpickler
+from attnconv.foreign.unpickler import Unpickler
 from attnconv.shown import quoted
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of the format before torch 1.6

@@ -9,15 +9,13 @@ import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-from attnconv import checks
+from attnconv.foreign.bounds import Budget, Part
 from attnconv.foreign.stored import DTYPES, STORAGES, Stored, count_of, stored
 
-EXTRA = 60_000_000  # bytes that may be taken besides the size of the file; 40 MB remain for memory that is not counted
-LINE = 1 << 16  # bytes of the longest line of text in a pickle
 # Most bytes of memory for an instruction that pushes a small object, and for any other.
 SMALL, LARGE = 56, 300
 PER_BYTE = 6  # of text or a number: the byte itself, and up to 4 for its letter
@@ -32,57 +30,6 @@ _SMALL = {
     *(pickle.BINGET, pickle.LONG_BINGET, pickle.GET, pickle.DUP, pickle.POP, pickle.APPEND, pickle.STOP),
     *(pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
 }
-
-
-class Budget:
-    """Bytes of memory that may still be taken for the contents of a file, its tensors' numbers excluded.
-
-    Args:
-        label: of the file, for the message.
-        size: of the file, in bytes.
-    """
-
-    def __init__(self, label: str, size: int) -> None:
-        self.label, self._left = label, size + EXTRA
-
-    def take(self, size: int) -> None:
-        """Take ``size`` bytes.
-
-        Raises:
-            InputError: fewer are left.
-        """
-        self._left -= size
-        if self._left < 0:
-            raise checks.InputError(f"{self.label} would take more memory than twice its size and 100 MB")
-
-
-class Part:
-    """The bytes from ``start`` to ``end`` of ``file``, which hold a pickle."""
-
-    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
-        self._file, self.at, self.end = file, start, end
-        file.seek(start)
-
-    def read(self, size: int) -> bytes:
-        """Return the next ``size`` bytes; EOFError, before memory is taken, if there are fewer."""
-        if not 0 <= size <= self.end - self.at:
-            raise EOFError(f"{size} bytes are announced where {self.end - self.at} are left")
-        self.at += size
-        return self._file.read(size)
-
-    def skip(self, size: int) -> None:
-        """Go past ``size`` bytes; EOFError if there are fewer."""
-        self.read(0 if size <= self.end - self.at else size)
-        self.at += size
-        self._file.seek(self.at)
-
-    def readline(self) -> bytes:
-        """Return the next line, its end included."""
-        line = self._file.readline(min(LINE, self.end - self.at))
-        if not line.endswith(b"\n"):
-            raise EOFError("a line without an end")
-        self.at += len(line)
-        return line
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +91,7 @@ class Unpickler(_Python):
 
     def __init__(self, part: Part, budget: Budget, storage: Callable[[tuple[Any, ...]], Any] | None = None) -> None:
         super().__init__(part, encoding="latin-1")  # files of Python 2; every byte is a letter
-        self._part, self._budget, self._storage = part, budget, storage
+        self._part, self.budget, self._storage = part, budget, storage
 
     def find_class(self, module: str, name: str) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return a dtype for a dtype or a class of storages, and the name of anything else."""
@@ -165,15 +112,11 @@ class Unpickler(_Python):
         made = known(self, *args)
         return StandIn(function, args) if made is NotImplemented else made
 
-    def charge_axes(self, made: Stored) -> None:
-        """Take the memory of its sizes and strides."""
-        self._budget.take(PER_AXIS * len(made.size))
-
     def _dict(self, given: Any = ()) -> dict[Any, Any]:
         """Return a dict of ``given``, a dict or pairs."""
         pairs = list(given.items()) if isinstance(given, dict) else given
         made: dict[Any, Any] = {}
-        self._budget.take(PER_ENTRY * len(pairs))
+        self.budget.take(PER_ENTRY * len(pairs))
         for key, value in pairs:
             put(made, key, value)
         return made
@@ -193,7 +136,7 @@ class Unpickler(_Python):
             self._part.skip(size)
             self.append(StandIn(Name("builtins", "str" if made is not bytes else "bytes")))
             return
-        self._budget.take(PER_BYTE * size)
+        self.budget.take(PER_BYTE * size)
         self.append(made(self._part.read(size)))
 
     def _text(self, format: str) -> None:
@@ -209,7 +152,7 @@ class Unpickler(_Python):
 
     def _line(self, encoding: str = "utf-8") -> str:
         line = self._part.readline()[:-1]
-        self._budget.take(PER_BYTE * len(line))
+        self.budget.take(PER_BYTE * len(line))
         return str(line, encoding)
 
     def _global(self) -> None:
@@ -257,7 +200,7 @@ class Unpickler(_Python):
         onto = onto.items if isinstance(onto, StandIn) else onto
         if type(onto) is not dict:
             raise ValueError("an entry for something that is no dict")
-        self._budget.take(PER_ENTRY * (len(items) // 2))
+        self.budget.take(PER_ENTRY * (len(items) // 2))
         for key, value in zip(items[::2], items[1::2], strict=True):
             put(onto, key, value)
 
@@ -304,7 +247,7 @@ def _tensor(
     if isinstance(metadata, dict) and any(metadata.get(key) for key in ("conj", "neg")):
         raise ValueError("a tensor's numbers are saved conjugated or negated")
     made = stored(on, offset, size, stride, dtype)
-    reader.charge_axes(made)
+    reader.budget.take(PER_AXIS * len(made.size))
     return made
 
 
@@ -415,7 +358,7 @@ def _int(line: str) -> int | bool:
 
 def _counted(instruction: Callable[[Any], None], cost: int) -> Callable[[Any], None]:
     def run(self: Unpickler) -> None:
-        self._budget.take(cost)
+        self.budget.take(cost)
         instruction(self)
 
     return run

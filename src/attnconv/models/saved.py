@@ -254,10 +254,8 @@ def checked_meta(meta: Any) -> dict[str, Any]:
     classes, channels = found["classes"], checks.integer("meta's 'channels'", found["channels"], at_least=1)
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise checks.InputTypeError(f"meta's 'classes' must be a list of names, got {classes!r}")
-    found["image_size"] = list(checks.per_axis("meta's 'image_size'", found["image_size"], 2, at_least=1))
+    found["image_size"] = list(checks.prepared_size("meta's 'image_size'", found["image_size"]))
     largest, most = max(found["image_size"]), checks.LARGEST_IMAGE
-    if largest > most:
-        raise checks.InputError(f"meta's 'image_size' must be at most {most} per side, got {largest}")
     found["resize_ratio"] = checks.number("meta's 'resize_ratio'", found["resize_ratio"])
     for name in ("mean", "std"):
         values = found[name]
@@ -287,12 +285,6 @@ def make(config: Mapping[str, Any]) -> nn.Module:
     for layer, size in config.get("feat_sizes", {}).items():
         tables[checks.one_of(f"layer in feat_sizes of {name}:", layer, tables)].resize_feat_size(tuple(size))
     return model
-
-
-def _sides(image_size: Any) -> list[int]:
-    """Return the sides among ``image_size``, which `make` checks."""
-    given = image_size if isinstance(image_size, (list, tuple)) else [image_size]
-    return [side for side in given if isinstance(side, int)]
 
 
 def _tables(model: nn.Module) -> dict[str, Attention]:
@@ -328,10 +320,8 @@ def build(
             raise checks.InputError(
                 f"{source}: numbers of a network's name and options are at most {LARGEST}, got {digits[:20]}"
             )
-    meta = config.get("meta")
     with checks.prefixed(source):
-        if largest := [side for side in _sides(config["image_size"]) if side > checks.LARGEST_IMAGE]:
-            raise checks.InputError(f"image_size must be at most {checks.LARGEST_IMAGE} per side, got {largest[0]}")
+        checks.prepared_size("image_size", config["image_size"])
     # Options with wrong types or values can raise anything.
     with (
         checks.prefixed(source),
@@ -350,7 +340,7 @@ def build(
     with torch.random.fork_rng(devices=[]):  # the initial weights are discarded
         model = make(config)
     model.load_state_dict(weights, assign=keep_dtype)
-    model.meta, model.provenance = meta, config.get("provenance")  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    model.meta, model.provenance = config.get("meta"), config.get("provenance")  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model.eval()  # pyright: ignore[reportReturnType]
 
 

@@ -27,6 +27,7 @@ def _option(default: Any, help_text: str) -> Any:
 YOUR_FOLDER = "FOLDER"  # in place of a data set's name: the user's own images
 YOUR_DATASET = "DATASET"  # likewise: those of a script
 YOUR_FILE = "FILE"  # likewise, of weights
+MOST_VALUES = 100_000  # of a YAML file
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -228,9 +229,23 @@ def yaml_value(text: str) -> Any:
     quick = re.search(r"\\u[dD][89a-fA-F]", text) is None
     loader = _with_numbers(getattr(yaml, "CSafeLoader", yaml.SafeLoader) if quick else yaml.SafeLoader)
     try:
-        return yaml.load(text, loader)
+        value = yaml.load(text, loader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+    if _written_out(value, {}) > MOST_VALUES:
+        raise ValueError(f"written out, its aliases repeat more than {MOST_VALUES:,} values")
+    return value
+
+
+def _written_out(value: Any, known: dict[int, float]) -> float:
+    """Return the number of values in ``value``, those of an alias each time; infinite if it holds itself."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(value)]
 
 
 def yaml_text(value: Any, **options: Any) -> str:

@@ -216,10 +216,9 @@ def scores_without_attention(model: nn.Module, loader: Loader, ranks: Ranks | No
     in percent of the images or pixels. ``ranks`` are those of `evaluate`.
     """
     change = LogitChange()
-    with evaluation_mode(model):
-        scores = evaluate(
-            WithoutAttention(model), loader, ranks=ranks, observe=lambda images, off: change.add(model(images), off)
-        )
+    scores = evaluate(
+        WithoutAttention(model), loader, ranks=ranks, observe=lambda images, off: change.add(model(images), off)
+    )
     if ranks is not None:
         change.sums = ranks.sum(change.sums)
     found = {name: getattr(scores, name) for name in ("top1", "top5", "miou") if getattr(scores, name) is not None}

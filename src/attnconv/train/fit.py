@@ -286,21 +286,22 @@ class Training:
             try:
                 load_weights(engine.bare, load_checkpoint(path), path, averaged=True)
             except checks.InputError as error:  # best.pt is gone or damaged; the run is complete without it
-                problem = f"the best network is not looked at: {error}"
-            problems = [text for text in engine.ranks.gather(problem) if text is not None]
-            if problems:
-                self.display.note(problems[0])
-                return {}
-            return {"attention_off": scores_without_attention(engine.bare, self.val_loader, engine.ranks)}
+                problem = str(error)
+            problem = next(filter(None, engine.ranks.gather(problem)), None)
+            if problem is None:
+                return {"attention_off": scores_without_attention(engine.bare, self.val_loader, engine.ranks)}
+        self.display.note(f"the best network is not looked at: {problem}")
+        return {}
 
 
 @contextlib.contextmanager
 def weights_restored(model: nn.Module) -> Iterator[None]:
     """Put the weights and buffers back at the end of the ``with`` block."""
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    before = {name: tensor.clone() for name, tensor in state.items()}
     try:
         yield
     finally:
         with torch.no_grad():
-            for name, tensor in model.state_dict().items():
+            for name, tensor in state.items():
                 tensor.copy_(before[name])

@@ -65,9 +65,9 @@ def find_lr(
     """Train ``engine``'s network on ``loader``'s batches with a learning rate that grows from ``low`` to ``high``.
 
     The steps are those of a run of ``config`` in one process, with the momentum of its first step and without its
-    average of the weights. The test stops early
-    if the loss is not finite or, smoothed, above four times its least. It takes more epochs if the batches run out.
-    Network and optimiser are of no use afterwards; torch's random generators are restored.
+    average of the weights. The test stops early if the loss is not finite or, smoothed, above four times its least. It
+    takes more epochs if the batches run out. Network and optimiser are of no use afterwards; torch's random generators
+    are restored.
 
     Raises:
         InputError: ``low`` and ``high`` are not positive and in this order, there are fewer than 10 steps, or the loss
