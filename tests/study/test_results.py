@@ -46,9 +46,12 @@ def test_the_means_of_imagewoof_stand_on_the_page():
     tops = {"xresnet50": {}, "ssa_xresnet50": {}}
     for name in ROW:
         for record in _done(name):
+            assert record["seed"] not in tops[record["arm"]]
             tops[record["arm"]][record["seed"]] = record["top1"]
+    assert tops["xresnet50"].keys() == tops["ssa_xresnet50"].keys()
     plain, attended = (sum(scores.values()) / len(scores) for scores in tops.values())
     differences = [tops["ssa_xresnet50"][seed] - top1 for seed, top1 in sorted(tops["xresnet50"].items())]
+    assert min(differences) > 0
     words = " ".join(PAGE.split())
     count = ("three", "four", "five")[len(differences) - 3]
     assert f"they are {plain:.2f} and {attended:.2f}, of {count} runs each" in words
