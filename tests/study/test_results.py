@@ -54,7 +54,7 @@ def test_the_means_of_imagewoof_stand_on_the_page():
     assert min(differences) > 0
     words = " ".join(PAGE.split())
     count = ("three", "four", "five")[len(differences) - 3]
-    assert f"they are {plain:.2f} and {attended:.2f}, of {count} runs each" in words
+    assert f"Here they are {plain:.2f} and {attended:.2f}, of {count} runs each" in words
     *first, last = [f"{difference:.1f}" for difference in differences]
     assert f"in all {count} pairs, by {', '.join(first)} and {last} points" in words
 
