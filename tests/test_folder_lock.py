@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+from test_regular_file import deadline  # noqa: F401
 from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 from attnconv import files
@@ -89,6 +90,9 @@ def test_without_locks_nothing_is_locked(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a FIFO")
+@pytest.mark.usefixtures("deadline")
 def test_a_fifo_in_place_of_a_folder_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "run")
     assert not is_locked(tmp_path / "run")
+    with pytest.raises(NotADirectoryError), locked(tmp_path / "run"):
+        pass

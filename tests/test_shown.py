@@ -83,10 +83,15 @@ def test_no_name_is_markup_of_a_card(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "escaped"), [("www.a.example", r"www\.a.example"), ("see http://a.example/b", r"see http\://a.example/b")]
+    ("name", "escaped"),
+    [
+        ("www.a.example", r"www\.a.example"),
+        ("WWW.a.example", r"WWW\.a.example"),
+        ("see http://a.example/b", r"see http\://a.example/b"),
+    ],
 )
-def test_no_name_becomes_a_link(name, escaped):
-    """As cmark-gfm has it, which GitHub uses: it looks for www. and :// and finds neither behind a backslash."""
+def test_what_begins_a_web_address_is_escaped(name, escaped):
+    """cmark-gfm, which GitHub uses, looks for www. and :// and finds neither behind a backslash."""
     assert shown_markdown(name) == escaped
 
 

@@ -1,12 +1,13 @@
 """Small folders of images, and the real data where ATTNCONV_TEST_DATA names it."""
 
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 
 def write_images(folder: Path, count: int, *, first: int = 0) -> None:
@@ -27,6 +28,18 @@ def image_folder(tmp_path):
     write_images(folder / "val" / "dog", 3, first=300)
     write_images(folder / "val" / "newt", 2, first=400)
     return folder
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """A program of that name on the path; the file that it leaves behind when it is started."""
+    program, mark = tmp_path / "bin" / "gs", tmp_path / "started"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch '{mark}'\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # what Pillow found before
+    return mark
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Files whose bytes ask for another decoder than those of the formats that are listed: none is started."""
 
-import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from data.conftest import write_images
-from PIL import EpsImagePlugin, Image
+from PIL import Image
 
 from attnconv.checks import InputError
 from attnconv.data import decode_image, load_data
@@ -73,18 +72,6 @@ def test_the_content_chooses_among_those_that_are_listed(tmp_path, suffix):
         found = decode_image(tmp_path / f"x{suffix}", 3).float()
         expected = torch.from_numpy(np.array(PICTURE)).permute(2, 0, 1).float()
         assert (found - expected).abs().mean() < (60 if kind in ("JPEG", "GIF", "AVIF") else 0.01), kind
-
-
-@pytest.fixture
-def ghostscript(tmp_path, monkeypatch):
-    """A program of that name on the path; the file that it leaves behind when it is started."""
-    program, mark = tmp_path / "bin" / "gs", tmp_path / "started"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\ntouch '{mark}'\n")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # what Pillow found before
-    return mark
 
 
 def test_this_ghostscript_would_be_started(tmp_path, ghostscript):

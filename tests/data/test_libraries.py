@@ -185,7 +185,7 @@ def test_a_row_may_name_a_regular_file_only(library, tmp_path, make, what):
         found[0]
 
 
-def test_an_image_that_would_start_a_program_is_not_opened(library, tmp_path):
+def test_an_image_that_would_start_a_program_is_not_opened(library, tmp_path, ghostscript):
     content = io.BytesIO()
     picture(0).save(content, "EPS")
     kind = library.Features({"image": library.Image(), "label": library.ClassLabel(names=["cat"])})
@@ -200,6 +200,7 @@ def test_an_image_that_would_start_a_program_is_not_opened(library, tmp_path):
         InputError, match="cannot read image 0 of the training images of 'saved': cannot identify image"
     ):
         load_data(str(tmp_path / "saved"))
+    assert not ghostscript.exists()
 
 
 def encoded(number, form):
@@ -217,13 +218,13 @@ def saved_with(library, folder, column, kind, value):
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_images_of_other_columns_are_not_opened(library, tmp_path, nested):
-    """Pillow starts Ghostscript for these, or says that it is missing."""
+def test_images_of_other_columns_are_not_opened(library, tmp_path, nested, ghostscript):
     kind, value = library.Image(), encoded(0, "EPS")
     saved_with(library, tmp_path / "saved", "thumb", {"a": kind} if nested else kind, {"a": value} if nested else value)
     data = load_data(str(tmp_path / "saved"), image_size=16)
     train, _ = data.loaders(batch_size=2, seed=0, device=CPU, workers=0)
     assert next(train.epoch(0)).images.shape == (2, 3, 16, 16)
+    assert not ghostscript.exists()
 
 
 def test_images_within_a_column_are_no_images(library, tmp_path):

@@ -9,9 +9,12 @@ import pytest
 import torch
 from recipes import saved_networks
 from recipes.saved_networks import spoilt_hub, spoilt_onnx, spoilt_program, spoilt_run
+from torch import nn
 
+from attnconv import networks
 from attnconv.checks import InputError
 from attnconv.data import load as load_module
+from attnconv.models import create_model, register_model
 from attnconv.models import saved as saved_module
 from attnconv.recipes import load_trained
 from attnconv.recipes import trained as trained_module
@@ -180,13 +183,17 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(saved, tmp_path, door, 
     refused(DOORS[door](saved, tmp_path, config=config, meta=meta), message)
 
 
-def test_a_table_that_is_made_small_again_is_refused_too(saved, tmp_path, on_the_meta_device_alone):
+def test_a_network_that_is_made_small_again_is_refused_too(saved, tmp_path, on_the_meta_device_alone, monkeypatch):
     """The weights fit, but on the way to them the network would have taken terabytes."""
-    path = spoilt_hub(saved, tmp_path, config={"image_size": [10**12, 8], "feat_sizes": {"layer2.0": [4, 4]}})
-    refused(path, "image_size must be at most 4096 per side, got 1000000000000")
-    sizes = {"layer2.0": [4, 4], "layer3.0": [2, 2]}
-    path = spoilt_hub(saved, tmp_path / "more", config={"image_size": [10**12, 8], "feat_sizes": sizes})
-    refused(path, "image_size must be at most 4096 per side, got 1000000000000")
+
+    def made_small_again(num_classes, in_channels=1, image_size=(8, 8)):
+        nn.Linear(10**6, 10**6)
+        return create_model("aa_convnet3", num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+
+    monkeypatch.setattr(networks, "REGISTERED", dict(networks.REGISTERED))
+    register_model("made_small_again", made_small_again)
+    path = spoilt_hub(saved, tmp_path, config={"model": "made_small_again", "model_options": {}})
+    refused(path, "building this made_small_again takes far more memory than its weights do$")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process's memory from /proc")

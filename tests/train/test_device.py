@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 import torch
+from train.toy import MemoryLoader, toy_config, toy_net, val_loader
 
 import attnconv
 from attnconv.checks import InputError
@@ -16,6 +17,7 @@ from attnconv.train.device import (
     precision_note,
     provenance,
 )
+from attnconv.train.fit import fit
 
 
 @pytest.fixture
@@ -60,19 +62,34 @@ def test_fp16_needs_cuda():
 
 
 @pytest.mark.parametrize(
-    ("supported", "precision", "device", "told"),
+    ("supported", "onednn", "precision", "device", "told"),
     [
-        (False, "bf16", "cpu", True),
-        (True, "bf16", "cpu", False),
-        (False, "fp32", "cpu", False),
-        (False, "bf16", "cuda", False),
+        (False, True, "bf16", "cpu", True),
+        (True, True, "bf16", "cpu", False),
+        (False, False, "bf16", "cpu", False),
+        (False, True, "fp32", "cpu", False),
+        (False, True, "bf16", "cuda", False),
     ],
 )
-def test_a_cpu_without_bfloat16_is_told(supported, precision, device, told, monkeypatch):
-    assert torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+def test_a_cpu_without_bfloat16_is_told(supported, onednn, precision, device, told, monkeypatch):
+    cpu_of(monkeypatch, supported, onednn)
     assert (precision_note(precision, torch.device(device)) is not None) is told
+
+
+def cpu_of(monkeypatch, supported, onednn=True):
+    if torch.backends.mkldnn.is_available():
+        assert torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported, raising=False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_a_run_on_a_cpu_without_bfloat16_says_so(supported, tmp_path, monkeypatch, capsys):
+    cpu_of(monkeypatch, supported)
+    config = toy_config(epochs=1, precision="bf16")
+    fit(toy_net(), MemoryLoader(), val_loader(), config=config, out=tmp_path, meta={})
+    shown = " ".join("".join(capsys.readouterr()).split())
+    assert ("this CPU has no instructions for precision bf16" in shown) is not supported
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
