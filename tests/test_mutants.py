@@ -6,7 +6,7 @@ That tests notice them takes minutes: python tests/mutants/run.py
 from pathlib import Path
 
 import pytest
-from mutants.run import changed, mutants
+from mutants.run import changed, mutants, row
 
 import attnconv
 
@@ -20,6 +20,12 @@ def test_a_change_can_be_made(mutant):
     for test in mutant["tests"]:
         file, _, name = test.partition("::")
         assert f"def {name}" in (TESTS / file).read_text()
+
+
+def test_the_page_has_these_changes():
+    page = (TESTS / "mutants.md").read_text(encoding="utf-8").splitlines()
+    begun = [line.rpartition(" `")[0] for line in page if line.endswith("` |")]
+    assert sorted(begun) == sorted(map(row, mutants()))
 
 
 def test_a_change_whose_place_has_gone_is_named():

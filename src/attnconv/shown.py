@@ -21,10 +21,10 @@ def shown_html(text: object) -> str:
 
 
 def shown_markdown(text: object) -> str:
-    """Return ``shown`` text as Markdown within a line; text without markup characters is unchanged."""
+    """Return ``shown`` text as Markdown within a line, without links but those of mail addresses."""
     text = re.sub(r"([\\`*<>\[\]|~$&])", r"\\\1", shown(text))
     text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
-    return re.sub(r"(?i)(?<=www)(?=\.)|(?=://)", r"\\", text)  # which GitHub would make a link
+    return re.sub(r"(?i)(?<=www)(?=\.)|(?=://)", r"\\", text)  # which GitHub would make links
 
 
 def code_span(text: object) -> str:

@@ -134,6 +134,10 @@ def without_tables(state):
     [
         (PLAIN, "xresnet18", with_1x1, "fastai 1's basic blocks begin with a 1x1 convolution, those here with a 3x3"),
         (WIDE, "seed_aa_wide_resnet10_1", without_tables, "the program saved no position tables before 11 May 2019"),
+        (
+            *(WIDE, "seed_aa_wide_resnet16_1", without_tables),
+            "it looks like seed_aa_wide_resnet10_1; the program saved no position tables before 11 May 2019",
+        ),
     ],
 )
 def test_versions_that_differ_are_told(file, name, change, reason):

@@ -175,6 +175,27 @@ def test_a_jpeg_of_several_scans_is_not_read_above_the_limit(tmp_path, progressi
         decode_image(tmp_path / "a.jpg", 3)
 
 
+def test_a_byte_that_fills_the_space_before_a_marker(tmp_path, low_limit):
+    wide(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content.replace(b"\xff\xc0", b"\xff\xff\xc0", 1))
+    assert decode_image(tmp_path / "a.jpg", 3).shape == (3, 24, 40)
+
+
+def test_such_a_byte_hides_no_scans(tmp_path, low_limit):
+    """Taken for a marker, it has a length, which leads to the header of another image."""
+    wide(tmp_path / "a.jpg", progressive=True)
+    content = (tmp_path / "a.jpg").read_bytes()
+    frame = content.index(b"\xff\xc2")
+    end = frame + 2 + int.from_bytes(content[frame + 2 : frame + 4], "big")
+    fake = bytes.fromhex("ffc0000b080001000101011100 ffda0008010100003f00")
+    zeros = bytes(frame + 2 + 0xC200 - (end + 5))
+    segment = b"\xff\xef" + (2 + len(zeros + fake)).to_bytes(2, "big") + zeros + fake
+    (tmp_path / "a.jpg").write_bytes(content[:frame] + b"\xff" + content[frame:end] + segment + content[end:])
+    with pytest.raises(InputError, match="it has more than 134,217,728 pixels in several scans"):
+        decode_image(tmp_path / "a.jpg", 3)
+
+
 def test_a_reduced_jpeg_is_turned_upright(tmp_path, low_limit):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -187,7 +208,7 @@ def test_a_reduced_jpeg_is_turned_upright(tmp_path, low_limit):
 @pytest.mark.parametrize("name", ["a.png", "a.gif", "a.tiff"])
 def test_other_files_above_the_limit_are_refused(tmp_path, low_limit, name):
     wide(tmp_path / name)
-    line = "it has more than 134,217,728 pixels; make it smaller, or a JPEG file, which is read at a reduced size"
+    line = "it has more than 134,217,728 pixels; make it smaller, or a baseline JPEG file, read at a reduced size"
     with pytest.raises(InputError, match=f"^cannot decode image .*{name}: {line}$"):
         decode_image(tmp_path / name, 3)
 

@@ -235,6 +235,23 @@ def test_images_within_a_column_are_no_images(library, tmp_path):
         load_data(str(tmp_path / "saved"))
 
 
+@pytest.mark.parametrize("image", ["image", "label"])
+def test_images_are_no_labels(library, tmp_path, ghostscript, image):
+    """Those of "label" would be opened in every format; the second case has no other column."""
+    features = library.Features({name: library.Image() for name in {image, "label"}})
+    part = library.Dataset.from_dict({name: [encoded(0, "EPS")] for name in features}, features=features)
+    library.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(InputError, match="must have a column of images and one called 'label'; it has "):
+        load_data(str(tmp_path / "saved"))
+    assert not ghostscript.exists()
+
+
+def test_a_link_to_nothing_beside_a_saved_folder_is_passed_over(library, tmp_path):
+    saved_with(library, tmp_path / "saved", "note", library.Value("string"), "a")
+    (tmp_path / "saved" / ".#lock").symlink_to(tmp_path / "gone")
+    assert load_data(str(tmp_path / "saved")).classes == ("cat",)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a FIFO")
 def test_a_fifo_in_a_saved_folder_is_not_waited_for(library, tmp_path):
     saved_with(library, tmp_path / "saved", "note", library.Value("string"), "a")
@@ -245,6 +262,7 @@ def test_a_fifo_in_a_saved_folder_is_not_waited_for(library, tmp_path):
         load_data(str(tmp_path / "saved"))
 
 
-def test_a_set_that_unpickles_a_file_is_left_out(tmp_path):
-    with pytest.raises(InputError, match="unknown data set of torchvision 'LSUN'"):
-        load_data("torchvision:LSUN", data_dir=tmp_path)
+@pytest.mark.parametrize("name", [name for name in torchvision.datasets.__all__ if name.startswith("LSUN")])
+def test_a_set_that_unpickles_a_file_is_left_out(tmp_path, name):
+    with pytest.raises(InputError, match=f"unknown data set of torchvision '{name}'"):
+        load_data(f"torchvision:{name}", data_dir=tmp_path)

@@ -419,3 +419,10 @@ def test_options_that_are_no_plain_values(tmp_path):
     with pytest.raises(checks.InputError, match=r"meta\['mean'\] must hold plain values .*, got <object"):
         model.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_network_of_larger_images_than_are_read_is_not_saved(tmp_path):
+    model = create_model("convnet3", num_classes=2, image_size=8192)
+    with pytest.raises(checks.InputError, match=r"image_size must be at most 4096 per side, got 8192$"):
+        model.save_pretrained(tmp_path / "net")
+    assert not (tmp_path / "net").exists()

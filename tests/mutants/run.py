@@ -38,6 +38,13 @@ def changed(text: str, mutant: dict[str, Any]) -> str:
     return text.replace(mutant["old"], mutant["new"])
 
 
+def row(mutant: dict[str, Any]) -> str:
+    """The row of ``mutant`` in mutants.md, without its last cell."""
+    cells = (mutant["name"], mutant["file"], f"`{mutant['old']}`", f"`{mutant['new']}`")
+    cells = ("*" * mutant["named"], *(" ".join(cell.replace("|", "\\|").split()) for cell in cells))
+    return f"| {' | '.join(cells)} |"
+
+
 class FirstFailure:
     """A plugin of pytest that keeps the name of the first test that failed."""
 
@@ -117,9 +124,7 @@ def main(words: list[str]) -> int:
         for one in chosen:
             test = noticed_by(source, one)
             survivors += not test
-            cells = (one["name"], one["file"], f"`{one['old']}`", f"`{one['new']}`", f"`{test}`" if test else SURVIVED)
-            cells = ("*" * one["named"], *(" ".join(cell.replace("|", "\\|").split()) for cell in cells))
-            print(f"| {' | '.join(cells)} |", flush=True)
+            print(f"{row(one)} {f'`{test}`' if test else SURVIVED} |", flush=True)
             print(f"{one['name']}: {test or SURVIVED}", file=sys.stderr, flush=True)
     return 1 if survivors else 0
 

@@ -33,6 +33,12 @@ def test_what_is_saved_is_loaded(path):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), toy_net().parameters(), strict=True))
 
 
+def test_a_long_text_is_loaded(path):
+    meta = {"notes": "x" * 70_000}
+    save_checkpoint(path, state_of(toy_net(), meta=meta))
+    assert load_checkpoint(path)["meta"] == meta
+
+
 def fail(*args):
     raise OSError(errno.EIO, "Input/output error")
 

@@ -207,7 +207,7 @@ def test_image_sizes(given, kept, written):
         ([48, 9.5], r"image_size must be int, got \[48, 9.5\]"),
         (True, r"image_size must be int, got True"),
         ([48, 0], r"image_size must be at least 1, got 0"),
-        ("5000x20", r"image_size must be at most 4096, got 5000"),
+        ("5000x20", r"image_size must be at most 4096 per side, got 5000"),
     ],
 )
 def test_image_sizes_that_are_none(size, message):
@@ -246,7 +246,23 @@ def test_names_of_data_leave_the_machine_and_folders_do_not(tmp_path, monkeypatc
     ["a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30)), "a: &a [*a]\n"],
 )
 def test_aliases_that_grow_without_end_are_refused(text):
-    with pytest.raises(ValueError, match="written out, its aliases repeat more than 100,000 values"):
+    with pytest.raises(ValueError, match=r"^it holds itself or, with those of its aliases, more than 100,000 values$"):
+        yaml_value(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a {x: 1}\nb: {<<: [*a, *a]}\n", "<< takes one alias, got something else in line 2"),
+        (
+            "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: *a{n - 1}, x{n}: 1}}\n" for n in range(1, 500)),
+            "its << copy more than 100,000 values",
+        ),
+        (f"a: {'[' * 3000}{']' * 3000}\n", "it is nested too deeply"),
+    ],
+)
+def test_merged_and_nested_values_are_bounded(text, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         yaml_value(text)
 
 

@@ -27,9 +27,9 @@ def import_(
 ) -> None:
     """Convert a checkpoint of 2019 or of fastai to a network of this library, a folder that the other commands read.
 
-    It reads Attention-Augmented-Conv2d's Wide_ResNet and the XResNets of SimpleSelfAttention and fastai 2, saved
-    as state dicts, as training checkpoints or as whole modules. No code in the file runs. Mean, standard deviation and
-    image size default to those of the program that wrote the file.
+    It reads Attention-Augmented-Conv2d's Wide_ResNet and the XResNets of SimpleSelfAttention, of fastai 2 and, from
+    xresnet50 on, of fastai 1.0.52, saved as state dicts, as training checkpoints or as whole modules. No code in the
+    file runs. Mean, standard deviation and image size default to those of the program that wrote the file.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ def load_checkpoint(
         )
     alike = "" if theirs.name in (name, None) else f"; it looks like {theirs.name}"
     if theirs.differs is not None:
-        alike = f"; {theirs.differs}"
+        alike += f"; {theirs.differs}"
     if not re.fullmatch(theirs.pattern, name):
         raise checks.InputError(
             f"{label} does not hold the weights of {name}: its tensors are named as those of {theirs.family}{alike}"

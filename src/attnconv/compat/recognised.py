@@ -96,7 +96,7 @@ def _wide_resnet(shapes: Shapes) -> Recognised | None:
         image_size=None if rows is None else (rows + 1) // 2,
         names={name: _renamed(name, WIDE_RESNET) for name in shapes},
         options={"head_layout": "legacy"},
-        differs=None if rows is not None else "the program saved no position tables before 11 May 2019",
+        differs=None if "conv1.key_rel_h" in shapes else "the program saved no position tables before 11 May 2019",
     )
 
 

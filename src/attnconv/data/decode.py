@@ -35,10 +35,10 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_TEXTS = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}  # chunks beside the pixels, of which Pillow reads a megabyte at most
 MAX_BYTES = 2**30  # of a file: those of MAX_PIXELS in four colours of 16 bits
 
-# An image of more pixels is read at a half, a quarter or an eighth of its size if it is a JPEG file, else refused: as
-# uint8 in three colours it takes 400 MB in each process that decodes.
+# An image of more pixels is read at a half, a quarter or an eighth of its size if it is a JPEG file of one scan, else
+# refused: as uint8 in three colours it takes 400 MB in each process that decodes.
 MAX_PIXELS = 2**27
-TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels; make it smaller, or a JPEG file, which is read at a reduced size"
+TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels; make it smaller, or a baseline JPEG file, read at a reduced size"
 TOO_LARGE_SCANS = f"it has more than {MAX_PIXELS:,} pixels in several scans; make it smaller, or a baseline JPEG file"
 ORIENTATION = 0x0112  # of EXIF: rows and columns are exchanged from 5 on, and then these axes of (C, H, W) flipped
 FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
@@ -107,10 +107,18 @@ def _decode(data: np.ndarray, channels: int) -> Tensor:
 
 
 def _in_one_scan(data: np.ndarray) -> bool:
-    """True if the first scan of a JPEG file has all components, so that it is decoded without holding it whole."""
+    """True if the first scan of a JPEG file has all components, so that it is decoded without holding it whole.
+
+    Bytes that libjpeg would search for the next marker give False.
+    """
     at, components = 2, 0
     while at + 10 <= len(data) and data[at] == 0xFF:
         mark, length = int(data[at + 1]), 256 * int(data[at + 2]) + int(data[at + 3])
+        if mark == 0xFF:  # fills the space before a marker
+            at += 1
+            continue
+        if mark < 0xC0 or 0xD0 <= mark <= 0xD9:  # no marker, or one without a length
+            return False
         if mark in (0xC0, 0xC1):  # frames of sequential DCT; others, such as progressive ones, need several scans
             components = int(data[at + 9])
         if mark == 0xDA:

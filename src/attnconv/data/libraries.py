@@ -13,14 +13,14 @@ from attnconv.data.folder import TRAIN, VALIDATION
 
 TORCHVISION, HUGGING_FACE = "torchvision:", "hf:"
 TRAINING_SPLITS = (*TRAIN, "trainval")
-UNPICKLES = ("LSUN",)  # a file beside its images
+UNPICKLES = "LSUN"  # a file beside its images; so does LSUNClass
 Loaded = tuple[Any, Any, list[str] | None]  # training images, validation images or None, names of the classes
 
 
 def torchvision_names() -> list[str]:
     """Return the names of torchvision's data sets."""
     datasets = checks.require("torchvision.datasets", extra="train")
-    kinds = {name: getattr(datasets, name, None) for name in datasets.__all__ if name not in UNPICKLES}
+    kinds = {name: getattr(datasets, name, None) for name in datasets.__all__ if not name.startswith(UNPICKLES)}
     return [name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, datasets.VisionDataset)]
 
 
@@ -103,7 +103,7 @@ def load_hugging_face(name_or_folder: str, data_dir: Path | None, *, saved: bool
     # No network, no such name, several configurations: each raises something else.
     with checks.explained(f"cannot load hf:{name_or_folder}"), contextlib.redirect_stdout(sys.stderr):
         for path in Path(name_or_folder).rglob("*"):  # none for a name of the Hub
-            if not path.is_dir():
+            if path.exists() and not path.is_dir():
                 files.require(path)
         if saved:
             found = library.load_from_disk(name_or_folder)
@@ -147,7 +147,8 @@ def _columns(features: Any, library: Any, name: str) -> tuple[str, str]:
         if column in features and column not in images and not _holds_media(features[column])
     ]
     classes = [column for column, kind in features.items() if isinstance(kind, library.ClassLabel)]
-    labels = [column for column in ("label", "labels") if column in features] or classes
+    labels = [column for column in ("label", "labels") if column in features and not _holds_media(features[column])]
+    labels = labels or classes
     if not images or not labels or (len(labels) > 1 and labels == classes):
         raise checks.InputError(
             f"hf:{name} must have a column of images and one called 'label'; it has {', '.join(features)}: make a "

@@ -111,7 +111,7 @@ def load_data(
         InputError: the name or the layout is unknown, the set cannot be read or downloaded, or a number is out of its
             range.
     """
-    size = None if image_size is None else checks.rows_columns("image_size", image_size)
+    size = None if image_size is None else checks.prepared_size("image_size", image_size)
     if train_subset is not None:
         checks.integer("train_subset", train_subset, at_least=1)
     options = FileOptions(

@@ -6,6 +6,7 @@ from attnconv import checks
 
 EXTRA = 60_000_000  # bytes that may be taken besides the size of the file; 40 MB remain for memory that is not counted
 LINE = 1 << 16  # bytes of the longest line of text in a pickle
+LONGEST = 1 << 16  # bytes of text, or others, that are read; longer ones, such as the numbers of arrays, are skipped
 
 
 class Budget:
@@ -14,10 +15,11 @@ class Budget:
     Args:
         label: of the file, for the message.
         size: of the file, in bytes.
+        longest: bytes of text, or others, that are read; longer ones are skipped.
     """
 
-    def __init__(self, label: str, size: int) -> None:
-        self.label, self._left = label, size + EXTRA
+    def __init__(self, label: str, size: int, longest: int = LONGEST) -> None:
+        self.label, self.longest, self._left = label, longest, size + EXTRA
 
     def take(self, size: int) -> None:
         """Take ``size`` bytes.

@@ -233,7 +233,7 @@ def read_plain(path: Path) -> Any:
         InputError: as `read_state_dict`, or it holds other objects.
     """
     with _opened(path) as (file, size):
-        budget = Budget(str(path), size)
+        budget = Budget(str(path), size, longest=size)
         value, storages = read_torch_file(file, size, budget)
         return _plain(value, storages, budget, 0)
 

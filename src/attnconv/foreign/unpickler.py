@@ -22,7 +22,6 @@ PER_BYTE = 6  # of text or a number: the byte itself, and up to 4 for its letter
 PER_ENTRY = 150  # of a dict
 PER_AXIS = 16  # of a tensor, in its size and its stride
 LONGEST_INT = 255  # bytes
-LONGEST = 1 << 16  # bytes of text, or others, that are read; longer ones, such as the numbers of arrays, are skipped
 LARGEST_KEY = 1 << 60  # numbers that differ by a multiple of 2**61 - 1 have the same hash
 KEYS = (str, int, float, bool, type(None), bytes)  # with quick hashes
 _SMALL = {
@@ -132,7 +131,7 @@ class Unpickler(_Python):
 
     def _bytes(self, format: str, made: Callable[[bytes], Any] = bytes) -> None:
         size = self._size(format)
-        if size > LONGEST:
+        if size > self.budget.longest:
             self._part.skip(size)
             self.append(StandIn(Name("builtins", "str" if made is not bytes else "bytes")))
             return

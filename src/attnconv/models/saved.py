@@ -273,7 +273,8 @@ def checked_meta(meta: Any) -> dict[str, Any]:
 
 
 def make(config: Mapping[str, Any]) -> nn.Module:
-    """Return a new network of ``config``; raise InputError as `create_model`, or if a resized layer is missing."""
+    """Return a new network of ``config``; raise InputError as `create_model`, of a size above the largest one too."""
+    checks.prepared_size("image_size", config["image_size"])
     name, outputs, pool = config["model"], config["num_classes"], config.get("global_pool", "avg")
     settings = {key: config[key] for key in ("in_channels", "image_size", "attention", "options")}
     model, _ = build_model(name, num_classes=1 if outputs == 0 else outputs, **settings)
@@ -320,8 +321,6 @@ def build(
             raise checks.InputError(
                 f"{source}: numbers of a network's name and options are at most {LARGEST}, got {digits[:20]}"
             )
-    with checks.prefixed(source):
-        checks.prepared_size("image_size", config["image_size"])
     # Options with wrong types or values can raise anything.
     with (
         checks.prefixed(source),

@@ -186,8 +186,7 @@ def image_size_of(value: Any) -> int | tuple[int, int] | None:
     if any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
         raise checks.InputTypeError(f"image_size must be int, got {value!r}; rows and columns are written 128x192")
     for side in sides:
-        if checks.integer("image_size", side, at_least=1) > checks.LARGEST_IMAGE:
-            raise checks.InputError(f"image_size must be at most {checks.LARGEST_IMAGE}, got {side}")
+        checks.prepared_size("image_size", checks.integer("image_size", side, at_least=1))
     return sides[0] if len(set(sides)) == 1 else (sides[0], sides[1])
 
 
@@ -230,10 +229,12 @@ def yaml_value(text: str) -> Any:
     loader = _with_numbers(getattr(yaml, "CSafeLoader", yaml.SafeLoader) if quick else yaml.SafeLoader)
     try:
         value = yaml.load(text, loader)
+        if _written_out(value, {}) > MOST_VALUES:
+            raise ValueError(f"it holds itself or, with those of its aliases, more than {MOST_VALUES:,} values")
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
-    if _written_out(value, {}) > MOST_VALUES:
-        raise ValueError(f"written out, its aliases repeat more than {MOST_VALUES:,} values")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     return value
 
 
@@ -273,6 +274,18 @@ def _with_numbers(base: Any) -> Any:
                 if key.value in names[:number]:
                     raise yaml.YAMLError(f"{key.value!r} stands twice in line {line}")
             return super().construct_mapping(node, deep)
+
+        merged = 0
+
+        def flatten_mapping(self, node: Any) -> None:
+            """Bound what << copies, of which the copies of copies would grow without end."""
+            for key, value in node.value:
+                if key.tag == "tag:yaml.org,2002:merge" and not isinstance(value, yaml.MappingNode):
+                    raise yaml.YAMLError(f"<< takes one alias, got something else in line {key.start_mark.line + 1}")
+            super().flatten_mapping(node)
+            self.merged += len(node.value)
+            if self.merged > MOST_VALUES:
+                raise yaml.YAMLError(f"its << copy more than {MOST_VALUES:,} values")
 
     WithNumbers.yaml_implicit_resolvers = {
         first: [(tag, form) for tag, form in known if tag not in of_1_1]
