@@ -258,12 +258,23 @@ def test_aliases_that_grow_without_end_are_refused(text):
             "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: *a{n - 1}, x{n}: 1}}\n" for n in range(1, 500)),
             "its << copy more than 100,000 values",
         ),
-        (f"a: {'[' * 3000}{']' * 3000}\n", "it is nested too deeply"),
+        (f"a: {'[' * 100}{']' * 100}\n", "lists and names are nested more than 100 deep, in line 1$"),
+        ("\n" + "- " * 1_000_000, "lists and names are nested more than 100 deep, in line 2$"),
+        (
+            "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: *a{n - 1}}}\n" for n in range(1, 2000)) + "<<: *a1999\n",
+            "its aliases are nested too deeply$",
+        ),
+        ("".join(f"x{n}: 1\n" for n in range(100_001)), "it holds itself or, with those of its aliases, more than"),
     ],
 )
 def test_merged_and_nested_values_are_bounded(text, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         yaml_value(text)
+
+
+def test_values_within_the_bounds():
+    assert yaml_value("[" * 100 + "]" * 100)
+    assert yaml_value("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
 
 
 def test_aliases_of_usual_size():

@@ -109,7 +109,7 @@ def _decode(data: np.ndarray, channels: int) -> Tensor:
 def _in_one_scan(data: np.ndarray) -> bool:
     """True if the first scan of a JPEG file has all components, so that it is decoded without holding it whole.
 
-    Bytes that libjpeg would search for the next marker give False.
+    False, too, if bytes stand between two segments, where libjpeg would search for the next one.
     """
     at, components = 2, 0
     while at + 10 <= len(data) and data[at] == 0xFF:

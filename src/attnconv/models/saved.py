@@ -273,7 +273,9 @@ def checked_meta(meta: Any) -> dict[str, Any]:
 
 
 def make(config: Mapping[str, Any]) -> nn.Module:
-    """Return a new network of ``config``; raise InputError as `create_model`, of a size above the largest one too."""
+    """Return a new network of ``config``; raise InputError as `create_model`, for too large images, or a layer
+    of ``feat_sizes`` that it lacks.
+    """
     checks.prepared_size("image_size", config["image_size"])
     name, outputs, pool = config["model"], config["num_classes"], config.get("global_pool", "avg")
     settings = {key: config[key] for key in ("in_channels", "image_size", "attention", "options")}

@@ -28,6 +28,7 @@ YOUR_FOLDER = "FOLDER"  # in place of a data set's name: the user's own images
 YOUR_DATASET = "DATASET"  # likewise: those of a script
 YOUR_FILE = "FILE"  # likewise, of weights
 MOST_VALUES = 100_000  # of a YAML file
+DEEPEST = 100  # lists and names around a value of a YAML file
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -228,14 +229,31 @@ def yaml_value(text: str) -> Any:
     quick = re.search(r"\\u[dD][89a-fA-F]", text) is None
     loader = _with_numbers(getattr(yaml, "CSafeLoader", yaml.SafeLoader) if quick else yaml.SafeLoader)
     try:
+        _require_shallow(text, loader)
         value = yaml.load(text, loader)
         if _written_out(value, {}) > MOST_VALUES:
             raise ValueError(f"it holds itself or, with those of its aliases, more than {MOST_VALUES:,} values")
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    except RecursionError:  # by a chain of aliases
+        raise ValueError("its aliases are nested too deeply") from None
     return value
+
+
+def _require_shallow(text: str, loader: Any) -> None:
+    """Raise ValueError if ``text`` is nested so deeply that libyaml, which composes it by recursion, might crash."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEEPEST:
+            raise ValueError(
+                f"lists and names are nested more than {DEEPEST} deep, in line {event.start_mark.line + 1}"
+            )
 
 
 def _written_out(value: Any, known: dict[int, float]) -> float:
@@ -264,27 +282,29 @@ def _with_numbers(base: Any) -> Any:
     of_1_1 = integer, real, _ = [f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")]
 
     class WithNumbers(base):
+        copied = 0  # names, by <<
+
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
             """Refuse a name that stands twice: the second would silently take the place of the first."""
-            names = [key.value for key, _ in node.value]
-            for number, (key, _) in enumerate(node.value):
+            names: set[str] = set()
+            for key, _ in node.value:
                 line = key.start_mark.line + 1
                 if not isinstance(key, yaml.ScalarNode):
                     raise yaml.YAMLError(f"a name must be one word, got a list or names in line {line}")
-                if key.value in names[:number]:
+                if key.value in names:
                     raise yaml.YAMLError(f"{key.value!r} stands twice in line {line}")
+                names.add(key.value)
             return super().construct_mapping(node, deep)
-
-        merged = 0
 
         def flatten_mapping(self, node: Any) -> None:
             """Bound what << copies, of which the copies of copies would grow without end."""
+            own = len(node.value)
             for key, value in node.value:
                 if key.tag == "tag:yaml.org,2002:merge" and not isinstance(value, yaml.MappingNode):
                     raise yaml.YAMLError(f"<< takes one alias, got something else in line {key.start_mark.line + 1}")
             super().flatten_mapping(node)
-            self.merged += len(node.value)
-            if self.merged > MOST_VALUES:
+            self.copied += max(len(node.value) - own, 0)
+            if self.copied > MOST_VALUES:
                 raise yaml.YAMLError(f"its << copy more than {MOST_VALUES:,} values")
 
     WithNumbers.yaml_implicit_resolvers = {
